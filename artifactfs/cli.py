@@ -1,0 +1,201 @@
+"""The commands and their options. Prints, exits, decides nothing.
+
+Imports little at the top: `mount` forks before trio, httpx and their threads exist, so those come in with the
+functions that need them, in the child.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from artifactfs import __version__, settings
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import checks, daemon, register, table
+from artifactfs.settings import SETTINGS, Secret, Settings
+
+# How long `umount` waits for the serving process, by contract (semantics 5.6), before it ends it by force.
+_UMOUNT_WAIT_S = 3.0
+
+_Command = Callable[..., None]
+
+
+def main() -> None:
+    """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
+    try:
+        cli.main(prog_name="artifactfs", standalone_mode=False)
+        code = int(ExitCode.OK)
+    except UserError as error:
+        click.echo(f"artifactfs: {error}", err=True)
+        code = int(error.code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = int(ExitCode.USAGE)
+    except click.ClickException as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "artifactfs"
+        click.echo(f"artifactfs: {message}; see `{command} --help`", err=True)
+        code = int(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except Exception as error:
+        click.echo(f"artifactfs: {type(error).__name__}: {error} (this is a bug, please report it)", err=True)
+        code = int(ExitCode.BUG)
+    sys.exit(code)
+
+
+def _setting_options(command: _Command) -> _Command:
+    """Add an option for each row of the table of settings."""
+    for setting in reversed([row for row in SETTINGS if row.flag]):
+        names = [setting.option, *(["-v"] if setting.name == "verbose" else [])]
+        keywords: dict[str, Any] = {"help": f"{setting.help}  [{setting.env[-1]}]"}
+        if setting.metavar is None:
+            keywords["is_flag"] = True
+        else:
+            keywords["metavar"] = setting.metavar
+        command = click.option(*names, setting.name, **keywords)(command)
+    command = click.option("--config", "config_file", metavar="FILE", help="Config file.  [ARTIFACTFS_CONFIG]")(command)
+    return click.option("-o", "options", metavar="OPT,…", multiple=True, help="The same settings, as name=value.")(
+        command
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", message="artifactfs %(version)s")
+def cli() -> None:
+    """Mount the run artifacts of Datadog Model Lab as a read-only filesystem."""
+
+
+@cli.command()
+@click.argument("mountpoint", type=click.Path())
+@_setting_options
+@click.option("-f", "--foreground", is_flag=True, help="Stay in front, log to stderr, end with Ctrl-C.")
+def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
+    """Mount at MOUNTPOINT; returns when the mount answers.
+
+    The keys come from DD_API_KEY and DD_APP_KEY, key files, or the config file.
+    """
+    loaded = settings.load(flags, options=",".join(options), config_file=config_file)
+    _mount(mountpoint, loaded, foreground, _serve)
+
+
+@cli.command()
+@click.argument("mountpoint", type=click.Path())
+def umount(mountpoint: str) -> None:
+    """End the mount at MOUNTPOINT, lazily where files are open, and wait until its process is gone."""
+    point = table.resolve(mountpoint)
+    mounted = table.mounted_at(point)
+    if mounted is None or not mounted.fstype.startswith("fuse"):
+        raise UserError(
+            ExitCode.NOT_MOUNTED, f"nothing of artifactfs is mounted at {point}: see `mount -t fuse.artifactfs`"
+        )
+    if mounted.fstype != table.FUSE_TYPE:
+        raise UserError(
+            ExitCode.NOT_MOUNTED, f"{point} is a {mounted.fstype} mount, not ours: end it with its own program"
+        )
+    if table.unmount(point, lazy=False) is not None and (reason := table.unmount(point, lazy=True)) is not None:
+        raise UserError(ExitCode.UMOUNT_FAILED, f"cannot unmount {point}: {reason}")
+    if (pid := register.wait_for_end(point, _UMOUNT_WAIT_S)) is not None:
+        register.kill(pid)
+        if register.wait_for_end(point, _UMOUNT_WAIT_S) is not None:
+            raise UserError(ExitCode.UMOUNT_FAILED, f"{point} is unmounted, but process {pid} does not end")
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=click.Path())
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [any free one]")
+def serve(directory: str, port: int) -> None:
+    """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."""
+    _need_emulator()
+    from artifactfs.emulator.__main__ import main as emulator
+
+    sys.exit(emulator([directory, "--port", str(port)]))
+
+
+@cli.command()
+@click.argument("mountpoint", type=click.Path(), default="demo-mount")
+@_setting_options
+@click.option("--background", is_flag=True, help="Go to the background; end it with `artifactfs umount`.")
+def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, background: bool, **flags: Any) -> None:
+    """Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network.
+
+    Stays in front until Ctrl-C, or goes to the background.
+    """
+    _need_emulator()
+    loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
+    point = table.resolve(mountpoint)
+    made = table.mounted_at(point) is None and not os.path.lexists(point)
+    try:
+        if made:
+            os.makedirs(point)
+    except OSError as error:
+        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
+
+    def serve_sample(chosen: Settings, at: str, log_file: str | None, on_ready: Callable[[], None] | None) -> int:
+        from artifactfs.mount import sample
+
+        try:
+            with sample.emulator() as lab:
+                with_keys = dataclasses.replace(
+                    chosen,
+                    api_url=lab.url,
+                    origin=lab.url.partition("://")[2],
+                    api_key=Secret(lab.api_key),
+                    app_key=Secret(lab.app_key),
+                    access_token=None,
+                )
+                return _serve(with_keys, at, log_file, on_ready)
+        finally:
+            if made:
+                # Not ours to remove if somebody put something in.
+                _remove_if_empty(at)
+
+    if not background:
+        click.echo(f"the sample is at {point}: try `ls {point}/runs/70158`; Ctrl-C ends it", err=True)
+    _mount(point, loaded, not background, serve_sample)
+
+
+def _mount(
+    mountpoint: str,
+    loaded: Settings,
+    foreground: bool,
+    serving: Callable[[Settings, str, str | None, Callable[[], None] | None], int],
+) -> None:
+    checks.fuse(loaded)
+    point, warning = checks.mountpoint(mountpoint)
+    if warning:
+        click.echo(f"artifactfs: warning: {warning}", err=True)
+    if foreground:
+        sys.exit(serving(loaded, point, loaded.log_file, None))
+    log_file = loaded.log_file or settings.default_log_file(point)
+    daemon.start(lambda on_ready: serving(loaded, point, log_file, on_ready), log_file)
+
+
+def _serve(loaded: Settings, point: str, log_file: str | None, on_ready: Callable[[], None] | None) -> int:
+    """Serve a mount until its end; in front where nobody waits to hear that it is ready."""
+    # Only now, after the fork: this brings in trio, httpx and pyfuse3.
+    from artifactfs.mount import session
+
+    return session.run(
+        loaded, point, log_file=log_file, foreground=on_ready is None, on_ready=on_ready or (lambda: None)
+    )
+
+
+def _need_emulator() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            ExitCode.MISSING_EXTRA, f"the emulator needs {' and '.join(missing)}: run `pip install 'artifactfs[demo]'`"
+        )
+
+
+def _remove_if_empty(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:
+        # Still mounted, or in use: it stays, as any directory of the user's would.
+        return

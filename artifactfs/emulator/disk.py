@@ -1,0 +1,134 @@
+"""A directory on the disk as a project: `DIR/<run id>/...`, read live, so that changed files show.
+
+Owns the way from disk to runs and trees. Nothing is remembered between two requests.
+
+Hard: nothing outside DIR may be served. Symbolic links to directories are left out (which rules out loops), those
+to files are followed only to regular files inside DIR, and a path from a request is checked after resolving it.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from artifactfs.emulator.contents import CHUNK
+from artifactfs.emulator.lab import File, Project, Run, Source, Tree, project_attributes, run_attributes
+
+PROJECT = 1  # the id of the one project that DIR is
+
+
+class DiskTree(Tree):
+    """The tree below one directory. `inside` is the resolved directory that no file may lie outside of."""
+
+    def __init__(self, root: str, inside: str) -> None:
+        self._root = root
+        self._inside = inside
+
+    def is_dir(self, path: str) -> bool:
+        place = self._place(path)
+        return place is not None and os.path.isdir(place)
+
+    def find(self, path: str) -> File | None:
+        place = self._place(path)
+        return None if place is None else self._file(place)
+
+    def children(self, path: str) -> list[tuple[str, File | None]]:
+        place = self._place(path)
+        if place is None or not os.path.isdir(place):
+            return []
+        found: list[tuple[str, File | None]] = []
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not _is_utf8(entry.name):
+                    continue  # Not UTF-8: a name that no JSON answer can carry.
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((entry.name, None))
+                elif file := self._file(entry.path):
+                    found.append((entry.name, file))
+        return sorted(found, key=lambda item: item[0])
+
+    def walk(self, path: str) -> Iterator[tuple[str, File | None]]:
+        for name, file in self.children(path):
+            yield name, file
+            if file is None:
+                below = self.walk(f"{path}/{name}" if path else name)
+                yield from ((f"{name}/{rest}", each) for rest, each in below)
+
+    def read(self, path: str, _file: File, start: int, end: int) -> Iterator[memoryview | bytes]:
+        # Read in the event loop, without a thread: the page cache answers, and this is a server for one user.
+        with open(os.path.join(self._root, path), "rb", buffering=0) as opened:
+            while start < end and (piece := os.pread(opened.fileno(), min(CHUNK, end - start), start)):
+                yield piece
+                start += len(piece)
+
+    def _place(self, path: str) -> str | None:
+        """Return where `path` is on the disk, resolved; None if that is outside, or no plain path."""
+        if path and ("\0" in path or any(name in ("", ".", "..") for name in path.split("/"))):
+            return None
+        place = os.path.realpath(os.path.join(self._root, path))
+        return place if place == self._inside or place.startswith(self._inside + os.sep) else None
+
+    def _file(self, place: str) -> File | None:
+        resolved = os.path.realpath(place)
+        if not resolved.startswith(self._inside + os.sep):
+            return None
+        try:
+            status = os.stat(resolved)
+        except OSError:
+            return None  # Removed since it was listed, or a link to nothing: not there.
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return File(status.st_size, _timestamp(status.st_mtime), status.st_mtime_ns)
+
+
+class Disk(Source):
+    """The runs below `directory`: its subdirectories with a decimal name."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = os.path.realpath(directory)
+
+    def project(self) -> Project:
+        changed = _timestamp(os.stat(self._directory).st_mtime)
+        name = os.path.basename(self._directory)
+        return Project(PROJECT, project_attributes(PROJECT, name=name, created_at=changed, updated_at=changed))
+
+    def runs(self) -> list[Run]:
+        return [
+            run
+            for name in os.listdir(self._directory)
+            if name.isascii() and name.isdecimal() and name[0] != "0" and (run := self.run(int(name)))
+        ]
+
+    def run(self, run_id: int) -> Run | None:
+        root = os.path.join(self._directory, str(run_id))
+        if not os.path.isdir(root) or os.path.islink(root):
+            return None
+        changed = _timestamp(os.stat(root).st_mtime)
+        times = dict.fromkeys(("created_at", "started_at", "completed_at", "updated_at"), changed)
+        attributes = run_attributes(run_id, PROJECT, duration=0.0, **times)
+        return Run(run_id, PROJECT, attributes, DiskTree(root, self._directory), _prefix(run_id))
+
+    def run_of(self, prefix: str) -> Run | None:
+        digits = prefix.partition("/")[0]
+        try:
+            run_id = int(digits, 16)
+        except ValueError:
+            return None
+        return self.run(run_id) if prefix == _prefix(run_id) else None
+
+
+def _prefix(run_id: int) -> str:
+    """Return a run's place, of the recorded shape, from which the run can be told again without listing DIR."""
+    return f"{run_id:032x}/artifacts"
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

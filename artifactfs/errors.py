@@ -1,0 +1,191 @@
+"""Our exceptions, and the one table that turns them into errno values.
+
+    ArtifactfsError
+    ├── UserError                   a command cannot be carried out; holds an ExitCode
+    ├── TreeError                   the tree says no
+    │   ├── NoSuchEntry             no such name, for `valid_s` seconds
+    │   ├── NotADirectory, IsADirectory
+    │   ├── Superseded              the version behind an inode is no longer the server's
+    │   └── ReadOnly                every attempt to write
+    └── ServiceError                Model Lab, or the way to it, says no
+        ├── NotFound                404, 410
+        ├── AccessDenied            401, 403
+        ├── BadRequest              400, 422
+        ├── UnexpectedAnswer        a 2xx (or 3xx) that is not what was asked for
+        ├── AnswerTooLarge          past our sanity caps
+        └── PassingError            may be gone the next time: never an absence, never cached
+            ├── RateLimited         429 whose reset lies past the deadline
+            ├── ServerFailed        5xx after the retries
+            ├── TimedOut            408, 504, connect, read, or the whole deadline
+            ├── ConnectionLost      reset, or cut in the middle of the answer
+            ├── ConnectionRefused
+            ├── Unreachable         no route, no such host
+            └── TlsFailed           not retried, never downgraded
+
+An exception states a fact in a sentence that a user can read and holds what was measured; it knows no
+errno. `errno_of` does: the table of model-lab-api.md, "Status to errno".
+"""
+
+import enum
+import errno
+
+
+class ExitCode(enum.IntEnum):
+    """What `artifactfs` exits with; listed in the README. Never renumber."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    KEYS_MISSING = 3
+    KEYS_REJECTED = 4
+    MOUNTPOINT_MISSING = 5
+    NOT_A_DIRECTORY = 6
+    ALREADY_MOUNTED = 7
+    NO_FUSE_DEVICE = 8
+    NO_FUSERMOUNT = 9
+    ALLOW_OTHER_REFUSED = 10
+    UNREACHABLE = 11
+    NOT_MODEL_LAB = 12
+    BAD_CONFIG = 13
+    SERVICE_FAILED = 14
+    TLS_FAILED = 15
+    MOUNT_REFUSED = 16
+    NOT_MOUNTED = 17
+    UMOUNT_FAILED = 18
+    NOT_WRITABLE = 19
+    MISSING_EXTRA = 20
+
+
+class ArtifactfsError(Exception):
+    """Root of everything that artifactfs raises on purpose. `str()` is a sentence for the user."""
+
+
+class UserError(ArtifactfsError):
+    """A command cannot be carried out: one line that says what is wrong and what to do."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TreeError(ArtifactfsError):
+    """The tree says no."""
+
+
+class NoSuchEntry(TreeError):
+    """There is no such name; `valid_s` is for how many more seconds that may be believed."""
+
+    def __init__(self, message: str, valid_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.valid_s = valid_s
+
+
+class NotADirectory(TreeError):
+    """A name was looked for below a file."""
+
+
+class IsADirectory(TreeError):
+    """A directory was opened as a file."""
+
+
+class Superseded(TreeError):
+    """The inode stands for a version that the server has replaced, or that we no longer know."""
+
+
+class ReadOnly(TreeError):
+    """Somebody tried to write."""
+
+
+class ServiceError(ArtifactfsError):
+    """Model Lab, or the way to it, says no. `status` is the HTTP status where there was one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFound(ServiceError):
+    """404 or 410."""
+
+
+class AccessDenied(ServiceError):
+    """401 or 403: keys that are wrong, of another site, or without the permission."""
+
+
+class BadRequest(ServiceError):
+    """400 or 422, or another 4xx that no retry would change."""
+
+
+class UnexpectedAnswer(ServiceError):
+    """An answer that is not what Model Lab sends: HTML, half JSON, another resource, a redirect."""
+
+
+class AnswerTooLarge(ServiceError):
+    """An answer past our sanity caps (semantics 6.4)."""
+
+
+class PassingError(ServiceError):
+    """A failure that may be gone the next time. Never remembered as an absence (semantics 3.2)."""
+
+
+class RateLimited(PassingError):
+    """429, and the reset lies past the deadline. `reset_s`: seconds until the server's reset."""
+
+    def __init__(self, message: str, reset_s: float) -> None:
+        super().__init__(message, 429)
+        self.reset_s = reset_s
+
+
+class ServerFailed(PassingError):
+    """A 5xx that the retries did not cure."""
+
+
+class TimedOut(PassingError):
+    """408, 504, a connect or read time-out, or the operation's whole deadline."""
+
+
+class ConnectionLost(PassingError):
+    """The connection was reset, or ended in the middle of an answer."""
+
+
+class ConnectionRefused(PassingError):
+    """Nobody listens there."""
+
+
+class Unreachable(PassingError):
+    """No route to the host, or its name does not resolve."""
+
+
+class TlsFailed(PassingError):
+    """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host."""
+
+
+# One row per row of the table in model-lab-api.md; a subclass without a row has its parent's.
+_ERRNO: dict[type[BaseException], int] = {
+    NoSuchEntry: errno.ENOENT,
+    NotADirectory: errno.ENOTDIR,
+    IsADirectory: errno.EISDIR,
+    Superseded: errno.ESTALE,
+    ReadOnly: errno.EROFS,
+    NotFound: errno.ENOENT,
+    AccessDenied: errno.EACCES,
+    BadRequest: errno.EINVAL,
+    UnexpectedAnswer: errno.EBADMSG,
+    AnswerTooLarge: errno.EFBIG,
+    # Never EAGAIN: a reader takes it for non-blocking mode and may return no data without an error.
+    RateLimited: errno.EBUSY,
+    ServerFailed: errno.EIO,
+    TimedOut: errno.ETIMEDOUT,
+    ConnectionLost: errno.EIO,
+    ConnectionRefused: errno.ECONNREFUSED,
+    Unreachable: errno.EHOSTUNREACH,
+    TlsFailed: errno.EPROTO,
+}
+
+
+def errno_of(error: BaseException) -> int:
+    """Return the errno for an exception; EIO for whatever has no row."""
+    for kind in type(error).__mro__:
+        if kind in _ERRNO:
+            return _ERRNO[kind]
+    return errno.EIO

@@ -1,0 +1,91 @@
+"""Logging of one mount: where it goes, how it looks, and what never gets into it.
+
+Owns handlers, formats, the limiter of repeated lines and the levels of the libraries. Everything else only
+calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock and file do not survive one.
+"""
+
+import logging
+import logging.handlers
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+# 5 files of 5 MiB: some weeks of a mount at info; arbitrary.
+_ROTATE_BYTES = 5 << 20
+_ROTATE_FILES = 4
+
+# The same line at most this often per window; a dead server would otherwise fill the disk. Arbitrary.
+_REPEATS = 5
+_REPEAT_WINDOW_S = 60.0
+_REPEAT_KEYS = 1000
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats a record, tracebacks included, and blots out the secrets it was given (semantics 6.1)."""
+
+    def __init__(self, fmt: str, secrets: Iterable[str]) -> None:
+        super().__init__(fmt)
+        # Longest first, so that a secret that contains another goes as a whole.
+        self._secrets = sorted((s for s in secrets if s), key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "********")
+        return text
+
+
+class RepeatLimiter(logging.Filter):
+    """Lets the same line through a few times per window, then counts it in silence.
+
+    "The same" means the same logger and template: a template whose arguments differ each time (names,
+    paths) would otherwise never repeat. The first line after the window says how many were dropped.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.INFO:
+            return True
+        key = (record.name, str(record.msg))
+        now = self._clock()
+        start, count = self._seen.get(key, (now, 0))
+        if now - start >= _REPEAT_WINDOW_S:
+            if (dropped := count - _REPEATS) > 0:
+                record.msg, record.args = f"{record.getMessage()} (and {dropped} more like it)", ()
+            start, count = now, 0
+        if len(self._seen) >= _REPEAT_KEYS:
+            self._seen.clear()
+        self._seen[key] = (start, count + 1)
+        return count < _REPEATS
+
+
+def configure(*, log_file: str | None, verbose: bool, secrets: Iterable[str] = ()) -> None:
+    """Send the log to `log_file` (rotated), or to stderr where that is None.
+
+    Raises OSError when the file cannot be opened.
+    """
+    handler: logging.Handler
+    if log_file is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = logging.handlers.RotatingFileHandler(
+            log_file, maxBytes=_ROTATE_BYTES, backupCount=_ROTATE_FILES, encoding="utf-8", errors="backslashreplace"
+        )
+    handler.setFormatter(RedactingFormatter(_FORMAT, secrets))
+    handler.addFilter(RepeatLimiter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("artifactfs").setLevel(logging.DEBUG if verbose else logging.INFO)
+    # httpx logs every URL at INFO, pyfuse3 its workers at DEBUG (pitfalls.md).
+    for noisy in ("httpx", "httpcore", "pyfuse3", "trio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,162 @@
+"""The endpoints of Model Lab that the tree needs. GET only.
+
+Owns URLs, pages, and what is learned about the forms that this server speaks (whether a directory's `path`
+wants its slash, and what returned paths are relative to). Source: model-lab-api.md.
+"""
+
+import logging
+import urllib.parse
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import trio
+
+from artifactfs import errors
+from artifactfs.modellab import models
+from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
+from artifactfs.modellab.models import FileRow, Run
+from artifactfs.modellab.transport import Transport
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "/api/v2/model-lab-api"
+# The documented maximum of page[size].
+PAGE_SIZE = 100
+# Rows of a listing; past it the listing is refused (semantics 6.4, EFBIG).
+MAX_ROWS = 1_000_000
+# Rows sorted between two looks at the event loop: about 5 ms of work.
+_SLICE = 2_000
+# S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
+_S3_PAGE = 1000
+
+
+class DirectoryListing(msgspec.Struct, frozen=True):
+    """One directory of a run: its children, and the run's opaque `path_in_project`."""
+
+    children: Children
+    path_in_project: str
+
+
+class ModelLab:
+    """Model Lab behind one `Transport`. Every method waits at most `deadline_s` seconds and raises ServiceError."""
+
+    def __init__(self, transport: Transport, *, deadline_s: float) -> None:
+        self._transport = transport
+        self._deadline_s = deadline_s
+        # What this server wants, learned from its answers; None until one of them told.
+        self._slash: bool | None = None
+        self._base: Base | None = None
+
+    async def check_keys(self) -> None:
+        """Make one cheap call that needs valid keys and a Model Lab on the other side."""
+        body = await self._get("runs", "/runs", {"page[size]": "1"})
+        models.decode_runs(body)
+
+    async def get_run(self, run_id: int) -> Run:
+        """Return one run. Raises NotFound for one that is not there or is deleted."""
+        run = models.decode_run(await self._get("run", f"/runs/{run_id}", {}))
+        if run.run_id != run_id:
+            raise errors.UnexpectedAnswer(f"asked for run {run_id}, got run {run.run_id}")
+        if run.deleted:
+            raise errors.NotFound(f"run {run_id} is deleted")
+        return run
+
+    async def list_runs(self, count: int) -> list[Run]:
+        """Return the `count` runs last updated, newest first, without deleted ones."""
+        found: dict[int, Run] = {}
+        query: dict[str, str] = {}
+        rows = 0
+        while rows < count:
+            # One size for every page: the numbers of later pages count in it.
+            body = await self._get(
+                "runs", "/runs", {"sort": "-updated_at", "page[size]": str(min(PAGE_SIZE, max(count, 1)))} | query
+            )
+            page = models.decode_runs(body)
+            # Rows move between pages while reading; a page without a new id ends it.
+            fresh = {run.run_id: run for run in page.runs if run.run_id not in found}
+            rows += len(page.runs)
+            found |= fresh
+            if page.next_number is None or not fresh:
+                break
+            query = {"page[number]": str(page.next_number)}
+        return [run for run in found.values() if not run.deleted][:count]
+
+    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+        """Return one directory of a run in one call, or two while the server's form is unknown.
+
+        `path`: relative to the run's root, without slashes at its ends, "" for the root. `slash`: whether the
+        server itself wrote this directory with a slash at its end.
+        """
+        first = slash if self._slash is None else self._slash
+        if not path:
+            return (await self._list(run_id, path, first))[1]
+        try:
+            verdict, listing = await self._list(run_id, path, first)
+        except (errors.NotFound, errors.BadRequest):
+            if self._slash is not None:
+                raise
+            # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
+            verdict, listing = await self._list(run_id, path, not first)
+            self._learn_slash(verdict, listing, not first)
+            return listing
+        if verdict is Verdict.CHILDREN or self._slash is not None:
+            self._learn_slash(verdict, listing, first)
+            return listing
+        try:
+            second_verdict, second = await self._list(run_id, path, not first)
+        except (errors.NotFound, errors.BadRequest):
+            return listing
+        self._learn_slash(second_verdict, second, not first)
+        return second if second_verdict is Verdict.CHILDREN else listing
+
+    def _learn_slash(self, verdict: Verdict, listing: DirectoryListing, slash: bool) -> None:
+        # Names that were left out prove nothing: they may come from anywhere.
+        if verdict is Verdict.CHILDREN and listing.children.by_name and self._slash is None:
+            self._slash = slash
+            log.info("this server lists a directory by its path %s a slash at the end", "with" if slash else "without")
+
+    async def _list(self, run_id: int, path: str, slash: bool) -> tuple[Verdict, DirectoryListing]:
+        query = {"path": path + "/" if slash else path} if path else {}
+        answer = models.decode_run_listing(await self._get("listing", f"/runs/{run_id}/artifacts", query))
+        if len(answer.files) > MAX_ROWS:
+            raise errors.AnswerTooLarge(f"a listing of run {run_id} has more than {MAX_ROWS:,} entries")
+        sorter = Sorter(path, sent_slash=slash, known=self._base)
+        for rows in _slices(answer.files):
+            sorter.weigh(rows)
+            await trio.lowlevel.checkpoint()
+        for rows in _slices(answer.files):
+            sorter.add(rows)
+            await trio.lowlevel.checkpoint()
+        verdict, children = sorter.result()
+        children.bad_names += answer.odd_rows
+        if sorter.base is not None and sorter.base is not self._base:
+            self._base = sorter.base
+            log.info("the paths of this server's listings are relative to %s", sorter.base.value)
+        self._report(run_id, path, len(answer.files), children)
+        return verdict, DirectoryListing(children, answer.path_in_project)
+
+    def _report(self, run_id: int, path: str, rows: int, children: Children) -> None:
+        where = f"run {run_id}, directory {models.printable(path) or '/'}"
+        if children.bad_names:
+            log.warning("%s: left out %d entries whose names no filesystem can hold", where, children.bad_names)
+        for name in children.shadowed[:1]:
+            log.warning(
+                "%s: %d names are both file and directory, the directories are shown; one is %s",
+                where, len(children.shadowed), models.printable(name.decode()),
+            )  # fmt: skip
+        if rows and rows % _S3_PAGE == 0:
+            log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
+
+    async def _get(self, endpoint: str, path: str, query: dict[str, str]) -> bytes:
+        # Each value is encoded exactly once, by us; names hold %, #, +, & and ? (model-lab-api.md, 9).
+        encoded = "&".join(
+            f"{urllib.parse.quote(k, safe='')}={urllib.parse.quote(v, safe='')}" for k, v in query.items()
+        )
+        return await self._transport.get(
+            endpoint, f"{_PREFIX}{path}" + (f"?{encoded}" if encoded else ""), deadline_s=self._deadline_s
+        )
+
+
+def _slices(rows: Sequence[FileRow]) -> Iterator[Sequence[FileRow]]:
+    for start in range(0, len(rows), _SLICE):
+        yield rows[start : start + _SLICE]

@@ -1,0 +1,194 @@
+"""The forms a listing can come in, brought to one: the children of one directory.
+
+Owns "What the documentation leaves open" 1-5 and 7-9 of model-lab-api.md. Pure: rows in, children and
+evidence out; `client.py` asks, remembers what the evidence says about this server, and asks again.
+
+What is hard: a row named like the queried directory, or beginning like it, can be the directory itself (an
+echo of an S3 prefix, a marker), a namesake (`dirx` for `dir`), or a child in an answer whose paths are
+relative to the queried directory. `Sorter` weighs the whole answer before it decides.
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from artifactfs.modellab.models import FileRow
+
+# The kernel's limit for one name (NAME_MAX), in bytes of UTF-8.
+_NAME_MAX_BYTES = 255
+_MAX_SIZE = 2**63 - 1
+
+
+class Base(enum.Enum):
+    """What the paths of this server's answers are relative to."""
+
+    ROOT = "the run's root"
+    DIRECTORY = "the queried directory"
+
+
+class Child(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a directory. `size_bytes` None: unknown. `slash`: the server ended the name with one."""
+
+    name: bytes
+    is_dir: bool
+    size_bytes: int | None = None
+    slash: bool = False
+
+
+class Children(msgspec.Struct):
+    """The children of one directory, by name, in the server's order, and what was left out.
+
+    `bad_names`: rows that no filesystem can hold (1.3). `shadowed`: files hidden by a directory of the same
+    name (1.5).
+    """
+
+    by_name: dict[bytes, Child]
+    bad_names: int = 0
+    shadowed: list[bytes] = []
+
+
+class Verdict(enum.Enum):
+    """What an answer says about the directory that was asked for."""
+
+    CHILDREN = "it has these children"
+    EMPTY = "there was nothing at all in the answer"
+    ECHO = "the answer only repeats the prefix that was asked for"
+
+
+class Sorter:
+    """Sorts the rows of one answer into the children of `directory` ("" for a run's root).
+
+    Call `weigh` with every row first, then `add` with every row (both in pieces of any size, so that a long
+    answer does not hold up the event loop), then `result`. `known` is the base that this server is known to
+    use, `sent_slash` whether the query ended in a slash.
+    """
+
+    def __init__(self, directory: str, *, sent_slash: bool, known: Base | None) -> None:
+        self._directory = directory
+        self._prefix = directory + "/"
+        self._sent_slash = sent_slash
+        self._known = known
+        self._under = self._outside = self._namesake = self._must_be_child = self._self = False
+        self._children = Children({}, shadowed=[])
+        self._base: Base | None = None
+
+    def weigh(self, rows: Iterable[FileRow]) -> None:
+        """Look for evidence of the base of the paths."""
+        directory, prefix = self._directory, self._prefix
+        if not directory:
+            return
+        for row in rows:
+            path = row.path
+            if path.startswith(prefix):
+                if path.rstrip("/") == directory:
+                    self._self = True
+                else:
+                    self._under = True
+            elif path == directory:
+                self._self = True
+                # A directory cannot be a file that holds bytes: this row is a child of the same name.
+                if not row.is_dir and size_of(row):
+                    self._must_be_child = True
+            elif path.startswith(directory):
+                self._namesake = True
+            elif path.strip("/"):
+                self._outside = True
+
+    @property
+    def base(self) -> Base | None:
+        """What the paths of this answer are relative to; None where it does not say."""
+        if not self._directory:
+            return None
+        single = "/" not in self._directory
+        if self._under and not (single and self._known is Base.DIRECTORY):
+            return Base.ROOT
+        if self._outside or self._must_be_child:
+            return Base.DIRECTORY
+        # Below `dir/` no prefix search finds `dirx`: with the slash sent it can only be a child.
+        if self._namesake and self._sent_slash:
+            return Base.DIRECTORY
+        return None
+
+    def add(self, rows: Iterable[FileRow]) -> None:
+        """Sort rows into children; after every row was weighed."""
+        base = self.base or self._known or Base.ROOT
+        if not self._directory:
+            for row in rows:
+                self._put(row, row.path)
+        elif base is Base.ROOT:
+            start = len(self._prefix)
+            for row in rows:
+                # All others are the directory itself, or namesakes of it.
+                if row.path.startswith(self._prefix):
+                    self._put(row, row.path[start:])
+        else:
+            basename = self._directory.rpartition("/")[2]
+            for row in rows:
+                bare = row.path.rstrip("/")
+                if bare == self._directory and bare != basename:
+                    continue  # the directory itself by its full path; a child would be `a/b/a/b`
+                # A zero-byte entry that ends in a slash and names the directory itself is its marker.
+                if bare in (basename, ".") and bare != row.path and not row.is_dir and not size_of(row):
+                    continue
+                self._put(row, row.path)
+
+    def result(self) -> tuple[Verdict, Children]:
+        """Return the verdict, and the children (none unless the verdict is CHILDREN)."""
+        if self._children.by_name or self._children.bad_names:
+            return Verdict.CHILDREN, self._children
+        return (Verdict.ECHO if self._self or self._namesake else Verdict.EMPTY), self._children
+
+    def _put(self, row: FileRow, path: str) -> None:
+        bare = path.rstrip("/")
+        if not bare:
+            return  # the queried directory itself
+        name, deeper, rest = bare.partition("/")
+        encoded = encode_name(name)
+        if encoded is None or (deeper and any(encode_name(part) is None for part in rest.split("/"))):
+            self._children.bad_names += 1
+            return
+        slash = path.endswith("/") and not deeper
+        # A row further down makes the directory in between, slash and all.
+        is_dir = bool(deeper) or slash or bool(row.is_dir)
+        child = Child(encoded, is_dir, None if is_dir else size_of(row), slash or bool(deeper))
+        known = self._children.by_name.setdefault(encoded, child)
+        if known is child or known.is_dir == is_dir:
+            return  # new, or a duplicate: the first counts
+        self._children.shadowed.append(encoded)
+        if is_dir:
+            self._children.by_name[encoded] = child
+
+
+def encode_name(name: str) -> bytes | None:
+    """Return the bytes of a name, or None for one that no filesystem can hold (semantics 1.3)."""
+    if name in ("", ".", "..") or "\0" in name or "/" in name:
+        return None
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return None
+    return encoded if len(encoded) <= _NAME_MAX_BYTES else None
+
+
+def size_of(row: FileRow) -> int | None:
+    """Return a row's size in bytes; None for absent, null or nonsense. Numeric text counts."""
+    size = row.file_size
+    if isinstance(size, str):
+        text = size.strip()
+        if not (text.isascii() and text.isdecimal() and len(text) < 20):
+            return None
+        size = int(text)
+    if isinstance(size, float):
+        size = int(size) if size.is_integer() else None
+    return size if size is not None and 0 <= size <= _MAX_SIZE else None
+
+
+def sort_rows(
+    rows: Sequence[FileRow], directory: str, *, sent_slash: bool = True, known: Base | None = None
+) -> tuple[Verdict, Children, Base | None]:
+    """Sort a whole answer at once: `Sorter` for callers without an event loop to keep alive."""
+    sorter = Sorter(directory, sent_slash=sent_slash, known=known)
+    sorter.weigh(rows)
+    sorter.add(rows)
+    return *sorter.result(), sorter.base

@@ -1,0 +1,247 @@
+"""JSON of Model Lab -> frozen structs. What may be absent, null or odd is said per field.
+
+The schemas are a preview and subject to change (model-lab-api.md): unknown fields are ignored, absent ones
+tolerated. msgspec decodes the well-formed answer in one pass; what it refuses (lone surrogates, broken UTF-8,
+a row of another type) goes the slow way, row by row, so that one odd row costs itself and nothing else.
+"""
+
+import datetime
+import json
+from typing import Any
+
+import msgspec
+
+from artifactfs.errors import UnexpectedAnswer
+
+# Deeper JSON than this is an attack on the recursion limit, not a listing.
+_NESTING_HINT = "it is nested too deeply"
+
+FINISHED = frozenset({"completed", "failed", "killed"})
+
+
+class FileRow(msgspec.Struct, frozen=True, gc=False):
+    """One row of `files` of a run's listing, as sent.
+
+    `path`: relative to the run's root, or to the queried directory; a directory may end in a slash.
+    `is_dir`: may be absent where the slash says it. `file_size`: bytes; absent, null, or numeric text.
+    """
+
+    path: str
+    is_dir: bool | None = None
+    file_size: int | float | str | None = None
+
+
+class RunListing(msgspec.Struct, frozen=True):
+    """The answer to a listing of a run: `files` in the server's order, and the opaque `path_in_project`."""
+
+    files: list[FileRow]
+    path_in_project: str
+    odd_rows: int = 0
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """A run. Times are nanoseconds since the epoch, None where the server gave none that can be read."""
+
+    run_id: int
+    project_id: str
+    name: str = ""
+    status: str = ""
+    created_ns: int | None = None
+    completed_ns: int | None = None
+    updated_ns: int | None = None
+    deleted: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended, for good as far as the service says."""
+        return self.status in FINISHED
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of runs. `next_number` None: it is the last, as far as the server lets one see."""
+
+    runs: list[Run]
+    number: int | None
+    next_number: int | None
+
+
+# --- the shapes on the wire -----------------------------------------------------------------------------
+
+
+class _ListingAttributes(msgspec.Struct):
+    files: list[FileRow] | None = None
+    path_in_project: str | None = None
+
+
+class _ListingData(msgspec.Struct):
+    attributes: _ListingAttributes
+
+
+class _ListingAnswer(msgspec.Struct):
+    data: _ListingData
+
+
+_listing_decoder = msgspec.json.Decoder(_ListingAnswer)
+
+
+def decode_run_listing(body: bytes) -> RunListing:
+    """Decode the answer of `/runs/{id}/artifacts`. Raises UnexpectedAnswer."""
+    try:
+        attributes = _listing_decoder.decode(body).data.attributes
+        files, prefix, odd = attributes.files or [], attributes.path_in_project, 0
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        files, prefix, odd = _listing_row_by_row(body)
+    if prefix is None:
+        raise UnexpectedAnswer("the listing holds no path_in_project, so nothing in it could be read")
+    return RunListing(files, prefix, odd)
+
+
+def _listing_row_by_row(body: bytes) -> tuple[list[FileRow], str | None, int]:
+    attributes = _attributes(_data(_lenient_json(body)))
+    raw = attributes.get("files") or []
+    prefix = attributes.get("path_in_project")
+    if not isinstance(raw, list) or not isinstance(prefix, str | None):
+        raise UnexpectedAnswer("the listing's files are no list")
+    files = []
+    for row in raw:
+        try:
+            files.append(msgspec.convert(row, FileRow))
+        except (msgspec.ValidationError, UnicodeError):
+            # msgspec refuses text with lone surrogates; such names are the tree's to leave out and count.
+            if isinstance(row, dict) and isinstance(path := row.get("path"), str):
+                size = row.get("file_size")
+                files.append(
+                    FileRow(
+                        path, row.get("is_dir") in (True, "true"), size if isinstance(size, int | float | str) else None
+                    )
+                )
+    return files, prefix, len(raw) - len(files)
+
+
+def decode_run(body: bytes) -> Run:
+    """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
+    return _run(_data(_lenient_json(body)))
+
+
+def decode_runs(body: bytes) -> Page:
+    """Decode a page of `/runs`; a row without a usable id is left out. Raises UnexpectedAnswer."""
+    answer = _lenient_json(body)
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    if rows is None and isinstance(answer, dict) and "data" in answer:
+        rows = []
+    if not isinstance(rows, list):
+        raise UnexpectedAnswer("the page of runs holds no list of runs")
+    runs = []
+    for row in rows:
+        try:
+            runs.append(_run(row))
+        except UnexpectedAnswer:
+            continue
+    meta = answer.get("meta")
+    page = meta.get("page") if isinstance(meta, dict) else None
+    page = page if isinstance(page, dict) else {}
+    number, following, last = (_whole(page.get(key)) for key in ("number", "next_number", "last_number"))
+    if not rows or (number is not None and following is not None and following <= number):
+        following = None
+    if number is not None and last is not None and number >= last:
+        following = None
+    return Page(runs, number, following)
+
+
+def error_text(body: bytes, content_type: str) -> str:
+    """Return what an error body says, in one line; empty where it says nothing. Never raises.
+
+    Seen shapes: a list of strings, a list of objects with title and detail, HTML, nothing.
+    """
+    try:
+        answer = _lenient_json(body)
+    except UnexpectedAnswer:
+        return "" if not body.strip() else ("an HTML page" if b"<" in body[:200] or "html" in content_type else "")
+    errors = answer.get("errors", answer.get("error", answer.get("message"))) if isinstance(answer, dict) else answer
+    parts = []
+    for error in errors if isinstance(errors, list) else [errors]:
+        if isinstance(error, dict):
+            text = error.get("detail") or error.get("title") or error.get("message") or error.get("status")
+        else:
+            text = error
+        if text is not None:
+            parts.append(printable(str(text)))
+    return "; ".join(dict.fromkeys(parts))[:300]
+
+
+def printable(text: str) -> str:
+    """Return server text for a log or terminal: one line, no control characters, no surrogates."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def parse_time_ns(value: object) -> int | None:
+    """Return nanoseconds since the epoch for an RFC 3339 time with 0 to 9 digits; None if it is none.
+
+    Microseconds are what datetime keeps; the recordings have at most six digits.
+    """
+    if not isinstance(value, str):
+        return None
+    try:
+        when = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.UTC)
+    since = when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+
+
+def _lenient_json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass  # the standard library's decoder takes lone surrogates; try it before giving up
+    try:
+        # Broken UTF-8 becomes lone surrogates, and with them names that are left out one by one.
+        return json.loads(body.decode("utf-8", "surrogateescape"))
+    except RecursionError:
+        raise UnexpectedAnswer(f"the answer is not the JSON expected: {_NESTING_HINT}") from None
+    except ValueError:
+        raise UnexpectedAnswer("the answer is not JSON") from None
+
+
+def _data(answer: Any) -> dict[str, Any]:
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, dict):
+        raise UnexpectedAnswer("the answer holds no data")
+    return data
+
+
+def _attributes(data: dict[str, Any]) -> dict[str, Any]:
+    attributes = data.get("attributes")
+    if not isinstance(attributes, dict):
+        raise UnexpectedAnswer("the answer's data holds no attributes")
+    return attributes
+
+
+def _run(data: Any) -> Run:
+    attributes = _attributes(data) if isinstance(data, dict) else None
+    run_id = _whole(data.get("id")) if attributes is not None else None
+    if attributes is None or run_id is None:
+        raise UnexpectedAnswer("the answer holds no run")
+    project, name, status = (attributes.get(key) for key in ("project_id", "name", "status"))
+    return Run(
+        run_id=run_id,
+        project_id="" if project is None else str(project),
+        name=name if isinstance(name, str) else "",
+        status=status.lower() if isinstance(status, str) else "",
+        created_ns=parse_time_ns(attributes.get("created_at")),
+        completed_ns=parse_time_ns(attributes.get("completed_at")),
+        updated_ns=parse_time_ns(attributes.get("updated_at")),
+        deleted=bool(attributes.get("deleted_at")),
+    )
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        return int(value)
+    return None

@@ -1,0 +1,90 @@
+"""Rate-limit state and retry policy. No clock, no sleeping, no httpx: time and answers are arguments.
+
+Times are seconds of one clock, the caller's. Headers are looked up in lower case.
+"""
+
+import email.utils
+import random
+from collections.abc import Callable, Mapping
+
+# Retried besides connection errors: what the official client retries, without 501 (semantics, issue 5).
+RETRIED = frozenset({408, 429, *range(500, 513)} - {501, 508})
+
+MAX_ATTEMPTS = 4
+# Full jitter: a random pause up to base * 2^attempt. Arbitrary within what a waiting shell bears.
+_BACKOFF_BASE_S = 0.2
+_BACKOFF_CAP_S = 5.0
+# For a 429 that names no reset.
+_DEFAULT_RESET_S = 5.0
+
+
+def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
+    """Return the pause before attempt number `attempt` + 1 (the first is 1), with full jitter."""
+    return uniform(0.0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))
+
+
+def is_retried(status: int) -> bool:
+    """Whether a status may be gone at the next try."""
+    return status in RETRIED
+
+
+def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None:
+    """Return seconds until the reset that an answer names; None where it names none.
+
+    `X-RateLimit-Reset` is seconds until the reset, not a time (model-lab-api.md). `Retry-After` comes from
+    proxies: seconds or an HTTP date; the longer of the two counts.
+    """
+    found = [_number(headers.get("x-ratelimit-reset")), _number(headers.get("retry-after"))]
+    if found[1] is None and (date := headers.get("retry-after")):
+        try:
+            found[1] = email.utils.parsedate_to_datetime(date).timestamp() - wall_clock
+        except ValueError:
+            found[1] = None
+    known = [max(0.0, seconds) for seconds in found if seconds is not None]
+    return max(known) if known else None
+
+
+class RateLimits:
+    """What the answers said of the rate limits: until when nobody may ask, per limit name (semantics 5.4).
+
+    Which limit an endpoint counts against is only known from its answers, so endpoints that were not answered
+    yet share one nameless limit.
+    """
+
+    def __init__(self) -> None:
+        self._name_of: dict[str, str] = {}
+        self._blocked_until: dict[str, float] = {}
+
+    def observe(self, endpoint: str, status: int, headers: Mapping[str, str], now: float, wall_clock: float) -> None:
+        """Take note of an answer's headers. `endpoint`: the kind of request, like "listing"."""
+        name = headers.get("x-ratelimit-name", "")[:200]
+        if name:
+            self._name_of[endpoint] = name
+        reset_s = reset_after_s(headers, wall_clock)
+        if status == 429:
+            pause_s = _DEFAULT_RESET_S if reset_s is None else reset_s
+        elif _number(headers.get("x-ratelimit-remaining")) == 0 and reset_s is not None:
+            pause_s = reset_s
+        else:
+            return
+        # A reset beyond the named period is probed after that period.
+        period_s = _number(headers.get("x-ratelimit-period"))
+        if period_s is not None and period_s > 0:
+            pause_s = min(pause_s, period_s)
+        until = now + pause_s
+        self._blocked_until[name] = max(until, self._blocked_until.get(name, 0.0))
+
+    def pause_s(self, endpoint: str, now: float) -> float:
+        """Return for how many seconds a request of this kind must still wait; 0 if it may go."""
+        name = self._name_of.get(endpoint, "")
+        return max(0.0, self._blocked_until.get(name, 0.0) - now)
+
+
+def _number(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e9 else None

@@ -1,0 +1,1 @@
+"""A mount's life: checks, fork, session, signals, unmount."""

@@ -1,0 +1,111 @@
+"""Going to the background: fork before anything else exists, and a pipe that carries "ready" or the error.
+
+The parent stays until the mount answers, so that `artifactfs mount` returns when it can be used, and prints the
+true cause when it cannot. Threads, event loops, TLS and log handlers do not survive a fork: none of them may
+exist yet when `start` is called (pitfalls.md).
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from artifactfs.errors import ExitCode, UserError
+
+# How long a child that was told to end gets before it is killed.
+_GRACE_S = 5.0
+
+
+def start(serve: Callable[[Callable[[], None]], int], log_file: str) -> None:
+    """Run `serve(on_ready)` in a child process; return when it called `on_ready`.
+
+    `serve` returns an exit code, or raises UserError. Raises UserError with the child's cause; then the child
+    is gone. `log_file` is where to look when it died without a word.
+    """
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(serve, writer)
+    os.close(writer)
+    interrupted = _forward_interrupts(child)
+    with os.fdopen(reader, "rb") as pipe:
+        # One line, or the end of file when the child is gone.
+        line = pipe.readline()
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if message == {"ready": True} and not interrupted:
+        return
+    status = _reap(child)
+    if interrupted:
+        raise KeyboardInterrupt
+    if isinstance(message, dict) and "error" in message:
+        raise UserError(ExitCode(message["code"]), message["error"])
+    how = f"signal {-status}" if status < 0 else f"exit code {status}"
+    raise UserError(ExitCode.BUG, f"the mount process ended ({how}) before it was ready: see {log_file}")
+
+
+def _forward_interrupts(child: int) -> list[int]:
+    """End the child when this process is told to end; the list fills with the signals that came."""
+    came: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        os.kill(child, signal.SIGTERM)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, forward)
+    return came
+
+
+def _reap(child: int) -> int:
+    """Wait for the child; kill it if it does not end. Returns its exit code, or minus its signal."""
+    end = time.monotonic() + _GRACE_S
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _child(serve: Callable[[Callable[[], None]], int], writer: int) -> None:
+    """Everything that happens in the child; never returns."""
+    code = int(ExitCode.BUG)
+    told = False
+
+    def tell(message: dict[str, object]) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(writer, json.dumps(message).encode() + b"\n")
+            os.close(writer)
+
+    try:
+        os.setsid()
+        os.chdir("/")
+        # Not closed: 0 to 2 would become the numbers of the next sockets.
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.close(null)
+        code = serve(lambda: tell({"ready": True}))
+    except UserError as error:
+        tell({"error": str(error), "code": int(error.code)})
+        code = int(error.code)
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException as error:
+        # A traceback helps nobody on a terminal; `serve` has logged it where it had a log.
+        tell({"error": f"artifactfs failed: {type(error).__name__}: {error}", "code": int(ExitCode.BUG)})
+    finally:
+        # Not sys.exit: the parent's exit handlers are not ours.
+        os._exit(code)

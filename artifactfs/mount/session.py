@@ -1,0 +1,232 @@
+"""One mount, from its parts to its end: builds them from Settings, owns the root nursery, the signals, readiness
+and the unmount.
+
+What is hard is the end. It comes by a signal, by somebody's `umount`, or by a lazy one that leaves the kernel's
+connection open for files still in use. `terminate` lets the requests in flight end; after a grace they are
+cancelled (pitfalls.md); whatever is still mounted is then detached, open files or not (semantics 5.6).
+"""
+
+import faulthandler
+import gc
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import pyfuse3
+import trio
+
+from artifactfs import errors, logs
+from artifactfs.clock import boottime
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.transport import Transport
+from artifactfs.mount import register, table
+from artifactfs.settings import Settings
+from artifactfs.tree.tree import Tree, TreeTimes
+
+log = logging.getLogger(__name__)
+
+# For requests in flight when the mount ends; then they are cancelled. Within the 3 s of semantics 5.6.
+_GRACE_S = 0.5
+_CLOSE_S = 1.0
+# pyfuse3's workers: above the reads (12 in flight at most) and all the lookups that a busy machine can have
+# waiting, so that a slow one never keeps an unrelated one from a worker (pitfalls.md).
+_MAX_WORKERS = 1000
+
+
+def run(settings: Settings, point: str, *, log_file: str | None, foreground: bool, on_ready: Callable[[], None]) -> int:
+    """Mount at `point` and serve until the mount ends; returns the exit code.
+
+    `log_file` None: log to stderr. `foreground`: SIGHUP ends the mount, as it does any program on a terminal.
+    `on_ready` is called when the kernel has begun to talk to us. Raises UserError before anything is mounted.
+    """
+    _no_core_dumps()
+    try:
+        if log_file is not None:
+            os.makedirs(os.path.dirname(log_file), mode=0o700, exist_ok=True)
+        logs.configure(log_file=log_file, verbose=settings.verbose, secrets=settings.secrets())
+    except OSError as error:
+        raise UserError(
+            ExitCode.NOT_WRITABLE, f"cannot write the log {log_file}: {error.strerror}; choose another with --log-file"
+        ) from None
+    # A wedged loop can be asked where it stands: kill -USR1.
+    trace = open(log_file, "a", encoding="utf-8") if log_file is not None else None  # noqa: SIM115
+    with trace or nullcontext():
+        if trace is not None:
+            faulthandler.register(signal.SIGUSR1, file=trace)
+        try:
+            trio.run(_serve, settings, point, foreground, on_ready)
+        except UserError as error:
+            log.error("%s", error)  # noqa: TRY400 - a sentence for the user; its cause is in it
+            raise
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                log.exception("the mount at %s failed", point)
+            raise
+        finally:
+            if trace is not None:
+                faulthandler.unregister(signal.SIGUSR1)
+    return ExitCode.OK
+
+
+async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Callable[[], None]) -> None:
+    transport = Transport(
+        settings.api_url,
+        Credentials(settings.api_key, settings.app_key, settings.access_token),
+        proxy=settings.proxy,
+        ca_file=settings.ca_file,
+        clock=boottime,
+    )
+    service = ModelLab(transport, deadline_s=settings.deadline)
+    try:
+        await _check_keys(service, settings)
+        async with trio.open_nursery() as root:
+            tree = Tree(
+                service,
+                site=settings.api_url,
+                nursery=root,
+                clock=boottime,
+                times=TreeTimes(settings.listing_ttl, settings.finished_ttl, settings.negative_ttl, settings.stale_max),
+                runs_listed=settings.runs_listed,
+            )
+            ownership = Ownership(settings.uid, settings.gid, settings.umask)
+            operations = Operations(tree, ownership, deadline_s=settings.deadline, on_ready=on_ready)
+            await _mounted(settings, point, operations, tree, foreground)
+            log.info("requests sent: %s", transport.requests)
+            root.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+            await transport.aclose()
+
+
+async def _mounted(settings: Settings, point: str, operations: Operations, tree: Tree, foreground: bool) -> None:
+    """Mount, serve until the end, unmount."""
+    with _registered(point):
+        _mount(settings, point, operations)
+        mount = table.mounted_at(point)
+        try:
+            log.info("mounted %s at %s", settings.origin, point)
+            # What exists now stays: no collection needs to look at it again, and each would stop the loop.
+            gc.collect()
+            gc.freeze()
+            async with trio.open_nursery() as nursery:
+                main = trio.CancelScope()
+                nursery.start_soon(_signals, tree, main, foreground)
+                if mount is not None:
+                    nursery.start_soon(_end_when_unmounted, mount.device, main)
+                with main:
+                    await pyfuse3.main(max_tasks=_MAX_WORKERS)
+                nursery.cancel_scope.cancel()
+        finally:
+            # Detaching goes by path: never take away what somebody else has mounted there since.
+            still_there = mount is not None and any(m.device == mount.device for m in table.mounts())
+            pyfuse3.close(unmount=still_there)
+            log.info("unmounted %s", point)
+
+
+def _mount(settings: Settings, point: str, operations: Operations) -> None:
+    options = {*pyfuse3.default_options, "ro", "nosuid", "nodev", "fsname=artifactfs", "subtype=artifactfs"}
+    options |= settings.kernel_options
+    if settings.allow_other:
+        options.add("allow_other")
+    with _captured_stderr() as said:
+        try:
+            pyfuse3.init(operations, point, options)
+        except RuntimeError as error:
+            raise UserError(
+                ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {said() or error}; is it yours, and not busy?"
+            ) from error
+
+
+async def _check_keys(service: ModelLab, settings: Settings) -> None:
+    """Make one call with the keys. Raises UserError with the true cause (semantics 5.8)."""
+    try:
+        await service.check_keys()
+    except errors.AccessDenied as error:
+        hint = (
+            f" ({settings.site}; set --site or DD_SITE)" if settings.api_url == f"https://api.{settings.site}" else ""
+        )
+        raise UserError(ExitCode.KEYS_REJECTED, f"the keys were rejected: {error}{hint}") from error
+    except errors.TlsFailed as error:
+        raise UserError(ExitCode.TLS_FAILED, str(error)) from error
+    except (errors.Unreachable, errors.ConnectionRefused, errors.TimedOut) as error:
+        unreachable = error.status is None
+        raise UserError(ExitCode.UNREACHABLE if unreachable else ExitCode.SERVICE_FAILED, str(error)) from error
+    except errors.PassingError as error:
+        raise UserError(ExitCode.SERVICE_FAILED, f"{error}; try again later") from error
+    except errors.ServiceError as error:
+        raise UserError(
+            ExitCode.NOT_MODEL_LAB,
+            f"{settings.origin} does not answer like a Model Lab: {error}; check --site or --api-url",
+        ) from error
+
+
+async def _signals(tree: Tree, main: trio.CancelScope, foreground: bool) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        async for number in received:
+            if number == signal.SIGHUP and not foreground:
+                log.info("SIGHUP: the next look at anything is fresh")
+                tree.expire()
+                continue
+            log.info("%s: ending", signal.Signals(number).name)
+            await _end(main)
+
+
+async def _end_when_unmounted(device: str, main: trio.CancelScope) -> None:
+    """End the mount when it is gone from the mount table: a lazy unmount tells us nothing while files are open."""
+    with table.changes() as changed:
+        while any(mount.device == device for mount in table.mounts()):
+            await trio.lowlevel.wait_readable(changed.fileno())
+            changed.poll(0)
+    log.info("no longer mounted: ending")
+    await _end(main)
+
+
+async def _end(main: trio.CancelScope) -> None:
+    pyfuse3.terminate()
+    await trio.sleep(_GRACE_S)
+    main.cancel()
+
+
+@contextmanager
+def _registered(point: str) -> Iterator[None]:
+    try:
+        file = register.enter(point)
+    except BlockingIOError:
+        raise UserError(
+            ExitCode.ALREADY_MOUNTED, f"another artifactfs still serves {point}: wait for it to end"
+        ) from None
+    except OSError as error:
+        # `umount` then cannot wait for this process; nothing else depends on it.
+        log.warning("cannot register the mount: %s", error)
+        yield
+        return
+    with file:
+        yield
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what libfuse and fusermount3 write to descriptor 2: the only place where they tell the cause."""
+    kept = os.dup(2)
+    catcher = os.memfd_create("stderr")
+    os.dup2(catcher, 2)
+    try:
+        yield lambda: " ".join(os.pread(catcher, 4096, 0).decode(errors="replace").split())
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(catcher)
+
+
+def _no_core_dumps() -> None:
+    # A core dump would hold the keys (semantics 6.1). 1, not 0: a limit of 1 also keeps the kernel from piping the
+    # dump to a handler, which a limit of 0 does not (core(5)).
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY or hard >= 1 else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))

@@ -1,0 +1,115 @@
+"""The kernel's mount table, and unmounting. Never touches a mount itself: a wedged one would hang us."""
+
+import ctypes
+import os
+import re
+import select
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+FUSE_TYPE = "fuse.artifactfs"
+
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+# How long a probe of a mount may take before it counts as alive (if busy): a dead one answers at once.
+_PROBE_S = 2.0
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """A row of the mount table. `device` is "major:minor", the same for every place it is mounted at."""
+
+    device: str
+    point: str
+    fstype: str
+    source: str
+
+
+def mounts() -> list[Mount]:
+    """Return this process's mount table, in order; of several at one place the last is on top."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            head, _, tail = line.rstrip("\n").partition(" - ")
+            fields, kinds = head.split(" "), tail.split(" ")
+            found.append(Mount(fields[2], _unescape(fields[4]), kinds[0], _unescape(kinds[1])))
+    return found
+
+
+def mounted_at(point: str) -> Mount | None:
+    """Return what is mounted on top at an absolute path, or None."""
+    return next((mount for mount in reversed(mounts()) if mount.point == point), None)
+
+
+def resolve(path: str) -> str:
+    """Return the absolute path of a mount point without touching what may be mounted there."""
+    parent, name = os.path.split(os.path.abspath(path))
+    place = os.path.join(os.path.realpath(parent), name) if name else parent
+    # A place in the mount table is no symbolic link, so there is nothing left to resolve.
+    return place if mounted_at(place) is not None else os.path.realpath(place)
+
+
+def is_dead(mount: Mount) -> bool:
+    """Whether the process that served a FUSE mount is gone.
+
+    A `stat` from a process of its own: of a dead mount it fails with ENOTCONN at once; on a busy one it may
+    hang where no signal reaches it, so it is left behind, not waited for.
+    """
+    code = (
+        "import errno, os, sys\n"
+        "try: os.stat(sys.argv[1])\n"
+        "except OSError as e: sys.exit(9 if e.errno in (errno.ENOTCONN, errno.ECONNABORTED) else 0)"
+    )
+    probe = subprocess.Popen(
+        ["/proc/self/exe", "-I", "-S", "-c", code, mount.point],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return probe.wait(_PROBE_S) == 9
+    except subprocess.TimeoutExpired:
+        probe.kill()
+        return False
+
+
+def unmount(point: str, *, lazy: bool) -> str | None:
+    """Take away the mount at `point`. Returns None, or why it did not go, in the system's words.
+
+    As root by the system call; as anybody else through fusermount3, which is set-uid for it.
+    """
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+        if libc.umount2(os.fsencode(point), flags) == 0:
+            return None
+        return os.strerror(ctypes.get_errno())
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", point]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        return "fusermount3 is missing: install the package fuse3"
+    said = " ".join(done.stderr.decode(errors="replace").split())
+    if done.returncode == 0:
+        return None
+    return re.sub(r"^fusermount3: (?:failed to unmount \S+: )?", "", said) or "fusermount3 failed"
+
+
+@contextmanager
+def changes() -> Iterator[select.epoll]:
+    """Yield an epoll whose own descriptor turns readable when the mount table changed.
+
+    The table signals a change as an exceptional condition (proc(5)), which trio cannot wait for; an epoll
+    instance around it is plainly readable. `poll(0)` on it takes the change off.
+    """
+    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as epoll:
+        epoll.register(table.fileno(), select.EPOLLPRI)
+        yield epoll
+
+
+def _unescape(field: str) -> str:
+    """Undo the octal escapes of the mount table; what was not UTF-8 stays as surrogates."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,0 +1,49 @@
+"""Sizes and times as people write them, and back. Pure functions; ValueError says what was expected."""
+
+import math
+import re
+
+# "G" alone is binary, as `ls -h`, `dd` and `du` read it; "GB" is decimal, as disks are sold.
+_SIZE_UNITS = {"": 1, "B": 1} | {
+    suffix: base**power
+    for power, letter in enumerate("KMGTP", 1)
+    for suffix, base in ((letter, 1024), (f"{letter}IB", 1024), (f"{letter}B", 1000))
+}
+_TIME_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = r"(\d+(?:\.\d+)?)"
+# About 30 years: past it a time-out overflows the kernel's and trio's arithmetic, and is a typing error anyway.
+_MAX_DURATION_S = 1e9
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for `64MiB`, `10G`, `1.5 GB`, `4096`."""
+    match = re.fullmatch(_NUMBER + r"\s*([A-Za-z]*)", text.strip())
+    unit = _SIZE_UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"{text!r} is not a size: write it like 64MiB or 10G")
+    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds for `90`, `90s`, `5m`, `1h`, `1h30m`, `500ms`."""
+    parts = re.findall(_NUMBER + r"\s*([A-Za-z]*)\s*", text.strip())
+    if not parts or re.fullmatch(rf"(?:{_NUMBER}\s*[A-Za-z]*\s*)+", text.strip()) is None:
+        raise ValueError(f"{text!r} is not a time: write it in seconds, or like 90s, 5m, 1h")
+    seconds = 0.0
+    for number, unit in parts:
+        if unit.lower() not in _TIME_UNITS:
+            raise ValueError(f"{text!r} is not a time: {unit!r} is no unit; use ms, s, m, h or d")
+        seconds += float(number) * _TIME_UNITS[unit.lower()]
+    if not math.isfinite(seconds) or seconds > _MAX_DURATION_S:
+        raise ValueError(f"{text!r} is longer than a mount will live")
+    return seconds
+
+
+def format_size(size_bytes: int) -> str:
+    """Return `512 B`, `1.5 MiB`, `10 GiB`: three digits at most, binary units."""
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 or value == int(value) else f"{value:.1f} {unit}"

@@ -1,0 +1,420 @@
+"""Settings: flag > environment > config file > default.
+
+Owns the one table of settings (names, parsers, defaults, help), the site and URL rules, and the reading of
+keys. The only module that looks at `os.environ`. Flags, `ARTIFACTFS_*` variables, `-o` options and the keys
+of the config file all come from the same table, so they cannot drift apart. Secrets are wrapped: neither
+`repr` nor `str` nor an exception shows one.
+"""
+
+import ipaddress
+import os
+import pwd
+import re
+import stat
+import tomllib
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import platformdirs
+
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.quantities import parse_duration, parse_size
+
+APP = "artifactfs"
+DEFAULT_SITE = "datadoghq.com"
+
+
+class Secret:
+    """A string that shows itself only to `reveal()`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself: for a request's header and nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('********')"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _path(value: str) -> str:
+    # Absolute at once: the mount leaves its working directory when it goes to the background.
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def _flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.strip().lower() not in known:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return known[value.strip().lower()]
+
+
+def _count(value: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", value.strip()):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
+def _octal(value: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{1,3}", value.strip()):
+        raise ValueError(f"{value!r} is not an octal mask like 022")
+    return int(value, 8)
+
+
+def _user_id(value: str) -> int:
+    return (
+        int(value) if re.fullmatch(r"\d{1,10}", value.strip()) else _by_name(lambda: pwd.getpwnam(value).pw_uid, value)
+    )
+
+
+def _group_id(value: str) -> int:
+    import grp
+
+    return (
+        int(value) if re.fullmatch(r"\d{1,10}", value.strip()) else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
+    )
+
+
+def _by_name(find: Callable[[], int], name: str) -> int:
+    try:
+        return find()
+    except KeyError:
+        raise ValueError(f"there is no user or group {name!r}") from None
+
+
+def _positive_duration(value: str) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError(f"{value!r} must be more than nothing")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. `metavar` None marks a switch; `flag` False keeps it off the command line."""
+
+    name: str
+    parse: Callable[[str], object]
+    default: object
+    metavar: str | None
+    help: str
+    more_env: tuple[str, ...] = ()
+    flag: bool = True
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        return (f"ARTIFACTFS_{self.name.upper()}", *self.more_env)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("site", _text, DEFAULT_SITE, "SITE", "Datadog site, like datadoghq.eu.", ("DD_SITE",)),
+    Setting("api_url", _text, None, "URL", "API base URL, in place of a site."),
+    Setting("api_key_file", _path, None, "FILE", "File that holds the API key."),
+    Setting("app_key_file", _path, None, "FILE", "File that holds the application key."),
+    Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
+    Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
+    Setting("access_token", Secret, None, "TOKEN", "Access token, in place of keys.", ("DD_ACCESS_TOKEN",), flag=False),
+    Setting("proxy", _text, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
+    Setting("ca_file", _path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
+    Setting("cache_dir", _path, None, "DIR", "Directory of the content cache."),
+    Setting("cache_size", parse_size, 10 << 30, "SIZE", "Most bytes that the content cache holds [10GiB]."),
+    Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Bytes that the cache leaves free on its disk [1GiB]."),
+    Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing is believed [60s]."),
+    Setting("finished_ttl", parse_duration, 3600.0, "S", "The same for a run finished for ten minutes [1h]."),
+    Setting("negative_ttl", parse_duration, 10.0, "S", "How long 'not there' is believed [10s]."),
+    Setting("stale_max", parse_duration, 3600.0, "S", "How long an old listing serves while the API is down [1h]."),
+    Setting("deadline", _positive_duration, 30.0, "S", "Longest wait of any operation without progress [30s]."),
+    Setting("runs_listed", _count, 200, "N", "How many runs /runs shows [200]."),
+    Setting("umask", _octal, 0, "MASK", "Permission bits (octal) to clear."),
+    Setting("uid", _user_id, None, "USER", "Owner of everything [who mounts]."),
+    Setting("gid", _group_id, None, "GROUP", "Group of everything [who mounts]."),
+    Setting("allow_other", _flag, False, None, "Let other users in."),
+    Setting("log_file", _path, None, "FILE", "Log of a mount in the background."),
+    Setting("verbose", _flag, False, None, "Log each operation."),
+)
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+# Options of mount(8) that say nothing new here: the mount is read-only, and the rest is for fstab's readers.
+_IGNORED_OPTIONS = frozenset({"ro", "defaults", "relatime", "async", "nosuid", "nodev"})
+_KERNEL_OPTIONS = frozenset({"noexec", "noatime", "nodiratime"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a mount was asked to be. Times in seconds, sizes in bytes; `None` keys mean there are none."""
+
+    api_url: str
+    site: str
+    api_key: Secret | None
+    app_key: Secret | None
+    access_token: Secret | None
+    proxy: str | None = field(repr=False)  # may hold a password
+    ca_file: str | None
+    cache_dir: str
+    cache_size: int
+    cache_min_free: int
+    listing_ttl: float
+    finished_ttl: float
+    negative_ttl: float
+    stale_max: float
+    deadline: float
+    runs_listed: int
+    umask: int
+    uid: int
+    gid: int
+    allow_other: bool
+    log_file: str | None
+    verbose: bool
+    config_file: str
+    kernel_options: frozenset[str] = frozenset()
+    # What the user named as the origin: for messages.
+    origin: str = ""
+
+    def secrets(self) -> list[str]:
+        """Return every secret in the clear: for the log's redaction, and nothing else."""
+        found = [s.reveal() for s in (self.api_key, self.app_key, self.access_token) if s is not None]
+        if self.proxy and (password := urllib.parse.urlsplit(self.proxy).password):
+            found.append(password)
+        return found
+
+
+def state_dir() -> str:
+    """Return the user's state directory for artifactfs: logs, and the register of live mounts."""
+    return platformdirs.user_state_dir(APP, appauthor=False)
+
+
+def default_log_file(point: str) -> str:
+    """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", point.strip("/"))[-200:] or "root"
+    return os.path.join(state_dir(), "log", f"{name}.log")
+
+
+def load(
+    flags: Mapping[str, str | bool | None],
+    *,
+    options: str = "",
+    config_file: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    need_keys: bool = True,
+) -> Settings:
+    """Put together the settings from flags, `-o` options, environment, config file and defaults.
+
+    `flags`: raw text by setting name, None or False where it was not given. `options`: the text of `-o`.
+    Raises UserError (USAGE, BAD_CONFIG, KEYS_MISSING) with one line that names the source of the bad value.
+    """
+    given, kernel_options = _parse_options(options)
+    given |= {name: (str(value), _BY_NAME[name].option) for name, value in flags.items() if value not in (None, False)}
+    path, config = _read_config(config_file or environ.get("ARTIFACTFS_CONFIG") or None)
+    levels = (given, _from_environment(environ), {n: (v, f"{n} in {path}") for n, v in config.items()})
+
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        code = ExitCode.USAGE
+        values[setting.name] = setting.default
+        for level, found in enumerate(levels):
+            if setting.name in found:
+                text, source = found[setting.name]
+                code = ExitCode.BAD_CONFIG if level == 2 else ExitCode.USAGE
+                values[setting.name] = _parsed(setting, text, source, code)
+                break
+    for key in ("api_key", "app_key", "access_token"):
+        values[key] = _key(key, levels)
+    if need_keys and values["access_token"] is None:
+        for key, env in (("api_key", "DD_API_KEY"), ("app_key", "DD_APP_KEY")):
+            if values[key] is None:
+                raise UserError(
+                    ExitCode.KEYS_MISSING,
+                    f"there is no {key.replace('_', ' ')}: set {env}, or use --{key.replace('_', '-')}-file FILE, "
+                    f"or put {key} into {path}",
+                )
+    del values["api_key_file"], values["app_key_file"]
+    values["site"] = parse_site(values["site"])
+    explicit_url = values["api_url"]
+    values["api_url"] = parse_api_url(explicit_url) if explicit_url else f"https://api.{values['site']}"
+    if values["proxy"] is not None:
+        values["proxy"] = _parse_proxy(values["proxy"])
+    if values["cache_dir"] is None:
+        values["cache_dir"] = platformdirs.user_cache_dir(APP, appauthor=False)
+    values["uid"] = os.geteuid() if values["uid"] is None else values["uid"]
+    values["gid"] = os.getegid() if values["gid"] is None else values["gid"]
+    origin = urllib.parse.urlsplit(values["api_url"]).netloc
+    return Settings(**values, config_file=path, kernel_options=frozenset(kernel_options), origin=origin)
+
+
+def parse_site(text: str) -> str:
+    """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
+    host = text.strip().lower()
+    host = re.sub(r"^[a-z][a-z0-9+.-]*://", "", host).split("/", 1)[0].rstrip(".")
+    host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
+    label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
+        raise UserError(
+            ExitCode.USAGE, f"{text!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url"
+        )
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def parse_api_url(text: str) -> str:
+    """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
+    try:
+        url = urllib.parse.urlsplit(text.strip())
+        host, port = url.hostname, url.port  # `.port` raises for a port that is none
+    except ValueError:
+        raise UserError(ExitCode.USAGE, f"--api-url {text!r} is not a URL") from None
+    if url.username or url.password:
+        raise UserError(ExitCode.USAGE, "--api-url must not hold a user name or password: keys have their own settings")
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
+        raise UserError(ExitCode.USAGE, f"--api-url {text!r} is not an API base: give it like https://api.datadoghq.eu")
+    if url.scheme == "http" and not is_loopback(host):
+        raise UserError(
+            ExitCode.USAGE,
+            f"--api-url {text!r}: plain http would show the keys to the network; use https (http is for loopback only)",
+        )
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+
+
+def _parse_proxy(text: str) -> str:
+    # The text may hold a password, so no message repeats it.
+    try:
+        url = urllib.parse.urlsplit(text.strip())
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UserError(ExitCode.USAGE, "--proxy is not a proxy URL: give it like http://proxy.example:3128")
+    return text.strip()
+
+
+def _parsed(setting: Setting, text: str, source: str, code: ExitCode) -> object:
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        raise UserError(code, f"{source}: {error}") from None
+
+
+def _parse_options(text: str) -> tuple[dict[str, tuple[str, str]], set[str]]:
+    """Split the text of `-o` into settings (raw text and source) and options for the kernel."""
+    found: dict[str, tuple[str, str]] = {}
+    kernel: set[str] = set()
+    for option in filter(None, text.split(",")):
+        name, equals, value = option.partition("=")
+        setting = _BY_NAME.get(name.replace("-", "_"))
+        if setting is not None and setting.flag and (equals or setting.metavar is None):
+            found[setting.name] = (value if equals else "true", f"-o {name}")
+        elif name == "rw":
+            raise UserError(ExitCode.USAGE, "-o rw: artifactfs is read-only; leave it out")
+        elif name in _KERNEL_OPTIONS and not equals:
+            kernel.add(name)
+        elif name not in _IGNORED_OPTIONS and not name.startswith("x-"):
+            known = ", ".join(sorted(s.name for s in SETTINGS if s.flag))
+            raise UserError(ExitCode.USAGE, f"-o {option}: there is no such option; there are {known}")
+    return found, kernel
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for setting in SETTINGS:
+        for variable in setting.env:
+            if value := environ.get(variable, "").strip():
+                found[setting.name] = (value, variable)
+                break
+    return found
+
+
+def _read_config(path: str | None) -> tuple[str, dict[str, str]]:
+    """Return the config file's path, and its values as raw text. A default file may be missing."""
+    explicit = path is not None
+    path = (
+        _path(path)
+        if path is not None
+        else os.path.join(platformdirs.user_config_dir(APP, appauthor=False), "config.toml")
+    )
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            raw = tomllib.load(file)
+    except FileNotFoundError:
+        if explicit:
+            raise UserError(ExitCode.BAD_CONFIG, f"there is no config file {path}") from None
+        return path, {}
+    except OSError as error:
+        raise UserError(ExitCode.BAD_CONFIG, f"cannot read the config file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # A parser's message names a line and column, never the line's text, which may hold a key.
+        raise UserError(ExitCode.BAD_CONFIG, f"the config file {path} is not valid TOML: {_one_line(error)}") from None
+    values: dict[str, str] = {}
+    for name, value in raw.items():
+        if name not in _BY_NAME:
+            raise UserError(ExitCode.BAD_CONFIG, f"{path}: there is no setting {name!r}")
+        if not isinstance(value, str | int | float):
+            raise UserError(ExitCode.BAD_CONFIG, f"{path}: {name} must be a string, a number, true or false")
+        values[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    if {"api_key", "app_key", "access_token"} & values.keys() and stat.S_IMODE(mode) & 0o077:
+        raise UserError(ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {path}`")
+    return path, values
+
+
+def _key(name: str, levels: tuple[dict[str, tuple[str, str]], ...]) -> Secret | None:
+    """Return a key from the first level that has it, as a file or as text."""
+    for found in levels:
+        if (file := found.get(f"{name}_file")) is not None:
+            return _key_from_file(file[0], file[1])
+        if (text := found.get(name)) is not None:
+            return _checked_key(text[0], text[1])
+    return None
+
+
+def _key_from_file(path: str, source: str) -> Secret:
+    try:
+        with open(_path(path), encoding="utf-8") as file:
+            # A key has 32 to some hundred characters; a whole log given by mistake is none.
+            text = file.read(4096)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UserError(ExitCode.KEYS_MISSING, f"{source}: cannot read the key from {path}: {reason}") from None
+    if not text.strip():
+        raise UserError(ExitCode.KEYS_MISSING, f"{source}: {path} is empty")
+    return _checked_key(text, source)
+
+
+def _checked_key(text: str, source: str) -> Secret:
+    key = text.strip()
+    # Never judged by its shape, but a header cannot carry these.
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise UserError(
+            ExitCode.KEYS_MISSING, f"{source}: the key holds spaces or characters that no HTTP header can carry"
+        )
+    return Secret(key)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,258 @@
+"""What is remembered, for how long, and what is done when it is old (semantics 3.1, 3.2).
+
+`FreshCache` is under everything the tree knows of the service. For one key it holds a value and until when it
+is fresh; equal fetches in flight are one; an absence is believed for a while of its own; an old value is served
+where a fresh one cannot be had in time. A fetch runs in the mount's root nursery, so a waiter that gives up
+does not end it (pitfalls.md: cancellations poison the pool).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import cachetools
+import trio
+
+from artifactfs import errors
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+# How long the refresh of an old value is waited for (semantics 3.2).
+REFRESH_WAIT_S = 1.0
+# While the service is in trouble old values are served at once, and a refresh is tried this often.
+PROBE_INTERVAL_S = 5.0
+# Absences are one small record each; arbitrary.
+_MAX_ABSENCES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Generic[V]):
+    """A value, when it was asked for, and until when it is fresh (seconds of the cache's clock)."""
+
+    value: V
+    asked_at: float
+    fresh_until: float
+    stale_until: float
+
+
+class Flight(Generic[V]):
+    """A fetch under way, and whoever waits for it."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.waiters = 0
+        self._landed = trio.Event()
+        self._held: Held[V] | None = None
+        self._error: BaseException | None = None
+
+    def land(self, held: Held[V] | None, error: BaseException | None) -> None:
+        """Wake the waiters with a value or an exception. Never blocks."""
+        self._held, self._error = held, error
+        self._landed.set()
+
+    async def wait(self) -> Held[V]:
+        """Wait for the value; raises what the fetch raised."""
+        self.waiters += 1
+        try:
+            await self._landed.wait()
+        finally:
+            self.waiters -= 1
+        if self._held is None:
+            raise self._error or RuntimeError("a flight landed with neither a value nor an error")
+        return self._held
+
+
+class Health:
+    """Whether the service seems to be in trouble: shared by all caches of a mount.
+
+    Set by a refresh that failed for a passing reason or took too long, cleared by any success. While it is set
+    nobody waits for a refresh of what is at hand, and refreshes are tried at most every PROBE_INTERVAL_S.
+    """
+
+    def __init__(self) -> None:
+        self._trouble = False
+        self._next_probe = 0.0
+
+    def ok(self) -> None:
+        """A fetch succeeded."""
+        if self._trouble:
+            log.info("the service answers again")
+        self._trouble = False
+
+    def failed(self, now: float) -> None:
+        """A refresh failed for a passing reason, or took longer than anybody waits."""
+        if not self._trouble:
+            self._next_probe = now + PROBE_INTERVAL_S
+        self._trouble = True
+
+    def in_trouble(self) -> bool:
+        """Whether the last thing known of the service is that it does not answer."""
+        return self._trouble
+
+    def may_probe(self, now: float) -> bool:
+        """Whether it is time to try again; if so, it is not for the next PROBE_INTERVAL_S."""
+        if now < self._next_probe:
+            return False
+        self._next_probe = now + PROBE_INTERVAL_S
+        return True
+
+
+class FreshCache(Generic[K, V]):
+    """Values by key, each fresh for a time of its own.
+
+    `fetch(key, old)` asks the service, with the old value where there is one. `ttl_s(value)` is for how long a
+    value is fresh, `weight(value)` what it counts against `max_weight`. A NotFound of `fetch` is an absence, believed
+    for `negative_ttl_s`; any other exception goes to whoever waits and is remembered by nobody.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        fetch: Callable[[K, V | None], Awaitable[V]],
+        ttl_s: Callable[[V], float],
+        weight: Callable[[V], int],
+        max_weight: int,
+        negative_ttl_s: float,
+        stale_max_s: float,
+        health: Health,
+        nursery: trio.Nursery,
+        clock: Callable[[], float],
+    ) -> None:
+        self._what = what
+        self._fetch = fetch
+        self._ttl_s = ttl_s
+        self._stale_max_s = stale_max_s
+        self._health = health
+        self._nursery = nursery
+        self._clock = clock
+        self._flights: dict[K, Flight[V]] = {}
+        self._held: cachetools.TLRUCache[K, Held[V]] = cachetools.TLRUCache(
+            maxsize=max_weight,
+            ttu=lambda _key, held, _now: held.stale_until,
+            timer=clock,
+            getsizeof=lambda held: weight(held.value),
+        )
+        self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
+        self._negative_ttl_s = negative_ttl_s
+        # What was asked for before this moment is old, whatever its time to live (semantics 3.3).
+        self._refreshed_at = float("-inf")
+
+    def left_s(self, held: Held[V]) -> float:
+        """Return for how many more seconds a value is fresh; 0 for an old one."""
+        if held.asked_at < self._refreshed_at:
+            return 0.0
+        return max(0.0, held.fresh_until - self._clock())
+
+    def peek(self, key: K) -> Held[V] | None:
+        """Return a fresh value without asking anybody; None if there is none."""
+        held = self._held.get(key)
+        return held if held is not None and self.left_s(held) > 0 else None
+
+    async def get(self, key: K) -> Held[V]:
+        """Return a value: fresh, or old where a refresh fails for a passing reason or takes too long.
+
+        Raises NoSuchEntry with the time that the absence may be believed, or what `fetch` raised.
+        """
+        held = self._held.get(key)
+        if held is not None and self.left_s(held) > 0:
+            return held
+        if (absent_until := self._absent.get(key)) is not None:
+            raise errors.NoSuchEntry(f"{self._what} {key}: not there", max(0.0, absent_until - self._clock()))
+        if held is None:
+            return await self._wait(key, self._flight(key, None))
+        return await self._refresh(key, held)
+
+    def put(self, key: K, value: V) -> Held[V]:
+        """Take note of a value that came by another way, just now."""
+        return self._store(key, value, self._clock())
+
+    def drop(self, key: K) -> None:
+        """Forget a value and an absence: the next look asks."""
+        self._held.pop(key, None)
+        self._absent.pop(key, None)
+
+    def expire(self) -> None:
+        """Make everything old: the next look at each asks the service (semantics 3.3)."""
+        self._refreshed_at = self._clock()
+        self._absent.clear()
+
+    async def _refresh(self, key: K, held: Held[V]) -> Held[V]:
+        now = self._clock()
+        wait_s = REFRESH_WAIT_S
+        if self._health.in_trouble():
+            if key not in self._flights and not self._health.may_probe(now):
+                return held
+            wait_s = 0.0
+        flight = self._flight(key, held.value)
+        # Whoever comes later waits only for what is left of the first one's second.
+        wait_s = max(0.0, wait_s - (now - flight.started))
+        with trio.move_on_after(wait_s):
+            try:
+                return await self._wait(key, flight)
+            except errors.PassingError:
+                return held  # the flight itself has said so in the log
+        self._health.failed(self._clock())
+        return held
+
+    async def _wait(self, key: K, flight: Flight[V]) -> Held[V]:
+        try:
+            return await flight.wait()
+        except errors.NotFound as error:
+            raise errors.NoSuchEntry(str(error), self._negative_ttl_s if key in self._absent else 0.0) from error
+
+    def _flight(self, key: K, old: V | None) -> Flight[V]:
+        flight = self._flights.get(key)
+        # One that took off before a refresh was asked for may bring what that refresh is to replace.
+        if flight is None or flight.started < self._refreshed_at:
+            flight = self._flights[key] = Flight(self._clock())
+            self._nursery.start_soon(self._fly, key, flight, old)
+        return flight
+
+    async def _fly(self, key: K, flight: Flight[V], old: V | None) -> None:
+        held: Held[V] | None = None
+        error: BaseException | None = None
+        try:
+            held = self._store(key, await self._fetch(key, old), flight.started)
+            self._health.ok()
+        except Exception as caught:  # whoever waits gets it, and its guard logs it if it is a bug
+            error = caught
+            self._note_failure(key, flight, caught, old is not None)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            # Also when cancelled: a leader that dies wakes its followers.
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+            flight.land(held, error)
+
+    def _store(self, key: K, value: V, asked_at: float) -> Held[V]:
+        fresh_until = asked_at + self._ttl_s(value)
+        held = Held(value, asked_at, fresh_until, fresh_until + self._stale_max_s)
+        known = self._held.get(key)
+        if known is None or known.asked_at <= asked_at:
+            self._held[key] = held
+        self._absent.pop(key, None)
+        return held
+
+    def _note_failure(self, key: K, flight: Flight[V], error: Exception, had_old: bool) -> None:
+        if isinstance(error, errors.NotFound):
+            self._held.pop(key, None)
+            self._absent[key] = self._clock() + self._negative_ttl_s
+            self._health.ok()
+        elif isinstance(error, errors.PassingError):
+            log.warning("%s %s: %s%s", self._what, key, error, "; the old one is served" if had_old else "")
+            self._health.failed(self._clock())
+        elif not flight.waiters:
+            log.warning(
+                "%s %s: the refresh failed: %s",
+                self._what,
+                key,
+                error,
+                exc_info=not isinstance(error, errors.ArtifactfsError),
+            )

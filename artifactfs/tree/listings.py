@@ -1,0 +1,95 @@
+"""One directory's entries: from the service's answer to what is shown, and for how long it is believed."""
+
+import itertools
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import trio
+
+from artifactfs.modellab.client import DirectoryListing
+from artifactfs.modellab.forms import Child
+from artifactfs.modellab.models import Run
+from artifactfs.tree.nodes import Entry, Numbering, completes
+
+# A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
+# uploads trail behind a run's end.
+SETTLED_S = 600.0
+# Entries made between two looks at the event loop: some milliseconds of work.
+_SLICE = 2_000
+
+
+class Service(Protocol):
+    """What the tree needs of Model Lab. `artifactfs.modellab.client.ModelLab` is one; tests have another."""
+
+    async def get_run(self, run_id: int) -> Run:
+        """Return a run; raises NotFound for one that is not there or is deleted."""
+
+    async def list_runs(self, count: int) -> list[Run]:
+        """Return the runs last updated, newest first."""
+
+    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+        """Return the children of a directory of a run."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A directory's entries in the server's order, by position and by name."""
+
+    entries: tuple[Entry, ...]
+    by_name: dict[bytes, Entry]
+    path_in_project: str = ""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def settled(run: Run, now_ns: int) -> bool:
+    """Whether a run was finished more than ten minutes before `now_ns` (nanoseconds since the epoch).
+
+    Some completed runs have no `completed_at` (model-lab-api.md): then the last update counts.
+    """
+    ended_ns = run.completed_ns if run.completed_ns is not None else run.updated_ns
+    return run.finished and ended_ns is not None and now_ns - ended_ns > SETTLED_S * 1e9
+
+
+def file_time_ns(run: Run) -> int:
+    """Return the best time known for a run's artifacts (semantics 2.3); 0 where the service gives none."""
+    return next((t for t in (run.completed_ns, run.created_ns, run.updated_ns) if t is not None), 0)
+
+
+def run_time_ns(run: Run) -> int:
+    """Return the time of a run's directory (semantics 2.3); 0 where the service gives none."""
+    return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
+
+
+async def build(answer: DirectoryListing, run: Run, path: str, old: Listing | None, numbering: Numbering) -> Listing:
+    """Make a listing of an answer. What is unchanged since `old` keeps its entry, and with it its time (2.3)."""
+    number = numbering.children(run.run_id, path)
+    mtime_ns = file_time_ns(run)
+    known = old.by_name if old is not None else {}
+    by_name: dict[bytes, Entry] = {}
+    children = iter(answer.children.by_name.values())
+    while part := list(itertools.islice(children, _SLICE)):
+        for item in part:
+            by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
+        await trio.lowlevel.checkpoint()
+    return Listing(tuple(by_name.values()), by_name, answer.path_in_project)
+
+
+def _entry(item: Child, old: Entry | None, number: Callable[[bytes, bool, int | None], int], mtime_ns: int) -> Entry:
+    new = Entry(
+        item.name,
+        item.is_dir,
+        number(item.name, item.is_dir, item.size_bytes) if old is None else old.number,
+        mtime_ns if old is None else old.mtime_ns,
+        item.size_bytes,
+        item.slash,
+    )
+    if old is None:
+        return new
+    if not completes(old, new):
+        return _entry(item, None, number, mtime_ns)
+    if new.size_bytes is None and old.size_bytes is not None:
+        return old
+    # The same object where nothing changed: a refresh of a large directory costs no memory.
+    return old if new == old else new
