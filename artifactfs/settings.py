@@ -245,7 +245,7 @@ def load(
             if values[key] is None:
                 raise UserError(
                     ExitCode.KEYS_MISSING,
-                    f"there is no {key.replace('_', ' ')}: set {env}, or use --{key.replace('_', '-')}-file FILE, "
+                    f"there is no {'API' if key == 'api_key' else 'application'} key: set {env}, or use --{key.replace('_', '-')}-file FILE, "
                     f"or put {key} into {path}",
                 )
     del values["api_key_file"], values["app_key_file"]

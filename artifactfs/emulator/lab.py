@@ -300,11 +300,11 @@ def project_attributes(project_id: int, **told: object) -> Row:
 
 
 def moment(timestamp: object) -> datetime:
-    """Return the time that an RFC 3339 string names, the oldest one possible for anything else (for sorting)."""
+    """Return the time that an RFC 3339 string names, the epoch for anything else (for sorting)."""
     try:
         found = datetime.fromisoformat(str(timestamp))
     except ValueError:
-        found = datetime.min
+        found = datetime.fromtimestamp(0, UTC)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 

@@ -211,17 +211,11 @@ class Transport:
             return errors.TimedOut(f"{self.host} did not answer in time")
         if isinstance(error, httpx.ProxyError):
             return errors.Unreachable("the proxy refused the connection: see --proxy")
-        for cause in causes:
-            if isinstance(cause, ConnectionRefusedError):
-                return errors.ConnectionRefused(f"{self.host} refuses connections: is the API URL right, is it up?")
-            if (
-                isinstance(cause, OSError)
-                and not isinstance(cause, ConnectionError)
-                and isinstance(error, httpx.ConnectError)
-            ):
-                return errors.Unreachable(f"cannot reach {self.host}: {cause.strerror or 'no such host'}")
         if isinstance(error, httpx.ConnectError):
-            return errors.Unreachable(f"cannot reach {self.host}")
+            if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+                return errors.ConnectionRefused(f"{self.host} refuses connections: is the address right, is it up?")
+            reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+            return errors.Unreachable(f"cannot reach {self.host}: {reasons[0] if reasons else 'no connection'}")
         if isinstance(error, httpx.DecodingError):
             return errors.UnexpectedAnswer(f"{self.host} sent a body that does not decompress")
         return errors.ConnectionLost(f"the connection to {self.host} was lost: {type(error).__name__}")

@@ -50,7 +50,7 @@ def _heal(point: str) -> None:
         if not table.is_dead(mount):
             raise UserError(
                 ExitCode.ALREADY_MOUNTED,
-                f"{point} is already mounted ({mount.fstype}): end it with `artifactfs umount {point}`, or choose another",
+                f"{point} is already mounted ({mount.fstype}): end that with `artifactfs umount`, or choose another",
             )
         if (reason := table.unmount(point, lazy=True)) is not None:
             raise UserError(ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be taken away: {reason}")

@@ -21,8 +21,12 @@ def _path(point: str) -> str:
     return os.path.join(state_dir(), "mounts", f"{name}.json")
 
 
-def enter(point: str) -> IO[str]:
-    """Register this process as the one that serves `point`, until the returned file is closed.
+# Open until the process is gone: whoever waits for the lock waits for everything that the process still does.
+_held: list[IO[str]] = []
+
+
+def enter(point: str) -> None:
+    """Register this process as the one that serves `point`, to its end.
 
     Raises OSError; BlockingIOError when another process still serves it.
     """
@@ -38,7 +42,7 @@ def enter(point: str) -> IO[str]:
     except BaseException:
         file.close()
         raise
-    return file
+    _held.append(file)
 
 
 def wait_for_end(point: str, within_s: float) -> int | None:

@@ -61,13 +61,14 @@ def run(settings: Settings, point: str, *, log_file: str | None, foreground: boo
             faulthandler.register(signal.SIGUSR1, file=trace)
         try:
             trio.run(_serve, settings, point, foreground, on_ready)
-        except UserError as error:
-            log.error("%s", error)  # noqa: TRY400 - a sentence for the user; its cause is in it
-            raise
         except BaseException as error:
-            if not isinstance(error, KeyboardInterrupt):
+            cause = _single(error)
+            if isinstance(cause, UserError):
+                log.error("%s", cause)  # noqa: TRY400 - a sentence for the user; its cause is in it
+                raise cause from None
+            if not isinstance(cause, KeyboardInterrupt):
                 log.exception("the mount at %s failed", point)
-            raise
+            raise cause from None
         finally:
             if trace is not None:
                 faulthandler.unregister(signal.SIGUSR1)
@@ -106,27 +107,27 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
 
 async def _mounted(settings: Settings, point: str, operations: Operations, tree: Tree, foreground: bool) -> None:
     """Mount, serve until the end, unmount."""
-    with _registered(point):
-        _mount(settings, point, operations)
-        mount = table.mounted_at(point)
-        try:
-            log.info("mounted %s at %s", settings.origin, point)
-            # What exists now stays: no collection needs to look at it again, and each would stop the loop.
-            gc.collect()
-            gc.freeze()
-            async with trio.open_nursery() as nursery:
-                main = trio.CancelScope()
-                nursery.start_soon(_signals, tree, main, foreground)
-                if mount is not None:
-                    nursery.start_soon(_end_when_unmounted, mount.device, main)
-                with main:
-                    await pyfuse3.main(max_tasks=_MAX_WORKERS)
-                nursery.cancel_scope.cancel()
-        finally:
-            # Detaching goes by path: never take away what somebody else has mounted there since.
-            still_there = mount is not None and any(m.device == mount.device for m in table.mounts())
-            pyfuse3.close(unmount=still_there)
-            log.info("unmounted %s", point)
+    _register(point)
+    _mount(settings, point, operations)
+    mount = table.mounted_at(point)
+    try:
+        log.info("mounted %s at %s", settings.origin, point)
+        # What exists now stays: no collection needs to look at it again, and each would stop the loop.
+        gc.collect()
+        gc.freeze()
+        async with trio.open_nursery() as nursery:
+            main = trio.CancelScope()
+            nursery.start_soon(_signals, tree, main, foreground)
+            if mount is not None:
+                nursery.start_soon(_end_when_unmounted, mount.device, main)
+            with main:
+                await pyfuse3.main(max_tasks=_MAX_WORKERS)
+            nursery.cancel_scope.cancel()
+    finally:
+        # Detaching goes by path: never take away what somebody else has mounted there since.
+        still_there = mount is not None and any(m.device == mount.device for m in table.mounts())
+        pyfuse3.close(unmount=still_there)
+        log.info("unmounted %s", point)
 
 
 def _mount(settings: Settings, point: str, operations: Operations) -> None:
@@ -193,10 +194,9 @@ async def _end(main: trio.CancelScope) -> None:
     main.cancel()
 
 
-@contextmanager
-def _registered(point: str) -> Iterator[None]:
+def _register(point: str) -> None:
     try:
-        file = register.enter(point)
+        register.enter(point)
     except BlockingIOError:
         raise UserError(
             ExitCode.ALREADY_MOUNTED, f"another artifactfs still serves {point}: wait for it to end"
@@ -204,10 +204,13 @@ def _registered(point: str) -> Iterator[None]:
     except OSError as error:
         # `umount` then cannot wait for this process; nothing else depends on it.
         log.warning("cannot register the mount: %s", error)
-        yield
-        return
-    with file:
-        yield
+
+
+def _single(error: BaseException) -> BaseException:
+    """Return the one exception that a nursery wrapped in groups, or the group if there were several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 @contextmanager
