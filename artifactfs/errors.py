@@ -18,6 +18,7 @@
             ├── ServerFailed        5xx after the retries
             ├── TimedOut            408, 504, connect, read, or the whole deadline
             ├── ConnectionLost      reset, or cut in the middle of the answer
+            │   └── ShortBody       a body that ended early
             ├── ConnectionRefused
             ├── Unreachable         no route, no such host
             └── TlsFailed           not retried, never downgraded
@@ -54,6 +55,7 @@ class ExitCode(enum.IntEnum):
     UMOUNT_FAILED = 18
     NOT_WRITABLE = 19
     MISSING_EXTRA = 20
+    CACHE_REFUSED = 21
 
 
 class ArtifactfsError(Exception):
@@ -89,7 +91,14 @@ class IsADirectory(TreeError):
 
 
 class Superseded(TreeError):
-    """The inode stands for a version that the server has replaced, or that we no longer know."""
+    """A version that the server has replaced, or an inode that we no longer know.
+
+    `size_bytes`: of the version that replaced it, where an answer said so.
+    """
+
+    def __init__(self, message: str, size_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.size_bytes = size_bytes
 
 
 class ReadOnly(TreeError):
@@ -146,6 +155,10 @@ class TimedOut(PassingError):
 
 class ConnectionLost(PassingError):
     """The connection was reset, or ended in the middle of an answer."""
+
+
+class ShortBody(ConnectionLost):
+    """A body that ended before the size that the listing gives: never taken for the whole file."""
 
 
 class ConnectionRefused(PassingError):

@@ -57,7 +57,7 @@ class RepeatLimiter(logging.Filter):
         start, count = self._seen.get(key, (now, 0))
         if now - start >= _REPEAT_WINDOW_S:
             if (dropped := count - _REPEATS) > 0:
-                record.msg, record.args = f"{record.getMessage()} (and {dropped} more like it)", ()
+                record.msg = f"{record.msg} (and {dropped} more like it)"
             start, count = now, 0
         if len(self._seen) >= _REPEAT_KEYS:
             self._seen.clear()

@@ -10,7 +10,11 @@ _SIZE_UNITS = {"": 1, "B": 1} | {
     for suffix, base in ((letter, 1024), (f"{letter}IB", 1024), (f"{letter}B", 1000))
 }
 _TIME_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = r"(\d+(?:\.\d+)?)"
+# Possessive, so that a long wrong text is refused in linear time.
+_NUMBER = r"(\d++(?:\.\d++)?+)"
+# What st_size and statvfs can hold.
+_MAX_SIZE = 2**63
+_MAX_DIGITS = 19
 # About 30 years: past it a time-out overflows the kernel's and trio's arithmetic, and is a typing error anyway.
 _MAX_DURATION_S = 1e9
 
@@ -21,13 +25,17 @@ def parse_size(text: str) -> int:
     unit = _SIZE_UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
         raise ValueError(f"{text!r} is not a size: write it like 64MiB or 10G")
-    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    whole, point, _ = match[1].partition(".")
+    size = _MAX_SIZE if len(whole) > _MAX_DIGITS else int(float(match[1]) * unit) if point else int(whole) * unit
+    if size >= _MAX_SIZE:
+        raise ValueError(f"{text!r} is more than any disk holds")
+    return size
 
 
 def parse_duration(text: str) -> float:
     """Return seconds for `90`, `90s`, `5m`, `1h`, `1h30m`, `500ms`."""
     parts = re.findall(_NUMBER + r"\s*([A-Za-z]*)\s*", text.strip())
-    if not parts or re.fullmatch(rf"(?:{_NUMBER}\s*[A-Za-z]*\s*)+", text.strip()) is None:
+    if not parts or re.fullmatch(rf"(?:{_NUMBER}\s*+[A-Za-z]*+\s*+)++", text.strip()) is None:
         raise ValueError(f"{text!r} is not a time: write it in seconds, or like 90s, 5m, 1h")
     seconds = 0.0
     for number, unit in parts:

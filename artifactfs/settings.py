@@ -6,6 +6,7 @@ of the config file all come from the same table, so they cannot drift apart. Sec
 `repr` nor `str` nor an exception shows one.
 """
 
+import hashlib
 import ipaddress
 import os
 import pwd
@@ -50,11 +51,9 @@ class Secret:
         return hash(self._value)
 
 
-def _text(value: str) -> str:
-    return value
-
-
 def _path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError(f"{value!r} is not a path")
     # Absolute at once: the mount leaves its working directory when it goes to the background.
     return os.path.abspath(os.path.expanduser(value))
 
@@ -79,17 +78,20 @@ def _octal(value: str) -> int:
 
 
 def _user_id(value: str) -> int:
-    return (
-        int(value) if re.fullmatch(r"\d{1,10}", value.strip()) else _by_name(lambda: pwd.getpwnam(value).pw_uid, value)
-    )
+    return _id(value) if value.strip().isdecimal() else _by_name(lambda: pwd.getpwnam(value).pw_uid, value)
 
 
 def _group_id(value: str) -> int:
     import grp
 
-    return (
-        int(value) if re.fullmatch(r"\d{1,10}", value.strip()) else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
-    )
+    return _id(value) if value.strip().isdecimal() else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
+
+
+def _id(value: str) -> int:
+    # The kernel's ids have 32 bits, and the last one means "none" (chown(2)).
+    if len(value.strip()) > 10 or int(value) >= 2**32 - 1:
+        raise ValueError(f"{value!r} is more than a user's or group's number can be")
+    return int(value)
 
 
 def _by_name(find: Callable[[], int], name: str) -> int:
@@ -104,6 +106,71 @@ def _positive_duration(value: str) -> float:
     if seconds <= 0:
         raise ValueError(f"{value!r} must be more than nothing")
     return seconds
+
+
+def parse_site(text: str) -> str:
+    """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
+    host = text.strip().lower()
+    host = re.sub(r"^[a-z][a-z0-9+.-]*://", "", host).split("/", 1)[0].rstrip(".")
+    host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
+    label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
+        raise ValueError(f"{text!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def parse_api_url(text: str) -> str:
+    """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
+    # What is before an @ or behind a ? may be a secret: no message repeats it.
+    shown = repr(re.sub(r"//.*@", "//", text.strip()).partition("?")[0])
+    try:
+        url = urllib.parse.urlsplit(text.strip())
+        host, port = url.hostname, url.port  # `.port` raises for a port that is none
+    except ValueError:
+        raise ValueError(f"{shown} is not a URL") from None
+    if "@" in url.netloc:
+        raise ValueError("the URL must not hold a user name or password: keys have their own settings")
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
+        raise ValueError(f"{shown} is not an API base: give it like https://api.datadoghq.eu")
+    if not _is_host(host, url.netloc) or not re.fullmatch(r"[\x21-\x7e]*", url.path):
+        raise ValueError(f"{shown} is not a URL that can be asked for")
+    if url.scheme == "http" and not is_loopback(host):
+        raise ValueError(
+            f"{shown}: plain http would show the keys to the network; use https (http is for loopback only)"
+        )
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+
+
+def _parse_proxy(text: str) -> str:
+    # The text may hold a password, so no message repeats it.
+    try:
+        url = urllib.parse.urlsplit(text.strip())
+        valid = url.scheme in ("http", "https") and _is_host(url.hostname or "", url.netloc) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("not a proxy's URL: give it like http://proxy.example:3128")
+    return text.strip()
+
+
+def _is_host(text: str, netloc: str) -> bool:
+    """Whether a URL's host is a name (in ASCII, as it goes over the wire) or an address."""
+    if "[" in netloc or text.rpartition(".")[2].isdigit():
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return True
+    # Underscores occur in internal names, whatever the standard says.
+    return re.fullmatch(r"[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*\.?", text) is not None
 
 
 @dataclass(frozen=True)
@@ -128,14 +195,14 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("site", _text, DEFAULT_SITE, "SITE", "Datadog site, like datadoghq.eu.", ("DD_SITE",)),
-    Setting("api_url", _text, None, "URL", "API base URL, in place of a site."),
+    Setting("site", parse_site, DEFAULT_SITE, "SITE", "Datadog site, like datadoghq.eu.", ("DD_SITE",)),
+    Setting("api_url", parse_api_url, None, "URL", "API base URL, in place of a site."),
     Setting("api_key_file", _path, None, "FILE", "File that holds the API key."),
     Setting("app_key_file", _path, None, "FILE", "File that holds the application key."),
     Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
     Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
     Setting("access_token", Secret, None, "TOKEN", "Access token, in place of keys.", ("DD_ACCESS_TOKEN",), flag=False),
-    Setting("proxy", _text, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
+    Setting("proxy", _parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
     Setting("ca_file", _path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
     Setting("cache_dir", _path, None, "DIR", "Directory of the content cache."),
     Setting("cache_size", parse_size, 10 << 30, "SIZE", "Most bytes that the content cache holds [10GiB]."),
@@ -191,6 +258,11 @@ class Settings:
     # What the user named as the origin: for messages.
     origin: str = ""
 
+    def account(self) -> str:
+        """Return what names the owner of cached content: a digest of the application key or token (semantics 6.3)."""
+        key = self.access_token or self.app_key
+        return hashlib.blake2b(key.reveal().encode(), digest_size=16).hexdigest() if key is not None else ""
+
     def secrets(self) -> list[str]:
         """Return every secret in the clear: for the log's redaction, and nothing else."""
         found = [s.reveal() for s in (self.api_key, self.app_key, self.access_token) if s is not None]
@@ -206,7 +278,11 @@ def state_dir() -> str:
 
 def default_log_file(point: str) -> str:
     """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", point.strip("/"))[-200:] or "root"
+    bare = point.strip("/")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare)[-200:] or "root"
+    if name.replace("-", "/") != bare:
+        # Something was lost: another mount point may have the same name.
+        name += "-" + hashlib.blake2b(os.fsencode(point), digest_size=4).hexdigest()
     return os.path.join(state_dir(), "log", f"{name}.log")
 
 
@@ -243,75 +319,21 @@ def load(
     if need_keys and values["access_token"] is None:
         for key, env in (("api_key", "DD_API_KEY"), ("app_key", "DD_APP_KEY")):
             if values[key] is None:
+                kind = "API" if key == "api_key" else "application"
                 raise UserError(
                     ExitCode.KEYS_MISSING,
-                    f"there is no {'API' if key == 'api_key' else 'application'} key: set {env}, or use --{key.replace('_', '-')}-file FILE, "
+                    f"there is no {kind} key: set {env}, or use {_BY_NAME[key].option}-file FILE, "
                     f"or put {key} into {path}",
                 )
     del values["api_key_file"], values["app_key_file"]
-    values["site"] = parse_site(values["site"])
-    explicit_url = values["api_url"]
-    values["api_url"] = parse_api_url(explicit_url) if explicit_url else f"https://api.{values['site']}"
-    if values["proxy"] is not None:
-        values["proxy"] = _parse_proxy(values["proxy"])
+    if values["api_url"] is None:
+        values["api_url"] = f"https://api.{values['site']}"
     if values["cache_dir"] is None:
         values["cache_dir"] = platformdirs.user_cache_dir(APP, appauthor=False)
     values["uid"] = os.geteuid() if values["uid"] is None else values["uid"]
     values["gid"] = os.getegid() if values["gid"] is None else values["gid"]
     origin = urllib.parse.urlsplit(values["api_url"]).netloc
     return Settings(**values, config_file=path, kernel_options=frozenset(kernel_options), origin=origin)
-
-
-def parse_site(text: str) -> str:
-    """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
-    host = text.strip().lower()
-    host = re.sub(r"^[a-z][a-z0-9+.-]*://", "", host).split("/", 1)[0].rstrip(".")
-    host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
-    label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-    if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
-        raise UserError(
-            ExitCode.USAGE, f"{text!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url"
-        )
-    return host
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own loopback."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def parse_api_url(text: str) -> str:
-    """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
-    try:
-        url = urllib.parse.urlsplit(text.strip())
-        host, port = url.hostname, url.port  # `.port` raises for a port that is none
-    except ValueError:
-        raise UserError(ExitCode.USAGE, f"--api-url {text!r} is not a URL") from None
-    if url.username or url.password:
-        raise UserError(ExitCode.USAGE, "--api-url must not hold a user name or password: keys have their own settings")
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
-        raise UserError(ExitCode.USAGE, f"--api-url {text!r} is not an API base: give it like https://api.datadoghq.eu")
-    if url.scheme == "http" and not is_loopback(host):
-        raise UserError(
-            ExitCode.USAGE,
-            f"--api-url {text!r}: plain http would show the keys to the network; use https (http is for loopback only)",
-        )
-    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
-
-
-def _parse_proxy(text: str) -> str:
-    # The text may hold a password, so no message repeats it.
-    try:
-        url = urllib.parse.urlsplit(text.strip())
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise UserError(ExitCode.USAGE, "--proxy is not a proxy URL: give it like http://proxy.example:3128")
-    return text.strip()
 
 
 def _parsed(setting: Setting, text: str, source: str, code: ExitCode) -> object:
@@ -330,13 +352,16 @@ def _parse_options(text: str) -> tuple[dict[str, tuple[str, str]], set[str]]:
         setting = _BY_NAME.get(name.replace("-", "_"))
         if setting is not None and setting.flag and (equals or setting.metavar is None):
             found[setting.name] = (value if equals else "true", f"-o {name}")
+        elif setting is not None and setting.flag:
+            raise UserError(ExitCode.USAGE, f"-o {name}: it needs a value: -o {name}={setting.metavar}")
         elif name == "rw":
             raise UserError(ExitCode.USAGE, "-o rw: artifactfs is read-only; leave it out")
         elif name in _KERNEL_OPTIONS and not equals:
             kernel.add(name)
         elif name not in _IGNORED_OPTIONS and not name.startswith("x-"):
             known = ", ".join(sorted(s.name for s in SETTINGS if s.flag))
-            raise UserError(ExitCode.USAGE, f"-o {option}: there is no such option; there are {known}")
+            # Without the value: it may be a key.
+            raise UserError(ExitCode.USAGE, f"-o {name}: there is no such option; there are {known}")
     return found, kernel
 
 
@@ -368,14 +393,16 @@ def _read_config(path: str | None) -> tuple[str, dict[str, str]]:
         return path, {}
     except OSError as error:
         raise UserError(ExitCode.BAD_CONFIG, f"cannot read the config file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not TOML, not UTF-8, a number of thousands of digits, brackets without end.
         # A parser's message names a line and column, never the line's text, which may hold a key.
         raise UserError(ExitCode.BAD_CONFIG, f"the config file {path} is not valid TOML: {_one_line(error)}") from None
     values: dict[str, str] = {}
     for name, value in raw.items():
         if name not in _BY_NAME:
             raise UserError(ExitCode.BAD_CONFIG, f"{path}: there is no setting {name!r}")
-        if not isinstance(value, str | int | float):
+        # TOML's numbers have 64 bits; tomllib takes more.
+        if not isinstance(value, str | int | float) or (isinstance(value, int) and abs(value) >= 2**63):
             raise UserError(ExitCode.BAD_CONFIG, f"{path}: {name} must be a string, a number, true or false")
         values[name] = str(value).lower() if isinstance(value, bool) else str(value)
     if {"api_key", "app_key", "access_token"} & values.keys() and stat.S_IMODE(mode) & 0o077:

@@ -162,7 +162,7 @@ class Outlet:
 
     async def _pass(self, message: Message, count: int) -> None:
         if self._connection is not None and self._connection.gone:
-            raise Ended  # uvicorn would swallow the rest without a word.
+            await self._gone()  # uvicorn would swallow the rest without a word.
         await self._send(message)
         self._emulator.stats.sent(self._entry, count)
 

@@ -28,9 +28,7 @@ from artifactfs.emulator.state import Keys
 from artifactfs.emulator.switches import Switches
 from artifactfs.emulator.wire import WireProtocol
 
-HEADER_BYTES = (
-    256 << 10
-)  # of a request: 40 levels of 255 bytes of percent-encoded UTF-8 fit, uvicorn's 64 KiB do not hold them
+HEADER_BYTES = 256 << 10  # of a request: 40 levels of 255 bytes, percent-encoded, are 30 KiB, beyond h11's 16 KiB
 KEEP_ALIVE_S = 75  # as a load balancer has it; uvicorn's 5 s would race with a client that pauses
 BACKLOG = 2048  # connections; uvicorn's own
 
@@ -84,9 +82,8 @@ def serve_forever(options: Options, announce: Callable[[Mapping[str, str]], None
             switches = dataclasses.replace(switches, redirect_to=other_url)
         server = _Server(_config(create_app(lab, switches, keys=options.keys)))
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(
-                number, server.handle_exit
-            )  # uvicorn raises the signal again at its end: a second time, to no effect
+            # uvicorn takes this handler's place, and at its end raises the signal again: then it comes to nothing.
+            signal.signal(number, server.handle_exit)
         if options.until_stdin_closes:
             threading.Thread(target=_end_with_stdin, args=[server], daemon=True).start()
         announce({"url": url, "other_url": other_url, **dataclasses.asdict(options.keys)})
@@ -145,6 +142,7 @@ class _Server(uvicorn.Server):
 
 def _end_with_stdin(server: uvicorn.Server) -> None:
     # os.read and not sys.stdin: a daemon thread inside a buffered read would trip the interpreter's end.
-    while os.read(0, 4096):
-        continue
+    with contextlib.suppress(OSError):  # No standard input at all is its end, too.
+        while os.read(0, 4096):
+            continue
     server.should_exit = True

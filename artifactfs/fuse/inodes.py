@@ -7,6 +7,8 @@ that takes the last one. No await anywhere in here: `forget` may come beside a n
 import logging
 from collections.abc import Iterable
 
+import msgspec
+
 from artifactfs.errors import Superseded
 from artifactfs.tree.nodes import Directory, File, Fixed, Node, completes
 
@@ -16,12 +18,14 @@ log = logging.getLogger(__name__)
 class Inode:
     """A version of a place, under the number that the kernel knows it by."""
 
-    __slots__ = ("lookups", "node", "number")
+    __slots__ = ("lookups", "node", "number", "superseded")
 
     def __init__(self, number: int, node: Node) -> None:
         self.number = number
         self.node = node
         self.lookups = 0
+        # The server has another version by now: whoever opens this one is sent to look again.
+        self.superseded = False
 
 
 class Inodes:
@@ -45,11 +49,13 @@ class Inodes:
         """Return the inode for a place: the one in use, or a new one that `count` will put into use."""
         number = node.entry.number
         while (inode := self._table.get(number)) is not None:
+            if inode.superseded:
+                number += 1  # the name stands for a version that is a new inode, whatever the listing knows of it
+                continue
             if inode.node is node or inode.node.entry is node.entry:
                 return inode
             if _same_version(inode.node, node):
-                # Learning more of a version completes it; knowing less takes nothing away.
-                inode.node = node
+                inode.node = _completed(inode.node, node)
                 return inode
             # Two places with one digest: the later one gets the next number. Once in about 2^63 / n^2.
             number += 1
@@ -72,6 +78,16 @@ class Inodes:
             inode.lookups = 0
         if inode.lookups == 0 and number not in self._pinned:
             del self._table[number]
+
+
+def _completed(old: Node, new: Node) -> Node:
+    """Return what is known of a version by both: learning more completes it, knowing less takes nothing away."""
+    if not isinstance(old, File) or not isinstance(new, File):
+        return new
+    if old.entry.size_bytes is not None or new.entry.size_bytes is None:
+        return old
+    # A time once shown stays (semantics 2.3).
+    return File(new.directory, msgspec.structs.replace(new.entry, mtime_ns=old.entry.mtime_ns))
 
 
 def _same_version(old: Node, new: Node) -> bool:

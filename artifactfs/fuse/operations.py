@@ -9,8 +9,8 @@ import errno
 import functools
 import logging
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import msgspec
 import pyfuse3
@@ -18,6 +18,8 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from artifactfs import errors
+from artifactfs.content.files import Files, FileVersion
+from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.inodes import Inode, Inodes
 from artifactfs.tree.nodes import File, Node
 from artifactfs.tree.tree import Contents, Tree
@@ -35,6 +37,9 @@ _DIRECTORY_VALID_S = 1.0
 # What `stat` shows as the preferred size of a read: what the kernel asks for at most at a time.
 _BLOCK_SIZE = 128 << 10
 _NAME_MAX = 255
+# What the content endpoint answers where there is no such artifact, among other things: a fresh listing of the
+# directory decides (model-lab-api.md, "Status to errno"). A body that is too short is doubted the same way.
+_MAY_BE_GONE = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
 # "." and ".." come before the entries.
 _DOTS = 2
 
@@ -48,18 +53,14 @@ class Ownership(msgspec.Struct, frozen=True):
 
 
 def guarded(
-    handler: Callable[Concatenate["Operations", P], Awaitable[T]],
-) -> Callable[Concatenate["Operations", P], Awaitable[T]]:
-    """Wrap a handler: a deadline around it, and nothing but FUSEError out of it."""
+    handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]]:
+    """Wrap a handler: nothing but FUSEError (and a cancellation) gets out of it."""
 
     @functools.wraps(handler)
     async def guard(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with trio.fail_after(self.deadline_s):
-                return await handler(self, *args, **kwargs)
-        except trio.TooSlowError as error:
-            log.warning("%s found no end within %g s", handler.__name__, self.deadline_s)
-            raise FUSEError(errno.ETIMEDOUT) from error
+            return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
         except errors.ServiceError as error:
@@ -71,7 +72,21 @@ def guarded(
             log.exception("%s failed: this is a bug in artifactfs, please report it", handler.__name__)
             raise FUSEError(errno.EIO) from error
 
-    return guard
+    return cast("Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]", guard)
+
+
+def bounded(
+    handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]]:
+    """Wrap a handler of metadata, which has a limit in all (semantics 5.1); contents have one of their own."""
+
+    @functools.wraps(handler)
+    async def bound(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> T:
+        with trio.move_on_after(self.deadline_s):
+            return await handler(self, *args, **kwargs)
+        raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
+
+    return cast("Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]", bound)
 
 
 class _DirectoryHandle:
@@ -94,6 +109,7 @@ class Operations(pyfuse3.Operations):
     def __init__(
         self,
         tree: Tree,
+        files: Files,
         ownership: Ownership,
         *,
         deadline_s: float,
@@ -102,10 +118,12 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.deadline_s = deadline_s
         self._tree = tree
+        self._files = files
         self._ownership = ownership
         self._on_ready = on_ready
         self.inodes = Inodes([tree.root])
         self._directories: dict[int, _DirectoryHandle] = {}
+        self._open_files: dict[int, tuple[Inode, File, OpenFile]] = {}
         self._next_handle = 1
 
     def init(self) -> None:
@@ -116,6 +134,7 @@ class Operations(pyfuse3.Operations):
             log.exception("reporting that the mount is ready failed")
 
     @guarded
+    @bounded
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes.get(parent_inode).node
         try:
@@ -147,16 +166,17 @@ class Operations(pyfuse3.Operations):
         return self._attributes(self.inodes.get(inode), _DIRECTORY_VALID_S)
 
     @guarded
+    @bounded
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
         contents = await self._tree.contents(opened.node)
         # no await below:
-        handle = self._next_handle
-        self._next_handle += 1
+        handle = self._new_handle()
         self._directories[handle] = _DirectoryHandle(opened, contents)
         return handle
 
     @guarded
+    @bounded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         handle = self._directories[fh]
         if start_id == 0 and handle.started:
@@ -185,11 +205,62 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
-        node = self.inodes.get(inode).node
-        if not isinstance(node, File):
+        opened = self.inodes.get(inode)
+        file = opened.node
+        if not isinstance(file, File):
             raise errors.IsADirectory("a directory is not read like a file")
-        # Contents are not served yet; an honest error, not an empty file.
-        raise FUSEError(errno.EOPNOTSUPP)
+        if opened.superseded:
+            raise errors.Superseded("another version of this file is there by now")
+        self._tree.check(file)
+        try:
+            location = await self._tree.locate(file)
+            handle = await self._files.open(FileVersion(location.artifact, file.entry.size_bytes, location.run_stamp))
+        except _MAY_BE_GONE as error:
+            raise await self._why(opened, file, error, gone=errno.ENOENT) from error
+        # no await below:
+        if file.entry.size_bytes is None and handle.size is not None:
+            opened.node = self._tree.learned(file, handle.size)
+        number = self._new_handle()
+        self._open_files[number] = (opened, file, handle)
+        # Another version is another inode, so what the kernel has of this one is still true. Without a size it
+        # cannot keep anything: it would stop at 0.
+        return pyfuse3.FileInfo(fh=number, keep_cache=handle.size is not None, direct_io=handle.size is None)
+
+    @guarded
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        inode, file, handle = self._open_files[fh]
+        try:
+            # A view of what is in memory, not a copy: the binding takes any buffer.
+            return await handle.read(off, size)  # type: ignore[return-value]
+        except errors.Superseded as error:
+            if not inode.superseded:
+                log.warning("a file of run %d changed while it was read: %s", file.directory.run_id, error)
+                inode.superseded = True
+                self._tree.contradicted(file, error.size_bytes)
+            raise
+        except _MAY_BE_GONE as error:
+            raise await self._why(inode, file, error, gone=errno.ESTALE) from error
+
+    @guarded
+    async def release(self, fh: int) -> None:
+        if (opened := self._open_files.pop(fh, None)) is not None:
+            opened[2].close()
+
+    async def _why(self, inode: Inode, file: File, error: errors.ServiceError, *, gone: int) -> FUSEError:
+        """Say why a content cannot be read: a fresh listing knows whether the file is gone, or a directory."""
+        log.warning("content of a file of run %d: %s", file.directory.run_id, error)
+        inode.superseded = True
+        self._tree.doubt(file.directory)
+        try:
+            with trio.fail_after(self.deadline_s):
+                found = await self._tree.lookup(file.directory, file.entry.name)
+        except errors.NoSuchEntry:
+            return FUSEError(gone)
+        except trio.TooSlowError:
+            return FUSEError(errno.ETIMEDOUT)
+        if not isinstance(found.node, File):
+            return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
+        return FUSEError(errno.EIO)
 
     @guarded
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -200,6 +271,11 @@ class Operations(pyfuse3.Operations):
         data.f_files = data.f_ffree = data.f_favail = 0
         data.f_namemax = _NAME_MAX
         return data
+
+    def _new_handle(self) -> int:
+        handle = self._next_handle
+        self._next_handle += 1
+        return handle
 
     def _reply_dots(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         # The kernel counts no lookup for these two, so neither do we.

@@ -92,8 +92,9 @@ class Sorter:
                     self._must_be_child = True
             elif path.startswith(directory):
                 self._namesake = True
-            elif path.strip("/"):
-                self._outside = True
+            elif not self._outside and (bare := path.rstrip("/")):
+                # Names that nothing can hold, like `../x`, are no evidence of anything.
+                self._outside = all(encode_name(part) is not None for part in bare.split("/"))
 
     @property
     def base(self) -> Base | None:
@@ -103,7 +104,8 @@ class Sorter:
         single = "/" not in self._directory
         if self._under and not (single and self._known is Base.DIRECTORY):
             return Base.ROOT
-        if self._outside or self._must_be_child:
+        # On a server that is known to answer from the root, it is the file that the directory has become.
+        if self._outside or (self._must_be_child and self._known is not Base.ROOT):
             return Base.DIRECTORY
         # Below `dir/` no prefix search finds `dirx`: with the slash sent it can only be a child.
         if self._namesake and self._sent_slash:

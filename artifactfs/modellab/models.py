@@ -110,11 +110,8 @@ def _listing_row_by_row(body: bytes) -> tuple[list[FileRow], str | None, int]:
             # msgspec refuses text with lone surrogates; such names are the tree's to leave out and count.
             if isinstance(row, dict) and isinstance(path := row.get("path"), str):
                 size = row.get("file_size")
-                files.append(
-                    FileRow(
-                        path, row.get("is_dir") in (True, "true"), size if isinstance(size, int | float | str) else None
-                    )
-                )
+                sized = isinstance(size, int | float | str) and not isinstance(size, bool)
+                files.append(FileRow(path, row.get("is_dir") in (True, "true"), size if sized else None))
     return files, prefix, len(raw) - len(files)
 
 

@@ -38,7 +38,7 @@ def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None
     if found[1] is None and (date := headers.get("retry-after")):
         try:
             found[1] = email.utils.parsedate_to_datetime(date).timestamp() - wall_clock
-        except ValueError:
+        except (ValueError, OverflowError):
             found[1] = None
     known = [max(0.0, seconds) for seconds in found if seconds is not None]
     return max(known) if known else None
@@ -60,6 +60,9 @@ class RateLimits:
         name = headers.get("x-ratelimit-name", "")[:200]
         if name:
             self._name_of[endpoint] = name
+        else:
+            # A proxy's 429 has no name: it holds back what was throttled all the same.
+            name = self._name_of.get(endpoint, "")
         reset_s = reset_after_s(headers, wall_clock)
         if status == 429:
             pause_s = _DEFAULT_RESET_S if reset_s is None else reset_s

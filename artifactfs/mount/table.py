@@ -54,12 +54,13 @@ def resolve(path: str) -> str:
 def is_dead(mount: Mount) -> bool:
     """Whether the process that served a FUSE mount is gone.
 
-    A `stat` from a process of its own: of a dead mount it fails with ENOTCONN at once; on a busy one it may
-    hang where no signal reaches it, so it is left behind, not waited for.
+    A `statvfs` from a process of its own: of a dead mount it fails with ENOTCONN at once; on a busy one it may
+    hang where no signal reaches it, so it is left behind, not waited for. Not `stat`: the kernel answers that
+    of a dead mount from its cache for as long as it was told to believe the attributes.
     """
     code = (
         "import errno, os, sys\n"
-        "try: os.stat(sys.argv[1])\n"
+        "try: os.statvfs(sys.argv[1])\n"
         "except OSError as e: sys.exit(9 if e.errno in (errno.ENOTCONN, errno.ECONNABORTED) else 0)"
     )
     probe = subprocess.Popen(

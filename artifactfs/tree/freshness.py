@@ -153,6 +153,10 @@ class FreshCache(Generic[K, V]):
         held = self._held.get(key)
         return held if held is not None and self.left_s(held) > 0 else None
 
+    def at_hand(self, key: K) -> Held[V] | None:
+        """Return what is held, fresh or old, without asking anybody."""
+        return self._held.get(key)
+
     async def get(self, key: K) -> Held[V]:
         """Return a value: fresh, or old where a refresh fails for a passing reason or takes too long.
 
@@ -167,9 +171,9 @@ class FreshCache(Generic[K, V]):
             return await self._wait(key, self._flight(key, None))
         return await self._refresh(key, held)
 
-    def put(self, key: K, value: V) -> Held[V]:
-        """Take note of a value that came by another way, just now."""
-        return self._store(key, value, self._clock())
+    def put(self, key: K, value: V, asked_at: float) -> Held[V]:
+        """Take note of a value that came by another way, in an answer that was asked for at `asked_at`."""
+        return self._store(key, value, asked_at)
 
     def drop(self, key: K) -> None:
         """Forget a value and an absence: the next look asks."""
@@ -222,8 +226,9 @@ class FreshCache(Generic[K, V]):
         except Exception as caught:  # whoever waits gets it, and its guard logs it if it is a bug
             error = caught
             self._note_failure(key, flight, caught, old is not None)
-        except BaseException as caught:
-            error = caught
+        except BaseException:
+            # Cancelled: but whoever waits is not, and a foreign Cancelled would end more than its call.
+            error = errors.PassingError("the mount is ending")
             raise
         finally:
             # Also when cancelled: a leader that dies wakes its followers.
@@ -242,9 +247,12 @@ class FreshCache(Generic[K, V]):
 
     def _note_failure(self, key: K, flight: Flight[V], error: Exception, had_old: bool) -> None:
         if isinstance(error, errors.NotFound):
+            self._health.ok()
+            known = self._held.get(key)
+            if flight.started < self._refreshed_at or (known is not None and known.asked_at > flight.started):
+                return  # what was asked for later says, or will say, what is there
             self._held.pop(key, None)
             self._absent[key] = self._clock() + self._negative_ttl_s
-            self._health.ok()
         elif isinstance(error, errors.PassingError):
             log.warning("%s %s: %s%s", self._what, key, error, "; the old one is served" if had_old else "")
             self._health.failed(self._clock())

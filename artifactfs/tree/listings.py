@@ -33,14 +33,24 @@ class Service(Protocol):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """A directory's entries in the server's order, by position and by name."""
+    """A directory's entries by name, in the server's order."""
 
-    entries: tuple[Entry, ...]
     by_name: dict[bytes, Entry]
-    path_in_project: str = ""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries as they are now, frozen for a reader that goes through them by position."""
+        return tuple(self.by_name.values())
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.by_name)
+
+
+class Amendment(msgspec.Struct, frozen=True):
+    """A size that the content told, where the listing says another (semantics 4.1): bytes of both."""
+
+    listed_bytes: int | None
+    size_bytes: int
 
 
 def settled(run: Run, now_ns: int) -> bool:
@@ -62,8 +72,18 @@ def run_time_ns(run: Run) -> int:
     return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
 
 
-async def build(answer: DirectoryListing, run: Run, path: str, old: Listing | None, numbering: Numbering) -> Listing:
-    """Make a listing of an answer. What is unchanged since `old` keeps its entry, and with it its time (2.3)."""
+async def build(
+    answer: DirectoryListing,
+    run: Run,
+    path: str,
+    old: Listing | None,
+    numbering: Numbering,
+    amendments: dict[bytes, Amendment] | None = None,
+) -> Listing:
+    """Make a listing of an answer. What is unchanged since `old` keeps its entry, and with it its time (2.3).
+
+    `amendments`: sizes by name that the content told; one holds as long as the listing says what it said then.
+    """
     number = numbering.children(run.run_id, path)
     mtime_ns = file_time_ns(run)
     known = old.by_name if old is not None else {}
@@ -71,9 +91,11 @@ async def build(answer: DirectoryListing, run: Run, path: str, old: Listing | No
     children = iter(answer.children.by_name.values())
     while part := list(itertools.islice(children, _SLICE)):
         for item in part:
+            if amendments and (amended := amendments.get(item.name)) and amended.listed_bytes == item.size_bytes:
+                item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
             by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
         await trio.lowlevel.checkpoint()
-    return Listing(tuple(by_name.values()), by_name, answer.path_in_project)
+    return Listing(by_name)
 
 
 def _entry(item: Child, old: Entry | None, number: Callable[[bytes, bool, int | None], int], mtime_ns: int) -> Entry:

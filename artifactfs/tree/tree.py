@@ -4,24 +4,29 @@ Owns what is where; `listings.py` owns what a directory holds, `freshness.py` fo
 run is answered from the parent's listing, which is one call (semantics 1.1).
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Callable
 
+import cachetools
 import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.modellab.content import Artifact
 from artifactfs.modellab.models import Run
 from artifactfs.tree import listings
 from artifactfs.tree.freshness import FreshCache, Health, Held
-from artifactfs.tree.listings import Listing, Service
-from artifactfs.tree.nodes import ROOT_NUMBER, Directory, Entry, Fixed, Node, Numbering, child
+from artifactfs.tree.listings import Amendment, Listing, Service
+from artifactfs.tree.nodes import ROOT_NUMBER, Directory, Entry, File, Fixed, Node, Numbering, child, completes
 
 # Bounds of what is remembered. An entry is about 300 bytes, so all of it is about 400 MB; a listing of
 # modellab.client.MAX_ROWS must fit. A run is about 500 bytes.
 _MAX_ENTRIES = 1_200_000
 _MAX_RUNS = 20_000
+# Directories in which a listing and a content were seen to disagree: rare.
+_MAX_AMENDED = 1_000
 _MAX_RUN_ID = 2**63 - 1
 # Names of ours never go away while the mount is there.
 _FIXED_VALID_S = 3600.0
@@ -43,6 +48,13 @@ class Contents(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
     node_of: Callable[[Entry], Node]
     left_s: Callable[[], float]
+
+
+class Location(msgspec.Struct, frozen=True):
+    """Where a file's content is, and a digest of its run's times if the run is settled."""
+
+    artifact: Artifact
+    run_stamp: bytes | None
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
@@ -74,6 +86,7 @@ class Tree:
     ) -> None:
         self._service = service
         self._times = times or TreeTimes()
+        self._clock = clock
         self._wall_clock_ns = wall_clock_ns
         self._runs_listed = runs_listed
         self._numbering = Numbering(site)
@@ -81,6 +94,12 @@ class Tree:
         self.root = Fixed(Entry(b"", True, ROOT_NUMBER, mounted_ns), ROOT_NUMBER)
         self.runs = Fixed(Entry(b"runs", True, self._numbering.fixed("runs"), mounted_ns), ROOT_NUMBER)
         self._top = {self.runs.entry.name: self.runs}
+        # Of runs that were listed: what a path in them is relative to, and the run as it was then.
+        self._places: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(_MAX_RUNS)
+        # Where contents and listings disagree, by directory and name.
+        self._amendments: cachetools.LRUCache[tuple[int, str], dict[bytes, Amendment]] = cachetools.LRUCache(
+            _MAX_AMENDED
+        )
         health = Health()
 
         self._runs: FreshCache[int, Run] = FreshCache(
@@ -162,6 +181,55 @@ class Tree:
             )
         raise errors.NotADirectory("not a directory")
 
+    async def locate(self, file: File) -> Location:
+        """Return where a file's content is. Asks the service only if its run's listings are long forgotten."""
+        run_id = file.directory.run_id
+        if run_id not in self._places:
+            await self._listing(file.directory)
+        run, prefix = self._places[run_id]
+        if (held := self._runs.peek(run_id)) is not None:
+            run = held.value
+        artifact = Artifact(run.project_id, f"{prefix.rstrip('/')}/{file.path}")
+        return Location(artifact, self._run_stamp(run))
+
+    def check(self, file: File) -> None:
+        """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""
+        directory = file.directory
+        held = self._listings.at_hand((directory.run_id, directory.path, directory.entry.slash))
+        if held is None:
+            return
+        entry = held.value.listing.by_name.get(file.entry.name)
+        if entry is None or not completes(file.entry, entry):
+            raise errors.Superseded("the listing has another version of this file")
+
+    def doubt(self, directory: Directory) -> None:
+        """The content contradicts the listing of a directory: the next look at it asks again."""
+        for slash in (True, False):
+            self._listings.drop((directory.run_id, directory.path, slash))
+
+    def learned(self, file: File, size_bytes: int) -> File:
+        """Take note of a size that the listing does not give, or gives wrong; returns the file with it."""
+        directory, entry = file.directory, file.entry
+        held = self._listings.at_hand((directory.run_id, directory.path, directory.entry.slash))
+        completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
+        if held is not None and held.value.listing.by_name.get(entry.name) == entry:
+            held.value.listing.by_name[entry.name] = completed
+        return File(directory, completed)
+
+    def contradicted(self, file: File, size_bytes: int | None) -> None:
+        """A content is of another version than was listed; `size_bytes` of it where the answer said.
+
+        Where a fresh listing still disagrees, the content's size counts (semantics 4.1).
+        """
+        directory, entry = file.directory, file.entry
+        self.doubt(directory)
+        if size_bytes is None or size_bytes == entry.size_bytes:
+            return
+        amended = self._amendments.setdefault((directory.run_id, directory.path), {})
+        before = amended.get(entry.name)
+        listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
+        amended[entry.name] = Amendment(listed, size_bytes)
+
     def expire(self) -> None:
         """Make the next look at anything fresh (semantics 3.3). What was fetched stays at hand in case that fails."""
         for cache in (self._runs, self._pages, self._listings):
@@ -178,20 +246,30 @@ class Tree:
                 self._listings.drop((directory.run_id, parent, slash))
             raise
 
+    def _run_stamp(self, run: Run) -> bytes | None:
+        """Return a digest of a settled run's times: as long as it stays the same, so do the run's contents (4.3)."""
+        if not listings.settled(run, self._wall_clock_ns()):
+            return None
+        return hashlib.blake2b(f"{run.completed_ns} {run.updated_ns}".encode(), digest_size=16).digest()
+
     async def _fetch_run(self, run_id: int, _old: Run | None) -> Run:
         return await self._service.get_run(run_id)
 
     async def _fetch_runs(self, count: int, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
+        asked_at = self._clock()
         runs = [run for run in await self._service.list_runs(count) if 1 <= run.run_id <= _MAX_RUN_ID]
         for run in runs:
-            self._runs.put(run.run_id, run)
+            self._runs.put(run.run_id, run, asked_at)
         return tuple(runs)
 
     async def _fetch_listing(self, key: tuple[int, str, bool], old: "_RunListing | None") -> "_RunListing":
         run_id, path, slash = key
         run = (await self._runs.get(run_id)).value
         answer = await self._service.list_directory(run_id, path, slash=slash)
-        listing = await listings.build(answer, run, path, old.listing if old else None, self._numbering)
+        self._places[run_id] = (run, answer.path_in_project)
+        listing = await listings.build(
+            answer, run, path, old.listing if old else None, self._numbering, self._amendments.get((run_id, path))
+        )
         return _RunListing(run, listing)
 
     def _ttl_s(self, run: Run) -> float:

@@ -1,0 +1,76 @@
+# Everything that a developer, or somebody who wants to look, types. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+LOWEST := .venv-lowest
+MOUNT := demo-mount
+PIP := -m pip --disable-pip-version-check --no-input
+
+.PHONY: help demo demo-stop install test test-lowest lint wheel clean
+
+help: ## List the targets
+	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.installed ## Mount the built-in sample at ./demo-mount, show it, and leave it mounted
+	@scripts/setup.sh run
+	@# 7: it is mounted already.
+	@code=0; said=$$($(VENV)/bin/artifactfs demo --background $(MOUNT) 2>&1) || code=$$?; \
+	 [ $$code = 7 ] || [ -z "$$said" ] || echo "$$said" >&2; [ $$code = 0 ] || [ $$code = 7 ] || exit $$code
+	@for command in "ls -l $(MOUNT)" "ls -l $(MOUNT)/runs/70158/lora_model" "find $(MOUNT)/runs/70158"; do \
+	   echo; echo "\$$ $$command"; $$command; done
+	@echo; echo "The sample stays mounted at ./$(MOUNT); \`make demo-stop\` ends it."
+
+demo-stop: ## End the demo
+	@# 17: nothing is mounted there.
+	@code=0; [ ! -x $(VENV)/bin/artifactfs ] || said=$$($(VENV)/bin/artifactfs umount $(MOUNT) 2>&1) || code=$$?; \
+	 [ $$code = 0 ] || [ $$code = 17 ] || { echo "$$said" >&2; exit $$code; }
+
+install: $(VENV)/.installed ## Make .venv, with .venv/bin/artifactfs
+
+test: $(VENV)/.developing ## Run every test, real mounts included
+	@scripts/setup.sh run
+	$(VENV)/bin/python -m pytest
+
+test-lowest: $(LOWEST)/.developing ## Run every test with the oldest dependencies that pyproject.toml allows
+	@scripts/setup.sh run
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider
+
+lint: $(VENV)/.developing ## Check style, format and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+wheel: $(VENV)/.installed ## Build dist/artifactfs-….whl
+	@rm -rf build dist/*.whl
+	$(VENV)/bin/python $(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: demo-stop ## Remove what the other targets made
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find artifactfs tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# A virtual environment that is missing, or whose Python is gone. pip is brought up to date: dependency groups need 25.1.
+%/.created: scripts/setup.sh
+	@python=$$(scripts/setup.sh build); \
+	 $*/bin/python -c 'import pip' 2>/dev/null || "$$python" -m venv --clear $*
+	@$*/bin/python $(PIP) install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	$(VENV)/bin/python $(PIP) install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(VENV)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev
+	@touch $@
+
+$(LOWEST)/.developing: $(LOWEST)/.created pyproject.toml scripts/lowest.py
+	$(LOWEST)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev $$($(LOWEST)/bin/python scripts/lowest.py)
+	@touch $@
+
+.PRECIOUS: %/.created

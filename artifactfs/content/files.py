@@ -1,0 +1,77 @@
+"""Open files: opens, shares one `Source` among all who read the same version, and closes.
+
+Owns what a version of a file is called in the cache: site, account, project, path and size (semantics 6.3, 2.4).
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import msgspec
+
+from artifactfs.content.reader import GLANCE_BYTES, OpenFile
+from artifactfs.content.source import Shop, Source
+from artifactfs.modellab.content import Artifact
+
+
+class FileVersion(msgspec.Struct, frozen=True):
+    """What is opened: where it is, its size in bytes (None: unknown), and a digest of its settled run's times."""
+
+    artifact: Artifact
+    size: int | None
+    run_stamp: bytes | None
+
+
+class _SourceKey(NamedTuple):
+    artifact: Artifact
+    size: int | None
+    run_stamp: bytes | None
+
+
+class Files:
+    """The files of one mount. `owner` names site and account: another account's cache is never served (6.3)."""
+
+    def __init__(self, shop: Shop, *, owner: str) -> None:
+        self._shop = shop
+        self._owner = owner
+        self._sources: dict[_SourceKey, Source] = {}
+
+    async def open(self, version: FileVersion) -> OpenFile:
+        """Open a version; finds its size where the listing does not give it (semantics 2.2).
+
+        The size stays None where no answer tells the length. Raises Superseded, ServiceError.
+        """
+        key = _SourceKey(version.artifact, version.size, version.run_stamp)
+        source = self._sources.get(key)
+        if source is None or source.dead:
+            source = self._sources[key] = Source(
+                self._shop, version.artifact, version.size, self._namer(version.artifact), version.run_stamp
+            )
+        source.users += 1
+        try:
+            await source.learn_size(GLANCE_BYTES)
+        except BaseException:
+            self._give_back(key, source)
+            raise
+        return OpenFile(source, lambda: self._give_back(key, source))
+
+    def _give_back(self, key: _SourceKey, source: Source) -> None:
+        source.users -= 1
+        if source.users == 0:
+            source.close()
+            if self._sources.get(key) is source:
+                del self._sources[key]
+
+    def _namer(self, artifact: Artifact) -> "_Namer":
+        return _Namer(self._owner, artifact)
+
+
+class _Namer:
+    """The name of a version, given its size: 16 bytes."""
+
+    def __init__(self, owner: str, artifact: Artifact) -> None:
+        self._start = hashlib.blake2b("\0".join([owner, artifact.project_id, artifact.path]).encode(), digest_size=16)
+
+    def __call__(self, size: int) -> bytes:
+        digest = self._start.copy()
+        digest.update(b"\0%d" % size)
+        return digest.digest()

@@ -1,0 +1,78 @@
+"""Blocks in memory: the few that readers are at, bounded for the whole mount. No await in here.
+
+A block here may still be filling: its bytes up to `have` are good and never change. Who holds a view of them keeps
+them alive, whatever the pool drops.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+
+class MemoryBlock:
+    """The first `have` good bytes of a block, in a buffer that may be longer."""
+
+    __slots__ = ("data", "have")
+
+    def __init__(self, data: bytearray, have: int) -> None:
+        self.data = data
+        self.have = have
+
+
+class Pool:
+    """Blocks by (version, index), least recently used first out, `max_bytes` of buffers at most."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._blocks: OrderedDict[tuple[bytes, int], MemoryBlock] = OrderedDict()
+        self.size_bytes = 0
+
+    def get(self, key: bytes, index: int) -> MemoryBlock | None:
+        """Return a block, now the most recently used."""
+        block = self._blocks.get((key, index))
+        if block is not None:
+            self._blocks.move_to_end((key, index))
+        return block
+
+    def put(self, key: bytes, index: int, block: MemoryBlock) -> None:
+        """Hold a block; others go where there is no room."""
+        old = self._blocks.pop((key, index), None)
+        if old is not None:
+            self.size_bytes -= len(old.data)
+        self._blocks[key, index] = block
+        self.size_bytes += len(block.data)
+        while self.size_bytes > self._max_bytes and len(self._blocks) > 1:
+            _, dropped = self._blocks.popitem(last=False)
+            self.size_bytes -= len(dropped.data)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Hold the blocks of one version under the name of another."""
+        for key, index in [found for found in self._blocks if found[0] == old]:
+            self._blocks[new, index] = self._blocks.pop((key, index))
+
+    def discard(self, key: bytes) -> None:
+        """Drop every block of a version."""
+        for found in [found for found in self._blocks if found[0] == key]:
+            self.size_bytes -= len(self._blocks.pop(found).data)
+
+
+class Budget:
+    """Bytes under way: asked for ahead of any reader, or waiting to be written. Bounds memory over all files."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.used = 0
+
+    def take(self, size: int) -> Callable[[], None] | None:
+        """Take `size` bytes and return how to give them back; None if they are not to be had."""
+        if self.used and self.used + size > self._max_bytes:
+            return None
+        self.used += size
+        given = False
+
+        def give_back() -> None:
+            nonlocal given
+            if not given:
+                given = True
+                self.used -= size
+
+        return give_back

@@ -1,0 +1,78 @@
+"""An open file: one version, and the pattern in which it is read.
+
+What is fetched for a read depends on the pattern. A glance (a few KiB at the start: a file manager asks what type it
+is) fetches 128 KiB and no more. A random read fetches the blocks that it touches. A sequential reader gets a window
+ahead of it that grows with what it has read, so never more than that is fetched in vain (semantics 4.5).
+"""
+
+from collections.abc import Callable
+
+from artifactfs.content.blocks import BLOCK_BYTES
+from artifactfs.content.source import Source
+
+# What a glance may cost (semantics 4.5).
+GLANCE_BYTES = 128 << 10
+# The window ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
+WINDOW_BYTES = 16 << 20
+# Reads of one sequential reader overtake each other: the kernel has several under way. A step forward or back within
+# this is still the same reader.
+_SLACK_BYTES = 1 << 20
+
+
+class OpenFile:
+    """One handle of one version. `read` may run several times at once; the kernel does that."""
+
+    def __init__(self, source: Source, release: Callable[[], None]) -> None:
+        self._source = source
+        self._release: Callable[[], None] | None = release
+        # Where the run of sequential reads began, where it has come to, and how far ahead of it fetches are under way.
+        self._run_start = 0
+        self._run_end = 0
+        self._ahead_to = 0
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file; None for one whose length no answer tells."""
+        return self._source.size
+
+    async def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return `size` bytes from `offset` on, less only at the end of the file.
+
+        The view stays good; its bytes never change. Raises Superseded, ServiceError.
+        """
+        end = offset + size
+        if self._source.size is not None:
+            end = min(end, self._source.size)
+        if end <= offset:
+            return b""
+        fetch_to = self._note(offset, end)
+        if (found := self._source.at_hand(offset, end)) is not None:
+            return found
+        return await self._source.read(offset, end, fetch_to=fetch_to)
+
+    def close(self) -> None:
+        """Close the handle; what nobody else reads is no longer fetched."""
+        if self._release is not None:
+            release, self._release = self._release, None
+            release()
+
+    def _note(self, offset: int, end: int) -> int:
+        """Take note of a read; begins what is to be fetched ahead, and returns to where to fetch for this one."""
+        if not self._run_start <= offset <= max(self._run_end, self._ahead_to) + _SLACK_BYTES or (
+            offset < self._run_end - _SLACK_BYTES
+        ):
+            self._run_start = self._run_end = self._ahead_to = offset
+        self._run_end = max(self._run_end, end)
+        if self._run_start == 0 and self._run_end <= GLANCE_BYTES and end - offset < GLANCE_BYTES:
+            return GLANCE_BYTES
+        block_end = -(-end // BLOCK_BYTES) * BLOCK_BYTES
+        read_bytes = self._run_end - self._run_start
+        # The first read of all tells nothing yet, but a large one at the start is no glance.
+        if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
+            window = min(WINDOW_BYTES, max(read_bytes, BLOCK_BYTES))
+            goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
+            # Not for every read: once half of the window is used up, so that requests are few and large.
+            if self._ahead_to < self._run_end + window // 2:
+                start = max(self._ahead_to, block_end)
+                self._ahead_to = max(self._ahead_to, self._source.ahead(start, goal))
+        return block_end

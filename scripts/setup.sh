@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# What the Makefile needs of this machine: found, or installed as root or with sudo, or named with the command to type.
+#
+#   setup.sh build    what building .venv takes; prints the Python to use, and nothing else, on standard output
+#   setup.sh run      what mounting and the tests take: fusermount3, /dev/fuse, tree
+#
+# Installs only what is missing. PYTHON=/path/to/python3.12 chooses the Python.
+set -euo pipefail
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+  say "setup: $*"
+  exit 1
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+as_root() {
+  if is_root; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    # Without a terminal there is nobody to type a password.
+    if [ -t 0 ]; then sudo "$@"; else sudo -n "$@"; fi
+  else
+    return 1
+  fi
+}
+
+# Says nothing unless it fails: then everything.
+apt() {
+  local said
+  said=$(as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -o DPkg::Lock::Timeout=120 -q "$@" 2>&1) || {
+    say "$said"
+    return 1
+  }
+}
+
+# install PACKAGE...
+install() {
+  [ $# -gt 0 ] || return 0
+  local by_hand="missing: $*; as root, run: apt-get update && apt-get install --no-install-recommends $*"
+  command -v apt-get >/dev/null ||
+    fail "missing, by Debian's names: $*; install them with this system's package manager"
+  is_root || command -v sudo >/dev/null || fail "$by_hand"
+  say "setup: installing $*"
+  apt update || say "setup: the package lists could not be updated; trying with those at hand"
+  apt install --yes --no-install-recommends "$@" || fail "$by_hand"
+}
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# As root: whether other users can run it too. One in root's home cannot serve the tests that mount as an ordinary user.
+# (The shell in between: setpriv itself still has root's rights when it starts its command.)
+is_for_all() {
+  ! is_root || setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'exec "$1" -c ""' sh "$1" 2>/dev/null
+}
+
+find_python() {
+  local name path first=
+  for name in ${PYTHON:-python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11}; do
+    path=$(command -v "$name") && is_new_enough "$path" || continue
+    path=$("$path" -c 'import sys; print(sys.executable)')
+    if is_for_all "$path"; then
+      echo "$path"
+      return
+    fi
+    first=${first:-$path}
+  done
+  echo "$first"
+}
+
+has_module() { "$1" -c "import $2" 2>/dev/null; }
+
+has_headers() {
+  "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
+}
+
+no_python() {
+  fail "Python 3.11 or newer is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" -V 2>/dev/null || echo missing):" \
+    "install one, then run: make PYTHON=/path/to/python3.11 …"
+}
+
+build() {
+  local python missing=() name
+  python=$(find_python)
+  case $python in
+    "")
+      [ -z "${PYTHON:-}" ] && [ ! -e /usr/bin/python3 ] || no_python
+      missing+=(python3 python3-venv python3-dev)
+      ;;
+    /usr/bin/*)
+      name=$(basename "$python")
+      [ "$(readlink -f "$python")" != "$(readlink -f /usr/bin/python3)" ] || name=python3
+      has_module "$python" ensurepip || missing+=("$name-venv")
+      has_headers "$python" || missing+=("$name-dev")
+      ;;
+    *)
+      has_module "$python" ensurepip || fail "$python has no module venv: install it, or choose another with make PYTHON=…"
+      has_headers "$python" || fail "$python has no C headers (Python.h): install them, or choose another with make PYTHON=…"
+      ;;
+  esac
+  # pyfuse3 is compiled on this machine: it has no wheels.
+  command -v gcc >/dev/null && echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(gcc libc6-dev)
+  command -v pkg-config >/dev/null || missing+=(pkg-config)
+  pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
+  # Not for building, but whoever has to ask root should have to ask once.
+  install "${missing[@]}" $(programs)
+  [ -n "$python" ] || python=$(find_python)
+  [ -n "$python" ] || no_python
+  echo "$python"
+}
+
+# The packages of the programs that are missing.
+programs() {
+  command -v fusermount3 >/dev/null || echo fuse3
+  command -v tree >/dev/null || echo tree
+}
+
+run() {
+  # Unquoted on purpose: one word a package.
+  install $(programs)
+  device
+}
+
+device() {
+  [ -e /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
+  [ -e /dev/fuse ] ||
+    fail "/dev/fuse is missing; as root, run: modprobe fuse (a container has to be started with --device /dev/fuse --cap-add SYS_ADMIN)"
+  # 0666 is what udev gives it; some containers have no udev.
+  if is_root; then
+    [ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 666 /dev/fuse || true
+  elif ! [ -r /dev/fuse ] || ! [ -w /dev/fuse ]; then
+    as_root chmod 666 /dev/fuse || fail "/dev/fuse may not be opened by $(id -un); as root, run: chmod 666 /dev/fuse"
+  fi
+}
+
+case ${1:-} in
+  build | run) "$1" ;;
+  *) fail "usage: setup.sh build | run" ;;
+esac

@@ -1,0 +1,154 @@
+"""Section 1 of the contract under every form that the service's documentation leaves open: the tree stays the same.
+
+Each form is a fresh mount, because a mount learns how its server speaks. Source: model-lab-api.md, "accept every form".
+"""
+
+import errno
+import itertools
+
+import pytest
+
+from artifactfs.emulator import sample
+from tests.fixtures import Mounting
+from tests.harness import Lab, Truth
+
+# The recorded run, namesakes of prefixes, empty directories, zero bytes, punctuation: what a wrong reading of a form loses.
+RUNS = (80032, sample.RUN, 80014, 80011, 80002)
+DOUBLES = "names are both file and directory"
+
+# One switch at a time.
+SINGLE: list[dict[str, object]] = [
+    {"slash": "required"},
+    {"slash": "refused"},
+    {"dir_slash": False},
+    {"dir_flag": False},
+    {"base": "relative"},
+    {"depth": "recursive"},
+    {"self_marker": "slash"},
+    {"self_marker": "bare"},
+    {"size_form": "string"},
+    {"size_form": "null_when_zero"},
+    {"size_form": "absent_when_zero"},
+    {"empty_form": "null"},
+    {"empty_form": "absent"},
+    {"path_of_file": "self"},
+    {"path_of_file": "400"},
+    {"path_of_file": "404"},
+    {"path_of_file": "500"},
+    {"path_missing": "400"},
+    {"path_missing": "404"},
+    {"path_missing": "500"},
+    {"extra_fields": True},
+    {"null_params": True},
+    {"rate_limit_headers": False},
+]
+# The switches that decide which names mean what, all together; the ones that only stand alone are above.
+MIXED: list[dict[str, object]] = [
+    dict(zip(("slash", "base", "depth", "dir_slash"), values, strict=True))
+    for values in itertools.product(
+        ("any", "required", "refused"), ("root", "relative"), ("one", "recursive"), (True, False)
+    )
+]
+ODD: list[dict[str, object]] = [
+    {"slash": "required", "base": "relative", "self_marker": "slash", "empty_form": "absent"},
+    {"slash": "required", "depth": "recursive", "path_of_file": "404", "path_missing": "404"},
+    {"slash": "refused", "base": "relative", "self_marker": "bare", "dir_flag": False},
+    {"slash": "required", "path_missing": "400", "empty_form": "null", "size_form": "string"},
+    {"slash": "refused", "dir_slash": False, "path_of_file": "400", "path_missing": "404"},
+]
+
+
+def name_of(form: dict[str, object]) -> str:
+    return ",".join(f"{name}={value}" for name, value in form.items())
+
+
+@pytest.mark.parametrize("form", [*SINGLE, *MIXED, *ODD], ids=name_of)
+def test_every_form_shows_the_same_tree(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+    """1.1: whatever form the server's listings have, the tree is the server's."""
+    lab.switch(**form)
+    mounted = mounting()
+    mounted.log.announce(DOUBLES)
+
+    for run_id in RUNS:
+        assert mounted.tree(run_id) == lab.truth(run_id), run_id
+
+
+@pytest.mark.parametrize("base", ["root", "relative"])
+def test_a_recursive_form_without_directories_shows_those_with_files(base: str, lab: Lab, mounting: Mounting) -> None:
+    """1.1: where only files are listed, the directories in between are made; an empty one cannot be known."""
+    lab.switch(depth="recursive", dir_rows=False, base=base)
+    mounted = mounting()
+    mounted.log.announce(DOUBLES)
+
+    for run_id in RUNS:
+        truth = lab.truth(run_id)
+        assert mounted.tree(run_id) == without_empty_directories(truth), run_id
+
+
+def without_empty_directories(truth: Truth) -> Truth:
+    files = [path for path, size in truth.items() if size is not None]
+    return {
+        path: size
+        for path, size in truth.items()
+        if size is not None or any(file.startswith(path + b"/") for file in files)
+    }
+
+
+@pytest.mark.parametrize("form", ["absent", "null"])
+def test_unknown_sizes_leave_names_and_kinds(form: str, lab: Lab, mounting: Mounting) -> None:
+    """1.1, 2.2: a listing without sizes shows the same names and kinds; a size that nobody told is 0 until opened."""
+    lab.switch(size_form=form)
+    mounted = mounting()
+
+    truth = lab.truth(sample.RUN)
+    assert mounted.tree(sample.RUN) == {path: None if size is None else 0 for path, size in truth.items()}
+
+
+@pytest.mark.parametrize("run_id", [80003, 80012, 80001])
+@pytest.mark.parametrize("slash", ["required", "refused"])
+def test_long_and_deep_names_survive_the_forms(slash: str, run_id: int, lab: Lab, mounting: Mounting) -> None:
+    """1.1, 1.4: names of 255 bytes, 40 levels and unicode are asked for in the form that the server wants."""
+    lab.switch(slash=slash, base="relative")
+    mounted = mounting()
+
+    assert mounted.tree(run_id) == lab.truth(run_id)
+
+
+def test_the_form_is_learned_once(lab: Lab, mounting: Mounting) -> None:
+    """1.1: a server that refuses the slash costs one more call for the first directory, not for each."""
+    lab.switch(slash="refused")
+    run_id = lab.new_run({f"d{i}/file.txt": 1 for i in range(10)})
+    mounted = mounting()
+    mounted.walk("runs", run_id)
+
+    assert lab.requests() == {"run": 1, "listing": 12}
+
+
+@pytest.mark.parametrize("form", [{}, {"page_base": 1}, {"extra_fields": True}, {"null_params": True}], ids=name_of)
+def test_pages_of_runs_in_every_form(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+    """1.2: /runs shows the 200 runs last updated, however the server counts its pages."""
+    lab.switch(**form)
+    mounted = mounting()
+
+    shown = [name for name in mounted.sh('ls -f "$M/runs"').ok().text.split() if not name.startswith(".")]
+    assert shown == list(map(str, lab.newest_runs(200)))
+
+
+@pytest.mark.parametrize("form", ["no_next", "none"])
+def test_pages_without_a_next_number_end_the_list(form: str, lab: Lab, mounting: Mounting) -> None:
+    """1.2: where the server does not say that there is another page, /runs shows the first and does not guess."""
+    lab.switch(page_meta=form)
+    mounted = mounting()
+
+    shown = [name for name in mounted.sh('ls -f "$M/runs"').ok().text.split() if not name.startswith(".")]
+    assert shown == list(map(str, lab.newest_runs(100)))
+
+
+@pytest.mark.parametrize("form", ["object", "strings", "title_only", "html", "empty", "nonsense"])
+def test_errors_in_every_form_are_absences(form: str, lab: Lab, mounting: Mounting) -> None:
+    """1.2: an unknown run is ENOENT whatever the error's body looks like."""
+    lab.switch(error_form=form)
+    mounted = mounting()
+
+    assert mounted.error_of("runs", 12345) == errno.ENOENT
+    assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)

@@ -1,0 +1,227 @@
+"""Section 3 of the contract: how old what is shown may be, and what happens when the server is in trouble."""
+
+import errno
+import time
+
+import pytest
+
+from artifactfs.emulator import sample
+from tests.fixtures import Mounting
+from tests.harness import Lab, Mount, Shell, wait_until
+
+AT_ONCE = ("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
+# Semantics 3.2: a refresh is waited for 1 s. With twice the margin; what else a walk needs comes on top.
+REFRESH_S = 2.0
+
+
+def names(mounted: Mount, run_id: int) -> list[str]:
+    return mounted.sh('ls "$M/runs/$1"', run_id).ok().text.split()
+
+
+def test_a_listing_is_believed_for_its_time(lab: Lab, mounting: Mounting) -> None:
+    """3.1: within `listing_ttl` a listing is not asked for again; after it the next look shows the change."""
+    run_id = lab.new_run(status="running")
+    mounted = mounting("--listing-ttl", "1s", "--negative-ttl", "1s")
+    assert names(mounted, run_id) == ["a.txt", "sub"]
+    lab.files(run_id, add={"new.txt": 1})
+
+    wait_until(lambda: names(mounted, run_id) == ["a.txt", "new.txt", "sub"], "the new name", limit_s=4.0)
+
+
+def test_a_finished_run_is_believed_longer(lab: Lab, mounting: Mounting) -> None:
+    """3.1: a run finished for more than ten minutes is believed for `finished_ttl`, a running one for `listing_ttl`."""
+    running, finished = lab.new_run(status="running"), lab.new_run()
+    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
+    for run_id in (running, finished):
+        names(mounted, run_id)
+        lab.files(run_id, add={"new.txt": 1})
+
+    assert names(mounted, running) == ["a.txt", "new.txt", "sub"]
+    assert names(mounted, finished) == ["a.txt", "sub"]
+
+
+def test_a_run_that_has_just_finished_is_not_yet_believed_longer(lab: Lab, mounting: Mounting) -> None:
+    """3.1: in the first ten minutes after its end a run is believed for `listing_ttl` only: uploads trail behind."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    run_id = lab.new_run(status="completed", completed_at=now)
+    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
+    names(mounted, run_id)
+    lab.files(run_id, add={"new.txt": 1})
+
+    assert names(mounted, run_id) == ["a.txt", "new.txt", "sub"]
+
+
+@pytest.mark.parametrize("where", ["in a run", "a run"])
+def test_an_absence_is_believed_for_a_while(where: str, lab: Lab, mounting: Mounting) -> None:
+    """3.1: "not there" is believed for at most `negative_ttl`: then what came meanwhile is there."""
+    known = lab.new_run(status="running")
+    mounted = mounting("--listing-ttl", "1s", "--negative-ttl", "1s")
+    run_id, name = (known, "new.txt") if where == "in a run" else (known + 500_000, "a.txt")
+    assert mounted.error_of("runs", run_id, name) == errno.ENOENT
+    lab.files(run_id, add={"new.txt": 1, "a.txt": 1})
+
+    wait_until(lambda: mounted.error_of("runs", run_id, name) == 0, "the name", limit_s=4.0)
+
+
+def test_the_kernel_asks_nothing_while_a_name_is_fresh(lab: Lab, mounted: Mount) -> None:
+    """3.1: the kernel is told the time that is left: an absence and a name are looked up once within it."""
+    run_id = lab.new_run()
+    mounted.error_of("runs", run_id, "absent")
+    names(mounted, run_id)
+    lab.change_run(run_id, delete=True)
+    lab.fault("listing", status=500)
+    lab.reset()
+
+    assert mounted.error_of("runs", run_id, "absent") == errno.ENOENT
+    assert mounted.error_of("runs", run_id, "a.txt") == 0
+    assert lab.total() == 0
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ({"status": 500}, "answered 500"),
+        ({"status": 503}, "answered 503"),
+        ({"rate_limit": {"reset_s": 2, "period": 2}}, "answered 429|rate-limiting"),
+        ({"reset_after": 0}, "was lost"),
+        ({"cut_after": 40}, "was lost"),
+    ],
+    ids=str,
+)
+def test_an_old_tree_is_served_while_the_server_fails(
+    trouble: dict[str, object], said: str, lab: Lab, mounting: Mounting
+) -> None:
+    """3.2: when a refresh fails for a passing reason, the old tree is served after 1 s once, and the log says so."""
+    run_id = lab.new_run({f"d{i}/f": i for i in range(8)})
+    truth = lab.truth(run_id)
+    mounted = mounting(*AT_ONCE)
+    mounted.log.announce(said)
+    base_s = walk_s(mounted, run_id)
+    lab.fault("any", **trouble)
+
+    start = time.monotonic()
+    assert mounted.tree(run_id) == truth
+    assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
+    wait_until(lambda: mounted.log.has(said), "the warning in the log")
+
+
+def test_an_old_tree_is_served_while_the_server_stalls(lab: Lab, mounting: Mounting) -> None:
+    """3.2: with a server that accepts and never answers, a whole walk waits 1 s once, not at each directory."""
+    run_id = lab.new_run({f"d{i}/f": i for i in range(8)})
+    truth = lab.truth(run_id)
+    mounted = mounting(*AT_ONCE, "--deadline", "5s")
+    mounted.log.announce("did not answer|found no end", optional=True)
+    base_s = walk_s(mounted, run_id)
+    lab.fault("any", stall=True)
+
+    start = time.monotonic()
+    assert mounted.tree(run_id) == truth
+    assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
+
+
+def test_an_old_tree_is_served_while_nobody_listens(own_lab: Lab, shell: Shell) -> None:
+    """3.2: with the server gone the old tree is served; with it back, what changed shows."""
+    shell.lab = own_lab
+    run_id = own_lab.new_run()
+    mounted = shell.mount(*AT_ONCE)
+    truth = own_lab.truth(sample.RUN)
+    assert mounted.tree(sample.RUN) == truth
+    mounted.tree(run_id)
+    mounted.log.announce("refuses connections")
+    mounted.log.announce("was lost", optional=True)
+    base_s = walk_s(mounted, sample.RUN)
+    port = own_lab.port
+    own_lab.stop()
+
+    start = time.monotonic()
+    assert mounted.tree(sample.RUN) == truth
+    assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
+    wait_until(lambda: mounted.log.has("refuses connections"), "the warning in the log")
+    own_lab.start(port)  # a new one: it never heard of `run_id`
+    wait_until(lambda: mounted.error_of("runs", run_id) == errno.ENOENT, "the run's absence")
+
+
+def test_an_old_tree_is_not_served_for_ever(lab: Lab, mounting: Mounting) -> None:
+    """3.2: past `stale_max` the old listing is not served: the error shows."""
+    run_id = lab.new_run(status="running")
+    mounted = mounting("--listing-ttl", "0", "--stale-max", "1s", "--deadline", "2s")
+    mounted.log.announce("answered 500")
+    mounted.log.announce("found no end", optional=True)
+    names(mounted, run_id)
+    lab.fault("any", status=500)
+
+    wait_until(lambda: mounted.error_of("runs", run_id, "a.txt") in (errno.EIO, errno.ETIMEDOUT), "the error", limit_s=10)
+
+
+@pytest.mark.parametrize("kind", ["run", "listing"])
+def test_a_passing_error_is_no_absence(kind: str, lab: Lab, mounting: Mounting) -> None:
+    """3.2: a passing error on a path never seen is an error, not ENOENT, and is not remembered."""
+    run_id = lab.new_run()
+    mounted = mounting("--deadline", "2s")
+    mounted.log.announce("answered 500")
+    mounted.log.announce("found no end", optional=True)
+    lab.fault(kind, status=500)
+    assert mounted.error_of("runs", run_id, "a.txt") in (errno.EIO, errno.ETIMEDOUT)
+    lab.faults()
+
+    assert mounted.error_of("runs", run_id, "a.txt") == 0
+
+
+def test_a_passing_error_makes_nothing_vanish(lab: Lab, mounting: Mounting) -> None:
+    """3.2: a run in /runs, its directories and files stay while pages, runs and listings fail."""
+    run_id = lab.new_run(updated_at="2099-01-01T00:00:00Z")
+    mounted = mounting(*AT_ONCE)
+    mounted.log.announce("answered 502")
+    runs = mounted.sh('ls "$M/runs"').ok().text
+    mounted.tree(run_id)
+    assert str(run_id) in runs
+    lab.fault("any", status=502)
+
+    for _ in range(3):
+        assert mounted.sh('ls "$M/runs"').ok().text == runs
+        assert names(mounted, run_id) == ["a.txt", "sub"]
+    wait_until(lambda: mounted.log.has("answered 502"), "the warning in the log")
+
+
+def test_a_single_failure_is_not_even_seen(lab: Lab, mounted: Mount) -> None:
+    """3.2, 5.3: one 500, one reset and one cut answer are retried: nobody sees an error."""
+    for then in ({"status": 500}, {"reset_after": 0}, {"cut_after": 30}, {"cut_after": -1}):
+        run_id = lab.new_run()
+        lab.fault("any", times=1, **then)
+        assert mounted.tree(run_id) == lab.truth(run_id)
+
+
+def test_a_hangup_makes_everything_fresh(lab: Lab, mounted: Mount) -> None:
+    """3.3: SIGHUP to a mount in the background makes the next look fresh."""
+    run_id = lab.new_run()
+    assert names(mounted, run_id) == ["a.txt", "sub"]
+    lab.files(run_id, add={"new.txt": 1})
+    mounted.sh('kill -HUP "$1"', mounted.pid).ok()
+    wait_until(lambda: mounted.log.has("SIGHUP"), "the signal's line in the log")
+
+    assert names(mounted, run_id) == ["a.txt", "new.txt", "sub"]
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "grow"])
+def test_a_change_shows_at_the_next_look(change: str, lab: Lab, mounting: Mounting) -> None:
+    """3.4: a listing that comes back changed shows at the next look, in names and attributes."""
+    run_id = lab.new_run({"one": 1, "two": 2, "dir/three": 3})
+    mounted = mounting(*AT_ONCE)
+    assert mounted.tree(run_id) == lab.truth(run_id)
+    changes: dict[str, dict[str, object]] = {
+        "add": {"add": {"dir/four": 4, "new/five": 5}},
+        "remove": {"remove": ["two", "dir"]},
+        "rename": {"rename": {"one": "uno", "dir": "other"}},
+        "grow": {"append": {"two": 100}},
+    }
+    lab.files(run_id, **changes[change])
+
+    assert mounted.tree(run_id) == lab.truth(run_id)
+
+
+def walk_s(mounted: Mount, run_id: int) -> float:
+    """Return how long a walk takes on this machine, now, while all is well (the second one: the first fills the caches)."""
+    mounted.tree(run_id)
+    start = time.monotonic()
+    mounted.tree(run_id)
+    return time.monotonic() - start

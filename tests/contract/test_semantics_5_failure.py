@@ -1,0 +1,263 @@
+"""Section 5 of the contract: what an error looks like, a bug of ours, the end of a mount, writing, and its beginning."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from artifactfs.emulator import sample
+from artifactfs.errors import ExitCode
+from tests.fixtures import Mounting
+from tests.harness import CHECKOUT, END_S, FUSE_TYPE, Holding, Lab, Mount, Shell, holding, mount_type, wait_until
+
+
+@pytest.mark.parametrize(
+    ("then", "expected", "said"),
+    [
+        ({"status": 404}, errno.ENOENT, None),
+        ({"status": 410}, errno.ENOENT, None),
+        ({"status": 401}, errno.EACCES, "answered 401"),
+        ({"status": 403}, errno.EACCES, "answered 403"),
+        ({"status": 400}, errno.EINVAL, "answered 400"),
+        ({"status": 422}, errno.EINVAL, "answered 422"),
+        ({"status": 408}, errno.ETIMEDOUT, "answered 408"),
+        ({"status": 504}, errno.ETIMEDOUT, "answered 504"),
+        ({"status": 500}, errno.EIO, "answered 500"),
+        ({"status": 503}, errno.EIO, "answered 503"),
+        ({"reset_after": 0}, errno.EIO, "was lost"),
+        ({"cut_after": 50}, errno.EIO, "was lost"),
+        ({"stall": True}, errno.ETIMEDOUT, "did not answer|found no end"),
+        ({"stall_after": 50}, errno.ETIMEDOUT, "did not answer|found no end"),
+        ({"html": True}, errno.EBADMSG, "not JSON"),
+        ({"body": "{}"}, errno.EBADMSG, "holds no data"),
+        ({"body": '{"data": {"attributes": {"files": []}}}'}, errno.EBADMSG, "path_in_project"),
+        ({"status": 302, "headers": {"Location": "/elsewhere"}}, errno.EBADMSG, "redirect"),
+    ],
+    ids=str,
+)
+def test_errors_are_those_of_the_table(
+    then: dict[str, object], expected: int, said: str | None, lab: Lab, mounting: Mounting
+) -> None:
+    """5.3: what the server does to a listing never seen gives the errno of the table; the log says what happened.
+
+    Afterwards everything works: nothing of it is remembered, but an absence for `negative_ttl`.
+    """
+    run_id = lab.new_run()
+    mounted = mounting("--deadline", "4s", "--negative-ttl", "0")
+    if said is not None:
+        mounted.log.announce(said)
+    lab.fault("listing", **then)
+    assert errno.errorcode[mounted.error_of("runs", run_id, "a.txt")] == errno.errorcode[expected]
+    lab.faults()
+
+    assert mounted.tree(run_id) == lab.truth(run_id)
+
+
+def test_a_rate_limit_past_the_deadline_is_busy(lab: Lab, mounting: Mounting) -> None:
+    """5.3: a 429 whose reset lies past the deadline is EBUSY at once; after the reset everything works."""
+    run_id = lab.new_run()
+    mounted = mounting("--deadline", "2s")
+    mounted.log.announce("rate-limiting|answered 429")
+    lab.fault("listing", rate_limit={"reset_s": 4, "period": 60}, times=1)
+
+    assert mounted.error_of("runs", run_id, "a.txt") == errno.EBUSY
+    wait_until(lambda: mounted.error_of("runs", run_id, "a.txt") == 0, "the reset", limit_s=10.0)
+
+
+def test_a_refused_connection(own_lab: Lab, shell: Shell) -> None:
+    """5.3: a server that refuses connections is ECONNREFUSED; when it is back everything works."""
+    shell.lab = own_lab
+    mounted = shell.mount("--deadline", "4s")
+    mounted.log.announce("refuses connections")
+    port = own_lab.port
+    own_lab.stop()
+    assert mounted.error_of("runs", sample.RUN) == errno.ECONNREFUSED
+    own_lab.start(port)
+
+    assert mounted.tree(sample.RUN) == own_lab.truth(sample.RUN)
+
+
+def test_a_bug_costs_its_caller_an_error_and_nobody_else_anything(lab: Lab, shell: Shell) -> None:
+    """5.5: an exception in a handler is EIO for that call, with its traceback in the log; the mount lives on."""
+    shell.program = (sys.executable, "-m", "tests.launch", "lookup-raises")
+    shell.more_env["PYTHONPATH"] = CHECKOUT
+    run_id = lab.new_run({"fine.txt": 1, "boom": 2, "bang/file": 3})
+    mounted = shell.mount()
+    mounted.log.announce("lookup failed: this is a bug")
+    mounted.log.announce("opendir failed: this is a bug")
+
+    assert mounted.error_of("runs", run_id, "fine.txt") == 0
+    for _ in range(3):
+        assert mounted.error_of("runs", run_id, "boom") == errno.EIO
+    assert "Input/output error" in mounted.sh('ls "$M/runs/$1/bang"', run_id).err
+    assert mounted.error_of("runs", run_id, "fine.txt") == 0
+    assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
+    assert mounted.log.has("a planted bug in lookup")
+    shell.program = Shell.program
+
+
+@contextlib.contextmanager
+def in_use(mounted: Mount) -> Iterator[Holding]:
+    """Somebody stands in a directory of the mount, and has another one open, half read."""
+    code = (
+        "import os, sys\n"
+        "os.chdir(sys.argv[1] + '/runs')\n"
+        "entries = os.scandir(sys.argv[1] + '/runs/70158')\n"
+        "next(entries)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    with holding(mounted.python_command(code)) as held:
+        yield held
+
+
+def end_by(way: str, mounted: Mount) -> None:
+    if way == "umount":
+        mounted.umount()
+    elif way == "fusermount3":
+        mounted.sh('fusermount3 -u "$M"').ok()
+    else:
+        os.kill(mounted.pid, getattr(signal, way))
+
+
+def check_gone(mounted: Mount) -> None:
+    """Check that the mount ends within its time, and that nothing of it is left."""
+    wait_until(lambda: mount_type(mounted.point) is None and not mounted.shell.processes(), "the end", END_S)
+    assert os.listdir(mounted.point) == []
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount", "fusermount3"])
+def test_every_way_to_end_a_mount(way: str, mounted: Mount) -> None:
+    """5.6: SIGTERM, SIGINT, `artifactfs umount` and `fusermount3 -u` end an idle mount, and leave nothing."""
+    mounted.walk("runs", sample.RUN)
+    end_by(way, mounted)
+    check_gone(mounted)
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount"])
+def test_a_mount_in_use_ends_as_well(way: str, mounted: Mount) -> None:
+    """5.6: with a working directory and an open directory in it the mount ends all the same."""
+    with in_use(mounted) as held:
+        end_by(way, mounted)
+        wait_until(lambda: mount_type(mounted.point) is None, "the unmount", END_S)
+        wait_until(lambda: set(mounted.shell.processes()) <= {held.pid}, "the end of the process", END_S)
+    check_gone(mounted)
+
+
+def test_fusermount3_refuses_a_mount_in_use(mounted: Mount) -> None:
+    """5.6: `fusermount3 -u` says that a mount is busy while something is open, and the mount lives on."""
+    with in_use(mounted):
+        done = mounted.sh('fusermount3 -u "$M"')
+        assert done.code != 0
+        assert mounted.sh('ls "$M"').text == "runs\n"
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount", "SIGHUP"])
+def test_a_mount_in_front_exits_with_zero(way: str, shell: Shell, lab: Lab) -> None:
+    """5.6: `-f` stays in front, and however it is told to end it exits with 0 and leaves nothing."""
+    mounted = shell.expected_mount()
+    with shell.background("mount", "-f", "--api-url", lab.url, mounted.point) as process:
+        wait_until(lambda: mount_type(mounted.point) == FUSE_TYPE, "the mount")
+        assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
+        assert process.poll() is None
+        end_by(way, mounted)
+        out, err = process.communicate(timeout=END_S)
+        assert process.returncode == 0, err
+        assert out == b""
+        assert b"Traceback" not in err
+        assert b"WARNING" not in err
+    check_gone(mounted)
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "umount"])
+def test_a_mount_that_waits_for_a_stalled_server_ends(way: str, lab: Lab, mounting: Mounting) -> None:
+    """5.6: a lookup that waits for a stalled server does not hold up the end, and its caller gets an error."""
+    run_id = lab.new_run()
+    mounted = mounting()
+    mounted.log.announce("", optional=True)  # what a lookup that is cut off says is not this test's matter
+    lab.fault("any", stall=True)
+    code = (
+        "import os, sys\n"
+        "print('ready', flush=True)\n"
+        "try: os.stat(sys.argv[1] + '/runs/' + sys.argv[2])\n"
+        "except OSError as e: print(e.errno)"
+    )
+    with holding(mounted.python_command(code, run_id)) as held:
+        wait_until(lambda: lab.stats()["in_flight"] >= 1, "the request")
+        end_by(way, mounted)
+        assert held.line(END_S).strip() != b""
+    check_gone(mounted)
+
+
+@pytest.mark.parametrize("way", ["umount", "mount"])
+def test_a_killed_mount_heals(way: str, lab: Lab, mounting: Mounting) -> None:
+    """5.6: after a SIGKILL the next mount at that place works, and so does `umount` of what is left."""
+    mounted = mounting()
+    mounted.tree(sample.RUN)
+    os.kill(mounted.pid, signal.SIGKILL)
+    wait_until(lambda: not mounted.shell.processes(), "the process's end")
+    if way == "umount":
+        mounted.umount()
+        check_gone(mounted)
+    assert mounting().tree(sample.RUN) == lab.truth(sample.RUN)
+
+
+def test_a_killed_mount_in_use_heals(lab: Lab, mounting: Mounting) -> None:
+    """5.6: a mount that was killed heals also while somebody still stands in the dead one."""
+    mounted = mounting()
+    with in_use(mounted):
+        os.kill(mounted.pid, signal.SIGKILL)
+        wait_until(lambda: len(mounted.shell.processes()) == 0, "the process's end")
+        assert mounting().tree(sample.RUN) == lab.truth(sample.RUN)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ['touch "$M/x"', 'mkdir "$M/runs/x"', 'touch "$M/runs/$1/x"', 'rm "$M/runs/$1/a.txt"', 'rmdir "$M/runs/$1/sub"',
+     'mv "$M/runs/$1/a.txt" "$M/runs/$1/b"', 'ln -s a "$M/runs/$1/l"', 'ln "$M/runs/$1/a.txt" "$M/runs/$1/l"',
+     'chmod 777 "$M/runs/$1/a.txt"', 'chown 1 "$M/runs/$1/a.txt"', 'touch "$M/runs/$1/a.txt"',
+     'echo > "$M/runs/$1/a.txt"', 'truncate -s 0 "$M/runs/$1/a.txt"', 'mkfifo "$M/runs/$1/fifo"'],
+)  # fmt: skip
+def test_all_writing_is_refused(script: str, lab: Lab, standing: Mount) -> None:
+    """5.7: every attempt to write fails with "Read-only file system" (EROFS)."""
+    run_id = lab.new_run()
+    done = standing.sh(script, run_id)
+
+    assert done.code != 0
+    assert "Read-only file system" in done.err
+    assert standing.tree(run_id) == lab.truth(run_id)
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        ({"status": 401}, ExitCode.KEYS_REJECTED),
+        ({"status": 403}, ExitCode.KEYS_REJECTED),
+        ({"status": 500}, ExitCode.SERVICE_FAILED),
+        ({"status": 503, "html": True}, ExitCode.SERVICE_FAILED),
+        ({"rate_limit": {"reset_s": 600, "period": 600}}, ExitCode.SERVICE_FAILED),
+        ({"reset_after": 0}, ExitCode.SERVICE_FAILED),
+        ({"stall": True}, ExitCode.UNREACHABLE),
+        ({"html": True}, ExitCode.NOT_MODEL_LAB),
+        ({"status": 404}, ExitCode.NOT_MODEL_LAB),
+    ],
+    ids=str,
+)
+def test_a_service_in_trouble_fails_the_mount(
+    then: dict[str, object], code: ExitCode, lab: Lab, shell: Shell
+) -> None:
+    """5.8: rejected keys, a network error, 429 or 5xx at that moment fail the mount, in one line and with nothing left."""
+    mounted = shell.expected_mount()
+    mounted.log.announce("")
+    lab.fault("any", **then)
+    done = shell.cli("mount", "--deadline", "3s", "--api-url", lab.url, "--log-file", mounted.log_file, mounted.point)
+
+    assert done.code == code, done.err
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("artifactfs: ")
+    assert "Traceback" not in done.err
+    check_gone(mounted)

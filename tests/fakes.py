@@ -1,0 +1,108 @@
+"""What the unit tests share: a clock that can be turned, a Model Lab without a network, and short ways to make values.
+
+Nothing here sleeps in real time: `TurnedClock` follows trio's clock, which is a MockClock in these tests.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from artifactfs.errors import NotFound
+from artifactfs.modellab.client import DirectoryListing
+from artifactfs.modellab.forms import Child, Children
+from artifactfs.modellab.models import Run
+
+# 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
+NOW_NS = 1_778_922_000 * 10**9
+MINUTE_NS = 60 * 10**9
+
+
+class TurnedClock:
+    """Seconds of trio's clock, and what the machine slept besides (`sleep_machine`)."""
+
+    def __init__(self) -> None:
+        self._slept = 0.0
+
+    def __call__(self) -> float:
+        return trio.current_time() + self._slept
+
+    def sleep_machine(self, seconds: float) -> None:
+        """Let the machine be suspended: trio's clock stands still, this one goes on."""
+        self._slept += seconds
+
+
+def run(run_id: int = 1, status: str = "running", **told: object) -> Run:
+    """Return a run of project 10, created an hour before NOW_NS unless told otherwise."""
+    values: dict[str, object] = {"project_id": "10", "created_ns": NOW_NS - 60 * MINUTE_NS, "updated_ns": NOW_NS}
+    return Run(run_id=run_id, status=status, **(values | told))  # type: ignore[arg-type]  # the fields' own types
+
+
+def finished_run(run_id: int = 1, *, minutes_ago: float = 60.0) -> Run:
+    """Return a completed run that ended so long before NOW_NS."""
+    return run(run_id, "completed", completed_ns=NOW_NS - int(minutes_ago * MINUTE_NS))
+
+
+def directory(files: Mapping[str, int | None] | None = None, dirs: Sequence[str] = ()) -> DirectoryListing:
+    """Return a listing with these directories and files (sizes in bytes, None: unknown), in this order."""
+    children = [Child(name.encode(), True, slash=True) for name in dirs]
+    children += [Child(name.encode(), False, size) for name, size in (files or {}).items()]
+    return DirectoryListing(Children({child.name: child for child in children}), "prefix/artifacts")
+
+
+@dataclass
+class FakeService:
+    """The tree's Service: answers from tables that a test fills, and keeps a log of what was asked.
+
+    `failures` are raised by the next calls, one each (None: that one succeeds); `latency_s` is how long a call takes;
+    `gate`, where set, holds every call until the event is set.
+    """
+
+    runs: dict[int, Run] = field(default_factory=dict)
+    listings: dict[tuple[int, str], DirectoryListing] = field(default_factory=dict)
+    failures: list[Exception | None] = field(default_factory=list)
+    broken: Exception | None = None
+    latency_s: float = 0.0
+    gate: trio.Event | None = None
+    log: list[tuple[object, ...]] = field(default_factory=list)
+
+    async def get_run(self, run_id: int) -> Run:
+        await self._called("run", run_id)
+        if run_id not in self.runs:
+            raise NotFound(f"run {run_id} is not there", 404)
+        return self.runs[run_id]
+
+    async def list_runs(self, count: int) -> list[Run]:
+        answer = list(self.runs.values())[:count]
+        await self._called("runs", count)
+        return answer
+
+    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+        await self._called("listing", run_id, path)
+        if (run_id, path) not in self.listings:
+            raise NotFound(f"no {path!r} in run {run_id}", 404)
+        return self.listings[run_id, path]
+
+    async def _called(self, *call: object) -> None:
+        self.log.append(call)
+        await trio.sleep(self.latency_s)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.broken is not None:
+            raise self.broken
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
+
+    def asked(self) -> list[tuple[object, ...]]:
+        """Return the calls since the last look, and forget them."""
+        log, self.log = self.log, []
+        return log
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until a condition holds. Fails after more turns than anything here needs."""
+    for _ in range(1000):
+        if condition():
+            return
+        await trio.lowlevel.checkpoint()
+    raise AssertionError("what was waited for did not happen")

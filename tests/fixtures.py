@@ -1,0 +1,158 @@
+"""The fixtures of tests with real mounts; `conftest.py` of tests/mount and tests/contract take them from here."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import artifactfs
+from tests.harness import Lab, Mount, Shell, mount_type, run
+
+Mounting = Callable[..., Mount]
+
+
+@pytest.fixture(scope="session")
+def _shared_lab() -> Iterator[Lab]:
+    lab = Lab()
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture
+def lab(_shared_lab: Lab) -> Iterator[Lab]:
+    """The sample, in its ordinary form. One process for all tests: make runs of your own to change them."""
+    _shared_lab.settle()
+    yield _shared_lab
+    _shared_lab.settle()
+
+
+@pytest.fixture
+def own_lab() -> Iterator[Lab]:
+    """An emulator for this test alone, which may stop and start it."""
+    lab = Lab()
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture
+def shell(tmp_path: Path, lab: Lab) -> Iterator[Shell]:
+    """Where `artifactfs` is typed, with the keys of the shared lab; ends all mounts and checks their logs."""
+    shell = Shell(str(tmp_path), lab)
+    yield shell
+    # Faults would make the mount's last requests fail.
+    lab.faults()
+    shell.close()
+
+
+@pytest.fixture
+def mounting(shell: Shell) -> Mounting:
+    """Mount the shared lab: `mounting("--listing-ttl", "0")`."""
+    return shell.mount
+
+
+@pytest.fixture
+def mounted(mounting: Mounting) -> Mount:
+    """The shared lab, mounted as it is by default."""
+    return mounting()
+
+
+@pytest.fixture(scope="module")
+def _standing_mount(_shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    shell = Shell(str(tmp_path_factory.mktemp("standing")), _shared_lab)
+    yield shell.mount()
+    shell.close()
+
+
+@pytest.fixture
+def standing(_standing_mount: Mount, lab: Lab) -> Iterator[Mount]:
+    """One default mount of the shared lab for all tests of a module that only look; the log is checked test by test."""
+    _standing_mount.log.begin()
+    yield _standing_mount
+    faults = _standing_mount.log.faults()
+    _standing_mount.log.begin()
+    assert not faults, "\n".join(faults)
+
+
+# --- an ordinary user -----------------------------------------------------------------------------
+
+# fusermount3 wants a user that has a name.
+USER_ID = pwd.getpwnam("nobody").pw_uid
+AS_USER = ("setpriv", f"--reuid={USER_ID}", f"--regid={USER_ID}", "--clear-groups", "--")
+
+
+@dataclass(frozen=True)
+class User:
+    """An ordinary user who can run artifactfs: the commands that become him, and a Python that he can read."""
+
+    prefix: tuple[str, ...]
+    python: str
+    env: dict[str, str]
+    owner: int | None
+
+
+@pytest.fixture(scope="session")
+def user() -> Iterator[User]:
+    """An ordinary user: another one where the tests run as root, else who runs them.
+
+    The interpreter and the package may lie where only root can read (/root is 0700), so they are bound to a place
+    where anybody can. /dev/fuse is opened to all, as it is on any desktop.
+    """
+    if os.geteuid() != 0:
+        yield User((), sys.executable, {}, None)
+        return
+    parts = {
+        "python": sys.base_prefix,
+        "packages": sysconfig.get_path("purelib"),
+        "checkout": os.path.dirname(os.path.dirname(os.path.abspath(artifactfs.__file__))),
+    }
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    with contextlib.ExitStack() as stack:
+        os.chmod("/dev/fuse", 0o666)
+        stack.callback(os.chmod, "/dev/fuse", mode)
+        place = tempfile.mkdtemp(prefix="artifactfs-user-")
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        os.chmod(place, 0o755)
+        for name, source in parts.items():
+            target = os.path.join(place, name)
+            os.mkdir(target)
+            run("mount", "--bind", "-o", "ro", source, target).ok()
+            # By path, and detached: before the rmtree above could look into it.
+            stack.callback(lambda at=target: run("umount", "-l", at).ok())
+        python = os.path.join(place, "python", "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+        path = os.pathsep.join(os.path.join(place, name) for name in ("packages", "checkout"))
+        libraries = os.path.join(place, "python", "lib")
+        yield User(AS_USER, python, {"PYTHONPATH": path, "LD_LIBRARY_PATH": libraries}, USER_ID)
+
+
+@pytest.fixture
+def user_shell(user: User, lab: Lab) -> Iterator[Shell]:
+    """Where an ordinary user types `artifactfs`, in a directory of his own."""
+    directory = tempfile.mkdtemp(prefix="artifactfs-home-")
+    if user.owner is not None:
+        os.chmod(directory, 0o755)
+        os.chown(directory, user.owner, user.owner)
+    shell = Shell(
+        directory,
+        lab,
+        program=(user.python, "-m", "artifactfs"),
+        prefix=user.prefix,
+        more_env=dict(user.env),
+        owner=user.owner,
+        python=user.python,
+    )
+    yield shell
+    lab.faults()
+    try:
+        shell.close()
+    finally:
+        if all(mount_type(mount.point) is None for mount in shell.mounts):
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,263 @@
+"""Bad input gets a clear answer: one line on stderr, an exit code of its own, and nothing left behind."""
+
+import contextlib
+import http.server
+import os
+import threading
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from artifactfs.emulator import sample
+from artifactfs.errors import ExitCode
+from tests.harness import Lab, Shell, mount_type, wait_until
+
+
+def refused(
+    shell: Shell, code: ExitCode, said: str, *arguments: str, env: Mapping[str, str | None] | None = None
+) -> str:
+    """Run the command, which must fail with this code, saying this in one line, and leave nothing. Returns the line."""
+    done = shell.cli(*arguments, env=env)
+
+    assert done.code == code, (done.code, done.err)
+    assert said in done.err
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("artifactfs: ")
+    assert "Traceback" not in done.err
+    assert done.out == b""
+    wait_until(lambda: not shell.processes(), "the end of all processes")
+    assert not any(mount_type(mount.point) for mount in shell.mounts)
+    return done.err
+
+
+@pytest.fixture
+def point(shell: Shell) -> str:
+    return shell.directory_for_mount()
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [(["DD_API_KEY"], "DD_API_KEY"), (["DD_APP_KEY"], "DD_APP_KEY"), (["DD_API_KEY", "DD_APP_KEY"], "DD_API_KEY")],
+)
+def test_missing_keys(missing: list[str], said: str, shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: without keys the message names the variable to set."""
+    env = dict.fromkeys(missing)
+    refused(shell, ExitCode.KEYS_MISSING, said, "mount", "--api-url", lab.url, point, env=env)
+
+
+@pytest.mark.parametrize("key", ["DD_API_KEY", "DD_APP_KEY"])
+@pytest.mark.parametrize("form", ["object", "html", "nonsense", "empty"])
+def test_rejected_keys(key: str, form: str, shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: rejected keys fail the mount, whatever the server's error looks like; the key itself is not shown."""
+    lab.switch(error_form=form)
+    said = refused(
+        shell, ExitCode.KEYS_REJECTED, "keys", "mount", "--api-url", lab.url, point, env={key: "wrong-key-1234"}
+    )
+    assert "wrong-key-1234" not in said
+    assert "site" in said
+
+
+def test_a_key_that_no_header_can_carry(shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a key with a space or a line in it is refused before anything is sent."""
+    refused(
+        shell, ExitCode.KEYS_MISSING, "DD_API_KEY", "mount", "--api-url", lab.url, point, env={"DD_API_KEY": "a b"}
+    )
+    assert lab.total() == 0
+
+
+def test_a_missing_key_file(shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a key file that is not there is named."""
+    missing = shell.path("no-such-key")
+    refused(
+        shell, ExitCode.KEYS_MISSING, missing, "mount", "--api-key-file", missing, "--api-url", lab.url, point
+    )
+
+
+def test_a_missing_mountpoint(shell: Shell, lab: Lab) -> None:
+    """5.8: a mount point that does not exist."""
+    missing = shell.path("missing")
+    said = refused(shell, ExitCode.MOUNTPOINT_MISSING, missing, "mount", "--api-url", lab.url, missing)
+    assert "mkdir" in said
+    assert not os.path.exists(missing)
+
+
+def test_a_mountpoint_that_is_a_file(shell: Shell, lab: Lab) -> None:
+    """5.8: a mount point that is no directory."""
+    file = shell.path("file")
+    with open(file, "w", encoding="ascii") as opened:
+        opened.write("text")
+    refused(shell, ExitCode.NOT_A_DIRECTORY, file, "mount", "--api-url", lab.url, file)
+
+
+def test_a_mountpoint_that_is_not_empty(shell: Shell, lab: Lab, point: str) -> None:
+    """1.1: a directory that holds something is allowed with a warning, and what is in it comes back."""
+    with open(os.path.join(point, "mine"), "w", encoding="ascii") as opened:
+        opened.write("text")
+    mounted = shell.expected_mount()
+    done = shell.cli("mount", "--api-url", lab.url, "--log-file", mounted.log_file, point).ok()
+    assert "not empty" in done.err
+    assert done.err.count("\n") == 1
+    assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
+    mounted.umount()
+    assert os.listdir(point) == ["mine"]
+
+
+def test_a_mountpoint_that_is_taken(shell: Shell, lab: Lab) -> None:
+    """5.8: a place where artifactfs is mounted already; the mount that is there lives on."""
+    mounted = shell.mount()
+    done = shell.cli("mount", "--api-url", lab.url, mounted.point)
+    assert done.code == ExitCode.ALREADY_MOUNTED
+    assert "already mounted" in done.err
+    assert done.err.count("\n") == 1
+    assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
+    assert mounted.pid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--no-such-option"], "no-such-option"),
+        (["-o", "nonsense=1"], "nonsense"),
+        (["-o", "rw"], "read-only"),
+        (["--listing-ttl", "soon"], "soon"),
+        (["--cache-size", "10 elephants"], "elephants"),
+        (["--deadline", "0"], "--deadline"),
+        (["--runs-listed", "-5"], "-5"),
+        (["--umask", "999"], "999"),
+        (["--uid", "nobody-of-this-name"], "nobody-of-this-name"),
+        (["--site", "not a site"], "not a site"),
+        (["--site", "datadoghq"], "datadoghq"),
+        (["--api-url", "ftp://127.0.0.1"], "ftp"),
+        (["--api-url", "http://192.0.2.1"], "https"),
+        (["--api-url", "http://user:secret@127.0.0.1"], "--api-url"),
+        (["--api-url", "http://127.0.0.1:99999"], "99999"),
+        (["--proxy", "nonsense"], "--proxy"),
+        (["extra", "arguments"], "argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options(arguments: list[str], said: str, shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: an unknown option, or a value that makes no sense, is named."""
+    line = refused(shell, ExitCode.USAGE, said, "mount", *arguments, point)
+    assert "secret" not in line
+    assert lab.total() == 0
+
+
+def test_a_bad_environment_variable(shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a variable with a bad value is named, not the option that nobody typed."""
+    env = {"ARTIFACTFS_LISTING_TTL": "soon"}
+    refused(shell, ExitCode.USAGE, "ARTIFACTFS_LISTING_TTL", "mount", "--api-url", lab.url, point, env=env)
+
+
+@pytest.mark.parametrize("command", [["mount"], ["umount"], ["nonsense"], ["serve"], ["mount", "--config"]])
+def test_incomplete_commands(command: list[str], shell: Shell) -> None:
+    """5.8: a command without what it needs, or that there is none of, says how to get help."""
+    refused(shell, ExitCode.USAGE, "--help", *command)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("listing_ttl = ", "TOML"),
+        ("[table]\nx = 1", "table"),
+        ("no_such_setting = 1", "no_such_setting"),
+        ("listing_ttl = 'soon'", "soon"),
+        ("listing_ttl = [1, 2]", "listing_ttl"),
+        ("\xff\xfe", "TOML"),
+    ],
+)
+def test_a_malformed_config(text: str, said: str, shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a config file that does not parse, or says what there is not, is named with what is wrong in it."""
+    config = shell.path("config.toml")
+    with open(config, "w", encoding="latin-1") as file:
+        file.write(text)
+    line = refused(shell, ExitCode.BAD_CONFIG, said, "mount", "--config", config, "--api-url", lab.url, point)
+    assert config in line
+
+
+def test_a_missing_config(shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a config file that was asked for and is not there."""
+    missing = shell.path("none.toml")
+    refused(shell, ExitCode.BAD_CONFIG, missing, "mount", "--config", missing, "--api-url", lab.url, point)
+
+
+def test_an_unwritable_log(shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a log that cannot be written is named, and how to choose another."""
+    refused(
+        shell, ExitCode.NOT_WRITABLE, "--log-file", "mount", "--log-file", "/proc/none/log", "--api-url", lab.url, point
+    )
+
+
+@contextlib.contextmanager
+def web_server(body: bytes, content_type: str) -> Iterator[str]:
+    """Run a plain web server on loopback that answers anything with `body`. Yields its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<html><body>It works!</body></html>", "text/html"),
+        (b"", "text/plain"),
+        (b"[]", "application/json"),
+        (b'{"data": 7}', "application/json"),
+        (b'{"status": "ok"}', "application/json"),
+        (b"\x00\xff\x00", "application/octet-stream"),
+    ],
+)
+def test_a_server_that_is_no_model_lab(body: bytes, content_type: str, shell: Shell, point: str) -> None:
+    """5.8: a server that answers, but not like a Model Lab."""
+    with web_server(body, content_type) as url:
+        refused(shell, ExitCode.NOT_MODEL_LAB, "Model Lab", "mount", "--api-url", url, point)
+
+
+def test_nobody_listens(shell: Shell, own_lab: Lab, point: str) -> None:
+    """5.8: a port where nobody listens."""
+    own_lab.stop()
+    line = refused(
+        shell, ExitCode.UNREACHABLE, "refuse", "mount", "--deadline", "3s", "--api-url", own_lab.url, point
+    )
+    assert str(own_lab.port) in line
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "model-lab.invalid"])
+def test_an_unreachable_host(host: str, shell: Shell, point: str) -> None:
+    """5.8: a host without a route, and a name that does not resolve (in a network namespace where nothing does)."""
+    shell.prefix = ("unshare", "-n", "--")
+    refused(shell, ExitCode.UNREACHABLE, host, "mount", "--deadline", "3s", "--api-url", f"https://{host}", point)
+
+
+def test_no_fuse_device(shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: without /dev/fuse the message says how to get it."""
+    make = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"
+    shell.prefix = ("unshare", "-m", "--", "sh", "-c", f'{make} && exec "$@"', "sh")
+    line = refused(shell, ExitCode.NO_FUSE_DEVICE, "/dev/fuse is missing", "mount", "--api-url", lab.url, point)
+    assert "modprobe fuse" in line
+
+
+def test_umount_of_what_is_not_mounted(shell: Shell, point: str) -> None:
+    """5.6: there is nothing to unmount."""
+    refused(shell, ExitCode.NOT_MOUNTED, point, "umount", point)
+
+
+def test_umount_of_somebody_elses_mount(shell: Shell) -> None:
+    """5.6: a mount that is not ours is left alone."""
+    refused(shell, ExitCode.NOT_MOUNTED, "/proc", "umount", "/proc")
+    assert mount_type("/proc") == "proc"

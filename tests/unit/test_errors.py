@@ -1,0 +1,123 @@
+"""artifactfs.errors: the tree of exceptions, and the one table to errno (semantics 5.3)."""
+
+import errno
+import re
+from pathlib import Path
+
+import pytest
+
+from artifactfs import errors
+
+PAGE = Path(__file__).parents[3] / "shared" / "model-lab-api.md"
+
+# The rows of "Status to errno" in model-lab-api.md that an exception stands for.
+ROWS: list[tuple[str, BaseException, str]] = [
+    ("404, 410", errors.NotFound("x", 404), "ENOENT"),
+    ("404, 410", errors.NoSuchEntry("x"), "ENOENT"),
+    ("404, 410", errors.Superseded("x"), "ESTALE"),
+    ("401, 403", errors.AccessDenied("x", 403), "EACCES"),
+    ("400, 422 on a listing", errors.BadRequest("x", 400), "EINVAL"),
+    ("400, 404, 500 on content", errors.NoSuchEntry("x"), "ENOENT"),
+    ("400, 404, 500 on content", errors.IsADirectory("x"), "EISDIR"),
+    ("400, 404, 500 on content", errors.ServerFailed("x", 500), "EIO"),
+    ("408, 504, connect or read time-out", errors.TimedOut("x"), "ETIMEDOUT"),
+    ("429 past the deadline", errors.RateLimited("x", 5.0), "EBUSY"),
+    ("5xx after the retries, connection reset, short body", errors.ServerFailed("x", 503), "EIO"),
+    ("5xx after the retries, connection reset, short body", errors.ConnectionLost("x"), "EIO"),
+    ("connection refused; no route or DNS", errors.ConnectionRefused("x"), "ECONNREFUSED"),
+    ("connection refused; no route or DNS", errors.Unreachable("x"), "EHOSTUNREACH"),
+    ("TLS failure", errors.TlsFailed("x"), "EPROTO"),
+    ("2xx that is not the JSON expected", errors.UnexpectedAnswer("x", 200), "EBADMSG"),
+    ("size or version changed under an open file", errors.Superseded("x"), "ESTALE"),
+    ("listing larger than the sanity cap", errors.AnswerTooLarge("x"), "EFBIG"),
+    ("any write", errors.ReadOnly("x"), "EROFS"),
+    ("a bug of ours", RuntimeError("x"), "EIO"),
+]
+
+
+@pytest.mark.parametrize(("event", "error", "name"), ROWS, ids=[f"{e}-{type(x).__name__}" for e, x, _ in ROWS])
+def test_a_row_of_the_table(event: str, error: BaseException, name: str) -> None:
+    """5.3: each event of the table has the errno that the table gives it."""
+    assert errno.errorcode[errors.errno_of(error)] == name
+
+
+# The page lies beside the repository where we work, and is not part of it: elsewhere there is nothing to compare.
+if PAGE.exists():
+
+    def test_the_rows_here_are_those_of_the_page() -> None:
+        """5.3: every row of the page is tested above, and every errno above stands in its row of the page."""
+        table = PAGE.read_text().split("## Status to errno", 1)[1]
+        rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", table, re.MULTILINE))
+        rows.pop("event", None)
+        rows.pop("---", None)
+        assert {event for event, _, _ in ROWS} == set(rows)
+        for event, _, name in ROWS:
+            assert name in rows[event], (event, name)
+
+
+def _kinds(kind: type[errors.ArtifactfsError]) -> list[type[errors.ArtifactfsError]]:
+    return [kind, *(sub for below in kind.__subclasses__() for sub in _kinds(below))]
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    """Every exception stands in the docstring's drawing, below its parent."""
+    drawn: dict[str, int] = {}
+    for line in (errors.__doc__ or "").splitlines():
+        if match := re.match(r"    ([│├└─ ]*)((?:[A-Z][A-Za-z]+)(?:, [A-Z][A-Za-z]+)*)", line):
+            drawn |= dict.fromkeys(match[2].split(", "), len(match[1]) // 4)
+    kinds = _kinds(errors.ArtifactfsError)
+    assert set(drawn) == {kind.__name__ for kind in kinds}
+    for kind in kinds:
+        assert drawn[kind.__name__] == kind.__mro__.index(errors.ArtifactfsError)
+
+
+def test_what_may_pass_is_a_passing_error() -> None:
+    """3.2: 429, 5xx and the network are passing errors; what the server meant is not."""
+    passing = {kind.__name__ for kind in _kinds(errors.PassingError)}
+    assert passing == {
+        "PassingError", "RateLimited", "ServerFailed", "TimedOut", "ConnectionLost", "ConnectionRefused", "Unreachable",
+        "TlsFailed",
+    }  # fmt: skip
+
+
+def test_no_errno_that_misleads_a_reader() -> None:
+    """Never EAGAIN (no data without an error), never ENOSYS (the kernel stops asking)."""
+    given = {errors.errno_of(error) for _, error, _ in ROWS}
+    assert not given & {errno.EAGAIN, errno.ENOSYS}
+
+
+def test_a_subclass_without_a_row_has_its_parents() -> None:
+    """An exception added later is not an EIO by accident."""
+
+    class Special(errors.Unreachable):
+        pass
+
+    assert errors.errno_of(Special("x")) == errno.EHOSTUNREACH
+
+
+@pytest.mark.parametrize("error", [errors.ServiceError("x"), errors.TreeError("x"), errors.PassingError("x")])
+def test_an_error_without_any_row_is_eio(error: errors.ArtifactfsError) -> None:
+    """Whatever has no row is EIO, never success."""
+    assert errors.errno_of(error) == errno.EIO
+
+
+def test_exit_codes_are_never_renumbered() -> None:
+    """Scripts rely on these numbers."""
+    assert [(code.name, code.value) for code in errors.ExitCode][:7] == [
+        ("OK", 0), ("BUG", 1), ("USAGE", 2), ("KEYS_MISSING", 3), ("KEYS_REJECTED", 4), ("MOUNTPOINT_MISSING", 5),
+        ("NOT_A_DIRECTORY", 6),
+    ]  # fmt: skip
+    assert {errors.ExitCode(code).name for code in range(7, 21)} == {
+        "ALREADY_MOUNTED", "NO_FUSE_DEVICE", "NO_FUSERMOUNT", "ALLOW_OTHER_REFUSED", "UNREACHABLE", "NOT_MODEL_LAB",
+        "BAD_CONFIG", "SERVICE_FAILED", "TLS_FAILED", "MOUNT_REFUSED", "NOT_MOUNTED", "UMOUNT_FAILED", "NOT_WRITABLE",
+        "MISSING_EXTRA",
+    }  # fmt: skip
+
+
+def test_errors_hold_facts() -> None:
+    """A message is the user's sentence; facts are attributes."""
+    assert str(errors.UserError(errors.ExitCode.USAGE, "say what")) == "say what"
+    assert errors.UserError(errors.ExitCode.USAGE, "x").code is errors.ExitCode.USAGE
+    assert errors.RateLimited("x", 17.0).reset_s == 17.0
+    assert errors.RateLimited("x", 17.0).status == 429
+    assert errors.NoSuchEntry("x", 3.0).valid_s == 3.0

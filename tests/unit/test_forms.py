@@ -1,0 +1,291 @@
+"""artifactfs.modellab.forms: every form of "What the documentation leaves open" 1 to 9, one by one.
+
+The same by random trees and all combinations: test_forms_property.py.
+"""
+
+import pytest
+
+from artifactfs.modellab.forms import (
+    Base,
+    Child,
+    Children,
+    Sorter,
+    Verdict,
+    encode_name,
+    size_of,
+    sort_rows,
+)
+from artifactfs.modellab.models import FileRow
+
+
+def d(path: str, *, flag: bool = True) -> FileRow:
+    """A directory's row, flagged as one unless told otherwise."""
+    return FileRow(path, flag)
+
+
+def f(path: str, size: int | None = 5) -> FileRow:
+    return FileRow(path, False, size)
+
+
+def names(children: Children) -> list[bytes]:
+    return list(children.by_name)
+
+
+def sort(
+    directory: str, *rows: FileRow, sent_slash: bool = True, known: Base | None = None
+) -> tuple[Verdict, Children, Base | None]:
+    return sort_rows(rows, directory, sent_slash=sent_slash, known=known)
+
+
+# --- 1: slash in `path` -------------------------------------------------------------------------------------
+
+
+def test_a_raw_prefix_answers_with_itself_and_its_namesakes() -> None:
+    """Form 1: `dir` on raw S3 gives `dir/`, `dirx/`, `dir.txt` and no children: an echo, to be asked again."""
+    verdict, children, base = sort("dir", d("dir/"), d("dirx/"), f("dir.txt"), sent_slash=False)
+    assert (verdict, names(children), base) == (Verdict.ECHO, [], None)
+    verdict, children, _ = sort("dir", f("dir.txt"), sent_slash=False)
+    assert (verdict, names(children)) == (Verdict.ECHO, [])
+
+
+def test_an_empty_answer_is_not_an_echo() -> None:
+    """Form 1: nothing at all may be an empty directory, or the wrong form."""
+    assert sort("dir")[0] is Verdict.EMPTY
+    assert sort("")[0] is Verdict.EMPTY
+
+
+def test_namesakes_beside_children_are_dropped() -> None:
+    """Form 1: a recursive prefix search without the slash gives children and namesakes; the namesakes go."""
+    verdict, children, base = sort("dir", f("dir/a"), d("dirx/"), f("dirx/b"), f("dir.txt"), sent_slash=False)
+    assert (verdict, names(children), base) == (Verdict.CHILDREN, [b"a"], Base.ROOT)
+
+
+# --- 2: base of the paths -----------------------------------------------------------------------------------
+
+
+def test_paths_from_the_root() -> None:
+    """Form 2: documented: relative to the run's root."""
+    _, children, base = sort("a/b", f("a/b/x"), d("a/b/c/"))
+    assert (names(children), base) == ([b"x", b"c"], Base.ROOT)
+
+
+def test_paths_from_the_directory() -> None:
+    """Form 2: an MLflow proxy returns names relative to the queried directory."""
+    _, children, base = sort("a/b", f("x"), d("c/"))
+    assert (names(children), base) == ([b"x", b"c"], Base.DIRECTORY)
+
+
+def test_at_the_root_both_are_the_same() -> None:
+    """Form 2: the root's listing says nothing of the base."""
+    _, children, base = sort("", f("x"), d("c/"))
+    assert (names(children), base) == ([b"x", b"c"], None)
+
+
+def test_a_child_that_is_named_like_its_directory() -> None:
+    """Form 2: relative to `dir`, a file `dir` with bytes in it, or `dirx` after `dir/` was asked for, is a child."""
+    _, children, base = sort("dir", f("dir", 5))
+    assert (names(children), base) == ([b"dir"], Base.DIRECTORY)
+    _, children, base = sort("dir", f("dirx", 5), sent_slash=True)
+    assert (names(children), base) == ([b"dirx"], Base.DIRECTORY)
+    _, children, base = sort("dir", d("dir/"), f("other"), known=Base.DIRECTORY)
+    assert (names(children), base) == ([b"dir", b"other"], Base.DIRECTORY)
+
+
+def test_a_nested_directory_that_repeats_its_path() -> None:
+    """Form 2: relative to `data`, once that is known, `data/x` is a child of `data/data`."""
+    _, children, _ = sort("data", d("data/"), f("data/x"), f("y"), known=Base.DIRECTORY)
+    assert [(child.name, child.is_dir) for child in children.by_name.values()] == [(b"data", True), (b"y", False)]
+
+
+def test_what_is_known_of_the_server_decides_where_the_answer_does_not() -> None:
+    """Form 2: an answer without evidence is read as this server is known to write."""
+    for known, expected in ((Base.ROOT, []), (Base.DIRECTORY, [b"dirx"]), (None, [])):
+        _, children, base = sort("dir", f("dirx"), sent_slash=False, known=known)
+        assert (names(children), base) == (expected, None)
+
+
+def test_evidence_beats_what_was_known() -> None:
+    """Form 2: a wrong guess heals at the next answer that says better."""
+    assert sort("a/b", f("a/b/x"), known=Base.DIRECTORY)[2] is Base.ROOT
+    assert sort("a/b", f("x"), known=Base.ROOT)[2] is Base.DIRECTORY
+
+
+def test_names_that_nothing_can_hold_are_no_evidence() -> None:
+    """1.3: one hostile row does not turn the reading of a whole server around."""
+    for path in ("../../etc/passwd", "..", "/etc/passwd", "x\0y", "\ud800", "n" * 256):
+        _, children, base = sort("dir", f(path), known=Base.ROOT)
+        assert (names(children), base) == ([], None), path
+
+
+# --- 3: depth -----------------------------------------------------------------------------------------------
+
+
+def test_a_recursive_answer_makes_the_directories_in_between() -> None:
+    """Form 3: `model/weights.pt` in a root listing, as the documentation's example has it."""
+    _, children, _ = sort("", f("model/weights.pt"), f("model/a/b/c"), f("x"))
+    assert list(children.by_name.values()) == [Child(b"model", True, None, True), Child(b"x", False, 5)]
+
+
+def test_a_recursive_answer_with_rows_for_directories() -> None:
+    """Form 3: such rows and what is below them are one child."""
+    _, children, _ = sort("a", d("a/b/"), d("a/b/c/"), f("a/b/c/d"), f("a/e"))
+    assert names(children) == [b"b", b"e"]
+    assert not children.shadowed
+
+
+# --- 4: what a directory is ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [d("x"), d("x/"), d("x/", flag=False), FileRow("x/"), FileRow("x//", False, 0)])
+def test_a_directory_by_flag_or_slash(row: FileRow) -> None:
+    """Form 4: `is_dir` true or a slash at the end; a directory has no size."""
+    _, children, _ = sort("", row)
+    (child,) = children.by_name.values()
+    assert (child.name, child.is_dir, child.size_bytes) == (b"x", True, None)
+    assert child.slash is row.path.endswith("/")
+
+
+@pytest.mark.parametrize("size", [0, None])
+@pytest.mark.parametrize(
+    ("directory", "marker"), [("a/dir", "a/dir/"), ("a/dir", "a/dir"), ("dir", "dir/"), ("dir", "dir"), ("a/dir", "./")]
+)
+def test_markers_are_skipped(directory: str, marker: str, size: int | None) -> None:
+    """Form 4: a zero-byte entry that ends in a slash, or names the queried directory itself, is no child."""
+    verdict, children, _ = sort(directory, f(marker, size), known=Base.ROOT)
+    assert (verdict is not Verdict.CHILDREN, names(children)) == (True, [])
+    _, children, _ = sort(directory, f(marker, size), f(f"{directory}/x") if marker != "./" else f("x"))
+    assert names(children) == [b"x"]
+
+
+def test_markers_of_a_server_that_answers_from_the_directory() -> None:
+    """Form 4: the same where paths are relative to the directory: the directory's own name with a slash."""
+    _, children, _ = sort("a/dir", f("dir/", 0), f("x"))
+    assert names(children) == [b"x"]
+    # Flagged as a directory it is one: a directory `dir` in `dir`.
+    _, children, _ = sort("a/dir", d("dir/"), f("x"))
+    assert names(children) == [b"dir", b"x"]
+
+
+@pytest.mark.parametrize("rows", [(f("x"), d("x/")), (d("x/"), f("x")), (f("x"), f("x/y")), (f("x/y"), f("x"))])
+def test_a_name_that_is_both_is_a_directory(rows: tuple[FileRow, ...]) -> None:
+    """1.5: the directory is shown, and the file is told of."""
+    _, children, _ = sort("", *rows)
+    assert [(child.name, child.is_dir) for child in children.by_name.values()] == [(b"x", True)]
+    assert children.shadowed == [b"x"]
+
+
+def test_of_duplicates_the_first_counts() -> None:
+    """1.5: the first of two files, and the server's order."""
+    _, children, _ = sort("", f("b", 1), f("a", 2), f("b", 3), d("c"), d("c/"))
+    assert [(c.name, c.size_bytes) for c in children.by_name.values()] == [(b"b", 1), (b"a", 2), (b"c", None)]
+    assert not children.shadowed
+
+
+# --- 5: sizes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [(0, 0), (7, 7), ("7", 7), (None, None), (7.0, 7), (7.5, None), (-1, None), ("x", None), (2**63, None)],
+)
+def test_sizes(told: int | float | str | None, size: int | None) -> None:
+    """Form 5: numbers and numeric text; anything else is unknown, never zero."""
+    assert size_of(FileRow("a", False, told)) == size
+    _, children, _ = sort("", FileRow("a", False, told))
+    assert children.by_name[b"a"].size_bytes == size
+
+
+# --- 7: `path` names a file, or nothing ---------------------------------------------------------------------
+
+
+def test_a_listing_of_a_file_is_not_a_directory_with_that_file() -> None:
+    """Form 7: where a directory has become a file, the answer may be that file; a known root base is not given up."""
+    verdict, children, base = sort("dir", f("dir", 10), known=Base.ROOT)
+    assert (verdict, names(children), base) == (Verdict.ECHO, [], None)
+    verdict, children, base = sort("a/dir", f("a/dir", 10), known=Base.ROOT)
+    assert (verdict, names(children), base) == (Verdict.ECHO, [], None)
+
+
+# --- 9 and 1.3: names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["step%1%.webp", "a#b", "a+b", "a&b?c=d", "a b", " ", "é", "e\u0301", "%2F", "...", "\n", "-"]
+)
+def test_odd_names_are_names(name: str) -> None:
+    """1.4, form 9: byte for byte in UTF-8, without decoding or normalising anything."""
+    _, children, _ = sort("d", f(f"d/{name}"))
+    assert names(children) == [name.encode()]
+    assert children.bad_names == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "..",
+        ".",
+        "../x",
+        "x/../y",
+        "./x",
+        "/x",
+        "a//b",
+        "x\0",
+        "\ud800",
+        "x/\udfff/y",
+        "n" * 256,
+        "é" * 128,
+        "n" * 256 + "/x",
+    ],
+)
+def test_names_that_no_filesystem_can_hold(path: str) -> None:
+    """1.3: left out and counted; nothing that a server says names a path outside the run."""
+    _, children, _ = sort("", f("a"), f(path), f("b"))
+    assert names(children) == [b"a", b"b"]
+    assert children.bad_names == 1
+
+
+def test_bad_names_below_the_directory() -> None:
+    """1.3: the same below `d/`, where a name may not climb either."""
+    _, children, _ = sort("d", f("d/.."), f("d/../../x"), f("d//x"), f("d/ok"))
+    assert (names(children), children.bad_names) == ([b"ok"], 3)
+
+
+@pytest.mark.parametrize(("name", "ok"), [("n" * 255, True), ("n" * 256, False), ("é" * 127, True), ("é" * 128, False)])
+def test_the_longest_name(name: str, ok: bool) -> None:
+    """1.3: 255 bytes of UTF-8, not characters."""
+    assert (encode_name(name) is not None) is ok
+
+
+@pytest.mark.parametrize("path", ["", "/", "//"])
+def test_rows_without_a_name(path: str) -> None:
+    """The queried directory itself is not a name of its own."""
+    verdict, children, _ = sort("", f(path))
+    assert (verdict, names(children), children.bad_names) == (Verdict.EMPTY, [], 0)
+
+
+def test_an_answer_of_bad_names_only_is_an_answer() -> None:
+    """1.3: it is not taken for the wrong form and asked for again."""
+    assert sort("", f(".."))[0] is Verdict.CHILDREN
+
+
+# --- long answers -------------------------------------------------------------------------------------------
+
+
+def test_sorting_in_pieces_is_sorting() -> None:
+    """A long answer is sorted in pieces, so that it does not hold up the loop: the result is the same."""
+    rows = [d("dir/"), f("dir/a"), f("dirx"), f("dir/b/c"), f("dir/a", 9), f("dir/..")]
+    whole = sort("dir", *rows)
+    sorter = Sorter("dir", sent_slash=True, known=None)
+    for row in rows:
+        sorter.weigh([row])
+    for row in rows:
+        sorter.add([row])
+    assert (*sorter.result(), sorter.base) == whole
+    assert names(whole[1]) == [b"a", b"b"]
+
+
+def test_children_do_not_share_their_lists() -> None:
+    """Two answers are two: what was shadowed in one is not in the other."""
+    sort("", f("x"), d("x/"))
+    assert sort("", f("x"))[1].shadowed == []
+    assert Children({}).shadowed is not Children({}).shadowed

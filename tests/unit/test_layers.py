@@ -1,0 +1,169 @@
+"""The layers of the code (architecture.md, "Rooms"): who imports whom, read with `ast`. New modules count by room."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "artifactfs"
+
+# From the bottom up; a room imports rooms with a lower number, and itself. A module of the package's top that is not
+# named here (cachecli, say) is a command's and belongs to the top.
+LAYER = {
+    "errors": 0, "clock": 0, "quantities": 0, "logs": 0, "settings": 1, "modellab": 2, "tree": 3, "content": 3,
+    "fuse": 4,
+    "mount": 5,
+}  # fmt: skip
+TOP = 6
+# Who may know which library: the rest hears of it from them.
+KNOWS = {"httpx": {"modellab"}, "pyfuse3": {"fuse", "mount"}, "starlette": {"emulator"}, "uvicorn": {"emulator"}}
+# Imported by anybody, importing nobody: the version.
+NEUTRAL = {"__init__"}
+
+
+def room(module: str) -> str:
+    """Return the room of a module: its directory, or itself at the package's top."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def layer(name: str) -> int:
+    return LAYER.get(name, TOP)
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Yield every module of the package by its dotted name, parsed."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = [PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts]
+        if parts[-1] == "__init__":
+            parts.pop()
+        yield ".".join(parts), ast.parse(path.read_bytes())
+
+
+def imports(name: str, tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
+    """Yield (line, imported module, whether when the module itself is imported) of every import in a module."""
+
+    def walk(node: ast.AST, at_top: bool) -> Iterator[tuple[int, str, bool]]:
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, ast.Import):
+                for alias in inner.names:
+                    yield inner.lineno, alias.name, at_top
+            elif isinstance(inner, ast.ImportFrom):
+                assert inner.level == 0, f"{name}:{inner.lineno}: imports are absolute here"
+                for alias in inner.names:
+                    # `from artifactfs import errors` names a module, `from artifactfs.errors import X` does not; either
+                    # way the room is the second part.
+                    yield inner.lineno, f"{inner.module}.{alias.name}", at_top
+            else:
+                function = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(inner, at_top and not function)
+
+    yield from walk(tree, True)
+
+
+def ours() -> Iterator[tuple[str, int, str, str, bool]]:
+    """Yield (module, line, its room, the room imported, at top) of every import within the package."""
+    tops = {room(name) for name, _ in modules()}
+    for name, tree in modules():
+        for line, imported, at_top in imports(name, tree):
+            if imported.split(".")[0] == PACKAGE.name:
+                target = room(imported)
+                yield name, line, room(name), target if target in tops else "__init__", at_top
+
+
+def test_the_package_was_found() -> None:
+    """The tests below look at something: the rooms that must be there are, and imports are seen."""
+    rooms = {room(name) for name, _ in modules()}
+    assert rooms >= {"cli", "mount", "fuse", "tree", "modellab", "settings", "errors", "logs", "emulator", "__init__"}
+    edges = {(source, target) for _, _, source, target, _ in ours()}
+    assert {("tree", "modellab"), ("fuse", "tree"), ("mount", "fuse"), ("modellab", "errors")} <= edges
+
+
+def test_arrows_point_down() -> None:
+    """cli → mount → fuse → {tree, content} → modellab → settings → {errors, logs, clock, quantities}: no other way."""
+    wrong = [
+        f"{name}:{line}: {source} imports {target}"
+        for name, line, source, target, _ in ours()
+        if "emulator" not in (source, target)
+        and target not in NEUTRAL
+        and source != target
+        and not (layer(target) < layer(source) or layer(source) == layer(target) == TOP)
+    ]
+    assert not wrong
+
+
+def test_tree_and_content_do_not_know_each_other() -> None:
+    """What exists and what is in it are two rooms, which fuse brings together."""
+    wrong = [
+        f"{name}:{line}"
+        for name, line, source, target, _ in ours()
+        if source != target and {source, target} == {"tree", "content"}
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", sorted(KNOWS))
+def test_who_knows_a_library(library: str) -> None:
+    """Only modellab knows httpx, only fuse and mount know pyfuse3, only the emulator knows its server."""
+    who = {
+        room(name)
+        for name, tree in modules()
+        for _, imported, _ in imports(name, tree)
+        if imported.split(".")[0] == library
+    }
+    assert who, f"nobody imports {library}: has this test lost sight of it?"
+    assert who <= KNOWS[library]
+
+
+def test_the_emulator_stands_alone() -> None:
+    """It imports nothing else of artifactfs: a fake built on our own parser would share its mistakes."""
+    wrong = [
+        f"{name}:{line}: imports {target}"
+        for name, line, source, target, _ in ours()
+        if source == "emulator" and target != "emulator"
+    ]
+    assert not wrong
+
+
+def test_nothing_needs_the_emulator() -> None:
+    """Nothing else imports it when it is itself imported: its libraries are an extra."""
+    wrong = [
+        f"{name}:{line}"
+        for name, line, source, target, at_top in ours()
+        if target == "emulator" and source != "emulator" and at_top
+    ]
+    assert not wrong
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    """os.environ and os.getenv are the settings' alone; `os.environ` handed on whole to a child process counts too."""
+    wrong = []
+    seen = False
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            attribute = isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb")
+            imported = (
+                isinstance(node, ast.ImportFrom)
+                and node.module == "os"
+                and any(alias.name in ("environ", "environb", "getenv", "getenvb") for alias in node.names)
+            )
+            if not isinstance(node, ast.expr | ast.stmt) or not (attribute or imported):
+                continue
+            if room(name) == "settings":
+                seen = True
+            elif room(name) != "emulator":
+                wrong.append(f"{name}:{node.lineno}")
+    assert seen
+    assert not wrong
+
+
+def test_the_standard_library_does_not_reach_the_network() -> None:
+    """6.1: keys go out through modellab's one transport: nothing else opens connections or follows redirects."""
+    doors = {"urllib.request", "http.client", "requests", "aiohttp", "urllib3"}
+    wrong = [
+        f"{name}:{line}: {imported}"
+        for name, tree in modules()
+        for line, imported, _ in imports(name, tree)
+        if any(imported == door or imported.startswith(door + ".") for door in doors)
+    ]
+    assert not wrong

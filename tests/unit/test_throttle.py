@@ -1,0 +1,151 @@
+"""artifactfs.modellab.throttle: rate limits and the retry policy, as pure functions (semantics 5.4)."""
+
+import email.utils
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artifactfs.modellab.throttle import MAX_ATTEMPTS, RateLimits, backoff_s, is_retried, reset_after_s
+
+WALL = 1_778_922_000.0
+
+
+def limited(reset: str, name: str = "a", **more: str) -> dict[str, str]:
+    """Return the headers of a 429."""
+    headers = {"x-ratelimit-reset": reset, "x-ratelimit-name": name}
+    return headers | {key.replace("_", "-"): value for key, value in more.items()}
+
+
+@pytest.mark.parametrize("attempt", range(1, MAX_ATTEMPTS + 1))
+def test_backoff_has_full_jitter(attempt: int) -> None:
+    """A pause is anything from nothing to a bound that doubles, at most 5 s."""
+    spans: list[tuple[float, float]] = []
+
+    def highest(low: float, high: float) -> float:
+        spans.append((low, high))
+        return high
+
+    pause_s = backoff_s(attempt, highest)
+    assert spans == [(0.0, pause_s)]
+    assert pause_s == min(5.0, 0.2 * 2**attempt)
+    assert 0 <= backoff_s(attempt) <= pause_s
+
+
+def test_which_statuses_are_retried() -> None:
+    """What the official client retries: 408, 429, 500 to 507 and 509 to 512; without 501, which no retry changes."""
+    assert {s for s in range(100, 600) if is_retried(s)} == {408, 429, 500, *range(502, 508), *range(509, 513)}
+
+
+# --- the reset ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "reset_s"),
+    [
+        ({}, None), ({"x-ratelimit-reset": "7"}, 7.0), ({"x-ratelimit-reset": "0"}, 0.0), ({"retry-after": "9"}, 9.0),
+        ({"x-ratelimit-reset": "7", "retry-after": "9"}, 9.0), ({"x-ratelimit-reset": "9", "retry-after": "7"}, 9.0),
+        ({"x-ratelimit-reset": "soon"}, None), ({"x-ratelimit-reset": "-5"}, None),
+        ({"x-ratelimit-reset": "nan"}, None),
+        ({"x-ratelimit-reset": "inf"}, None), ({"x-ratelimit-reset": "1778922060"}, None), ({"retry-after": "x"}, None),
+        ({"x-ratelimit-reset": "1.5"}, 1.5), ({"x-ratelimit-reset": ""}, None), ({"retry-after": ""}, None),
+        ({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999999"}, None),
+    ],
+)  # fmt: skip
+def test_the_reset_that_an_answer_names(headers: dict[str, str], reset_s: float | None) -> None:
+    """Seconds until the reset, not a time; Retry-After is honoured; the longer counts; nonsense is nothing."""
+    assert reset_after_s(headers, WALL) == reset_s
+
+
+def test_retry_after_as_a_date() -> None:
+    """A proxy's Retry-After may be an HTTP date; one that has passed is now."""
+    soon = email.utils.formatdate(WALL + 30, usegmt=True)
+    assert reset_after_s({"retry-after": soon}, WALL) == 30.0
+    assert reset_after_s({"retry-after": soon}, WALL + 60) == 0.0
+
+
+@given(st.text(max_size=40))
+def test_any_header_is_a_time_or_nothing(text: str) -> None:
+    """No header raises, and none makes a pause that is negative or infinite."""
+    for name in ("x-ratelimit-reset", "retry-after"):
+        reset_s = reset_after_s({name: text}, WALL)
+        assert reset_s is None or 0 <= reset_s < float("inf")
+
+
+# --- who must wait ------------------------------------------------------------------------------------------
+
+
+def test_a_throttled_endpoint_waits_until_the_reset() -> None:
+    """5.4: not before the reset that the server named, and then it may."""
+    limits = RateLimits()
+    limits.observe("listing", 429, limited("10"), 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 10.0
+    assert limits.pause_s("listing", 109.5) == 0.5
+    assert limits.pause_s("listing", 110.0) == 0.0
+
+
+def test_all_requests_under_one_name_wait() -> None:
+    """5.4: nor any other under the same X-RateLimit-Name; other names go on."""
+    limits = RateLimits()
+    limits.observe("run", 200, {"x-ratelimit-name": "a"}, 100.0, WALL)
+    limits.observe("content", 200, {"x-ratelimit-name": "b"}, 100.0, WALL)
+    limits.observe("listing", 429, limited("10", "a"), 100.0, WALL)
+    assert limits.pause_s("run", 100.0) == 10.0
+    assert limits.pause_s("content", 100.0) == 0.0
+    assert limits.pause_s("never asked", 100.0) == 0.0
+
+
+def test_a_proxys_429_without_a_name_counts() -> None:
+    """5.4: a request that was throttled without a name is not sent again before Retry-After either."""
+    limits = RateLimits()
+    limits.observe("listing", 200, {"x-ratelimit-name": "a"}, 100.0, WALL)
+    limits.observe("listing", 429, {"retry-after": "20"}, 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 20.0
+    fresh = RateLimits()
+    fresh.observe("listing", 429, {"retry-after": "20"}, 100.0, WALL)
+    assert fresh.pause_s("listing", 100.0) == 20.0
+
+
+def test_a_429_without_a_reset() -> None:
+    """5.4: some seconds, rather than at once."""
+    limits = RateLimits()
+    limits.observe("listing", 429, {}, 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 5.0
+
+
+def test_nothing_left_of_the_limit() -> None:
+    """5.4: `Remaining: 0` on a 200 says that the next one would be throttled."""
+    limits = RateLimits()
+    limits.observe("listing", 200, limited("10", x_ratelimit_remaining="0"), 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 10.0
+    limits = RateLimits()
+    limits.observe("listing", 200, limited("10", x_ratelimit_remaining="1"), 100.0, WALL)
+    limits.observe("listing", 200, {"x-ratelimit-remaining": "0"}, 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 0.0
+
+
+def test_a_reset_beyond_the_period_is_probed_after_the_period() -> None:
+    """5.4: a reset that lies further away than the named period makes no sense: ask again after the period."""
+    limits = RateLimits()
+    limits.observe("listing", 429, limited("3600", x_ratelimit_period="60"), 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 60.0
+    for period in ("0", "x", "-1"):
+        limits = RateLimits()
+        limits.observe("listing", 429, limited("3600", x_ratelimit_period=period), 100.0, WALL)
+        assert limits.pause_s("listing", 100.0) == 3600.0
+
+
+def test_the_latest_reset_counts() -> None:
+    """5.4: an answer that comes late does not shorten a pause."""
+    limits = RateLimits()
+    limits.observe("listing", 429, limited("30"), 100.0, WALL)
+    limits.observe("listing", 429, limited("5"), 101.0, WALL)
+    assert limits.pause_s("listing", 101.0) == 29.0
+
+
+def test_ordinary_answers_make_nobody_wait() -> None:
+    """Rate-limit headers come on 200s too, and 404s and 500s are no throttling."""
+    limits = RateLimits()
+    for status in (200, 206, 302, 403, 404, 500, 503):
+        limits.observe("listing", status, limited("30", x_ratelimit_remaining="99"), 100.0, WALL)
+    assert limits.pause_s("listing", 100.0) == 0.0
