@@ -56,6 +56,7 @@ class ExitCode(enum.IntEnum):
     NOT_WRITABLE = 19
     MISSING_EXTRA = 20
     CACHE_REFUSED = 21
+    INCOMPLETE = 22
 
 
 class ArtifactfsError(Exception):

@@ -2,7 +2,7 @@
 
 What is fetched for a read depends on the pattern. A glance (a few KiB at the start: a file manager asks what type it
 is) fetches 128 KiB and no more. A random read fetches the blocks that it touches. A sequential reader gets a window
-ahead of it that grows with what it has read, so never more than that is fetched in vain (semantics 4.5).
+ahead of it that grows with what it has read: at most twice that is fetched in vain (semantics 4.5).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from artifactfs.content.source import Source
 # What a glance may cost (semantics 4.5).
 GLANCE_BYTES = 128 << 10
 # The window ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
-WINDOW_BYTES = 16 << 20
+WINDOW_BYTES = 32 << 20
 # Reads of one sequential reader overtake each other: the kernel has several under way. A step forward or back within
 # this is still the same reader.
 _SLACK_BYTES = 1 << 20
@@ -69,7 +69,7 @@ class OpenFile:
         read_bytes = self._run_end - self._run_start
         # The first read of all tells nothing yet, but a large one at the start is no glance.
         if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
-            window = min(WINDOW_BYTES, max(read_bytes, BLOCK_BYTES))
+            window = min(WINDOW_BYTES, max(2 * read_bytes, BLOCK_BYTES))
             goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
             # Not for every read: once half of the window is used up, so that requests are few and large.
             if self._ahead_to < self._run_end + window // 2:

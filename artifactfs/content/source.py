@@ -28,7 +28,7 @@ from artifactfs.modellab.throttle import backoff_s
 log = logging.getLogger(__name__)
 
 # A range of one request, at most: several of them are under way for a sequential reader.
-EXTENT_BLOCKS = 8
+EXTENT_BLOCKS = 16
 # Answers in a row that broke off without bringing anything.
 _MAX_FRUITLESS = 4
 # Less than this within a deadline is a drip, not progress (semantics 5.1). Arbitrary.

@@ -46,14 +46,16 @@ _CLOSE_S = 1.0
 _FLUSH_S = 1.0
 # Memory for contents: blocks that readers are at, and bytes asked for ahead of them. With the interpreter's own 60 MiB
 # it stays below 200 MiB whatever is open.
-_POOL_BYTES = 32 << 20
-_AHEAD_BYTES = 32 << 20
+_POOL_BYTES = 48 << 20
+_AHEAD_BYTES = 40 << 20
 # What the kernel reads ahead, where we may say so (as root): in pieces of 128 KiB the same bytes cost twice the time
 # (measured 2026-11-23: 512 MiB in 1.1 s, against 0.55 s).
 _KERNEL_READ_AHEAD_KIB = 512
 # pyfuse3's workers: above the reads (12 in flight at most) and all the lookups that a busy machine can have
 # waiting, so that a slow one never keeps an unrelated one from a worker (pitfalls.md).
 _MAX_WORKERS = 1000
+# Workers that stay when there is nothing to do. With pyfuse3's 1, each request starts a task and ends one.
+_IDLE_WORKERS = 12
 
 
 def run(settings: Settings, point: str, *, log_file: str | None, foreground: bool, on_ready: Callable[[], None]) -> int:
@@ -170,7 +172,7 @@ async def _mounted(settings: Settings, point: str, operations: Operations, tree:
             if mount is not None:
                 nursery.start_soon(_end_when_unmounted, mount.device, main)
             with main:
-                await pyfuse3.main(max_tasks=_MAX_WORKERS)
+                await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
             nursery.cancel_scope.cancel()
     finally:
         # Detaching goes by path: never take away what somebody else has mounted there since.

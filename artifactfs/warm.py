@@ -1,0 +1,138 @@
+"""`artifactfs warm`: reads trees and files through their mount, so that the cache holds them.
+
+Goes through the kernel like any reader, so it needs no keys, and one mount does the pacing. What is cached already is
+read from the cache, so a second call goes on where the first one was stopped.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import table
+from artifactfs.quantities import format_size
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass
+class Plan:
+    """What there is to fetch: files with their sizes in bytes, and what could not be listed."""
+
+    files: list[tuple[str, int]] = field(default_factory=list)
+    directories: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in all, as the listings give them."""
+        return sum(size for _, size in self.files)
+
+
+def plan(paths: Iterable[str]) -> Plan:
+    """List the files at and below `paths`, each once. Raises UserError for a path that is in no mount of ours."""
+    found = Plan()
+    seen: set[str] = set()
+    for path in paths:
+        _check_is_ours(path)
+        for file, size in _walk(path, found):
+            if file not in seen:
+                seen.add(file)
+                found.files.append((file, size))
+    return found
+
+
+def fetch(todo: Plan, *, jobs: int, console: Console) -> int:
+    """Read all files of a plan, `jobs` at once, with a progress bar on a terminal; returns the bytes that were read.
+
+    What cannot be read is added to the plan's failures.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    stop = threading.Event()
+    read_bytes = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{len(todo.files)} files", total=todo.size_bytes)
+        pool = ThreadPoolExecutor(jobs, thread_name_prefix="warm")
+        try:
+            queue = iter(todo.files)
+            running: dict[Future[int], str] = {}
+            while True:
+                # A few more than run, not one future for each of 200,000 files.
+                while len(running) < 2 * jobs and (item := next(queue, None)) is not None:
+                    running[pool.submit(_read, item[0], stop, lambda n: progress.advance(task, n))] = item[0]
+                if not running:
+                    break
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    path = running.pop(done)
+                    if isinstance(error := done.exception(), OSError):
+                        todo.failures.append(f"{path}: {error.strerror}")
+                    else:
+                        read_bytes += done.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    return read_bytes
+
+
+def describe(todo: Plan) -> str:
+    """Return what a plan would cost, in one line."""
+    unknown = sum(1 for _, size in todo.files if size == 0)
+    line = f"{len(todo.files)} files in {todo.directories} directories, {format_size(todo.size_bytes)}"
+    if unknown:
+        line += f" (and {unknown} files that are empty or of unknown size)"
+    return line + "; what is in the cache already costs nothing"
+
+
+def _check_is_ours(path: str) -> None:
+    place = os.path.abspath(path)
+    # The innermost counts, and of several at one place the last.
+    above = [m for m in table.mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
+    inner = max(reversed(above), key=lambda mount: len(mount.point), default=None)
+    if inner is None or inner.fstype != table.FUSE_TYPE:
+        raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: give a path below a mount point")
+
+
+def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
+    """Yield files with sizes, without recursion: a tree may be deeper than Python's stack."""
+    try:
+        if not os.path.isdir(path):
+            yield path, os.stat(path).st_size
+            return
+    except OSError as error:
+        found.failures.append(f"{path}: {error.strerror}")
+        return
+    pending = [path]
+    while pending:
+        directory = pending.pop()
+        found.directories += 1
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        yield entry.path, entry.stat(follow_symlinks=False).st_size
+        except OSError as error:
+            found.failures.append(f"{directory}: {error.strerror}")
+
+
+def _read(path: str, stop: threading.Event, advance: Callable[[int], object]) -> int:
+    total = 0
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        buffer = bytearray(_READ_BYTES)
+        while not stop.is_set() and (count := file.readinto(buffer)):
+            total += count
+            advance(count)
+    return total
