@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 LOWEST := .venv-lowest
 MOUNT := demo-mount
+# Which: make test TESTS=tests/unit
+TESTS := tests
 PIP := -m pip --disable-pip-version-check --no-input
 
 .PHONY: help demo demo-stop install test test-lowest lint wheel clean
@@ -17,7 +19,7 @@ help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.installed ## Mount the built-in sample at ./demo-mount, show it, and leave it mounted
-	@scripts/setup.sh run
+	@scripts/setup.sh mount
 	@# 7: it is mounted already.
 	@code=0; said=$$($(VENV)/bin/artifactfs demo --background $(MOUNT) 2>&1) || code=$$?; \
 	 [ $$code = 7 ] || [ -z "$$said" ] || echo "$$said" >&2; [ $$code = 0 ] || [ $$code = 7 ] || exit $$code
@@ -33,12 +35,12 @@ demo-stop: ## End the demo
 install: $(VENV)/.installed ## Make .venv, with .venv/bin/artifactfs
 
 test: $(VENV)/.developing ## Run every test, real mounts included
-	@scripts/setup.sh run
-	$(VENV)/bin/python -m pytest
+	@scripts/setup.sh tests
+	$(VENV)/bin/python -m pytest $(TESTS)
 
 test-lowest: $(LOWEST)/.developing ## Run every test with the oldest dependencies that pyproject.toml allows
-	@scripts/setup.sh run
-	$(LOWEST)/bin/python -m pytest -p no:cacheprovider
+	@scripts/setup.sh tests
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(TESTS)
 
 lint: $(VENV)/.developing ## Check style, format and types
 	$(VENV)/bin/ruff check .

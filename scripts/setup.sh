@@ -2,7 +2,8 @@
 # What the Makefile needs of this machine: found, or installed as root or with sudo, or named with the command to type.
 #
 #   setup.sh build    what building .venv takes; prints the Python to use, and nothing else, on standard output
-#   setup.sh run      what mounting and the tests take: fusermount3, /dev/fuse, tree
+#   setup.sh mount    what mounting takes: fusermount3, /dev/fuse
+#   setup.sh tests    what the tests take: that, and a few programs
 #
 # Installs only what is missing. PYTHON=/path/to/python3.12 chooses the Python.
 set -euo pipefail
@@ -12,6 +13,8 @@ fail() {
   say "setup: $*"
   exit 1
 }
+
+TEST_PROGRAMS="openssl:openssl ps:procps tree:tree"
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
@@ -35,8 +38,8 @@ apt() {
   }
 }
 
-# install PACKAGE...
-install() {
+# need PACKAGE...
+need() {
   [ $# -gt 0 ] || return 0
   local by_hand="missing: $*; as root, run: apt-get update && apt-get install --no-install-recommends $*"
   command -v apt-get >/dev/null ||
@@ -49,24 +52,13 @@ install() {
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# As root: whether other users can run it too. One in root's home cannot serve the tests that mount as an ordinary user.
-# (The shell in between: setpriv itself still has root's rights when it starts its command.)
-is_for_all() {
-  ! is_root || setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'exec "$1" -c ""' sh "$1" 2>/dev/null
-}
-
 find_python() {
-  local name path first=
+  local name path
   for name in ${PYTHON:-python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11}; do
     path=$(command -v "$name") && is_new_enough "$path" || continue
-    path=$("$path" -c 'import sys; print(sys.executable)')
-    if is_for_all "$path"; then
-      echo "$path"
-      return
-    fi
-    first=${first:-$path}
+    "$path" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
+    return
   done
-  echo "$first"
 }
 
 has_module() { "$1" -c "import $2" 2>/dev/null; }
@@ -80,7 +72,7 @@ no_python() {
     "install one, then run: make PYTHON=/path/to/python3.11 …"
 }
 
-build() {
+for_building() {
   local python missing=() name
   python=$(find_python)
   case $python in
@@ -103,23 +95,30 @@ build() {
   command -v gcc >/dev/null && echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(gcc libc6-dev)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
   pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
-  # Not for building, but whoever has to ask root should have to ask once.
-  install "${missing[@]}" $(programs)
+  # Who has to ask root for something should have to ask once.
+  [ ${#missing[@]} = 0 ] || missing+=($(missing_programs fusermount3:fuse3 $TEST_PROGRAMS))
+  need "${missing[@]}"
   [ -n "$python" ] || python=$(find_python)
   [ -n "$python" ] || no_python
   echo "$python"
 }
 
-# The packages of the programs that are missing.
-programs() {
-  command -v fusermount3 >/dev/null || echo fuse3
-  command -v tree >/dev/null || echo tree
+for_mounting() {
+  need $(missing_programs fusermount3:fuse3)
+  device
 }
 
-run() {
-  # Unquoted on purpose: one word a package.
-  install $(programs)
+for_tests() {
+  need $(missing_programs fusermount3:fuse3 $TEST_PROGRAMS)
   device
+}
+
+# missing_programs PROGRAM:PACKAGE...: the packages of those that are missing.
+missing_programs() {
+  local pair
+  for pair; do
+    command -v "${pair%:*}" >/dev/null || echo "${pair#*:}"
+  done
 }
 
 device() {
@@ -135,6 +134,8 @@ device() {
 }
 
 case ${1:-} in
-  build | run) "$1" ;;
-  *) fail "usage: setup.sh build | run" ;;
+  build) for_building ;;
+  mount) for_mounting ;;
+  tests) for_tests ;;
+  *) fail "usage: setup.sh build | mount | tests" ;;
 esac

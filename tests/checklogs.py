@@ -1,8 +1,10 @@
 """A mount's log, held against what its test announced: a warning, error or traceback that it did not fails it."""
 
+import contextlib
 import glob
 import os
 import re
+from collections.abc import Iterator
 
 _NOTABLE = re.compile(r"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) ")
 _TRACEBACK = "Traceback (most recent call last)"
@@ -16,8 +18,16 @@ class LogCheck:
         self._announced: dict[str, bool] = {}
         self._first_line = 0
 
-    def begin(self) -> None:
-        """Begin anew: what was logged so far is another test's, and nothing is announced."""
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Check only what is logged within the context: for a mount that several tests share."""
+        self._begin()
+        yield
+        faults = self.faults()
+        self._begin()
+        assert not faults, "\n".join(faults)
+
+    def _begin(self) -> None:
         self._announced.clear()
         self._first_line = len(self._all())
 
@@ -29,7 +39,7 @@ class LogCheck:
         self._announced[pattern] = optional
 
     def lines(self) -> list[str]:
-        """Return the log since the last `begin`."""
+        """Return the log of the mount, or of the context that watches it."""
         return self._all()[self._first_line :]
 
     def _all(self) -> list[str]:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import stat
 import sys
 import sysconfig
 import tempfile
@@ -75,11 +74,8 @@ def _standing_mount(_shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def standing(_standing_mount: Mount, lab: Lab) -> Iterator[Mount]:
     """One default mount of the shared lab for all tests of a module that only look; the log is checked test by test."""
-    _standing_mount.log.begin()
-    yield _standing_mount
-    faults = _standing_mount.log.faults()
-    _standing_mount.log.begin()
-    assert not faults, "\n".join(faults)
+    with _standing_mount.log.watched():
+        yield _standing_mount
 
 
 # --- an ordinary user -----------------------------------------------------------------------------
@@ -104,7 +100,8 @@ def user() -> Iterator[User]:
     """An ordinary user: another one where the tests run as root, else who runs them.
 
     The interpreter and the package may lie where only root can read (/root is 0700), so they are bound to a place
-    where anybody can. /dev/fuse is opened to all, as it is on any desktop.
+    where anybody can. /dev/fuse is opened to all, as udev does everywhere, and stays so: another run of these
+    tests may be under way.
     """
     if os.geteuid() != 0:
         yield User((), sys.executable, {}, None)
@@ -114,19 +111,18 @@ def user() -> Iterator[User]:
         "packages": sysconfig.get_path("purelib"),
         "checkout": os.path.dirname(os.path.dirname(os.path.abspath(artifactfs.__file__))),
     }
-    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
     with contextlib.ExitStack() as stack:
         os.chmod("/dev/fuse", 0o666)
-        stack.callback(os.chmod, "/dev/fuse", mode)
         place = tempfile.mkdtemp(prefix="artifactfs-user-")
-        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        # Never a recursive removal here: what is bound below is the real thing.
+        stack.callback(os.rmdir, place)
         os.chmod(place, 0o755)
         for name, source in parts.items():
             target = os.path.join(place, name)
             os.mkdir(target)
+            stack.callback(os.rmdir, target)
             run("mount", "--bind", "-o", "ro", source, target).ok()
-            # By path, and detached: before the rmtree above could look into it.
-            stack.callback(lambda at=target: run("umount", "-l", at).ok())
+            stack.callback(run, "umount", "-l", target)
         python = os.path.join(place, "python", "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
         path = os.pathsep.join(os.path.join(place, name) for name in ("packages", "checkout"))
         libraries = os.path.join(place, "python", "lib")

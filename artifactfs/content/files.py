@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from artifactfs.content.reader import GLANCE_BYTES, OpenFile
-from artifactfs.content.source import Shop, Source
+from artifactfs.content.shop import Shop
+from artifactfs.content.source import Source
 from artifactfs.modellab.content import Artifact
 
 

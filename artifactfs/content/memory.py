@@ -34,10 +34,12 @@ class Pool:
         return block
 
     def put(self, key: bytes, index: int, block: MemoryBlock) -> None:
-        """Hold a block; others go where there is no room."""
-        old = self._blocks.pop((key, index), None)
+        """Hold a block, unless more of it is held already; others go where there is no room."""
+        old = self._blocks.get((key, index))
         if old is not None:
-            self.size_bytes -= len(old.data)
+            if old.have > block.have:
+                return
+            self.size_bytes -= len(self._blocks.pop((key, index)).data)
         self._blocks[key, index] = block
         self.size_bytes += len(block.data)
         while self.size_bytes > self._max_bytes and len(self._blocks) > 1:
@@ -47,7 +49,9 @@ class Pool:
     def rename(self, old: bytes, new: bytes) -> None:
         """Hold the blocks of one version under the name of another."""
         for key, index in [found for found in self._blocks if found[0] == old]:
-            self._blocks[new, index] = self._blocks.pop((key, index))
+            block = self._blocks.pop((key, index))
+            self.size_bytes -= len(block.data)
+            self.put(new, index, block)
 
     def discard(self, key: bytes) -> None:
         """Drop every block of a version."""

@@ -26,7 +26,7 @@ from artifactfs.content.blocks import BlockStore
 from artifactfs.content.files import Files
 from artifactfs.content.keeper import Keeper
 from artifactfs.content.memory import Budget, Pool
-from artifactfs.content.source import Shop
+from artifactfs.content.shop import Shop
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.operations import Operations, Ownership
 from artifactfs.modellab.auth import Credentials

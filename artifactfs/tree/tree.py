@@ -184,9 +184,12 @@ class Tree:
     async def locate(self, file: File) -> Location:
         """Return where a file's content is. Asks the service only if its run's listings are long forgotten."""
         run_id = file.directory.run_id
-        if run_id not in self._places:
-            await self._listing(file.directory)
-        run, prefix = self._places[run_id]
+        place = self._places.get(run_id)
+        if place is None:
+            # A listing at hand fills `_places` no more: it may be there when the run's place was forgotten.
+            known = (await self._listing(file.directory)).value
+            place = self._places[run_id] = (known.run, known.path_in_project)
+        run, prefix = place
         if (held := self._runs.peek(run_id)) is not None:
             run = held.value
         artifact = Artifact(run.project_id, f"{prefix.rstrip('/')}/{file.path}")
@@ -270,7 +273,7 @@ class Tree:
         listing = await listings.build(
             answer, run, path, old.listing if old else None, self._numbering, self._amendments.get((run_id, path))
         )
-        return _RunListing(run, listing)
+        return _RunListing(run, listing, answer.path_in_project)
 
     def _ttl_s(self, run: Run) -> float:
         return self._times.finished_ttl if listings.settled(run, self._wall_clock_ns()) else self._times.listing_ttl
@@ -285,6 +288,7 @@ class _RunListing(msgspec.Struct, frozen=True):
 
     run: Run
     listing: Listing
+    path_in_project: str
 
 
 def parse_run_id(name: bytes) -> int | None:

@@ -68,7 +68,9 @@ def test_ls_sees_the_servers_tree(run_id: int, lab: Lab, standing: Mount) -> Non
         if line.endswith(b":"):
             directory = unescaped(line[:-1]).removeprefix(b".").removeprefix(b"/")
         elif line.startswith((b"d", b"-")):
-            mode, _, _, _, size, _, name = line.split(b" ", 6) if b"  " not in line else re.split(rb" +", line, maxsplit=6)
+            mode, _, _, _, size, _, name = (
+                line.split(b" ", 6) if b"  " not in line else re.split(rb" +", line, maxsplit=6)
+            )
             if name in (b".", b".."):
                 dots += 1
                 continue
@@ -88,7 +90,9 @@ def test_du_adds_up_the_servers_sizes(lab: Lab, standing: Mount) -> None:
         found[name.removeprefix(b".").removeprefix(b"/")] = int(size)
     truth = lab.truth(sample.RUN)
     below = {
-        directory: sum(size or 0 for name, size in truth.items() if name.startswith(directory + b"/" if directory else b""))
+        directory: sum(
+            size or 0 for name, size in truth.items() if name.startswith(directory + b"/" if directory else b"")
+        )
         for directory in [b"", *(name for name, size in truth.items() if size is None)]
     }
     assert found == {**{name: size for name, size in truth.items() if size is not None}, **below}

@@ -233,11 +233,7 @@ def test_df_says_how_long_a_name_may_be(standing: Mount) -> None:
 def test_extended_attributes_are_off(name: str, lab: Lab, standing: Mount) -> None:
     """2.6: extended attributes are not answered unless asked for."""
     run_id = lab.new_run()
-    code = (
-        "import os, sys\n"
-        "try: print(os.listxattr(sys.argv[2]) and 1 or 0)\n"
-        "except OSError as e: print(e.errno)"
-    )
+    code = "import os, sys\ntry: print(os.listxattr(sys.argv[2]) and 1 or 0)\nexcept OSError as e: print(e.errno)"
     assert standing.python(code, standing.path("runs", run_id, name)) in (0, errno.EOPNOTSUPP)
 
 

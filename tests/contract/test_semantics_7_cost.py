@@ -9,7 +9,7 @@ from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Shell
 
 DESKTOP_PROBES = (
-    ".hidden", ".Trash", ".Trash-0", ".Trash-1000", "autorun.inf", ".directory", ".xdg-volume-info", ".git", ".DS_Store",
+    ".hidden", ".Trash", ".Trash-0", ".Trash-1000", "autorun.inf", ".directory", ".xdg-volume-info", ".git",
 )  # fmt: skip
 
 
@@ -55,58 +55,62 @@ def test_stat_of_an_unknown_run(lab: Lab, mounted: Mount) -> None:
     assert lab.requests() == {"run": 1}
 
 
-def test_stat_of_a_run_that_is_not_there(lab: Lab, mounted: Mount) -> None:
+def test_stat_of_a_run_that_is_not_there(lab: Lab, standing: Mount) -> None:
     """7: `stat` of a run that does not exist: 1, and 0 while its absence is believed."""
     for _ in range(3):
-        mounted.sh('! stat "$M/runs/12345"').ok()
+        standing.sh('! stat "$M/runs/12345"').ok()
     assert lab.requests() == {"run": 1}
 
 
-def test_entering_a_run(lab: Lab, mounted: Mount) -> None:
+def test_entering_a_run(lab: Lab, standing: Mount) -> None:
     """7: enter a run and `ls` it: 2, and 0 when warm."""
+    run_id = lab.new_run()
+    lab.reset()
     for _ in range(2):
-        mounted.sh('cd "$M/runs/$1" && ls', sample.RUN).ok()
+        standing.sh('cd "$M/runs/$1" && ls', run_id).ok()
         assert lab.requests() == {"run": 1, "listing": 1}
 
 
-def test_listing_a_directory(lab: Lab, mounted: Mount) -> None:
+def test_listing_a_directory(lab: Lab, standing: Mount) -> None:
     """7: `ls` and `ls -l` of a directory of a known run: 1, and 0 when warm."""
-    mounted.sh('ls "$M/runs/$1"', sample.RUN).ok()
+    run_id = lab.new_run()
     lab.reset()
-    mounted.sh('ls "$M/runs/$1/lora_model"', sample.RUN).ok()
+    standing.sh('ls "$M/runs/$1"', run_id).ok()
+    lab.reset()
+    standing.sh('ls "$M/runs/$1/sub"', run_id).ok()
     assert lab.requests() == {"listing": 1}
-    mounted.sh('ls -l "$M/runs/$1/lora_model"; ls --color=always "$M/runs/$1/lora_model"', sample.RUN).ok()
+    standing.sh('ls -l "$M/runs/$1/sub"; ls --color=always "$M/runs/$1/sub"', run_id).ok()
     assert lab.requests() == {"listing": 1}
 
 
 @pytest.mark.parametrize("command", ["find", "du -a", "ls -lR", "tree"])
-def test_a_walk_costs_a_listing_for_each_directory(command: str, lab: Lab, mounted: Mount) -> None:
+def test_a_walk_costs_a_listing_for_each_directory(command: str, lab: Lab, standing: Mount) -> None:
     """7: `find`, `du`, `ls -R` over D directories: at most D + 4, and 0 the second time."""
     run_id = lab.new_run({f"d{i}/e{j}/f{k}": k for i in range(6) for j in range(4) for k in range(5)})
     directories = 1 + sum(size is None for size in lab.truth(run_id).values())
     lab.reset()
-    mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
+    standing.sh(f'{command} "$M/runs/$1"', run_id).ok()
     cold = lab.total()
     assert cold <= directories + 4
     for _ in range(2):
-        mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
+        standing.sh(f'{command} "$M/runs/$1"', run_id).ok()
     assert lab.total() == cold
 
 
-def test_a_thousand_directories(lab: Lab, mounted: Mount) -> None:
+def test_a_thousand_directories(lab: Lab, standing: Mount) -> None:
     """7: walking 1,000 directories of 20 files twice costs no more than once, and once no more than D + 4."""
     run_id = lab.new_run({})
     lab.files(run_id, grid={"dirs": 1000, "files": 20})
     directories = 1 + sum(size is None for size in lab.truth(run_id).values())
     lab.reset()
-    mounted.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
+    standing.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
     assert lab.total() <= directories + 4
     once = lab.total()
-    mounted.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
+    standing.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
     assert lab.total() == once
 
 
-def test_many_walkers_cost_no_more_than_one(lab: Lab, mounted: Mount) -> None:
+def test_many_walkers_cost_no_more_than_one(lab: Lab, standing: Mount) -> None:
     """7: eight walkers at once cost no more requests than one would."""
     run_id = lab.new_run({f"d{i}/e{j}/f{k}": k for i in range(10) for j in range(10) for k in range(3)})
     truth = lab.truth(run_id)
@@ -115,7 +119,7 @@ def test_many_walkers_cost_no_more_than_one(lab: Lab, mounted: Mount) -> None:
     lab.switch(latency_s=0.01)
     lab.reset()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: mounted.tree(run_id), range(8)))
+        found = list(pool.map(lambda _: standing.tree(run_id), range(8)))
     assert all(tree == truth for tree in found)
     assert lab.requests() == {"run": 1, "listing": directories}
 

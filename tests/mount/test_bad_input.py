@@ -59,18 +59,14 @@ def test_rejected_keys(key: str, form: str, shell: Shell, lab: Lab, point: str) 
 
 def test_a_key_that_no_header_can_carry(shell: Shell, lab: Lab, point: str) -> None:
     """5.8: a key with a space or a line in it is refused before anything is sent."""
-    refused(
-        shell, ExitCode.KEYS_MISSING, "DD_API_KEY", "mount", "--api-url", lab.url, point, env={"DD_API_KEY": "a b"}
-    )
+    refused(shell, ExitCode.KEYS_MISSING, "DD_API_KEY", "mount", "--api-url", lab.url, point, env={"DD_API_KEY": "a b"})
     assert lab.total() == 0
 
 
 def test_a_missing_key_file(shell: Shell, lab: Lab, point: str) -> None:
     """5.8: a key file that is not there is named."""
     missing = shell.path("no-such-key")
-    refused(
-        shell, ExitCode.KEYS_MISSING, missing, "mount", "--api-key-file", missing, "--api-url", lab.url, point
-    )
+    refused(shell, ExitCode.KEYS_MISSING, missing, "mount", "--api-key-file", missing, "--api-url", lab.url, point)
 
 
 def test_a_missing_mountpoint(shell: Shell, lab: Lab) -> None:
@@ -200,7 +196,7 @@ def web_server(body: bytes, content_type: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             return
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -231,9 +227,7 @@ def test_a_server_that_is_no_model_lab(body: bytes, content_type: str, shell: Sh
 def test_nobody_listens(shell: Shell, own_lab: Lab, point: str) -> None:
     """5.8: a port where nobody listens."""
     own_lab.stop()
-    line = refused(
-        shell, ExitCode.UNREACHABLE, "refuse", "mount", "--deadline", "3s", "--api-url", own_lab.url, point
-    )
+    line = refused(shell, ExitCode.UNREACHABLE, "refuse", "mount", "--deadline", "3s", "--api-url", own_lab.url, point)
     assert str(own_lab.port) in line
 
 

@@ -1,5 +1,6 @@
 """Directories of 100,000 entries: the kernel's side of listing, and what stays in memory afterwards."""
 
+import json
 import os
 import sys
 import time
@@ -65,13 +66,15 @@ def test_a_listing_that_changes_while_it_is_read(lab: Lab, mounting: Mounting) -
     )
     with holding(mounted.python_command(code, run_id)) as held:
         gone = [f"flat/f{i:07d}.bin" for i in range(0, ENTRIES, 100)]
-        lab.files(run_id, remove=gone, add={f"flat/a{i}": 1 for i in range(500)} | {f"flat/z{i}": 1 for i in range(500)})
+        lab.files(
+            run_id, remove=gone, add={f"flat/a{i}": 1 for i in range(500)} | {f"flat/z{i}": 1 for i in range(500)}
+        )
         # The change is known to the mount, and to the kernel, while the first listing is still being read.
         count = ENTRIES - len(gone) + 1000 + 2
         wait_until(
             lambda: len(mounted.sh('ls -f "$M/runs/$1/flat"', run_id).ok().out.splitlines()) == count, "the change"
         )
-        names = [name.encode() for name in _json(held.go_on())]
+        names = [name.encode() for name in json.loads(held.go_on())]
     assert len(names) == len(set(names))
     stayed = {path.removeprefix(b"flat/") for path in lab.truth(run_id) if path.startswith(b"flat/f")}
     assert stayed <= set(names)
@@ -143,10 +146,3 @@ def drop_caches() -> None:
     """Let the kernel forget names and inodes that nobody uses."""
     asked = "echo 2 > /proc/sys/vm/drop_caches"
     run(*(() if os.geteuid() == 0 else ("sudo", "-n")), "sh", "-c", asked).ok()
-
-
-def _json(text: bytes) -> list[str]:
-    import json
-
-    found: list[str] = json.loads(text)
-    return found

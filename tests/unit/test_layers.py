@@ -17,7 +17,13 @@ LAYER = {
 }  # fmt: skip
 TOP = 6
 # Who may know which library: the rest hears of it from them.
-KNOWS = {"httpx": {"modellab"}, "pyfuse3": {"fuse", "mount"}, "starlette": {"emulator"}, "uvicorn": {"emulator"}}
+KNOWS = {
+    "httpx": {"modellab"},
+    "httpcore": {"modellab"},
+    "pyfuse3": {"fuse", "mount"},
+    "starlette": {"emulator"},
+    "uvicorn": {"emulator"},
+}
 # Imported by anybody, importing nobody: the version.
 NEUTRAL = {"__init__"}
 

@@ -1,0 +1,250 @@
+"""From the service into the pieces of one version: asks for what lacks, checks every answer, resumes what breaks off.
+
+What is hard:
+
+- the service may ignore ranges; then the one answer that comes is read from its start as a *spool*, by the fill that
+  got it, and all other fills follow it;
+- an answer may be of another version; then nothing of it counts (semantics 4.1);
+- an answer may break off; it is resumed where it broke, as long as that gets anywhere.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from artifactfs import errors
+from artifactfs.content.blocks import BLOCK_BYTES
+from artifactfs.content.pieces import Pieces
+from artifactfs.content.shop import Shop
+from artifactfs.modellab.content import Artifact, Body
+from artifactfs.modellab.throttle import backoff_s
+
+log = logging.getLogger(__name__)
+
+# Answers in a row that broke off without bringing anything.
+_MAX_FRUITLESS = 4
+# How far a spool runs ahead of what was asked for, all spools of a mount together, and for how long one waits for a
+# reader to ask.
+_SPOOL_AHEAD_BYTES = 8 << 20
+_SPOOL_IDLE_S = 20.0
+
+
+class Fill:
+    """Bytes of a file under way: of blocks [first, last], up to byte `end` of the file, come as far as byte `at`.
+
+    `give_back` returns what it took of the budget; `finish` says that it is no longer under way. `done`: it is not.
+    """
+
+    def __init__(self, first: int, last: int, end: int, finish: Callable[["Fill"], None]) -> None:
+        self.first, self.last, self.end = first, last, end
+        self.at = first * BLOCK_BYTES
+        self.done = False
+        self.error: Exception | None = None
+        self.give_back: Callable[[], None] | None = None
+        self.finish = finish
+
+
+class _OtherValidator(Exception):
+    def __init__(self, validator: bytes) -> None:
+        super().__init__()
+        self.validator = validator
+
+
+class Download:
+    """Everything that is fetched of one version."""
+
+    def __init__(self, shop: Shop, artifact: Artifact, pieces: Pieces) -> None:
+        self._shop = shop
+        self._artifact = artifact
+        self._pieces = pieces
+        # Who asks while the answer may be the whole body.
+        self._turn = trio.Lock()
+        # The spool: how far it has come (None: there is none), how far it may go.
+        self._spool_at: int | None = None
+        self._spool_to = 0
+        self._spool_scope = trio.CancelScope()
+        self._spool_asked = trio.Event()
+
+    async def run(self, fill: Fill) -> None:
+        """Fetch a fill from `at` on. Raises Superseded, ServiceError."""
+        pieces = self._pieces
+        fruitless = 0
+        suspect: bytes | None = None
+        while not fill.done and fill.at < fill.end and (pieces.size is None or fill.at < pieces.size):
+            if self._spool_at is not None:
+                await self._follow(fill, self._spool_at)
+                continue
+            came_to = fill.at
+            error: errors.ServiceError | None = None
+            try:
+                async with self._answer(fill) as body:
+                    if body is None:
+                        continue
+                    await self._receive(fill, body, suspect)
+            except _OtherValidator as other:
+                suspect = other.validator
+                continue
+            except (errors.ConnectionLost, errors.TimedOut) as caught:
+                error = caught
+            suspect = None
+            # An answer that brought nothing new may be followed by a better one, but not for ever.
+            fruitless = 0 if fill.at > came_to else fruitless + 1
+            if fill.done or (error is None and not fruitless):
+                continue
+            if fruitless >= _MAX_FRUITLESS:
+                raise error or errors.ConnectionLost("answers came without the bytes that were asked for")
+            log.debug("content broke off: %s", error)
+            if fruitless:
+                await trio.sleep(backoff_s(fruitless))
+
+    @asynccontextmanager
+    async def _answer(self, fill: Fill) -> AsyncIterator[Body | None]:
+        """Ask for a fill; None if somebody else's answer turned out to bring everything.
+
+        Of several answers at once of a server that ignores ranges, each would be the whole file: so one asks at a time
+        where that may be, of one file, and of one mount as long as it is not known of the server.
+        """
+        shop, size = self._shop, self._pieces.size
+        async with AsyncExitStack() as turn:
+            if shop.service.ranges is not True:
+                await turn.enter_async_context(self._turn)
+            if shop.service.ranges is None and not (fill.at == 0 and size is not None and fill.end >= size):
+                await turn.enter_async_context(shop.probe)
+            if self._spool_at is not None:
+                yield None
+                return
+            async with shop.service.get(self._artifact, fill.at, fill.end, size=size) as body:
+                # Nothing is awaited from here until a spool has begun: the locks' releases do not.
+                await turn.aclose()
+                yield body
+
+    async def _receive(self, fill: Fill, body: Body, suspect: bytes | None) -> None:
+        await self._check(body, suspect)
+        if not body.whole:
+            await self._take_range(fill, body)
+        elif self._spool_at is None:  # otherwise ranges were ignored only now, and somebody else was first
+            await self._spool(fill, body)
+
+    async def _check(self, body: Body, suspect: bytes | None) -> None:
+        """Compare an answer with this version. Raises Superseded, ShortBody, or _OtherValidator to ask again."""
+        pieces = self._pieces
+        if pieces.size is None:
+            if body.total is not None:
+                pieces.learn_size(body.total)
+        elif body.total is not None and body.total != pieces.size:
+            if body.whole and body.total < pieces.size:
+                raise errors.ShortBody(f"a body of {body.total} bytes came for {pieces.size}")
+            raise await self._superseded(body.total)
+        if body.validator is None or self._shop.validators_are_noise:
+            return
+        if pieces.validator is None:
+            pieces.recognise(body.validator)
+        elif body.validator != pieces.validator:
+            if suspect is None:
+                raise _OtherValidator(body.validator)
+            if suspect == body.validator:
+                raise await self._superseded(pieces.size, body.validator)
+            log.info("this server's validators differ from answer to answer; they are ignored")
+            self._shop.validators_are_noise = True
+
+    async def _superseded(self, size: int | None = None, validator: bytes | None = None) -> errors.Superseded:
+        error = errors.Superseded("the server has another version of this file", size)
+        await self._pieces.supersede(error, validator)
+        return error
+
+    async def _take_range(self, fill: Fill, body: Body) -> None:
+        stop = min(fill.end, body.end) if body.end is not None else fill.end
+        if stop <= fill.at:
+            return  # past the end of a file that is shorter than thought; `_check` has learned its size
+        async for chunk in body.chunks:
+            if fill.at + len(chunk) > stop:
+                raise errors.UnexpectedAnswer("more bytes came than the answer had announced")
+            at, fill.at = fill.at, fill.at + len(chunk)
+            await self._take(at, chunk)
+        if fill.at < stop:
+            raise errors.ConnectionLost(f"an answer ended {stop - fill.at} bytes early")
+
+    async def _take(self, at: int, chunk: bytes) -> None:
+        # The readers first, the disk then.
+        for index in self._pieces.take(at, chunk):
+            await self._pieces.keep(index)
+
+    # --- the spool: a server that ignores ranges -----------------------------------------------------------
+
+    async def _spool(self, fill: Fill, body: Body) -> None:
+        """Read a whole body from its start; beyond what `fill` wants, as far as readers ask."""
+        pieces = self._pieces
+        size = pieces.size
+        self._spool_at, self._spool_to = 0, fill.end
+        self._shop.spools += 1
+        came = 0
+        last = b""
+        try:
+            with trio.CancelScope() as self._spool_scope:
+                async for chunk in body.chunks:
+                    came += len(chunk)
+                    if size is not None and came > size:
+                        raise await self._superseded()
+                    if came == size and body.total is None:
+                        last = chunk  # counts once it is seen to be the last: a longer body is another version
+                        continue
+                    await self._advance(fill, came - len(chunk), chunk)
+                    if not await self._spool_may_go_on():
+                        return
+                await self._advance(fill, came - len(last), last)
+                if size is None:
+                    pieces.learn_size(came)
+                    await pieces.keep_all()
+                elif came < size:
+                    raise errors.ShortBody(f"the body ended after {came} of {size} bytes")
+        finally:
+            self._spool_at = None
+            self._shop.spools -= 1
+            pieces.notify()
+
+    async def _advance(self, fill: Fill, at: int, chunk: bytes) -> None:
+        """Take the next bytes of the spool, those of place `at`."""
+        self._spool_at = at + len(chunk)
+        fill.at = max(fill.at, min(self._spool_at, fill.end))
+        await self._take(at, chunk)
+        if fill.at == fill.end:
+            fill.finish(fill)
+
+    async def _spool_may_go_on(self) -> bool:
+        """Wait until a reader asks for more; False if none does for a while."""
+        while self._spool_at is not None:
+            # No more than was asked for already: a glance stays one, as far as it can.
+            ahead = min(self._spool_to, _SPOOL_AHEAD_BYTES // self._shop.spools)
+            if self._spool_at <= self._spool_to + ahead:
+                return True
+            asked = self._spool_asked
+            with trio.move_on_after(_SPOOL_IDLE_S):
+                await asked.wait()
+                continue
+            return False
+        return True
+
+    async def _follow(self, fill: Fill, spool_at: int) -> None:
+        """Wait for the spool's next step towards a fill's end, or for its end; stop it if it is past the fill."""
+        pieces = self._pieces
+        if fill.at < spool_at:
+            fill.at = pieces.had_from(fill.at, fill.end)
+            if fill.at == fill.end:
+                return
+        if fill.at < spool_at:
+            # A step back behind a body that nothing kept: it starts again.
+            self._spool_scope.cancel()
+        elif fill.end > self._spool_to:
+            self._spool_to = fill.end
+            asked, self._spool_asked = self._spool_asked, trio.Event()
+            asked.set()
+        ahead_of_it = fill.at >= spool_at
+        await pieces.changed.wait()
+        # At its end only what it left tells how far it came.
+        reached = pieces.had_from(fill.at, fill.end)
+        if ahead_of_it and self._spool_at is not None:
+            # It went by everything in between, it or another one that began at the start.
+            reached = max(reached, min(self._spool_at, fill.end))
+        fill.at = reached

@@ -1,0 +1,52 @@
+"""What all open files of a mount share: the service, the cache, the bounds, and what was learned of the server."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import cachetools
+import msgspec
+import trio
+
+from artifactfs.content.keeper import Keeper
+from artifactfs.content.memory import Budget, Pool
+from artifactfs.modellab.content import Artifact, Body
+
+# Versions whose validator is remembered: some 200 bytes each. The kernel's pages of a file may outlive our blocks.
+_VALIDATORS = 20_000
+
+
+class ContentService(Protocol):
+    """What is needed of Model Lab. `artifactfs.modellab.content.ContentEndpoint` is one; tests have another."""
+
+    ranges: bool | None
+
+    def get(
+        self, artifact: Artifact, start: int, end: int | None, *, size: int | None
+    ) -> AbstractAsyncContextManager[Body]:
+        """Ask for bytes [start, end) of an artifact."""
+
+
+def _remembered() -> cachetools.LRUCache[bytes, bytes]:
+    return cachetools.LRUCache(_VALIDATORS)
+
+
+class Shop(msgspec.Struct):
+    """What all sources of a mount share. `deadline_s`: the longest wait without progress."""
+
+    service: ContentService
+    keeper: Keeper
+    pool: Pool
+    budget: Budget
+    nursery: trio.Nursery
+    wall_clock: Callable[[], float]
+    deadline_s: float
+    listing_ttl_s: float
+    # This server's validators change from answer to answer, and mean nothing (semantics 4.1).
+    validators_are_noise: bool = False
+    # Of each version that was read, by its name in the cache: what is held under that name, here and by the kernel.
+    validators: cachetools.LRUCache[bytes, bytes] = msgspec.field(default_factory=_remembered)
+    # Who asks while it is not known whether this server grants ranges.
+    probe: trio.Lock = msgspec.field(default_factory=trio.Lock)
+    # Whole bodies that are being read.
+    spools: int = 0

@@ -1,0 +1,137 @@
+"""An emulator in a process of its own, as tests run it, and the truth that a mount is held against."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from tests.processes import LIMIT_S
+
+Truth = dict[bytes, int | None]  # path below a run's root -> size, None for a directory
+
+
+class Lab:
+    """An emulator in a process of its own, and what a test tells and asks it (emulator/control.py)."""
+
+    def __init__(self, *arguments: str, port: int = 0) -> None:
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self._next_run = 900_001
+        self.start(port)
+        self._switches = self._ask("GET", "switches")
+
+    def start(self, port: int = 0) -> None:
+        """Start it, or start it again at the port that it had."""
+        command = [sys.executable, "-m", "artifactfs.emulator", "--until-stdin-closes", "--port", str(port)]
+        process = subprocess.Popen(
+            [*command, *self._arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self._process = process
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline() or b"{}")
+        assert told, "the emulator did not start: see its error above"
+        self.url: str = told["url"]
+        self.other_url: str = told["other_url"]
+        self.api_key: str = told["api_key"]
+        self.app_key: str = told["app_key"]
+        self.access_token: str = told["access_token"]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def stop(self) -> None:
+        """End it at once: from then on its port refuses connections."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process = None
+
+    def settle(self) -> None:
+        """Back to how it was started: switches, faults, counts. What was done to runs stays."""
+        self.faults()
+        self._ask("POST", "switches", self._switches)
+        self.reset()
+
+    def faults(self, *rules: Mapping[str, object]) -> None:
+        """Replace the fault script."""
+        self._ask("POST", "faults", list(rules))
+
+    def fault(self, kind: str, then: Mapping[str, object], times: int | None = None) -> None:
+        """Let requests of a kind go wrong: a script of one rule. `then`: see emulator/faults.py."""
+        self.faults({"match": {"kind": kind}, "then": then, "times": times})
+
+    def switch(self, **values: object) -> None:
+        self._ask("POST", "switches", values)
+
+    def files(self, run_id: int, **changes: object) -> None:
+        """Change a run's tree, making the run if there is none: add, change, remove, rename, mkdir, grid, wide."""
+        self._ask("POST", "files", {"run": run_id, **changes})
+
+    def change_run(self, run_id: int, **changes: object) -> None:
+        """Change what is told of a run: set, unset, delete."""
+        self._ask("POST", "runs", {"run": run_id, **changes})
+
+    def new_run(self, files: Mapping[str, int] | None = None, **attributes: object) -> int:
+        """Make a run that no other test knows, with files of these sizes. Returns its id."""
+        run_id = self._next_run
+        self._next_run += 1
+        self.files(run_id, add={"a.txt": 10, "sub/b.bin": 20} if files is None else files)
+        self.change_run(run_id, set=attributes)
+        return run_id
+
+    def truth(self, run_id: int) -> Truth:
+        """Return what a run holds."""
+        return {path.encode(): size for path, size in self._ask("GET", f"tree?run={run_id}").items()}
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._ask("GET", "stats")
+        return found
+
+    def requests(self) -> dict[str, int]:
+        """Return the number of requests by kind since the last `reset`."""
+        found: dict[str, int] = self.stats()["requests"]
+        return found
+
+    def total(self) -> int:
+        return sum(self.requests().values())
+
+    def reset(self) -> None:
+        """Forget the requests so far."""
+        self._ask("POST", "reset", {})
+
+    def newest_runs(self, count: int) -> list[int]:
+        """Return the runs last updated, newest first, without the deleted, as the API itself tells them."""
+        rows: list[dict[str, Any]] = []
+        number = int(self._ask("GET", "switches")["page_base"])
+        while len(rows) < count:
+            query = urllib.parse.urlencode({"page[size]": 100, "page[number]": number})
+            page = self._ask("GET", f"../api/v2/model-lab-api/runs?{query}")["data"]
+            if not page:
+                break
+            rows += page
+            number += 1
+        return [int(row["id"]) for row in rows[:count] if not row["attributes"].get("deleted_at")]
+
+    def _ask(self, method: str, name: str, body: object = None) -> Any:
+        path = name.removeprefix("..") if name.startswith("..") else f"/_emulator/{name}"
+        request = urllib.request.Request(
+            self.url + path, method=method, data=None if body is None else json.dumps(body).encode()
+        )
+        request.add_header("DD-API-KEY", self.api_key)
+        request.add_header("DD-APPLICATION-KEY", self.app_key)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=LIMIT_S) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"the emulator refuses {method} {path}: {error.read()!r}") from None

@@ -1,0 +1,242 @@
+"""artifactfs.tree.freshness: old values while the service is slow or down (semantics 3.2, 5.1)."""
+
+import logging
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from artifactfs import errors
+from artifactfs.tree.freshness import PROBE_INTERVAL_S, REFRESH_WAIT_S, FreshCache, Health
+from tests.fakes import until
+from tests.unit.test_freshness import Source
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+async def cache(nursery: trio.Nursery, source: Source, health: Health) -> FreshCache[str, int]:
+    return FreshCache(
+        "thing",
+        fetch=source.fetch,
+        ttl_s=lambda _value: 60.0,
+        weight=lambda _value: 1,
+        max_weight=100,
+        negative_ttl_s=10.0,
+        stale_max_s=3600.0,
+        health=health,
+        nursery=nursery,
+        clock=trio.current_time,
+    )
+
+
+async def value(cache: FreshCache[str, int], key: str = "k") -> int:
+    return (await cache.get(key)).value
+
+
+async def old(cache: FreshCache[str, int], *keys: str) -> None:
+    """Put values into the cache and let them grow old."""
+    for key in keys or ("k",):
+        await cache.get(key)
+    await trio.sleep(60)
+
+
+# --- slow ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_refresh_within_a_second_is_waited_for(
+    cache: FreshCache[str, int], source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: with an old value at hand, a refresh that takes less than a second is the answer."""
+    await old(cache)
+    source.latency_s = 0.9
+    assert await value(cache) == 2
+
+
+async def test_a_slow_refresh_goes_on(cache: FreshCache[str, int], source: Source, autojump_clock: MockClock) -> None:
+    """3.2: after 1 s the old value is served, and the refresh goes on and is the next answer."""
+    await old(cache)
+    source.latency_s = 3
+    started = trio.current_time()
+    held = await cache.get("k")
+    assert held.value == 1
+    assert cache.left_s(held) == 0
+    assert trio.current_time() - started == pytest.approx(REFRESH_WAIT_S) == pytest.approx(1.0)
+    await trio.sleep(2.1)
+    assert await value(cache) == 2
+    assert len(source.asked) == 2
+
+
+async def test_who_comes_later_waits_for_the_rest_of_that_second(
+    cache: FreshCache[str, int], source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: the second is the refresh's, not each caller's."""
+    await old(cache)
+    source.latency_s = 3
+    async with trio.open_nursery() as callers:
+        callers.start_soon(cache.get, "k")
+        await trio.sleep(0.7)
+        started = trio.current_time()
+        assert await value(cache) == 1
+        assert trio.current_time() - started == pytest.approx(0.3)
+    started = trio.current_time()
+    assert await value(cache) == 1
+    assert trio.current_time() == started
+    assert len(source.asked) == 2
+
+
+# --- down ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_failing_refresh_serves_the_old_value(
+    cache: FreshCache[str, int], source: Source, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """3.2: 429, 5xx and network: the old one is served, and the log says so."""
+    await old(cache)
+    source.error = errors.ServerFailed("lab answered 503", 503)
+    with caplog.at_level(logging.WARNING, "artifactfs"):
+        assert await value(cache) == 1
+    assert [record.getMessage() for record in caplog.records] == ["thing k: lab answered 503; the old one is served"]
+
+
+@pytest.mark.parametrize("error", [errors.AccessDenied("x", 403), errors.UnexpectedAnswer("x", 200), RuntimeError("x")])
+async def test_a_failure_that_does_not_pass_is_told(
+    error: Exception, cache: FreshCache[str, int], source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: what is not passing is the caller's: an old value would hide it."""
+    await old(cache)
+    source.error = error
+    with pytest.raises(type(error)):
+        await cache.get("k")
+
+
+async def test_in_trouble_nobody_waits(
+    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+) -> None:
+    """5.1: after a failure old values are served at once, and the service is asked at most once in 5 s, by anybody."""
+    await old(cache, "a", "b", "c")
+    source.error, source.latency_s = errors.TimedOut("x"), 0.5
+    assert await value(cache, "a") == 1
+    assert health.in_trouble()
+    source.asked.clear()
+    started = trio.current_time()
+    for _ in range(10):
+        assert [await value(cache, key) for key in "abc"] == [1, 2, 3]
+    assert trio.current_time() == started
+    assert source.asked == []
+    await trio.sleep(PROBE_INTERVAL_S)
+    for _ in range(10):
+        assert [await value(cache, key) for key in "abc"] == [1, 2, 3]
+    assert trio.current_time() == pytest.approx(started + PROBE_INTERVAL_S)
+    assert source.asked == ["a"]
+
+
+async def test_a_probe_that_is_answered_ends_the_trouble(
+    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+) -> None:
+    """5.1: the probe's answer counts, and refreshes are waited for again."""
+    await old(cache, "a", "b")
+    source.error = errors.TimedOut("x")
+    await cache.get("a")
+    source.error = None
+    await trio.sleep(PROBE_INTERVAL_S)
+    assert await value(cache, "a") == 1  # the old one at once; the probe is on its way
+    await until(lambda: not health.in_trouble())
+    assert await value(cache, "a") == 4
+    source.latency_s = 0.5
+    assert await value(cache, "b") == 5
+
+
+async def test_a_slow_refresh_is_trouble(
+    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+) -> None:
+    """3.2: while one refresh takes too long, nobody waits a second for each other name; its answer ends that."""
+    await old(cache, "a", "b")
+    source.latency_s = 3
+    await cache.get("a")
+    assert health.in_trouble()
+    started = trio.current_time()
+    assert await value(cache, "b") == 2
+    assert trio.current_time() == started
+    await trio.sleep(2.5)
+    assert not health.in_trouble()
+
+
+async def test_trouble_is_everybodys(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """5.1: the caches of one mount share what is known of the service; any answer, a 404 too, clears it."""
+    health = Health()
+    health.failed(trio.current_time())
+    assert health.in_trouble()
+    source = Source()
+    source.error = errors.NotFound("no", 404)
+    cache: FreshCache[str, int] = FreshCache(
+        "thing",
+        fetch=source.fetch,
+        ttl_s=lambda _value: 60.0,
+        weight=lambda _value: 1,
+        max_weight=100,
+        negative_ttl_s=10.0,
+        stale_max_s=3600.0,
+        health=health,
+        nursery=nursery,
+        clock=trio.current_time,
+    )
+    with pytest.raises(errors.NoSuchEntry):
+        await cache.get("k")
+    assert not health.in_trouble()
+
+
+async def test_fresh_values_need_no_service(
+    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+) -> None:
+    """5.1: what is cached and fresh never waits for the network, in trouble or not."""
+    await cache.get("k")
+    health.failed(trio.current_time())
+    source.asked.clear()
+    assert await value(cache) == 1
+    assert source.asked == []
+
+
+async def test_a_refresh_that_nobody_waits_for_tells_the_log(
+    cache: FreshCache[str, int], source: Source, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """3.2: a background refresh that fails for good is in the log, a bug with its traceback, and ends nothing else."""
+    await old(cache)
+    source.latency_s, source.error = 3, RuntimeError("bug")
+    assert await value(cache) == 1
+    with caplog.at_level(logging.WARNING, "artifactfs"):
+        await trio.sleep(3)
+    (record,) = caplog.records
+    assert record.getMessage() == "thing k: the refresh failed: bug"
+    assert record.exc_info is not None
+    source.latency_s, source.error = 0, None
+    await trio.sleep(PROBE_INTERVAL_S)
+    await cache.get("k")
+    await until(lambda: cache.peek("k") is not None)
+    assert await value(cache) == 3
+
+
+# --- Health -------------------------------------------------------------------------------------------------
+
+
+def test_probes_have_a_distance() -> None:
+    """5.1: at most one probe in 5 s, counted from the failure and from the last probe."""
+    health = Health()
+    assert not health.in_trouble()
+    health.failed(100.0)
+    assert not health.may_probe(104.9)
+    assert health.may_probe(105.0)
+    assert not health.may_probe(105.0)
+    health.failed(105.5)
+    assert not health.may_probe(109.9)
+    assert health.may_probe(110.0)
+    health.ok()
+    assert not health.in_trouble()
