@@ -6,8 +6,10 @@ calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock 
 
 import logging
 import logging.handlers
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 
 # 5 files of 5 MiB: some weeks of a mount at info; arbitrary.
@@ -40,19 +42,20 @@ class RedactingFormatter(logging.Formatter):
 class RepeatLimiter(logging.Filter):
     """Lets the same line through a few times per window, then counts it in silence.
 
-    "The same" means the same logger and template: a template whose arguments differ each time (names,
-    paths) would otherwise never repeat. The first line after the window says how many were dropped.
+    "The same" means the same logger, template and exceptions, numbers apart: with names and paths in it nothing
+    would ever repeat, and without the exceptions one failure would hide another (semantics 5.3). The first line after
+    the window says how many were dropped.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.INFO:
             return True
-        key = (record.name, str(record.msg))
+        key = (record.name, str(record.msg), *_exceptions(record))
         now = self._clock()
         start, count = self._seen.get(key, (now, 0))
         if now - start >= _REPEAT_WINDOW_S:
@@ -63,6 +66,16 @@ class RepeatLimiter(logging.Filter):
             self._seen.clear()
         self._seen[key] = (start, count + 1)
         return count < _REPEATS
+
+
+def _exceptions(record: logging.LogRecord) -> list[str]:
+    """Return what the exceptions in a record say, without numbers, and where a logged one was raised."""
+    found = [arg for arg in record.args if isinstance(arg, BaseException)] if isinstance(record.args, tuple) else []
+    texts = [re.sub(r"\d+", "#", f"{type(error).__name__}: {error}")[:200] for error in found]
+    if record.exc_info and (error := record.exc_info[1]) is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        texts.append(f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+    return texts
 
 
 def configure(*, log_file: str | None, verbose: bool, secrets: Iterable[str] = ()) -> None:

@@ -4,7 +4,6 @@ A block here may still be filling: its bytes up to `have` are good and never cha
 them alive, whatever the pool drops.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 
@@ -19,19 +18,19 @@ class MemoryBlock:
 
 
 class Pool:
-    """Blocks by (version, index), least recently used first out, `max_bytes` of buffers at most."""
+    """Blocks by (version, index), first in first out, `max_bytes` of buffers at most.
+
+    Not least recently used first: that would drop what was fetched ahead of a reader before what he has read.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._blocks: OrderedDict[tuple[bytes, int], MemoryBlock] = OrderedDict()
+        self.max_bytes = max_bytes
+        self._blocks: dict[tuple[bytes, int], MemoryBlock] = {}
         self.size_bytes = 0
 
     def get(self, key: bytes, index: int) -> MemoryBlock | None:
-        """Return a block, now the most recently used."""
-        block = self._blocks.get((key, index))
-        if block is not None:
-            self._blocks.move_to_end((key, index))
-        return block
+        """Return a block."""
+        return self._blocks.get((key, index))
 
     def put(self, key: bytes, index: int, block: MemoryBlock) -> None:
         """Hold a block, unless more of it is held already; others go where there is no room."""
@@ -42,9 +41,8 @@ class Pool:
             self.size_bytes -= len(self._blocks.pop((key, index)).data)
         self._blocks[key, index] = block
         self.size_bytes += len(block.data)
-        while self.size_bytes > self._max_bytes and len(self._blocks) > 1:
-            _, dropped = self._blocks.popitem(last=False)
-            self.size_bytes -= len(dropped.data)
+        while self.size_bytes > self.max_bytes and len(self._blocks) > 1:
+            self.size_bytes -= len(self._blocks.pop(next(iter(self._blocks))).data)
 
     def rename(self, old: bytes, new: bytes) -> None:
         """Hold the blocks of one version under the name of another."""

@@ -69,7 +69,7 @@ class OpenFile:
         read_bytes = self._run_end - self._run_start
         # The first read of all tells nothing yet, but a large one at the start is no glance.
         if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
-            window = min(WINDOW_BYTES, max(2 * read_bytes, BLOCK_BYTES))
+            window = min(WINDOW_BYTES, self._source.room_ahead(), max(2 * read_bytes, BLOCK_BYTES))
             goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
             # Not for every read: once half of the window is used up, so that requests are few and large.
             if self._ahead_to < self._run_end + window // 2:

@@ -48,5 +48,10 @@ class Shop(msgspec.Struct):
     validators: cachetools.LRUCache[bytes, bytes] = msgspec.field(default_factory=_remembered)
     # Who asks while it is not known whether this server grants ranges.
     probe: trio.Lock = msgspec.field(default_factory=trio.Lock)
-    # Whole bodies that are being read.
+    # Files that something is fetched of, and whole bodies that are being read.
+    fetched: int = 0
     spools: int = 0
+
+    def room_ahead(self) -> int:
+        """Return how far ahead of one reader to fetch at most: what all of them fetch must find room in memory."""
+        return self.pool.max_bytes * 2 // 3 // max(1, self.fetched)

@@ -105,6 +105,10 @@ class Source:
         if self.size is None:
             await self.read(0, glance, fetch_to=glance)
 
+    def room_ahead(self) -> int:
+        """Return how far ahead of a reader to fetch at most."""
+        return self._shop.room_ahead()
+
     def close(self) -> None:
         """Nobody reads this any more: end what is under way."""
         for scope in self._scopes:
@@ -158,6 +162,7 @@ class Source:
 
     def _start(self, fill: Fill, give_back: Callable[[], None] | None) -> None:
         fill.give_back = give_back
+        self._shop.fetched += not self._fills
         for index in range(fill.first, fill.last + 1):
             self._fills[index] = fill
         self._shop.nursery.start_soon(self._fill, fill)
@@ -192,8 +197,8 @@ class Source:
             fill.done = True
             indices = range(fill.first, fill.last + 1)
             for index in indices:
-                if self._fills.get(index) is fill:
-                    del self._fills[index]
+                del self._fills[index]
+            self._shop.fetched -= not self._fills
             self._pieces.settle(indices)
             if fill.give_back is not None:
                 fill.give_back()

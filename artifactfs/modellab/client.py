@@ -8,6 +8,7 @@ import logging
 import urllib.parse
 from collections.abc import Iterator, Sequence
 
+import cachetools
 import msgspec
 import trio
 
@@ -28,6 +29,8 @@ MAX_ROWS = 1_000_000
 _SLICE = 2_000
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
 _S3_PAGE = 1000
+# Directories of which it is known what was logged of them; arbitrary.
+_MAX_TOLD = 10_000
 
 
 class DirectoryListing(msgspec.Struct, frozen=True):
@@ -35,6 +38,19 @@ class DirectoryListing(msgspec.Struct, frozen=True):
 
     children: Children
     path_in_project: str
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """A listing as it came for one form of a directory's path, and what it says of the server."""
+
+    run_id: int
+    path: str
+    slash: bool
+    verdict: Verdict
+    listing: DirectoryListing
+    base: Base | None
+    echoed: bool
+    rows: int
 
 
 class ModelLab:
@@ -46,6 +62,8 @@ class ModelLab:
         # What this server wants, learned from its answers; None until one of them told.
         self._slash: bool | None = None
         self._base: Base | None = None
+        # What was said in the log of which directory: once, not at every refresh (semantics 1.3).
+        self._told: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_TOLD)
 
     async def check_keys(self) -> None:
         """Make one cheap call that needs valid keys and a Model Lab on the other side."""
@@ -88,34 +106,40 @@ class ModelLab:
         server itself wrote this directory with a slash at its end.
         """
         first = slash if self._slash is None else self._slash
-        if not path:
-            return (await self._list(run_id, path, first))[1]
-        try:
-            verdict, listing = await self._list(run_id, path, first)
-        except (errors.NotFound, errors.BadRequest):
-            if self._slash is not None:
-                raise
-            # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
-            verdict, listing = await self._list(run_id, path, not first)
-            self._learn_slash(verdict, listing, not first)
-            return listing
-        if verdict is Verdict.CHILDREN or self._slash is not None:
-            self._learn_slash(verdict, listing, first)
-            return listing
-        try:
-            second_verdict, second = await self._list(run_id, path, not first)
-        except (errors.NotFound, errors.BadRequest):
-            return listing
-        self._learn_slash(second_verdict, second, not first)
-        return second if second_verdict is Verdict.CHILDREN else listing
+        if not path or self._slash is not None:
+            return self._adopt(await self._list(run_id, path, first))
+        answers: list[_Answer] = []
+        refusal: errors.ServiceError | None = None
+        for form in (first, not first):
+            try:
+                answer = await self._list(run_id, path, form)
+            except (errors.NotFound, errors.BadRequest) as error:
+                # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
+                refusal = refusal or error
+                continue
+            if answer.verdict is Verdict.CHILDREN and not (answer.echoed and not form):
+                return self._adopt(answer)
+            answers.append(answer)
+        if refusal is not None and not answers:
+            raise refusal
+        # Children that came with an echo of the prefix count if the other form brought none.
+        return self._adopt(next((a for a in answers if a.verdict is Verdict.CHILDREN), answers[0]))
 
-    def _learn_slash(self, verdict: Verdict, listing: DirectoryListing, slash: bool) -> None:
+    def _adopt(self, answer: "_Answer") -> DirectoryListing:
+        """Take an answer for the directory's, and learn from it what this server wants."""
+        if answer.base is not None and answer.base is not self._base:
+            self._base = answer.base
+            log.info("the paths of this server's listings are relative to %s", answer.base.value)
         # Names that were left out prove nothing: they may come from anywhere.
-        if verdict is Verdict.CHILDREN and listing.children.by_name and self._slash is None:
-            self._slash = slash
-            log.info("this server lists a directory by its path %s a slash at the end", "with" if slash else "without")
+        children = answer.listing.children
+        if answer.path and self._slash is None and answer.verdict is Verdict.CHILDREN and children.by_name:
+            self._slash = answer.slash
+            form = "with" if answer.slash else "without"
+            log.info("this server lists a directory by its path %s a slash at the end", form)
+        self._report(answer)
+        return answer.listing
 
-    async def _list(self, run_id: int, path: str, slash: bool) -> tuple[Verdict, DirectoryListing]:
+    async def _list(self, run_id: int, path: str, slash: bool) -> "_Answer":
         query = {"path": path + "/" if slash else path} if path else {}
         answer = models.decode_run_listing(await self._get("listing", f"/runs/{run_id}/artifacts", query))
         if len(answer.files) > MAX_ROWS:
@@ -129,13 +153,24 @@ class ModelLab:
             await trio.lowlevel.checkpoint()
         verdict, children = sorter.result()
         children.bad_names += answer.odd_rows
-        if sorter.base is not None and sorter.base is not self._base:
-            self._base = sorter.base
-            log.info("the paths of this server's listings are relative to %s", sorter.base.value)
-        self._report(run_id, path, len(answer.files), children)
-        return verdict, DirectoryListing(children, answer.path_in_project)
+        return _Answer(
+            run_id=run_id,
+            path=path,
+            slash=slash,
+            verdict=verdict,
+            listing=DirectoryListing(children, answer.path_in_project),
+            base=sorter.base,
+            echoed=sorter.echoed,
+            rows=len(answer.files),
+        )
 
-    def _report(self, run_id: int, path: str, rows: int, children: Children) -> None:
+    def _report(self, answer: "_Answer") -> None:
+        run_id, path, rows, children = answer.run_id, answer.path, answer.rows, answer.listing.children
+        cut = bool(rows) and rows % _S3_PAGE == 0
+        seen = (children.bad_names, len(children.shadowed), cut)
+        if seen == self._told.get((run_id, path), (0, 0, False)):
+            return
+        self._told[run_id, path] = seen
         where = f"run {run_id}, directory {models.printable(path) or '/'}"
         if children.bad_names:
             log.warning("%s: left out %d entries whose names no filesystem can hold", where, children.bad_names)
@@ -144,7 +179,7 @@ class ModelLab:
                 "%s: %d names are both file and directory, the directories are shown; one is %s",
                 where, len(children.shadowed), models.printable(name.decode()),
             )  # fmt: skip
-        if rows and rows % _S3_PAGE == 0:
+        if cut:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
 
     async def _get(self, endpoint: str, path: str, query: dict[str, str]) -> bytes:

@@ -97,6 +97,11 @@ class Sorter:
                 self._outside = all(encode_name(part) is not None for part in bare.split("/"))
 
     @property
+    def echoed(self) -> bool:
+        """Whether the answer names the directory that was asked for: an echo of a prefix, or a marker."""
+        return self._self
+
+    @property
     def base(self) -> Base | None:
         """What the paths of this answer are relative to; None where it does not say."""
         if not self._directory:

@@ -7,8 +7,8 @@ import email.utils
 import random
 from collections.abc import Callable, Mapping
 
-# Retried besides connection errors: what the official client retries, without 501 (semantics, issue 5).
-RETRIED = frozenset({408, 429, *range(500, 513)} - {501, 508})
+# Retried besides connection errors. The official client leaves out 508 and what is past 512; proxies send those too.
+RETRIED = frozenset({408, 429, *range(500, 600)} - {501})
 
 MAX_ATTEMPTS = 4
 # Full jitter: a random pause up to base * 2^attempt. Arbitrary within what a waiting shell bears.

@@ -90,7 +90,10 @@ class Transport:
         limits: throttle.RateLimits | None = None,
     ) -> None:
         self._base = api_url.rstrip("/")
-        self._origin = httpx.URL(api_url)
+        try:
+            self._origin = httpx.URL(api_url)
+        except (httpx.InvalidURL, UnicodeError):
+            raise UserError(ExitCode.USAGE, f"--api-url {api_url!r} is not a URL that can be asked") from None
         self.host = self._origin.netloc.decode("ascii")
         self._credentials = credentials.headers()
         loopback = is_loopback(self._origin.host)
@@ -198,11 +201,15 @@ class Transport:
 
     async def _retrying(self, endpoint: str, deadline_s: float, attempt: Callable[[], Awaitable[T]]) -> T:
         end = self._clock() + deadline_s
+        last: list[errors.PassingError] = []
         with trio.move_on_after(deadline_s):
-            return await self._attempts(endpoint, end, attempt)
-        raise errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
+            return await self._attempts(endpoint, end, attempt, last)
+        # What went wrong before the time was over says more than that it is over.
+        raise last[-1] if last else errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
 
-    async def _attempts(self, endpoint: str, end: float, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _attempts(
+        self, endpoint: str, end: float, attempt: Callable[[], Awaitable[T]], last: list[errors.PassingError]
+    ) -> T:
         attempts = 0
         while True:
             attempts += 1
@@ -212,7 +219,9 @@ class Transport:
             except errors.TlsFailed:
                 raise
             except errors.PassingError as error:
-                if attempts >= throttle.MAX_ATTEMPTS or error.status == 501:
+                last.append(error)
+                retried = error.status is None or throttle.is_retried(error.status)
+                if attempts >= throttle.MAX_ATTEMPTS or not retried:
                     raise
                 # A reset that the server named is waited for at the top of the loop.
                 throttled = isinstance(error, errors.RateLimited) and self._limits.pause_s(endpoint, self._clock()) > 0

@@ -108,7 +108,8 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
         )
         for _ in range(2)
     )
-    service = ModelLab(listings, deadline_s=settings.deadline)
+    # A little less than an operation's own: so that it ends with what went wrong, not with its time.
+    service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
     try:
         await _check_keys(service, settings)
         async with trio.open_nursery() as root:
@@ -191,7 +192,7 @@ def _mount(settings: Settings, point: str, operations: Operations) -> None:
             pyfuse3.init(operations, point, options)
         except RuntimeError as error:
             raise UserError(
-                ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {said() or error}; is it yours, and not busy?"
+                ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {said() or f'{error}; is it yours, and not busy?'}"
             ) from error
 
 

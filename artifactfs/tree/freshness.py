@@ -45,6 +45,8 @@ class Flight(Generic[V]):
     def __init__(self, started: float) -> None:
         self.started = started
         self.waiters = 0
+        # Dropped on the way: whoever waits gets what it brings, and nobody else.
+        self.void = False
         self._landed = trio.Event()
         self._held: Held[V] | None = None
         self._error: BaseException | None = None
@@ -179,6 +181,8 @@ class FreshCache(Generic[K, V]):
         """Forget a value and an absence: the next look asks."""
         self._held.pop(key, None)
         self._absent.pop(key, None)
+        if (flight := self._flights.pop(key, None)) is not None:
+            flight.void = True
 
     def expire(self) -> None:
         """Make everything old: the next look at each asks the service (semantics 3.3)."""
@@ -221,7 +225,8 @@ class FreshCache(Generic[K, V]):
         held: Held[V] | None = None
         error: BaseException | None = None
         try:
-            held = self._store(key, await self._fetch(key, old), flight.started)
+            value = await self._fetch(key, old)
+            held = self._holding(value, flight.started) if flight.void else self._store(key, value, flight.started)
             self._health.ok()
         except Exception as caught:  # whoever waits gets it, and its guard logs it if it is a bug
             error = caught
@@ -237,19 +242,26 @@ class FreshCache(Generic[K, V]):
             flight.land(held, error)
 
     def _store(self, key: K, value: V, asked_at: float) -> Held[V]:
-        fresh_until = asked_at + self._ttl_s(value)
-        held = Held(value, asked_at, fresh_until, fresh_until + self._stale_max_s)
+        held = self._holding(value, asked_at)
         known = self._held.get(key)
         if known is None or known.asked_at <= asked_at:
             self._held[key] = held
         self._absent.pop(key, None)
         return held
 
+    def _holding(self, value: V, asked_at: float) -> Held[V]:
+        fresh_until = asked_at + self._ttl_s(value)
+        return Held(value, asked_at, fresh_until, fresh_until + self._stale_max_s)
+
     def _note_failure(self, key: K, flight: Flight[V], error: Exception, had_old: bool) -> None:
         if isinstance(error, errors.NotFound):
             self._health.ok()
             known = self._held.get(key)
-            if flight.started < self._refreshed_at or (known is not None and known.asked_at > flight.started):
+            if (
+                flight.void
+                or flight.started < self._refreshed_at
+                or (known is not None and known.asked_at > flight.started)
+            ):
                 return  # what was asked for later says, or will say, what is there
             self._held.pop(key, None)
             self._absent[key] = self._clock() + self._negative_ttl_s

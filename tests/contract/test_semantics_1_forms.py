@@ -42,7 +42,7 @@ MIXED: list[dict[str, object]] = [
 ODD: list[dict[str, object]] = [
     {"slash": "required", "base": "relative", "self_marker": "slash", "empty_form": "absent"},
     {"slash": "required", "depth": "recursive", "path_of_file": "404", "path_missing": "404"},
-    {"slash": "refused", "base": "relative", "self_marker": "bare", "dir_flag": False},
+    {"slash": "refused", "base": "relative", "self_marker": "slash", "dir_flag": False},
     {"slash": "required", "path_missing": "400", "empty_form": "null", "size_form": "string"},
     {"slash": "refused", "dir_slash": False, "path_of_file": "400", "path_missing": "404"},
 ]
