@@ -1,13 +1,11 @@
 """Settings: flag > environment > config file > default.
 
-Owns the one table of settings (names, parsers, defaults, help), the site and URL rules, and the reading of
-keys. The only module that looks at `os.environ`. Flags, `ARTIFACTFS_*` variables, `-o` options and the keys
-of the config file all come from the same table, so they cannot drift apart. Secrets are wrapped: neither
-`repr` nor `str` nor an exception shows one.
+Owns the one table of settings (names, parsers, defaults, help) and the reading of keys. The only module that looks at
+`os.environ`. Flags, `ARTIFACTFS_*` variables, `-o` options and the keys of the config file all come from the same
+table, so they cannot drift apart. Secrets are wrapped: neither `repr` nor `str` nor an exception shows one.
 """
 
 import hashlib
-import ipaddress
 import os
 import pwd
 import re
@@ -21,6 +19,7 @@ from typing import Any
 import platformdirs
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.origins import parse_api_url, parse_proxy, parse_site
 from artifactfs.quantities import parse_duration, parse_size
 
 APP = "artifactfs"
@@ -108,71 +107,6 @@ def _positive_duration(value: str) -> float:
     return seconds
 
 
-def parse_site(text: str) -> str:
-    """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
-    host = text.strip().lower()
-    host = re.sub(r"^[a-z][a-z0-9+.-]*://", "", host).split("/", 1)[0].rstrip(".")
-    host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
-    label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-    if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
-        raise ValueError(f"{text!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
-    return host
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own loopback."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def parse_api_url(text: str) -> str:
-    """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
-    # What is before an @ or behind a ? may be a secret: no message repeats it.
-    shown = repr(re.sub(r"//.*@", "//", text.strip()).partition("?")[0])
-    try:
-        url = urllib.parse.urlsplit(text.strip())
-        host, port = url.hostname, url.port  # `.port` raises for a port that is none
-    except ValueError:
-        raise ValueError(f"{shown} is not a URL") from None
-    if "@" in url.netloc:
-        raise ValueError("the URL must not hold a user name or password: keys have their own settings")
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
-        raise ValueError(f"{shown} is not an API base: give it like https://api.datadoghq.eu")
-    if not _is_host(host, url.netloc) or not re.fullmatch(r"[\x21-\x7e]*", url.path):
-        raise ValueError(f"{shown} is not a URL that can be asked for")
-    if url.scheme == "http" and not is_loopback(host):
-        raise ValueError(
-            f"{shown}: plain http would show the keys to the network; use https (http is for loopback only)"
-        )
-    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
-
-
-def _parse_proxy(text: str) -> str:
-    # The text may hold a password, so no message repeats it.
-    try:
-        url = urllib.parse.urlsplit(text.strip())
-        valid = url.scheme in ("http", "https") and _is_host(url.hostname or "", url.netloc) and url.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError("not a proxy's URL: give it like http://proxy.example:3128")
-    return text.strip()
-
-
-def _is_host(text: str, netloc: str) -> bool:
-    """Whether a URL's host is a name (in ASCII, as it goes over the wire) or an address."""
-    if "[" in netloc or text.rpartition(".")[2].isdigit():
-        try:
-            ipaddress.ip_address(text)
-        except ValueError:
-            return False
-        return True
-    # Underscores occur in internal names, whatever the standard says.
-    return re.fullmatch(r"[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*\.?", text) is not None
-
-
 @dataclass(frozen=True)
 class Setting:
     """One row of the table. `metavar` None marks a switch; `flag` False keeps it off the command line."""
@@ -202,7 +136,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
     Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
     Setting("access_token", Secret, None, "TOKEN", "Access token, in place of keys.", ("DD_ACCESS_TOKEN",), flag=False),
-    Setting("proxy", _parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
+    Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
     Setting("ca_file", _path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
     Setting("cache_dir", _path, None, "DIR", "Directory of the content cache."),
     Setting("cache_size", parse_size, 10 << 30, "SIZE", "Most bytes that the content cache holds [10GiB]."),

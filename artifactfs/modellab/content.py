@@ -17,7 +17,7 @@ import msgspec
 
 from artifactfs import errors
 from artifactfs.modellab.transport import Stream, Transport
-from artifactfs.settings import is_loopback
+from artifactfs.origins import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import models, throttle
 from artifactfs.modellab.auth import Credentials
-from artifactfs.settings import is_loopback
+from artifactfs.origins import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import pytest
 
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import Secret, Settings, is_loopback, parse_api_url, parse_site
+from artifactfs.origins import is_loopback, parse_api_url, parse_site
+from artifactfs.settings import Secret, Settings
 
 KEYS = {"DD_API_KEY": "api-s3cr3t", "DD_APP_KEY": "app-s3cr3t"}
 

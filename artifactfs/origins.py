@@ -1,0 +1,71 @@
+"""Where requests may go: sites, API base URLs and proxies as people write them. Pure; ValueError says what is wrong."""
+
+import ipaddress
+import re
+import urllib.parse
+
+
+def parse_site(text: str) -> str:
+    """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
+    host = text.strip().lower()
+    host = re.sub(r"^[a-z][a-z0-9+.-]*://", "", host).split("/", 1)[0].rstrip(".")
+    host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
+    label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
+        raise ValueError(f"{text!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def parse_api_url(text: str) -> str:
+    """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
+    # What is before an @ or behind a ? may be a secret: no message repeats it.
+    shown = repr(re.sub(r"//.*@", "//", text.strip()).partition("?")[0])
+    try:
+        url = urllib.parse.urlsplit(text.strip())
+        host, port = url.hostname, url.port  # `.port` raises for a port that is none
+    except ValueError:
+        raise ValueError(f"{shown} is not a URL") from None
+    if "@" in url.netloc:
+        raise ValueError("the URL must not hold a user name or password: keys have their own settings")
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
+        raise ValueError(f"{shown} is not an API base: give it like https://api.datadoghq.eu")
+    if not _is_host(host, url.netloc) or not re.fullmatch(r"[\x21-\x7e]*", url.path):
+        raise ValueError(f"{shown} is not a URL that can be asked for")
+    if url.scheme == "http" and not is_loopback(host):
+        raise ValueError(
+            f"{shown}: plain http would show the keys to the network; use https (http is for loopback only)"
+        )
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+
+
+def parse_proxy(text: str) -> str:
+    """Return the URL of an HTTP proxy. Raises ValueError."""
+    # The text may hold a password, so no message repeats it.
+    try:
+        url = urllib.parse.urlsplit(text.strip())
+        valid = url.scheme in ("http", "https") and _is_host(url.hostname or "", url.netloc) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("not a proxy's URL: give it like http://proxy.example:3128")
+    return text.strip()
+
+
+def _is_host(text: str, netloc: str) -> bool:
+    """Whether a URL's host is a name (in ASCII, as it goes over the wire) or an address."""
+    if "[" in netloc or text.rpartition(".")[2].isdigit():
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return True
+    # Underscores occur in internal names, whatever the standard says.
+    return re.fullmatch(r"[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*\.?", text) is not None
