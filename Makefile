@@ -19,7 +19,7 @@ help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.installed ## Mount the built-in sample at ./demo-mount, show it, and leave it mounted
-	@scripts/setup.sh mount
+	@.ci/setup.sh mount
 	@# 7: it is mounted already.
 	@code=0; said=$$($(VENV)/bin/artifactfs demo --background $(MOUNT) 2>&1) || code=$$?; \
 	 [ $$code = 7 ] || [ -z "$$said" ] || echo "$$said" >&2; [ $$code = 0 ] || [ $$code = 7 ] || exit $$code
@@ -35,11 +35,11 @@ demo-stop: ## End the demo
 install: $(VENV)/.installed ## Make .venv, with .venv/bin/artifactfs
 
 test: $(VENV)/.developing ## Run every test, real mounts included
-	@scripts/setup.sh tests
+	@.ci/setup.sh tests
 	$(VENV)/bin/python -m pytest $(TESTS)
 
 test-lowest: $(LOWEST)/.developing ## Run every test with the oldest dependencies that pyproject.toml allows
-	@scripts/setup.sh tests
+	@.ci/setup.sh tests
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(TESTS)
 
 lint: $(VENV)/.developing ## Check style, format and types
@@ -54,11 +54,11 @@ wheel: $(VENV)/.installed ## Build dist/artifactfs-….whl
 
 clean: demo-stop ## Remove what the other targets made
 	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find artifactfs tests scripts -name __pycache__ -prune -exec rm -rf {} +
+	find artifactfs tests .ci -name __pycache__ -prune -exec rm -rf {} +
 
 # A virtual environment that is missing, or whose Python is gone. pip is brought up to date: dependency groups need 25.1.
-%/.created: scripts/setup.sh
-	@python=$$(scripts/setup.sh build); \
+%/.created: .ci/setup.sh
+	@python=$$(.ci/setup.sh build); \
 	 $*/bin/python -c 'import pip' 2>/dev/null || "$$python" -m venv --clear $*
 	@$*/bin/python $(PIP) install --quiet --upgrade 'pip>=25.1'
 	@touch $@
@@ -71,8 +71,8 @@ $(VENV)/.developing: $(VENV)/.installed
 	$(VENV)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev
 	@touch $@
 
-$(LOWEST)/.developing: $(LOWEST)/.created pyproject.toml scripts/lowest.py
-	$(LOWEST)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev $$($(LOWEST)/bin/python scripts/lowest.py)
+$(LOWEST)/.developing: $(LOWEST)/.created pyproject.toml .ci/lowest.py
+	$(LOWEST)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev $$($(LOWEST)/bin/python .ci/lowest.py)
 	@touch $@
 
 .PRECIOUS: %/.created

@@ -17,12 +17,9 @@ import click
 from artifactfs import __version__, settings
 from artifactfs.content.blocks import BlockStore
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import checks, daemon, register, table
+from artifactfs.mount import checks, daemon, ending, table
 from artifactfs.quantities import format_size
 from artifactfs.settings import SETTINGS, Secret, Settings
-
-# How long `umount` waits for the serving process, by contract (semantics 5.6), before it ends it by force.
-_UMOUNT_WAIT_S = 3.0
 
 # Failures of `warm` that are named one by one.
 _FAILURES_SHOWN = 20
@@ -93,22 +90,7 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 @click.argument("mountpoint", type=click.Path())
 def umount(mountpoint: str) -> None:
     """End the mount at MOUNTPOINT, lazily where files are open, and wait until its process is gone."""
-    point = table.resolve(mountpoint)
-    mounted = table.mounted_at(point)
-    if mounted is None or not mounted.fstype.startswith("fuse"):
-        raise UserError(
-            ExitCode.NOT_MOUNTED, f"nothing of artifactfs is mounted at {point}: see `mount -t fuse.artifactfs`"
-        )
-    if mounted.fstype != table.FUSE_TYPE:
-        raise UserError(
-            ExitCode.NOT_MOUNTED, f"{point} is a {mounted.fstype} mount, not ours: end it with its own program"
-        )
-    if table.unmount(point, lazy=False) is not None and (reason := table.unmount(point, lazy=True)) is not None:
-        raise UserError(ExitCode.UMOUNT_FAILED, f"cannot unmount {point}: {reason}")
-    if (pid := register.wait_for_end(point, _UMOUNT_WAIT_S)) is not None:
-        register.kill(pid)
-        if register.wait_for_end(point, _UMOUNT_WAIT_S) is not None:
-            raise UserError(ExitCode.UMOUNT_FAILED, f"{point} is unmounted, but process {pid} does not end")
+    ending.end(mountpoint)
 
 
 @cli.command()
@@ -162,7 +144,12 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
 
     if not background:
         click.echo(f"the sample is at {point}: try `ls {point}/runs/70158`; Ctrl-C ends it", err=True)
-    _mount(point, loaded, not background, serve_sample)
+    try:
+        _mount(point, loaded, not background, serve_sample)
+    except UserError:
+        if made:
+            _remove_if_empty(point)
+        raise
 
 
 @cli.group()

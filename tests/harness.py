@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from tests.checklogs import LogCheck
 from tests.lab import Lab, Truth
 from tests.processes import (
@@ -32,6 +34,10 @@ from tests.processes import (
     start_process,
     wait_until,
 )
+
+# What only root may do: network namespaces, other users, dropping the kernel's caches. CI is root, and a skip fails it
+# there; for a developer who is not root these few are left out.
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, other users, the kernel's caches")
 
 # Tests take all of these from here.
 __all__ = [

@@ -62,6 +62,17 @@ def wait_for_end(point: str, within_s: float) -> int | None:
     return None
 
 
+def terminate(pid: int) -> bool:
+    """Ask a process that holds a register's lock to end; returns whether it may be asked, or is gone."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
+
+
 def kill(pid: int) -> None:
     """End by force a process that holds a register's lock. One that is already gone is as good."""
     with contextlib.suppress(ProcessLookupError):

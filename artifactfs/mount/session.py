@@ -191,9 +191,10 @@ def _mount(settings: Settings, point: str, operations: Operations) -> None:
         try:
             pyfuse3.init(operations, point, options)
         except RuntimeError as error:
-            raise UserError(
-                ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {said() or f'{error}; is it yours, and not busy?'}"
-            ) from error
+            cause = said() or f"{error}; is it yours, and not busy?"
+            if "Operation not permitted" in cause:
+                cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+            raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
 
 
 def _set_read_ahead(device: str) -> None:

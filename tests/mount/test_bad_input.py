@@ -10,7 +10,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
-from tests.harness import Lab, Shell, mount_type, wait_until
+from tests.harness import Lab, Shell, mount_type, needs_root, wait_until
 
 
 def refused(
@@ -231,6 +231,7 @@ def test_nobody_listens(shell: Shell, own_lab: Lab, point: str) -> None:
     assert str(own_lab.port) in line
 
 
+@needs_root
 @pytest.mark.parametrize("host", ["192.0.2.1", "model-lab.invalid"])
 def test_an_unreachable_host(host: str, shell: Shell, point: str) -> None:
     """5.8: a host without a route, and a name that does not resolve (in a network namespace where nothing does)."""
@@ -238,6 +239,7 @@ def test_an_unreachable_host(host: str, shell: Shell, point: str) -> None:
     refused(shell, ExitCode.UNREACHABLE, host, "mount", "--deadline", "3s", "--api-url", f"https://{host}", point)
 
 
+@needs_root
 def test_no_fuse_device(shell: Shell, lab: Lab, point: str) -> None:
     """5.8: without /dev/fuse the message says how to get it."""
     make = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"

@@ -6,7 +6,7 @@ import sys
 import time
 
 from tests.fixtures import Mounting
-from tests.harness import CHECKOUT, LIMIT_S, Holding, Lab, Shell, holding, run, start_process, wait_until
+from tests.harness import CHECKOUT, LIMIT_S, Holding, Lab, Shell, holding, needs_root, run, start_process, wait_until
 
 ENTRIES = 100_000
 CUT = "exactly 100000 entries"
@@ -112,6 +112,7 @@ def test_a_directory_rewound_is_as_it_is_now(lab: Lab, mounting: Mounting) -> No
         assert held.go_on().decode().split() == [".", "..", *(f"f{i}" for i in range(1, 10)), "new"]
 
 
+@needs_root
 def test_the_inode_table_forgets(lab: Lab, shell: Shell) -> None:
     """2.4: after a walk of 100,000 entries, and once the kernel drops its caches, only the inodes in use are kept."""
     count_file = shell.path("inodes")

@@ -7,7 +7,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
-from tests.harness import END_S, Lab, Shell, holding, mount_type, run, wait_until
+from tests.harness import END_S, Lab, Shell, holding, mount_type, needs_root, run, wait_until
 
 
 def test_an_ordinary_user_mounts(user_shell: Shell, lab: Lab) -> None:
@@ -18,6 +18,7 @@ def test_an_ordinary_user_mounts(user_shell: Shell, lab: Lab) -> None:
     assert mounted.sh('stat -c %u "$M/runs/$1"', sample.RUN).text == f"{owner}\n"
 
 
+@needs_root
 def test_nobody_else_gets_in(user_shell: Shell) -> None:
     """6.2: the mount is the mounting user's alone: another user is refused, root too."""
     mounted = user_shell.mount()
@@ -66,6 +67,7 @@ def test_a_directory_of_somebody_else(user_shell: Shell, lab: Lab) -> None:
     assert done.err.count("\n") == 1
 
 
+@needs_root
 def test_allow_other_needs_root_to_have_said_so(user_shell: Shell, lab: Lab) -> None:
     """6.2: `allow_other` without `user_allow_other` in /etc/fuse.conf is refused in one line, with nothing mounted."""
     point = user_shell.directory_for_mount()
@@ -92,6 +94,7 @@ def test_without_fusermount3(user_shell: Shell, lab: Lab) -> None:
     assert not user_shell.processes()
 
 
+@needs_root
 def test_a_fuse_device_that_is_not_for_users(user_shell: Shell, lab: Lab) -> None:
     """5.8: a /dev/fuse that the user may not open is named, with the command that mends it."""
     point = user_shell.directory_for_mount()

@@ -1,6 +1,6 @@
 """Fail unless every test of a JUnit report ran: a skip, or a failure that was expected, is a test that tells nothing.
 
-For .ci/run: python scripts/all_ran.py REPORT
+For .ci/run: python .ci/all_ran.py REPORT
 """
 
 import sys
