@@ -21,6 +21,11 @@ def mountpoint(path: str) -> tuple[str, str | None]:
     Raises UserError: missing, not a directory, already mounted, not ours to mount on.
     """
     point = table.resolve(path)
+    if not path or point == "/":
+        # Over the root a mount hides /proc from whoever comes by an absolute link: no program would work any more.
+        raise UserError(
+            ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount: give an empty directory of your own"
+        )
     _heal(point)
     try:
         found = os.stat(point)

@@ -77,6 +77,14 @@ def test_a_missing_mountpoint(shell: Shell, lab: Lab) -> None:
     assert not os.path.exists(missing)
 
 
+@pytest.mark.parametrize("place", ["", "/", "/..", "//"])
+def test_a_place_that_is_none(place: str, shell: Shell, lab: Lab) -> None:
+    """5.8: over the root, and at no place at all, nothing is mounted."""
+    # Bad keys: should the check ever be lost, the mount fails all the same, and the machine survives the test.
+    env = {"DD_API_KEY": "wrong"}
+    refused(shell, ExitCode.MOUNT_REFUSED, "no place for a mount", "mount", "--api-url", lab.url, place, env=env)
+
+
 def test_a_mountpoint_that_is_a_file(shell: Shell, lab: Lab) -> None:
     """5.8: a mount point that is no directory."""
     file = shell.path("file")

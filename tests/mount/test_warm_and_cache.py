@@ -1,0 +1,107 @@
+"""`artifactfs warm` and `artifactfs cache`: filling, looking at, checking and emptying the cache of contents."""
+
+import glob
+import os
+import signal
+
+from artifactfs.emulator import sample
+from artifactfs.errors import ExitCode
+from tests.harness import END_S, Lab, Shell, wait_until
+
+DOWNLOADED = 29 << 20  # about what run 70158 holds
+
+
+def blocks_of(shell: Shell) -> list[str]:
+    """Return the block files of a shell's cache, largest first."""
+    found = glob.glob(os.path.join(shell.path("cache"), "artifactfs", "blocks-1", "*", "*", "*"))
+    return sorted(found, key=os.path.getsize, reverse=True)
+
+
+def test_warm_fetches_what_is_then_read_without_a_request(lab: Lab, shell: Shell) -> None:
+    """4.3: what `warm` fetched costs no content request, also of another mount."""
+    mounted = shell.mount()
+    done = shell.cli("warm", mounted.path("runs", sample.RUN)).ok()
+    assert done.out == b"19 files, 29.6 MiB\n"
+    mounted.umount()
+    shell.mount()
+    mounted.sh('find "$M/runs/$1" -type f -exec cat {} + | wc -c', sample.RUN).ok()
+    assert "content" not in lab.stats()["requests"]
+
+
+def test_a_dry_run_says_what_it_would_cost(lab: Lab, shell: Shell) -> None:
+    """4.5: `warm --dry-run` lists and fetches nothing."""
+    mounted = shell.mount()
+    done = shell.cli("warm", "--dry-run", mounted.path("runs", sample.RUN, "lora_model")).ok()
+    assert done.out.startswith(b"19 files in 2 directories, 29.6 MiB;")
+    assert "content" not in lab.stats()["requests"]
+
+
+def test_warm_names_what_it_could_not_read(lab: Lab, shell: Shell) -> None:
+    """5.3: a file that fails (it is listed, so it is not gone) is named in one line, and the others are fetched."""
+    mounted = shell.mount()
+    mounted.log.announce("content of a file of run")
+    lab.faults({"match": {"kind": "content", "query_contains": "run_config"}, "then": {"status": 404}})
+    done = shell.cli("warm", mounted.path("runs", sample.RUN))
+    assert done.code == ExitCode.INCOMPLETE
+    assert done.err.count("\n") == 2
+    assert "run_config.json: Input/output error" in done.err
+    assert lab.stats()["content_bytes"] > DOWNLOADED
+
+
+def test_warm_outside_a_mount_is_refused(shell: Shell, tmp_path: os.PathLike[str]) -> None:
+    """5.8: what lies in no mount of ours is not read, and the answer is one line."""
+    done = shell.cli("warm", os.fspath(tmp_path))
+    assert done.code == ExitCode.NOT_MOUNTED
+    assert done.err.count("\n") == 1
+
+
+def test_warm_ends_with_ctrl_c_and_goes_on_where_it_was(lab: Lab, shell: Shell) -> None:
+    """4.3: interrupted, `warm` ends at once; called again, it fetches no byte twice."""
+    mounted = shell.mount()
+    run_id = lab.new_run({"big.bin": 64 << 20})
+    lab.switch(bytes_per_s=16e6)
+    with shell.background("warm", mounted.path("runs", run_id)) as process:
+        wait_until(lambda: lab.stats()["content_bytes"] > (2 << 20), "some content")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=END_S)
+        assert process.returncode == 130
+        assert b"Traceback" not in err
+    lab.switch(bytes_per_s=0)
+    shell.cli("warm", mounted.path("runs", run_id)).ok()
+    # What was under way when it stopped is not kept: some pieces of a few MiB.
+    assert lab.stats()["content_bytes"] < (64 << 20) * 1.6
+
+
+def test_cache_info_verify_and_clear(shell: Shell) -> None:
+    """4.4: `cache` says what there is, finds what is damaged, and empties; a mount in use goes on."""
+    mounted = shell.mount()
+    shell.cli("warm", mounted.path("runs", sample.RUN)).ok()
+    wait_until(lambda: sum(map(os.path.getsize, blocks_of(shell))) > DOWNLOADED, "the blocks on the disk")
+    info = shell.cli("cache", "info").ok().text
+    assert f"directory  {shell.path('cache')}/artifactfs\n" in info
+    assert "of 19 files\n" in info
+    with open(blocks_of(shell)[0], "r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)[0]
+        file.seek(1000)
+        file.write(bytes([byte ^ 1]))
+    assert "1 were damaged" in shell.cli("cache", "verify").ok().text
+    assert "0 were damaged" in shell.cli("cache", "verify").ok().text
+    assert shell.cli("cache", "clear").ok().text.startswith("deleted 29")
+    assert not blocks_of(shell)
+    assert mounted.sh('cat "$M/runs/$1/lora_model/README.md" | wc -c', sample.RUN).text == "1389\n"
+
+
+def test_cache_commands_without_a_cache(shell: Shell) -> None:
+    """4.4: where nothing was cached yet, each command says so and makes no trouble."""
+    assert "holds      0 B in 0 blocks of 0 files" in shell.cli("cache", "info").ok().text
+    assert "0 were damaged" in shell.cli("cache", "verify").ok().text
+    assert "deleted 0 B" in shell.cli("cache", "clear").ok().text
+
+
+def test_a_demo_that_fails_leaves_no_directory(shell: Shell) -> None:
+    """5.8: a demo that is refused takes away the mount point that it made."""
+    point = shell.path("new")
+    done = shell.cli("demo", "--background", "--log-file", "/proc/nothing/log", point)
+    assert done.code == ExitCode.NOT_WRITABLE
+    assert not os.path.exists(point)
