@@ -92,6 +92,12 @@ class Lab:
         """Return what a run holds."""
         return {path.encode(): size for path, size in self._ask("GET", f"tree?run={run_id}").items()}
 
+    def sha256(self, run_id: int, path: str) -> str:
+        """Return the digest of what a file holds."""
+        query = urllib.parse.urlencode({"run": run_id, "path": path})
+        digest: str = self._ask("GET", f"sha256?{query}")["sha256"]
+        return digest
+
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", "stats")
         return found

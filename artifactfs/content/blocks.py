@@ -40,6 +40,8 @@ _MAGIC = b"AFSBLK1\n"
 # magic, key, index, length, checksum of the bytes, time of the fetch, session, validator, run; then its own checksum
 _HEADER = struct.Struct("<8s16sQIId8s16s16s")
 _HEADER_BYTES = _HEADER.size + 4
+# bytes in all; checksum of that
+_USAGE = struct.Struct("<QI")
 _NONE = bytes(16)
 # Evicting down to this share of the limit: each eviction looks at every block, so it should be worth it.
 _LOW_WATER = 0.9
@@ -113,9 +115,10 @@ class BlockStore:
         min_free_bytes: int,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        self._top = directory
         self._root = os.path.join(directory, _FORMAT)
         # Directories and the file aside count for whoever looks with `du`: leave them a little.
-        self._max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
+        self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
         self._min_free_bytes = min_free_bytes
         self._wall_clock = wall_clock
         self._paused_until = 0.0
@@ -166,6 +169,8 @@ class BlockStore:
             if not self._reserve(size):
                 return False
             self._write(self._path(key, index), [header, struct.pack("<I", zlib.crc32(header)), data])
+        except FileNotFoundError:
+            return False  # wiped, or discarded, in this moment
         except OSError as error:
             self._pause(error)
             return False
@@ -188,10 +193,14 @@ class BlockStore:
         for _, size, path in self._scan():
             directory, name = os.path.split(path)
             damaged = True
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 key = bytes.fromhex(os.path.basename(os.path.dirname(directory)) + os.path.basename(directory))
                 with open(path, "rb", buffering=0) as file:
                     damaged = self._read(file.fileno(), key, int(name, 16)) is None
+            except FileNotFoundError:
+                continue  # evicted in this moment
+            except (OSError, ValueError):
+                pass
             if damaged:
                 self._remove(path)
                 yield path, size
@@ -214,6 +223,11 @@ class BlockStore:
     def _path(self, key: bytes, index: int) -> str:
         return os.path.join(self._directory(key), f"{index:08x}")
 
+    def _make(self, *directories: str) -> None:
+        """Make directories of ours, and those above them: each is 0700, which `makedirs` grants the last one only."""
+        for directory in (self._top, self._root, *directories):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+
     @staticmethod
     def _read(fd: int, key: bytes, index: int) -> Block | None:
         raw = os.pread(fd, _HEADER_BYTES, 0)
@@ -235,13 +249,14 @@ class BlockStore:
         directory = os.path.dirname(path)
         with self._counter_lock:
             self._counter += 1
-            aside = os.path.join(directory, f".{os.getpid()}-{self._counter}")
+            # The session's name, not the process's id: ids come again, and so would what a crash left.
+            aside = os.path.join(directory, f".{self.session.hex()}-{self._counter}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(aside, flags, 0o600)
         except FileNotFoundError:
             # The first block of this file, or the cache was wiped while we look.
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self._make(os.path.dirname(directory), directory)
             fd = os.open(aside, flags, 0o600)
         try:
             try:
@@ -289,11 +304,11 @@ class BlockStore:
     def _reserve(self, size: int) -> bool:
         """Make room for `size` bytes and count them in; False where there is none to be had."""
         with self._total() as total:
-            over = total.value + size > self._max_bytes
+            over = total.value + size > self.max_bytes
             lacking = self._lacking(size)
             if over or lacking > 0:
                 total.value = self._evict(size, lacking)
-                if total.value + size > self._max_bytes or self._lacking(size) > 0:
+                if total.value + size > self.max_bytes or self._lacking(size) > 0:
                     self._paused_until = time.monotonic() + _PAUSE_S
                     log.info("the cache has no room left on its disk, or is too small; not caching for a while")
                     return False
@@ -308,7 +323,7 @@ class BlockStore:
         """Delete what was used least recently; returns the bytes that are left."""
         blocks = sorted(self._scan())
         held = sum(block[1] for block in blocks)
-        goal = min(held - lacking if lacking > 0 else held, int(self._max_bytes * _LOW_WATER) - size)
+        goal = min(held - lacking if lacking > 0 else held, int(self.max_bytes * _LOW_WATER) - size)
         for _, block_size, path in blocks:
             if held <= goal:
                 break
@@ -323,16 +338,18 @@ class BlockStore:
     @contextlib.contextmanager
     def _total(self) -> Iterator["_Total"]:
         """Hold the lock of all processes over the count of bytes."""
-        os.makedirs(self._root, mode=0o700, exist_ok=True)
+        self._make()
         path = os.path.join(self._root, "usage")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            raw = os.pread(fd, 8, 0)
+            raw = os.pread(fd, _USAGE.size, 0)
             # Without a count, what is there must be counted before anything is added.
-            total = _Total(int.from_bytes(raw, "little") if len(raw) == 8 else self._max_bytes)
+            known = len(raw) == _USAGE.size and zlib.crc32(raw[:8]) == _USAGE.unpack(raw)[1]
+            total = _Total(_USAGE.unpack(raw)[0] if known else self.max_bytes)
             yield total
-            os.pwrite(fd, total.value.to_bytes(8, "little"), 0)
+            count = total.value.to_bytes(8, "little")
+            os.pwrite(fd, count + zlib.crc32(count).to_bytes(4, "little"), 0)
         finally:
             os.close(fd)
 

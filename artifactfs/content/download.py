@@ -25,20 +25,23 @@ log = logging.getLogger(__name__)
 
 # Answers in a row that broke off without bringing anything.
 _MAX_FRUITLESS = 4
-# How far a spool runs ahead of what was asked for, all spools of a mount together, and for how long one waits for a
-# reader to ask.
+# How far a spool runs ahead of what was asked for. Arbitrary.
 _SPOOL_AHEAD_BYTES = 8 << 20
+# For how long a spool waits for a reader to ask, also where others wait for its connection, and how often it looks.
 _SPOOL_IDLE_S = 20.0
+_SPOOL_IDLE_CROWDED_S = 1.0
+_SPOOL_LOOK_S = 0.25
 
 
 class Fill:
     """Bytes of a file under way: of blocks [first, last], up to byte `end` of the file, come as far as byte `at`.
 
-    `give_back` returns what it took of the budget; `finish` says that it is no longer under way. `done`: it is not.
+    `ahead`: nobody has asked for it yet. `finish` says that it is no longer under way; then it is `done`.
     """
 
-    def __init__(self, first: int, last: int, end: int, finish: Callable[["Fill"], None]) -> None:
+    def __init__(self, first: int, last: int, end: int, *, ahead: bool, finish: Callable[["Fill"], None]) -> None:
         self.first, self.last, self.end = first, last, end
+        self.ahead = ahead
         self.at = first * BLOCK_BYTES
         self.done = False
         self.error: Exception | None = None
@@ -61,9 +64,10 @@ class Download:
         self._pieces = pieces
         # Who asks while the answer may be the whole body.
         self._turn = trio.Lock()
-        # The spool: how far it has come (None: there is none), how far it may go.
+        # The spool: how far it has come (None: there is none), to where readers wait for it, and to where they will.
         self._spool_at: int | None = None
         self._spool_to = 0
+        self._spool_wish = 0
         self._spool_scope = trio.CancelScope()
         self._spool_asked = trio.Event()
 
@@ -162,13 +166,13 @@ class Download:
             if fill.at + len(chunk) > stop:
                 raise errors.UnexpectedAnswer("more bytes came than the answer had announced")
             at, fill.at = fill.at, fill.at + len(chunk)
-            await self._take(at, chunk)
+            await self._take(at, chunk, ahead=fill.ahead)
         if fill.at < stop:
             raise errors.ConnectionLost(f"an answer ended {stop - fill.at} bytes early")
 
-    async def _take(self, at: int, chunk: bytes) -> None:
+    async def _take(self, at: int, chunk: bytes, *, ahead: bool) -> None:
         # The readers first, the disk then.
-        for index in self._pieces.take(at, chunk):
+        for index in self._pieces.take(at, chunk, ahead=ahead):
             await self._pieces.keep(index)
 
     # --- the spool: a server that ignores ranges -----------------------------------------------------------
@@ -177,7 +181,7 @@ class Download:
         """Read a whole body from its start; beyond what `fill` wants, as far as readers ask."""
         pieces = self._pieces
         size = pieces.size
-        self._spool_at, self._spool_to = 0, fill.end
+        self._spool_at, self._spool_wish, self._spool_to = 0, fill.end, 0 if fill.ahead else fill.end
         self._shop.spools += 1
         came = 0
         last = b""
@@ -191,7 +195,7 @@ class Download:
                         last = chunk  # counts once it is seen to be the last: a longer body is another version
                         continue
                     await self._advance(fill, came - len(chunk), chunk)
-                    if not await self._spool_may_go_on():
+                    if not await self._spool_may_go_on(came):
                         return
                 await self._advance(fill, came - len(last), last)
                 if size is None:
@@ -208,23 +212,43 @@ class Download:
         """Take the next bytes of the spool, those of place `at`."""
         self._spool_at = at + len(chunk)
         fill.at = max(fill.at, min(self._spool_at, fill.end))
-        await self._take(at, chunk)
+        await self._take(at, chunk, ahead=True)
         if fill.at == fill.end:
             fill.finish(fill)
 
-    async def _spool_may_go_on(self) -> bool:
-        """Wait until a reader asks for more; False if none does for a while."""
-        while self._spool_at is not None:
-            # No more than was asked for already: a glance stays one, as far as it can.
-            ahead = min(self._spool_to, _SPOOL_AHEAD_BYTES // self._shop.spools)
-            if self._spool_at <= self._spool_to + ahead:
-                return True
-            asked = self._spool_asked
-            with trio.move_on_after(_SPOOL_IDLE_S):
-                await asked.wait()
+    async def _spool_may_go_on(self, at: int) -> bool:
+        """Wait until what comes next is asked for, or may run ahead; False if that does not happen for a while."""
+        idle_s = 0.0
+        while at > self._spool_to and not self._may_run_ahead(at):
+            # Its readers may themselves be waiting behind those who wait for this connection: in the kernel, which
+            # lets only so many reads of a mount be under way.
+            if idle_s >= (_SPOOL_IDLE_CROWDED_S if self._shop.service.crowded else _SPOOL_IDLE_S):
+                return False
+            with trio.move_on_after(_SPOOL_LOOK_S):
+                await self._spool_asked.wait()
+                idle_s = 0.0
                 continue
-            return False
+            idle_s += _SPOOL_LOOK_S
         return True
+
+    def _may_run_ahead(self, at: int) -> bool:
+        """Whether a spool that has come to `at` may go on though nobody waits for what comes next."""
+        shop, size = self._shop, self._pieces.size
+        # As far again as was read: a glance stays one, as far as it can.
+        if at <= max(self._spool_wish, self._spool_to + min(self._spool_to, _SPOOL_AHEAD_BYTES)):
+            return shop.pool.room_unread > 0
+        # To its end, where its place is wanted.
+        return shop.service.crowded and size is not None and shop.has_room_for(size, size - at)
+
+    def asked_for(self, end: int) -> None:
+        """A reader waits for what comes before byte `end`."""
+        if end > self._spool_to:
+            self._spool_to = end
+            self._wake_spool()
+
+    def _wake_spool(self) -> None:
+        asked, self._spool_asked = self._spool_asked, trio.Event()
+        asked.set()
 
     async def _follow(self, fill: Fill, spool_at: int) -> None:
         """Wait for the spool's next step towards a fill's end, or for its end; stop it if it is past the fill."""
@@ -236,10 +260,11 @@ class Download:
         if fill.at < spool_at:
             # A step back behind a body that nothing kept: it starts again.
             self._spool_scope.cancel()
-        elif fill.end > self._spool_to:
-            self._spool_to = fill.end
-            asked, self._spool_asked = self._spool_asked, trio.Event()
-            asked.set()
+        elif not fill.ahead:
+            self.asked_for(fill.end)
+        elif fill.end > self._spool_wish:
+            self._spool_wish = fill.end
+            self._wake_spool()
         ahead_of_it = fill.at >= spool_at
         await pieces.changed.wait()
         # At its end only what it left tells how far it came.

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # Threads at the disk at once: one to read while one writes, on each of two cores. Arbitrary.
 _THREADS = 4
-# Bytes waiting to be written, and how long a fetch waits for room among them.
+# Bytes waiting to be written, and how long a fetch waits for any of them to be.
 _QUEUE_BYTES = 24 << 20
 _ROOM_WAIT_S = 2.0
 # Blocks written by one call of a thread: each call costs the loop about 0.1 ms.
@@ -34,6 +34,10 @@ class Keeper:
         self._waiting: dict[tuple[bytes, int], Block] = {}
         self._waiting_bytes = 0
         self._room = trio.Event()
+        # The disk has done nothing while a fetch waited for it: none waits until it has.
+        self._stuck = False
+        # What fits on the disk; 0 where what was saved of late was not kept.
+        self.room_bytes = store.max_bytes if store is not None else 0
         self._idle = trio.Event()
         self._idle.set()
         self.session = store.session if store is not None else b""
@@ -54,12 +58,14 @@ class Keeper:
         """Keep the first `size` bytes of a block, soon. Waits a little where the disk does not keep up."""
         if self._store is None:
             return
-        with trio.move_on_after(_ROOM_WAIT_S):
-            while self._waiting_bytes > _QUEUE_BYTES:
+        while self._waiting_bytes > _QUEUE_BYTES:
+            with trio.move_on_after(0 if self._stuck else _ROOM_WAIT_S) as waited:
                 await self._room.wait()
-        if self._waiting_bytes > _QUEUE_BYTES:
-            log.debug("the cache's disk does not keep up: a block is not kept")
-            return
+            if waited.cancelled_caught:
+                if not self._stuck:
+                    log.info("the cache's disk does not keep up: not everything is kept")
+                self._stuck = True
+                return
         # no await below:
         self._take((key, index))
         self._waiting[key, index] = Block(data if size == len(data) else data[:size], stamp)
@@ -88,17 +94,25 @@ class Keeper:
         try:
             while self._waiting:
                 batch = list(itertools.islice(self._waiting.items(), _BATCH))
-                await trio.to_thread.run_sync(_save_all, store, batch, limiter=self._threads)
+                kept = await trio.to_thread.run_sync(_save_all, store, batch, limiter=self._threads)
+                self.room_bytes = store.max_bytes if kept else 0
+                self._stuck = False
                 for place, block in batch:
                     # Unless a longer one of the same block has come in the meantime.
                     if self._waiting.get(place) is block:
                         self._take(place)
                 room, self._room = self._room, trio.Event()
                 room.set()
+        except Exception:
+            # No thread to be had, or a bug: not a reason to end the mount.
+            log.exception("writing to the cache failed; what waits for it is not kept")
+            self.room_bytes = 0
+            self._waiting.clear()
+            self._waiting_bytes = 0
         finally:
             self._idle.set()
 
 
-def _save_all(store: BlockStore, batch: Sequence[tuple[tuple[bytes, int], Block]]) -> None:
-    for (key, index), block in batch:
-        store.save(key, index, block.data, block.stamp)
+def _save_all(store: BlockStore, batch: Sequence[tuple[tuple[bytes, int], Block]]) -> bool:
+    kept = [store.save(key, index, block.data, block.stamp) for (key, index), block in batch]
+    return all(kept)

@@ -98,6 +98,19 @@ class Pieces:
         block = self.block(index)
         return block is not None and block.have >= count
 
+    def view(self, index: int, start: int, end: int) -> memoryview | None:
+        """Return bytes [start, end) of a block for a reader; None if they are not all in memory."""
+        block = self.block(index)
+        if block is None or block.have < end:
+            return None
+        if end == len(block.data):
+            self._shop.pool.read(self._key, index)
+        return memoryview(block.data)[start:end]
+
+    def nobody_reads(self) -> None:
+        """Take note that what was fetched ahead will not be read soon."""
+        self._shop.pool.nobody_reads(self._key)
+
     def length_of(self, index: int) -> int:
         """Return how long a block is when it is whole."""
         return BLOCK_BYTES if self.size is None else max(0, min(BLOCK_BYTES, self.size - index * BLOCK_BYTES))
@@ -114,8 +127,11 @@ class Pieces:
                 break
         return min(start, end)
 
-    def take(self, at: int, chunk: bytes) -> list[int]:
-        """Put bytes that came for place `at` into their blocks; returns the blocks that are whole now."""
+    def take(self, at: int, chunk: bytes, *, ahead: bool) -> list[int]:
+        """Put bytes that came for place `at` into their blocks; returns the blocks that are whole now.
+
+        `ahead`: nobody has asked for them yet.
+        """
         if self._dead is not None:
             return []
         whole = []
@@ -123,7 +139,7 @@ class Pieces:
         while view:
             index, offset = divmod(at, BLOCK_BYTES)
             count = min(len(view), BLOCK_BYTES - offset)
-            if self._put(index, offset, view[:count]):
+            if self._put(index, offset, view[:count], ahead):
                 whole.append(index)
             at += count
             view = view[count:]
@@ -131,7 +147,7 @@ class Pieces:
         self.notify()
         return whole
 
-    def _put(self, index: int, offset: int, view: memoryview) -> bool:
+    def _put(self, index: int, offset: int, view: memoryview, ahead: bool) -> bool:
         """Put bytes into a block; returns whether that made it whole."""
         block = self.block(index)
         have = block.have if block is not None else 0
@@ -151,7 +167,7 @@ class Pieces:
             self._filling[index] = block
             return False
         self._filling.pop(index, None)
-        self._shop.pool.put(self._key, index, block)
+        self._shop.pool.put(self._key, index, block, ahead=ahead)
         return True
 
     def settle(self, indices: Iterable[int]) -> None:
@@ -163,7 +179,7 @@ class Pieces:
 
     # --- on disk -------------------------------------------------------------------------------------------
 
-    async def load(self, indices: Iterable[int]) -> None:
+    async def load(self, indices: Iterable[int], *, ahead: bool) -> None:
         """Bring blocks from the disk that lack in memory, as far as they are there and still hold."""
         if self.size is None:
             return
@@ -176,7 +192,7 @@ class Pieces:
             if self.validator is None and kept.stamp.validator is not None:
                 self.recognise(kept.stamp.validator)
             if not self.has(index, len(kept.data)):
-                self._shop.pool.put(self._key, index, MemoryBlock(kept.data, len(kept.data)))
+                self._shop.pool.put(self._key, index, MemoryBlock(kept.data, len(kept.data)), ahead=ahead)
                 self.received += len(kept.data)
         self.notify()
 

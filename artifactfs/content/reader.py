@@ -61,6 +61,8 @@ class OpenFile:
         if not self._run_start <= offset <= max(self._run_end, self._ahead_to) + _SLACK_BYTES or (
             offset < self._run_end - _SLACK_BYTES
         ):
+            if self._ahead_to > self._run_end:
+                self._source.jumped()
             self._run_start = self._run_end = self._ahead_to = offset
         self._run_end = max(self._run_end, end)
         if self._run_start == 0 and self._run_end <= GLANCE_BYTES and end - offset < GLANCE_BYTES:
@@ -70,6 +72,8 @@ class OpenFile:
         # The first read of all tells nothing yet, but a large one at the start is no glance.
         if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
             window = min(WINDOW_BYTES, self._source.room_ahead(), max(2 * read_bytes, BLOCK_BYTES))
+            if window < BLOCK_BYTES:
+                return block_end
             goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
             # Not for every read: once half of the window is used up, so that requests are few and large.
             if self._ahead_to < self._run_end + window // 2:

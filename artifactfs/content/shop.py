@@ -21,6 +21,10 @@ class ContentService(Protocol):
 
     ranges: bool | None
 
+    @property
+    def crowded(self) -> bool:
+        """Whether requests wait for others to end."""
+
     def get(
         self, artifact: Artifact, start: int, end: int | None, *, size: int | None
     ) -> AbstractAsyncContextManager[Body]:
@@ -53,5 +57,9 @@ class Shop(msgspec.Struct):
     spools: int = 0
 
     def room_ahead(self) -> int:
-        """Return how far ahead of one reader to fetch at most: what all of them fetch must find room in memory."""
-        return self.pool.max_bytes * 2 // 3 // max(1, self.fetched)
+        """Return how far ahead of one reader to fetch: what is fetched ahead of all must find room in memory."""
+        return self.pool.max_bytes * 2 // 3 // max(1, self.fetched, self.pool.readers_ahead_of)
+
+    def has_room_for(self, size: int, left: int) -> bool:
+        """Whether a body of `size` bytes, of which `left` are to come, can be held until somebody reads it."""
+        return left <= self.pool.room_unread or size <= self.keeper.room_bytes // 2 // max(1, self.spools)

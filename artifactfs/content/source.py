@@ -13,7 +13,6 @@ import trio
 from artifactfs import errors
 from artifactfs.content.blocks import BLOCK_BYTES
 from artifactfs.content.download import Download, Fill
-from artifactfs.content.memory import MemoryBlock
 from artifactfs.content.pieces import Pieces
 from artifactfs.content.shop import Shop
 from artifactfs.modellab.content import Artifact
@@ -55,10 +54,7 @@ class Source:
         """Return bytes [start, end) if one block in memory holds them all. No await."""
         index = start // BLOCK_BYTES
         base = index * BLOCK_BYTES
-        block = self._pieces.block(index)
-        if block is None or block.have < end - base or self._pieces.dead:
-            return None
-        return memoryview(block.data)[start - base : end - base]
+        return None if self._pieces.dead else self._pieces.view(index, start - base, end - base)
 
     async def read(self, start: int, end: int, *, fetch_to: int) -> bytes | memoryview:
         """Return bytes [start, end) of the file, or less where it ends; fetches to `fetch_to` where it fetches.
@@ -73,11 +69,10 @@ class Source:
             self._begin(start, max(end, fetch_to))
             index = start // BLOCK_BYTES
             upto = min(end, (index + 1) * BLOCK_BYTES)
-            block = await self._wait_for(index, upto)
-            if block is None:
+            view = await self._wait_for(index, start, upto)
+            if view is None:
                 continue  # the file ended before: its size is known now
-            base = index * BLOCK_BYTES
-            parts.append(memoryview(block.data)[start - base : upto - base])
+            parts.append(view)
             start = upto
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -92,8 +87,7 @@ class Source:
         end = min(end, size)
         while start < end:
             stop = min(end, (start // BLOCK_BYTES + EXTENT_BLOCKS) * BLOCK_BYTES)
-            give_back = self._shop.budget.take(stop - start)
-            if give_back is None:
+            if not self._shop.pool.room_unread or (give_back := self._shop.budget.take(stop - start)) is None:
                 break
             if not self._begin(start, stop, give_back):
                 give_back()
@@ -109,13 +103,22 @@ class Source:
         """Return how far ahead of a reader to fetch at most."""
         return self._shop.room_ahead()
 
+    def jumped(self) -> None:
+        """A reader went elsewhere: what was fetched ahead of him will not be read soon, unless by others."""
+        if self.users == 1:
+            self._pieces.nobody_reads()
+
     def close(self) -> None:
         """Nobody reads this any more: end what is under way."""
+        self._pieces.nobody_reads()
+        self._cancel()
+
+    def _cancel(self) -> None:
         for scope in self._scopes:
             scope.cancel()
 
-    async def _wait_for(self, index: int, upto: int) -> MemoryBlock | None:
-        """Wait for a block's bytes up to byte `upto` of the file; None if the file turns out to end before."""
+    async def _wait_for(self, index: int, start: int, upto: int) -> memoryview | None:
+        """Wait for a block's bytes [start, upto) of the file; None if the file turns out to end before."""
         pieces = self._pieces
         base = index * BLOCK_BYTES
         waited_from = pieces.received
@@ -124,9 +127,8 @@ class Source:
             with trio.move_on_after(self._shop.deadline_s):
                 while True:
                     pieces.check_alive()
-                    block = pieces.block(index)
-                    if block is not None and block.have >= upto - base:
-                        return block
+                    if (view := pieces.view(index, start - base, upto - base)) is not None:
+                        return view
                     if self.size is not None and upto > self.size:
                         return None
                     if fill is not None and fill.error is not None:
@@ -134,6 +136,7 @@ class Source:
                     if index not in self._fills:
                         self._begin(base, upto)
                     fill = self._fills[index]
+                    self._download.asked_for(upto)
                     await pieces.changed.wait()
             if pieces.received - waited_from < _MIN_PROGRESS_BYTES:
                 raise errors.TimedOut(f"no content came for {self._shop.deadline_s:g} s")
@@ -145,6 +148,7 @@ class Source:
         """Begin to fill [start, end) where it is neither at hand nor under way. No await. Returns whether it did."""
         if self.size is not None:
             end = min(end, self.size)
+        ahead = give_back is not None
         begun = False
         first: int | None = None
         for index in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 2):
@@ -155,7 +159,7 @@ class Source:
             if lacking and first is None:
                 first = index
             if first is not None and (not lacking or index - first == EXTENT_BLOCKS):
-                self._start(Fill(first, index - 1, min(end, base), self._finish), give_back)
+                self._start(Fill(first, index - 1, min(end, base), ahead=ahead, finish=self._finish), give_back)
                 give_back, begun = None, True
                 first = index if lacking else None
         return begun
@@ -172,7 +176,7 @@ class Source:
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                await pieces.load(range(fill.first, fill.last + 1))
+                await pieces.load(range(fill.first, fill.last + 1), ahead=fill.ahead)
                 fill.at = pieces.had_from(fill.at, fill.end)
                 await self._download.run(fill)
                 # The block that it ends in, when it was meant to end within: what a glance fetched.
@@ -182,7 +186,7 @@ class Source:
                 fill.error = error
                 # What else is under way is of the version that is gone.
                 self._scopes.discard(scope)
-                self.close()
+                self._cancel()
             except Exception as error:
                 fill.error = error
                 if not isinstance(error, errors.ArtifactfsError):

@@ -45,11 +45,21 @@ _DOTS = 2
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Who owns everything, and which permission bits are off (semantics 2.1)."""
+    """Who owns everything, and which permission bits are off (semantics 2.1). `shared`: others are let in."""
 
     uid: int
     gid: int
     umask: int = 0
+    shared: bool = False
+
+    @property
+    def sizeless_umask(self) -> int:
+        """Bits that are off as long as a file's size is unknown.
+
+        GNU tar does not open a file of 0 bytes that everybody may read, and stores nothing of it, without a word (1.34,
+        measured 2026-11-23). Where nobody else is let in, others' bit means nothing, so it can be left out.
+        """
+        return self.umask if self.shared else self.umask | stat.S_IROTH
 
 
 def guarded(
@@ -215,6 +225,10 @@ class Operations(pyfuse3.Operations):
         try:
             location = await self._tree.locate(file)
             handle = await self._files.open(FileVersion(location.artifact, file.entry.size_bytes, location.run_stamp))
+        except errors.Superseded:
+            # The kernel looks the name up again, and must get another inode: it holds pages of this one.
+            opened.superseded = True
+            raise
         except _MAY_BE_GONE as error:
             raise await self._why(opened, file, error, gone=errno.ENOENT) from error
         # no await below:
@@ -316,8 +330,8 @@ class Operations(pyfuse3.Operations):
             # A run's directory has a time that moves with the run.
             attributes.attr_timeout = valid_s
             return
-        attributes.st_mode = (stat.S_IFREG | 0o444) & ~owner.umask
         size = entry.size_bytes
+        attributes.st_mode = (stat.S_IFREG | 0o444) & ~(owner.sizeless_umask if size is None else owner.umask)
         attributes.st_size = size or 0
         attributes.st_blocks = ((size or 0) + 511) >> 9
         attributes.attr_timeout = 0.0 if size is None else _ATTRIBUTES_VALID_S

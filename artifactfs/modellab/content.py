@@ -27,6 +27,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS
 # Past this a header is no Location (semantics 6.4); signed links have one or two KiB.
 _MAX_URL = 16 << 10
+_JSON = "application/json"
+# How every error of this API begins (model-lab-api.md, "Errors").
+_ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -60,6 +63,11 @@ class ContentEndpoint:
         # Whether this server grants ranges; None until an answer told.
         self.ranges: bool | None = None
 
+    @property
+    def crowded(self) -> bool:
+        """Whether requests wait for others to end."""
+        return self._transport.crowded
+
     @asynccontextmanager
     async def get(self, artifact: Artifact, start: int, end: int | None, *, size: int | None) -> AsyncIterator[Body]:
         """Ask for bytes [start, end) (`end` None: to the end) of an artifact of `size` bytes (None: unknown).
@@ -71,9 +79,23 @@ class ContentEndpoint:
         if self.ranges is not False:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         stream = await self._follow(artifact, headers)
+        if stream.status == 416 and start == 0 and _unsatisfied_total(stream.headers.get("content-range", "")) is None:
+            # An empty artifact has no first byte, and a zero is never taken for granted: its whole tells.
+            await stream.aclose()
+            headers.pop("Range", None)
+            stream = await self._follow(artifact, headers)
         try:
             async with aclosing(stream.chunks()) as chunks:
-                yield self._body(stream, chunks, artifact, start, end, size)
+                body = self._body(stream, chunks, artifact, start, end, size)
+                if body.whole and body.total != size and _kind(stream) == _JSON:
+                    # Of a length that proves nothing: an error begins as all errors of this API do.
+                    first = await anext(chunks, b"")
+                    if _ERROR.match(first):
+                        raise errors.UnexpectedAnswer("JSON came in place of the content: an error with a good status?")
+                    body.chunks = _LedBy(first, chunks)
+                if "Range" in headers:
+                    self._note(body, start, end, size)
+                yield body
         finally:
             await stream.aclose()
 
@@ -126,8 +148,6 @@ class ContentEndpoint:
             raise errors.UnexpectedAnswer(f"content came {encoding}-encoded though it was asked for as it is")
         if stream.status == 416:
             total = _unsatisfied_total(headers.get("content-range", ""))
-            if total is None and start == 0:
-                total = 0  # no first byte: an empty artifact
             if total is None or total > start:
                 raise errors.UnexpectedAnswer(f"the server refuses bytes from {start} on")
             return Body(start, start, total, False, None, chunks)
@@ -136,29 +156,55 @@ class ContentEndpoint:
             if first != start or (end is not None and last > end):
                 raise errors.UnexpectedAnswer(f"asked for bytes from {start} on, got bytes {first} to {last - 1}")
             if (length := _length(headers)) is not None and length != last - first:
+                if length < last - first:
+                    raise errors.ShortBody(f"a body of {length} bytes came for a range of {last - first}")
                 raise errors.UnexpectedAnswer("an answer whose length contradicts its range")
-            self.ranges = True
             return Body(first, last, total, False, _validator(headers), chunks)
         total = _length(headers)
-        self._refuse_other_kinds(headers.get("content-type", ""), artifact, total, size)
-        asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
-        if self.ranges is None and not asked_for_all:
-            # Whoever asked for all and got all has learned nothing.
-            self.ranges = False
-            log.info("this server ignores ranges: contents are fetched whole")
+        self._refuse_other_kinds(_kind(stream), artifact, total, size)
         return Body(0, total, total, True, _validator(headers), chunks)
 
+    def _note(self, body: Body, start: int, end: int | None, size: int | None) -> None:
+        """Take note of whether this server grants ranges. Whoever asked for all and got all has learned nothing."""
+        asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
+        if not body.whole and body.end != start:
+            self.ranges = True
+        elif body.whole and self.ranges is None and not asked_for_all:
+            self.ranges = False
+            log.info("this server ignores ranges: contents are fetched whole")
+
     @staticmethod
-    def _refuse_other_kinds(content_type: str, artifact: Artifact, total: int | None, size: int | None) -> None:
+    def _refuse_other_kinds(kind: str, artifact: Artifact, total: int | None, size: int | None) -> None:
         """Refuse a login page or an error in place of the artifact (model-lab-api.md, 13)."""
-        kind = content_type.partition(";")[0].strip().lower()
         if total is not None and total == size:
             return
         name = artifact.path.rpartition("/")[2].lower()
-        if kind == "application/json" and None not in (total, size) and "json" not in name and "ipynb" not in name:
+        if kind == _JSON and None not in (total, size) and "json" not in name and "ipynb" not in name:
             raise errors.UnexpectedAnswer("JSON came in place of the content: an error with a good status?")
         if kind in ("text/html", "application/xhtml+xml") and not name.endswith((".html", ".htm", ".xhtml")):
             raise errors.UnexpectedAnswer("an HTML page came in place of the content: a login page or a proxy's error?")
+
+
+class _LedBy:
+    """Pieces of a body, after one that was read before. Not a generator: nobody would close it."""
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await anext(self._rest)
+
+
+def _kind(stream: Stream) -> str:
+    kind: str = stream.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower()
 
 
 def _content_range(text: str) -> tuple[int, int, int | None]:

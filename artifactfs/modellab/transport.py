@@ -118,6 +118,11 @@ class Transport:
         # Requests sent, by endpoint; what a walk costs is told from it.
         self.requests: dict[str, int] = {}
 
+    @property
+    def crowded(self) -> bool:
+        """Whether requests wait for a place: all connections are in use."""
+        return self._limiter.statistics().tasks_waiting > 0
+
     async def aclose(self) -> None:
         """Close the pool and its connections."""
         await self._client.aclose()

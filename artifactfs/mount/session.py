@@ -121,7 +121,7 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
                 times=TreeTimes(settings.listing_ttl, settings.finished_ttl, settings.negative_ttl, settings.stale_max),
                 runs_listed=settings.runs_listed,
             )
-            ownership = Ownership(settings.uid, settings.gid, settings.umask)
+            ownership = Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other)
             keeper = Keeper(_block_store(settings), root)
             files = Files(_shop(settings, contents, keeper, root), owner=f"{settings.api_url}\0{settings.account()}")
             operations = Operations(tree, files, ownership, deadline_s=settings.deadline, on_ready=on_ready)
