@@ -2,7 +2,7 @@
 
 What is fetched for a read depends on the pattern. A glance (a few KiB at the start: a file manager asks what type it
 is) fetches 128 KiB and no more. A random read fetches the blocks that it touches. A sequential reader gets a window
-ahead of it that grows with what it has read: at most twice that is fetched in vain (semantics 4.5).
+ahead of it that grows with what it has read, so never more than that is fetched in vain (semantics 4.5).
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class OpenFile:
         read_bytes = self._run_end - self._run_start
         # The first read of all tells nothing yet, but a large one at the start is no glance.
         if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
-            window = min(WINDOW_BYTES, self._source.room_ahead(), max(2 * read_bytes, BLOCK_BYTES))
+            window = min(WINDOW_BYTES, self._source.room_ahead(), max(read_bytes, BLOCK_BYTES))
             if window < BLOCK_BYTES:
                 return block_end
             goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
