@@ -10,12 +10,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from artifactfs import __version__, settings
-from artifactfs.content.blocks import BlockStore
+from artifactfs.content.blocks import BlockStore, refuse_foreign
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import checks, daemon, ending, table
 from artifactfs.quantities import format_size
@@ -29,6 +30,7 @@ _Command = Callable[..., None]
 
 def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
+    _open_standard_descriptors()
     try:
         cli.main(prog_name="artifactfs", standalone_mode=False)
         code = int(ExitCode.OK)
@@ -51,9 +53,23 @@ def main() -> None:
     sys.exit(code)
 
 
-def _setting_options(command: _Command) -> _Command:
-    """Add an option for each row of the table of settings."""
-    for setting in reversed([row for row in SETTINGS if row.flag]):
+def _open_standard_descriptors() -> None:
+    """Where 0 to 2 are closed, open them on nothing: else the next pipe or socket becomes standard output."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(fd)
+
+
+# What says where the service is and who asks: nothing that a sample has.
+_OF_THE_SERVICE = frozenset({"site", "api_url", "api_key_file", "app_key_file", "proxy", "ca_file"})
+
+
+def _setting_options(command: _Command, without: frozenset[str] = frozenset()) -> _Command:
+    """Add an option for each row of the table of settings, but for those in `without`.
+
+    A path is plain text here: click's own type looks at it, and a look at a wedged mount never ends.
+    """
+    for setting in reversed([row for row in SETTINGS if row.flag and row.name not in without]):
         names = [setting.option, *(["-v"] if setting.name == "verbose" else [])]
         keywords: dict[str, Any] = {"help": f"{setting.help}  [{setting.env[-1]}]"}
         if setting.metavar is None:
@@ -74,7 +90,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint")
 @_setting_options
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front, log to stderr, end with Ctrl-C.")
 def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
@@ -87,14 +103,14 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 
 
 @cli.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint")
 def umount(mountpoint: str) -> None:
     """End the mount at MOUNTPOINT, lazily where files are open, and wait until its process is gone."""
     ending.end(mountpoint)
 
 
 @cli.command()
-@click.argument("directory", metavar="DIR", type=click.Path())
+@click.argument("directory", metavar="DIR")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [any free one]")
 def serve(directory: str, port: int) -> None:
     """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."""
@@ -105,8 +121,8 @@ def serve(directory: str, port: int) -> None:
 
 
 @cli.command()
-@click.argument("mountpoint", type=click.Path(), default="demo-mount")
-@_setting_options
+@click.argument("mountpoint", default="demo-mount")
+@partial(_setting_options, without=_OF_THE_SERVICE)
 @click.option("--background", is_flag=True, help="Go to the background; end it with `artifactfs umount`.")
 def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, background: bool, **flags: Any) -> None:
     """Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network.
@@ -202,7 +218,7 @@ def cache_clear(cache_dir: str | None, config_file: str | None) -> None:
 
 
 @cli.command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, help="Files read at once.  [4]")
 @click.option("--dry-run", "-n", is_flag=True, help="Only list, and say what it would cost.")
 def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
@@ -229,6 +245,8 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
 
 
 def _store(loaded: Settings) -> BlockStore:
+    if os.path.lexists(loaded.cache_dir):
+        refuse_foreign(loaded.cache_dir)
     return BlockStore(loaded.cache_dir, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)
 
 

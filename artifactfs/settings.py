@@ -157,7 +157,10 @@ SETTINGS: tuple[Setting, ...] = (
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 # Options of mount(8) that say nothing new here: the mount is read-only, and the rest is for fstab's readers.
-_IGNORED_OPTIONS = frozenset({"ro", "defaults", "relatime", "async", "nosuid", "nodev"})
+_IGNORED_OPTIONS = frozenset(
+    {"ro", "defaults", "relatime", "async", "nosuid", "nodev", "exec"}
+    | {"auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
+)
 _KERNEL_OPTIONS = frozenset({"noexec", "noatime", "nodiratime"})
 
 
@@ -338,6 +341,9 @@ def _read_config(path: str | None) -> tuple[str, dict[str, str]]:
         # TOML's numbers have 64 bits; tomllib takes more.
         if not isinstance(value, str | int | float) or (isinstance(value, int) and abs(value) >= 2**63):
             raise UserError(ExitCode.BAD_CONFIG, f"{path}: {name} must be a string, a number, true or false")
+        if name == "umask" and not isinstance(value, str):
+            # 27 and 0o27 are other numbers to TOML than to who writes a mask.
+            raise UserError(ExitCode.BAD_CONFIG, f'{path}: umask must be text, like "027"')
         values[name] = str(value).lower() if isinstance(value, bool) else str(value)
     if {"api_key", "app_key", "access_token"} & values.keys() and stat.S_IMODE(mode) & 0o077:
         raise UserError(ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {path}`")

@@ -87,18 +87,24 @@ def prepare(directory: str) -> bool:
     """
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise UserError(
-                ExitCode.CACHE_REFUSED,
-                f"the cache directory {directory} belongs to somebody else: give one of your own with --cache-dir",
-            )
+        found = refuse_foreign(directory)
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(directory, 0o700)
     except OSError as error:
         log.warning("no cache in %s: %s; everything is fetched anew", directory, error.strerror)
         return False
     return True
+
+
+def refuse_foreign(directory: str) -> os.stat_result:
+    """Return the state of a cache directory. Raises OSError, and UserError for one that is somebody else's."""
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise UserError(
+            ExitCode.CACHE_REFUSED,
+            f"the cache directory {directory} belongs to somebody else: give one of your own with --cache-dir",
+        )
+    return found
 
 
 class BlockStore:

@@ -81,6 +81,7 @@ class Download:
                 await self._follow(fill, self._spool_at)
                 continue
             came_to = fill.at
+            pieces.hold(came_to)
             error: errors.ServiceError | None = None
             try:
                 async with self._answer(fill) as body:
@@ -172,8 +173,8 @@ class Download:
 
     async def _take(self, at: int, chunk: bytes, *, ahead: bool) -> None:
         # The readers first, the disk then.
-        for index in self._pieces.take(at, chunk, ahead=ahead):
-            await self._pieces.keep(index)
+        for index, block in self._pieces.take(at, chunk, ahead=ahead):
+            await self._pieces.keep(index, block)
 
     # --- the spool: a server that ignores ranges -----------------------------------------------------------
 

@@ -6,7 +6,7 @@ for the mount (`Shop.validators`), and once another one is seen for it, everythi
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import trio
 
@@ -31,8 +31,10 @@ class Pieces:
         self.size: int | None = None
         # What the bytes under this name came with, None as long as nothing did.
         self.validator: bytes | None = None
-        # Bytes that came, from the service or the disk: what tells progress from none.
+        # Bytes that came for the first time, from the service or the disk: what tells progress from none.
         self.received = 0
+        # How far each block ever came.
+        self._came: dict[int, int] = {}
         self.changed = trio.Event()
         if size is not None:
             self.learn_size(size)
@@ -115,45 +117,45 @@ class Pieces:
         """Return how long a block is when it is whole."""
         return BLOCK_BYTES if self.size is None else max(0, min(BLOCK_BYTES, self.size - index * BLOCK_BYTES))
 
-    def had_from(self, start: int, end: int) -> int:
-        """Return to where all bytes from `start` on are in memory, `end` at most."""
+    def had_from(self, start: int, end: int, loaded: Collection[int] = ()) -> int:
+        """Return to where all bytes from `start` on are in memory, or in blocks `loaded` of late; `end` at most."""
         while start < end:
             index, offset = divmod(start, BLOCK_BYTES)
             block = self.block(index)
-            if block is None or block.have <= offset:
+            have = self.length_of(index) if index in loaded else block.have if block is not None else 0
+            if have <= offset:
                 break
-            start = index * BLOCK_BYTES + block.have
-            if block.have < BLOCK_BYTES:
+            start = index * BLOCK_BYTES + have
+            if have < BLOCK_BYTES:
                 break
         return min(start, end)
 
-    def take(self, at: int, chunk: bytes, *, ahead: bool) -> list[int]:
+    def take(self, at: int, chunk: bytes, *, ahead: bool) -> list[tuple[int, MemoryBlock]]:
         """Put bytes that came for place `at` into their blocks; returns the blocks that are whole now.
 
         `ahead`: nobody has asked for them yet.
         """
         if self._dead is not None:
             return []
-        whole = []
+        whole: list[tuple[int, MemoryBlock]] = []
         view = memoryview(chunk)
         while view:
             index, offset = divmod(at, BLOCK_BYTES)
             count = min(len(view), BLOCK_BYTES - offset)
-            if self._put(index, offset, view[:count], ahead):
-                whole.append(index)
+            if (block := self._put(index, offset, view[:count], ahead)) is not None:
+                whole.append((index, block))
             at += count
             view = view[count:]
-        self.received += len(chunk)
         self.notify()
         return whole
 
-    def _put(self, index: int, offset: int, view: memoryview, ahead: bool) -> bool:
-        """Put bytes into a block; returns whether that made it whole."""
+    def _put(self, index: int, offset: int, view: memoryview, ahead: bool) -> MemoryBlock | None:
+        """Put bytes into a block; returns it if that made it whole."""
         block = self.block(index)
         have = block.have if block is not None else 0
         end = offset + len(view)
         if not offset <= have < end:
-            return False  # all of it is there, or what comes before is not: a spool goes by what was dropped
+            return None  # all of it is there, or what comes before is not: a spool goes by what was dropped
         length = self.length_of(index)
         if block is None or len(block.data) < length:
             # Not resized: somebody may hold a view of the shorter one.
@@ -163,12 +165,21 @@ class Pieces:
             block = MemoryBlock(larger, have)
         block.data[have:end] = view[have - offset :]
         block.have = end
+        # A body that starts again, and again breaks off, gets nowhere.
+        self.received += max(0, end - self._came.get(index, 0))
+        self._came[index] = max(end, self._came.get(index, 0))
         if end < length:
             self._filling[index] = block
-            return False
+            return None
         self._filling.pop(index, None)
         self._shop.pool.put(self._key, index, block, ahead=ahead)
-        return True
+        return block
+
+    def hold(self, at: int) -> None:
+        """Bytes are about to come for place `at`: what its block has by now must stay."""
+        index, offset = divmod(at, BLOCK_BYTES)
+        if offset and (block := self.block(index)) is not None:
+            self._filling[index] = block
 
     def settle(self, indices: Iterable[int]) -> None:
         """These blocks are no longer filling: what came of them is good, and the next fill goes on from there."""
@@ -179,10 +190,14 @@ class Pieces:
 
     # --- on disk -------------------------------------------------------------------------------------------
 
-    async def load(self, indices: Iterable[int], *, ahead: bool) -> None:
-        """Bring blocks from the disk that lack in memory, as far as they are there and still hold."""
+    async def load(self, indices: Iterable[int], *, ahead: bool) -> set[int]:
+        """Bring blocks from the disk that lack in memory, as far as they are there and still hold.
+
+        Returns those that it brought whole: by then memory may have dropped the first of many.
+        """
+        loaded: set[int] = set()
         if self.size is None:
-            return
+            return loaded
         wanted = [index for index in indices if not self.has(index, self.length_of(index))]
         found = await self._shop.keeper.load(self._key, wanted, self._accepts)
         for index, kept in zip(wanted, found, strict=True):
@@ -191,14 +206,16 @@ class Pieces:
                 continue
             if self.validator is None and kept.stamp.validator is not None:
                 self.recognise(kept.stamp.validator)
+            if len(kept.data) == self.length_of(index):
+                loaded.add(index)
             if not self.has(index, len(kept.data)):
                 self._shop.pool.put(self._key, index, MemoryBlock(kept.data, len(kept.data)), ahead=ahead)
                 self.received += len(kept.data)
         self.notify()
+        return loaded
 
-    async def keep(self, index: int) -> None:
+    async def keep(self, index: int, block: MemoryBlock | None) -> None:
         """Have a block kept on disk, as far as it has come."""
-        block = self.block(index)
         if self.size is None or self._dead is not None or block is None or not block.have:
             return
         shop = self._shop
@@ -211,7 +228,7 @@ class Pieces:
         indices = range(-(-(self.size or 0) // BLOCK_BYTES))
         self.settle(indices)
         for index in indices:
-            await self.keep(index)
+            await self.keep(index, self.block(index))
 
     def _accepts(self, stamp: Stamp) -> bool:
         """Whether a kept block may be served (semantics 4.3)."""

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 EXTENT_BLOCKS = 16
 # Less than this within a deadline is a drip, not progress (semantics 5.1). Arbitrary.
 _MIN_PROGRESS_BYTES = 16 << 10
+# After a wait in vain, others fail at once for this long (semantics 5.1: a probe at most every 5 s).
+_STALLED_S = 5.0
 
 
 class Source:
@@ -36,6 +38,9 @@ class Source:
         self._download = Download(shop, artifact, self._pieces)
         self._fills: dict[int, Fill] = {}
         self._scopes: set[trio.CancelScope] = set()
+        # What had come when a wait ended in vain, and until when no other wait begins unless more comes.
+        self._stalled_at = -1
+        self._stalled_until = 0.0
         self.users = 0
 
     @property
@@ -123,6 +128,9 @@ class Source:
         base = index * BLOCK_BYTES
         waited_from = pieces.received
         fill: Fill | None = None
+        if self._stalled_at == waited_from and trio.current_time() < self._stalled_until:
+            # The kernel asks again, piece by piece, for what has just failed: not another deadline for each.
+            raise errors.TimedOut("no content came a moment ago")
         while True:
             with trio.move_on_after(self._shop.deadline_s):
                 while True:
@@ -139,6 +147,7 @@ class Source:
                     self._download.asked_for(upto)
                     await pieces.changed.wait()
             if pieces.received - waited_from < _MIN_PROGRESS_BYTES:
+                self._stalled_at, self._stalled_until = pieces.received, trio.current_time() + _STALLED_S
                 raise errors.TimedOut(f"no content came for {self._shop.deadline_s:g} s")
             waited_from = pieces.received
 
@@ -169,19 +178,21 @@ class Source:
         self._shop.fetched += not self._fills
         for index in range(fill.first, fill.last + 1):
             self._fills[index] = fill
-        self._shop.nursery.start_soon(self._fill, fill)
+        # Made here: a task that has not run yet is ended like any.
+        scope = trio.CancelScope()
+        self._scopes.add(scope)
+        self._shop.nursery.start_soon(self._fill, fill, scope)
 
-    async def _fill(self, fill: Fill) -> None:
+    async def _fill(self, fill: Fill, scope: trio.CancelScope) -> None:
         pieces = self._pieces
-        with trio.CancelScope() as scope:
-            self._scopes.add(scope)
+        with scope:
             try:
-                await pieces.load(range(fill.first, fill.last + 1), ahead=fill.ahead)
-                fill.at = pieces.had_from(fill.at, fill.end)
+                loaded = await pieces.load(range(fill.first, fill.last + 1), ahead=fill.ahead)
+                fill.at = pieces.had_from(fill.at, fill.end, loaded)
                 await self._download.run(fill)
                 # The block that it ends in, when it was meant to end within: what a glance fetched.
                 if not fill.done and fill.end % BLOCK_BYTES and fill.end != pieces.size:
-                    await pieces.keep(fill.last)
+                    await pieces.keep(fill.last, pieces.block(fill.last))
             except errors.Superseded as error:
                 fill.error = error
                 # What else is under way is of the version that is gone.
@@ -194,6 +205,8 @@ class Source:
             finally:
                 self._scopes.discard(scope)
                 self._finish(fill)
+                if not self.users:
+                    pieces.nobody_reads()
 
     def _finish(self, fill: Fill) -> None:
         """The blocks of a fill are no longer under way. No await."""

@@ -9,6 +9,7 @@ endpoints or JSON. What is hard:
 - a redirect is never followed: httpx would take the keys along (model-lab-api.md, 12).
 """
 
+import errno
 import http.cookiejar
 import logging
 import ssl
@@ -307,6 +308,8 @@ class Transport:
                 return errors.TlsFailed(
                     f"TLS to {self.host} failed: {cause.reason or type(cause).__name__}; see --ca-file"
                 )
+        if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
+            return errors.ConnectionLost("too many files are open in this process or on this machine")
         if isinstance(error, httpx.TimeoutException):
             return errors.TimedOut(f"{self.host} did not answer in time")
         if isinstance(error, httpx.ProxyError):

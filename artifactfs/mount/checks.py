@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 FUSE_DEVICE = "/dev/fuse"
 FUSE_CONF = "/etc/fuse.conf"
+_NO_PLACE = frozenset({"/", "/dev", "/etc", "/proc", "/run", "/sys", "/usr"})
 
 
 def mountpoint(path: str) -> tuple[str, str | None]:
@@ -21,8 +22,8 @@ def mountpoint(path: str) -> tuple[str, str | None]:
     Raises UserError: missing, not a directory, already mounted, not ours to mount on.
     """
     point = table.resolve(path)
-    if not path or point == "/":
-        # Over the root a mount hides /proc from whoever comes by an absolute link: no program would work any more.
+    if not path or point in _NO_PLACE:
+        # A mount there takes away what every program needs.
         raise UserError(
             ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount: give an empty directory of your own"
         )

@@ -26,8 +26,9 @@ def start(serve: Callable[[Callable[[], None]], int], log_file: str) -> None:
     is gone. `log_file` is where to look when it died without a word.
     """
     reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by who called us
+            stream.flush()
     child = os.fork()
     if child == 0:
         os.close(reader)

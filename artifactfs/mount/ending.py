@@ -9,6 +9,8 @@ _WAIT_S = 3.0
 
 def end(path: str) -> None:
     """End the mount at `path`, lazily where files are open, and wait until its process is gone. Raises UserError."""
+    if not path:
+        raise UserError(ExitCode.NOT_MOUNTED, "no mount point was given: the argument is empty")
     point = table.resolve(path)
     mounted = table.mounted_at(point)
     if mounted is None or not mounted.fstype.startswith("fuse"):

@@ -177,7 +177,7 @@ async def _mounted(settings: Settings, point: str, operations: Operations, tree:
             nursery.cancel_scope.cancel()
     finally:
         # Detaching goes by path: never take away what somebody else has mounted there since.
-        still_there = mount is not None and any(m.device == mount.device for m in table.mounts())
+        still_there = mount is not None and _is_mounted(mount.device)
         pyfuse3.close(unmount=still_there)
         log.info("unmounted %s", point)
 
@@ -221,7 +221,7 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
         unreachable = error.status is None
         raise UserError(ExitCode.UNREACHABLE if unreachable else ExitCode.SERVICE_FAILED, str(error)) from error
     except errors.PassingError as error:
-        raise UserError(ExitCode.SERVICE_FAILED, f"{error}; try again later") from error
+        raise UserError(ExitCode.SERVICE_FAILED, f"{error}; try later") from error
     except errors.ServiceError as error:
         raise UserError(
             ExitCode.NOT_MODEL_LAB,
@@ -243,11 +243,20 @@ async def _signals(tree: Tree, main: trio.CancelScope, foreground: bool) -> None
 async def _end_when_unmounted(device: str, main: trio.CancelScope) -> None:
     """End the mount when it is gone from the mount table: a lazy unmount tells us nothing while files are open."""
     with table.changes() as changed:
-        while any(mount.device == device for mount in table.mounts()):
+        while _is_mounted(device):
             await trio.lowlevel.wait_readable(changed.fileno())
             changed.poll(0)
     log.info("no longer mounted: ending")
     await _end(main)
+
+
+def _is_mounted(device: str) -> bool:
+    try:
+        return any(mount.device == device for mount in table.mounts())
+    except OSError as error:
+        # Out of descriptors, or /proc is gone: nothing but unmounting ends a mount (semantics 5.5).
+        log.warning("the mount table cannot be read: %s", error)
+        return True
 
 
 async def _end(main: trio.CancelScope) -> None:

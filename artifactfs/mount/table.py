@@ -5,10 +5,13 @@ import os
 import re
 import select
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+
+from artifactfs.errors import ExitCode, UserError
 
 FUSE_TYPE = "fuse.artifactfs"
 
@@ -30,7 +33,8 @@ class Mount(msgspec.Struct, frozen=True):
 def mounts() -> list[Mount]:
     """Return this process's mount table, in order; of several at one place the last is on top."""
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    # As paths from the command line are read, whatever the locale.
+    with open("/proc/self/mountinfo", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as table:
         for line in table:
             head, _, tail = line.rstrip("\n").partition(" - ")
             fields, kinds = head.split(" "), tail.split(" ")
@@ -45,7 +49,12 @@ def mounted_at(point: str) -> Mount | None:
 
 def resolve(path: str) -> str:
     """Return the absolute path of a mount point without touching what may be mounted there."""
-    parent, name = os.path.split(os.path.abspath(path))
+    try:
+        parent, name = os.path.split(os.path.abspath(path))
+    except FileNotFoundError:
+        raise UserError(
+            ExitCode.MOUNTPOINT_MISSING, "the directory that you are in no longer exists: give an absolute path"
+        ) from None
     place = os.path.join(os.path.realpath(parent), name) if name else parent
     # A place in the mount table is no symbolic link, so there is nothing left to resolve.
     return place if mounted_at(place) is not None else os.path.realpath(place)

@@ -77,7 +77,12 @@ def test_a_missing_mountpoint(shell: Shell, lab: Lab) -> None:
     assert not os.path.exists(missing)
 
 
-@pytest.mark.parametrize("place", ["", "/", "/..", "//"])
+def test_umount_of_nothing(shell: Shell) -> None:
+    """5.8: an empty argument, of a variable that is not set, is not the current directory."""
+    refused(shell, ExitCode.NOT_MOUNTED, "empty", "umount", "")
+
+
+@pytest.mark.parametrize("place", ["", "/", "/..", "//", "/proc", "/sys"])
 def test_a_place_that_is_none(place: str, shell: Shell, lab: Lab) -> None:
     """5.8: over the root, and at no place at all, nothing is mounted."""
     # Bad keys: should the check ever be lost, the mount fails all the same, and the machine survives the test.

@@ -9,7 +9,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
-from tests.harness import END_S, FUSE_TYPE, Lab, Shell, holding, mount_type, start_process, wait_until
+from tests.harness import END_S, FUSE_TYPE, Lab, Shell, holding, mount_type, run, start_process, wait_until
 
 NO_KEYS: dict[str, str | None] = {"DD_API_KEY": None, "DD_APP_KEY": None}
 
@@ -93,6 +93,24 @@ def test_a_directory_served_and_mounted(shell: Shell, tmp_path: Path, lab: Lab) 
         (served / "7" / "new").write_bytes(b"1")
         assert mounted.tree(7)[b"new"] == 1
         mounted.umount()
+
+
+def test_a_wedged_mount_can_be_ended(shell: Shell) -> None:
+    """5.6: `umount` ends a mount whose process hangs: it never looks at the mount, and kills what does not end."""
+    mounted = shell.mount()
+    os.kill(mounted.pid, signal.SIGSTOP)
+    mounted.umount()
+    assert mount_type(mounted.point) is None
+    wait_until(lambda: not shell.processes(), "the end of the process", END_S)
+
+
+def test_standard_descriptors_that_are_closed(shell: Shell, lab: Lab) -> None:
+    """5.6: called with standard input, output and error closed, as some services are, it mounts all the same."""
+    mounted = shell.expected_mount()
+    command = [*shell.program, "mount", "--api-url", lab.url, "--log-file", mounted.log_file, mounted.point]
+    script = '"$@" <&- >&- 2>&-'
+    run("sh", "-c", script, "sh", *command, env=shell.env).ok()
+    assert mounted.sh('ls "$M"').text == "runs\n"
 
 
 def test_two_mounts_side_by_side(shell: Shell, own_lab: Lab, lab: Lab) -> None:
