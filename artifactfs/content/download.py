@@ -36,6 +36,7 @@ _SPOOL_LOOK_S = 0.25
 class Fill:
     """Bytes of a file under way: of blocks [first, last], up to byte `end` of the file, come as far as byte `at`.
 
+    `upto`: to where they lack; what follows there is at hand.
     `ahead`: nobody has asked for it yet. `finish` says that it is no longer under way; then it is `done`.
     """
 
@@ -43,6 +44,7 @@ class Fill:
         self.first, self.last, self.end = first, last, end
         self.ahead = ahead
         self.at = first * BLOCK_BYTES
+        self.upto = end
         self.done = False
         self.error: Exception | None = None
         self.give_back: Callable[[], None] | None = None
@@ -72,11 +74,11 @@ class Download:
         self._spool_asked = trio.Event()
 
     async def run(self, fill: Fill) -> None:
-        """Fetch a fill from `at` on. Raises Superseded, ServiceError."""
+        """Fetch a fill from `at` to `upto`. Raises Superseded, ServiceError."""
         pieces = self._pieces
         fruitless = 0
         suspect: bytes | None = None
-        while not fill.done and fill.at < fill.end and (pieces.size is None or fill.at < pieces.size):
+        while not fill.done and fill.at < fill.upto and (pieces.size is None or fill.at < pieces.size):
             if self._spool_at is not None:
                 await self._follow(fill, self._spool_at)
                 continue
@@ -115,12 +117,12 @@ class Download:
         async with AsyncExitStack() as turn:
             if shop.service.ranges is not True:
                 await turn.enter_async_context(self._turn)
-            if shop.service.ranges is None and not (fill.at == 0 and size is not None and fill.end >= size):
+            if shop.service.ranges is None and not (fill.at == 0 and size is not None and fill.upto >= size):
                 await turn.enter_async_context(shop.probe)
             if self._spool_at is not None:
                 yield None
                 return
-            async with shop.service.get(self._artifact, fill.at, fill.end, size=size) as body:
+            async with shop.service.get(self._artifact, fill.at, fill.upto, size=size) as body:
                 # Nothing is awaited from here until a spool has begun: the locks' releases do not.
                 await turn.aclose()
                 yield body
@@ -160,7 +162,7 @@ class Download:
         return error
 
     async def _take_range(self, fill: Fill, body: Body) -> None:
-        stop = min(fill.end, body.end) if body.end is not None else fill.end
+        stop = min(fill.upto, body.end) if body.end is not None else fill.upto
         if stop <= fill.at:
             return  # past the end of a file that is shorter than thought; `_check` has learned its size
         async for chunk in body.chunks:

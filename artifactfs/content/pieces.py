@@ -130,6 +130,13 @@ class Pieces:
                 break
         return min(start, end)
 
+    def lacking_to(self, start: int, end: int, loaded: Collection[int]) -> int:
+        """Return to where to fetch what lacks from `start` on: the next block that is whole, or `end`."""
+        for index in range(start // BLOCK_BYTES + 1, -(-end // BLOCK_BYTES)):
+            if index in loaded or self.has(index, self.length_of(index)):
+                return index * BLOCK_BYTES
+        return end
+
     def take(self, at: int, chunk: bytes, *, ahead: bool) -> list[tuple[int, MemoryBlock]]:
         """Put bytes that came for place `at` into their blocks; returns the blocks that are whole now.
 

@@ -188,8 +188,12 @@ class Source:
         with scope:
             try:
                 loaded = await pieces.load(range(fill.first, fill.last + 1), ahead=fill.ahead)
-                fill.at = pieces.had_from(fill.at, fill.end, loaded)
-                await self._download.run(fill)
+                while (at := pieces.had_from(fill.at, fill.end, loaded)) < fill.end and not fill.done:
+                    fill.at, fill.upto = at, pieces.lacking_to(at, fill.end, loaded)
+                    await self._download.run(fill)
+                    if fill.at < fill.upto:
+                        break  # the file ended before
+                    loaded.update(range(at // BLOCK_BYTES, fill.upto // BLOCK_BYTES))
                 # The block that it ends in, when it was meant to end within: what a glance fetched.
                 if not fill.done and fill.end % BLOCK_BYTES and fill.end != pieces.size:
                     await pieces.keep(fill.last, pieces.block(fill.last))

@@ -219,7 +219,7 @@ class Transport:
         attempts = 0
         while True:
             attempts += 1
-            await self._wait_for_rate_limit(endpoint, end)
+            await self._wait_for_rate_limit(endpoint, end, last)
             try:
                 return await attempt()
             except errors.TlsFailed:
@@ -237,15 +237,18 @@ class Transport:
                 log.debug("%s; attempt %d, again in %.1f s", error, attempts, pause_s)
                 await trio.sleep(pause_s)
 
-    async def _wait_for_rate_limit(self, endpoint: str, end: float) -> None:
+    async def _wait_for_rate_limit(self, endpoint: str, end: float, last: list[errors.PassingError]) -> None:
         # Again after each wait: another request may have learned of a later reset.
         while (pause_s := self._limits.pause_s(endpoint, now := self._clock())) > 0:
+            limited = errors.RateLimited(
+                f"{self.host} is rate-limiting these keys: its limit resets in {pause_s:.0f} s, which is past the "
+                f"deadline; try again then",
+                pause_s,
+            )
             if now + pause_s >= end:
-                raise errors.RateLimited(
-                    f"{self.host} is rate-limiting these keys: its limit resets in {pause_s:.0f} s, which is past the "
-                    f"deadline; try again then",
-                    pause_s,
-                )
+                raise limited
+            # If the time is over before the request got its turn, this is why.
+            last.append(limited)
             log.info("rate limit of %s: waiting %.1f s", self.host, pause_s)
             await trio.sleep(pause_s)
 
