@@ -61,27 +61,31 @@ def fetch(todo: Plan, *, jobs: int, console: Console) -> int:
     )
     stop = threading.Event()
     read_bytes = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{len(todo.files)} files", total=todo.size_bytes)
-        pool = ThreadPoolExecutor(jobs, thread_name_prefix="warm")
-        try:
-            queue = iter(todo.files)
-            running: dict[Future[int], str] = {}
-            while True:
-                # A few more than run, not one future for each of 200,000 files.
-                while len(running) < 2 * jobs and (item := next(queue, None)) is not None:
-                    running[pool.submit(_read, item[0], stop, lambda n: progress.advance(task, n))] = item[0]
-                if not running:
-                    break
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    path = running.pop(done)
-                    if isinstance(error := done.exception(), OSError):
-                        todo.failures.append(f"{path}: {error.strerror}")
-                    else:
-                        read_bytes += done.result()
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = progress.add_task(f"{len(todo.files)} files", total=todo.size_bytes)
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="warm")
+    try:
+        if console.is_terminal:  # older releases of rich write an empty line even where they are disabled
+            progress.start()
+        queue = iter(todo.files)
+        running: dict[Future[int], str] = {}
+        while True:
+            # A few more than run, not one future for each of 200,000 files.
+            while len(running) < 2 * jobs and (item := next(queue, None)) is not None:
+                running[pool.submit(_read, item[0], stop, lambda n: progress.advance(task, n))] = item[0]
+            if not running:
+                break
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                path = running.pop(done)
+                if isinstance(error := done.exception(), OSError):
+                    todo.failures.append(f"{path}: {error.strerror}")
+                else:
+                    read_bytes += done.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        if console.is_terminal:
+            progress.stop()
     return read_bytes
 
 
