@@ -213,11 +213,15 @@ class Pieces:
                 continue
             if self.validator is None and kept.stamp.validator is not None:
                 self.recognise(kept.stamp.validator)
-            if len(kept.data) == self.length_of(index):
+            block = MemoryBlock(kept.data, len(kept.data))
+            if block.have == self.length_of(index):
                 loaded.add(index)
-            if not self.has(index, len(kept.data)):
-                self._shop.pool.put(self._key, index, MemoryBlock(kept.data, len(kept.data)), ahead=ahead)
-                self.received += len(kept.data)
+            if not self.has(index, block.have):
+                self.received += block.have
+                if index in loaded:
+                    self._shop.pool.put(self._key, index, block, ahead=ahead)
+                else:
+                    self._filling[index] = block
         self.notify()
         return loaded
 

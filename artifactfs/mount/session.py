@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import pyfuse3
@@ -158,28 +158,31 @@ def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio
 async def _mounted(settings: Settings, point: str, operations: Operations, tree: Tree, foreground: bool) -> None:
     """Mount, serve until the end, unmount."""
     _register(point)
-    _mount(settings, point, operations)
-    mount = table.mounted_at(point)
-    try:
-        log.info("mounted %s at %s", settings.origin, point)
-        if mount is not None:
-            _set_read_ahead(mount.device)
-        # What exists now stays: no collection needs to look at it again, and each would stop the loop.
-        gc.collect()
-        gc.freeze()
-        async with trio.open_nursery() as nursery:
-            main = trio.CancelScope()
-            nursery.start_soon(_signals, tree, main, foreground)
+    # Signals first: one that comes between the mount and its receiver would end the process and leave the mount.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        _mount(settings, point, operations)
+        mount: table.Mount | None = None
+        try:
+            mount = table.mounted_at(point)
+            log.info("mounted %s at %s", settings.origin, point)
             if mount is not None:
-                nursery.start_soon(_end_when_unmounted, mount.device, main)
-            with main:
-                await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
-            nursery.cancel_scope.cancel()
-    finally:
-        # Detaching goes by path: never take away what somebody else has mounted there since.
-        still_there = mount is not None and _is_mounted(mount.device)
-        pyfuse3.close(unmount=still_there)
-        log.info("unmounted %s", point)
+                _set_read_ahead(mount.device)
+            # What exists now stays: no collection needs to look at it again, and each would stop the loop.
+            gc.collect()
+            gc.freeze()
+            async with trio.open_nursery() as nursery:
+                main = trio.CancelScope()
+                nursery.start_soon(_signals, received, tree, main, foreground)
+                if mount is not None:
+                    nursery.start_soon(_end_when_unmounted, mount.device, main)
+                with main:
+                    await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
+                nursery.cancel_scope.cancel()
+        finally:
+            # Detaching goes by path: never take away what somebody else has mounted there since.
+            still_there = mount is None or _is_mounted(mount.device)
+            pyfuse3.close(unmount=still_there)
+            log.info("unmounted %s", point)
 
 
 def _mount(settings: Settings, point: str, operations: Operations) -> None:
@@ -229,15 +232,14 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
         ) from error
 
 
-async def _signals(tree: Tree, main: trio.CancelScope, foreground: bool) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        async for number in received:
-            if number == signal.SIGHUP and not foreground:
-                log.info("SIGHUP: the next look at anything is fresh")
-                tree.expire()
-                continue
-            log.info("%s: ending", signal.Signals(number).name)
-            await _end(main)
+async def _signals(received: AsyncIterator[int], tree: Tree, main: trio.CancelScope, foreground: bool) -> None:
+    async for number in received:
+        if number == signal.SIGHUP and not foreground:
+            log.info("SIGHUP: the next look at anything is fresh")
+            tree.expire()
+            continue
+        log.info("%s: ending", signal.Signals(number).name)
+        await _end(main)
 
 
 async def _end_when_unmounted(device: str, main: trio.CancelScope) -> None:

@@ -59,9 +59,9 @@ def test_warm_ends_with_ctrl_c_and_goes_on_where_it_was(lab: Lab, shell: Shell) 
     """4.3: interrupted, `warm` ends at once; called again, it fetches no byte twice."""
     mounted = shell.mount()
     run_id = lab.new_run({"big.bin": 64 << 20})
-    lab.switch(bytes_per_s=16e6)
+    lab.switch(bytes_per_s=2e6)
     with shell.background("warm", mounted.path("runs", run_id)) as process:
-        wait_until(lambda: lab.stats()["content_bytes"] > (2 << 20), "some content")
+        wait_until(lambda: lab.stats()["content_bytes"] > 0, "some content")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=END_S)
         assert process.returncode == 130
