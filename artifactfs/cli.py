@@ -46,7 +46,8 @@ def main() -> None:
         click.echo(f"artifactfs: {message}; see `{command} --help`", err=True)
         code = int(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        # At once: threads of ours may be waiting in a read, and have nothing to clean up.
+        os._exit(130)
     except Exception as error:
         click.echo(f"artifactfs: {type(error).__name__}: {error} (this is a bug, please report it)", err=True)
         code = int(ExitCode.BUG)

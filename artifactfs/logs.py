@@ -78,6 +78,11 @@ def _exceptions(record: logging.LogRecord) -> list[str]:
     return texts
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether a line of the binding says something: a reply to who was killed in the meantime does not."""
+    return "fuse_reply_* failed with No such file or directory" not in record.getMessage()
+
+
 def configure(*, log_file: str | None, verbose: bool, secrets: Iterable[str] = ()) -> None:
     """Send the log to `log_file` (rotated), or to stderr where that is None.
 
@@ -102,3 +107,6 @@ def configure(*, log_file: str | None, verbose: bool, secrets: Iterable[str] = (
     # httpx logs every URL at INFO, pyfuse3 its workers at DEBUG (pitfalls.md).
     for noisy in ("httpx", "httpcore", "pyfuse3", "trio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    binding = logging.getLogger("pyfuse3")
+    binding.removeFilter(_is_news)
+    binding.addFilter(_is_news)

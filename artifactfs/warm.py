@@ -17,7 +17,7 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import table
 from artifactfs.quantities import format_size
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 256 << 10
 
 
 @dataclass
@@ -82,8 +82,9 @@ def fetch(todo: Plan, *, jobs: int, console: Console) -> int:
                 else:
                     read_bytes += done.result()
     finally:
+        # Not waited for: a read may be waiting for the service, and whoever pressed Ctrl-C does not.
         stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
         if console.is_terminal:
             progress.stop()
     return read_bytes

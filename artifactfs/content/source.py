@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 EXTENT_BLOCKS = 16
 # Less than this within a deadline is a drip, not progress (semantics 5.1). Arbitrary.
 _MIN_PROGRESS_BYTES = 16 << 10
+# Fetches for one read of which each went well and left nothing, because others took the room at once. Arbitrary.
+_MAX_FILLS = 16
 # After a wait in vain, others fail at once for this long (semantics 5.1: a probe at most every 5 s).
 _STALLED_S = 5.0
 
@@ -128,6 +130,7 @@ class Source:
         base = index * BLOCK_BYTES
         waited_from = pieces.received
         fill: Fill | None = None
+        fills = 0
         if self._stalled_at == waited_from and trio.current_time() < self._stalled_until:
             # The kernel asks again, piece by piece, for what has just failed: not another deadline for each.
             raise errors.TimedOut("no content came a moment ago")
@@ -142,6 +145,9 @@ class Source:
                     if fill is not None and fill.error is not None:
                         raise fill.error
                     if index not in self._fills:
+                        if fills == _MAX_FILLS:
+                            raise errors.ConnectionLost("content came and was dropped: memory is too small for it")
+                        fills += 1
                         self._begin(base, upto)
                     fill = self._fills[index]
                     self._download.asked_for(upto)

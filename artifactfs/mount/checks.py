@@ -44,7 +44,8 @@ def mountpoint(path: str) -> tuple[str, str | None]:
             ExitCode.MOUNT_REFUSED, f"mount point {point} is not yours to write: mount on a directory of your own"
         )
     try:
-        empty = not any(os.scandir(point))
+        with os.scandir(point) as entries:
+            empty = not any(entries)
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point} cannot be read: {error.strerror}") from None
     return point, None if empty else f"{point} is not empty; what is in it is hidden until you unmount"
