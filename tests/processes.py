@@ -68,6 +68,10 @@ def run(
     return Done(command, process.returncode, out, err.decode("utf-8", "replace"), time.monotonic() - start)
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def start_process(
     command: Sequence[str], env: Mapping[str, str] | None = None, cwd: str | None = None
@@ -81,6 +85,8 @@ def start_process(
         env=dict(os.environ) if env is None else dict(env),
         cwd=cwd,
         start_new_session=True,
+        # Behind a shell's `&` SIGINT is ignored, and what the tests start would inherit that.
+        preexec_fn=_heed_interrupts,
     )
     try:
         yield process

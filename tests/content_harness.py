@@ -1,0 +1,208 @@
+"""What the tests of the reader share: a server with scripted answers, and the parts of a mount around it in small.
+
+Everything is scaled down (a block is 1 KiB), so that a few KiB have many blocks. Threads are replaced by plain calls:
+under a clock that jumps, a thread at work would look like nobody doing anything.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+from unittest.mock import patch
+
+import trio
+import trio.testing
+
+from artifactfs import errors
+from artifactfs.content import blocks, download, files, keeper, pieces, reader, source
+from artifactfs.content.blocks import BlockStore
+from artifactfs.content.files import Files, FileVersion
+from artifactfs.content.keeper import Keeper
+from artifactfs.content.memory import Budget, Pool
+from artifactfs.content.reader import OpenFile
+from artifactfs.content.shop import Shop
+from artifactfs.modellab.content import Artifact, Body
+
+BLOCK = 1 << 10
+GLANCE = BLOCK // 4
+DEADLINE_S = 30.0
+LISTING_TTL_S = 60.0
+# 2026-05-16T09:00:00Z
+NOW_S = 1_778_922_000.0
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Return bytes of which no two blocks, and no two seeds, are alike at any place."""
+    return (bytes((place * 31 + seed * 101) % 251 for place in range(251)) * (size // 251 + 1))[:size]
+
+
+@contextlib.contextmanager
+def scaled_down() -> Iterator[None]:
+    """Let blocks, windows and queues be 1/512 of what they are, and threads plain calls."""
+
+    async def inline(call: Callable[..., object], *args: object, limiter: object = None) -> object:
+        await trio.lowlevel.checkpoint()
+        return call(*args)
+
+    with contextlib.ExitStack() as stack:
+        for module in (blocks, download, pieces, reader, source):
+            stack.enter_context(patch.object(module, "BLOCK_BYTES", BLOCK))
+        for module in (reader, files):
+            stack.enter_context(patch.object(module, "GLANCE_BYTES", GLANCE))
+        stack.enter_context(patch.object(reader, "WINDOW_BYTES", 32 * BLOCK))
+        stack.enter_context(patch.object(reader, "_SLACK_BYTES", 2 * BLOCK))
+        stack.enter_context(patch.object(source, "_MIN_PROGRESS_BYTES", 32))
+        stack.enter_context(patch.object(download, "_SPOOL_AHEAD_BYTES", 8 * BLOCK))
+        stack.enter_context(patch.object(keeper, "_QUEUE_BYTES", 24 * BLOCK))
+        stack.enter_context(patch.object(trio.to_thread, "run_sync", inline))
+        yield
+
+
+class Broken(errors.ConnectionLost):
+    """A body that broke off, as the script said."""
+
+
+@dataclass
+class Server:
+    """A ContentService: `data` is the file, the rest how it is answered.
+
+    `granted`: ranges are; `told`: the total is. `validator`: of the next answer. `cuts`: for each answer, after how
+    many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all. `failures`: raised in
+    place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk ever comes.
+    """
+
+    data: bytes
+    granted: bool = True
+    told: bool = True
+    chunk: int = 700
+    pause_s: float = 0.0
+    validator: Callable[[], bytes | None] = lambda: None
+    cuts: list[int | None] = field(default_factory=list)
+    ends: list[int | None] = field(default_factory=list)
+    failures: list[Exception | None] = field(default_factory=list)
+    extra: bytes = b""
+    stall: bool = False
+    crowded: bool = False
+    before_answer: Callable[[int], None] = lambda _number: None
+    ranges: bool | None = None
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    sent: int = 0
+    open_bodies: int = 0
+
+    @asynccontextmanager
+    async def get(self, artifact: Artifact, start: int, end: int | None, *, size: int | None) -> AsyncIterator[Body]:
+        assert end is not None
+        await trio.lowlevel.checkpoint()
+        self.before_answer(len(self.asked))
+        self.asked.append((start, end))
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
+        data, total = self.data, len(self.data)
+        if not self.granted:
+            if self.ranges is None and not (start == 0 and size is not None and end >= size):
+                self.ranges = False
+            said = total + len(self.extra) if self.told else None
+            body = Body(0, said, said, True, self.validator(), self._chunks(data + self.extra))
+        elif start >= total:
+            body = Body(start, start, total, False, None, self._chunks(b""))
+        else:
+            self.ranges = True
+            end = min(end, total)
+            said = total if self.told else None
+            body = Body(start, end, said, False, self.validator(), self._chunks(data[start:end]))
+        self.open_bodies += 1
+        try:
+            async with aclosing(cast("AsyncGenerator[bytes, None]", body.chunks)):
+                yield body
+        finally:
+            self.open_bodies -= 1
+
+    async def _chunks(self, data: bytes) -> AsyncGenerator[bytes, None]:
+        cut = self.cuts.pop(0) if self.cuts else None
+        ends = self.ends.pop(0) if self.ends else None
+        if self.stall:
+            await trio.sleep_forever()
+        upto = min(len(data), *(at for at in (cut, ends) if at is not None), len(data))
+        for at in range(0, upto, self.chunk):
+            await trio.sleep(self.pause_s)
+            piece = data[at : min(upto, at + self.chunk)]
+            self.sent += len(piece)
+            yield piece
+        if cut is not None and cut < len(data):
+            raise Broken("the body broke off")
+
+
+@dataclass
+class Bench:
+    """The contents of a mount in small, around one server."""
+
+    shop: Shop
+    keeper: Keeper
+    files: Files
+    nursery: trio.Nursery
+    now_s: list[float]
+
+    async def open(self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None) -> OpenFile:
+        return await self.files.open(FileVersion(Artifact("10", path), size, run_stamp))
+
+    async def read_whole(self, handle: OpenFile, step: int = 300) -> bytes:
+        """Read a file as a sequential reader does, to the first empty read."""
+        found = b""
+        while piece := await handle.read(len(found), step):
+            found += bytes(piece)
+        return found
+
+    async def settle(self) -> None:
+        """Wait until nothing more happens, and see that nothing is left: tasks, places, bytes."""
+        await trio.testing.wait_all_tasks_blocked()
+        await self.keeper.flush()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not self.nursery.child_tasks
+        assert self.shop.budget.used == 0
+        assert self.shop.fetched == 0
+        assert self.shop.spools == 0
+        assert not self.shop.probe.locked()
+        assert not self.files._sources
+        assert self.keeper._waiting_bytes == 0
+        held = [*self.shop.pool._blocks.values(), *self.shop.pool._unread.values()]
+        assert self.shop.pool.size_bytes == sum(len(block.data) for block in held)
+        assert not self.shop.pool._unread
+        assert self.shop.pool._unread_bytes == 0
+
+
+@asynccontextmanager
+async def bench(
+    server: Server,
+    *,
+    directory: str | None = None,
+    pool: int = 64 * BLOCK,
+    budget: int = 32 * BLOCK,
+    cache: int = 1 << 30,
+    owner: str = "site\0account",
+    now_s: Sequence[float] = (NOW_S,),
+) -> AsyncIterator[Bench]:
+    """Yield the contents of a mount; nothing may be left at the end. `directory`: of the cache, None for none."""
+    now = list(now_s)
+    async with trio.open_nursery() as nursery:
+        store = (
+            BlockStore(directory, max_bytes=cache, min_free_bytes=0, wall_clock=lambda: now[0])
+            if directory is not None
+            else None
+        )
+        kept = Keeper(store, nursery)
+        shop = Shop(
+            service=server,
+            keeper=kept,
+            pool=Pool(pool),
+            budget=Budget(budget),
+            nursery=nursery,
+            wall_clock=lambda: now[0],
+            deadline_s=DEADLINE_S,
+            listing_ttl_s=LISTING_TTL_S,
+        )
+        made = Bench(shop, kept, Files(shop, owner=owner), nursery, now)
+        yield made
+        await made.settle()
+        assert server.open_bodies == 0
+        nursery.cancel_scope.cancel()
