@@ -29,6 +29,7 @@ _EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS
 _MAX_URL = 16 << 10
 _JSON = "application/json"
 # How every error of this API begins (model-lab-api.md, "Errors").
+_PEEK_BYTES = 64
 _ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
 
 
@@ -89,7 +90,9 @@ class ContentEndpoint:
                 body = self._body(stream, chunks, artifact, start, end, size)
                 if body.whole and body.total != size and _kind(stream) == _JSON:
                     # Of a length that proves nothing: an error begins as all errors of this API do.
-                    first = await anext(chunks, b"")
+                    first = b""
+                    while len(first) < _PEEK_BYTES and (piece := await anext(chunks, b"")):
+                        first += piece
                     if _ERROR.match(first):
                         raise errors.UnexpectedAnswer("JSON came in place of the content: an error with a good status?")
                     body.chunks = _LedBy(first, chunks)

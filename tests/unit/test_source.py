@@ -1,0 +1,242 @@
+"""artifactfs.content: what is asked of a server, what is read of it, and what is kept, case by case, in small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from artifactfs import errors
+from artifactfs.content.reader import OpenFile
+from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Server, bench, noise, scaled_down
+
+SIZE = 40 * BLOCK + 123
+DATA = noise(SIZE)
+NEW = noise(SIZE, seed=1)
+A, B = b"A" * 16, b"B" * 16
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+@pytest.fixture
+def small() -> Iterator[None]:
+    with scaled_down():
+        yield
+
+
+async def read_all(handle: OpenFile, size: int = SIZE) -> bytes:
+    """Read a file as a sequential reader does, by pieces."""
+    return b"".join([bytes(await handle.read(at, 300)) for at in range(0, size, 300)])
+
+
+async def test_a_glance(autojump_clock: MockClock) -> None:
+    """4.5: a few bytes at the start of a file cost one request of a glance; the next of them nothing."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(0, 30) == DATA[:30]
+        assert await handle.read(100, 100) == DATA[100:200]
+        handle.close()
+    assert server.asked == [(0, GLANCE)]
+
+
+async def test_a_random_read(autojump_clock: MockClock) -> None:
+    """4.5: reads at distant places cost a block each."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        for at in (30 * BLOCK + 7, 10 * BLOCK + 7, 20 * BLOCK + 7):
+            assert await handle.read(at, 50) == DATA[at : at + 50]
+        handle.close()
+    assert server.asked == [(at, at + BLOCK) for at in (30 * BLOCK, 10 * BLOCK, 20 * BLOCK)]
+
+
+async def test_a_sequential_reader(autojump_clock: MockClock) -> None:
+    """4.3, 4.5: from start to end costs each byte once, in few requests."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await read_all(handle) == DATA
+        assert await handle.read(SIZE, 10) == b""
+        handle.close()
+    assert server.sent == SIZE
+    assert len(server.asked) < 12
+
+
+@pytest.mark.parametrize("knows_size", [True, False])
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("disk", [True, False])
+async def test_a_server_without_ranges_is_asked_once(
+    autojump_clock: MockClock, tmp_path: Path, told: bool, knows_size: bool, disk: bool
+) -> None:
+    """4.2: readers at several places of a body that comes as a whole share one, also one far larger than memory."""
+    server = Server(DATA, granted=False, told=told)
+    async with bench(server, directory=str(tmp_path) if disk else None) as made:
+        handles = [await made.open(SIZE if knows_size else None) for _ in range(4)]
+        async with trio.open_nursery() as nursery:
+
+            async def look(handle: OpenFile, at: int) -> None:
+                assert bytes(await handle.read(at, 900)) == DATA[at : at + 900]
+
+            for number, handle in enumerate(handles):
+                nursery.start_soon(look, handle, number * 9 * BLOCK + 5)
+        assert await read_all(handles[0]) == DATA
+        for handle in handles:
+            handle.close()
+    assert len(server.asked) == 1
+    assert server.sent == SIZE
+
+
+async def test_a_large_body_without_ranges_and_without_a_cache(autojump_clock: MockClock) -> None:
+    """4.2: a sequential reader of a body that fits nowhere is streamed to: once, with a few blocks of memory."""
+    server = Server(DATA, granted=False)
+    async with bench(server, pool=12 * BLOCK) as made:
+        handle = await made.open(SIZE)
+        assert await read_all(handle) == DATA
+        handle.close()
+    assert len(server.asked) == 1
+
+
+async def test_a_step_back_starts_a_body_again(autojump_clock: MockClock) -> None:
+    """4.2: what neither cache nor memory kept of a body comes again, and the read is right."""
+    server = Server(DATA, granted=False)
+    async with bench(server, pool=4 * BLOCK) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(35 * BLOCK, 100) == DATA[35 * BLOCK : 35 * BLOCK + 100]
+        assert await handle.read(0, 100) == DATA[:100]
+        handle.close()
+    assert len(server.asked) == 2
+
+
+async def test_a_spool_that_nobody_follows_gives_its_place_back(autojump_clock: MockClock) -> None:
+    """4.4: a body whose reader stands still is let go: soon where others wait for its place."""
+    server = Server(DATA, granted=False)
+    async with bench(server, pool=8 * BLOCK) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(3 * BLOCK, 100) == DATA[3 * BLOCK : 3 * BLOCK + 100]
+        await trio.sleep(10)
+        assert server.open_bodies == 1
+        server.crowded = True
+        await trio.sleep(1.5)
+        assert server.open_bodies == 0
+        server.crowded = False
+        assert await read_all(handle) == DATA
+        handle.close()
+
+
+async def test_a_spool_whose_place_is_wanted_runs_to_its_end(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """4.3: where the disk takes it, a body whose place others want is fetched to its end, and not again."""
+    server = Server(DATA, granted=False)
+    async with bench(server, pool=8 * BLOCK, directory=str(tmp_path)) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(3 * BLOCK, 100) == DATA[3 * BLOCK : 3 * BLOCK + 100]
+        server.crowded = True
+        await trio.sleep(5)
+        assert server.open_bodies == 0
+        assert await read_all(handle) == DATA
+        handle.close()
+    assert len(server.asked) == 1
+    assert server.sent == SIZE
+
+
+async def test_a_longer_body_is_seen_before_its_last_byte_counts(autojump_clock: MockClock) -> None:
+    """4.1: a body of unknown length that goes on past the file's size is another version: no reader gets to the end."""
+    server = Server(DATA, granted=False, told=False, extra=b"and more", chunk=SIZE)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        with pytest.raises(errors.Superseded):
+            await handle.read(SIZE - 10, 10)
+        handle.close()
+
+
+async def test_a_body_that_ends_early(autojump_clock: MockClock) -> None:
+    """4.1: a body that ends in order before the file's size is tried again, then fails: never a short file."""
+    server = Server(DATA, granted=False, told=False, ends=[5000] * 50)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(0, 100) == DATA[:100]
+        with pytest.raises(errors.ShortBody):
+            await handle.read(SIZE - 10, 10)
+        handle.close()
+
+
+@pytest.mark.parametrize("granted", [True, False])
+async def test_a_body_that_breaks_off_is_resumed(autojump_clock: MockClock, granted: bool) -> None:
+    """4.1, 4.3: with ranges from the byte where it broke; without, from the start, as long as it gets further."""
+    server = Server(DATA, granted=granted, cuts=[2000, 9000, None, 17, None])
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await read_all(handle) == DATA
+        handle.close()
+    if granted:
+        assert server.sent == SIZE
+
+
+async def test_a_body_that_never_gets_further_fails(autojump_clock: MockClock) -> None:
+    """5.1: answers that bring nothing new are tried four times."""
+    server = Server(DATA, granted=False, cuts=[600] * 50)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        with pytest.raises(errors.ConnectionLost):
+            await handle.read(5000, 10)
+        assert len(server.asked) == 4
+        handle.close()
+
+
+async def test_a_stall_ends_with_the_deadline(autojump_clock: MockClock) -> None:
+    """5.1: no read waits longer than the deadline without progress; a server that answers again is read again."""
+    server = Server(DATA, stall=True)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        before = trio.current_time()
+        with pytest.raises(errors.TimedOut):
+            await handle.read(0, 100)
+        assert trio.current_time() - before == DEADLINE_S
+        handle.close()
+        await wait_all_tasks_blocked()
+        server.stall = False
+        handle = await made.open(SIZE)
+        assert await handle.read(0, 100) == DATA[:100]
+        handle.close()
+
+
+async def test_a_drip_is_no_progress(autojump_clock: MockClock) -> None:
+    """5.1: a byte now and then is no progress; a slow server that gets on with it is waited for."""
+    server = Server(DATA, chunk=1, pause_s=2)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        with pytest.raises(errors.TimedOut):
+            await handle.read(0, 200)
+        handle.close()
+    server = Server(DATA, chunk=40, pause_s=20)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(0, 200) == DATA[:200]
+        handle.close()
+
+
+async def test_closing_ends_what_has_not_begun(autojump_clock: MockClock) -> None:
+    """4.5: a fetch that was asked for and not yet sent is not sent for a file that nobody has open."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(0, 900) == DATA[:900]
+        asked = len(server.asked)
+        handle._note(5 * BLOCK, 9 * BLOCK)
+        handle.close()
+        await wait_all_tasks_blocked()
+        assert len(server.asked) <= asked + 1
+        assert server.open_bodies == 0
+
+
+async def test_only_what_lacks_is_fetched(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """4.3: blocks that are on the disk are not fetched again for those around them that are not."""
+    server = Server(DATA)
+    async with bench(server, directory=str(tmp_path), pool=4 * BLOCK) as made:
+        handle = await made.open(SIZE)
+        for block in (3, 30, 7, 20):
+            await handle.read(block * BLOCK + 5, 10)
+        assert await read_all(handle) == DATA
+        handle.close()
+    assert server.sent == SIZE
