@@ -37,7 +37,7 @@ def parse_api_url(text: str) -> str:
         raise ValueError("the URL must not hold a user name or password: keys have their own settings")
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
         raise ValueError(f"{shown} is not an API base: give it like https://api.datadoghq.eu")
-    if not _is_host(host, url.netloc) or not re.fullmatch(r"[\x21-\x7e]*", url.path):
+    if not is_host(host, url.netloc) or not re.fullmatch(r"[\x21-\x7e]*", url.path):
         raise ValueError(f"{shown} is not a URL that can be asked for")
     if url.scheme == "http" and not is_loopback(host):
         raise ValueError(
@@ -51,7 +51,7 @@ def parse_proxy(text: str) -> str:
     # The text may hold a password, so no message repeats it.
     try:
         url = urllib.parse.urlsplit(text.strip())
-        valid = url.scheme in ("http", "https") and _is_host(url.hostname or "", url.netloc) and url.port != 0
+        valid = url.scheme in ("http", "https") and is_host(url.hostname or "", url.netloc) and url.port != 0
     except ValueError:
         valid = False
     if not valid:
@@ -59,7 +59,7 @@ def parse_proxy(text: str) -> str:
     return text.strip()
 
 
-def _is_host(text: str, netloc: str) -> bool:
+def is_host(text: str, netloc: str) -> bool:
     """Whether a URL's host is a name (in ASCII, as it goes over the wire) or an address."""
     if "[" in netloc or text.rpartition(".")[2].isdigit():
         try:

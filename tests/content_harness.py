@@ -52,6 +52,8 @@ def scaled_down() -> Iterator[None]:
             stack.enter_context(patch.object(module, "GLANCE_BYTES", GLANCE))
         stack.enter_context(patch.object(reader, "WINDOW_BYTES", 32 * BLOCK))
         stack.enter_context(patch.object(reader, "_SLACK_BYTES", 2 * BLOCK))
+        stack.enter_context(patch.object(reader, "_STEADY_BYTES", 8 * BLOCK))
+        stack.enter_context(patch.object(reader, "_TENTATIVE_BYTES", 2 * BLOCK))
         stack.enter_context(patch.object(source, "_MIN_PROGRESS_BYTES", 32))
         stack.enter_context(patch.object(download, "_SPOOL_AHEAD_BYTES", 8 * BLOCK))
         stack.enter_context(patch.object(keeper, "_QUEUE_BYTES", 24 * BLOCK))
@@ -165,6 +167,10 @@ class Bench:
         assert not self.shop.probe.locked()
         assert not self.files._sources
         assert self.keeper._waiting_bytes == 0
+        assert not self.keeper._waiting
+        assert not self.keeper._gathered
+        assert not self.keeper._groups
+        assert not self.keeper._writing
         held = [*self.shop.pool._blocks.values(), *self.shop.pool._unread.values()]
         assert self.shop.pool.size_bytes == sum(len(block.data) for block in held)
         assert not self.shop.pool._unread

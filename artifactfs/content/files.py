@@ -15,17 +15,22 @@ from artifactfs.modellab.content import Artifact
 
 
 class FileVersion(msgspec.Struct, frozen=True):
-    """What is opened: where it is, its size in bytes (None: unknown), and a digest of its settled run's times."""
+    """What is opened: where it is, its size in bytes (None: unknown), and what it is known by over remounts.
+
+    `variant` tells versions of one size apart; 0 for the first that was seen.
+    """
 
     artifact: Artifact
     size: int | None
     run_stamp: bytes | None
+    variant: int = 0
 
 
 class _SourceKey(NamedTuple):
     artifact: Artifact
     size: int | None
     run_stamp: bytes | None
+    variant: int
 
 
 class Files:
@@ -41,11 +46,11 @@ class Files:
 
         The size stays None where no answer tells the length. Raises Superseded, ServiceError.
         """
-        key = _SourceKey(version.artifact, version.size, version.run_stamp)
+        key = _SourceKey(version.artifact, version.size, version.run_stamp, version.variant)
         source = self._sources.get(key)
         if source is None or source.dead:
             source = self._sources[key] = Source(
-                self._shop, version.artifact, version.size, self._namer(version.artifact), version.run_stamp
+                self._shop, version.artifact, version.size, self._namer(version), version.run_stamp
             )
         source.users += 1
         try:
@@ -62,15 +67,16 @@ class Files:
             if self._sources.get(key) is source:
                 del self._sources[key]
 
-    def _namer(self, artifact: Artifact) -> "_Namer":
-        return _Namer(self._owner, artifact)
+    def _namer(self, version: FileVersion) -> "_Namer":
+        return _Namer(self._owner, version.artifact, version.variant)
 
 
 class _Namer:
     """The name of a version, given its size: 16 bytes."""
 
-    def __init__(self, owner: str, artifact: Artifact) -> None:
-        self._start = hashlib.blake2b("\0".join([owner, artifact.project_id, artifact.path]).encode(), digest_size=16)
+    def __init__(self, owner: str, artifact: Artifact, variant: int) -> None:
+        parts = [owner, artifact.project_id, artifact.path, *([str(variant)] if variant else [])]
+        self._start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
 
     def __call__(self, size: int) -> bytes:
         digest = self._start.copy()

@@ -4,12 +4,14 @@ Saving is behind the readers and bounded: where the disk is slower than the netw
 then goes on without keeping (semantics 4.4: a cache costs speed, never a read).
 """
 
-import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
 import trio
 
+from artifactfs.content import blocks
 from artifactfs.content.blocks import Block, BlockStore, Stamp
 
 log = logging.getLogger(__name__)
@@ -19,8 +21,20 @@ _THREADS = 4
 # Bytes waiting to be written, and how long a fetch waits for any of them to be.
 _QUEUE_BYTES = 24 << 20
 _ROOM_WAIT_S = 2.0
-# Blocks written by one call of a thread: each call costs the loop about 0.1 ms.
+# How long a block waits for the others of its group, with which it costs the disk far less.
+_GROUP_WAIT_S = 0.5
+# Blocks written by one call of a thread, where they are no group: each call costs the loop about 0.1 ms.
 _BATCH = 8
+
+_Place = tuple[bytes, int]
+_Save = Callable[[BlockStore, Sequence[tuple[_Place, Block]]], bool]
+
+
+class _Waiting(msgspec.Struct):
+    """A block that is to be written, by itself at `due` (of trio's clock) at the latest."""
+
+    block: Block
+    due: float
 
 
 class Keeper:
@@ -31,9 +45,19 @@ class Keeper:
         self._nursery = nursery
         self._threads = trio.CapacityLimiter(_THREADS)
         # Not yet written, in order; what is in here is there for `load` already.
-        self._waiting: dict[tuple[bytes, int], Block] = {}
+        self._waiting: dict[_Place, _Waiting] = {}
         self._waiting_bytes = 0
-        self._room = trio.Event()
+        # How many blocks of each group wait, by (key, first index), and the groups of which all do.
+        self._group_blocks = store.group_blocks if store is not None else 1
+        self._gathered: Counter[_Place] = Counter()
+        self._groups: dict[_Place, None] = {}
+        # Versions of which a thread is writing something.
+        self._writing: frozenset[bytes] = frozenset()
+        # Who waits until everything is written.
+        self._flushing = 0
+        # Set when something more waits to be written, and when a thread is done.
+        self._news = trio.Event()
+        self._written = trio.Event()
         # The disk has done nothing while a fetch waited for it: none waits until it has.
         self._stuck = False
         # What fits on the disk; 0 where what was saved of late was not kept.
@@ -47,12 +71,12 @@ class Keeper:
         store = self._store
         if store is None or not indices:
             return [None] * len(indices)
-        waiting = [self._waiting.get((key, index)) for index in indices]
-
-        def load_all() -> list[Block | None]:
-            return [block or store.load(key, index, accept) for index, block in zip(indices, waiting, strict=True)]
-
-        return await trio.to_thread.run_sync(load_all, limiter=self._threads)
+        found = {index: self._waiting[key, index].block for index in indices if (key, index) in self._waiting}
+        missing = [index for index in indices if index not in found]
+        if missing:
+            loaded = await trio.to_thread.run_sync(store.load, key, missing, accept, limiter=self._threads)
+            found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
+        return [found.get(index) for index in indices]
 
     async def save(self, key: bytes, index: int, data: bytearray, size: int, stamp: Stamp) -> None:
         """Keep the first `size` bytes of a block, soon. Waits a little where the disk does not keep up."""
@@ -60,7 +84,7 @@ class Keeper:
             return
         while self._waiting_bytes > _QUEUE_BYTES:
             with trio.move_on_after(0 if self._stuck else _ROOM_WAIT_S) as waited:
-                await self._room.wait()
+                await self._written.wait()
             if waited.cancelled_caught:
                 if not self._stuck:
                     log.info("the cache's disk does not keep up: not everything is kept")
@@ -68,51 +92,120 @@ class Keeper:
                 return
         # no await below:
         self._take((key, index))
-        self._waiting[key, index] = Block(data if size == len(data) else data[:size], stamp)
-        self._waiting_bytes += size
+        self._put((key, index), Block(data if size == len(data) else data[:size], stamp))
         if self._idle.is_set():
             self._idle = trio.Event()
             self._nursery.start_soon(self._write, self._store)
+        self._wake()
 
     async def discard(self, key: bytes) -> None:
         """Delete every kept block of a version."""
         if self._store is not None:
             for place in [place for place in self._waiting if place[0] == key]:
                 self._take(place)
-            await trio.to_thread.run_sync(self._store.discard, key, limiter=self._threads)
+            # Whoever gives up now would leave it there.
+            with trio.CancelScope(shield=True):
+                if key in self._writing:
+                    await self._written.wait()
+                await trio.to_thread.run_sync(self._store.discard, key, limiter=self._threads)
 
     async def flush(self) -> None:
         """Wait until everything given to `save` is written."""
-        await self._idle.wait()
+        self._flushing += 1
+        self._wake()
+        try:
+            await self._idle.wait()
+        finally:
+            self._flushing -= 1
 
-    def _take(self, place: tuple[bytes, int]) -> None:
-        block = self._waiting.pop(place, None)
-        if block is not None:
-            self._waiting_bytes -= len(block.data)
+    def _wake(self) -> None:
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    def _group_of(self, place: _Place, block: Block) -> _Place | None:
+        if self._group_blocks == 1 or len(block.data) != blocks.BLOCK_BYTES:
+            return None
+        return place[0], place[1] // self._group_blocks * self._group_blocks
+
+    def _put(self, place: _Place, block: Block) -> None:
+        group = self._group_of(place, block)
+        wait_s = 0.0 if group is None else _GROUP_WAIT_S
+        self._waiting[place] = _Waiting(block, trio.current_time() + wait_s)
+        self._waiting_bytes += len(block.data)
+        if group is not None:
+            self._gathered[group] += 1
+            if self._gathered[group] == self._group_blocks:
+                self._groups[group] = None
+
+    def _take(self, place: _Place) -> None:
+        waiting = self._waiting.pop(place, None)
+        if waiting is None:
+            return
+        self._waiting_bytes -= len(waiting.block.data)
+        if (group := self._group_of(place, waiting.block)) is not None:
+            self._groups.pop(group, None)
+            self._gathered[group] -= 1
+            if not self._gathered[group]:
+                del self._gathered[group]
+
+    def _next(self) -> tuple[list[_Place], _Save]:
+        """Return what to write now, and how: a group, or else blocks that have waited for theirs long enough."""
+        if self._groups:
+            key, first = next(iter(self._groups))
+            return [(key, index) for index in range(first, first + self._group_blocks)], _save_group
+        hurry = self._flushing > 0 or self._waiting_bytes > _QUEUE_BYTES // 2
+        now = trio.current_time()
+        due: list[_Place] = []
+        for place, waiting in self._waiting.items():
+            if len(due) == _BATCH or not (hurry or waiting.due <= now):
+                break
+            due.append(place)
+        return due, _save_all
 
     async def _write(self, store: BlockStore) -> None:
         try:
             while self._waiting:
-                batch = list(itertools.islice(self._waiting.items(), _BATCH))
-                kept = await trio.to_thread.run_sync(_save_all, store, batch, limiter=self._threads)
+                places, save = self._next()
+                if not places:
+                    with trio.move_on_at(next(iter(self._waiting.values())).due):
+                        await self._news.wait()
+                    continue
+                batch = [(place, self._waiting[place].block) for place in places]
+                self._writing = frozenset(key for key, _ in places)
+                kept = await trio.to_thread.run_sync(save, store, batch, limiter=self._threads)
                 self.room_bytes = store.max_bytes if kept else 0
                 self._stuck = False
                 for place, block in batch:
                     # Unless a longer one of the same block has come in the meantime.
-                    if self._waiting.get(place) is block:
+                    if place in self._waiting and self._waiting[place].block is block:
                         self._take(place)
-                room, self._room = self._room, trio.Event()
-                room.set()
+                self._done_writing()
         except Exception:
             # No thread to be had, or a bug: not a reason to end the mount.
             log.exception("writing to the cache failed; what waits for it is not kept")
             self.room_bytes = 0
-            self._waiting.clear()
-            self._waiting_bytes = 0
+            for place in list(self._waiting):
+                self._take(place)
         finally:
+            self._done_writing()
             self._idle.set()
 
+    def _done_writing(self) -> None:
+        self._writing = frozenset()
+        written, self._written = self._written, trio.Event()
+        written.set()
 
-def _save_all(store: BlockStore, batch: Sequence[tuple[tuple[bytes, int], Block]]) -> bool:
-    kept = [store.save(key, index, block.data, block.stamp) for (key, index), block in batch]
+
+def _save_all(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
+    kept = [store.save(key, index, [block.data], block.stamp) for (key, index), block in batch]
     return all(kept)
+
+
+def _save_group(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
+    (key, first), leader = batch[0]
+    stamps = [block.stamp for _, block in batch]
+    if any((stamp.validator, stamp.run) != (leader.stamp.validator, leader.stamp.run) for stamp in stamps):
+        return _save_all(store, batch)
+    # All are as old as the oldest.
+    stamp = msgspec.structs.replace(leader.stamp, fetched_at=min(stamp.fetched_at for stamp in stamps))
+    return store.save(key, first, [block.data for _, block in batch], stamp)

@@ -164,14 +164,17 @@ class Pieces:
         if not offset <= have < end:
             return None  # all of it is there, or what comes before is not: a spool goes by what was dropped
         length = self.length_of(index)
-        if block is None or len(block.data) < length:
-            # Not resized: somebody may hold a view of the shorter one.
-            larger = bytearray(length)
-            if block is not None:
-                larger[:have] = memoryview(block.data)[:have]
-            block = MemoryBlock(larger, have)
-        block.data[have:end] = view[have - offset :]
-        block.have = end
+        if have == 0 and len(view) == length:
+            block = MemoryBlock(bytearray(view), length)  # all at once: no need to clear the memory first
+        else:
+            if block is None or len(block.data) < length:
+                # Not resized: somebody may hold a view of the shorter one.
+                larger = bytearray(length)
+                if block is not None:
+                    larger[:have] = memoryview(block.data)[:have]
+                block = MemoryBlock(larger, have)
+            block.data[have:end] = view[have - offset :]
+            block.have = end
         # A body that starts again, and again breaks off, gets nowhere.
         self.received += max(0, end - self._came.get(index, 0))
         self._came[index] = max(end, self._came.get(index, 0))

@@ -2,7 +2,9 @@
 
 What is fetched for a read depends on the pattern. A glance (a few KiB at the start: a file manager asks what type it
 is) fetches 128 KiB and no more. A random read fetches the blocks that it touches. A sequential reader gets a window
-ahead of it that grows with what it has read, so never more than that is fetched in vain (semantics 4.5).
+ahead of it that grows with what it has read, so what is fetched in vain is bounded by that (semantics 4.5): at most
+twice as much as was read by one who reads from the start of the file, or has read 4 MiB in a row; of one who may want
+a tensor out of a checkpoint as much again, and no more than 1 MiB.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,11 @@ from artifactfs.content.source import Source
 GLANCE_BYTES = 128 << 10
 # The window ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
 WINDOW_BYTES = 32 << 20
+# Who goes on from the start, or has come this far, means to go on; of a checkpoint one tensor may be all that is
+# wanted. Twice as fast a window saves 80 of 1,200 ms for 512 MiB at 20 ms (measured 2026-11-23).
+_STEADY_BYTES = 4 << 20
+# The window of others, at most. Arbitrary; the kernel, too, reads up to 1 MiB more than it is asked for.
+_TENTATIVE_BYTES = 1 << 20
 # Reads of one sequential reader overtake each other: the kernel has several under way. A step forward or back within
 # this is still the same reader.
 _SLACK_BYTES = 1 << 20
@@ -45,8 +52,9 @@ class OpenFile:
             end = min(end, self._source.size)
         if end <= offset:
             return b""
-        fetch_to = self._note(offset, end)
-        if (found := self._source.at_hand(offset, end)) is not None:
+        found = self._source.at_hand(offset, end)
+        fetch_to = self._note(offset, end, at_hand=found is not None)
+        if found is not None:
             return found
         return await self._source.read(offset, end, fetch_to=fetch_to)
 
@@ -56,8 +64,11 @@ class OpenFile:
             release, self._release = self._release, None
             release()
 
-    def _note(self, offset: int, end: int) -> int:
-        """Take note of a read; begins what is to be fetched ahead, and returns to where to fetch for this one."""
+    def _note(self, offset: int, end: int, *, at_hand: bool) -> int:
+        """Take note of a read; begins what is to be fetched ahead, and returns to where to fetch for this one.
+
+        `at_hand`: nothing will be fetched for it.
+        """
         if not self._run_start <= offset <= max(self._run_end, self._ahead_to) + _SLACK_BYTES or (
             offset < self._run_end - _SLACK_BYTES
         ):
@@ -71,10 +82,16 @@ class OpenFile:
         read_bytes = self._run_end - self._run_start
         # The first read of all tells nothing yet, but a large one at the start is no glance.
         if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
-            window = min(WINDOW_BYTES, self._source.room_ahead(), max(read_bytes, BLOCK_BYTES))
+            steady = (self._run_start == 0 and read_bytes > end - offset) or read_bytes >= _STEADY_BYTES
+            wish = read_bytes * 2 if steady else min(read_bytes, _TENTATIVE_BYTES)
+            window = min(WINDOW_BYTES, self._source.room_ahead(), max(wish, BLOCK_BYTES))
             if window < BLOCK_BYTES:
                 return block_end
             goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
+            if self._ahead_to == self._run_start and goal - offset <= _STEADY_BYTES and not at_hand:
+                # The first: with what is asked for now, not in a second request beside it.
+                self._ahead_to = goal
+                return goal
             # Not for every read: once half of the window is used up, so that requests are few and large.
             if self._ahead_to < self._run_end + window // 2:
                 start = max(self._ahead_to, block_end)

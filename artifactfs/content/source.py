@@ -20,7 +20,7 @@ from artifactfs.modellab.content import Artifact
 log = logging.getLogger(__name__)
 
 # A range of one request, at most: several of them are under way for a sequential reader.
-EXTENT_BLOCKS = 16
+EXTENT_BLOCKS = 32
 # Less than this within a deadline is a drip, not progress (semantics 5.1). Arbitrary.
 _MIN_PROGRESS_BYTES = 16 << 10
 # Fetches for one read of which each went well and left nothing, because others took the room at once. Arbitrary.

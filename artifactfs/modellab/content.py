@@ -17,7 +17,7 @@ import msgspec
 
 from artifactfs import errors
 from artifactfs.modellab.transport import Stream, Transport
-from artifactfs.origins import is_loopback
+from artifactfs.origins import is_host, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,12 @@ class ContentEndpoint:
             raise errors.UnexpectedAnswer("a redirect for an artifact's content without a usable target")
         try:
             target = stream.url.join(location)
-        except httpx.InvalidURL:
-            raise errors.UnexpectedAnswer("a redirect for an artifact's content to what is no URL") from None
+            # httpx takes much for a host that can only fail later, and slowly: "[oops", or a label of 300 letters.
+            named = target.host and is_host(target.raw_host.decode(), target.netloc.decode())
+        except (httpx.InvalidURL, ValueError):  # ValueError: a name that begins with xn-- and is nothing encoded
+            named = False
+        if not named or not (target.port is None or 0 < target.port < 1 << 16):
+            raise errors.UnexpectedAnswer("a redirect for an artifact's content to what is no URL")
         # http only from a loopback API to loopback: anything else could be read and changed on the way.
         local = is_loopback(stream.url.host) and stream.url.scheme == "http"
         if target.scheme != "https" and not (target.scheme == "http" and local and is_loopback(target.host)):

@@ -120,13 +120,20 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
                 clock=boottime,
                 times=TreeTimes(settings.listing_ttl, settings.finished_ttl, settings.negative_ttl, settings.stale_max),
                 runs_listed=settings.runs_listed,
+                prefetch=settings.prefetch,
             )
             ownership = Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other)
             keeper = Keeper(_block_store(settings), root)
             files = Files(_shop(settings, contents, keeper, root), owner=f"{settings.api_url}\0{settings.account()}")
-            operations = Operations(tree, files, ownership, deadline_s=settings.deadline, on_ready=on_ready)
-            await _mounted(settings, point, operations, tree, foreground)
-            log.info("requests sent: %s", listings.requests | contents.requests)
+            begun = trio.Event()
+
+            def on_begun() -> None:
+                begun.set()
+                on_ready()
+
+            operations = Operations(tree, files, ownership, deadline_s=settings.deadline, on_ready=on_begun)
+            await _mounted(settings, point, operations, tree, foreground, begun)
+            log.info("requests sent: %s", (listings.cost() + contents.cost()).requests)
             with trio.move_on_after(_FLUSH_S):
                 await keeper.flush()
             root.cancel_scope.cancel()
@@ -155,8 +162,10 @@ def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio
     )
 
 
-async def _mounted(settings: Settings, point: str, operations: Operations, tree: Tree, foreground: bool) -> None:
-    """Mount, serve until the end, unmount."""
+async def _mounted(
+    settings: Settings, point: str, operations: Operations, tree: Tree, foreground: bool, begun: trio.Event
+) -> None:
+    """Mount, serve until the end, unmount. `begun` is set when the kernel has begun to talk to us."""
     _register(point)
     # Signals first: one that comes between the mount and its receiver would end the process and leave the mount.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
@@ -165,8 +174,6 @@ async def _mounted(settings: Settings, point: str, operations: Operations, tree:
         try:
             mount = table.mounted_at(point)
             log.info("mounted %s at %s", settings.origin, point)
-            if mount is not None:
-                _set_read_ahead(mount.device)
             # What exists now stays: no collection needs to look at it again, and each would stop the loop.
             gc.collect()
             gc.freeze()
@@ -175,6 +182,7 @@ async def _mounted(settings: Settings, point: str, operations: Operations, tree:
                 nursery.start_soon(_signals, received, tree, main, foreground)
                 if mount is not None:
                     nursery.start_soon(_end_when_unmounted, mount.device, main)
+                    nursery.start_soon(_read_ahead, mount.device, begun)
                 with main:
                     await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
@@ -198,6 +206,12 @@ def _mount(settings: Settings, point: str, operations: Operations) -> None:
             if "Operation not permitted" in cause:
                 cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
             raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
+
+
+async def _read_ahead(device: str, begun: trio.Event) -> None:
+    # Set earlier, it is lost: with our answer to INIT the kernel sets it to what INIT had offered.
+    await begun.wait()
+    _set_read_ahead(device)
 
 
 def _set_read_ahead(device: str) -> None:

@@ -149,14 +149,20 @@ def test_a_validator_keeps_a_block_over_a_remount(lab: Lab, mounting: Mounting) 
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "other format", "swapped"])
-def test_damage_is_noticed(harm: str, lab: Lab, mounting: Mounting, cache: str) -> None:
-    """4.4: a flipped bit, a cut file, another format or a block in the wrong place is fetched again, never served."""
-    run_id = settled_run(lab, {"big.bin": SIZE})
-    mounted = mounting()
+@pytest.mark.parametrize("grouped", [False, True])
+def test_damage_is_noticed(grouped: bool, harm: str, lab: Lab, mounting: Mounting, cache: str) -> None:
+    """4.4: a flipped bit, a cut file, another format or a block in the wrong place is fetched again, never served.
+
+    In a cache whose files are single blocks, since it is too small for groups, and in one of groups of eight.
+    """
+    size, options = (SIZE * 8, ()) if grouped else (SIZE, ("--cache-size", "60MiB"))
+    run_id = settled_run(lab, {"big.bin": size})
+    mounted = mounting(*options)
     read(mounted, "whole", "runs", run_id, "big.bin")
     mounted.umount()
     blocks = blocks_in(cache)
     assert len(blocks) > 10
+    assert [path.endswith("-group") for path in blocks[2:5]] == [grouped] * 3
     for path in blocks[2:5]:
         with open(path, "r+b") as file:
             data = bytearray(file.read())
@@ -175,10 +181,11 @@ def test_damage_is_noticed(harm: str, lab: Lab, mounting: Mounting, cache: str) 
         os.rename(blocks[2], blocks[2] + "x")
         os.rename(blocks[3], blocks[2])
         os.rename(blocks[2] + "x", blocks[3])
-    mounted = mounting()
+    mounted = mounting(*options)
     assert read(mounted, "whole", "runs", run_id, "big.bin") == lab.sha256(run_id, "big.bin")
     assert 1 <= lab.requests()["content"] <= 3
-    assert lab.stats()["content_bytes"] <= 3 * MIB
+    # What was in those files.
+    assert lab.stats()["content_bytes"] <= 3 * (4 if grouped else 0.5) * MIB
 
 
 def test_a_cache_that_is_wiped_in_use(lab: Lab, mounting: Mounting, cache: str) -> None:

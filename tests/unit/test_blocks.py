@@ -1,6 +1,7 @@
 """artifactfs.content.blocks: what is kept is what was saved or nothing, whatever happens to the disk."""
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.content.blocks import BlockStore, Stamp, prepare
+from artifactfs.content import blocks
+from artifactfs.content.blocks import GROUP_BLOCKS, Block, BlockStore, Stamp, prepare
 from artifactfs.errors import ExitCode, UserError
 
 KEY = bytes(range(16))
@@ -34,6 +36,11 @@ def stamp_of(store: BlockStore) -> Stamp:
     return Stamp(12.5, store.session, b"v" * 16, b"r" * 16)
 
 
+def load(store: BlockStore, key: bytes, index: int, accept: Callable[[Stamp], bool] = anything) -> Block | None:
+    (found,) = store.load(key, [index], accept)
+    return found
+
+
 def block_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "usage")
 
@@ -48,74 +55,74 @@ def store(tmp_path: Path) -> BlockStore:
 def test_what_is_saved_is_loaded(store: BlockStore, validator: bytes | None, run: bytes | None) -> None:
     """4.4: a block comes back with its bytes and all that was known of them."""
     stamp = Stamp(12.5, store.session, validator, run)
-    assert store.save(KEY, 7, DATA, stamp)
-    found = store.load(KEY, 7, anything)
+    assert store.save(KEY, 7, [DATA], stamp)
+    found = load(store, KEY, 7)
     assert found is not None
     assert (bytes(found.data), found.stamp.validator, found.stamp.run) == (DATA, validator, run)
     assert found.stamp.fetched_at == 12.5
-    assert store.load(KEY, 8, anything) is None
-    assert store.load(OTHER, 7, anything) is None
+    assert load(store, KEY, 8) is None
+    assert load(store, OTHER, 7) is None
 
 
 def test_a_session_is_known_again(store: BlockStore) -> None:
     """4.3: a block says which mount fetched it."""
-    store.save(KEY, 0, DATA, stamp_of(store))
-    found = store.load(KEY, 0, anything)
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    found = load(store, KEY, 0)
     assert found is not None
     assert found.stamp.session == store.session
 
 
 def test_any_flipped_bit_is_noticed(tmp_path: Path, store: BlockStore) -> None:
     """4.4: a bit that flipped anywhere in a block's file: the block is gone, never wrong."""
-    store.save(KEY, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
     (file,) = block_files(tmp_path)
     good = file.read_bytes()
     for place in range(len(good)):
         file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
-        assert store.load(KEY, 0, anything) is None, place
+        assert load(store, KEY, 0) is None, place
         assert not file.exists()
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, -1, -len(DATA)])
 def test_a_cut_file_is_noticed(tmp_path: Path, store: BlockStore, length: int) -> None:
     """4.4: a file that is shorter than it was."""
-    store.save(KEY, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
     (file,) = block_files(tmp_path)
     file.write_bytes(file.read_bytes()[:length])
-    assert store.load(KEY, 0, anything) is None
+    assert load(store, KEY, 0) is None
     assert not file.exists()
 
 
 def test_a_file_that_grew_is_noticed(tmp_path: Path, store: BlockStore) -> None:
     """4.4: bytes behind a block's end."""
-    store.save(KEY, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
     (file,) = block_files(tmp_path)
     file.write_bytes(file.read_bytes() + b"\0")
-    assert store.load(KEY, 0, anything) is None
+    assert load(store, KEY, 0) is None
 
 
 def test_a_block_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -> None:
     """4.4: a good file of another block, or of another version, under this name."""
-    store.save(KEY, 0, DATA, stamp_of(store))
-    store.save(OTHER, 1, DATA[::-1], stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    store.save(OTHER, 1, [DATA[::-1]], stamp_of(store))
     one, other = block_files(tmp_path)
     os.rename(other, one)
-    assert store.load(KEY, 0, anything) is None
+    assert load(store, KEY, 0) is None
 
 
 def test_a_link_is_not_followed(tmp_path: Path, store: BlockStore) -> None:
     """6.2: a link in a block's place is not read through."""
-    store.save(KEY, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
     (file,) = block_files(tmp_path)
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    assert store.load(KEY, 0, anything) is None
+    assert load(store, KEY, 0) is None
 
 
 def test_what_is_not_accepted_goes(tmp_path: Path, store: BlockStore) -> None:
     """4.3: a block that no longer holds is deleted, and no longer counted."""
-    store.save(KEY, 0, DATA, stamp_of(store))
-    assert store.load(KEY, 0, lambda _stamp: False) is None
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    assert load(store, KEY, 0, lambda _stamp: False) is None
     assert not block_files(tmp_path)
     assert store.usage().size_bytes == 0
 
@@ -125,7 +132,7 @@ import os, sys
 from artifactfs.content.blocks import BlockStore, Stamp
 store = BlockStore(sys.argv[1], max_bytes=1 << 30, min_free_bytes=0)
 os.rename = lambda _from, _to: os._exit(9)
-store.save(bytes(range(16)), 0, b"half", Stamp(0.0, store.session))
+store.save(bytes(range(16)), 0, [b"half"], Stamp(0.0, store.session))
 """
 
 
@@ -136,17 +143,17 @@ def test_a_crash_leaves_no_block(tmp_path: Path) -> None:
     store = store_in(tmp_path, clock=lambda: now[0])
     (aside,) = block_files(tmp_path)
     assert aside.name.startswith(".")
-    assert store.load(KEY, 0, anything) is None
+    assert load(store, KEY, 0) is None
     assert store.usage().blocks == 0
     again = store_in(tmp_path, clock=lambda: now[0])
-    assert again.save(KEY, 0, DATA, stamp_of(again))
+    assert again.save(KEY, 0, [DATA], stamp_of(again))
     now[0] = os.stat(aside).st_mtime + 599
     again.usage()
     assert aside.exists()
     now[0] += 2
     again.usage()
     assert not aside.exists()
-    assert again.load(KEY, 0, anything) is not None
+    assert load(again, KEY, 0) is not None
 
 
 def test_wiped_while_in_use(tmp_path: Path) -> None:
@@ -154,26 +161,26 @@ def test_wiped_while_in_use(tmp_path: Path) -> None:
     directory = tmp_path / "cache"
     assert prepare(str(directory))
     store = store_in(directory)
-    store.save(KEY, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
     subprocess.run(["rm", "-r", str(directory)], check=True)
-    assert store.load(KEY, 0, anything) is None
+    assert load(store, KEY, 0) is None
     previous = os.umask(0)
     try:
-        assert store.save(KEY, 0, DATA, stamp_of(store))
+        assert store.save(KEY, 0, [DATA], stamp_of(store))
     finally:
         os.umask(previous)
-    assert store.load(KEY, 0, anything) is not None
+    assert load(store, KEY, 0) is not None
     for path in [directory, *directory.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
-@pytest.mark.parametrize("call", ["open", "writev", "rename"])
+@pytest.mark.parametrize("call", ["open", "write", "rename"])
 def test_a_disk_that_refuses(
     store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     """4.4: a full, read-only or broken disk keeps nothing, raises nothing, and is left alone for a while."""
-    store.save(KEY, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
     now = [100.0]
     calls = []
 
@@ -184,23 +191,23 @@ def test_a_disk_that_refuses(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with monkeypatch.context() as patched:
         patched.setattr(os, call, refuse)
-        assert not store.save(KEY, 1, DATA, stamp_of(store))
+        assert not store.save(KEY, 1, [DATA], stamp_of(store))
         tried = len(calls)
-        assert not store.save(KEY, 2, DATA, stamp_of(store))
+        assert not store.save(KEY, 2, [DATA], stamp_of(store))
         assert len(calls) == tried
-    assert not store.save(KEY, 2, DATA, stamp_of(store))
+    assert not store.save(KEY, 2, [DATA], stamp_of(store))
     now[0] += 11
-    assert store.save(KEY, 2, DATA, stamp_of(store))
-    assert store.load(KEY, 0, anything) is not None
-    assert store.load(KEY, 1, anything) is None
+    assert store.save(KEY, 2, [DATA], stamp_of(store))
+    assert load(store, KEY, 0) is not None
+    assert load(store, KEY, 1) is None
     assert len(block_files(tmp_path)) == 2
 
 
 def test_a_disk_that_takes_part_of_a_block(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4.4: a write that the disk cut short leaves no block."""
     with monkeypatch.context() as patched:
-        patched.setattr(os, "writev", lambda fd, parts: os.write(fd, parts[0]))
-        assert not store.save(KEY, 0, DATA, stamp_of(store))
+        patched.setattr(os, "write", lambda fd, data: os.writev(fd, [data[: len(data) // 2]]))
+        assert not store.save(KEY, 0, [DATA], stamp_of(store))
     assert not block_files(tmp_path)
 
 
@@ -209,22 +216,22 @@ def test_least_recently_used_goes_first(tmp_path: Path) -> None:
     limit = 40 * PAGE
     store = store_in(tmp_path, max_bytes=limit)
     for index in range(39):
-        assert store.save(KEY, index, DATA, stamp_of(store))
-        os.utime(store._path(KEY, index), (index, index))
-    assert store.load(KEY, 0, anything) is not None  # used just now
-    assert store.save(KEY, 39, DATA, stamp_of(store))
-    assert store.save(KEY, 40, DATA, stamp_of(store))
+        assert store.save(KEY, index, [DATA], stamp_of(store))
+        os.utime(store._path(KEY, index, 1), (index, index))
+    assert load(store, KEY, 0) is not None  # used just now
+    assert store.save(KEY, 39, [DATA], stamp_of(store))
+    assert store.save(KEY, 40, [DATA], stamp_of(store))
     assert store.usage().size_bytes <= limit
-    assert store.load(KEY, 0, anything) is not None
-    assert store.load(KEY, 1, anything) is None
-    assert store.load(KEY, 38, anything) is not None
-    assert store.load(KEY, 40, anything) is not None
+    assert load(store, KEY, 0) is not None
+    assert load(store, KEY, 1) is None
+    assert load(store, KEY, 38) is not None
+    assert load(store, KEY, 40) is not None
 
 
 def test_what_must_stay_free(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4.4: `cache_min_free` is left on the disk: others' files push out ours."""
     for index in range(10):
-        store.save(KEY, index, DATA, stamp_of(store))
+        store.save(KEY, index, [DATA], stamp_of(store))
     free = [5 * PAGE]
     real = os.statvfs(tmp_path)
 
@@ -236,10 +243,10 @@ def test_what_must_stay_free(store: BlockStore, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "statvfs", statvfs)
     store._min_free_bytes = 8 * PAGE
-    assert store.save(KEY, 10, DATA, stamp_of(store))
+    assert store.save(KEY, 10, [DATA], stamp_of(store))
     assert store.usage().blocks == 7
     free[0] = -20 * PAGE
-    assert not store.save(KEY, 11, DATA, stamp_of(store))
+    assert not store.save(KEY, 11, [DATA], stamp_of(store))
 
 
 _WRITER = """
@@ -248,8 +255,9 @@ import time
 from artifactfs.content.blocks import BlockStore, Stamp
 store = BlockStore(sys.argv[1], max_bytes=int(sys.argv[2]), min_free_bytes=0)
 for index in range(150):
-    store.save(sys.argv[3].encode() * 16, index, bytes(4000), Stamp(0.0, store.session))
-    assert store.usage().size_bytes <= int(sys.argv[2]), store.usage()
+    store.save(sys.argv[3].encode() * 16, index, [bytes(4000)], Stamp(0.0, store.session))
+    with store._total():  # while the other adds nothing
+        assert store.usage().size_bytes <= int(sys.argv[2]), store.usage()
 """
 
 
@@ -266,24 +274,86 @@ def test_one_limit_for_several_processes(tmp_path: Path) -> None:
     assert 0 < store_in(tmp_path).usage().size_bytes <= limit
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 12, b"\xff" * 12, b"junk that is longer than it should be"])
+def test_what_others_are_writing_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.4: an eviction leaves room for what another mount has begun to write, and does not take it away."""
+    limit = 40 * PAGE
+    one, other = store_in(tmp_path, max_bytes=limit), store_in(tmp_path, max_bytes=limit)
+    for index in range(30):
+        assert one.save(KEY, index, [DATA], stamp_of(one))
+    real = os.rename
+
+    def rename(aside: str, path: str) -> None:
+        monkeypatch.setattr(os, "rename", real)
+        for index in range(30, 60):
+            assert one.save(KEY, index, [DATA], stamp_of(one))
+        assert one.usage().size_bytes <= limit - 10 * PAGE
+        real(aside, path)
+
+    monkeypatch.setattr(os, "rename", rename)
+    large = bytes(9 * PAGE)
+    assert other.save(OTHER, 0, [large], stamp_of(other))
+    usage = one.usage()
+    assert usage.size_bytes <= limit
+    with one._total() as total:
+        assert total.value == usage.size_bytes
+    found = load(one, OTHER, 0)
+    assert found is not None
+    assert found.data == large
+
+
+@pytest.mark.parametrize("way", ["clear", "discard"])
+def test_the_count_is_never_too_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """4.4: what one mount deletes while another counts, or writes while another clears, is not counted off twice."""
+    limit = 40 * PAGE
+    one, other = store_in(tmp_path, max_bytes=limit), store_in(tmp_path, max_bytes=limit)
+    for index in range(38):
+        assert one.save(KEY, index, [DATA], stamp_of(one))
+    if way == "discard":
+        real_unlink = os.unlink
+
+        def unlink(path: str) -> None:
+            monkeypatch.setattr(os, "unlink", real_unlink)
+            real_unlink(path)
+            # Another process would wait for the lock.
+            with open(tmp_path / "blocks-1" / "usage", "rb") as usage, pytest.raises(BlockingIOError):
+                fcntl.flock(usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        monkeypatch.setattr(os, "unlink", unlink)
+        other.discard(KEY)
+        assert not block_files(tmp_path)
+    else:
+        real_rename = os.rename
+
+        def rename(aside: str, path: str) -> None:
+            one.clear()
+            real_rename(aside, path)
+
+        monkeypatch.setattr(os, "rename", rename)
+        assert other.save(OTHER, 0, [bytes(9 * PAGE)], stamp_of(other))
+    with one._total() as total:
+        assert total.value == one.usage().size_bytes
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\0" * 12, b"\0" * 16, b"\xff" * 16, b"junk that is longer than it should be"]
+)
 def test_a_damaged_count_is_counted_anew(tmp_path: Path, damage: bytes) -> None:
     """4.4: the limit holds also after the count of what is there was lost or damaged."""
     limit = 40 * PAGE
     store = store_in(tmp_path, max_bytes=limit)
     for index in range(38):
-        store.save(KEY, index, DATA, stamp_of(store))
+        store.save(KEY, index, [DATA], stamp_of(store))
     (tmp_path / "blocks-1" / "usage").write_bytes(damage)
     for index in range(38, 60):
-        assert store.save(KEY, index, DATA, stamp_of(store))
+        assert store.save(KEY, index, [DATA], stamp_of(store))
         assert store.usage().size_bytes <= limit
 
 
 def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
     """4.4: what is there is counted, what is damaged is found and deleted, and all of it goes when asked."""
     for index in range(3):
-        store.save(KEY, index, DATA, stamp_of(store))
-    store.save(OTHER, 0, DATA, stamp_of(store))
+        store.save(KEY, index, [DATA], stamp_of(store))
+    store.save(OTHER, 0, [DATA], stamp_of(store))
     usage = store.usage()
     assert (usage.size_bytes, usage.blocks, usage.files) == (4 * PAGE, 4, 2)
     victim = block_files(tmp_path)[1]
@@ -294,17 +364,251 @@ def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
     assert store.clear().blocks == 3
     assert store.usage().size_bytes == 0
     assert not block_files(tmp_path)
-    assert store.save(KEY, 0, DATA, stamp_of(store))
+    assert store.save(KEY, 0, [DATA], stamp_of(store))
 
 
 def test_what_is_evicted_while_it_is_verified_is_not_damaged(store: BlockStore) -> None:
     """4.4: a block that goes in this moment is no damage."""
-    store.save(KEY, 0, DATA, stamp_of(store))
-    store.save(OTHER, 0, DATA, stamp_of(store))
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    store.save(OTHER, 0, [DATA], stamp_of(store))
     found = list(store._scan())
     store._scan = lambda: iter(found)  # type: ignore[method-assign]
     store.discard(KEY)
     assert list(store.verify()) == []
+
+
+# --- groups: blocks that follow one another, in one file ---------------------------------------------------
+
+SMALL = 1 << 10
+# A group's blocks, each another, with a header of less than a page.
+GROUP = [bytes([65 + index]) * SMALL for index in range(GROUP_BLOCKS)]
+GROUP_ON_DISK = 3 * PAGE
+FIRST = 2 * GROUP_BLOCKS
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a block be a KiB, written in three pieces."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", SMALL)
+    monkeypatch.setattr(blocks, "_WRITE_BYTES", 400)
+
+
+def bytes_of(found: list[Block | None]) -> list[bytes | None]:
+    return [bytes(block.data) if block is not None else None for block in found]
+
+
+def group_file(path: Path) -> Path:
+    (file,) = (file for file in block_files(path) if file.name.endswith("-group"))
+    return file
+
+
+def test_a_group_is_loaded_block_by_block(tmp_path: Path) -> None:
+    """4.3: what was saved together comes back together or one by one, each with the group's stamp; real sizes."""
+    store = store_in(tmp_path)
+    group = [os.urandom(blocks.BLOCK_BYTES) for _ in range(GROUP_BLOCKS)]
+    assert store.save(KEY, FIRST, group, stamp_of(store))
+    assert len(block_files(tmp_path)) == 1
+    assert bytes_of(store.load(KEY, range(FIRST, FIRST + GROUP_BLOCKS), anything)) == group
+    for index, data in enumerate(group, FIRST):
+        found = load(store, KEY, index)
+        assert found is not None
+        assert found.data == data
+        assert found.stamp == stamp_of(store)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_some_of_a_group(store: BlockStore) -> None:
+    """4.3: in any order, over the borders of groups, beside what is not there."""
+    store.save(KEY, FIRST, GROUP, stamp_of(store))
+    store.save(KEY, FIRST - 1, [DATA], stamp_of(store))
+    wanted = [FIRST + 5, FIRST - 1, FIRST + GROUP_BLOCKS, FIRST, 0, FIRST + 7]
+    assert bytes_of(store.load(KEY, wanted, anything)) == [GROUP[5], DATA, None, GROUP[0], None, GROUP[7]]
+    assert store.load(OTHER, [FIRST], anything) == [None]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_end_of_a_file_beside_a_group(tmp_path: Path, store: BlockStore) -> None:
+    """4.3: the last block of a file, which is shorter, is a file of its own."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    store.save(KEY, GROUP_BLOCKS, [GROUP[0]], stamp_of(store))
+    store.save(KEY, GROUP_BLOCKS + 1, [b"tail"], stamp_of(store))
+    assert len(block_files(tmp_path)) == 3
+    assert bytes_of(store.load(KEY, range(GROUP_BLOCKS + 2), anything)) == [*GROUP, GROUP[0], b"tail"]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_any_flipped_bit_in_a_groups_header_is_noticed(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a bit that flipped in the header: nothing of the group is served, and it is gone."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    file = group_file(tmp_path)
+    good = file.read_bytes()
+    for place in range(len(good) - GROUP_BLOCKS * SMALL):
+        file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
+        assert store.load(KEY, range(GROUP_BLOCKS), anything) == [None] * GROUP_BLOCKS, place
+        assert not file.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("index", range(GROUP_BLOCKS))
+@pytest.mark.parametrize("offset", [0, 500, SMALL - 1])
+def test_a_flipped_bit_in_any_block_of_a_group_is_noticed(
+    tmp_path: Path, store: BlockStore, index: int, offset: int
+) -> None:
+    """4.4: the block that it is in is never served, alone or among others; those without damage may be."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    file = group_file(tmp_path)
+    bad = bytearray(file.read_bytes())
+    bad[len(bad) - GROUP_BLOCKS * SMALL + index * SMALL + offset] ^= 1 << (offset % 8)
+    file.write_bytes(bad)
+    others = [other for other in range(GROUP_BLOCKS) if other != index]
+    assert bytes_of(store.load(KEY, others, anything)) == [GROUP[other] for other in others]
+    assert load(store, KEY, index) is None
+    assert not file.exists()
+    assert store.usage().size_bytes == 0
+    file.write_bytes(bad)
+    found = bytes_of(store.load(KEY, range(GROUP_BLOCKS), anything))
+    assert found[index] is None
+    assert not file.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("length", [0, 1, 100, -1, -SMALL, -GROUP_BLOCKS * SMALL])
+def test_a_cut_group_is_noticed(tmp_path: Path, store: BlockStore, length: int) -> None:
+    """4.4: of a file that is shorter than it was nothing is served, nor of one that is longer."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    file = group_file(tmp_path)
+    good = file.read_bytes()
+    for bad in (good[:length], good + b"\0"):
+        file.write_bytes(bad)
+        assert store.load(KEY, [0], anything) == [None]
+        assert not file.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_group_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a good group under the name of another, of a single block, or a single block under that of a group."""
+    for first, name in ((0, store._path(KEY, 0, 1)), (0, store._path(KEY, GROUP_BLOCKS, GROUP_BLOCKS))):
+        store.save(KEY, first, GROUP, stamp_of(store))
+        os.rename(group_file(tmp_path), name)
+        assert store.load(KEY, range(2 * GROUP_BLOCKS), anything) == [None] * 2 * GROUP_BLOCKS
+        assert not block_files(tmp_path)
+    store.save(KEY, 0, [GROUP[0]], stamp_of(store))
+    os.rename(store._path(KEY, 0, 1), store._path(KEY, 0, GROUP_BLOCKS))
+    assert load(store, KEY, 0) is None
+    store.save(OTHER, 0, GROUP, stamp_of(store))
+    os.rename(group_file(tmp_path), store._path(KEY, 0, GROUP_BLOCKS))
+    assert load(store, KEY, 0) is None
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_group_replaces_its_single_blocks(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: the blocks that a group holds are not held, nor counted, a second time; those beside it stay."""
+    for index in range(-1, GROUP_BLOCKS + 1):
+        store.save(KEY, FIRST + index, [DATA], stamp_of(store))
+    store.save(KEY, FIRST, GROUP, stamp_of(store))
+    assert len(block_files(tmp_path)) == 3
+    usage = store.usage()
+    assert (usage.size_bytes, usage.blocks, usage.files) == (GROUP_ON_DISK + 2 * PAGE, GROUP_BLOCKS + 2, 1)
+    with store._total() as total:
+        assert total.value == usage.size_bytes
+    wanted = range(FIRST - 1, FIRST + GROUP_BLOCKS + 1)
+    assert bytes_of(store.load(KEY, wanted, anything)) == [DATA, *GROUP, DATA]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_behind_a_group_that_does_not_hold(tmp_path: Path, store: BlockStore) -> None:
+    """4.3, 4.4: where a group is damaged or not accepted, it goes, and single blocks are served if they hold."""
+    refused = Stamp(1.0, b"another!")
+    for damaged in (True, False):
+        assert store.save(KEY, 0, GROUP, stamp_of(store) if damaged else refused)
+        assert store.save(KEY, 3, [DATA], stamp_of(store))
+        file = group_file(tmp_path)
+        if damaged:
+            file.write_bytes(file.read_bytes()[:-1])
+        assert bytes_of(store.load(KEY, [2, 3], lambda stamp: stamp != refused)) == [None, DATA]
+        assert not file.exists()
+    assert store.usage().blocks == 1
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "count"), [(0, 1), ((64 << 20) - 1, 1), (64 << 20, GROUP_BLOCKS), (10 << 30, GROUP_BLOCKS)]
+)
+def test_a_small_cache_takes_no_groups(tmp_path: Path, max_bytes: int, count: int) -> None:
+    """4.4: a group goes as a whole, so a cache that has room for few of them keeps blocks."""
+    assert store_in(tmp_path, max_bytes=max_bytes).group_blocks == count
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_usage_verify_and_clear_of_groups(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a group counts as the blocks in it; it is damaged if any of them is, and then goes as a whole."""
+    for first in (0, GROUP_BLOCKS):
+        store.save(KEY, first, GROUP, stamp_of(store))
+    store.save(KEY, 2 * GROUP_BLOCKS, [b"tail"], stamp_of(store))
+    store.save(OTHER, 0, GROUP, stamp_of(store))
+    usage = store.usage()
+    assert (usage.size_bytes, usage.blocks, usage.files) == (3 * GROUP_ON_DISK + PAGE, 3 * GROUP_BLOCKS + 1, 2)
+    assert list(store.verify()) == []
+    victim = Path(store._path(KEY, GROUP_BLOCKS, GROUP_BLOCKS))
+    good = victim.read_bytes()
+    for index in range(GROUP_BLOCKS):
+        bad = bytearray(good)
+        bad[-1 - index * SMALL] ^= 1
+        victim.write_bytes(bad)
+        assert list(store.verify()) == [(str(victim), GROUP_ON_DISK)]
+        assert not victim.exists()
+    assert store.usage().blocks == 2 * GROUP_BLOCKS + 1
+    assert store.clear().blocks == 2 * GROUP_BLOCKS + 1
+    assert not block_files(tmp_path)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_groups_are_discarded(tmp_path: Path, store: BlockStore) -> None:
+    """4.1: of a version that is gone nothing stays, and of another everything."""
+    for key in (KEY, OTHER):
+        store.save(key, 0, GROUP, stamp_of(store))
+        store.save(key, GROUP_BLOCKS, [b"tail"], stamp_of(store))
+    store.discard(KEY)
+    assert store.load(KEY, range(GROUP_BLOCKS + 1), anything) == [None] * (GROUP_BLOCKS + 1)
+    assert bytes_of(store.load(OTHER, range(GROUP_BLOCKS + 1), anything)) == [*GROUP, b"tail"]
+    assert store.usage().size_bytes == GROUP_ON_DISK + PAGE
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_least_recently_used_group_goes_first(tmp_path: Path) -> None:
+    """4.4: a group is used when any of its blocks is, and evicted as a whole; the limit holds."""
+    limit = 40 * PAGE
+    store = store_in(tmp_path, max_bytes=limit)
+    for number in range(13):
+        assert store.save(KEY, number * GROUP_BLOCKS, GROUP, stamp_of(store))
+        os.utime(store._path(KEY, number * GROUP_BLOCKS, GROUP_BLOCKS), (number, number))
+    assert load(store, KEY, 3) is not None  # used just now
+    assert store.save(KEY, 13 * GROUP_BLOCKS, GROUP, stamp_of(store))
+    assert store.usage().size_bytes <= limit
+    groups = [bytes_of(store.load(KEY, range(at, at + GROUP_BLOCKS), anything)) for at in range(0, 14 * 8, 8)]
+    assert [group in (GROUP, [None] * GROUP_BLOCKS) for group in groups] == [True] * 14
+    assert groups[0] == groups[12] == groups[13] == GROUP
+    assert groups[1] == [None] * GROUP_BLOCKS
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_disk_that_takes_part_of_a_group(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.4: a write that the disk cut short, wherever in a group, leaves nothing of it and what was there before."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    real = os.write
+    left = 0
+
+    def write(fd: int, data: memoryview) -> int:
+        nonlocal left
+        left -= len(data)
+        return real(fd, data if left >= 0 else data[: max(0, len(data) + left)])
+
+    for room in (0, 100, 150, 1000, 3 * SMALL, GROUP_BLOCKS * SMALL):
+        left, store._paused_until = room, 0.0
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", write)
+            assert not store.save(KEY, 0, GROUP, stamp_of(store))
+        assert bytes_of(store.load(KEY, [0, 1], anything)) == [DATA, None]
+        assert len(block_files(tmp_path)) == 1
 
 
 def test_another_owner_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,50 @@ async def test_redirects_that_are_not_followed(autojump_clock: MockClock, api: s
     assert len(asked.network.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://[oops",
+        "//[oops",
+        "https://[::1",
+        "https://[::g]/",
+        "https://a b/",
+        "https://x:y/",
+        "https://x:0/",
+        "https://x:65536/",
+        "https://.../",
+        "https://.x/",
+        "https://xn--/",
+        "https://xn--a.b/",
+        "https://" + "a" * 300 + "/",
+        "https://1.2.3.400/",
+        "https://x/\x7f",
+    ],
+)
+async def test_a_redirect_to_what_is_no_url(autojump_clock: MockClock, place: str) -> None:
+    """4.1: nobody tries to connect to it, and it fails as the odd answer that it is."""
+    asked = Asked(to(place), whole())
+    await asked.refused(errors.UnexpectedAnswer)
+    assert len(asked.network.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://xn--bcher-kva.test/x",
+        "https://[2001:DB8::1]:8443/x",
+        "https://X_1.test.:443/x",
+        "https://192.0.2.1/x",
+        "?a#b",
+    ],
+)
+async def test_odd_redirects_that_are_good(autojump_clock: MockClock, place: str) -> None:
+    """4.2: names in any script, addresses, ports and relative references are followed."""
+    asked = Asked(to(place), whole())
+    assert await asked.get() == DATA
+    assert len(asked.network.requests) == 2
+
+
 async def test_redirects_without_end(autojump_clock: MockClock) -> None:
     """6.4: the number of redirects has a bound."""
     asked = Asked(to("/again"))

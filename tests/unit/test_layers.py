@@ -21,6 +21,7 @@ TOP = 6
 KNOWS = {
     "httpx": {"modellab"},
     "httpcore": {"modellab"},
+    "h11": {"modellab"},
     "pyfuse3": {"fuse", "mount"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},

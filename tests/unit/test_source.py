@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from artifactfs import errors
+from artifactfs.content import keeper
 from artifactfs.content.reader import OpenFile
 from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Server, bench, noise, scaled_down
 
@@ -62,6 +63,126 @@ async def test_a_sequential_reader(autojump_clock: MockClock) -> None:
         handle.close()
     assert server.sent == SIZE
     assert len(server.asked) < 12
+
+
+async def ahead_of(handle: OpenFile, server: Server, start: int, count: int) -> list[tuple[int, int]]:
+    """Read so many blocks from `start` on in pieces; return after each what was read, and what was fetched ahead of it.
+
+    What is fetched to the end of a block, and up to one block, does not count.
+    """
+    found = []
+    for end in range(start + 300, start + count * BLOCK, 300):
+        assert await handle.read(end - 300, 300) == DATA[end - 300 : end]
+        await wait_all_tasks_blocked()
+        ahead = max(to for _, to in server.asked) - end
+        found.append((end - start, max(0, ahead - 2 * BLOCK)))
+    return found
+
+
+async def test_the_window_of_who_reads_from_the_start(autojump_clock: MockClock) -> None:
+    """4.5: a whole file is what he wants, so twice what he has read is fetched ahead; never more."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        found = await ahead_of(handle, server, 0, 12)
+        handle.close()
+    assert all(ahead <= 2 * read for read, ahead in found)
+    assert any(ahead > read for read, ahead in found)
+
+
+async def test_the_window_of_who_reads_from_the_middle(autojump_clock: MockClock) -> None:
+    """4.5: one tensor may be what he wants, so little is fetched ahead until he has read a lot; then twice as much."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        found = await ahead_of(handle, server, 3 * BLOCK, 11)
+        handle.close()
+    # Two blocks, and to the end of one: of that `ahead_of` leaves two out.
+    assert 0 < max(ahead for read, ahead in found if read < 8 * BLOCK) <= BLOCK
+    assert all(ahead <= 2 * read for read, ahead in found)
+    assert any(ahead > read for read, ahead in found)
+
+
+async def test_a_first_read_and_its_window_are_one_request(autojump_clock: MockClock) -> None:
+    """4.3: what a reader begins with is not asked for in two pieces; nor what follows a glance, or a read elsewhere."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        await handle.read(0, GLANCE)
+        handle.close()
+        assert server.asked == [(0, 2 * BLOCK)]
+
+        server.asked.clear()
+        handle = await made.open(SIZE, "p/artifacts/glance.bin")
+        await handle.read(0, 100)
+        await handle.read(100, 200)
+        handle.close()
+        assert server.asked == [(0, GLANCE), (GLANCE, 2 * BLOCK)]
+
+        server.asked.clear()
+        handle = await made.open(SIZE, "p/artifacts/middle.bin")
+        await handle.read(10 * BLOCK, BLOCK)
+        await handle.read(11 * BLOCK, 300)
+        handle.close()
+        assert server.asked == [(10 * BLOCK, 11 * BLOCK), (11 * BLOCK, 13 * BLOCK)]
+
+
+async def test_without_a_budget_only_what_is_read_is_fetched(autojump_clock: MockClock) -> None:
+    """4.5: while others have all that may be fetched ahead, who has used up his first window gets no other."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        give_back = made.shop.budget.take(32 * BLOCK)
+        assert give_back is not None
+        handle = await made.open(SIZE)
+        for at in range(0, 10 * BLOCK, 256):
+            await handle.read(at, 256)
+        handle.close()
+        give_back()
+    assert server.asked == [(0, 2 * BLOCK), *((at * BLOCK, (at + 1) * BLOCK) for at in range(2, 10))]
+
+
+async def test_what_is_ahead_of_what_is_at_hand(autojump_clock: MockClock) -> None:
+    """4.2: where a sequential reader finds what he asks for, what comes then is fetched all the same, and at once."""
+    server = Server(DATA)
+    async with bench(server) as made:
+        first, second = await made.open(SIZE), await made.open(SIZE)
+        await first.read(10 * BLOCK, 100)
+        await first.read(10 * BLOCK + 100, 100)
+        await wait_all_tasks_blocked()
+        assert server.asked == [(10 * BLOCK, 11 * BLOCK), (11 * BLOCK, 12 * BLOCK)]
+
+        server.asked.clear()
+        await second.read(10 * BLOCK, 300)
+        await second.read(10 * BLOCK + 300, BLOCK - 300)
+        await second.read(11 * BLOCK, 600)
+        await wait_all_tasks_blocked()
+        assert server.asked == [(12 * BLOCK, 14 * BLOCK)]
+        first.close()
+        second.close()
+
+
+def kept_in(directory: Path) -> list[str]:
+    """Return the names of the files that hold blocks."""
+    return sorted(file.name for file in directory.rglob("*") if file.is_file() and file.name != "usage")
+
+
+async def test_a_file_that_is_read_whole_is_kept_in_groups(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4.3, 4.4: eight blocks make a file of the cache, what is left at the end one each; a later mount serves them."""
+    for _ in range(2):
+        server = Server(DATA, validator=lambda: A)
+        # With room for all: where it gets short, blocks do not wait for their group.
+        async with bench(server, directory=str(tmp_path)) as made:
+            with monkeypatch.context() as patched:
+                patched.setattr(keeper, "_QUEUE_BYTES", 4 * SIZE)
+                patched.setattr(keeper, "_GROUP_WAIT_S", 60.0)
+                handle = await made.open(SIZE)
+                assert await read_all(handle) == DATA
+                handle.close()
+                await made.keeper.flush()
+        assert kept_in(tmp_path) == sorted([*(f"{first:08x}-group" for first in range(0, 40, 8)), f"{40:08x}"])
+    assert not server.asked
 
 
 @pytest.mark.parametrize("knows_size", [True, False])
@@ -223,7 +344,7 @@ async def test_closing_ends_what_has_not_begun(autojump_clock: MockClock) -> Non
         handle = await made.open(SIZE)
         assert await handle.read(0, 900) == DATA[:900]
         asked = len(server.asked)
-        handle._note(5 * BLOCK, 9 * BLOCK)
+        handle._note(5 * BLOCK, 9 * BLOCK, at_hand=False)
         handle.close()
         await wait_all_tasks_blocked()
         assert len(server.asked) <= asked + 1
