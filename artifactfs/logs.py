@@ -39,6 +39,11 @@ class RedactingFormatter(logging.Formatter):
         return text
 
 
+_EACH = "artifactfs_each"
+# For `extra` of a line that is news each time, however often it comes.
+EACH = {_EACH: True}
+
+
 class RepeatLimiter(logging.Filter):
     """Lets the same line through a few times per window, then counts it in silence.
 
@@ -53,7 +58,7 @@ class RepeatLimiter(logging.Filter):
         self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.INFO:
+        if record.levelno < logging.INFO or getattr(record, _EACH, False):
             return True
         key = (record.name, str(record.msg), *_exceptions(record))
         now = self._clock()

@@ -6,7 +6,8 @@ wants its slash, and what returned paths are relative to). Source: model-lab-api
 
 import logging
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 
 import cachetools
 import msgspec
@@ -15,8 +16,8 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab import models
 from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
-from artifactfs.modellab.models import FileRow, Run
-from artifactfs.modellab.transport import Transport
+from artifactfs.modellab.models import FileRow, ProjectFile, Run
+from artifactfs.modellab.transport import Cost, Transport
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ PAGE_SIZE = 100
 MAX_ROWS = 1_000_000
 # Rows sorted between two looks at the event loop: about 5 ms of work.
 _SLICE = 2_000
+# A project's listing is decoded as it comes, in pieces of half a millisecond of work; given up past this many bytes.
+_INDEX_PIECE_BYTES = 16 << 10
+MAX_INDEX_BYTES = 128 << 20
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
 _S3_PAGE = 1000
 # Directories of which it is known what was logged of them; arbitrary.
@@ -124,6 +128,37 @@ class ModelLab:
             raise refusal
         # Children that came with an echo of the prefix count if the other form brought none.
         return self._adopt(next((a for a in answers if a.verdict is Verdict.CHILDREN), answers[0]))
+
+    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+        """Give every file of a project's listing to `add`, as they come.
+
+        Raises AnswerTooLarge past MAX_INDEX_BYTES, and what `add` raises. Waits `deadline_s` for each piece.
+        """
+        target = f"{_PREFIX}/projects/{urllib.parse.quote(project_id, safe='')}/artifacts"
+        # Once: it is of use only now, and what fails it may be its size.
+        stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, attempts=1)
+        try:
+            decoder = models.ProjectDecoder()
+            came = 0
+            async with aclosing(stream.decoded()) as pieces:
+                async for piece in pieces:
+                    came += len(piece)
+                    if came > MAX_INDEX_BYTES:
+                        raise errors.AnswerTooLarge(f"a project's listing of more than {MAX_INDEX_BYTES >> 20} MiB")
+                    for start in range(0, len(piece), _INDEX_PIECE_BYTES):
+                        add(decoder.feed(piece[start : start + _INDEX_PIECE_BYTES]))
+                        await trio.lowlevel.checkpoint()
+            decoder.finish()
+        finally:
+            await stream.aclose()
+
+    def has_room_ahead(self) -> bool:
+        """Whether a request that nobody waits for may go: others do not queue, and the rate limit is not near."""
+        return self._transport.has_room_ahead("listing")
+
+    def cost(self) -> Cost:
+        """Return what was asked so far."""
+        return self._transport.cost()
 
     def _adopt(self, answer: "_Answer") -> DirectoryListing:
         """Take an answer for the directory's, and learn from it what this server wants."""

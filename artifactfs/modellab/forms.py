@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from artifactfs.modellab.models import FileRow
+from artifactfs.modellab.models import FileRow, ProjectFile
 
 # The kernel's limit for one name (NAME_MAX), in bytes of UTF-8.
 _NAME_MAX_BYTES = 255
@@ -28,12 +28,16 @@ class Base(enum.Enum):
 
 
 class Child(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a directory. `size_bytes` None: unknown. `slash`: the server ended the name with one."""
+    """An entry of a directory. `size_bytes` None: unknown. `slash`: the server ended the name with one.
+
+    `created_ns`: a file's own time, since the epoch; None where nothing tells it.
+    """
 
     name: bytes
     is_dir: bool
     size_bytes: int | None = None
     slash: bool = False
+    created_ns: int | None = None
 
 
 class Children(msgspec.Struct):
@@ -178,7 +182,7 @@ def encode_name(name: str) -> bytes | None:
     return encoded if len(encoded) <= _NAME_MAX_BYTES else None
 
 
-def size_of(row: FileRow) -> int | None:
+def size_of(row: FileRow | ProjectFile) -> int | None:
     """Return a row's size in bytes; None for absent, null or nonsense. Numeric text counts."""
     size = row.file_size
     if isinstance(size, str):

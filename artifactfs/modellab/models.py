@@ -9,12 +9,20 @@ import datetime
 import json
 from typing import Any
 
+import ijson
 import msgspec
 
 from artifactfs.errors import UnexpectedAnswer
 
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 _NESTING_HINT = "it is nested too deeply"
+
+# Where the rows of a project's listing stand, and how deep; None is a list.
+_ROWS_AT = ["data", "attributes", "files", None]
+_ROW_DEPTH = len(_ROWS_AT) + 1
+# Deeper than this, or in longer texts, nothing comes that could be a row.
+_MAX_DEPTH = 64
+_MAX_TEXT_BYTES = 1 << 20
 
 FINISHED = frozenset({"completed", "failed", "killed"})
 
@@ -37,6 +45,17 @@ class RunListing(msgspec.Struct, frozen=True):
     files: list[FileRow]
     path_in_project: str
     odd_rows: int = 0
+
+
+class ProjectFile(msgspec.Struct, frozen=True, gc=False):
+    """One row of `files` of a project's listing (the index), as sent.
+
+    `path`: what the content endpoint takes as `artifact_path`. `file_size`: as in FileRow. `created_at`: RFC 3339.
+    """
+
+    path: str
+    file_size: int | float | str | None = None
+    created_at: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +132,82 @@ def _listing_row_by_row(body: bytes) -> tuple[list[FileRow], str | None, int]:
                 sized = isinstance(size, int | float | str) and not isinstance(size, bool)
                 files.append(FileRow(path, row.get("is_dir") in (True, "true"), size if sized else None))
     return files, prefix, len(raw) - len(files)
+
+
+class ProjectDecoder:
+    """Decodes a project's listing as it streams: it may be large, and nothing may hold up the event loop.
+
+    From ijson's events, 8 ms for 1 MiB, so feed it in pieces. Its ready-made `items` takes 13 ms, and 10 GB of memory
+    for 100 KB of opening brackets (both measured 2026-11-23, yajl2_c).
+    """
+
+    def __init__(self) -> None:
+        self._events = ijson.sendable_list()
+        self._parser = ijson.basic_parse_coro(self._events, use_float=True)
+        # Containers that are open, and by what the value that comes next stands in each of the outer ones: None in
+        # a list.
+        self._depth = 0
+        self._at: list[str | None] = [None] * (_ROW_DEPTH + 1)
+        self._row: dict[str, Any] | None = None
+        # Bytes since the last event.
+        self._silent_bytes = 0
+
+    def feed(self, piece: bytes) -> list[ProjectFile]:
+        """Return the rows that `piece` completes; one without a usable path is left out. Raises UnexpectedAnswer."""
+        if not piece:
+            return []  # for the parser that would be the end
+        try:
+            self._parser.send(piece)
+        # Text that is no text (broken UTF-8) is refused as a whole here: which row it was in is not known.
+        except (ijson.JSONError, UnicodeError, StopIteration) as error:
+            raise UnexpectedAnswer("the project's listing is not the JSON expected") from error
+        self._silent_bytes = 0 if self._events else self._silent_bytes + len(piece)
+        if self._silent_bytes > _MAX_TEXT_BYTES:
+            raise UnexpectedAnswer(f"a text in the project's listing is longer than {_MAX_TEXT_BYTES >> 20} MiB")
+        rows = self._rows()
+        self._events.clear()
+        if self._depth > _MAX_DEPTH:
+            raise UnexpectedAnswer(f"the project's listing is not the JSON expected: {_NESTING_HINT}")
+        return [file for row in rows if (file := _project_file(row)) is not None]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the rows that the events at hand complete, without what is deeper in them."""
+        rows: list[dict[str, Any]] = []
+        depth, at, row = self._depth, self._at, self._row
+        for event, value in self._events:
+            if event == "map_key":
+                if depth <= _ROW_DEPTH:
+                    at[depth] = value
+            elif event in ("start_map", "start_array"):
+                if depth == _ROW_DEPTH - 1 and event == "start_map" and at[1:_ROW_DEPTH] == _ROWS_AT:
+                    row = {}
+                depth += 1
+                if depth <= _ROW_DEPTH:
+                    at[depth] = None
+            elif event in ("end_map", "end_array"):
+                if row is not None and depth == _ROW_DEPTH:
+                    rows.append(row)
+                    row = None
+                depth -= 1
+            elif row is not None and depth == _ROW_DEPTH and (key := at[depth]) is not None:
+                row[key] = value
+        self._depth, self._row = depth, row
+        return rows
+
+    def finish(self) -> None:
+        """Raise UnexpectedAnswer unless the listing has come to its end."""
+        try:
+            self._parser.close()
+        except ijson.JSONError as error:
+            raise UnexpectedAnswer("the project's listing ends in the middle") from error
+
+
+def _project_file(row: dict[str, Any]) -> ProjectFile | None:
+    if not isinstance(path := row.get("artifact_path"), str):
+        return None
+    size, created_at = row.get("file_size"), row.get("created_at")
+    sized = isinstance(size, int | float | str) and not isinstance(size, bool)
+    return ProjectFile(path, size if sized else None, created_at if isinstance(created_at, str) else "")
 
 
 def decode_run(body: bytes) -> Run:

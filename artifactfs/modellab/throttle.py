@@ -16,6 +16,8 @@ _BACKOFF_BASE_S = 0.2
 _BACKOFF_CAP_S = 5.0
 # For a 429 that names no reset.
 _DEFAULT_RESET_S = 5.0
+# Less than this share of a limit is left: only what somebody waits for is asked.
+_NEAR = 0.2
 
 
 def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
@@ -54,6 +56,8 @@ class RateLimits:
     def __init__(self) -> None:
         self._name_of: dict[str, str] = {}
         self._blocked_until: dict[str, float] = {}
+        # Requests left of a limit, the limit, and until when that holds.
+        self._left: dict[str, tuple[float, float, float]] = {}
 
     def observe(self, endpoint: str, status: int, headers: Mapping[str, str], now: float, wall_clock: float) -> None:
         """Take note of an answer's headers. `endpoint`: the kind of request, like "listing"."""
@@ -64,9 +68,12 @@ class RateLimits:
             # A proxy's 429 has no name: it holds back what was throttled all the same.
             name = self._name_of.get(endpoint, "")
         reset_s = reset_after_s(headers, wall_clock)
+        remaining, limit = _number(headers.get("x-ratelimit-remaining")), _number(headers.get("x-ratelimit-limit"))
+        if remaining is not None and limit:
+            self._left[name] = remaining, limit, now + (_DEFAULT_RESET_S if reset_s is None else reset_s)
         if status == 429:
             pause_s = _DEFAULT_RESET_S if reset_s is None else reset_s
-        elif _number(headers.get("x-ratelimit-remaining")) == 0 and reset_s is not None:
+        elif remaining == 0 and reset_s is not None:
             pause_s = reset_s
         else:
             return
@@ -76,6 +83,17 @@ class RateLimits:
             pause_s = min(pause_s, period_s)
         until = now + pause_s
         self._blocked_until[name] = max(until, self._blocked_until.get(name, 0.0))
+
+    def is_near(self, endpoint: str, now: float, in_flight: int = 0) -> bool:
+        """Whether little is left of the limit that a request of this kind counts against.
+
+        `in_flight`: requests whose answers have not told yet what they left.
+        """
+        name = self._name_of.get(endpoint, "")
+        if self._blocked_until.get(name, 0.0) > now:
+            return True
+        remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
+        return until > now and remaining - in_flight < limit * _NEAR
 
     def pause_s(self, endpoint: str, now: float) -> float:
         """Return for how many seconds a request of this kind must still wait; 0 if it may go."""

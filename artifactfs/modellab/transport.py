@@ -10,22 +10,24 @@ endpoints or JSON. What is hard:
 """
 
 import errno
-import http.cookiejar
 import logging
 import ssl
 import time
+import zlib
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from importlib.metadata import version
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import certifi
-import httpcore
 import httpx
+import msgspec
 import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import models, throttle
+from artifactfs.modellab import models, received, throttle
 from artifactfs.modellab.auth import Credentials
 from artifactfs.origins import is_loopback
 
@@ -33,22 +35,23 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What one read of a socket takes at most. httpcore's 64 KiB cost it 0.6-0.8 s of CPU for 512 MiB, this 0.3-0.35 s
-# (measured 2026-11-23 on loopback, httpx 0.28.1); more gains nothing.
-httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 512 << 10
-
 # As many requests at once as one mount may have in flight, and connections in the pool.
 CONCURRENCY = 16
+# Of those, how many are left free by requests that nobody waits for.
+RESERVED = 2
 # A listing of 1,000,000 entries is about 100 MB; past this an answer is not a listing (semantics 6.4).
 MAX_ANSWER_BYTES = 256 << 20
 # What is read of an error's body: enough for a sentence.
 _MAX_ERROR_BYTES = 64 << 10
+# What a body is inflated to at a time.
+_MAX_PIECE_BYTES = 1 << 20
 _CONNECT_TIMEOUT_S = 10.0
 _CLOSE_S = 1.0
 # Idle connections are closed after this; below what load balancers commonly allow (60 s).
 _KEEPALIVE_S = 30.0
 
 USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
+_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
@@ -69,6 +72,28 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         )
         raise UserError(ExitCode.BAD_CONFIG, f"--ca-file {ca_file}: {reason}") from None
     return context
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What was asked of the service: requests by kind, bytes of bodies received, seconds that a rate limit cost."""
+
+    requests: dict[str, int]
+    received_bytes: int = 0
+    paused_s: float = 0.0
+
+    def __sub__(self, earlier: "Cost") -> "Cost":
+        return Cost(
+            {kind: n for kind, count in self.requests.items() if (n := count - earlier.requests.get(kind, 0))},
+            self.received_bytes - earlier.received_bytes,
+            self.paused_s - earlier.paused_s,
+        )
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            dict(Counter(self.requests) + Counter(other.requests)),
+            self.received_bytes + other.received_bytes,
+            self.paused_s + other.paused_s,
+        )
 
 
 class Transport:
@@ -98,26 +123,35 @@ class Transport:
         self.host = self._origin.netloc.decode("ascii")
         self._credentials = credentials.headers()
         loopback = is_loopback(self._origin.host)
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+        received.install()
+        # The transport itself, not a client around it: we follow no redirect, keep no cookie and take nothing from
+        # the environment, and the client's part of a request is half of what it costs (0.8 of 1.6 ms).
+        self._sender = transport or httpx.AsyncHTTPTransport(
             verify=tls_context(ca_file),
             # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
-            proxy=None if loopback or transport is not None else proxy,
+            proxy=None if loopback else proxy,
             trust_env=False,
-            follow_redirects=False,
             limits=httpx.Limits(
                 max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=_KEEPALIVE_S
             ),
         )
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
-        # Nobody asked for cookies, and one of a foreign origin would come back to it.
-        self._client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self._limits = limits or throttle.RateLimits()
         self._clock = clock
         self._wall_clock = wall_clock
-        # Requests sent, by endpoint; what a walk costs is told from it.
-        self.requests: dict[str, int] = {}
+        self._requests: Counter[str] = Counter()
+        self._received_bytes = 0
+        self._paused_s = 0.0
+
+    def cost(self) -> "Cost":
+        """Return what was asked so far."""
+        return Cost(dict(self._requests), self._received_bytes, self._paused_s)
+
+    def has_room_ahead(self, endpoint: str) -> bool:
+        """Whether a request that nobody waits for may go: it delays none that somebody does, and the limit is far."""
+        return self._limiter.available_tokens > RESERVED and not self._limits.is_near(
+            endpoint, self._clock(), self._limiter.borrowed_tokens
+        )
 
     @property
     def crowded(self) -> bool:
@@ -126,7 +160,7 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the pool and its connections."""
-        await self._client.aclose()
+        await self._sender.aclose()
 
     async def get(self, endpoint: str, target: str, *, deadline_s: float) -> bytes:
         """Return the body of a 2xx answer to `GET target` (path and query, encoded).
@@ -150,13 +184,14 @@ class Transport:
         headers: dict[str, str],
         deadline_s: float,
         expected: frozenset[int] = frozenset({200}),
+        attempts: int = throttle.MAX_ATTEMPTS,
     ) -> "Stream":
         """Return an open answer to a GET of `url`, a target (path and query) here or a whole URL elsewhere.
 
         Answers with another status than `expected` raise. Credentials go with it to the API's own origin only.
         `deadline_s` bounds the wait for the answer's head, and later for each piece of its body. Close the stream.
         """
-        absolute = httpx.URL(self._base + url if url.startswith("/") else url)
+        absolute = self._url(url)
 
         async def attempt() -> Stream:
             # The place is given back by the stream; on behalf of it, since another task may close it.
@@ -169,23 +204,22 @@ class Transport:
                 raise
             return Stream(self, response, lambda: self._limiter.release_on_behalf_of(place))
 
-        return await self._retrying(endpoint, deadline_s, attempt)
+        return await self._retrying(endpoint, deadline_s, attempt, attempts)
+
+    def _url(self, target: str) -> httpx.URL:
+        try:
+            return httpx.URL(self._base + target if target.startswith("/") else target)
+        except httpx.InvalidURL as error:
+            raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
 
     async def _open(
         self, endpoint: str, url: httpx.URL, headers: dict[str, str], deadline_s: float, expected: frozenset[int]
     ) -> httpx.Response:
         ours = self.is_ours(url)
-        self.requests[endpoint] = self.requests.get(endpoint, 0) + 1
-        timeout = httpx.Timeout(deadline_s, connect=min(_CONNECT_TIMEOUT_S, deadline_s))
         try:
-            request = self._client.build_request(
-                "GET", url, headers=headers | (self._credentials if ours else {}), timeout=timeout
-            )
-            response = await self._client.send(request, stream=True)
+            response = await self._send(endpoint, url, headers | (self._credentials if ours else {}), deadline_s)
         except httpx.HTTPError as error:
             raise self.foreign(error) from error
-        except httpx.InvalidURL as error:
-            raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
         if ours:
             self._observe(endpoint, response)
         if response.status_code in expected:
@@ -198,6 +232,18 @@ class Transport:
             await response.aclose()
         raise self._failure(response, body, endpoint)
 
+    async def _send(self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
+        self._requests[endpoint] += 1
+        timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
+        request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
+        response = await self._sender.handle_async_request(request)
+        response.request = request
+        return response
+
+    def received(self, size_bytes: int) -> None:
+        """Count bytes of a body that a stream brought."""
+        self._received_bytes += size_bytes
+
     def is_ours(self, url: httpx.URL) -> bool:
         """Whether a URL is of the API's own origin: the only one that gets the credentials."""
         return (url.scheme, url.host, url.port) == (self._origin.scheme, self._origin.host, self._origin.port)
@@ -205,16 +251,18 @@ class Transport:
     def _observe(self, endpoint: str, response: httpx.Response) -> None:
         self._limits.observe(endpoint, response.status_code, response.headers, self._clock(), self._wall_clock())
 
-    async def _retrying(self, endpoint: str, deadline_s: float, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retrying(
+        self, endpoint: str, deadline_s: float, attempt: Callable[[], Awaitable[T]], most: int = throttle.MAX_ATTEMPTS
+    ) -> T:
         end = self._clock() + deadline_s
         last: list[errors.PassingError] = []
         with trio.move_on_after(deadline_s):
-            return await self._attempts(endpoint, end, attempt, last)
+            return await self._attempts(endpoint, end, attempt, last, most)
         # What went wrong before the time was over says more than that it is over.
         raise last[-1] if last else errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
 
     async def _attempts(
-        self, endpoint: str, end: float, attempt: Callable[[], Awaitable[T]], last: list[errors.PassingError]
+        self, endpoint: str, end: float, attempt: Callable[[], Awaitable[T]], last: list[errors.PassingError], most: int
     ) -> T:
         attempts = 0
         while True:
@@ -227,7 +275,7 @@ class Transport:
             except errors.PassingError as error:
                 last.append(error)
                 retried = error.status is None or throttle.is_retried(error.status)
-                if attempts >= throttle.MAX_ATTEMPTS or not retried:
+                if attempts >= most or not retried:
                     raise
                 # A reset that the server named is waited for at the top of the loop.
                 throttled = isinstance(error, errors.RateLimited) and self._limits.pause_s(endpoint, self._clock()) > 0
@@ -251,22 +299,18 @@ class Transport:
             last.append(limited)
             log.info("rate limit of %s: waiting %.1f s", self.host, pause_s)
             await trio.sleep(pause_s)
+            self._paused_s += pause_s
 
     async def _attempt(self, endpoint: str, target: str, end: float) -> bytes:
-        self.requests[endpoint] = self.requests.get(endpoint, 0) + 1
-        left_s = max(0.001, end - self._clock())
-        timeout = httpx.Timeout(left_s, connect=min(_CONNECT_TIMEOUT_S, left_s))
+        url = self._url(target)
         try:
-            async with self._client.stream(
-                "GET", self._base + target, headers=self._credentials, timeout=timeout
-            ) as response:
+            response = await self._send(endpoint, url, self._credentials, max(0.001, end - self._clock()))
+            async with aclosing(response):
                 self._observe(endpoint, response)
                 ok = 200 <= response.status_code < 300
                 body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, whole=ok)
         except httpx.HTTPError as error:
             raise self.foreign(error) from error
-        except httpx.InvalidURL as error:
-            raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
         if not ok:
             raise self._failure(response, body, endpoint)
         return body
@@ -275,13 +319,15 @@ class Transport:
         """Read a body up to `cap_bytes`; past it raise if it is needed whole, else cut it there."""
         pieces: list[bytes] = []
         size = 0
-        async for piece in response.aiter_bytes():
-            size += len(piece)
-            pieces.append(piece)
-            if size > cap_bytes:
-                if whole:
-                    raise errors.AnswerTooLarge(f"{self.host} sent an answer of more than {cap_bytes >> 20} MiB")
-                break
+        async with aclosing(_decoded(response)) as decoded:
+            async for piece in decoded:
+                size += len(piece)
+                self._received_bytes += len(piece)
+                pieces.append(piece)
+                if size > cap_bytes:
+                    if whole:
+                        raise errors.AnswerTooLarge(f"{self.host} sent an answer of more than {cap_bytes >> 20} MiB")
+                    break
         return b"".join(pieces)
 
     def _failure(self, response: httpx.Response, body: bytes, endpoint: str) -> errors.ServiceError:
@@ -353,8 +399,20 @@ class Stream:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes, without undoing any Content-Encoding. Raises ServiceError."""
         try:
-            async for chunk in self._response.aiter_raw():
+            # Straight from the connection: httpx's own way to it costs, and only counts.
+            async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
+                self._transport.received(len(chunk))
                 yield chunk
+        except httpx.HTTPError as error:
+            raise self._transport.foreign(error) from error
+
+    async def decoded(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, its Content-Encoding undone. Raises ServiceError."""
+        try:
+            async with aclosing(_decoded(self._response)) as pieces:
+                async for piece in pieces:
+                    self._transport.received(len(piece))
+                    yield piece
         except httpx.HTTPError as error:
             raise self._transport.foreign(error) from error
 
@@ -367,6 +425,39 @@ class Stream:
             if self._release is not None:
                 release, self._release = self._release, None
                 release()
+
+
+async def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Yield a body as it comes, its Content-Encoding undone, in pieces of bounded size. Raises httpx.HTTPError.
+
+    httpx undoes a piece at a time, and that may be a thousand times as long as what came: 1 GiB at once.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
+        raise httpx.DecodingError(f"Content-Encoding {encoding!r} was not asked for")
+    inflater = None
+    async with aclosing(
+        cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+    ) as it:
+        async for chunk in it:
+            if encoding in ("identity", ""):
+                yield chunk
+                continue
+            # Deflate comes with a header (RFC 1950), and without one from servers that took its name literally.
+            if inflater is None and chunk:
+                bare = encoding == "deflate" and chunk[0] & 0x0F != zlib.DEFLATED
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+            rest = chunk
+            # What follows the end of it is left out.
+            while rest and inflater is not None and not inflater.eof:
+                try:
+                    piece = inflater.decompress(rest, _MAX_PIECE_BYTES)
+                except zlib.error as error:
+                    raise httpx.DecodingError(str(error)) from error
+                rest = inflater.unconsumed_tail
+                yield piece
+    if inflater is not None:
+        yield inflater.flush()
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

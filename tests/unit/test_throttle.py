@@ -149,3 +149,64 @@ def test_ordinary_answers_make_nobody_wait() -> None:
     for status in (200, 206, 302, 403, 404, 500, 503):
         limits.observe("listing", status, limited("30", x_ratelimit_remaining="99"), 100.0, WALL)
     assert limits.pause_s("listing", 100.0) == 0.0
+
+
+# --- whether little is left ---------------------------------------------------------------------------------
+
+
+def left(remaining: str, limit: str = "100", reset: str = "30", name: str = "a") -> dict[str, str]:
+    """Return the headers of an answer that tells how much is left of a limit."""
+    told = {"limit": limit, "remaining": remaining, "reset": reset, "name": name}
+    return {f"x-ratelimit-{key}": value for key, value in told.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_near"),
+    [
+        (left("100"), False), (left("21"), False), (left("20"), False), (left("19"), True), (left("0"), True),
+        (left("999", "6000"), True), (left("1200", "6000"), False), (left("1", "5"), False), (left("0", "5"), True),
+        # What does not say how much of how many says nothing.
+        ({}, False), (left("", "100"), False), (left("5", ""), False), (left("5", "0"), False), (left("x"), False),
+        (left("-5"), False), (left("5", "nan"), False),
+    ],
+)  # fmt: skip
+def test_little_is_left(headers: dict[str, str], is_near: bool) -> None:
+    """5.4: when less than a fifth of a limit is left, nothing is asked for that nobody waits for; others may."""
+    limits = RateLimits()
+    assert not limits.is_near("listing", 0.0)
+    limits.observe("listing", 200, headers, 0.0, WALL)
+    assert limits.is_near("listing", 0.0) is is_near
+    if headers.get("x-ratelimit-remaining") != "0":
+        assert limits.pause_s("listing", 0.0) == 0.0
+
+
+def test_it_is_near_until_the_reset() -> None:
+    """5.4: until the reset that the answer named, or a later answer that says there is more again."""
+    limits = RateLimits()
+    limits.observe("listing", 200, left("5", reset="30"), 100.0, WALL)
+    assert [limits.is_near("listing", now) for now in (100.0, 129.9, 130.1)] == [True, True, False]
+    limits.observe("listing", 200, left("5", reset="30"), 200.0, WALL)
+    limits.observe("listing", 200, left("95", reset="60"), 210.0, WALL)
+    assert not limits.is_near("listing", 211.0)
+    # Without a reset: for a while.
+    limits.observe("listing", 200, left("5", reset=""), 300.0, WALL)
+    assert [limits.is_near("listing", now) for now in (304.9, 305.1)] == [True, False]
+
+
+def test_who_is_throttled_is_near() -> None:
+    """5.4: as long as a limit is used up it is near, whatever else the answer told."""
+    limits = RateLimits()
+    limits.observe("listing", 429, limited("10"), 0.0, WALL)
+    assert [limits.is_near("listing", now) for now in (0.0, 9.9, 10.1)] == [True, True, False]
+
+
+def test_limits_are_near_by_name() -> None:
+    """5.4: what little is left of one limit says nothing of another; kinds of requests may share one."""
+    limits = RateLimits()
+    limits.observe("listing", 200, left("5", name="a"), 0.0, WALL)
+    limits.observe("run", 200, left("95", name="b"), 0.0, WALL)
+    limits.observe("index", 200, {"x-ratelimit-name": "a"}, 0.0, WALL)
+    assert limits.is_near("listing", 1.0)
+    assert limits.is_near("index", 1.0)
+    assert not limits.is_near("run", 1.0)
+    assert not limits.is_near("never asked", 1.0)

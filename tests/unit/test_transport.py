@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.modellab import throttle, transport
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.transport import CONCURRENCY, Transport
+from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Cost, Transport
 from artifactfs.settings import Secret
 from tests.fakes import TurnedClock
 
@@ -77,7 +77,7 @@ async def test_one_get_with_keys(autojump_clock: MockClock) -> None:
     assert request.headers["DD-APPLICATION-KEY"] == "app-s3cr3t"
     assert request.headers["User-Agent"].startswith("artifactfs/")
     assert "Authorization" not in request.headers
-    assert sender.requests == {"run": 1}
+    assert sender.cost().requests == {"run": 1}
     await sender.aclose()
 
 
@@ -114,7 +114,7 @@ async def test_attempts_end(status: int, error: type[Exception], autojump_clock:
     with pytest.raises(error, match=rf"api\.test answered {status} \(db is down\)"):
         await sender.get("run", "/x", deadline_s=30)
     assert len(network.requests) == throttle.MAX_ATTEMPTS
-    assert sender.requests == {"run": throttle.MAX_ATTEMPTS}
+    assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,57 @@ async def test_no_more_requests_at_once_than_connections(autojump_clock: MockClo
     assert most == CONCURRENCY
     assert len(network.requests) == 3 * CONCURRENCY
     assert trio.current_time() == pytest.approx(3)
+
+
+async def test_room_for_requests_ahead(autojump_clock: MockClock) -> None:
+    """5.4: two places are left free by requests that nobody waits for, so that whoever comes is not held up."""
+    sender, network = connect(never)
+    async with trio.open_nursery() as nursery:
+        room = []
+        for _ in range(CONCURRENCY):
+            room.append(sender.has_room_ahead("run"))
+            nursery.start_soon(_expect, errors.TimedOut, sender, 5.0)
+            await trio.sleep(0.01)
+        room.append(sender.has_room_ahead("run"))
+        await trio.sleep(10)
+    assert room == [True] * (CONCURRENCY - RESERVED) + [False] * (RESERVED + 1)
+    assert len(network.requests) == CONCURRENCY
+    assert sender.has_room_ahead("run")
+
+
+async def test_no_room_near_the_rate_limit(autojump_clock: MockClock) -> None:
+    """5.4: nothing is asked ahead when little of the rate limit is left; what somebody waits for is."""
+    headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "10", "X-RateLimit-Reset": "7"}
+    sender, network = connect(httpx.Response(200, headers=headers, content=b"body"))
+    assert sender.has_room_ahead("run")
+    await sender.get("run", "/x", deadline_s=30)
+    assert not sender.has_room_ahead("run")
+    await sender.get("run", "/x", deadline_s=30)
+    assert network.times == pytest.approx([0.0, 0.0])
+    await trio.sleep(7.1)
+    assert sender.has_room_ahead("run")
+
+
+async def test_what_it_cost(autojump_clock: MockClock) -> None:
+    """7: requests by kind, every attempt one; bytes of bodies; seconds that a rate limit cost."""
+    sender, _ = connect(limited(12), OK)
+    assert sender.cost() == Cost({})
+    await sender.get("run", "/x", deadline_s=30)
+    await sender.get("listing", "/x", deadline_s=30)
+    cost = sender.cost()
+    assert cost.requests == {"run": 2, "listing": 1}
+    assert cost.received_bytes == 2 * len(b"body") + len(limited(12).content)
+    assert cost.paused_s == pytest.approx(12)
+
+
+async def test_fewer_attempts(autojump_clock: MockClock) -> None:
+    """5.4: what is not worth it is not tried again."""
+    for attempts in (1, 2):
+        sender, network = connect(httpx.Response(503))
+        with pytest.raises(errors.ServerFailed):
+            await sender.open("index", "/x", headers={}, deadline_s=30, attempts=attempts)
+        assert len(network.requests) == attempts
+        assert sender.has_room_ahead("index")
 
 
 async def _get(sender: Transport) -> None:

@@ -158,7 +158,7 @@ async def test_refused() -> None:
         async with sending(f"http://127.0.0.1:{reserved.getsockname()[1]}") as sender:
             with pytest.raises(errors.ConnectionRefused, match=r"127\.0\.0\.1"):
                 await sender.get("run", "/x", deadline_s=30)
-        assert sender.requests == {"run": throttle.MAX_ATTEMPTS}
+        assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
 
 
 async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ async def test_foreign_exceptions_end_here(raised: httpx.HTTPError, error: type[
     with pytest.raises(error) as caught:
         await sender.get("run", "/x", deadline_s=30)
     assert "s3cr3t" not in str(caught.value)
-    assert sender.requests == {"run": throttle.MAX_ATTEMPTS}
+    assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
 
 
 async def test_a_path_too_long_for_a_url() -> None:

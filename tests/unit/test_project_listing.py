@@ -1,0 +1,506 @@
+"""A project's listing from the wire to rows: models.ProjectDecoder and ModelLab.project_files (model-lab-api.md)."""
+
+import gzip
+import itertools
+import json
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Sequence
+
+import httpx
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from artifactfs import errors
+from artifactfs.errors import UnexpectedAnswer
+from artifactfs.modellab import client, transport
+from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.models import ProjectDecoder, ProjectFile
+from artifactfs.modellab.transport import Transport
+from artifactfs.settings import Secret
+
+CREATED_AT = "2026-05-16T08:30:00Z"
+
+
+def body(files: object, **attributes: object) -> bytes:
+    """Return the body of a project's listing."""
+    return json.dumps({"data": {"id": "1", "type": "x", "attributes": {"files": files} | attributes}}).encode()
+
+
+def row(path: object = "a/f", **more: object) -> dict[str, object]:
+    told = {"filename": "f", "artifact_path": path, "created_at": CREATED_AT, "file_size": 5}
+    return told | more
+
+
+def decode(whole: bytes, *cuts: int) -> list[ProjectFile]:
+    """Decode a body that comes in pieces, cut at these places."""
+    decoder = ProjectDecoder()
+    found: list[ProjectFile] = []
+    for start, end in itertools.pairwise([0, *sorted(cuts), len(whole)]):
+        found += decoder.feed(whole[start:end])
+    decoder.finish()
+    return found
+
+
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+def test_the_recorded_shape() -> None:
+    """Path, size and time of each row, in order; whatever else a row holds is nothing to us."""
+    files = [
+        row("a/f"),
+        row("a/g", file_size=7, checksum={"artifact_path": "no", "deep": [{"file_size": 1}]}),
+        row("h"),
+    ]
+    assert decode(body(files, page={"files": [row("no")]})) == [
+        ProjectFile("a/f", 5, CREATED_AT),
+        ProjectFile("a/g", 7, CREATED_AT),
+        ProjectFile("h", 5, CREATED_AT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"file_size": None}, ProjectFile("a/f", None, CREATED_AT)),
+        ({"file_size": "7"}, ProjectFile("a/f", "7", CREATED_AT)),
+        ({"file_size": 7.0}, ProjectFile("a/f", 7.0, CREATED_AT)),
+        ({"file_size": True}, ProjectFile("a/f", None, CREATED_AT)),
+        ({"file_size": [1]}, ProjectFile("a/f", None, CREATED_AT)),
+        ({"file_size": {}}, ProjectFile("a/f", None, CREATED_AT)),
+        ({"file_size": -1}, ProjectFile("a/f", -1, CREATED_AT)), ({"created_at": None}, ProjectFile("a/f", 5)),
+        ({"created_at": 5}, ProjectFile("a/f", 5)), ({"created_at": [CREATED_AT]}, ProjectFile("a/f", 5)),
+        ({"artifact_path": None}, None), ({"artifact_path": 5}, None), ({"artifact_path": ["a/f"]}, None),
+        ({"artifact_path": {"artifact_path": "a"}}, None), ({"artifact_path": ""}, ProjectFile("", 5, CREATED_AT)),
+    ],
+)  # fmt: skip
+def test_odd_fields(told: dict[str, object], expected: ProjectFile | None) -> None:
+    """A field of another type is absent; a row without a path is left out; its neighbours stay."""
+    found = decode(body([row("before"), row() | told, row("after")]))
+    assert [file.path for file in found if file.path in ("before", "after")] == ["before", "after"]
+    assert found[1:-1] == ([expected] if expected is not None else [])
+
+
+@pytest.mark.parametrize("name", ["file_size", "created_at", "artifact_path", "filename"])
+def test_absent_fields(name: str) -> None:
+    """Every field may be absent; without a path there is no row."""
+    told = row()
+    del told[name]
+    assert len(decode(body([told]))) == (name != "artifact_path")
+
+
+@pytest.mark.parametrize("odd", [None, 5, "a/f", [], {}, [row()], True, [[]]])
+def test_rows_that_are_none(odd: object) -> None:
+    """What is no row costs itself only."""
+    assert [file.path for file in decode(body([row("x"), odd, row("y")]))] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        body(None), body([]), body({}), body("x"), body({"item": row()}), b'{"data":{"attributes":{}}}',
+        b'{"data":null}', b'{"data":[]}', b"[]", b"{}", b"5", b'"x"', b"null",
+        json.dumps({"data": [{"attributes": {"files": [row()]}}]}).encode(),
+        json.dumps({"files": [row()]}).encode(), json.dumps({"data": {"files": [row()]}}).encode(),
+        json.dumps([{"data": {"attributes": {"files": [row()]}}}]).encode(),
+        json.dumps({"data": {"attributes": {"files": [[row()]]}}}).encode(),
+        json.dumps({"data": {"x": 1, "attributes": {"other": [row()]}}, "attributes": {"files": [row()]}}).encode(),
+    ],
+)  # fmt: skip
+def test_no_files(whole: bytes) -> None:
+    """Rows stand in data.attributes.files and nowhere else; without any it is an empty index."""
+    assert decode(whole) == []
+
+
+def test_rows_may_come_late_and_twice() -> None:
+    """Whatever comes before and after the rows is passed over."""
+    text = b'{"meta":{"a":[1,{"b":[]}]},"data":{"attributes":{"files":[%b],"x":{},"files":[%b]}},"included":[[[]]]}'
+    one, other = (json.dumps(row(path)).encode() for path in ("a", "b"))
+    assert [file.path for file in decode(text % (one, other))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", ["é", "\U0001f600", "\0", "a\nb", '"\\/', "\x7f", "%2f", " "])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_names_byte_for_byte(path: str, ascii_only: bool) -> None:
+    """A path is the server's, however it is written in JSON."""
+    text = json.dumps({"data": {"attributes": {"files": [row(path)]}}}, ensure_ascii=ascii_only)
+    assert [file.path for file in decode(text.encode())] == [path]
+
+
+# --- pieces -------------------------------------------------------------------------------------------------
+
+WHOLE = body(
+    [row(f"d{i}/é\U0001f600{i}", file_size=i * 1.5 if i % 3 else str(i)) for i in range(20)], more=[{"a": [None]}]
+)
+
+
+@given(st.lists(st.integers(0, len(WHOLE)), max_size=20))
+def test_cut_anywhere(cuts: list[int]) -> None:
+    """However a body is cut into pieces, in the middle of names, numbers and UTF-8, the same rows come out."""
+    assert decode(WHOLE, *cuts) == decode(WHOLE)
+
+
+def test_byte_by_byte() -> None:
+    """A row comes out with the piece that completes it, and not before."""
+    decoder = ProjectDecoder()
+    found = []
+    for place in range(len(WHOLE)):
+        for file in decoder.feed(WHOLE[place : place + 1]):
+            found.append(file)
+            assert WHOLE[place : place + 1] == b"}"
+    decoder.finish()
+    assert found == decode(WHOLE)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["artifact_path", "file_size", "created_at", "files", "data", "attributes", "x"]), inner
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(JSON, max_size=5), st.integers(1, 50))
+def test_any_json_as_rows(files: list[object], size: int) -> None:
+    """Any JSON in the place of rows decodes as the rows that it holds, or is refused; nothing else happens."""
+    try:
+        whole = body(files)
+    except UnicodeEncodeError:
+        return
+    try:
+        found = decode(whole, *range(0, len(whole), size))
+    except UnexpectedAnswer:
+        return  # NaN, Infinity, numbers of more than 64 bits
+    rows = [each for each in files if isinstance(each, dict) and isinstance(each.get("artifact_path"), str)]
+    assert [file.path for file in found] == [each["artifact_path"] for each in rows]
+
+
+@given(st.binary(max_size=200), st.integers(1, 20))
+def test_any_bytes(whole: bytes, size: int) -> None:
+    """Anything at all decodes, or is refused."""
+    for start in (b"", b'{"data":{"attributes":{"files":['):
+        with_start = start + whole
+        try:
+            decode(with_start, *range(0, len(with_start), size))
+        except UnexpectedAnswer:
+            continue
+
+
+# --- what is no listing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        b"", b" ", b"<!DOCTYPE html><html></html>", b"Service Unavailable", b"\xff\xfe{}", b"{'data': 1}",
+        WHOLE + b"x", WHOLE + b"{}",
+        b'{"data":{"attributes":{"files":[{"artifact_path":"\xff"}]}}}',
+        b'{"data":{"attributes":{"files":[{"file_size":123456789012345678901234567890}]}}}',
+        b'{"data":{"attributes":{"files":[{"file_size":NaN}]}}}', b'{"data":{"attributes":{"files":[,]}}}',
+    ],
+)  # fmt: skip
+def test_what_is_not_the_json_expected(whole: bytes) -> None:
+    """HTML, broken UTF-8, numbers past 64 bits, something behind the end: the whole of it is refused."""
+    with pytest.raises(UnexpectedAnswer):
+        decode(whole)
+
+
+@pytest.mark.parametrize("whole", [WHOLE, body([]), b'{"data":{"attributes":{"files":[{"artifact_path":"a"}]}}}'])
+def test_truncated_anywhere(whole: bytes) -> None:
+    """A body that breaks off, wherever, is not taken for a whole one."""
+    for end in range(len(whole)):
+        with pytest.raises(UnexpectedAnswer):
+            decode(whole[:end])
+
+
+def test_lone_surrogates() -> None:
+    """A name with a lone surrogate costs its own row at most, or the whole; it never comes out as another name."""
+    text = b'{"data":{"attributes":{"files":[{"artifact_path":"a/\\ud800x"},{"artifact_path":"b"}]}}}'
+    try:
+        found = decode(text)
+    except UnexpectedAnswer:
+        return
+    assert [file.path for file in found if not file.path.startswith("a/")] == ["b"]
+    assert "a/x" not in [file.path for file in found]
+
+
+@pytest.mark.parametrize("size", [16 << 10, 64 << 10])
+@pytest.mark.parametrize(
+    "start",
+    [b"[", b'{"a":', b'{"data":{"attributes":{"files":[[', b'{"data":{"attributes":{"files":[{"x":{"y":'],
+)
+def test_nesting_costs_no_memory(start: bytes, size: int) -> None:
+    """6.4: a body of a hundred thousand opening brackets is refused, at no cost: ready-made parsers take 10 GB."""
+    opener = b"[" if start.endswith(b"[") else b'{"a":'
+    whole = start + opener * 100_000
+    tracemalloc.start()
+    with pytest.raises(UnexpectedAnswer, match="nested"):
+        decode(whole, *range(0, len(whole), size))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+def test_rows_hold_no_more_than_they_must() -> None:
+    """6.4: a row of millions of values costs no memory; only what is asked for is kept of it."""
+    decoder = ProjectDecoder()
+    tracemalloc.start()
+    decoder.feed(b'{"data":{"attributes":{"files":[{"artifact_path":"a","x":[0')
+    for _ in range(100):
+        decoder.feed(b",[[],{}]" * 1000)
+        decoder.feed(b",0" * 4000)
+    found = decoder.feed(b"]}]}}}")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [ProjectFile("a")]
+    assert peak < 4 << 20
+
+
+def test_many_fields_in_a_row() -> None:
+    """6.4: of a row with a hundred thousand fields only the known ones are kept."""
+    fields = ",".join(f'"field{i}":"{"x" * 50}"' for i in range(20_000))
+    text = '{"data":{"attributes":{"files":[{' + fields + ',"artifact_path":"a"}]}}}'
+    assert decode(text.encode(), *range(0, len(text), 16 << 10)) == [ProjectFile("a")]
+
+
+def test_a_text_without_end() -> None:
+    """6.4: a name of many megabytes is refused before it is all there."""
+    decoder = ProjectDecoder()
+    decoder.feed(b'{"data":{"attributes":{"files":[{"artifact_path":"')
+    for _ in range(64):
+        assert decoder.feed(b"x" * (16 << 10)) == []
+    with pytest.raises(UnexpectedAnswer, match="longer than"):
+        decoder.feed(b"x" * (16 << 10))
+
+
+# --- from the network ---------------------------------------------------------------------------------------
+
+
+class Body(httpx.AsyncByteStream):
+    """A body in pieces, with a pause between them, that may break off; notes how many were taken, and its end."""
+
+    def __init__(self, pieces: Sequence[bytes | Exception], pause_s: float = 0.0) -> None:
+        self._pieces = pieces
+        self._pause_s = pause_s
+        self.taken = 0
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            await trio.sleep(self._pause_s)
+            if isinstance(piece, Exception):
+                raise piece
+            self.taken += 1
+            yield piece
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def lab(answer: httpx.Response | Exception) -> tuple[ModelLab, Transport, list[httpx.Request]]:
+    asked: list[httpx.Request] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    keys = Credentials(Secret("a"), Secret("b"))
+    sender = Transport("https://api.test", keys, clock=trio.current_time, transport=httpx.MockTransport(handler))
+    return ModelLab(sender, deadline_s=30.0), sender, asked
+
+
+async def files_of(service: ModelLab, project_id: str = "10") -> list[str]:
+    found: list[ProjectFile] = []
+    await service.project_files(project_id, found.extend)
+    return [file.path for file in found]
+
+
+ROWS = [f"d{i}/f" for i in range(5000)]
+LARGE = body([row(path) for path in ROWS])
+
+
+async def test_the_endpoint(autojump_clock: MockClock) -> None:
+    """One GET of /projects/{id}/artifacts, with the keys; the id is encoded, so that it leads nowhere else."""
+    for project_id, path in (("10", "10"), ("a/../b?x#y", "a%2F..%2Fb%3Fx%23y")):
+        service, sender, asked = lab(httpx.Response(200, content=LARGE))
+        assert await files_of(service, project_id) == ROWS
+        (request,) = asked
+        assert request.url.raw_path.decode() == f"/api/v2/model-lab-api/projects/{path}/artifacts"
+        assert request.headers["dd-api-key"] == "a"
+        assert sender.cost().requests == {"index": 1}
+        assert sender.cost().received_bytes == len(LARGE)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 16 << 10, 1 << 20])
+async def test_in_pieces(size: int, autojump_clock: MockClock) -> None:
+    """Rows come as the body does, however it is cut."""
+    whole = LARGE if size > 1 else body([row("a"), row("b")])
+    stream = Body([whole[start : start + size] for start in range(0, len(whole), size)])
+    service, _, _ = lab(httpx.Response(200, stream=stream))
+    assert await files_of(service) == (ROWS if size > 1 else ["a", "b"])
+    assert stream.closed
+
+
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(LARGE)), ("GZIP", gzip.compress(LARGE)), ("x-gzip", gzip.compress(LARGE)),
+        ("deflate", zlib.compress(LARGE)), ("deflate", RAW_DEFLATE.compress(LARGE) + RAW_DEFLATE.flush()),
+        ("identity", LARGE), ("", LARGE), ("gzip", gzip.compress(LARGE) + b"behind the end" * 100),
+    ],
+    ids=["gzip", "GZIP", "x-gzip", "deflate", "bare", "identity", "none", "more"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [100, 777, 1 << 20])
+async def test_encoded(encoding: str, packed: bytes, size: int, autojump_clock: MockClock) -> None:
+    """An answer that is compressed as we asked for is the same answer; so is a run's listing."""
+    pieces = [packed[start : start + size] for start in range(0, len(packed), size)]
+    service, sender, _ = lab(httpx.Response(200, headers={"Content-Encoding": encoding}, stream=Body(pieces)))
+    assert await files_of(service) == ROWS
+    service, sender, _ = lab(httpx.Response(200, headers={"Content-Encoding": encoding}, stream=Body(pieces)))
+    assert await sender.get("listing", "/x", deadline_s=5) == LARGE
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", LARGE), ("deflate", b"\xff" * 100), ("br", b"x"), ("zstd", b"x"), ("gzip, gzip", gzip.compress(LARGE)),
+        ("gzip", gzip.compress(LARGE)[:-500]), ("gzip", b""), ("gzip", gzip.compress(b"")),
+        ("gzip", gzip.compress(LARGE)[:200] + b"\xff" * 500),
+    ],
+    ids=["plain", "nonsense", "br", "zstd", "twice", "half", "nothing", "empty", "broken"],
+)  # fmt: skip
+async def test_encoded_wrongly(encoding: str, packed: bytes, autojump_clock: MockClock) -> None:
+    """What does not decompress, or to half of it, is refused."""
+    service, _, asked = lab(httpx.Response(200, headers={"Content-Encoding": encoding}, stream=Body([packed])))
+    with pytest.raises(errors.UnexpectedAnswer):
+        await files_of(service)
+    assert len(asked) == 1
+
+
+async def test_a_bomb(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.4: a megabyte that decompresses to a gigabyte is inflated a piece at a time, and given up at the bound."""
+    monkeypatch.setattr(client, "MAX_INDEX_BYTES", 8 << 20)
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 8 << 20)
+    packer = zlib.compressobj(wbits=31)
+    packed = b"".join(packer.compress(b" " * (1 << 20)) for _ in range(200)) + packer.flush()
+    service, sender, _ = lab(httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=packed))
+    tracemalloc.start()
+    with pytest.raises((errors.AnswerTooLarge, errors.UnexpectedAnswer)):
+        await files_of(service)
+    with pytest.raises(errors.AnswerTooLarge):
+        await sender.get("listing", "/x", deadline_s=30)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 24 << 20
+
+
+async def test_past_the_bound(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.4: an index of more than so many bytes is given up in the middle, and its connection with it."""
+    monkeypatch.setattr(client, "MAX_INDEX_BYTES", len(LARGE) - 1)
+    stream = Body([LARGE[start : start + 1000] for start in range(0, len(LARGE), 1000)] + [b" " * 1000] * 1000)
+    service, sender, _ = lab(httpx.Response(200, stream=stream))
+    with pytest.raises(errors.AnswerTooLarge):
+        await files_of(service)
+    assert stream.taken < len(LARGE) // 1000 + 3
+    assert stream.closed
+    # Its place is free again.
+    assert sender.has_room_ahead("listing")
+    monkeypatch.setattr(client, "MAX_INDEX_BYTES", len(LARGE))
+    service, _, _ = lab(httpx.Response(200, content=LARGE))
+    assert await files_of(service) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (httpx.Response(404, json={"errors": ["no"]}), errors.NotFound), (httpx.Response(500), errors.ServerFailed),
+        (httpx.Response(403), errors.AccessDenied), (httpx.Response(200, content=b"<html>"), errors.UnexpectedAnswer),
+        (httpx.Response(429, headers={"X-RateLimit-Reset": "1", "X-RateLimit-Name": "x"}), errors.RateLimited),
+        (httpx.Response(503), errors.ServerFailed),
+        (httpx.Response(302, headers={"Location": "/"}), errors.UnexpectedAnswer),
+        (httpx.Response(204), errors.UnexpectedAnswer),
+        (httpx.ConnectError("no"), errors.Unreachable), (httpx.ReadTimeout("no"), errors.TimedOut),
+        (httpx.Response(200, stream=Body([LARGE[:1000], httpx.ReadError("reset")])), errors.ConnectionLost),
+        (httpx.Response(200, stream=Body([LARGE[:1000]])), errors.UnexpectedAnswer),
+    ],
+)  # fmt: skip
+async def test_failures_are_ours_and_cost_one_request(
+    answer: httpx.Response | Exception, error: type[Exception], autojump_clock: MockClock
+) -> None:
+    """1.6: an index that fails is asked for once: what fails it may be its size."""
+    service, sender, asked = lab(answer)
+    with pytest.raises(error):
+        await files_of(service)
+    assert len(asked) == 1
+    assert trio.current_time() == 0
+    assert sender.has_room_ahead("listing")
+
+
+async def test_what_add_raises_ends_it(autojump_clock: MockClock) -> None:
+    """6.4: who takes the rows may have enough; the connection is closed, and its place is free."""
+    stream = Body([LARGE[start : start + 1000] for start in range(0, len(LARGE), 1000)])
+    service, sender, _ = lab(httpx.Response(200, stream=stream))
+
+    def add(_rows: object) -> None:
+        raise errors.AnswerTooLarge("enough")
+
+    with pytest.raises(errors.AnswerTooLarge, match="enough"):
+        await service.project_files("10", add)
+    assert stream.taken == 1
+    assert stream.closed
+    assert sender.has_room_ahead("listing")
+
+
+async def test_given_up_by_who_asked(autojump_clock: MockClock) -> None:
+    """5.1: an index that drips is given up when whoever asked has waited enough; its place is free again."""
+    stream = Body([b" "] * 1000, pause_s=10.0)
+    service, sender, _ = lab(httpx.Response(200, stream=stream))
+    with trio.move_on_after(60) as scope:
+        await files_of(service)
+    assert scope.cancelled_caught
+    assert stream.closed
+    assert sender.has_room_ahead("listing")
+
+
+async def test_others_go_on_meanwhile(autojump_clock: MockClock) -> None:
+    """5.1: between two pieces of half a millisecond others have their turn, also where all came at once."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    service, _, _ = lab(httpx.Response(200, content=LARGE))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await files_of(service)
+        nursery.cancel_scope.cancel()
+    assert turns >= len(LARGE) // (16 << 10)
+
+
+def test_costs_add_and_subtract() -> None:
+    """7: what was asked between two moments is the difference; kinds of which there was none are left out."""
+    before = transport.Cost({"run": 1, "listing": 5}, 100, 1.5)
+    after = transport.Cost({"run": 1, "listing": 7, "index": 1}, 350, 2.0)
+    spent = after - before
+    assert spent == transport.Cost({"listing": 2, "index": 1}, 250, 0.5)
+    assert before + spent == after
+    assert after - after == transport.Cost({})
+    assert transport.Cost({}) + after == after
+    # Both are values: nothing was changed by it.
+    assert before == transport.Cost({"run": 1, "listing": 5}, 100, 1.5)
