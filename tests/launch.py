@@ -39,8 +39,12 @@ def lookup_raises() -> None:
             raise Planted("a planted bug in contents")
         return await contents(self, node)
 
+    def not_at_hand(*_: object) -> None:
+        """What is at hand would not come by the two above."""
+
     Tree.lookup = failing_lookup  # type: ignore[method-assign]
     Tree.contents = failing_contents  # type: ignore[method-assign]
+    Tree.lookup_at_hand = Tree.contents_at_hand = not_at_hand  # type: ignore[method-assign, assignment]
 
 
 def count_inodes() -> None:

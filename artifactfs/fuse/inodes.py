@@ -2,38 +2,91 @@
 
 The table holds what the kernel holds: an inode comes in with its first counted lookup and goes with the forget
 that takes the last one. No await anywhere in here: `forget` may come beside a new lookup (pitfalls.md).
+A walk leaves an inode for every file that it passes, so an inode is small: a place (nodes.py) is made of it only when
+somebody asks for one.
 """
 
 import logging
 from collections.abc import Iterable
+from typing import cast
 
 import msgspec
 
 from artifactfs.errors import Superseded
-from artifactfs.tree.nodes import Directory, File, Fixed, Node, completes
+from artifactfs.tree.nodes import Directory, Entry, File, Fixed, Node, child, completes
 
 log = logging.getLogger(__name__)
 
 
-class Inode:
-    """A version of a place, under the number that the kernel knows it by."""
+class Inode(msgspec.Struct, gc=False, eq=False):
+    """A version of a place, under the number that the kernel knows it by.
 
-    __slots__ = ("lookups", "node", "number", "superseded")
+    `number`: the entry's, but for a collision. `directory`: what holds the entry; `made`: the place, where it is at
+    hand, which a file's never is. One of the two is always there. `superseded`: the server has another version by now,
+    and whoever opens this one is sent to look again.
+    """
 
-    def __init__(self, number: int, node: Node) -> None:
-        self.number = number
-        self.node = node
-        self.lookups = 0
-        # The server has another version by now: whoever opens this one is sent to look again.
-        self.superseded = False
+    number: int
+    entry: Entry
+    directory: Directory | None
+    made: Fixed | Directory | None = None
+    lookups: int = 0
+    superseded: bool = False
+
+    @property
+    def node(self) -> Node:
+        """The place."""
+        if self.made is not None:
+            return self.made
+        node = child(cast(Directory, self.directory), self.entry)
+        if not isinstance(node, File):
+            self.made = node
+        return node
+
+    def is_version_of(self, other: "Inode") -> bool:
+        """Whether both stand for one version of one place, of which one may know more (semantics 2.4)."""
+        if not completes(self.entry, other.entry):
+            return False
+        if not self.entry.is_dir:
+            return self._file() == other._file()
+        mine, its = self.node, other.node
+        if isinstance(mine, Directory) and isinstance(its, Directory):
+            return (mine.run_id, mine.path) == (its.run_id, its.path)
+        return mine is its
+
+    def learn(self, other: "Inode") -> None:
+        """Take over what another one of the same version knows: more completes it, less takes nothing away."""
+        mine, its = self.entry, other.entry
+        if mine is its:
+            return
+        if mine.is_dir:
+            self.entry, self.directory, self.made = its, other.directory, other.made
+            return
+        known = msgspec.structs.replace(
+            its,
+            size_bytes=its.size_bytes if mine.size_bytes is None else mine.size_bytes,
+            created_ns=its.created_ns if mine.created_ns is None else mine.created_ns,
+            mtime_ns=mine.mtime_ns,  # a time once shown stays (semantics 2.3)
+        )
+        # The listing's own entry where it says the same: by it the next look knows the inode.
+        self.entry = its if known == its else known
+
+    def _file(self) -> tuple[int, str, bytes]:
+        directory = cast(Directory, self.directory)
+        return directory.run_id, directory.path, self.entry.name
 
 
 class Inodes:
-    """All inodes in use. `pinned` ones (the root) are there without a lookup, and stay."""
+    """All inodes in use. `pinned` ones (the root) are there without a lookup, and stay.
 
-    def __init__(self, pinned: Iterable[Node]) -> None:
-        self._pinned = {node.entry.number: Inode(node.entry.number, node) for node in pinned}
+    `find(number)` is the inode of a number, or None for one that is not in use.
+    """
+
+    def __init__(self, pinned: Iterable[Fixed]) -> None:
+        self._pinned = {node.entry.number: Inode(node.entry.number, node.entry, None, node) for node in pinned}
         self._table: dict[int, Inode] = dict(self._pinned)
+        # The table's own, and no method around it: it is called for every entry of every directory that is read.
+        self.find = self._table.get
 
     def __len__(self) -> int:
         return len(self._table)
@@ -47,24 +100,29 @@ class Inodes:
 
     def intern(self, node: Node) -> Inode:
         """Return the inode for a place: the one in use, or a new one that `count` will put into use."""
-        number = node.entry.number
-        while (inode := self._table.get(number)) is not None:
-            if inode.superseded:
-                number += 1  # the name stands for a version that is a new inode, whatever the listing knows of it
-                continue
-            if inode.node is node or inode.node.entry is node.entry:
+        if isinstance(node, File):
+            return self.intern_child(node.directory, node.entry)
+        return self._intern(Inode(node.entry.number, node.entry, None, node))
+
+    def intern_child(self, directory: Directory, entry: Entry) -> Inode:
+        """Do the same for an entry of a directory of artifacts."""
+        return self._intern(Inode(entry.number, entry, directory))
+
+    def _intern(self, new: Inode) -> Inode:
+        while (inode := self._table.get(new.number)) is not None:
+            # A superseded one is not it: the name stands for another version, whatever the listing knows of that.
+            if not inode.superseded and inode.is_version_of(new):
+                inode.learn(new)
                 return inode
-            if _same_version(inode.node, node):
-                inode.node = _completed(inode.node, node)
-                return inode
-            # Two places with one digest: the later one gets the next number. Once in about 2^63 / n^2.
-            number += 1
-        return Inode(number, node)
+            # Two places with one digest: the later one gets the next number. Once in about 2^60 / n^2.
+            new.number += 1
+        return new
 
     def count(self, inode: Inode) -> None:
         """The kernel was given this inode once more."""
+        if not inode.lookups:
+            self._table[inode.number] = inode
         inode.lookups += 1
-        self._table[inode.number] = inode
 
     def forget(self, number: int, lookups: int) -> None:
         """The kernel gives back that many lookups of an inode."""
@@ -73,31 +131,10 @@ class Inodes:
             log.error("forget of inode %d, which is not in use", number)
             return
         inode.lookups -= lookups
+        if inode.lookups > 0:
+            return
         if inode.lookups < 0:
             log.error("inode %d was forgotten %d times too often", number, -inode.lookups)
             inode.lookups = 0
-        if inode.lookups == 0 and number not in self._pinned:
+        if number not in self._pinned:
             del self._table[number]
-
-
-def _completed(old: Node, new: Node) -> Node:
-    """Return what is known of a version by both: learning more completes it, knowing less takes nothing away."""
-    if not isinstance(old, File) or not isinstance(new, File):
-        return new
-    if old.entry.size_bytes is not None or new.entry.size_bytes is None:
-        return old
-    # A time once shown stays (semantics 2.3).
-    return File(new.directory, msgspec.structs.replace(new.entry, mtime_ns=old.entry.mtime_ns))
-
-
-def _same_version(old: Node, new: Node) -> bool:
-    if isinstance(old, Fixed) or isinstance(new, Fixed):
-        return old is new
-    if _place(old) != _place(new):
-        return False
-    return completes(old.entry, new.entry)
-
-
-def _place(node: Directory | File) -> tuple[int, str, bool]:
-    run_id = node.run_id if isinstance(node, Directory) else node.directory.run_id
-    return run_id, node.path, isinstance(node, Directory)

@@ -7,10 +7,11 @@ handler does not let another task run, so that lookup counts and replies stay in
 
 import errno
 import functools
+import itertools
 import logging
 import stat
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 import msgspec
 import pyfuse3
@@ -21,13 +22,13 @@ from artifactfs import errors
 from artifactfs.content.files import Files, FileVersion
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.inodes import Inode, Inodes
-from artifactfs.tree.nodes import File, Node
+from artifactfs.tree.nodes import Directory, File, Fixed
 from artifactfs.tree.tree import Contents, Tree
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # A version's attributes do not change, so how long the kernel keeps them is arbitrary; names have times of
 # their own.
@@ -63,14 +64,14 @@ class Ownership(msgspec.Struct, frozen=True):
 
 
 def guarded(
-    handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]]:
+    handler: Callable[["Operations", *Ts], Coroutine[Any, Any, T]],
+) -> Callable[["Operations", *Ts], Coroutine[Any, Any, T]]:
     """Wrap a handler: nothing but FUSEError (and a cancellation) gets out of it."""
 
     @functools.wraps(handler)
-    async def guard(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def guard(self: "Operations", *args: *Ts) -> T:
         try:
-            return await handler(self, *args, **kwargs)
+            return await handler(self, *args)
         except FUSEError:
             raise
         except errors.ServiceError as error:
@@ -82,32 +83,16 @@ def guarded(
             log.exception("%s failed: this is a bug in artifactfs, please report it", handler.__name__)
             raise FUSEError(errno.EIO) from error
 
-    return cast("Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]", guard)
+    return guard
 
 
-def bounded(
-    handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]]:
-    """Wrap a handler of metadata, which has a limit in all (semantics 5.1); contents have one of their own."""
-
-    @functools.wraps(handler)
-    async def bound(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> T:
-        with trio.move_on_after(self.deadline_s):
-            return await handler(self, *args, **kwargs)
-        raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
-
-    return cast("Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]", bound)
-
-
-class _DirectoryHandle:
+class _DirectoryHandle(msgspec.Struct):
     """An open directory: its contents frozen when it was opened, so that cookies stay true."""
 
-    __slots__ = ("contents", "inode", "started")
-
-    def __init__(self, inode: Inode, contents: Contents) -> None:
-        self.inode = inode
-        self.contents = contents
-        self.started = False
+    inode: Inode
+    directory: Fixed | Directory
+    contents: Contents
+    started: bool = False
 
 
 class Operations(pyfuse3.Operations):
@@ -134,7 +119,10 @@ class Operations(pyfuse3.Operations):
         self.inodes = Inodes([tree.root])
         self._directories: dict[int, _DirectoryHandle] = {}
         self._open_files: dict[int, tuple[Inode, File, OpenFile]] = {}
-        self._next_handle = 1
+        self._handles = itertools.count(1)
+        # Written over for each name of a directory: the kernel is given it before anything else runs.
+        self._dots = self._blank(stat.S_IFDIR, 0.0)
+        self._files_shown = self._blank((stat.S_IFREG | 0o444) & ~ownership.umask, _ATTRIBUTES_VALID_S)
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -144,11 +132,12 @@ class Operations(pyfuse3.Operations):
             log.exception("reporting that the mount is ready failed")
 
     @guarded
-    @bounded
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes.get(parent_inode).node
         try:
-            found = await self._tree.lookup(parent, name)
+            found = self._tree.lookup_at_hand(parent, name)
+            if found is None:
+                found = await self._in_time(self._tree.lookup(parent, name))
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
@@ -176,38 +165,28 @@ class Operations(pyfuse3.Operations):
         return self._attributes(self.inodes.get(inode), _DIRECTORY_VALID_S)
 
     @guarded
-    @bounded
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
-        contents = await self._tree.contents(opened.node)
+        directory = opened.node
+        if isinstance(directory, File):
+            raise errors.NotADirectory("not a directory")
+        contents = await self._contents(directory)
         # no await below:
-        handle = self._new_handle()
-        self._directories[handle] = _DirectoryHandle(opened, contents)
+        handle = next(self._handles)
+        self._directories[handle] = _DirectoryHandle(opened, directory, contents)
         return handle
 
     @guarded
-    @bounded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         handle = self._directories[fh]
         if start_id == 0 and handle.started:
             # rewinddir: POSIX wants the directory as it is now.
-            handle.contents = await self._tree.contents(handle.inode.node)
+            handle.contents = await self._contents(handle.directory)
         # no await below:
         handle.started = True
-        if start_id < _DOTS and not self._reply_dots(handle, start_id, token):
-            return
-        contents = handle.contents
-        valid_s = contents.left_s()
-        node_of, intern, count = contents.node_of, self.inodes.intern, self.inodes.count
-        entries = contents.entries
-        attributes = EntryAttributes()
-        for position in range(max(0, start_id - _DOTS), len(entries)):
-            entry = entries[position]
-            inode = intern(node_of(entry))
-            self._fill(attributes, inode, valid_s)
-            if not pyfuse3.readdir_reply(token, entry.name, attributes, position + _DOTS + 1):
-                return
-            count(inode)
+        # The last question of each walk through a directory is what comes after its last entry.
+        if start_id < _DOTS + len(handle.contents.entries):
+            self._reply(handle, start_id, token)
 
     @guarded
     async def releasedir(self, fh: int) -> None:
@@ -224,7 +203,8 @@ class Operations(pyfuse3.Operations):
         self._tree.check(file)
         try:
             location = await self._tree.locate(file)
-            handle = await self._files.open(FileVersion(location.artifact, file.entry.size_bytes, location.run_stamp))
+            version = FileVersion(location.artifact, file.entry.size_bytes, location.stamp, location.variant)
+            handle = await self._files.open(version)
         except errors.Superseded:
             # The kernel looks the name up again, and must get another inode: it holds pages of this one.
             opened.superseded = True
@@ -233,8 +213,8 @@ class Operations(pyfuse3.Operations):
             raise await self._why(opened, file, error, gone=errno.ENOENT) from error
         # no await below:
         if file.entry.size_bytes is None and handle.size is not None:
-            opened.node = self._tree.learned(file, handle.size)
-        number = self._new_handle()
+            opened.entry = self._tree.learned(file, handle.size).entry
+        number = next(self._handles)
         self._open_files[number] = (opened, file, handle)
         # Another version is another inode, so what the kernel has of this one is still true. Without a size it
         # cannot keep anything: it would stop at 0.
@@ -286,55 +266,91 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = _NAME_MAX
         return data
 
-    def _new_handle(self) -> int:
-        handle = self._next_handle
-        self._next_handle += 1
-        return handle
+    async def _contents(self, directory: Fixed | Directory) -> Contents:
+        contents = self._tree.contents_at_hand(directory)
+        return contents if contents is not None else await self._in_time(self._tree.contents(directory))
 
-    def _reply_dots(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
-        # The kernel counts no lookup for these two, so neither do we.
-        dots = ((b".", handle.inode.number), (b"..", self._parent_number(handle.inode.node)))
-        for position in range(start_id, _DOTS):
-            name, number = dots[position]
-            attributes = EntryAttributes()
-            self._fill(attributes, handle.inode, 0.0)
-            attributes.st_ino = number
-            if not pyfuse3.readdir_reply(token, name, attributes, position + 1):
-                return False
-        return True
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        """Wait for what metadata needs, which has a limit in all (semantics 5.1); contents have one of their own."""
+        with trio.move_on_after(self.deadline_s):
+            return await answer
+        raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
-    @staticmethod
-    def _parent_number(node: Node) -> int:
-        return node.directory.entry.number if isinstance(node, File) else node.parent_number
+    def _reply(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
+
+        In a walk over what is known this is most of the work, so nothing is done for an entry that was done for the
+        one before, and no place is made of it.
+        """
+        contents, directory, reply = handle.contents, handle.directory, pyfuse3.readdir_reply
+        if start_id < _DOTS:
+            # Of these two the kernel takes number and kind, and nothing else; it counts no lookup, so neither do we.
+            dots = self._dots
+            dots.st_ino = handle.inode.number
+            if start_id == 0 and not reply(token, b".", dots, 1):
+                return
+            dots.st_ino = directory.parent_number
+            if not reply(token, b"..", dots, _DOTS):
+                return
+            start_id = _DOTS
+        find, count, entries = self.inodes.find, self.inodes.count, contents.entries
+        files = self._files_shown
+        files.entry_timeout = valid_s = contents.left_s()
+        mtime_ns: int | None = None
+        for position in range(start_id - _DOTS, len(entries)):
+            entry = entries[position]
+            inode = find(entry.number)
+            # An entry belongs to one listing, so the same entry is the same place: no walk but the first looks further.
+            if inode is None or inode.entry is not entry or inode.superseded:
+                if isinstance(directory, Directory):
+                    inode = self.inodes.intern_child(directory, entry)
+                else:
+                    inode = self.inodes.intern(contents.node_of(entry))
+            shown = inode.entry
+            size = shown.size_bytes
+            if size is None:
+                attributes = self._attributes(inode, valid_s)
+            else:
+                attributes = files
+                attributes.st_ino = inode.number
+                attributes.st_size = size
+                attributes.st_blocks = (size + 511) >> 9
+                if shown.mtime_ns != mtime_ns:
+                    mtime_ns = shown.mtime_ns
+                    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime_ns
+            if not reply(token, entry.name, attributes, position + _DOTS + 1):
+                return
+            count(inode)
 
     def _attributes(self, inode: Inode, valid_s: float) -> EntryAttributes:
-        attributes = EntryAttributes()
-        self._fill(attributes, inode, valid_s)
-        return attributes
-
-    def _fill(self, attributes: EntryAttributes, inode: Inode, valid_s: float) -> None:
-        """Write the attributes of an inode over `attributes` (semantics 2.1 to 2.3)."""
-        entry = inode.node.entry
-        owner = self._ownership
+        """Return the attributes of an inode (semantics 2.1 to 2.3)."""
+        entry, owner = inode.entry, self._ownership
+        size = entry.size_bytes
+        if entry.is_dir:
+            # A run's directory has a time that moves with the run.
+            attributes = self._blank((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)
+        elif size is None:
+            attributes = self._blank((stat.S_IFREG | 0o444) & ~owner.sizeless_umask, 0.0)
+        else:
+            attributes = self._blank((stat.S_IFREG | 0o444) & ~owner.umask, _ATTRIBUTES_VALID_S)
+            attributes.st_size = size
+            attributes.st_blocks = (size + 511) >> 9
         attributes.st_ino = inode.number
         attributes.entry_timeout = valid_s
-        attributes.st_uid = owner.uid
-        attributes.st_gid = owner.gid
+        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.mtime_ns
+        return attributes
+
+    def _blank(self, mode: int, valid_s: float) -> EntryAttributes:
+        """Return attributes with what all of a kind share; they are valid for `valid_s`."""
+        attributes = EntryAttributes()
+        attributes.st_mode = mode
+        attributes.st_uid = self._ownership.uid
+        attributes.st_gid = self._ownership.gid
         # 1 link: find does not count on directories' links.
         attributes.st_nlink = 1
         attributes.st_blksize = _BLOCK_SIZE
-        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.mtime_ns
-        if entry.is_dir:
-            attributes.st_mode = (stat.S_IFDIR | 0o555) & ~owner.umask
-            attributes.st_size = attributes.st_blocks = 0
-            # A run's directory has a time that moves with the run.
-            attributes.attr_timeout = valid_s
-            return
-        size = entry.size_bytes
-        attributes.st_mode = (stat.S_IFREG | 0o444) & ~(owner.sizeless_umask if size is None else owner.umask)
-        attributes.st_size = size or 0
-        attributes.st_blocks = ((size or 0) + 511) >> 9
-        attributes.attr_timeout = 0.0 if size is None else _ATTRIBUTES_VALID_S
+        attributes.attr_timeout = valid_s
+        return attributes
 
     async def _refuse(self, *_: object) -> NoReturn:
         # The mount is `ro`, so the kernel refuses before it asks; this is for whoever remounts it.

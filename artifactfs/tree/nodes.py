@@ -9,18 +9,20 @@ the same after a remount and asks nothing of a disk. What a version is, is decid
 """
 
 import hashlib
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 ROOT_NUMBER = 1
+_NUMBERS = (1 << 60) - 1
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A name in a directory, with what `stat` shows of it.
 
     `number`: the inode's. `size_bytes` None: unknown (always for directories). `mtime_ns`: since the epoch.
-    `slash`: the server wrote the directory with a slash at its end.
+    `slash`: the server wrote the directory with a slash at its end. `created_ns`: a file's own time, since the epoch,
+    where the service told it: part of its version, and mostly what `mtime_ns` is.
     """
 
     name: bytes
@@ -29,6 +31,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     mtime_ns: int
     size_bytes: int | None = None
     slash: bool = True
+    created_ns: int | None = None
 
 
 class Fixed(msgspec.Struct, frozen=True):
@@ -78,11 +81,22 @@ def completes(old: Entry, new: Entry) -> bool:
     """Whether `new` is the same version as `old`, or the same with more or less known of it (semantics 2.4)."""
     if old.is_dir or new.is_dir:
         return old.is_dir == new.is_dir
-    return old.size_bytes == new.size_bytes or old.size_bytes is None or new.size_bytes is None
+    same_size = old.size_bytes == new.size_bytes or old.size_bytes is None or new.size_bytes is None
+    return same_size and (old.created_ns == new.created_ns or old.created_ns is None or new.created_ns is None)
+
+
+class ChildNumber(Protocol):
+    """See `Numbering.children`."""
+
+    def __call__(self, name: bytes, is_dir: bool, size_bytes: int | None, created_ns: int | None = None) -> int:
+        """Return a number."""
 
 
 class Numbering:
-    """Inode numbers for one site. 63 bits: some readers take st_ino for signed."""
+    """Inode numbers for one site.
+
+    60 bits: some readers take st_ino for signed, and CPython keeps these in 32 bytes, larger ones in 48.
+    """
 
     def __init__(self, site: str) -> None:
         self._site = site.encode()
@@ -95,14 +109,20 @@ class Numbering:
         """Return the number of a run's root."""
         return _number(hashlib.blake2b(self._prefix(run_id, "") + b"\0d", digest_size=8))
 
-    def children(self, run_id: int, directory: str) -> "Callable[[bytes, bool, int | None], int]":
-        """Return a function (name, is_dir, size_bytes) -> number for the names in one directory."""
+    def children(self, run_id: int, directory: str) -> "ChildNumber":
+        """Return a function (name, is_dir, size_bytes, created_ns) -> number for the names in one directory.
+
+        `created_ns` is given only for a file that was seen with the same size and another time: which of its times is
+        known at first depends on the way that one comes to it, and must not make another number after a remount.
+        """
         start = hashlib.blake2b(self._prefix(run_id, directory) + b"/", digest_size=8)
 
-        def number(name: bytes, is_dir: bool, size_bytes: int | None) -> int:
+        def number(name: bytes, is_dir: bool, size_bytes: int | None, created_ns: int | None = None) -> int:
             digest = start.copy()
-            # A name holds no NUL, so no two (name, kind, size) meet.
+            # A name holds no NUL, so no two (name, kind, size, time) meet.
             digest.update(name + (b"\0d" if is_dir else b"\0f%d" % size_bytes if size_bytes is not None else b"\0f?"))
+            if created_ns is not None:
+                digest.update(b"\0%d" % created_ns)
             return _number(digest)
 
         return number
@@ -112,6 +132,7 @@ class Numbering:
 
 
 def _number(digest: "hashlib.blake2b") -> int:
-    number = int.from_bytes(digest.digest(), "big") >> 1
+    # Not shifted: the result would keep the memory of what it was shifted from.
+    number = int.from_bytes(digest.digest(), "big") & _NUMBERS
     # 0 is "no inode" and 1 the root of a FUSE mount.
     return number if number > ROOT_NUMBER else number + 2

@@ -1,6 +1,8 @@
 """artifactfs.fuse.inodes: lookup counts, versions and collisions (semantics 2.3, 2.4)."""
 
+import gc
 import logging
+import sys
 
 import pytest
 
@@ -17,9 +19,15 @@ def place(path: str = "", *, run_id: int = 1, number: int = 50, mtime_ns: int = 
 
 
 def file(
-    name: str = "f", size: int | None = 5, *, number: int = 100, mtime_ns: int = 0, parent: Directory | None = None
+    name: str = "f",
+    size: int | None = 5,
+    *,
+    number: int = 100,
+    mtime_ns: int = 0,
+    created_ns: int | None = None,
+    parent: Directory | None = None,
 ) -> File:
-    return File(parent or place(), Entry(name.encode(), False, number, mtime_ns, size))
+    return File(parent or place(), Entry(name.encode(), False, number, mtime_ns, size, created_ns=created_ns))
 
 
 @pytest.fixture
@@ -128,6 +136,49 @@ def test_a_directorys_time_moves(inodes: Inodes) -> None:
     inode = used(inodes, place(mtime_ns=7))
     assert used(inodes, place(mtime_ns=9)) is inode
     assert inode.node.entry.mtime_ns == 9
+
+
+def test_learning_the_files_own_time_completes_a_version(inodes: Inodes) -> None:
+    """2.3, 2.4: by the index, say: the inode stays, what it showed stays, and another own time is another version."""
+    inode = used(inodes, file(size=None, mtime_ns=7))
+    assert used(inodes, file(size=None, mtime_ns=9, created_ns=9)) is inode
+    assert used(inodes, file(size=5, mtime_ns=11)) is inode
+    entry = inode.node.entry
+    assert (entry.size_bytes, entry.created_ns, entry.mtime_ns) == (5, 9, 7)
+    assert used(inodes, file(size=5, mtime_ns=12, created_ns=12)) is not inode
+
+
+def test_a_listing_that_says_the_same_takes_the_old_ones_place(inodes: Inodes) -> None:
+    """7: a listing fetched again is known by its own entries, and nothing of the old one is kept in memory."""
+    inode = used(inodes, file())
+    again = file()
+    assert again.entry is not inode.entry
+    assert inodes.intern_child(again.directory, again.entry) is inode
+    assert inode.entry is again.entry
+
+
+def test_an_inode_made_from_an_entry_is_the_places(inodes: Inodes) -> None:
+    """2.4: however one comes by it: an entry of a directory, or the place itself; of a directory it is made once."""
+    parent = place("d", number=60)
+    for entry in (file().entry, place("d/e", number=61).entry):
+        inode = inodes.intern_child(parent, entry)
+        inodes.count(inode)
+        assert inodes.find(entry.number) is inode
+        assert inodes.intern(inode.node) is inode
+    assert used(inodes, file(parent=parent)).node == file(parent=parent)
+    directory = inodes.get(61).node
+    assert directory == Directory(1, "d/e", directory.entry, 60)
+    assert inodes.get(61).node is directory
+    assert inodes.find(62) is None
+
+
+def test_an_inode_is_small(inodes: Inodes) -> None:
+    """7: there are as many as files that were seen: no dict, and nothing for the collector to look at."""
+    inode = used(inodes, file())
+    assert sys.getsizeof(inode) <= 64
+    assert not hasattr(inode, "__dict__")
+    assert not gc.is_tracked(inode)
+    assert not gc.is_tracked(inode.entry)
 
 
 def test_two_versions_are_two_inodes(inodes: Inodes) -> None:
