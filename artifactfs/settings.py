@@ -70,6 +70,15 @@ def _count(value: str) -> int:
     return int(value)
 
 
+def _one_of(*known: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.strip().lower() not in known:
+            raise ValueError(f"{value!r} is none of {', '.join(known)}")
+        return value.strip().lower()
+
+    return parse
+
+
 def _octal(value: str) -> int:
     if not re.fullmatch(r"0?[0-7]{1,3}", value.strip()):
         raise ValueError(f"{value!r} is not an octal mask like 022")
@@ -146,6 +155,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("negative_ttl", parse_duration, 10.0, "S", "How long 'not there' is believed [10s]."),
     Setting("stale_max", parse_duration, 3600.0, "S", "How long an old listing serves while the API is down [1h]."),
     Setting("deadline", _positive_duration, 30.0, "S", "Longest wait of any operation without progress [30s]."),
+    Setting(
+        "prefetch",
+        _one_of("auto", "tree", "off"),
+        "auto",
+        "auto|tree|off",
+        "What to list ahead of who walks: the project at once, or directories [auto].",
+    ),
     Setting("runs_listed", _count, 200, "N", "How many runs /runs shows [200]."),
     Setting("umask", _octal, 0, "MASK", "Permission bits (octal) to clear."),
     Setting("uid", _user_id, None, "USER", "Owner of everything [who mounts]."),
@@ -183,6 +199,7 @@ class Settings:
     negative_ttl: float
     stale_max: float
     deadline: float
+    prefetch: str
     runs_listed: int
     umask: int
     uid: int

@@ -3,6 +3,7 @@
 Nothing here sleeps in real time: `TurnedClock` follows trio's clock, which is a MockClock in these tests.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,11 +12,15 @@ import trio
 from artifactfs.errors import NotFound
 from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.forms import Child, Children
-from artifactfs.modellab.models import Run
+from artifactfs.modellab.models import ProjectFile, Run
+from artifactfs.modellab.transport import Cost
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
 MINUTE_NS = 60 * 10**9
+# What the index says of files unless told otherwise: 2026-05-16T08:30:00Z.
+CREATED_AT = "2026-05-16T08:30:00Z"
+CREATED_NS = NOW_NS - 30 * MINUTE_NS
 
 
 class TurnedClock:
@@ -43,11 +48,13 @@ def finished_run(run_id: int = 1, *, minutes_ago: float = 60.0) -> Run:
     return run(run_id, "completed", completed_ns=NOW_NS - int(minutes_ago * MINUTE_NS))
 
 
-def directory(files: Mapping[str, int | None] | None = None, dirs: Sequence[str] = ()) -> DirectoryListing:
+def directory(
+    files: Mapping[str, int | None] | None = None, dirs: Sequence[str] = (), prefix: str = "prefix/artifacts"
+) -> DirectoryListing:
     """Return a listing with these directories and files (sizes in bytes, None: unknown), in this order."""
     children = [Child(name.encode(), True, slash=True) for name in dirs]
     children += [Child(name.encode(), False, size) for name, size in (files or {}).items()]
-    return DirectoryListing(Children({child.name: child for child in children}), "prefix/artifacts")
+    return DirectoryListing(Children({child.name: child for child in children}), prefix)
 
 
 @dataclass
@@ -55,7 +62,9 @@ class FakeService:
     """The tree's Service: answers from tables that a test fills, and keeps a log of what was asked.
 
     `failures` are raised by the next calls, one each (None: that one succeeds); `latency_s` is how long a call takes;
-    `gate`, where set, holds every call until the event is set.
+    `gate`, where set, holds every call until the event is set. `refusals`: what a call, as it stands in the log, raises
+    as long as it stands there. `projects`: the index of each project that has one, which takes `index_s` more to come;
+    `room`: whether requests ahead may go.
     """
 
     runs: dict[int, Run] = field(default_factory=dict)
@@ -65,6 +74,34 @@ class FakeService:
     latency_s: float = 0.0
     gate: trio.Event | None = None
     log: list[tuple[object, ...]] = field(default_factory=list)
+    projects: dict[str, list[ProjectFile]] = field(default_factory=dict)
+    index_s: float = 0.0
+    room: bool = True
+    refusals: dict[tuple[object, ...], Exception] = field(default_factory=dict)
+
+    def add_tree(
+        self,
+        run_id: int,
+        files: Mapping[str, int | None],
+        *,
+        project_id: str = "10",
+        prefix: str = "prefix/artifacts",
+        created_at: str = CREATED_AT,
+    ) -> None:
+        """Give a run files by their paths, with their directories' listings and their part of the project's index."""
+        held: dict[str, tuple[dict[str, int | None], dict[str, None]]] = {"": ({}, {})}
+        for path, size in files.items():
+            *above, name = path.split("/")
+            for depth, part in enumerate(above):
+                held["/".join(above[:depth])][1][part] = None
+                held.setdefault("/".join(above[: depth + 1]), ({}, {}))
+            held["/".join(above)][0][name] = size
+        for path, (its_files, its_dirs) in held.items():
+            self.listings[run_id, path] = directory(its_files, list(its_dirs), prefix)
+        base = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+        self.projects.setdefault(project_id, []).extend(
+            ProjectFile(base + path, size, created_at) for path, size in files.items()
+        )
 
     async def get_run(self, run_id: int) -> Run:
         await self._called("run", run_id)
@@ -77,6 +114,19 @@ class FakeService:
         await self._called("runs", count)
         return answer
 
+    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+        await self._called("index", project_id)
+        await trio.sleep(self.index_s)
+        if project_id not in self.projects:
+            raise NotFound(f"project {project_id} is not there", 404)
+        add(self.projects[project_id])
+
+    def has_room_ahead(self) -> bool:
+        return self.room
+
+    def cost(self) -> Cost:
+        return Cost(dict(Counter(str(kind) for kind, *_ in self.log)))
+
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         await self._called("listing", run_id, path)
         if (run_id, path) not in self.listings:
@@ -88,6 +138,8 @@ class FakeService:
         await trio.sleep(self.latency_s)
         if self.gate is not None:
             await self.gate.wait()
+        if (refusal := self.refusals.get(call)) is not None:
+            raise refusal
         if self.broken is not None:
             raise self.broken
         if self.failures and (failure := self.failures.pop(0)) is not None:

@@ -21,6 +21,7 @@ class Lab:
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._next_run = 900_001
+        self._next_project = 90_000
         self.start(port)
         self._switches = self._ask("GET", "switches")
 
@@ -80,11 +81,22 @@ class Lab:
         """Change what is told of a run: set, unset, delete."""
         self._ask("POST", "runs", {"run": run_id, **changes})
 
-    def new_run(self, files: Mapping[str, int] | None = None, **attributes: object) -> int:
-        """Make a run that no other test knows, with files of these sizes. Returns its id."""
+    def new_project(self) -> int:
+        """Return the id of a project that no other test knows; `new_run` makes it."""
+        self._next_project += 1
+        return self._next_project
+
+    def new_run(
+        self, files: Mapping[str, int] | None = None, *, project: int | None = None, **attributes: object
+    ) -> int:
+        """Make a run that no other test knows, with files of these sizes. Returns its id.
+
+        `project`: where, in place of the one of all such runs, whose index has too little to be of use to anybody.
+        """
         run_id = self._next_run
         self._next_run += 1
-        self.files(run_id, add={"a.txt": 10, "sub/b.bin": 20} if files is None else files)
+        where = {} if project is None else {"project": project}
+        self.files(run_id, add={"a.txt": 10, "sub/b.bin": 20} if files is None else files, **where)
         self.change_run(run_id, set=attributes)
         return run_id
 

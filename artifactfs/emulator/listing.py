@@ -6,14 +6,16 @@ Owns in which of the possible forms a tree is told (model-lab-api: "What the doc
 from collections.abc import Iterator
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from artifactfs.emulator.answers import Broken, Silence, document, error, missing, resource
-from artifactfs.emulator.lab import File, Row, Run
+from artifactfs.emulator.answers import LOGIN_PAGE, Broken, Silence, document, error, missing, resource
+from artifactfs.emulator.lab import CREATED_AT, File, Row, Run
 from artifactfs.emulator.state import Emulator
 from artifactfs.emulator.switches import SizeForm, Switches
 
 EVERY_TENTH = 10  # of the files, the partial index lacks one
+GHOST = "gone.bin"  # what an index of ghosts has more in every directory
 
 
 class Refused(Exception):
@@ -55,7 +57,13 @@ async def project_artifacts(emulator: Emulator, request: Request) -> ASGIApp:
         return missing(emulator, "project")
     if form == "stall":
         return Silence()
-    rows = index_rows(emulator.lab.runs_of(project_id), emulator.switches)
+    if form == "html":
+        return Response(LOGIN_PAGE, media_type="text/html")
+    runs = emulator.lab.runs_of(project_id)
+    if form == "other":
+        others = (emulator.lab.runs_of(each.id) for each in emulator.lab.projects() if each.id != project_id)
+        runs = next(filter(None, others), [])
+    rows = index_rows(runs, emulator.switches)
     body = document(emulator, resource(emulator, project_id, "project_files", files(emulator, rows)))
     return Broken(body.body, media_type="application/json") if form == "cut" else body
 
@@ -161,4 +169,8 @@ def index_rows(runs: list[Run], switches: Switches) -> list[Row]:
         rows += run.raw_index
     if switches.index == "partial":
         return [row for place, row in enumerate(rows, 1) if place % EVERY_TENTH]
+    if switches.index == "ghosts":
+        directories = dict.fromkeys(str(row["artifact_path"]).rpartition("/")[0] for row in rows)
+        ghost: Row = {"filename": GHOST, "created_at": CREATED_AT, "file_size": 1}
+        rows += [{**ghost, "artifact_path": f"{directory}/{GHOST}"} for directory in directories]
     return rows

@@ -78,8 +78,9 @@ class Switches:
     rate_limit_headers: bool = True
     """Whether every answer has the X-RateLimit headers."""
 
-    index: Literal["full", "404", "partial", "empty", "no_sizes", "stall", "cut"] = "full"
-    """A project's flat listing. partial: every tenth file is missing. stall: never answered. cut: half of it."""
+    index: Literal["full", "404", "partial", "ghosts", "other", "empty", "no_sizes", "html", "stall", "cut"] = "full"
+    """A project's flat listing. partial: every tenth file is missing. ghosts: every directory with files has one more,
+    `gone.bin`. other: that of another project. html: a login page, 200. stall: never answered. cut: half of it."""
 
     ranges: Literal["granted", "ignored"] = "granted"
     """Whether content honours Range (206, 416), or answers 200 with the whole body."""

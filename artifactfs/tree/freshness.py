@@ -106,6 +106,7 @@ class Health:
 class FreshCache(Generic[K, V]):
     """Values by key, each fresh for a time of its own.
 
+    `what(key)` is what messages call it.
     `fetch(key, old)` asks the service, with the old value where there is one. `ttl_s(value)` is for how long a
     value is fresh, `weight(value)` what it counts against `max_weight`. A NotFound of `fetch` is an absence, believed
     for `negative_ttl_s`; any other exception goes to whoever waits and is remembered by nobody.
@@ -113,7 +114,7 @@ class FreshCache(Generic[K, V]):
 
     def __init__(
         self,
-        what: str,
+        what: Callable[[K], str],
         *,
         fetch: Callable[[K, V | None], Awaitable[V]],
         ttl_s: Callable[[V], float],
@@ -159,6 +160,19 @@ class FreshCache(Generic[K, V]):
         """Return what is held, fresh or old, without asking anybody."""
         return self._held.get(key)
 
+    async def renew(self, key: K) -> Held[V]:
+        """Return a value that is asked for now, or was already under way. Raises as `get` does."""
+        held = self._held.get(key)
+        return await self._wait(key, self._flight(key, held.value if held is not None else None))
+
+    def forget(self, key: K) -> None:
+        """Forget a value, but not what is under way: the next look asks."""
+        self._held.pop(key, None)
+
+    def in_trouble(self) -> bool:
+        """Whether the last thing known of the service is that it does not answer."""
+        return self._health.in_trouble()
+
     async def get(self, key: K) -> Held[V]:
         """Return a value: fresh, or old where a refresh fails for a passing reason or takes too long.
 
@@ -168,7 +182,7 @@ class FreshCache(Generic[K, V]):
         if held is not None and self.left_s(held) > 0:
             return held
         if (absent_until := self._absent.get(key)) is not None:
-            raise errors.NoSuchEntry(f"{self._what} {key}: not there", max(0.0, absent_until - self._clock()))
+            raise errors.NoSuchEntry(f"{self._what(key)}: not there", max(0.0, absent_until - self._clock()))
         if held is None:
             return await self._wait(key, self._flight(key, None))
         return await self._refresh(key, held)
@@ -266,13 +280,12 @@ class FreshCache(Generic[K, V]):
             self._held.pop(key, None)
             self._absent[key] = self._clock() + self._negative_ttl_s
         elif isinstance(error, errors.PassingError):
-            log.warning("%s %s: %s%s", self._what, key, error, "; the old one is served" if had_old else "")
+            log.warning("%s: %s%s", self._what(key), error, "; the old one is served" if had_old else "")
             self._health.failed(self._clock())
         elif not flight.waiters:
             log.warning(
-                "%s %s: the refresh failed: %s",
-                self._what,
-                key,
+                "%s: the refresh failed: %s",
+                self._what(key),
                 error,
                 exc_info=not isinstance(error, errors.ArtifactfsError),
             )

@@ -1,7 +1,7 @@
 """One directory's entries: from the service's answer to what is shown, and for how long it is believed."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -9,8 +9,9 @@ import trio
 
 from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.forms import Child
-from artifactfs.modellab.models import Run
-from artifactfs.tree.nodes import Entry, Numbering, completes
+from artifactfs.modellab.models import ProjectFile, Run
+from artifactfs.modellab.transport import Cost
+from artifactfs.tree.nodes import ChildNumber, Entry, Numbering, completes
 
 # A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
 # uploads trail behind a run's end.
@@ -30,6 +31,15 @@ class Service(Protocol):
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         """Return the children of a directory of a run."""
+
+    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+        """Give every file of a project's listing to `add`, as they come."""
+
+    def has_room_ahead(self) -> bool:
+        """Whether a request that nobody waits for may go now."""
+
+    def cost(self) -> Cost:
+        """Return what was asked so far."""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -72,24 +82,40 @@ def run_time_ns(run: Run) -> int:
     return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
 
 
+async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -> Mapping[bytes, Child]:
+    """Return a directory's children with what only the index has of its files: times, and sizes where they lack."""
+    if not index:
+        return children
+    found = dict(children)
+    rest = iter(index.values())
+    while part := list(itertools.islice(rest, _SLICE)):
+        for known in part:
+            if (child := found.get(known.name)) is not None and not child.is_dir:
+                size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
+                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=known.created_ns)
+        await trio.lowlevel.checkpoint()
+    return found
+
+
 async def build(
-    answer: DirectoryListing,
+    children: Mapping[bytes, Child],
     run: Run,
     path: str,
     old: Listing | None,
     numbering: Numbering,
     amendments: dict[bytes, Amendment] | None = None,
 ) -> Listing:
-    """Make a listing of an answer. What is unchanged since `old` keeps its entry, and with it its time (2.3).
+    """Make a listing of the children in an answer.
 
+    What is unchanged since `old` keeps its entry, and with it its time (2.3).
     `amendments`: sizes by name that the content told; one holds as long as the listing says what it said then.
     """
     number = numbering.children(run.run_id, path)
     mtime_ns = file_time_ns(run)
     known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
-    children = iter(answer.children.by_name.values())
-    while part := list(itertools.islice(children, _SLICE)):
+    rest = iter(children.values())
+    while part := list(itertools.islice(rest, _SLICE)):
         for item in part:
             if amendments and (amended := amendments.get(item.name)) and amended.listed_bytes == item.size_bytes:
                 item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
@@ -98,20 +124,26 @@ async def build(
     return Listing(by_name)
 
 
-def _entry(item: Child, old: Entry | None, number: Callable[[bytes, bool, int | None], int], mtime_ns: int) -> Entry:
+def _entry(item: Child, old: Entry | None, number: ChildNumber, mtime_ns: int) -> Entry:
+    if old is None:
+        mtime_ns = mtime_ns if item.created_ns is None else item.created_ns
+        its_number = number(item.name, item.is_dir, item.size_bytes)
+        return Entry(item.name, item.is_dir, its_number, mtime_ns, item.size_bytes, item.slash, item.created_ns)
     new = Entry(
         item.name,
         item.is_dir,
-        number(item.name, item.is_dir, item.size_bytes) if old is None else old.number,
-        mtime_ns if old is None else old.mtime_ns,
+        old.number,
+        old.mtime_ns,
         item.size_bytes,
         item.slash,
+        old.created_ns if item.created_ns is None else item.created_ns,
     )
-    if old is None:
-        return new
     if not completes(old, new):
-        return _entry(item, None, number, mtime_ns)
+        new = _entry(item, None, number, mtime_ns)
+        if new.number == old.number or item.size_bytes == old.size_bytes:  # only its time tells it from others
+            new = msgspec.structs.replace(new, number=number(item.name, item.is_dir, item.size_bytes, item.created_ns))
+        return new
     if new.size_bytes is None and old.size_bytes is not None:
-        return old
+        new = msgspec.structs.replace(new, size_bytes=old.size_bytes)
     # The same object where nothing changed: a refresh of a large directory costs no memory.
     return old if new == old else new

@@ -1,25 +1,32 @@
 """The tree: lookup and children, for every kind of place. The way in for the kernel's side.
 
-Owns what is where; `listings.py` owns what a directory holds, `freshness.py` for how long. A lookup below a
-run is answered from the parent's listing, which is one call (semantics 1.1).
+Owns what is where; `listings.py` owns what a directory holds, `freshness.py` for how long. A lookup below a run is
+answered from the parent's listing, which is one call (semantics 1.1); of somebody who walks, from the project's index
+(`index.py`), or from what was listed ahead of him (`prefetch.py`).
 """
 
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import cachetools
 import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.content import Artifact
-from artifactfs.modellab.models import Run
+from artifactfs.modellab.forms import Child
+from artifactfs.modellab.models import Run, printable
 from artifactfs.tree import listings
 from artifactfs.tree.freshness import FreshCache, Health, Held
+from artifactfs.tree.index import Index
 from artifactfs.tree.listings import Amendment, Listing, Service
 from artifactfs.tree.nodes import ROOT_NUMBER, Directory, Entry, File, Fixed, Node, Numbering, child, completes
+from artifactfs.tree.prefetch import Place, Prefetch
+from artifactfs.tree.walks import Walks
 
 # Bounds of what is remembered. An entry is about 300 bytes, so all of it is about 400 MB; a listing of
 # modellab.client.MAX_ROWS must fit. A run is about 500 bytes.
@@ -27,6 +34,8 @@ _MAX_ENTRIES = 1_200_000
 _MAX_RUNS = 20_000
 # Directories in which a listing and a content were seen to disagree: rare.
 _MAX_AMENDED = 1_000
+# Directories of which the index has been contradicted; rare, too.
+_MAX_DOUBTED = 10_000
 _MAX_RUN_ID = 2**63 - 1
 # Names of ours never go away while the mount is there.
 _FIXED_VALID_S = 3600.0
@@ -51,10 +60,15 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 class Location(msgspec.Struct, frozen=True):
-    """Where a file's content is, and a digest of its run's times if the run is settled."""
+    """Where a file's content is, and by what it is known over remounts (semantics 4.3).
+
+    `stamp`: a digest of its run's times if the run is settled, or else of its own time; None where neither is known.
+    `variant`: tells versions of one size apart; 0 for the first that was seen.
+    """
 
     artifact: Artifact
-    run_stamp: bytes | None
+    stamp: bytes | None
+    variant: int = 0
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
@@ -83,6 +97,7 @@ class Tree:
         wall_clock_ns: Callable[[], int] = time.time_ns,
         times: TreeTimes | None = None,
         runs_listed: int = 200,
+        prefetch: str = "off",
     ) -> None:
         self._service = service
         self._times = times or TreeTimes()
@@ -103,7 +118,7 @@ class Tree:
         health = Health()
 
         self._runs: FreshCache[int, Run] = FreshCache(
-            "run",
+            lambda run_id: f"run {run_id}",
             fetch=self._fetch_run,
             ttl_s=self._ttl_s,
             weight=lambda _run: 1,
@@ -115,7 +130,7 @@ class Tree:
             clock=clock,
         )
         self._pages: FreshCache[int, tuple[Run, ...]] = FreshCache(
-            "runs, newest",
+            lambda count: f"the {count} runs last updated",
             fetch=self._fetch_runs,
             ttl_s=lambda _runs: self._times.listing_ttl,
             weight=len,
@@ -127,9 +142,9 @@ class Tree:
             clock=clock,
         )
         self._listings: FreshCache[tuple[int, str, bool], _RunListing] = FreshCache(
-            "listing (run, path)",
+            lambda key: f"run {key[0]}, directory {printable(key[1]) or '/'}",
             fetch=self._fetch_listing,
-            ttl_s=lambda found: self._ttl_s(found.run),
+            ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
             weight=lambda found: len(found.listing) + 1,
             max_weight=_MAX_ENTRIES,
             negative_ttl_s=self._times.negative_ttl,
@@ -138,13 +153,29 @@ class Tree:
             nursery=nursery,
             clock=clock,
         )
+        # By run, the directories that are in `_listings`, or were.
+        self._listed: cachetools.LRUCache[int, dict[Place, None]] = cachetools.LRUCache(_MAX_RUNS)
+        # Directories whose next listing must be their own: the index, or a content, has been contradicted there.
+        self._doubted: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_DOUBTED)
+        self._walks = Walks(nursery=nursery, clock=clock, cost=service.cost)
+        self._index = (
+            Index(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s)
+            if prefetch == "auto"
+            else None
+        )
+        self._prefetch = Prefetch(self, nursery=nursery, walk=self._walks.walk) if prefetch != "off" else None
 
     async def lookup(self, parent: Node, name: bytes) -> Found:
         """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
         if isinstance(parent, Directory):
             held = await self._listing(parent)
-            left_s = self._listings.left_s(held)
+            left_s = self._left_s(held)
             entry = held.value.listing.by_name.get(name)
+            if entry is None and not held.value.own:
+                # The index never says that something is not there (semantics 1.6).
+                held = await self._own_listing(parent)
+                left_s = self._left_s(held)
+                entry = held.value.listing.by_name.get(name)
             if entry is None:
                 raise errors.NoSuchEntry("no such name", min(left_s, self._times.negative_ttl))
             return Found(child(parent, entry), left_s)
@@ -163,11 +194,7 @@ class Tree:
     async def contents(self, node: Node) -> Contents:
         """Return what a directory holds, in the order to show it in."""
         if isinstance(node, Directory):
-            directory = node
-            held = await self._listing(directory)
-            return Contents(
-                held.value.listing.entries, lambda entry: child(directory, entry), lambda: self._listings.left_s(held)
-            )
+            return self._looked_at(node, await self._listing(node))
         if node is self.root:
             entries = tuple(fixed.entry for fixed in self._top.values())
             return Contents(entries, lambda entry: self._top[entry.name], lambda: _FIXED_VALID_S)
@@ -181,6 +208,28 @@ class Tree:
             )
         raise errors.NotADirectory("not a directory")
 
+    def lookup_at_hand(self, parent: Node, name: bytes) -> Found | None:
+        """Return what `lookup` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
+        if not isinstance(parent, Directory):
+            return None
+        held = self._listings.peek((parent.run_id, parent.path, parent.entry.slash))
+        if held is None or (entry := held.value.listing.by_name.get(name)) is None:
+            return None
+        return Found(child(parent, entry), self._left_s(held))
+
+    def contents_at_hand(self, node: Node) -> Contents | None:
+        """Return what `contents` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
+        if not isinstance(node, Directory):
+            return None
+        held = self._listings.peek((node.run_id, node.path, node.entry.slash))
+        return self._looked_at(node, held) if held is not None else None
+
+    def _looked_at(self, directory: Directory, held: "Held[_RunListing]") -> Contents:
+        listing = held.value.listing
+        if self._walks.visited(directory.run_id, directory.path) and self._prefetch is not None:
+            self._prefetch.visited(directory.run_id, (directory.path, directory.entry.slash), listing.by_name)
+        return Contents(listing.entries, partial(child, directory), partial(self._left_s, held))
+
     async def locate(self, file: File) -> Location:
         """Return where a file's content is. Asks the service only if its run's listings are long forgotten."""
         run_id = file.directory.run_id
@@ -193,7 +242,10 @@ class Tree:
         if (held := self._runs.peek(run_id)) is not None:
             run = held.value
         artifact = Artifact(run.project_id, f"{prefix.rstrip('/')}/{file.path}")
-        return Location(artifact, self._run_stamp(run))
+        entry = file.entry
+        # The first version of a size has the number that stands for the size alone.
+        first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
+        return Location(artifact, self._stamp(run, entry), 0 if entry.number == first else entry.number)
 
     def check(self, file: File) -> None:
         """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""
@@ -207,6 +259,7 @@ class Tree:
 
     def doubt(self, directory: Directory) -> None:
         """The content contradicts the listing of a directory: the next look at it asks again."""
+        self._doubted[directory.run_id, directory.path] = True
         for slash in (True, False):
             self._listings.drop((directory.run_id, directory.path, slash))
 
@@ -237,11 +290,35 @@ class Tree:
         """Make the next look at anything fresh (semantics 3.3). What was fetched stays at hand in case that fails."""
         for cache in (self._runs, self._pages, self._listings):
             cache.expire()
+        if self._index is not None:
+            self._index.expire()
 
     async def _listing(self, directory: Directory) -> "Held[_RunListing]":
         key = (directory.run_id, directory.path, directory.entry.slash)
+        if (held := self._listings.peek(key)) is not None:
+            return held
+        with self._walks.asking(directory.run_id, directory.path):
+            return await self._or_gone(directory, self._listings.get(key))
+
+    async def _own_listing(self, directory: Directory) -> "Held[_RunListing]":
+        """Return a directory's own listing, asked for now where the index stands for it."""
+        self._doubted[directory.run_id, directory.path] = True
+        key = (directory.run_id, directory.path, directory.entry.slash)
+        held = await self._or_gone(directory, self._listings.renew(key))
+        if not held.value.own:  # that one had been under way already
+            self._doubted[directory.run_id, directory.path] = True
+            held = await self._or_gone(directory, self._listings.renew(key))
+        return held
+
+    def _left_s(self, held: "Held[_RunListing]") -> float:
+        """Return for how long the names of a listing may be believed."""
+        left_s = self._listings.left_s(held)
+        # What came from the index may have to be taken back.
+        return left_s if held.value.own else min(left_s, self._times.listing_ttl)
+
+    async def _or_gone(self, directory: Directory, listing: Awaitable["Held[_RunListing]"]) -> "Held[_RunListing]":
         try:
-            return await self._listings.get(key)
+            return await listing
         except errors.NoSuchEntry:
             # The parent's listing named it, and it is gone: that listing is no longer true.
             parent = directory.path.rpartition("/")[0]
@@ -249,11 +326,15 @@ class Tree:
                 self._listings.drop((directory.run_id, parent, slash))
             raise
 
-    def _run_stamp(self, run: Run) -> bytes | None:
-        """Return a digest of a settled run's times: as long as it stays the same, so do the run's contents (4.3)."""
-        if not listings.settled(run, self._wall_clock_ns()):
+    def _stamp(self, run: Run, entry: Entry) -> bytes | None:
+        """Return a digest of what stays the same as long as a file's content does (semantics 4.3)."""
+        if listings.settled(run, self._wall_clock_ns()):
+            known_by = f"{run.completed_ns} {run.updated_ns}"
+        elif entry.created_ns is not None:
+            known_by = f"created {entry.created_ns}"
+        else:
             return None
-        return hashlib.blake2b(f"{run.completed_ns} {run.updated_ns}".encode(), digest_size=16).digest()
+        return hashlib.blake2b(known_by.encode(), digest_size=16).digest()
 
     async def _fetch_run(self, run_id: int, _old: Run | None) -> Run:
         return await self._service.get_run(run_id)
@@ -268,15 +349,121 @@ class Tree:
     async def _fetch_listing(self, key: tuple[int, str, bool], old: "_RunListing | None") -> "_RunListing":
         run_id, path, slash = key
         run = (await self._runs.get(run_id)).value
-        answer = await self._service.list_directory(run_id, path, slash=slash)
-        self._places[run_id] = (run, answer.path_in_project)
-        listing = await listings.build(
-            answer, run, path, old.listing if old else None, self._numbering, self._amendments.get((run_id, path))
-        )
-        return _RunListing(run, listing, answer.path_in_project)
+        place = self._places.get(run_id)
+        if self._index is not None and path and place is not None and (run_id, path) not in self._doubted:
+            walking, hurry = self._walks.walk(run_id) is not None, old is not None
+            found = await self._index.directory(run, place[1], path, walking=walking, hurry=hurry)
+            if found is not None:
+                children, asked_at = found
+                listing = await self._build(run, path, children, old)
+                # No await from here to the cache: what is taken back now is taken back with it.
+                if self._index.believed(run):
+                    self._note(run_id, (path, slash))
+                    return _RunListing(run, listing, place[1], own=False, age_s=self._clock() - asked_at)
+        own = await self._ask_itself(run, path, slash, old)
+        self._note(run_id, (path, slash))
+        return own
 
-    def _ttl_s(self, run: Run) -> float:
-        return self._times.finished_ttl if listings.settled(run, self._wall_clock_ns()) else self._times.listing_ttl
+    async def _ask_itself(self, run: Run, path: str, slash: bool, old: "_RunListing | None") -> "_RunListing":
+        try:
+            answer = await self._service.list_directory(run.run_id, path, slash=slash)
+        except errors.NotFound:
+            if self._index is not None and (place := self._places.get(run.run_id)) is not None:
+                await self._index.listed(run, place[1], path, {})
+            raise
+        return await self._take_own(run, path, answer, old)
+
+    async def _take_own(
+        self, run: Run, path: str, answer: DirectoryListing, old: "_RunListing | None"
+    ) -> "_RunListing":
+        """Make a directory's own listing of an answer; it counts against the index, and takes its files' times."""
+        prefix = answer.path_in_project
+        children: Mapping[bytes, Child] = answer.children.by_name
+        self._places[run.run_id] = (run, prefix)
+        self._doubted.pop((run.run_id, path), None)
+        if self._index is not None:
+            children = await listings.timed(children, await self._index.listed(run, prefix, path, children))
+        return _RunListing(run, await self._build(run, path, children, old), prefix)
+
+    async def _build(self, run: Run, path: str, children: Mapping[bytes, Child], old: "_RunListing | None") -> Listing:
+        amendments = self._amendments.get((run.run_id, path))
+        return await listings.build(children, run, path, old.listing if old else None, self._numbering, amendments)
+
+    # --- for the index -------------------------------------------------------------------------------------
+
+    def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
+        """Yield path and entries of every directory of a run whose own listing is at hand and fresh."""
+        for (path, _), held in self._of_run(run.run_id):
+            if held.value.own and self._listings.left_s(held) > 0:
+                yield path, held.value.listing.by_name
+
+    async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, Child], Callable[[], Awaitable[None]]]:
+        """List a directory on its own; returns its children, and how to keep them."""
+        asked_at = self._clock()
+        answer = await self._service.list_directory(run.run_id, path)
+        key = (run.run_id, path, True)
+
+        async def keep() -> None:
+            old = self._listings.at_hand(key)
+            listing = await self._take_own(run, path, answer, old.value if old is not None else None)
+            self._note(run.run_id, (path, True))
+            self._listings.put(key, listing, asked_at)
+
+        return answer.children.by_name, keep
+
+    def forget_indexed(self, run_id: int) -> None:
+        """Forget what came from the index about a run."""
+        for place, held in self._of_run(run_id):
+            if not held.value.own:
+                self._listings.forget((run_id, *place))
+
+    def _of_run(self, run_id: int) -> "Iterator[tuple[Place, Held[_RunListing]]]":
+        """Yield every directory of a run that is held, fresh or old."""
+        places = self._listed.get(run_id, {})
+        for place in list(places):
+            if (held := self._listings.at_hand((run_id, *place))) is not None:
+                yield place, held
+            else:
+                places.pop(place, None)
+
+    def _note(self, run_id: int, place: Place) -> None:
+        """Take note of a directory that is held from now on."""
+        places = self._listed.setdefault(run_id, {})
+        places.pop(place, None)  # the latest at the end
+        places[place] = None
+
+    # --- for listing ahead ---------------------------------------------------------------------------------
+
+    def at_hand(self, run_id: int, place: Place) -> Mapping[bytes, Entry] | None:
+        """Return a directory's entries if they are at hand and fresh."""
+        held = self._listings.peek((run_id, *place))
+        return held.value.listing.by_name if held is not None else None
+
+    def all_at_hand(self, run_id: int) -> Iterable[tuple[Place, Mapping[bytes, Entry]]]:
+        """Return every directory of a run that is at hand and fresh."""
+        for place, held in self._of_run(run_id):
+            if self._listings.left_s(held) > 0:
+                yield place, held.value.listing.by_name
+
+    async def bring(self, run_id: int, place: Place) -> Mapping[bytes, Entry]:
+        """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
+        return (await self._listings.renew((run_id, *place))).value.listing.by_name
+
+    def may_go(self, run_id: int) -> bool | None:
+        """Whether a request ahead may go now; None: it is no use, now or later in this walk."""
+        if self._listings.in_trouble() or not self._walks.goes_on(run_id):
+            return False
+        run = self._runs.at_hand(run_id)
+        index = self._index
+        # One that is believed may turn out to be wrong later in this walk.
+        if index is not None and run is not None and (index.believed(run.value) or index.is_coming(run.value)):
+            return False
+        return self._service.has_room_ahead()
+
+    def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
+        """Return for how long a listing is believed that was asked for so long ago: its run may have ended since."""
+        then_ns = self._wall_clock_ns() - int(age_s * 1e9)
+        return self._times.finished_ttl if listings.settled(run, then_ns) else self._times.listing_ttl
 
     def _run_directory(self, run: Run) -> Directory:
         entry = Entry(str(run.run_id).encode(), True, self._numbering.run(run.run_id), listings.run_time_ns(run))
@@ -284,11 +471,16 @@ class Tree:
 
 
 class _RunListing(msgspec.Struct, frozen=True):
-    """A listing, and the run as it was when it was asked for: its status says how long to believe it."""
+    """A listing, and the run as it was when it was asked for: its status says how long to believe it.
+
+    `own`: the directory's own, not the index's part of it. `age_s`: how old it was already when it was made.
+    """
 
     run: Run
     listing: Listing
     path_in_project: str
+    own: bool = True
+    age_s: float = 0.0
 
 
 def parse_run_id(name: bytes) -> int | None:

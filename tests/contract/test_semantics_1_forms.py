@@ -105,7 +105,7 @@ def test_the_form_is_learned_once(lab: Lab, mounting: Mounting) -> None:
     """1.1: a server that refuses the slash costs one more call for the first directory, not for each."""
     lab.switch(slash="refused")
     run_id = lab.new_run({f"d{i}/file.txt": 1 for i in range(10)})
-    mounted = mounting()
+    mounted = mounting("--prefetch", "off")
     mounted.walk("runs", run_id)
 
     assert lab.requests() == {"run": 1, "listing": 12}

@@ -1,4 +1,7 @@
-"""Section 7 of the contract: what each thing that a user does costs in requests (without the project's index)."""
+"""Section 7 of the contract: what each thing that a user does costs in requests.
+
+Walks without the project's index; with it, they are in test_semantics_1_index.py.
+"""
 
 import concurrent.futures
 
@@ -83,43 +86,46 @@ def test_listing_a_directory(lab: Lab, standing: Mount) -> None:
     assert lab.requests() == {"listing": 1}
 
 
+@pytest.mark.parametrize("prefetch", ["tree", "off"])
 @pytest.mark.parametrize("command", ["find", "du -a", "ls -lR", "tree"])
-def test_a_walk_costs_a_listing_for_each_directory(command: str, lab: Lab, standing: Mount) -> None:
-    """7: `find`, `du`, `ls -R` over D directories: at most D + 4, and 0 the second time."""
+def test_a_walk_costs_a_listing_for_each_directory(command: str, prefetch: str, lab: Lab, mounting: Mounting) -> None:
+    """7: `find`, `du`, `ls -R` over D directories: at most D + 4, listed ahead or not, and 0 the second time."""
     run_id = lab.new_run({f"d{i}/e{j}/f{k}": k for i in range(6) for j in range(4) for k in range(5)})
     directories = 1 + sum(size is None for size in lab.truth(run_id).values())
-    lab.reset()
-    standing.sh(f'{command} "$M/runs/$1"', run_id).ok()
+    mounted = mounting("--prefetch", prefetch)
+    mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
     cold = lab.total()
     assert cold <= directories + 4
     for _ in range(2):
-        standing.sh(f'{command} "$M/runs/$1"', run_id).ok()
+        mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
     assert lab.total() == cold
 
 
-def test_a_thousand_directories(lab: Lab, standing: Mount) -> None:
+@pytest.mark.parametrize("prefetch", ["tree", "off"])
+def test_a_thousand_directories(prefetch: str, lab: Lab, mounting: Mounting) -> None:
     """7: walking 1,000 directories of 20 files twice costs no more than once, and once no more than D + 4."""
     run_id = lab.new_run({})
     lab.files(run_id, grid={"dirs": 1000, "files": 20})
     directories = 1 + sum(size is None for size in lab.truth(run_id).values())
-    lab.reset()
-    standing.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
+    mounted = mounting("--prefetch", prefetch)
+    mounted.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
     assert lab.total() <= directories + 4
     once = lab.total()
-    standing.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
+    mounted.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
     assert lab.total() == once
 
 
-def test_many_walkers_cost_no_more_than_one(lab: Lab, standing: Mount) -> None:
+@pytest.mark.parametrize("prefetch", ["tree", "off"])
+def test_many_walkers_cost_no_more_than_one(prefetch: str, lab: Lab, mounting: Mounting) -> None:
     """7: eight walkers at once cost no more requests than one would."""
     run_id = lab.new_run({f"d{i}/e{j}/f{k}": k for i in range(10) for j in range(10) for k in range(3)})
     truth = lab.truth(run_id)
     directories = 1 + sum(size is None for size in truth.values())
     # Every answer takes a while, so that the walkers do meet.
     lab.switch(latency_s=0.01)
-    lab.reset()
+    mounted = mounting("--prefetch", prefetch)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: standing.tree(run_id), range(8)))
+        found = list(pool.map(lambda _: mounted.tree(run_id), range(8)))
     assert all(tree == truth for tree in found)
     assert lab.requests() == {"run": 1, "listing": directories}
 

@@ -199,6 +199,32 @@ async def test_index_partial_lacks_every_tenth_file() -> None:
         assert len(await api.files("many")) == 94
 
 
+async def test_index_ghosts() -> None:
+    """index=ghosts: all files, and in every directory of files one that no listing has."""
+    async with Api(index="ghosts") as api:
+        paths = [row["artifact_path"].removeprefix(f"{api.run.prefix}/") for row in await index_rows(api)]
+        ghosts = [path for path in paths if path.endswith("gone.bin")]
+        assert sorted(ghosts) == ["dir/gone.bin", "dir/sub/gone.bin", "dirx/gone.bin", "gone.bin"]
+        assert len(paths) == 6 + 4
+        assert sorted(await api.paths()) == sorted(ROOT)
+
+
+async def test_index_other() -> None:
+    """index=other: a right listing, but of another project; empty where there is no other."""
+    async with Api(index="other") as api:
+        assert await index_rows(api) == []
+        await api.order("files", {"run": 3, "project": PROJECT + 1, "add": {"y": 1}})
+        assert [row["filename"] for row in await index_rows(api)] == ["y"]
+
+
+async def test_index_html() -> None:
+    """index=html: a login page in place of the listing."""
+    async with Api(index="html") as api:
+        answer = await index(api)
+        assert answer.status_code == 200
+        assert answer.text.startswith("<!DOCTYPE html>")
+
+
 async def test_index_empty_and_no_sizes() -> None:
     """index=empty has no rows, index=no_sizes no sizes."""
     async with Api(index="empty") as api:

@@ -55,7 +55,7 @@ async def make(nursery: trio.Nursery, source: Source, clock: TurnedClock) -> Mak
         *, max_weight: int = 100, stale_max_s: float = 3600.0, health: Health | None = None, ttl_s: float = 60.0
     ) -> FreshCache[str, int]:
         return FreshCache(
-            "thing",
+            lambda key: f"thing {key}",
             fetch=source.fetch,
             ttl_s=lambda _value: ttl_s,
             weight=lambda value: value,
@@ -219,7 +219,7 @@ async def test_a_cancelled_leader_wakes_its_followers(source: Source, autojump_c
 
     async with trio.open_nursery() as callers, trio.open_nursery() as root:
         cache: FreshCache[str, int] = FreshCache(
-            "thing",
+            lambda key: f"thing {key}",
             fetch=source.fetch,
             ttl_s=lambda _value: 60.0,
             weight=lambda _value: 1,

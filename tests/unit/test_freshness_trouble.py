@@ -25,7 +25,7 @@ def health() -> Health:
 @pytest.fixture
 async def cache(nursery: trio.Nursery, source: Source, health: Health) -> FreshCache[str, int]:
     return FreshCache(
-        "thing",
+        lambda key: f"thing {key}",
         fetch=source.fetch,
         ttl_s=lambda _value: 60.0,
         weight=lambda _value: 1,
@@ -178,7 +178,7 @@ async def test_trouble_is_everybodys(nursery: trio.Nursery, autojump_clock: Mock
     source = Source()
     source.error = errors.NotFound("no", 404)
     cache: FreshCache[str, int] = FreshCache(
-        "thing",
+        lambda key: f"thing {key}",
         fetch=source.fetch,
         ttl_s=lambda _value: 60.0,
         weight=lambda _value: 1,

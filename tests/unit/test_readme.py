@@ -19,7 +19,8 @@ def row(setting: Setting) -> str:
     elif setting.metavar is None:
         option = f"`{setting.option}`"
     else:
-        option = f"`{setting.option} {setting.metavar}`"
+        # A bar ends a cell, between backticks too.
+        option = f"`{setting.option} {setting.metavar}`".replace("|", r"\|")
     if setting.name == "verbose":
         option = f"`-v`, {option}"
     variables = ", ".join(f"`{name}`" for name in setting.env)

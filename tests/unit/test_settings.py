@@ -54,6 +54,7 @@ def test_defaults(home: Path) -> None:
     assert found.cache_dir == str(home / ".cache" / "artifactfs")
     assert not found.allow_other
     assert found.proxy is None
+    assert found.prefetch == "auto"
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
     """Flags, variables, -o and the config file come from one table: a row works in all of them."""
     samples = {
         "site": "datadoghq.eu", "api_url": "https://api.example.com", "proxy": "http://p:1", "umask": "022", "uid": "7",
-        "gid": "8", "allow_other": "true", "verbose": "true", "runs_listed": "5",
+        "gid": "8", "allow_other": "true", "verbose": "true", "runs_listed": "5", "prefetch": "tree",
     }  # fmt: skip
     for row in SETTINGS:
         if "key" in row.name or row.name == "access_token":
@@ -116,7 +117,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
     [
         ("listing_ttl", "soon"), ("listing_ttl", "-1"), ("listing_ttl", "inf"), ("deadline", "0"),
         ("cache_size", "big"), ("cache_size", "1" * 400 + ".5"), ("runs_listed", "-1"), ("runs_listed", "1.5"),
-        ("umask", "999"),
+        ("umask", "999"), ("prefetch", "all"), ("prefetch", "true"),
         ("umask", "0o22"), ("uid", "nobody-of-that-name"), ("gid", "nobody-of-that-name"), ("uid", "4294967295"),
         ("gid", "99999999999"), ("allow_other", "perhaps"), ("cache_dir", ""), ("site", "nowhere"), ("site", "a b.c"),
         ("api_url", "ftp://api.example.com"), ("api_url", ""), ("proxy", "socks://x"),

@@ -286,7 +286,7 @@ def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | 
 async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     """1.1: entries come in the server's order, and by name."""
     answer = directory({"z": 1, "a": 2, "m": 3})
-    built = await listings.build(answer, run(1), "d", None, Numbering("test"))
+    built = await listings.build(answer.children.by_name, run(1), "d", None, Numbering("test"))
     assert [e.name for e in built.entries] == [b"z", b"a", b"m"]
     assert built.by_name[b"a"] is built.entries[1]
     assert len(built) == 3
@@ -305,7 +305,7 @@ async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> Non
     answer = directory({f"f{i}": i for i in range(20_000)})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await listings.build(answer, run(1), "d", None, Numbering("test"))
+        await listings.build(answer.children.by_name, run(1), "d", None, Numbering("test"))
         nursery.cancel_scope.cancel()
     assert turns >= 5
 
