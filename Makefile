@@ -12,7 +12,18 @@ MOUNT := demo-mount
 TESTS := tests
 PIP := -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo demo-stop install test test-lowest lint wheel clean
+# make bench REPEAT=1 ONLY="find": how often each is measured, and which rows of the comparison (those whose names hold it).
+# Seconds that the server takes for each answer: DELAY=0.2, or BENCH_DELAYS="0.02 0.2" for several. INDEX=0: only where
+# the server does not list a whole project at once; INDEX=1: only where it does.
+BENCH := .bench
+PEERS := ../shared/peers
+REPEAT := 3
+ONLY :=
+DELAY := 0.02
+BENCH_DELAYS = $(DELAY)
+INDEX :=
+
+.PHONY: help demo demo-stop install test test-lowest lint bench bench-readme wheel clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -47,13 +58,21 @@ lint: $(VENV)/.developing ## Check style, format and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+bench: $(BENCH)/venv/.benching $(if $(wildcard $(PEERS)/compare.py),$(BENCH)/venv/.comparing) ## Measure, beside rclone and by itself: .bench/result.md
+	@[ ! -e $(PEERS)/compare.py ] || .ci/setup.sh mount
+	@$(BENCH)/venv/bin/python .ci/bench.py --out $(BENCH) --peers $(PEERS) --repeat '$(REPEAT)' --only '$(ONLY)' \
+	   --delays '$(BENCH_DELAYS)' --index '$(INDEX)'
+
+bench-readme: $(BENCH)/venv/.benching ## Put what `make bench` last measured in full into README.md
+	@$(BENCH)/venv/bin/python .ci/bench.py --out $(BENCH) --readme
+
 wheel: $(VENV)/.installed ## Build dist/artifactfs-….whl
 	@rm -rf build dist/*.whl
 	$(VENV)/bin/python $(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
 clean: demo-stop ## Remove what the other targets made
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find artifactfs tests .ci -name __pycache__ -prune -exec rm -rf {} +
 
 # A virtual environment that is missing, or whose Python is gone. pip is brought up to date: dependency groups need 25.1.
@@ -73,6 +92,16 @@ $(VENV)/.developing: $(VENV)/.installed
 
 $(LOWEST)/.developing: $(LOWEST)/.created pyproject.toml .ci/lowest.py
 	$(LOWEST)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev $$($(LOWEST)/bin/python .ci/lowest.py)
+	@touch $@
+
+# Apart from $(VENV): the same pyfuse3 serves ours and the bare mount, and the tests do without what is only for measuring.
+$(BENCH)/venv/.benching: $(BENCH)/venv/.created pyproject.toml
+	@echo '*' >$(BENCH)/.gitignore
+	$(BENCH)/venv/bin/python $(PIP) install --quiet --editable . --group bench
+	@touch $@
+
+$(BENCH)/venv/.comparing: $(BENCH)/venv/.benching
+	$(BENCH)/venv/bin/python $(PIP) install --quiet --group peers
 	@touch $@
 
 .PRECIOUS: %/.created
