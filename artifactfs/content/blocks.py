@@ -9,7 +9,8 @@ place is no block, and holds checksums of itself and of each block, so a bit fli
 is noticed: whatever does not fit is deleted and fetched again (semantics 4.4). Everything here blocks; call it in a
 thread. Nothing here raises for what the disk does: a cache that fails costs speed, never a read.
 
-Groups are for those who read whole files: a file costs its disk about 0.4 ms, as much as writing 0.5 MiB into it.
+Groups are for those who read whole files: 512 MiB in 1,024 files took 0.2 s longer than in 128 (measured 2026-11-23,
+ext4, Linux 6.18).
 
 The time of use is the file's mtime (access times are off on many disks). The total is kept in one file under a lock,
 so that several processes hold one limit; it is only ever too high, and every eviction counts anew. What is being

@@ -2,7 +2,8 @@
 
 h11 appends every piece that a socket gives to one buffer and cuts it out again: of 512 MiB that is a quarter of what
 the fetching costs. Here a large piece that meets an empty buffer is kept as it came, and handed out as it is where
-the body goes at least as far. Measured 2026-11-23, httpx 0.28.1, h11 0.16.0: 0.62 of the CPU time for 512 MiB.
+the body goes at least as far. Measured 2026-11-23, httpx 0.28.1, h11 0.16.0: with this, and without httpx's client,
+the loop took 0.48 in place of 0.75 s of user CPU for 512 MiB.
 
 This reaches into h11, which promises nothing of its inside: a release that is made otherwise keeps its own buffer.
 """
@@ -20,8 +21,8 @@ except ImportError:  # `install` then leaves everything as it is
 
 log = logging.getLogger(__name__)
 
-# What one read of a socket takes at most. httpcore's 64 KiB cost it 0.6-0.8 s of CPU for 512 MiB, this 0.3-0.35 s
-# (measured 2026-11-23 on loopback, httpx 0.28.1); more gains nothing.
+# What one read of a socket takes at most. httpcore's 64 KiB cost it 0.6-0.8 s of CPU for 512 MiB, 512 KiB 0.3-0.35 s;
+# of two blocks at a time one comes as a whole, and need not be copied together (measured 2026-11-23, httpx 0.28.1).
 _READ_BYTES = 1 << 20
 _HEAD_END = b"\r\n\r\n"
 # Smaller pieces are cheaper to copy than to keep apart.

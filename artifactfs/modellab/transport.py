@@ -125,7 +125,7 @@ class Transport:
         loopback = is_loopback(self._origin.host)
         received.install()
         # The transport itself, not a client around it: we follow no redirect, keep no cookie and take nothing from
-        # the environment, and the client's part of a request is half of what it costs (0.8 of 1.6 ms).
+        # the environment, and the client's part costs 0.07 ms of CPU a request (measured 2026-11-23, httpx 0.28.1).
         self._sender = transport or httpx.AsyncHTTPTransport(
             verify=tls_context(ca_file),
             # Loopback never goes through a proxy: it would see the keys (pitfalls.md).

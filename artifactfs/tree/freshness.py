@@ -169,10 +169,6 @@ class FreshCache(Generic[K, V]):
         """Forget a value, but not what is under way: the next look asks."""
         self._held.pop(key, None)
 
-    def in_trouble(self) -> bool:
-        """Whether the last thing known of the service is that it does not answer."""
-        return self._health.in_trouble()
-
     async def get(self, key: K) -> Held[V]:
         """Return a value: fresh, or old where a refresh fails for a passing reason or takes too long.
 

@@ -2,16 +2,15 @@
 
 `ProjectFiles` holds the listing of one project, packed. `Index` owns when one is asked for and how far it is believed
 (semantics 1.6): for a run only while all its directories that were listed on their own agree with it, the root, those
-walked, and two chosen at random. It knows files and not directories, and may be old, partial, or of something else;
+walked, and some chosen at random. It knows files and not directories, and may be old, partial, or of something else;
 so it never says that a name is not there. It costs nothing but itself: whoever waits for it waits a second at most.
 """
 
-import itertools
 import logging
 import random
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import cachetools
 import msgspec
@@ -20,6 +19,7 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab.forms import Child, encode_name, size_of
 from artifactfs.modellab.models import ProjectFile, Run, parse_time_ns, printable
+from artifactfs.tree.listings import SLICE, slices
 from artifactfs.tree.nodes import Entry
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,7 @@ _MAX_TIME = 40
 # Bytes of a directory's record, about; and runs whose index is remembered to be right or wrong.
 _DIRECTORY_BYTES = 500
 _MAX_RUNS = 1_000
-# Files or directories handled between two looks at the event loop: some milliseconds of work.
-_SLICE = 2_000
 _INSTEAD = "directories are listed one by one"
-
-T = TypeVar("T")
 
 
 class _Packed:
@@ -106,12 +102,12 @@ class ProjectFiles:
             return None
         # A name that is both is a directory; of duplicates the first counts (semantics 1.5).
         children: dict[bytes, Child] = {}
-        for names in _slices(packed.directories):
+        for names in slices(packed.directories):
             children |= {name: Child(name, True, None, True) for name in names}
             await _look_up(names)
         # What follows the last NUL is nothing.
         fields = iter(bytes(packed.files).split(b"\0")[:-1])
-        for rows in _slices(zip(fields, fields, fields, strict=True)):
+        for rows in slices(zip(fields, fields, fields, strict=True)):
             for name, size, created in rows:
                 if name not in children:
                     created_ns = parse_time_ns(created.decode()) if created else None
@@ -125,7 +121,7 @@ class ProjectFiles:
         level = [path]
         while level:
             deeper = []
-            for part in _slices(level):
+            for part in slices(level):
                 for here in part:
                     packed = self._directories.get(here)
                     base = f"{here}/" if here else ""
@@ -142,20 +138,18 @@ class ProjectFiles:
         names = [encode_name(part) for part in path.split("/")] if path else []
         if None in names:
             return None
-        made = self._directories[path] = _Packed()
-        self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(path)
-        child = path
-        while child:
-            child, _, last = child.rpartition("/")
-            above = self._directories.get(child)
-            if known := above is not None:
-                above_it = above
-            else:
-                above_it = self._directories[child] = _Packed()
-                self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(child)
-            above_it.directories.append(last.encode())
-            if known:
+        made = self._put(path)
+        while path:
+            path, _, last = path.rpartition("/")
+            above = self._directories.get(path)
+            (above or self._put(path)).directories.append(last.encode())
+            if above is not None:
                 break
+        return made
+
+    def _put(self, path: str) -> _Packed:
+        self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(path)
+        made = self._directories[path] = _Packed()
         return made
 
 
@@ -165,7 +159,7 @@ async def agrees(own: Mapping[bytes, Child] | Mapping[bytes, Entry], index: Mapp
     An empty directory is not in an index, and a size may be missing in the listing.
     """
     index = index or {}
-    for part in _slices(index.items()):
+    for part in slices(index.items()):
         for name, child in part:
             there = own.get(name)
             if there is None or there.is_dir != child.is_dir:
@@ -174,7 +168,7 @@ async def agrees(own: Mapping[bytes, Child] | Mapping[bytes, Entry], index: Mapp
             if there.size_bytes is not None and there.size_bytes != (child.size_bytes or 0):
                 return False
         await _look_up(part)
-    for names in _slices(own):
+    for names in slices(own):
         if not all(name in index or own[name].is_dir for name in names):
             return False
         await _look_up(names)
@@ -446,15 +440,9 @@ class Index:
         self._asks.forget_indexed(run.run_id)
 
 
-def _slices(items: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(items)
-    while part := list(itertools.islice(rest, _SLICE)):
-        yield part
-
-
 async def _look_up(part: Sequence[object]) -> None:
     """Let others run after a whole slice; a directory is mostly less, and costs no turn."""
-    if len(part) == _SLICE:
+    if len(part) == SLICE:
         await trio.lowlevel.checkpoint()
 
 

@@ -1,8 +1,8 @@
 """One directory's entries: from the service's answer to what is shown, and for how long it is believed."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 import trio
@@ -17,7 +17,9 @@ from artifactfs.tree.nodes import ChildNumber, Entry, Numbering, completes
 # uploads trail behind a run's end.
 SETTLED_S = 600.0
 # Entries made between two looks at the event loop: some milliseconds of work.
-_SLICE = 2_000
+SLICE = 2_000
+
+T = TypeVar("T")
 
 
 class Service(Protocol):
@@ -82,13 +84,19 @@ def run_time_ns(run: Run) -> int:
     return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
 
 
+def slices(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield what is to be gone through in parts that the event loop can wait for."""
+    rest = iter(items)
+    while part := list(itertools.islice(rest, SLICE)):
+        yield part
+
+
 async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -> Mapping[bytes, Child]:
     """Return a directory's children with what only the index has of its files: times, and sizes where they lack."""
     if not index:
         return children
     found = dict(children)
-    rest = iter(index.values())
-    while part := list(itertools.islice(rest, _SLICE)):
+    for part in slices(index.values()):
         for known in part:
             if (child := found.get(known.name)) is not None and not child.is_dir:
                 size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
@@ -114,8 +122,7 @@ async def build(
     mtime_ns = file_time_ns(run)
     known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
-    rest = iter(children.values())
-    while part := list(itertools.islice(rest, _SLICE)):
+    for part in slices(children.values()):
         for item in part:
             if amendments and (amended := amendments.get(item.name)) and amended.listed_bytes == item.size_bytes:
                 item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)

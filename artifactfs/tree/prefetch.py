@@ -52,8 +52,8 @@ class Asks(Protocol):
     async def bring(self, run_id: int, place: Place) -> Entries:
         """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
 
-    def may_go(self, run_id: int) -> bool | None:
-        """Whether a request ahead may go now; None: it is no use, now or later in this walk."""
+    def may_go(self, run_id: int) -> bool:
+        """Whether a request ahead may go now."""
 
 
 class _Ahead(msgspec.Struct):
@@ -125,10 +125,7 @@ class Prefetch:
         run_id = ahead.walk.run_id
         try:
             while self._walk(run_id) is ahead.walk and not ahead.ended:
-                may_go = self._begin(ahead)
-                if may_go is None:
-                    break
-                with trio.move_on_after(_LOOK_AGAIN_S if not may_go else 1.0):
+                with trio.move_on_after(1.0 if self._begin(ahead) else _LOOK_AGAIN_S):
                     await ahead.news.wait()
         except Exception:
             log.exception("listing ahead failed: this is a bug in artifactfs, please report it")
@@ -142,18 +139,16 @@ class Prefetch:
         if self._ahead.get(run_id) is ahead:
             del self._ahead[run_id]
 
-    def _begin(self, ahead: _Ahead) -> bool | None:
-        """Ask for as much as may be asked for now. Returns what `may_go` said, True if it was not the limit."""
+    def _begin(self, ahead: _Ahead) -> bool:
+        """Ask for as much as may be asked for now. Returns whether nothing more is to be asked until there is news."""
         run_id = ahead.walk.run_id
         for _ in range(_STEPS):
             if self._flights >= _MAX_FLIGHTS:
                 return True
             if len(ahead.unvisited) >= _bound(ahead.walk):
                 return True
-            if trio.current_time() < ahead.resume_at:
+            if trio.current_time() < ahead.resume_at or not self._asks.may_go(run_id):
                 return False
-            if not (may_go := self._asks.may_go(run_id)):
-                return may_go
             if (found := self._next(ahead)) is None:
                 return True
             rank, position, place = found

@@ -115,7 +115,7 @@ class Tree:
         self._amendments: cachetools.LRUCache[tuple[int, str], dict[bytes, Amendment]] = cachetools.LRUCache(
             _MAX_AMENDED
         )
-        health = Health()
+        self._health = health = Health()
 
         self._runs: FreshCache[int, Run] = FreshCache(
             lambda run_id: f"run {run_id}",
@@ -449,9 +449,9 @@ class Tree:
         """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
         return (await self._listings.renew((run_id, *place))).value.listing.by_name
 
-    def may_go(self, run_id: int) -> bool | None:
-        """Whether a request ahead may go now; None: it is no use, now or later in this walk."""
-        if self._listings.in_trouble() or not self._walks.goes_on(run_id):
+    def may_go(self, run_id: int) -> bool:
+        """Whether a request ahead may go now."""
+        if self._health.in_trouble() or not self._walks.goes_on(run_id):
             return False
         run = self._runs.at_hand(run_id)
         index = self._index

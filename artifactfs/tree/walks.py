@@ -72,10 +72,9 @@ class Walks:
             walk.seen.discard(path)
             walk.last = now
             return
-        levels = [level(path) for path, when in recent.items() if now - when <= _WITHIN_S]
-        deep = sum(its_level >= _DEEP_LEVEL for its_level in levels)
-        if deep >= _DEEP_DIRECTORIES or len(levels) >= _DIRECTORIES:
-            wanted = {path for path, when in recent.items() if now - when <= _WITHIN_S}
+        wanted = {path for path, when in recent.items() if now - when <= _WITHIN_S}
+        deep = sum(level(path) >= _DEEP_LEVEL for path in wanted)
+        if deep >= _DEEP_DIRECTORIES or len(wanted) >= _DIRECTORIES:
             self._walks[run_id] = Walk(run_id, now, now, self._cost(), wanted=wanted)
             self._nursery.start_soon(self._until_it_ends, self._walks[run_id])
 

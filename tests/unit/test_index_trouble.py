@@ -185,7 +185,7 @@ async def test_who_has_an_old_listing_does_not_wait_for_an_index(
         service.add_tree(1, {path: size + 1 for path, size in truth(service, 1).items() if size is not None})
         await trio.sleep(400)
         assert await walk(tree, 1) == truth(service, 1)
-        assert not tree._listings.in_trouble()
+        assert not tree._health.in_trouble()
 
 
 async def test_several_walkers_wait_together(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
