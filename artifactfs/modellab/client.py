@@ -28,8 +28,8 @@ PAGE_SIZE = 100
 MAX_ROWS = 1_000_000
 # Rows sorted between two looks at the event loop: about 5 ms of work.
 _SLICE = 2_000
-# A project's listing is decoded as it comes, in pieces of half a millisecond of work; given up past this many bytes.
-_INDEX_PIECE_BYTES = 16 << 10
+# A project's listing is decoded as it comes, in pieces of a millisecond of work; given up past this many bytes.
+_INDEX_PIECE_BYTES = 64 << 10
 MAX_INDEX_BYTES = 128 << 20
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
 _S3_PAGE = 1000
@@ -148,7 +148,7 @@ class ModelLab:
                     for start in range(0, len(piece), _INDEX_PIECE_BYTES):
                         add(decoder.feed(piece[start : start + _INDEX_PIECE_BYTES]))
                         await trio.lowlevel.checkpoint()
-            decoder.finish()
+            add(decoder.finish())
         finally:
             await stream.aclose()
 

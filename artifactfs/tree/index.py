@@ -19,7 +19,7 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab.forms import Child, encode_name, size_of
 from artifactfs.modellab.models import ProjectFile, Run, parse_time_ns, printable
-from artifactfs.tree.listings import SLICE, slices
+from artifactfs.tree.listings import look_up, slices
 from artifactfs.tree.nodes import Entry
 
 log = logging.getLogger(__name__)
@@ -71,26 +71,30 @@ class ProjectFiles:
 
     def add(self, rows: Sequence[ProjectFile]) -> None:
         """Take rows in. What no tree can hold is left out (semantics 1.3). Raises AnswerTooLarge."""
+        here: str | None = None
+        directory: _Packed | None = None
+        size_bytes = count = 0
         for row in rows:
             path, slash, last = row.path.rpartition("/")
             name = encode_name(last)
             # A row that ends in a slash is a marker of a directory, and says nothing of a file.
             if name is None or (slash and not path) or len(row.path) > _MAX_PATH:
                 continue
-            if (directory := self._make(path)) is None:
+            if path != here:
+                here, directory = path, self._make(path)
+            if directory is None:
                 continue
-            size = size_of(row)
-            created = row.created_at if len(row.created_at) <= _MAX_TIME and row.created_at.isascii() else ""
-            packed = b"%b\0%b\0%b\0" % (
-                name,
-                b"" if size is None else b"%d" % size,
-                created.replace("\0", "").encode(),
-            )
+            size, created = size_of(row), row.created_at or ""
+            if len(created) > _MAX_TIME or not created.isascii() or "\0" in created:
+                created = ""
+            packed = b"%b\0%b\0" % (name, f"{'' if size is None else size}\0{created}".encode())
             directory.files += packed
-            self.size_bytes += len(packed)
-            self.count += 1
-            if self.size_bytes > _MAX_PACKED_BYTES:
-                raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
+            size_bytes += len(packed)
+            count += 1
+        self.size_bytes += size_bytes
+        self.count += count
+        if self.size_bytes > _MAX_PACKED_BYTES:
+            raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
 
     def __contains__(self, path: str) -> bool:
         return path in self._directories
@@ -104,7 +108,7 @@ class ProjectFiles:
         children: dict[bytes, Child] = {}
         for names in slices(packed.directories):
             children |= {name: Child(name, True, None, True) for name in names}
-            await _look_up(names)
+            await look_up(names)
         # What follows the last NUL is nothing.
         fields = iter(bytes(packed.files).split(b"\0")[:-1])
         for rows in slices(zip(fields, fields, fields, strict=True)):
@@ -112,7 +116,7 @@ class ProjectFiles:
                 if name not in children:
                     created_ns = parse_time_ns(created.decode()) if created else None
                     children[name] = Child(name, False, int(size) if size else None, False, created_ns)
-            await _look_up(rows)
+            await look_up(rows)
         return children
 
     async def below(self, path: str) -> list[str]:
@@ -126,7 +130,7 @@ class ProjectFiles:
                     packed = self._directories.get(here)
                     base = f"{here}/" if here else ""
                     deeper += [base + name.decode() for name in (packed.directories if packed is not None else ())]
-                await _look_up(part)
+                await look_up(part)
             found += deeper
             level = deeper
         return found
@@ -167,11 +171,11 @@ async def agrees(own: Mapping[bytes, Child] | Mapping[bytes, Entry], index: Mapp
             # A file of no bytes may have no size; any other that the listing has one of would show as empty.
             if there.size_bytes is not None and there.size_bytes != (child.size_bytes or 0):
                 return False
-        await _look_up(part)
+        await look_up(part)
     for names in slices(own):
         if not all(name in index or own[name].is_dir for name in names):
             return False
-        await _look_up(names)
+        await look_up(names)
     return True
 
 
@@ -438,12 +442,6 @@ class Index:
             run.project_id, run.run_id, printable(path) or "/", _INSTEAD,
         )  # fmt: skip
         self._asks.forget_indexed(run.run_id)
-
-
-async def _look_up(part: Sequence[object]) -> None:
-    """Let others run after a whole slice; a directory is mostly less, and costs no turn."""
-    if len(part) == SLICE:
-        await trio.lowlevel.checkpoint()
 
 
 def _join(prefix: str, path: str) -> str:

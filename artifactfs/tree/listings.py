@@ -91,6 +91,12 @@ def slices(items: Iterable[T]) -> Iterator[list[T]]:
         yield part
 
 
+async def look_up(part: Sequence[object]) -> None:
+    """Let others run after a whole slice; a directory is mostly less, and costs no turn."""
+    if len(part) == SLICE:
+        await trio.lowlevel.checkpoint()
+
+
 async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -> Mapping[bytes, Child]:
     """Return a directory's children with what only the index has of its files: times, and sizes where they lack."""
     if not index:
@@ -101,7 +107,7 @@ async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -
             if (child := found.get(known.name)) is not None and not child.is_dir:
                 size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
                 found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=known.created_ns)
-        await trio.lowlevel.checkpoint()
+        await look_up(part)
     return found
 
 
@@ -127,7 +133,7 @@ async def build(
             if amendments and (amended := amendments.get(item.name)) and amended.listed_bytes == item.size_bytes:
                 item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
             by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
-        await trio.lowlevel.checkpoint()
+        await look_up(part)
     return Listing(by_name)
 
 

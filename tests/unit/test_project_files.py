@@ -119,7 +119,7 @@ async def test_sizes(sent: int | float | str | None, size: int | None) -> None:
     [(CREATED_AT, CREATED_NS), ("2026-05-16T08:30:00.5Z", CREATED_NS + 500_000_000),
      ("2026-05-16T08:30:00.123456Z", CREATED_NS + 123_456_000), ("2026-05-16T10:30:00+02:00", CREATED_NS),
      ("2026-05-16T08:30:00", CREATED_NS), ("1970-01-01T00:00:00Z", 0), ("1969-12-31T23:59:59Z", -(10**9)), ("", None),
-     ("yesterday", None), ("2026-13-01T00:00:00Z", None), ("\0" * 3, None), (CREATED_AT + "\0", CREATED_NS),
+     ("yesterday", None), ("2026-13-01T00:00:00Z", None), ("\0" * 3, None), (CREATED_AT + "\0", None),
      ("\ud800", None), ("é", None), ("2" * 1000, None), ("\u0662\u0660\u0662\u0666-05-16T08:30:00Z", None)],
 )  # fmt: skip
 async def test_times(sent: str, created_ns: int | None) -> None:
