@@ -17,6 +17,7 @@
             ├── RateLimited         429 whose reset lies past the deadline
             ├── ServerFailed        5xx after the retries
             ├── TimedOut            408, 504, connect, read, or the whole deadline
+            │   └── NotAsked        the service has not answered others: nothing was sent
             ├── ConnectionLost      reset, or cut in the middle of the answer
             │   └── ShortBody       a body that ended early
             ├── ConnectionRefused
@@ -152,6 +153,10 @@ class ServerFailed(PassingError):
 
 class TimedOut(PassingError):
     """408, 504, a connect or read time-out, or the operation's whole deadline."""
+
+
+class NotAsked(TimedOut):
+    """The service has let others run into their deadline a moment ago: nothing was sent (semantics 5.1)."""
 
 
 class ConnectionLost(PassingError):

@@ -93,6 +93,8 @@ class Download:
             except _OtherValidator as other:
                 suspect = other.validator
                 continue
+            except errors.NotAsked:
+                raise
             except (errors.ConnectionLost, errors.TimedOut) as caught:
                 error = caught
             suspect = None

@@ -9,9 +9,10 @@ import errno
 import functools
 import itertools
 import logging
+import math
 import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NoReturn, TypeVar, TypeVarTuple
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
 
 import msgspec
 import pyfuse3
@@ -21,6 +22,7 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from artifactfs import errors
 from artifactfs.content.files import Files, FileVersion
 from artifactfs.content.reader import OpenFile
+from artifactfs.fuse.callers import Callers
 from artifactfs.fuse.inodes import Inode, Inodes
 from artifactfs.tree.nodes import Directory, File, Fixed
 from artifactfs.tree.tree import Contents, Tree
@@ -87,12 +89,22 @@ def guarded(
 
 
 class _DirectoryHandle(msgspec.Struct):
-    """An open directory: its contents frozen when it was opened, so that cookies stay true."""
+    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
 
     inode: Inode
     directory: Fixed | Directory
     contents: Contents
+    tid: int
     started: bool = False
+
+
+class _FileHandle(msgspec.Struct):
+    """An open file. `tid`: who opened it, and mostly reads it: of a read the binding does not say whose it is."""
+
+    inode: Inode
+    file: File
+    opened: OpenFile
+    tid: int
 
 
 class Operations(pyfuse3.Operations):
@@ -117,8 +129,10 @@ class Operations(pyfuse3.Operations):
         self._ownership = ownership
         self._on_ready = on_ready
         self.inodes = Inodes([tree.root])
+        # Its `watch` is to run as long as the mount does.
+        self.callers = Callers()
         self._directories: dict[int, _DirectoryHandle] = {}
-        self._open_files: dict[int, tuple[Inode, File, OpenFile]] = {}
+        self._open_files: dict[int, _FileHandle] = {}
         self._handles = itertools.count(1)
         # Written over for each name of a directory: the kernel is given it before anything else runs.
         self._dots = self._blank(stat.S_IFDIR, 0.0)
@@ -137,7 +151,7 @@ class Operations(pyfuse3.Operations):
         try:
             found = self._tree.lookup_at_hand(parent, name)
             if found is None:
-                found = await self._in_time(self._tree.lookup(parent, name))
+                found = await self._wait(ctx.pid, self._tree.lookup(parent, name))
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
@@ -170,10 +184,10 @@ class Operations(pyfuse3.Operations):
         directory = opened.node
         if isinstance(directory, File):
             raise errors.NotADirectory("not a directory")
-        contents = await self._contents(directory)
+        contents = await self._contents(ctx.pid, directory)
         # no await below:
         handle = next(self._handles)
-        self._directories[handle] = _DirectoryHandle(opened, directory, contents)
+        self._directories[handle] = _DirectoryHandle(opened, directory, contents, ctx.pid)
         return handle
 
     @guarded
@@ -181,7 +195,7 @@ class Operations(pyfuse3.Operations):
         handle = self._directories[fh]
         if start_id == 0 and handle.started:
             # rewinddir: POSIX wants the directory as it is now.
-            handle.contents = await self._contents(handle.directory)
+            handle.contents = await self._contents(handle.tid, handle.directory)
         # no await below:
         handle.started = True
         # The last question of each walk through a directory is what comes after its last entry.
@@ -201,31 +215,44 @@ class Operations(pyfuse3.Operations):
         if opened.superseded:
             raise errors.Superseded("another version of this file is there by now")
         self._tree.check(file)
-        try:
-            location = await self._tree.locate(file)
-            version = FileVersion(location.artifact, file.entry.size_bytes, location.stamp, location.variant)
-            handle = await self._files.open(version)
-        except errors.Superseded:
-            # The kernel looks the name up again, and must get another inode: it holds pages of this one.
-            opened.superseded = True
-            raise
-        except _MAY_BE_GONE as error:
-            raise await self._why(opened, file, error, gone=errno.ENOENT) from error
+        # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
+        handle = await self._wait(ctx.pid, self._open(opened, file), math.inf)
         # no await below:
         if file.entry.size_bytes is None and handle.size is not None:
             opened.entry = self._tree.learned(file, handle.size).entry
         number = next(self._handles)
-        self._open_files[number] = (opened, file, handle)
+        self._open_files[number] = _FileHandle(opened, file, handle, ctx.pid)
         # Another version is another inode, so what the kernel has of this one is still true. Without a size it
         # cannot keep anything: it would stop at 0.
         return pyfuse3.FileInfo(fh=number, keep_cache=handle.size is not None, direct_io=handle.size is None)
 
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        inode, file, handle = self._open_files[fh]
+        handle = self._open_files[fh]
+        # A view of what is in memory, not a copy: the binding takes any buffer.
+        return cast("bytes", await self._wait(handle.tid, self._read(handle, off, size), math.inf))
+
+    @guarded
+    async def release(self, fh: int) -> None:
+        if (handle := self._open_files.pop(fh, None)) is not None:
+            handle.opened.close()
+
+    async def _open(self, inode: Inode, file: File) -> OpenFile:
         try:
-            # A view of what is in memory, not a copy: the binding takes any buffer.
-            return await handle.read(off, size)  # type: ignore[return-value]
+            location = await self._tree.locate(file)
+            version = FileVersion(location.artifact, file.entry.size_bytes, location.stamp, location.variant)
+            return await self._files.open(version)
+        except errors.Superseded:
+            # The kernel looks the name up again, and must get another inode: it holds pages of this one.
+            inode.superseded = True
+            raise
+        except _MAY_BE_GONE as error:
+            raise await self._why(inode, file, error, gone=errno.ENOENT) from error
+
+    async def _read(self, handle: _FileHandle, offset: int, size: int) -> bytes | memoryview:
+        inode, file = handle.inode, handle.file
+        try:
+            return await handle.opened.read(offset, size)
         except errors.Superseded as error:
             if not inode.superseded:
                 log.warning("a file of run %d changed while it was read: %s", file.directory.run_id, error)
@@ -234,11 +261,6 @@ class Operations(pyfuse3.Operations):
             raise
         except _MAY_BE_GONE as error:
             raise await self._why(inode, file, error, gone=errno.ESTALE) from error
-
-    @guarded
-    async def release(self, fh: int) -> None:
-        if (opened := self._open_files.pop(fh, None)) is not None:
-            opened[2].close()
 
     async def _why(self, inode: Inode, file: File, error: errors.ServiceError, *, gone: int) -> FUSEError:
         """Say why a content cannot be read: a fresh listing knows whether the file is gone, or a directory."""
@@ -266,14 +288,20 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = _NAME_MAX
         return data
 
-    async def _contents(self, directory: Fixed | Directory) -> Contents:
+    async def _contents(self, tid: int, directory: Fixed | Directory) -> Contents:
         contents = self._tree.contents_at_hand(directory)
-        return contents if contents is not None else await self._in_time(self._tree.contents(directory))
+        return contents if contents is not None else await self._wait(tid, self._tree.contents(directory))
 
-    async def _in_time(self, answer: Awaitable[T]) -> T:
-        """Wait for what metadata needs, which has a limit in all (semantics 5.1); contents have one of their own."""
-        with trio.move_on_after(self.deadline_s):
+    async def _wait(self, tid: int, answer: Awaitable[T], limit_s: float | None = None) -> T:
+        """Wait for an answer on behalf of a thread, until a signal waits for it (semantics 5.2).
+
+        What metadata needs has a limit in all, the deadline; contents have one of their own (semantics 5.1).
+        """
+        limit_s = self.deadline_s if limit_s is None else limit_s
+        with trio.move_on_after(limit_s) as scope, self.callers.waiting(tid, scope) as wait:
             return await answer
+        if wait.interrupted:
+            raise FUSEError(errno.EINTR)
         raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
     def _reply(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -29,6 +29,7 @@ from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import models, received, throttle
 from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
 from artifactfs.origins import is_loopback
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Transport:
     """Sends GETs to one origin with its credentials. Create within trio; close with `aclose`.
 
     `clock` gives seconds that go on while the machine sleeps; it must run at the rate of trio's deadlines.
-    `limits` is shared by the transports of one pair of keys. `transport` replaces the network in tests.
+    `limits` and `breaker` are shared by the transports of one mount. `transport` replaces the network in tests.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Transport:
         wall_clock: Callable[[], float] = time.time,
         transport: httpx.AsyncBaseTransport | None = None,
         limits: throttle.RateLimits | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self._base = api_url.rstrip("/")
         try:
@@ -137,6 +139,7 @@ class Transport:
         )
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
         self._limits = limits or throttle.RateLimits()
+        self._breaker = breaker or Breaker(self.host)
         self._clock = clock
         self._wall_clock = wall_clock
         self._requests: Counter[str] = Counter()
@@ -149,8 +152,10 @@ class Transport:
 
     def has_room_ahead(self, endpoint: str) -> bool:
         """Whether a request that nobody waits for may go: it delays none that somebody does, and the limit is far."""
-        return self._limiter.available_tokens > RESERVED and not self._limits.is_near(
-            endpoint, self._clock(), self._limiter.borrowed_tokens
+        return (
+            self._limiter.available_tokens > RESERVED
+            and not self._breaker.is_open
+            and not self._limits.is_near(endpoint, self._clock(), self._limiter.borrowed_tokens)
         )
 
     @property
@@ -168,11 +173,10 @@ class Transport:
         `endpoint`: the kind, for counting and rate limits. Waits at most `deadline_s` seconds in all: queue,
         pauses and attempts. Raises a ServiceError.
         """
-        end = self._clock() + deadline_s
 
-        async def attempt() -> bytes:
+        async def attempt(left_s: float) -> bytes:
             async with self._limiter:
-                return await self._attempt(endpoint, target, end)
+                return await self._attempt(endpoint, target, left_s)
 
         return await self._retrying(endpoint, deadline_s, attempt)
 
@@ -193,7 +197,7 @@ class Transport:
         """
         absolute = self._url(url)
 
-        async def attempt() -> Stream:
+        async def attempt(_left_s: float) -> Stream:
             # The place is given back by the stream; on behalf of it, since another task may close it.
             place = object()
             await self._limiter.acquire_on_behalf_of(place)
@@ -238,11 +242,18 @@ class Transport:
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
         response = await self._sender.handle_async_request(request)
         response.request = request
+        self._breaker.heard(self._clock())
         return response
 
-    def received(self, size_bytes: int) -> None:
-        """Count bytes of a body that a stream brought."""
+    def received(self, size_bytes: int) -> float:
+        """Count bytes of a body that came; returns when."""
         self._received_bytes += size_bytes
+        self._breaker.heard(now := self._clock())
+        return now
+
+    def silent(self, since: float) -> None:
+        """Take note that of a body nothing came after that moment, for as long as anybody waits."""
+        self._breaker.silent(since)
 
     def is_ours(self, url: httpx.URL) -> bool:
         """Whether a URL is of the API's own origin: the only one that gets the credentials."""
@@ -252,24 +263,44 @@ class Transport:
         self._limits.observe(endpoint, response.status_code, response.headers, self._clock(), self._wall_clock())
 
     async def _retrying(
-        self, endpoint: str, deadline_s: float, attempt: Callable[[], Awaitable[T]], most: int = throttle.MAX_ATTEMPTS
+        self,
+        endpoint: str,
+        deadline_s: float,
+        attempt: Callable[[float], Awaitable[T]],
+        most: int = throttle.MAX_ATTEMPTS,
     ) -> T:
-        end = self._clock() + deadline_s
+        """Make attempts within a deadline, each given the seconds that are left. Raises ServiceError."""
+        since = self._clock()
+        if (limit_s := self._breaker.admit(since, deadline_s)) is None:
+            raise errors.NotAsked(
+                f"{self.host} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
+            )
+        deadline_s = limit_s
         last: list[errors.PassingError] = []
-        with trio.move_on_after(deadline_s):
-            return await self._attempts(endpoint, end, attempt, last, most)
-        # What went wrong before the time was over says more than that it is over.
-        raise last[-1] if last else errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
+        try:
+            with trio.move_on_after(deadline_s):
+                return await self._attempts(endpoint, since + deadline_s, attempt, last, most)
+            # What went wrong before the time was over says more than that it is over.
+            raise last[-1] if last else errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
+        except errors.TimedOut as error:
+            if error.status is None:
+                self._breaker.silent(since)
+            raise
 
     async def _attempts(
-        self, endpoint: str, end: float, attempt: Callable[[], Awaitable[T]], last: list[errors.PassingError], most: int
+        self,
+        endpoint: str,
+        end: float,
+        attempt: Callable[[float], Awaitable[T]],
+        last: list[errors.PassingError],
+        most: int,
     ) -> T:
         attempts = 0
         while True:
             attempts += 1
             await self._wait_for_rate_limit(endpoint, end, last)
             try:
-                return await attempt()
+                return await attempt(max(0.001, end - self._clock()))
             except errors.TlsFailed:
                 raise
             except errors.PassingError as error:
@@ -301,10 +332,10 @@ class Transport:
             await trio.sleep(pause_s)
             self._paused_s += pause_s
 
-    async def _attempt(self, endpoint: str, target: str, end: float) -> bytes:
+    async def _attempt(self, endpoint: str, target: str, left_s: float) -> bytes:
         url = self._url(target)
         try:
-            response = await self._send(endpoint, url, self._credentials, max(0.001, end - self._clock()))
+            response = await self._send(endpoint, url, self._credentials, left_s)
             async with aclosing(response):
                 self._observe(endpoint, response)
                 ok = 200 <= response.status_code < 300
@@ -322,7 +353,7 @@ class Transport:
         async with aclosing(_decoded(response)) as decoded:
             async for piece in decoded:
                 size += len(piece)
-                self._received_bytes += len(piece)
+                self.received(len(piece))
                 pieces.append(piece)
                 if size > cap_bytes:
                     if whole:
@@ -379,6 +410,8 @@ class Stream:
     def __init__(self, transport: Transport, response: httpx.Response, release: Callable[[], None]) -> None:
         self._transport = transport
         self._response = response
+        # When something of it came last.
+        self._heard_at = transport.received(0)
         self._release: Callable[[], None] | None = release
 
     @property
@@ -401,20 +434,25 @@ class Stream:
         try:
             # Straight from the connection: httpx's own way to it costs, and only counts.
             async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
-                self._transport.received(len(chunk))
+                self._heard_at = self._transport.received(len(chunk))
                 yield chunk
         except httpx.HTTPError as error:
-            raise self._transport.foreign(error) from error
+            raise self._failed(error) from error
 
     async def decoded(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes, its Content-Encoding undone. Raises ServiceError."""
         try:
             async with aclosing(_decoded(self._response)) as pieces:
                 async for piece in pieces:
-                    self._transport.received(len(piece))
+                    self._heard_at = self._transport.received(len(piece))
                     yield piece
         except httpx.HTTPError as error:
-            raise self._transport.foreign(error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
+        if isinstance(error, httpx.ReadTimeout):
+            self._transport.silent(self._heard_at)
+        return self._transport.foreign(error)
 
     async def aclose(self) -> None:
         """Give back the connection, or close it where the body was not read to its end."""

@@ -30,6 +30,7 @@ from artifactfs.content.shop import Shop
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.operations import Operations, Ownership
 from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.breaker import Breaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content import ContentEndpoint
 from artifactfs.modellab.throttle import RateLimits
@@ -95,7 +96,7 @@ def run(settings: Settings, point: str, *, log_file: str | None, foreground: boo
 
 
 async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Callable[[], None]) -> None:
-    limits = RateLimits()
+    limits, breaker = RateLimits(), Breaker(settings.origin)
     # Two pools: a dozen bodies that come slowly must not keep a listing from a connection.
     listings, contents = (
         Transport(
@@ -105,6 +106,7 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
             ca_file=settings.ca_file,
             clock=boottime,
             limits=limits,
+            breaker=breaker,
         )
         for _ in range(2)
     )
@@ -180,6 +182,7 @@ async def _mounted(
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
                 nursery.start_soon(_signals, received, tree, main, foreground)
+                nursery.start_soon(operations.callers.watch)
                 if mount is not None:
                     nursery.start_soon(_end_when_unmounted, mount.device, main)
                     nursery.start_soon(_read_ahead, mount.device, begun)

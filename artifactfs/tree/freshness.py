@@ -3,7 +3,7 @@
 `FreshCache` is under everything the tree knows of the service. For one key it holds a value and until when it
 is fresh; equal fetches in flight are one; an absence is believed for a while of its own; an old value is served
 where a fresh one cannot be had in time. A fetch runs in the mount's root nursery, so a waiter that gives up
-does not end it (pitfalls.md: cancellations poison the pool).
+does not end it; only where others need its place one ends that nobody waits for.
 """
 
 import logging
@@ -25,6 +25,8 @@ V = TypeVar("V")
 REFRESH_WAIT_S = 1.0
 # While the service is in trouble old values are served at once, and a refresh is tried this often.
 PROBE_INTERVAL_S = 5.0
+# A first fetch that everybody gave up on is looked after this often; who comes when it has taken longer asks himself.
+_ABANDONED_S = 1.0
 # Absences are one small record each; arbitrary.
 _MAX_ABSENCES = 10_000
 
@@ -40,21 +42,31 @@ class Held(Generic[V]):
 
 
 class Flight(Generic[V]):
-    """A fetch under way, and whoever waits for it."""
+    """A fetch under way, and whoever waits for it. `first`: there is no old value."""
 
-    def __init__(self, started: float) -> None:
+    def __init__(self, started: float, *, first: bool) -> None:
         self.started = started
+        self.first = first
         self.waiters = 0
+        # Whether somebody looks after it, since everybody gave up.
+        self.looked_after = False
+        self.scope = trio.CancelScope()
         # Dropped on the way: whoever waits gets what it brings, and nobody else.
         self.void = False
         self._landed = trio.Event()
         self._held: Held[V] | None = None
         self._error: BaseException | None = None
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is under way for nobody."""
+        return self.first and not self.waiters and not self._landed.is_set()
+
     def land(self, held: Held[V] | None, error: BaseException | None) -> None:
         """Wake the waiters with a value or an exception. Never blocks."""
-        self._held, self._error = held, error
-        self._landed.set()
+        if not self._landed.is_set():
+            self._held, self._error = held, error
+            self._landed.set()
 
     async def wait(self) -> Held[V]:
         """Wait for the value; raises what the fetch raised."""
@@ -109,7 +121,8 @@ class FreshCache(Generic[K, V]):
     `what(key)` is what messages call it.
     `fetch(key, old)` asks the service, with the old value where there is one. `ttl_s(value)` is for how long a
     value is fresh, `weight(value)` what it counts against `max_weight`. A NotFound of `fetch` is an absence, believed
-    for `negative_ttl_s`; any other exception goes to whoever waits and is remembered by nobody.
+    for `negative_ttl_s`; any other exception goes to whoever waits and is remembered by nobody. `has_room`: whether a
+    fetch takes nobody's place.
     """
 
     def __init__(
@@ -125,6 +138,7 @@ class FreshCache(Generic[K, V]):
         health: Health,
         nursery: trio.Nursery,
         clock: Callable[[], float],
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._what = what
         self._fetch = fetch
@@ -133,6 +147,7 @@ class FreshCache(Generic[K, V]):
         self._health = health
         self._nursery = nursery
         self._clock = clock
+        self._has_room = has_room
         self._flights: dict[K, Flight[V]] = {}
         self._held: cachetools.TLRUCache[K, Held[V]] = cachetools.TLRUCache(
             maxsize=max_weight,
@@ -222,12 +237,31 @@ class FreshCache(Generic[K, V]):
             return await flight.wait()
         except errors.NotFound as error:
             raise errors.NoSuchEntry(str(error), self._negative_ttl_s if key in self._absent else 0.0) from error
+        finally:
+            if flight.abandoned and not flight.looked_after:
+                flight.looked_after = True
+                self._nursery.start_soon(self._look_after, flight)
+
+    async def _look_after(self, flight: Flight[V]) -> None:
+        """Let a fetch that everybody gave up on go on, as long as others do not need its place."""
+        while flight.abandoned:
+            await trio.sleep(_ABANDONED_S)
+            if flight.abandoned and not self._has_room():
+                flight.scope.cancel()
+                break
+        flight.looked_after = False
 
     def _flight(self, key: K, old: V | None) -> Flight[V]:
         flight = self._flights.get(key)
-        # One that took off before a refresh was asked for may bring what that refresh is to replace.
-        if flight is None or flight.started < self._refreshed_at:
-            flight = self._flights[key] = Flight(self._clock())
+        now = self._clock()
+        # One that took off before a refresh was asked for may bring what that refresh is to replace. And one that
+        # others gave up on may be stuck.
+        if (
+            flight is None
+            or flight.started < self._refreshed_at
+            or (flight.abandoned and now - flight.started > _ABANDONED_S)
+        ):
+            flight = self._flights[key] = Flight(now, first=old is None)
             self._nursery.start_soon(self._fly, key, flight, old)
         return flight
 
@@ -235,9 +269,12 @@ class FreshCache(Generic[K, V]):
         held: Held[V] | None = None
         error: BaseException | None = None
         try:
-            value = await self._fetch(key, old)
-            held = self._holding(value, flight.started) if flight.void else self._store(key, value, flight.started)
-            self._health.ok()
+            with flight.scope:
+                value = await self._fetch(key, old)
+                held = self._holding(value, flight.started) if flight.void else self._store(key, value, flight.started)
+                self._health.ok()
+            if flight.scope.cancelled_caught:
+                error = errors.PassingError("others needed its place")
         except Exception as caught:  # whoever waits gets it, and its guard logs it if it is a bug
             error = caught
             self._note_failure(key, flight, caught, old is not None)
@@ -247,8 +284,12 @@ class FreshCache(Generic[K, V]):
             raise
         finally:
             # Also when cancelled: a leader that dies wakes its followers.
-            if self._flights.get(key) is flight:
+            if (current := self._flights.get(key)) is flight:
                 del self._flights[key]
+            elif current is not None and held is not None and not flight.void and flight.started >= self._refreshed_at:
+                # It was thought stuck, and is first all the same.
+                del self._flights[key]
+                current.land(held, None)
             flight.land(held, error)
 
     def _store(self, key: K, value: V, asked_at: float) -> Held[V]:

@@ -128,6 +128,7 @@ class Tree:
             health=health,
             nursery=nursery,
             clock=clock,
+            has_room=service.has_room_ahead,
         )
         self._pages: FreshCache[int, tuple[Run, ...]] = FreshCache(
             lambda count: f"the {count} runs last updated",
@@ -140,6 +141,7 @@ class Tree:
             health=health,
             nursery=nursery,
             clock=clock,
+            has_room=service.has_room_ahead,
         )
         self._listings: FreshCache[tuple[int, str, bool], _RunListing] = FreshCache(
             lambda key: f"run {key[0]}, directory {printable(key[1]) or '/'}",
@@ -152,6 +154,7 @@ class Tree:
             health=health,
             nursery=nursery,
             clock=clock,
+            has_room=service.has_room_ahead,
         )
         # By run, the directories that are in `_listings`, or were.
         self._listed: cachetools.LRUCache[int, dict[Place, None]] = cachetools.LRUCache(_MAX_RUNS)

@@ -7,6 +7,7 @@ import errno
 import stat
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,7 +24,8 @@ from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
 DEADLINE_S = 30.0
-CONTEXT: Any = None
+# A caller whom nobody can see.
+CONTEXT: Any = SimpleNamespace(pid=0)
 TOKEN: Any = None
 
 
