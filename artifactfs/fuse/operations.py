@@ -43,6 +43,8 @@ _NAME_MAX = 255
 # What the content endpoint answers where there is no such artifact, among other things: a fresh listing of the
 # directory decides (model-lab-api.md, "Status to errno"). A body that is too short is doubted the same way.
 _MAY_BE_GONE = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
+# What is left of a deadline for that question at least.
+_WHY_S = 1.0
 # "." and ".." come before the entries.
 _DOTS = 2
 
@@ -238,6 +240,7 @@ class Operations(pyfuse3.Operations):
             handle.opened.close()
 
     async def _open(self, inode: Inode, file: File) -> OpenFile:
+        began = trio.current_time()
         try:
             location = await self._tree.locate(file)
             version = FileVersion(location.artifact, file.entry.size_bytes, location.stamp, location.variant)
@@ -247,10 +250,11 @@ class Operations(pyfuse3.Operations):
             inode.superseded = True
             raise
         except _MAY_BE_GONE as error:
-            raise await self._why(inode, file, error, gone=errno.ENOENT) from error
+            raise await self._why(inode, file, error, began, gone=errno.ENOENT) from error
 
     async def _read(self, handle: _FileHandle, offset: int, size: int) -> bytes | memoryview:
         inode, file = handle.inode, handle.file
+        began = trio.current_time()
         try:
             return await handle.opened.read(offset, size)
         except errors.Superseded as error:
@@ -260,15 +264,18 @@ class Operations(pyfuse3.Operations):
                 self._tree.contradicted(file, error.size_bytes)
             raise
         except _MAY_BE_GONE as error:
-            raise await self._why(inode, file, error, gone=errno.ESTALE) from error
+            raise await self._why(inode, file, error, began, gone=errno.ESTALE) from error
 
-    async def _why(self, inode: Inode, file: File, error: errors.ServiceError, *, gone: int) -> FUSEError:
-        """Say why a content cannot be read: a fresh listing knows whether the file is gone, or a directory."""
+    async def _why(self, inode: Inode, file: File, error: errors.ServiceError, began: float, *, gone: int) -> FUSEError:
+        """Say why a content cannot be read: a fresh listing knows whether the file is gone, or a directory.
+
+        Within the deadline of the call that `began` then (of trio's clock).
+        """
         log.warning("content of a file of run %d: %s", file.directory.run_id, error)
         inode.superseded = True
         self._tree.doubt(file.directory)
         try:
-            with trio.fail_after(self.deadline_s):
+            with trio.fail_at(max(began + self.deadline_s, trio.current_time() + _WHY_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)
         except errors.NoSuchEntry:
             return FUSEError(gone)

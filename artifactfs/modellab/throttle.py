@@ -16,8 +16,10 @@ _BACKOFF_BASE_S = 0.2
 _BACKOFF_CAP_S = 5.0
 # For a 429 that names no reset.
 _DEFAULT_RESET_S = 5.0
-# Less than this share of a limit is left: only what somebody waits for is asked.
+# Less than this share of a limit is left: only what somebody waits for is asked, and at a pace that lasts to the
+# reset; but nobody waits longer than this for the one before him.
 _NEAR = 0.2
+_MAX_PACE_S = 1.0
 
 
 def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
@@ -58,6 +60,8 @@ class RateLimits:
         self._blocked_until: dict[str, float] = {}
         # Requests left of a limit, the limit, and until when that holds.
         self._left: dict[str, tuple[float, float, float]] = {}
+        # When the last request went, or is to go, that was slowed down.
+        self._last_turn: dict[str, float] = {}
 
     def observe(self, endpoint: str, status: int, headers: Mapping[str, str], now: float, wall_clock: float) -> None:
         """Take note of an answer's headers. `endpoint`: the kind of request, like "listing"."""
@@ -94,6 +98,21 @@ class RateLimits:
             return True
         remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
         return until > now and remaining - in_flight < limit * _NEAR
+
+    def turn_s(self, endpoint: str, now: float) -> float:
+        """Return for how many seconds a request of this kind is to wait so that what is left lasts to the reset.
+
+        Takes its turn: the next one comes after it. One that comes after a while waits for nothing.
+        """
+        name = self._name_of.get(endpoint, "")
+        remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
+        if until <= now or remaining >= limit * _NEAR:
+            return 0.0
+        # The answers that come tell anew what is left.
+        self._left[name] = max(0.0, remaining - 1), limit, until
+        pace_s = min(_MAX_PACE_S, (until - now) / max(remaining, 1.0))
+        turn = self._last_turn[name] = max(now, self._last_turn.get(name, float("-inf")) + pace_s)
+        return turn - now
 
     def pause_s(self, endpoint: str, now: float) -> float:
         """Return for how many seconds a request of this kind must still wait; 0 if it may go."""

@@ -6,11 +6,13 @@ endpoints or JSON. What is hard:
 - httpcore's pool is poisoned by cancellations while requests queue inside it (encode/httpcore#1093), so a
   limiter as wide as the pool stands in front and nothing ever queues there;
 - httpx's time-outs are per chunk, so the deadline is trio's;
+- httpx's clock stands still while the machine sleeps, and what was connected before is dead after;
 - a redirect is never followed: httpx would take the keys along (model-lab-api.md, 12).
 """
 
 import errno
 import logging
+import socket
 import ssl
 import time
 import zlib
@@ -50,6 +52,9 @@ _CONNECT_TIMEOUT_S = 10.0
 _CLOSE_S = 1.0
 # Idle connections are closed after this; below what load balancers commonly allow (60 s).
 _KEEPALIVE_S = 30.0
+# A peer that acknowledges nothing for so long is gone: in time for another attempt within a deadline of 30 s.
+_UNACKNOWLEDGED_MS = 10_000
+_SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)]
 
 USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
@@ -128,15 +133,25 @@ class Transport:
         received.install()
         # The transport itself, not a client around it: we follow no redirect, keep no cookie and take nothing from
         # the environment, and the client's part costs 0.07 ms of CPU a request (measured 2026-11-23, httpx 0.28.1).
-        self._sender = transport or httpx.AsyncHTTPTransport(
-            verify=tls_context(ca_file),
-            # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
-            proxy=None if loopback else proxy,
-            trust_env=False,
-            limits=httpx.Limits(
-                max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=_KEEPALIVE_S
-            ),
-        )
+        tls = tls_context(ca_file)
+
+        def connect() -> httpx.AsyncBaseTransport:
+            return httpx.AsyncHTTPTransport(
+                verify=tls,
+                # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
+                proxy=None if loopback else proxy,
+                trust_env=False,
+                limits=httpx.Limits(
+                    max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=_KEEPALIVE_S
+                ),
+                socket_options=_SOCKET_OPTIONS,
+            )
+
+        self._connect = connect if transport is None else lambda: transport
+        self._sender = self._connect()
+        # Those of before a sleep, until nobody uses them; and when a request went last.
+        self._retired: list[httpx.AsyncBaseTransport] = []
+        self._sent_at = clock()
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
         self._limits = limits or throttle.RateLimits()
         self._breaker = breaker or Breaker(self.host)
@@ -165,7 +180,8 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the pool and its connections."""
-        await self._sender.aclose()
+        for sender in (*self._retired, self._sender):
+            await sender.aclose()
 
     async def get(self, endpoint: str, target: str, *, deadline_s: float) -> bytes:
         """Return the body of a 2xx answer to `GET target` (path and query, encoded).
@@ -238,12 +254,27 @@ class Transport:
 
     async def _send(self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
         self._requests[endpoint] += 1
+        await self._renew_connections()
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
         response = await self._sender.handle_async_request(request)
         response.request = request
         self._breaker.heard(self._clock())
         return response
+
+    async def _renew_connections(self) -> None:
+        """Leave connections behind that were idle for longer than they may, also where the machine slept meanwhile."""
+        now, before = self._clock(), self._sent_at
+        self._sent_at = now
+        if now - before > _KEEPALIVE_S:
+            self._retired.append(self._sender)
+            self._sender = self._connect()
+        # Whatever was under way before has ended by now, if nobody else is here.
+        if self._retired and self._limiter.borrowed_tokens <= 1:
+            retired, self._retired = self._retired, []
+            with trio.move_on_after(_CLOSE_S, shield=True):
+                for sender in retired:
+                    await sender.aclose()
 
     def received(self, size_bytes: int) -> float:
         """Count bytes of a body that came; returns when."""
@@ -329,8 +360,14 @@ class Transport:
             # If the time is over before the request got its turn, this is why.
             last.append(limited)
             log.info("rate limit of %s: waiting %.1f s", self.host, pause_s)
-            await trio.sleep(pause_s)
-            self._paused_s += pause_s
+            await self._pause(pause_s)
+        # Near the limit requests are spread out; but nobody fails for that.
+        if (turn_s := min(self._limits.turn_s(endpoint, now), (end - now) / 2)) > 0:
+            await self._pause(turn_s)
+
+    async def _pause(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self._paused_s += seconds
 
     async def _attempt(self, endpoint: str, target: str, left_s: float) -> bytes:
         url = self._url(target)

@@ -37,6 +37,40 @@ def test_which_statuses_are_retried() -> None:
     assert {s for s in range(100, 600) if is_retried(s)} == {408, 429, 500, *range(502, 600)}
 
 
+# --- before the limit ---------------------------------------------------------------------------------------
+
+
+def near(remaining: int, reset_s: int, limit: int = 100) -> RateLimits:
+    """Return limits of which one answer told, at time 0."""
+    limits = RateLimits()
+    headers = {"x-ratelimit-name": "a", "x-ratelimit-limit": str(limit), "x-ratelimit-remaining": str(remaining),
+               "x-ratelimit-reset": str(reset_s)}  # fmt: skip
+    limits.observe("listing", 200, headers, 0.0, WALL)
+    return limits
+
+
+@pytest.mark.parametrize(("remaining", "turns"), [(100, [0] * 4), (20, [0] * 4), (19, [0, 1 / 9, 2 / 9, 3 / 9])])
+def test_requests_slow_down_before_the_limit(remaining: int, turns: list[float]) -> None:
+    """5.4: with less than a fifth left, what is left is spread over the time to the reset."""
+    limits = near(remaining, reset_s=2)
+    found = [limits.turn_s("listing", 0.0) for _ in range(4)]
+    assert found == pytest.approx(turns, abs=0.03)
+
+
+def test_a_lone_request_near_the_limit_goes_at_once() -> None:
+    """5.4: a person who looks now and then waits for nothing, however little is left."""
+    limits = near(5, reset_s=1000)
+    assert [limits.turn_s("listing", 10.0 * number) for number in range(4)] == [0] * 4
+
+
+def test_nobody_waits_long_for_the_one_before_him() -> None:
+    """5.4: the pace is never below one request a second, and over when the limit is reset."""
+    limits = near(2, reset_s=1000)
+    assert [limits.turn_s("listing", 0.0) for _ in range(4)] == [0, 1, 2, 3]
+    assert limits.turn_s("listing", 1001.0) == 0
+    assert limits.turn_s("content", 0.0) == 0  # of another limit, as far as is known
+
+
 # --- the reset ----------------------------------------------------------------------------------------------
 
 

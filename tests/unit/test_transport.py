@@ -245,6 +245,21 @@ async def test_room_for_requests_ahead(autojump_clock: MockClock) -> None:
     assert sender.has_room_ahead("run")
 
 
+async def test_requests_slow_down_near_the_rate_limit(autojump_clock: MockClock) -> None:
+    """5.4: a walk that is near the limit goes on at a pace that lasts to the reset, and says what that cost."""
+    headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "20", "X-RateLimit-Reset": "10",
+               "X-RateLimit-Name": "lab"}  # fmt: skip
+    near = headers | {"X-RateLimit-Remaining": "10"}
+    sender, network = connect(httpx.Response(200, headers=headers), httpx.Response(200, headers=near))
+    for _ in range(6):
+        await sender.get("listing", "/x", deadline_s=30)
+    assert network.times == pytest.approx([0, 0, 0, 1, 2, 3])
+    assert sender.cost().paused_s == pytest.approx(3)
+    # Nobody fails for it, and nobody waits for more than half of his time.
+    await sender.get("listing", "/x", deadline_s=0.5)
+    assert trio.current_time() == pytest.approx(3.25)
+
+
 async def test_no_room_near_the_rate_limit(autojump_clock: MockClock) -> None:
     """5.4: nothing is asked ahead when little of the rate limit is left; what somebody waits for is."""
     headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "10", "X-RateLimit-Reset": "7"}

@@ -1,0 +1,68 @@
+"""artifactfs.modellab.transport: connections that a sleeping machine leaves behind (semantics 3.2, 5.1)."""
+
+from typing import ClassVar
+
+import httpx
+import pytest
+from trio.testing import MockClock
+
+from artifactfs.modellab.transport import Transport
+from tests.fakes import TurnedClock
+from tests.unit.test_transport import KEYS
+
+
+class Pool(httpx.AsyncBaseTransport):
+    """In place of httpx's: keeps every one that was made, what was asked of it, and whether it was closed."""
+
+    made: ClassVar[list["Pool"]] = []
+
+    def __init__(self, **_settings: object) -> None:
+        self.asked = 0
+        self.closed = False
+        Pool.made.append(self)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        return httpx.Response(200, content=b"body")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
+    monkeypatch.setattr(Pool, "made", [])
+    monkeypatch.setattr(httpx, "AsyncHTTPTransport", Pool)
+    return Pool.made
+
+
+def told(pools: list[Pool]) -> list[tuple[int, bool]]:
+    return [(pool.asked, pool.closed) for pool in pools]
+
+
+async def test_after_a_night_nothing_goes_to_an_old_connection(pools: list[Pool], autojump_clock: MockClock) -> None:
+    """5.1: a machine that slept has connections that nobody answers at: they are replaced before they are used."""
+    clock = TurnedClock()
+    sender = Transport("https://api.test", KEYS, clock=clock)
+    for pause_s in (0, 29, 29, 8 * 3600, 1):
+        clock.sleep_machine(pause_s)
+        assert await sender.get("run", "/x", deadline_s=30) == b"body"
+    assert told(pools) == [(3, True), (2, False)]
+    await sender.aclose()
+    assert told(pools) == [(3, True), (2, True)]
+
+
+async def test_what_is_under_way_keeps_its_connection(pools: list[Pool], autojump_clock: MockClock) -> None:
+    """5.1: a body that is being read is not cut off by that; its connections are closed when nobody uses them."""
+    clock = TurnedClock()
+    sender = Transport("https://api.test", KEYS, clock=clock)
+    stream = await sender.open("content", "/x", headers={}, deadline_s=30)
+    clock.sleep_machine(60)
+    await sender.get("run", "/x", deadline_s=30)
+    assert told(pools) == [(1, False), (1, False)]
+    assert b"".join([chunk async for chunk in stream.chunks()]) == b"body"
+    await stream.aclose()
+    await sender.get("run", "/x", deadline_s=30)
+    assert told(pools) == [(1, True), (2, False)]
+    await sender.aclose()
+    assert told(pools) == [(1, True), (2, True)]
