@@ -6,14 +6,10 @@ endpoints or JSON. What is hard:
 - httpcore's pool is poisoned by cancellations while requests queue inside it (encode/httpcore#1093), so a
   limiter as wide as the pool stands in front and nothing ever queues there;
 - httpx's time-outs are per chunk, so the deadline is trio's;
-- httpx's clock stands still while the machine sleeps, and what was connected before is dead after;
 - a redirect is never followed: httpx would take the keys along (model-lab-api.md, 12).
 """
 
-import errno
 import logging
-import socket
-import ssl
 import time
 import zlib
 from collections import Counter
@@ -22,16 +18,16 @@ from contextlib import aclosing
 from importlib.metadata import version
 from typing import TypeVar, cast
 
-import certifi
 import httpx
 import msgspec
 import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import models, received, throttle
+from artifactfs.modellab import failures, throttle
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
+from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.origins import is_loopback
 
 log = logging.getLogger(__name__)
@@ -50,34 +46,9 @@ _MAX_ERROR_BYTES = 64 << 10
 _MAX_PIECE_BYTES = 1 << 20
 _CONNECT_TIMEOUT_S = 10.0
 _CLOSE_S = 1.0
-# Idle connections are closed after this; below what load balancers commonly allow (60 s).
-_KEEPALIVE_S = 30.0
-# A peer that acknowledges nothing for so long is gone: in time for another attempt within a deadline of 30 s.
-_UNACKNOWLEDGED_MS = 10_000
-_SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)]
 
 USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-
-
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return a verifying TLS context that trusts `ca_file`, or the bundled CAs.
-
-    Not `ssl.create_default_context`: that picks up SSLKEYLOGFILE and SSL_CERT_FILE behind our back
-    (semantics 6.1). Raises UserError.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cafile=ca_file or certifi.where())
-    except (OSError, ssl.SSLError) as error:
-        reason = (
-            error.strerror
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
-            else "no certificates in it"
-        )
-        raise UserError(ExitCode.BAD_CONFIG, f"--ca-file {ca_file}: {reason}") from None
-    return context
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -129,29 +100,14 @@ class Transport:
             raise UserError(ExitCode.USAGE, f"--api-url {api_url!r} is not a URL that can be asked") from None
         self.host = self._origin.netloc.decode("ascii")
         self._credentials = credentials.headers()
-        loopback = is_loopback(self._origin.host)
-        received.install()
-        # The transport itself, not a client around it: we follow no redirect, keep no cookie and take nothing from
-        # the environment, and the client's part costs 0.07 ms of CPU a request (measured 2026-11-23, httpx 0.28.1).
-        tls = tls_context(ca_file)
-
-        def connect() -> httpx.AsyncBaseTransport:
-            return httpx.AsyncHTTPTransport(
-                verify=tls,
-                # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
-                proxy=None if loopback else proxy,
-                trust_env=False,
-                limits=httpx.Limits(
-                    max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=_KEEPALIVE_S
-                ),
-                socket_options=_SOCKET_OPTIONS,
-            )
-
-        self._connect = connect if transport is None else lambda: transport
-        self._sender = self._connect()
-        # Those of before a sleep, until nobody uses them; and when a request went last.
-        self._retired: list[httpx.AsyncBaseTransport] = []
-        self._sent_at = clock()
+        self._connections = Connections(
+            width=CONCURRENCY,
+            tls=tls_context(ca_file),
+            # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
+            proxy=None if is_loopback(self._origin.host) else proxy,
+            clock=clock,
+            transport=transport,
+        )
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
         self._limits = limits or throttle.RateLimits()
         self._breaker = breaker or Breaker(self.host)
@@ -180,8 +136,7 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the pool and its connections."""
-        for sender in (*self._retired, self._sender):
-            await sender.aclose()
+        await self._connections.aclose()
 
     async def get(self, endpoint: str, target: str, *, deadline_s: float) -> bytes:
         """Return the body of a 2xx answer to `GET target` (path and query, encoded).
@@ -239,7 +194,7 @@ class Transport:
         try:
             response = await self._send(endpoint, url, headers | (self._credentials if ours else {}), deadline_s)
         except httpx.HTTPError as error:
-            raise self.foreign(error) from error
+            raise failures.of_exception(self.host, error) from error
         if ours:
             self._observe(endpoint, response)
         if response.status_code in expected:
@@ -254,27 +209,11 @@ class Transport:
 
     async def _send(self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
         self._requests[endpoint] += 1
-        await self._renew_connections()
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
-        response = await self._sender.handle_async_request(request)
-        response.request = request
+        response = await self._connections.send(request, alone=self._limiter.borrowed_tokens <= 1)
         self._breaker.heard(self._clock())
         return response
-
-    async def _renew_connections(self) -> None:
-        """Leave connections behind that were idle for longer than they may, also where the machine slept meanwhile."""
-        now, before = self._clock(), self._sent_at
-        self._sent_at = now
-        if now - before > _KEEPALIVE_S:
-            self._retired.append(self._sender)
-            self._sender = self._connect()
-        # Whatever was under way before has ended by now, if nobody else is here.
-        if self._retired and self._limiter.borrowed_tokens <= 1:
-            retired, self._retired = self._retired, []
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                for sender in retired:
-                    await sender.aclose()
 
     def received(self, size_bytes: int) -> float:
         """Count bytes of a body that came; returns when."""
@@ -378,7 +317,7 @@ class Transport:
                 ok = 200 <= response.status_code < 300
                 body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, whole=ok)
         except httpx.HTTPError as error:
-            raise self.foreign(error) from error
+            raise failures.of_exception(self.host, error) from error
         if not ok:
             raise self._failure(response, body, endpoint)
         return body
@@ -399,46 +338,7 @@ class Transport:
         return b"".join(pieces)
 
     def _failure(self, response: httpx.Response, body: bytes, endpoint: str) -> errors.ServiceError:
-        status = response.status_code
-        said = models.error_text(body, response.headers.get("content-type", ""))
-        what = f"{self.host} answered {status}" + (f" ({said})" if said else "")
-        if status in (401, 403):
-            return errors.AccessDenied(f"{what}: are the keys right, and of this site?", status)
-        if status in (404, 410):
-            return errors.NotFound(what, status)
-        if status == 429:
-            reset_s = self._limits.pause_s(endpoint, self._clock())
-            return errors.RateLimited(f"{what}: too many requests with these keys", reset_s)
-        if status in (408, 504):
-            return errors.TimedOut(what, status)
-        if status >= 500:
-            return errors.ServerFailed(what, status)
-        if status < 400:
-            return errors.UnexpectedAnswer(f"{what}, a redirect that is not followed: is the API URL right?", status)
-        return errors.BadRequest(what, status)
-
-    def foreign(self, error: httpx.HTTPError) -> errors.ServiceError:
-        """Turn an httpx exception into ours. Its text may name the proxy's URL, so it is never repeated whole."""
-        causes = list(_chain(error))
-        for cause in causes:
-            if isinstance(cause, ssl.SSLError):
-                return errors.TlsFailed(
-                    f"TLS to {self.host} failed: {cause.reason or type(cause).__name__}; see --ca-file"
-                )
-        if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
-            return errors.ConnectionLost("too many files are open in this process or on this machine")
-        if isinstance(error, httpx.TimeoutException):
-            return errors.TimedOut(f"{self.host} did not answer in time")
-        if isinstance(error, httpx.ProxyError):
-            return errors.Unreachable("the proxy refused the connection: see --proxy")
-        if isinstance(error, httpx.ConnectError):
-            if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-                return errors.ConnectionRefused(f"{self.host} refuses connections: is the address right, is it up?")
-            reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-            return errors.Unreachable(f"cannot reach {self.host}: {reasons[0] if reasons else 'no connection'}")
-        if isinstance(error, httpx.DecodingError):
-            return errors.UnexpectedAnswer(f"{self.host} sent a body that does not decompress")
-        return errors.ConnectionLost(f"the connection to {self.host} was lost: {type(error).__name__}")
+        return failures.of_answer(self.host, response, body, self._limits.pause_s(endpoint, self._clock()))
 
 
 class Stream:
@@ -489,7 +389,7 @@ class Stream:
     def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
         if isinstance(error, httpx.ReadTimeout):
             self._transport.silent(self._heard_at)
-        return self._transport.foreign(error)
+        return failures.of_exception(self._transport.host, error)
 
     async def aclose(self) -> None:
         """Give back the connection, or close it where the body was not read to its end."""
@@ -533,18 +433,3 @@ async def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
                 yield piece
     if inflater is not None:
         yield inflater.flush()
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return an exception, what caused it, and, of groups, all that they hold."""
-    found: list[BaseException] = []
-    todo = [error]
-    while todo:
-        current = todo.pop()
-        if current is None or current in found:
-            continue
-        found.append(current)
-        if isinstance(current, BaseExceptionGroup):
-            todo.extend(current.exceptions)
-        todo += [current.__cause__, current.__context__]
-    return found

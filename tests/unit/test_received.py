@@ -241,7 +241,7 @@ async def test_the_installed_releases_do_not_copy(autojump_clock: MockClock, ins
     body = [bytes([number]) * (1 << 18) for number in range(4)]
     wire = Wire([HEAD % sum(map(len, body)), *body])
     transport = Transport("http://127.0.0.1:1", keys, clock=TurnedClock())
-    transport._sender._pool._network_backend = Network(wire)  # type: ignore[attr-defined]
+    transport._connections._sender._pool._network_backend = Network(wire)  # type: ignore[attr-defined]
     stream = await transport.open("content", "/x", headers={}, deadline_s=30, expected=frozenset({200}))
     chunks = [chunk async for chunk in stream.chunks()]
     await stream.aclose()

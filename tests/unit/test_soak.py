@@ -6,11 +6,13 @@ A directory of plain files stands for the mount: what is wrong in it, a mount ma
 import dataclasses
 import json
 import os
+import random
 import socket
 import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from tests.processes import MARK, run, start_process, wait_until
 from tests.soak.crew import Sighting, Tally, Waits, sightings
 from tests.soak.journal import Journal, State, true_bytes
 from tests.soak.plan import FORMS, plan
-from tests.soak.reading import Held, Wrong
+from tests.soak.reading import Reader, Stopwatch, Wrong
 from tests.soak.server import build, name_of
 from tests.soak.verdict import Ending, Figures, verdicts
 from tests.soak.watch import CacheState, Holdings, cache_state, holdings, log_faults
@@ -106,11 +108,23 @@ def test_two_versions_in_one_file_are_noticed(journal: Journal, tmp_path: Path) 
 
 
 def test_an_early_end_is_noticed(journal: Journal, tmp_path: Path) -> None:
-    """A file cut short has a size that it never had; a read that ends before the size is the end of nothing."""
+    """A file cut short has a size that it never had."""
     show(tmp_path, NAME, true_bytes(RUN, NAME, 0, SIZE, 0, SIZE - 1))
-    assert [way for way, told in outcomes(tmp_path, *READING).items() if not told["wrong"]] == []
-    with pytest.raises(Wrong, match="the end at 5"):
-        Held(-1, RUN, NAME, SIZE, 0).check(5, b"", 10)
+    assert [way for way, told in outcomes(tmp_path, *READING).items() if "never had" not in told["wrong"]] == []
+
+
+@pytest.mark.parametrize("way", ["sequential", "sendfile"])
+def test_an_end_before_the_size_is_noticed(way: str, journal: Journal, tmp_path: Path) -> None:
+    """A read that returns nothing before the end is the end of no version, whatever was right so far."""
+
+    class Ends(Stopwatch):
+        def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            got = super().__call__(call, *args, **kwargs)
+            return {"read": b"", "sendfile": 0}.get(call.__name__, got)
+
+    reader = Reader(str(tmp_path / "mnt"), journal, Ends(), random.Random(1), str(tmp_path))
+    with pytest.raises(Wrong, match=r"the end at 0|ends at 0"):
+        getattr(reader, way)(RUN, NAME)
 
 
 def test_names_that_vanish_or_are_invented_are_noticed(journal: Journal, tmp_path: Path) -> None:

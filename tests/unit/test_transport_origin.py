@@ -17,7 +17,8 @@ from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import throttle
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.transport import Transport, tls_context
+from artifactfs.modellab.connections import tls_context
+from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
 KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))

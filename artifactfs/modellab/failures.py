@@ -1,0 +1,66 @@
+"""What went wrong, as an exception of ours with a sentence for the user: of an answer, or of httpx's exceptions."""
+
+import errno
+import ssl
+
+import httpx
+
+from artifactfs import errors
+from artifactfs.modellab import models
+
+
+def of_answer(host: str, response: httpx.Response, body: bytes, reset_s: float) -> errors.ServiceError:
+    """Return our exception for an answer that is no 2xx. `reset_s`: until its rate limit's reset, if it has one."""
+    status = response.status_code
+    said = models.error_text(body, response.headers.get("content-type", ""))
+    what = f"{host} answered {status}" + (f" ({said})" if said else "")
+    if status in (401, 403):
+        return errors.AccessDenied(f"{what}: are the keys right, and of this site?", status)
+    if status in (404, 410):
+        return errors.NotFound(what, status)
+    if status == 429:
+        return errors.RateLimited(f"{what}: too many requests with these keys", reset_s)
+    if status in (408, 504):
+        return errors.TimedOut(what, status)
+    if status >= 500:
+        return errors.ServerFailed(what, status)
+    if status < 400:
+        return errors.UnexpectedAnswer(f"{what}, a redirect that is not followed: is the API URL right?", status)
+    return errors.BadRequest(what, status)
+
+
+def of_exception(host: str, error: httpx.HTTPError) -> errors.ServiceError:
+    """Turn an httpx exception into ours. Its text may name the proxy's URL, so it is never repeated whole."""
+    causes = list(_chain(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            return errors.TlsFailed(f"TLS to {host} failed: {cause.reason or type(cause).__name__}; see --ca-file")
+    if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
+        return errors.ConnectionLost("too many files are open in this process or on this machine")
+    if isinstance(error, httpx.TimeoutException):
+        return errors.TimedOut(f"{host} did not answer in time")
+    if isinstance(error, httpx.ProxyError):
+        return errors.Unreachable("the proxy refused the connection: see --proxy")
+    if isinstance(error, httpx.ConnectError):
+        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+            return errors.ConnectionRefused(f"{host} refuses connections: is the address right, is it up?")
+        reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+        return errors.Unreachable(f"cannot reach {host}: {reasons[0] if reasons else 'no connection'}")
+    if isinstance(error, httpx.DecodingError):
+        return errors.UnexpectedAnswer(f"{host} sent a body that does not decompress")
+    return errors.ConnectionLost(f"the connection to {host} was lost: {type(error).__name__}")
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an exception, what caused it, and, of groups, all that they hold."""
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        current = todo.pop()
+        if current is None or current in found:
+            continue
+        found.append(current)
+        if isinstance(current, BaseExceptionGroup):
+            todo.extend(current.exceptions)
+        todo += [current.__cause__, current.__context__]
+    return found
