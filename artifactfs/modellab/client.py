@@ -17,6 +17,7 @@ from artifactfs import errors
 from artifactfs.modellab import models
 from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
 from artifactfs.modellab.models import FileRow, ProjectFile, Run
+from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Cost, Transport
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class ModelLab:
         # Once: it is of use only now, and what fails it may be its size.
         stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, attempts=1)
         try:
-            decoder = models.ProjectDecoder()
+            decoder = ProjectDecoder()
             came = 0
             async with aclosing(stream.decoded()) as pieces:
                 async for piece in pieces:

@@ -9,25 +9,12 @@ import datetime
 import json
 from typing import Any
 
-import ijson
 import msgspec
 
 from artifactfs.errors import UnexpectedAnswer
 
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
-_NESTING_HINT = "it is nested too deeply"
-
-# Where the rows of a project's listing stand, and how deep; None is a list.
-_ROWS_AT = ["data", "attributes", "files", None]
-_ROW_DEPTH = len(_ROWS_AT) + 1
-# Deeper than this, or in longer texts, nothing comes that could be a row.
-_MAX_DEPTH = 64
-_MAX_TEXT_BYTES = 1 << 20
-# Rows are decoded by so many bytes at once, where that many come; one row may have as many as a path in JSON's escapes.
-_MANY_BYTES = 4 << 10
-_MAX_ROW_BYTES = 64 << 10
-# How many lists may begin before that of the rows.
-_MAX_LISTS = 16
+NESTING_HINT = "it is nested too deeply"
 
 FINISHED = frozenset({"completed", "failed", "killed"})
 
@@ -106,7 +93,6 @@ class _ListingAnswer(msgspec.Struct):
 
 
 _listing_decoder = msgspec.json.Decoder(_ListingAnswer)
-_project_files_decoder = msgspec.json.Decoder(list[ProjectFile])
 
 
 def decode_run_listing(body: bytes) -> RunListing:
@@ -138,128 +124,6 @@ def _listing_row_by_row(body: bytes) -> tuple[list[FileRow], str | None, int]:
                 sized = isinstance(size, int | float | str) and not isinstance(size, bool)
                 files.append(FileRow(path, row.get("is_dir") in (True, "true"), size if sized else None))
     return files, prefix, len(raw) - len(files)
-
-
-class ProjectDecoder:
-    """Decodes a project's listing as it streams: it may be large, and nothing may hold up the event loop.
-
-    From ijson's events until the rows have begun. From there on msgspec decodes all rows that are there, in a fifth of
-    the time: what stands before a `},{` is whole rows, or else, with its bracket, no JSON. What it refuses goes by
-    events, with all that follows; ijson's ready-made `items` would take 10 GB of memory for 100 KB of opening brackets.
-    """
-
-    def __init__(self) -> None:
-        self._events = ijson.sendable_list()
-        self._parser = ijson.basic_parse_coro(self._events, use_float=True)
-        # Containers that are open, and by what the value that comes next stands in each of the outer ones: None in
-        # a list.
-        self._depth = 0
-        self._at: list[str | None] = [None] * (_ROW_DEPTH + 1)
-        self._row: dict[str, Any] | None = None
-        # Whether the last that came was the beginning of the list of rows.
-        self._is_before_rows = False
-        # Bytes since the last event.
-        self._silent_bytes = 0
-        # Lists that began; and what came of the rows and is not decoded yet, None where they go by events.
-        self._lists = 0
-        self._rest: bytes | None = None
-
-    def feed(self, piece: bytes) -> list[ProjectFile]:
-        """Return rows that came so far, each once, in order; one without a usable path is left out.
-
-        Raises UnexpectedAnswer.
-        """
-        files: list[ProjectFile] = []
-        while self._rest is None and self._lists < _MAX_LISTS and len(piece) >= _MANY_BYTES:
-            head, bracket, piece = piece.partition(b"[")
-            files += self._by_events(head + bracket)
-            self._lists += 1
-            if self._is_before_rows:
-                self._rest = b""
-        return files + (self._by_events(piece) if self._rest is None else self._many(self._rest + piece))
-
-    def _many(self, rest: bytes) -> list[ProjectFile]:
-        """Decode what begins where a row does; keep what is no whole row yet."""
-        self._rest = rest
-        if len(rest) < _MANY_BYTES:
-            return []
-        end = max(rest.rfind(b"},{"), rest.rfind(b"}, {"))
-        if end < 0 and len(rest) <= _MAX_ROW_BYTES:
-            return []
-        if end >= 0:
-            try:
-                files = _project_files_decoder.decode(b"[%b]" % rest[: end + 1])
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                pass  # an odd row, or none at all: by events it costs itself and nothing else
-            else:
-                self._rest = rest[rest.index(b"{", end) :]
-                return files
-        self._rest = None
-        return self._by_events(rest)
-
-    def _by_events(self, piece: bytes) -> list[ProjectFile]:
-        if not piece:
-            return []  # for the parser that would be the end
-        try:
-            self._parser.send(piece)
-        # Text that is no text (broken UTF-8) is refused as a whole here: which row it was in is not known.
-        except (ijson.JSONError, UnicodeError, StopIteration) as error:
-            raise UnexpectedAnswer("the project's listing is not the JSON expected") from error
-        self._silent_bytes = 0 if self._events else self._silent_bytes + len(piece)
-        if self._silent_bytes > _MAX_TEXT_BYTES:
-            raise UnexpectedAnswer(f"a text in the project's listing is longer than {_MAX_TEXT_BYTES >> 20} MiB")
-        rows = self._rows()
-        self._is_before_rows = (
-            bool(self._events)
-            and self._events[-1][0] == "start_array"
-            and self._depth == _ROW_DEPTH - 1
-            and self._at[1:_ROW_DEPTH] == _ROWS_AT
-        )
-        self._events.clear()
-        if self._depth > _MAX_DEPTH:
-            raise UnexpectedAnswer(f"the project's listing is not the JSON expected: {_NESTING_HINT}")
-        return [file for row in rows if (file := _project_file(row)) is not None]
-
-    def _rows(self) -> list[dict[str, Any]]:
-        """Return the rows that the events at hand complete, without what is deeper in them."""
-        rows: list[dict[str, Any]] = []
-        depth, at, row = self._depth, self._at, self._row
-        for event, value in self._events:
-            if event == "map_key":
-                if depth <= _ROW_DEPTH:
-                    at[depth] = value
-            elif event in ("start_map", "start_array"):
-                if depth == _ROW_DEPTH - 1 and event == "start_map" and at[1:_ROW_DEPTH] == _ROWS_AT:
-                    row = {}
-                depth += 1
-                if depth <= _ROW_DEPTH:
-                    at[depth] = None
-            elif event in ("end_map", "end_array"):
-                if row is not None and depth == _ROW_DEPTH:
-                    rows.append(row)
-                    row = None
-                depth -= 1
-            elif row is not None and depth == _ROW_DEPTH and (key := at[depth]) is not None:
-                row[key] = value
-        self._depth, self._row = depth, row
-        return rows
-
-    def finish(self) -> list[ProjectFile]:
-        """Return the last rows. Raises UnexpectedAnswer unless the listing has come to its end."""
-        files = self._by_events(self._rest or b"")
-        try:
-            self._parser.close()
-        except ijson.JSONError as error:
-            raise UnexpectedAnswer("the project's listing ends in the middle") from error
-        return files
-
-
-def _project_file(row: dict[str, Any]) -> ProjectFile | None:
-    if not isinstance(path := row.get("artifact_path"), str):
-        return None
-    size, created_at = row.get("file_size"), row.get("created_at")
-    sized = isinstance(size, int | float | str) and not isinstance(size, bool)
-    return ProjectFile(path, size if sized else None, created_at if isinstance(created_at, str) else None)
 
 
 def decode_run(body: bytes) -> Run:
@@ -344,7 +208,7 @@ def _lenient_json(body: bytes) -> Any:
         # Broken UTF-8 becomes lone surrogates, and with them names that are left out one by one.
         return json.loads(body.decode("utf-8", "surrogateescape"))
     except RecursionError:
-        raise UnexpectedAnswer(f"the answer is not the JSON expected: {_NESTING_HINT}") from None
+        raise UnexpectedAnswer(f"the answer is not the JSON expected: {NESTING_HINT}") from None
     except ValueError:
         raise UnexpectedAnswer("the answer is not JSON") from None
 

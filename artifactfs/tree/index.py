@@ -1,14 +1,13 @@
 """A project's flat listing (the index): one answer in place of one for each directory.
 
-`ProjectFiles` holds the listing of one project, packed. `Index` owns when one is asked for and how far it is believed
-(semantics 1.6): for a run only while all its directories that were listed on their own agree with it, the root, those
-walked, and some chosen at random. It knows files and not directories, and may be old, partial, or of something else;
-so it never says that a name is not there. It costs nothing but itself: whoever waits for it waits a second at most.
+`Index` owns when one is asked for and how far it is believed (semantics 1.6): for a run only while all its directories
+that were listed on their own agree with it, the root, those walked, and some chosen at random. It knows files and not
+directories, and may be old, partial, or of something else; so it never says that a name is not there. It costs nothing
+but itself: whoever waits for it waits a second at most.
 """
 
 import logging
 import random
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -17,10 +16,11 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.forms import Child, encode_name, size_of
-from artifactfs.modellab.models import ProjectFile, Run, parse_time_ns, printable
+from artifactfs.modellab.forms import Child, encode_name
+from artifactfs.modellab.models import ProjectFile, Run, printable
 from artifactfs.tree.listings import look_up, slices
 from artifactfs.tree.nodes import Entry
+from artifactfs.tree.packed import MAX_PACKED_BYTES, ProjectFiles
 
 log = logging.getLogger(__name__)
 
@@ -40,121 +40,9 @@ _DEADLINE_S = 60.0
 # Directories chosen at random that are listed on their own before a run's part of an index is believed: two at least
 # (semantics 1.6); all at once, so that one more costs a request and no time.
 _SAMPLES = 3
-# What packed indexes take in memory, all together, in about bytes; and one path's length: PATH_MAX.
-_MAX_PACKED_BYTES = 64 << 20
-_MAX_PATH = 4096
-# A longer time is none.
-_MAX_TIME = 40
-# Bytes of a directory's record, about; and runs whose index is remembered to be right or wrong.
-_DIRECTORY_BYTES = 500
+# Runs whose index is remembered to be right or wrong.
 _MAX_RUNS = 1_000
 _INSTEAD = "directories are listed one by one"
-
-
-class _Packed:
-    """A directory: its files as NUL-ended name, size and time, one after the other, and its directories' names."""
-
-    __slots__ = ("directories", "files")
-
-    def __init__(self) -> None:
-        self.files = bytearray()
-        self.directories: list[bytes] = []
-
-
-class ProjectFiles:
-    """The files of a project by directory, in about 60 bytes each."""
-
-    def __init__(self) -> None:
-        self._directories: dict[str, _Packed] = {}
-        self.size_bytes = 0
-        self.count = 0
-
-    def add(self, rows: Sequence[ProjectFile]) -> None:
-        """Take rows in. What no tree can hold is left out (semantics 1.3). Raises AnswerTooLarge."""
-        here: str | None = None
-        directory: _Packed | None = None
-        size_bytes = count = 0
-        for row in rows:
-            path, slash, last = row.path.rpartition("/")
-            name = encode_name(last)
-            # A row that ends in a slash is a marker of a directory, and says nothing of a file.
-            if name is None or (slash and not path) or len(row.path) > _MAX_PATH:
-                continue
-            if path != here:
-                here, directory = path, self._make(path)
-            if directory is None:
-                continue
-            size, created = size_of(row), row.created_at or ""
-            if len(created) > _MAX_TIME or not created.isascii() or "\0" in created:
-                created = ""
-            packed = b"%b\0%b\0" % (name, f"{'' if size is None else size}\0{created}".encode())
-            directory.files += packed
-            size_bytes += len(packed)
-            count += 1
-        self.size_bytes += size_bytes
-        self.count += count
-        if self.size_bytes > _MAX_PACKED_BYTES:
-            raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._directories
-
-    async def directory(self, path: str) -> dict[bytes, Child] | None:
-        """Return the children of a directory, given from the project's root; None if the index has no such one."""
-        packed = self._directories.get(path)
-        if packed is None:
-            return None
-        # A name that is both is a directory; of duplicates the first counts (semantics 1.5).
-        children: dict[bytes, Child] = {}
-        for names in slices(packed.directories):
-            children |= {name: Child(name, True, None, True) for name in names}
-            await look_up(names)
-        # What follows the last NUL is nothing.
-        fields = iter(bytes(packed.files).split(b"\0")[:-1])
-        for rows in slices(zip(fields, fields, fields, strict=True)):
-            for name, size, created in rows:
-                if name not in children:
-                    created_ns = parse_time_ns(created.decode()) if created else None
-                    children[name] = Child(name, False, int(size) if size else None, False, created_ns)
-            await look_up(rows)
-        return children
-
-    async def below(self, path: str) -> list[str]:
-        """Return every directory below one, given from the project's root, that one itself not included."""
-        found: list[str] = []
-        level = [path]
-        while level:
-            deeper = []
-            for part in slices(level):
-                for here in part:
-                    packed = self._directories.get(here)
-                    base = f"{here}/" if here else ""
-                    deeper += [base + name.decode() for name in (packed.directories if packed is not None else ())]
-                await look_up(part)
-            found += deeper
-            level = deeper
-        return found
-
-    def _make(self, path: str) -> _Packed | None:
-        """Return a directory's record, made with all above it; None for a path that no tree can hold."""
-        if (found := self._directories.get(path)) is not None:
-            return found
-        names = [encode_name(part) for part in path.split("/")] if path else []
-        if None in names:
-            return None
-        made = self._put(path)
-        while path:
-            path, _, last = path.rpartition("/")
-            above = self._directories.get(path)
-            (above or self._put(path)).directories.append(last.encode())
-            if above is not None:
-                break
-        return made
-
-    def _put(self, path: str) -> _Packed:
-        self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(path)
-        made = self._directories[path] = _Packed()
-        return made
 
 
 async def agrees(own: Mapping[bytes, Child] | Mapping[bytes, Entry], index: Mapping[bytes, Child] | None) -> bool:
@@ -233,7 +121,7 @@ class Index:
         self._ttl_s = ttl_s
         self._choose = choose
         self._projects: cachetools.LRUCache[str, _Project] = cachetools.LRUCache(
-            _MAX_PACKED_BYTES, getsizeof=lambda project: project.files.size_bytes if project.files else 0
+            MAX_PACKED_BYTES, getsizeof=lambda project: project.files.size_bytes if project.files else 0
         )
         self._beliefs: cachetools.LRUCache[int, _Belief] = cachetools.LRUCache(_MAX_RUNS)
         self._flights = 0

@@ -8,7 +8,6 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.modellab.models import ProjectFile
-from artifactfs.tree import index
 from artifactfs.tree.tree import Tree
 from tests.fakes import CREATED_AT, CREATED_NS, MINUTE_NS, NOW_NS, FakeService, TurnedClock, finished_run, run
 from tests.walking import count, entries, listed, look, many, mounted, node, truth, walk
@@ -85,7 +84,7 @@ async def test_an_index_that_is_huge(
     tree: Tree, service: FakeService, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """6.4: one that takes more memory than all of them may is given up."""
-    monkeypatch.setattr(index, "_MAX_PACKED_BYTES", 3_000)
+    monkeypatch.setattr("artifactfs.tree.packed.MAX_PACKED_BYTES", 3_000)
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert (count(asked, "index"), len(listed(asked))) == (1, ALL)

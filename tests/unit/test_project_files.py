@@ -1,4 +1,4 @@
-"""artifactfs.tree.index.ProjectFiles: a project's flat listing, packed; and `agrees` (semantics 1.3 to 1.6)."""
+"""artifactfs.tree.packed: a project's flat listing; and `agrees` of artifactfs.tree.index (semantics 1.3 to 1.6)."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from artifactfs import errors
 from artifactfs.modellab.forms import Child, Children, encode_name
 from artifactfs.modellab.models import ProjectFile
-from artifactfs.tree import index
-from artifactfs.tree.index import ProjectFiles, agrees
+from artifactfs.tree.index import agrees
+from artifactfs.tree.packed import ProjectFiles
 from tests.fakes import CREATED_AT, CREATED_NS
 
 
@@ -190,7 +190,7 @@ def test_what_is_left_out_takes_nothing() -> None:
 def test_a_hostile_index_is_given_up(row: Callable[[int], ProjectFile], monkeypatch: pytest.MonkeyPatch) -> None:
     """6.4: past a bound of about bytes an index is refused, and never took much more than that."""
     bound_bytes = 6 << 20
-    monkeypatch.setattr(index, "_MAX_PACKED_BYTES", bound_bytes)
+    monkeypatch.setattr("artifactfs.tree.packed.MAX_PACKED_BYTES", bound_bytes)
     files = ProjectFiles()
     tracemalloc.start()
 

@@ -1,4 +1,4 @@
-"""A project's listing from the wire to rows: models.ProjectDecoder and ModelLab.project_files (model-lab-api.md)."""
+"""A project's listing from the wire to rows: project_decoder and ModelLab.project_files (model-lab-api.md)."""
 
 import gzip
 import itertools
@@ -17,10 +17,11 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.errors import UnexpectedAnswer
-from artifactfs.modellab import client, models, transport
+from artifactfs.modellab import client, project_decoder, transport
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.models import ProjectDecoder, ProjectFile
+from artifactfs.modellab.models import ProjectFile
+from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
@@ -37,9 +38,9 @@ def row(path: object = "a/f", **more: object) -> dict[str, object]:
     return told | more
 
 
-def decode(whole: bytes, *cuts: int, many_bytes: int = models._MANY_BYTES) -> list[ProjectFile]:
+def decode(whole: bytes, *cuts: int, many_bytes: int = project_decoder._MANY_BYTES) -> list[ProjectFile]:
     """Decode a body that comes in pieces, cut at these places; so many bytes of rows are decoded at once."""
-    with mock.patch.object(models, "_MANY_BYTES", many_bytes):
+    with mock.patch.object(project_decoder, "_MANY_BYTES", many_bytes):
         decoder = ProjectDecoder()
         found: list[ProjectFile] = []
         for start, end in itertools.pairwise([0, *sorted(cuts), len(whole)]):
