@@ -62,7 +62,7 @@ def _open_standard_descriptors() -> None:
 
 
 # What says where the service is and who asks: nothing that a sample has.
-_OF_THE_SERVICE = frozenset({"site", "api_url", "api_key_file", "app_key_file", "proxy", "ca_file"})
+_OF_THE_SERVICE = frozenset({"site", "api_url", "api_key_file", "app_key_file", "proxy", "ca_file", "wait"})
 
 
 def _setting_options(command: _Command, without: frozenset[str] = frozenset()) -> _Command:

@@ -162,6 +162,7 @@ SETTINGS: tuple[Setting, ...] = (
         "auto|tree|off",
         "What to list ahead of who walks: the project at once, or directories [auto].",
     ),
+    Setting("wait", _flag, False, None, "Where the service does not answer yet, go on trying to mount."),
     Setting("runs_listed", _count, 200, "N", "How many runs /runs shows [200]."),
     Setting("umask", _octal, 0, "MASK", "Permission bits (octal) to clear."),
     Setting("uid", _user_id, None, "USER", "Owner of everything [who mounts]."),
@@ -200,6 +201,7 @@ class Settings:
     stale_max: float
     deadline: float
     prefetch: str
+    wait: bool
     runs_listed: int
     umask: int
     uid: int

@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
 _FLUSH_S = 1.0
+# Between two tries to reach a service that is waited for; each pause is twice the one before. Arbitrary.
+_FIRST_PAUSE_S = 1.0
+_LAST_PAUSE_S = 16.0
 # Memory for contents: blocks that readers are at, and bytes asked for ahead of them. With the interpreter's own 60 MiB
 # it stays below 200 MiB whatever is open.
 _POOL_BYTES = 48 << 20
@@ -113,7 +116,7 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
     # A little less than an operation's own: so that it ends with what went wrong, not with its time.
     service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
     try:
-        await _check_keys(service, settings)
+        await _reach(service, settings)
         async with trio.open_nursery() as root:
             tree = Tree(
                 service,
@@ -224,6 +227,20 @@ def _set_read_ahead(device: str) -> None:
             file.write(str(_KERNEL_READ_AHEAD_KIB))
     except OSError as error:
         log.debug("the kernel's read-ahead stays as it is: %s", error)
+
+
+async def _reach(service: ModelLab, settings: Settings) -> None:
+    """Check the keys; with `wait`, again and again until the service answers (semantics 5.8). Raises UserError."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await _check_keys(service, settings)
+        except UserError as error:
+            if not settings.wait or error.code not in (ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED):
+                raise
+            log.warning("%s; trying again in %g s", error, pause_s)
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
 
 async def _check_keys(service: ModelLab, settings: Settings) -> None:

@@ -283,3 +283,49 @@ def test_a_service_in_trouble_fails_the_mount(then: dict[str, object], code: Exi
     assert done.err.startswith("artifactfs: ")
     assert "Traceback" not in done.err
     check_gone(mounted)
+
+
+def test_a_mount_that_waits_for_the_service(own_lab: Lab, shell: Shell) -> None:
+    """5.8: with `--wait` a mount goes on trying while nobody answers, or only with 5xx; then it is there."""
+    shell.lab = own_lab
+    mounted = shell.expected_mount()
+    mounted.log.announce("refuses connections.*trying again")
+    mounted.log.announce("answered 503.*trying again")
+    port = own_lab.port
+    own_lab.stop()
+    options = ("--wait", "--deadline", "2s", "--api-url", own_lab.url, "--log-file", mounted.log_file)
+    with shell.background("mount", *options, mounted.point) as process:
+        wait_until(lambda: mounted.log.has("refuses connections"), "the first try")
+        own_lab.start(port)
+        own_lab.fault("any", {"status": 503})
+        wait_until(lambda: mounted.log.has("answered 503"), "a later try")
+        assert process.poll() is None
+        own_lab.faults()
+        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == 0
+    assert mounted.tree(sample.RUN) == own_lab.truth(sample.RUN)
+
+
+@pytest.mark.parametrize(("then", "code"), [({"status": 403}, 4), ({"html": True}, 12)], ids=str)
+def test_what_no_waiting_mends_fails_at_once(then: dict[str, object], code: int, lab: Lab, shell: Shell) -> None:
+    """5.8: rejected keys fail a mount that waits as well, and so does what is no Model Lab."""
+    mounted = shell.expected_mount()
+    mounted.log.announce("")
+    lab.fault("any", then)
+    done = shell.cli("mount", "--wait", "--api-url", lab.url, "--log-file", mounted.log_file, mounted.point)
+    assert (done.code, done.err.count("\n")) == (code, 1)
+    check_gone(mounted)
+
+
+def test_a_mount_that_waits_is_ended(own_lab: Lab, shell: Shell) -> None:
+    """5.6, 5.8: Ctrl-C ends a mount that waits for its service, and leaves nothing."""
+    shell.lab = own_lab
+    mounted = shell.expected_mount()
+    mounted.log.announce("trying again")
+    own_lab.stop()
+    options = ("--wait", "--api-url", own_lab.url, "--log-file", mounted.log_file)
+    with shell.background("mount", *options, mounted.point) as it:
+        wait_until(lambda: mounted.log.has("trying again"), "the first try")
+        it.send_signal(signal.SIGINT)
+        assert it.wait(END_S) == 130
+    check_gone(mounted)

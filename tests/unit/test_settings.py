@@ -92,7 +92,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
     """Flags, variables, -o and the config file come from one table: a row works in all of them."""
     samples = {
         "site": "datadoghq.eu", "api_url": "https://api.example.com", "proxy": "http://p:1", "umask": "022", "uid": "7",
-        "gid": "8", "allow_other": "true", "verbose": "true", "runs_listed": "5", "prefetch": "tree",
+        "gid": "8", "allow_other": "true", "verbose": "true", "runs_listed": "5", "prefetch": "tree", "wait": "true",
     }  # fmt: skip
     for row in SETTINGS:
         if "key" in row.name or row.name == "access_token":
