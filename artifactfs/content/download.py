@@ -85,17 +85,19 @@ class Download:
             came_to = fill.at
             pieces.hold(came_to)
             error: errors.ServiceError | None = None
+            answered = False
             try:
                 async with self._answer(fill) as body:
                     if body is None:
                         continue
+                    answered = True
                     await self._receive(fill, body, suspect)
             except _OtherValidator as other:
                 suspect = other.validator
                 continue
-            except errors.NotAsked:
-                raise
             except (errors.ConnectionLost, errors.TimedOut) as caught:
+                if not answered:
+                    raise  # asked for again already, as often as it is worth
                 error = caught
             suspect = None
             # An answer that brought nothing new may be followed by a better one, but not for ever.
