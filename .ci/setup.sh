@@ -14,7 +14,7 @@ fail() {
   exit 1
 }
 
-TEST_PROGRAMS="openssl:openssl ps:procps tree:tree"
+TEST_PROGRAMS="findmnt:util-linux lsof:lsof openssl:openssl ps:procps tree:tree"
 
 is_root() { [ "$(id -u)" = 0 ]; }
 

@@ -4,15 +4,22 @@
 
 `lookup-raises`: the tree's lookup raises for the name `boom`, its listing for a directory of that name.
 `count-inodes`: the size of the inode table is written to the file $TEST_INODE_COUNT after each forget.
+`clock`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK: the machine slept so long.
+`names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
+not resolve, with `stalls` nobody ever says.
 """
 
 import functools
 import os
+import socket
 import sys
+import time
 from collections.abc import Sequence
 
 from artifactfs import cli
+from artifactfs.clock import boottime
 from artifactfs.fuse.operations import Operations
+from artifactfs.mount import session
 from artifactfs.tree.nodes import Directory, Node
 from artifactfs.tree.tree import Contents, Found, Tree
 
@@ -55,13 +62,49 @@ def count_inodes() -> None:
     @functools.wraps(forget)
     async def telling_forget(self: Operations, inode_list: Sequence[tuple[int, int]]) -> None:
         await forget(self, inode_list)
-        with open(path + ".new", "w", encoding="ascii") as file:  # noqa: ASYNC230 - a few bytes
-            file.write(str(len(self.inodes)))
-        os.replace(path + ".new", path)
+        tell(path, str(len(self.inodes)))
 
     Operations.forget = telling_forget  # type: ignore[method-assign]
 
 
+def tell(path: str, said: str) -> None:
+    """Say something to a plant, in one piece: it may be reading at this moment."""
+    with open(path + ".new", "w", encoding="ascii") as file:
+        file.write(said)
+    os.replace(path + ".new", path)
+
+
+def clock() -> None:
+    """Let time be what the test says, from one moment to the next: that is how a suspend looks from inside."""
+    path = os.environ["TEST_CLOCK"]
+
+    def moved() -> float:
+        with open(path, encoding="ascii") as file:
+            return boottime() + float(file.read())
+
+    vars(session)["boottime"] = moved
+
+
+def names() -> None:
+    """Let one host name resolve, or not, as the test says."""
+    resolve, name, path = socket.getaddrinfo, os.environ["TEST_NAME"], os.environ["TEST_RESOLVER"]
+
+    @functools.wraps(resolve)
+    def planted(host: str | bytes, port: int, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> object:
+        if host not in (name, name.encode()) or flags & socket.AI_NUMERICHOST:
+            return resolve(host, port, family, kind, proto, flags)
+        with open(path, encoding="ascii") as file:
+            state = file.read()
+        if state == "stalls":
+            time.sleep(3600)
+        if state != "up":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve("127.0.0.1", port, family, kind, proto, flags)
+
+    socket.getaddrinfo = planted  # type: ignore[assignment]
+
+
 if __name__ == "__main__":
-    {"lookup-raises": lookup_raises, "count-inodes": count_inodes}[sys.argv.pop(1)]()
+    plants = {"lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names}
+    plants[sys.argv.pop(1)]()
     cli.main()

@@ -32,13 +32,23 @@ class TlsProxy:
     def __init__(self, lab_port: int, cert: str, key: str, *, connect: bool) -> None:
         self._lab_port = lab_port
         self._connect = connect
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(cert, key)
+        self.present(cert, key)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.seen: list[bytes] = []
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
+
+    def present(self, cert: str, key: str) -> None:
+        """Show this certificate to whoever connects from now on."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(cert, key)
+
+    def drop(self) -> None:
+        """End all connections: whoever wants to go on has to come again."""
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     def serve(self) -> None:
         """Take connections until `close`."""

@@ -1,5 +1,6 @@
 """The fixtures for real mounts."""
 
+from tests.attacked import _standing_attack, attack, own_attack
 from tests.fixtures import (
     _shared_lab,
     _standing_mount,
@@ -15,10 +16,13 @@ from tests.fixtures import (
 
 __all__ = [
     "_shared_lab",
+    "_standing_attack",
     "_standing_mount",
+    "attack",
     "lab",
     "mounted",
     "mounting",
+    "own_attack",
     "own_lab",
     "shell",
     "standing",

@@ -1,0 +1,159 @@
+"""3.2, 3.4, 5.1: a service that is away, and comes back; a machine that slept.
+
+The mount's clock is a test's (tests/launch.py), so that an hour is over at once. The kernel's is not: what it was told
+for a minute it believes for a minute.
+"""
+
+import sys
+
+import pytest
+
+from artifactfs.emulator import sample
+from tests.contract.reading import read
+from tests.harness import CHECKOUT, Lab, Mount, Shell, wait_until
+from tests.launch import tell
+from tests.tcpproxy import tcp_proxy
+
+SIZE = 3 << 20
+# The walk of a service in trouble: 1 s once (semantics 3.2), doubled, and what a walk takes on a busy machine.
+WALK_S = 2.0 + 4.0
+DIRECTORIES = 30
+NIGHT_S = 9 * 3600.0
+
+
+class Clock:
+    """The clock of a mount, ahead of everybody's by what the test says."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ahead_s = 0.0
+        self.advance(0.0)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead_s += seconds
+        tell(self._path, f"{self._ahead_s:.3f}")
+
+
+@pytest.fixture
+def clock(shell: Shell) -> Clock:
+    """The clock of all mounts of `shell` from now on."""
+    path = shell.path("clock")
+    shell.program = (sys.executable, "-m", "tests.launch", "clock")
+    shell.more_env |= {"PYTHONPATH": CHECKOUT, "TEST_CLOCK": path}
+    return Clock(path)
+
+
+def find(mounted: Mount, run_id: int) -> tuple[set[str], float]:
+    """Walk a run by `find`; returns what it found and the seconds it took. It must not complain."""
+    done = mounted.sh('cd "$M/runs/$1" && find . -mindepth 1 -printf "%P %y %s\\n"', run_id).ok()
+    assert done.err == ""
+    return set(done.text.splitlines()), done.seconds
+
+
+def away(how: str, lab: Lab) -> int:
+    """Let the service be away. Returns the port that it had."""
+    port = lab.port
+    if how == "refuses":
+        lab.stop()
+    else:
+        lab.fault("any", {"stall": True} if how == "stalls" else {"status": 500})
+    return port
+
+
+@pytest.mark.parametrize("how", ["refuses", "stalls", "fails"])
+def test_half_an_hour_without_a_service(how: str, own_lab: Lab, shell: Shell, clock: Clock) -> None:
+    """3.2, 5.1: whoever walks where somebody walked before sees the whole tree, and waits once; then it is fresh."""
+    shell.lab = own_lab
+    run_id = own_lab.new_run({f"d{i}/f": i for i in range(DIRECTORIES)}, status="running")
+    # What was asked for while the service stalled is under way until then.
+    mounted = shell.mount("--deadline", "3s")
+    mounted.log.announce("answered 500|refuses connections|was lost|answer|no content", optional=True)
+    path = ("runs", run_id, "d7/f")
+    before, _ = find(mounted, run_id)
+    assert len(before) == 2 * DIRECTORIES
+    assert read(mounted, "whole", *path) == own_lab.sha256(run_id, "d7/f")
+    digest = own_lab.sha256(run_id, "d7/f")
+    truth = own_lab.truth(sample.RUN)
+    assert mounted.tree(sample.RUN) == truth
+    clock.advance(61)  # listings of running runs are old
+    own_lab.reset()
+    port = away(how, own_lab)
+
+    found, took_s = find(mounted, run_id)
+    assert found == before
+    assert took_s < WALK_S
+    for _ in range(2):
+        clock.advance(14 * 60)
+        found, took_s = find(mounted, run_id)
+        assert found == before
+        assert took_s < WALK_S
+        assert read(mounted, "whole", *path) == digest
+        assert mounted.tree(sample.RUN) == truth
+    if how != "refuses":
+        # What was listed ahead before the trouble showed, and probes: not every directory of each of the three walks,
+        # each of which would be four requests where they fail.
+        assert own_lab.total() <= (2 if how == "stalls" else 5) * DIRECTORIES
+        own_lab.faults()
+        own_lab.files(run_id, add={"new": 1})
+        wait_until(lambda: "new f 1" in find(mounted, run_id)[0], "what came meanwhile")
+        return
+    own_lab.start(port)  # another one: it never heard of `run_id`
+    clock.advance(3600)
+    wait_until(lambda: mounted.sh('ls "$M/runs/$1"', run_id).code != 0, "the run's absence")
+    assert mounted.tree(sample.RUN) == truth
+
+
+def test_a_service_that_dies_and_comes_back(own_lab: Lab, shell: Shell) -> None:
+    """5.1, 5.3: while nobody listens, what is new is refused, and what is at hand is there; afterwards all is."""
+    shell.lab = own_lab
+    mounted = shell.mount("--deadline", "2s")
+    mounted.log.announce("refuses connections")
+    mounted.log.announce("was lost|content", optional=True)
+    other = ("runs", sample.FIRST_OF_MANY)
+    truth = own_lab.truth(sample.RUN)
+    assert mounted.tree(sample.RUN) == truth
+    known = "model/weights.safetensors"
+    assert read(mounted, "whole", *other, known) == own_lab.sha256(sample.FIRST_OF_MANY, known)
+    digest = own_lab.sha256(sample.FIRST_OF_MANY, known)
+    config = own_lab.sha256(sample.FIRST_OF_MANY, "config.json")
+    port = away("refuses", own_lab)
+
+    assert "Connection refused" in mounted.sh('ls "$M/runs/$1"', sample.FIRST_OF_MANY + 1).err
+    assert "Connection refused" in mounted.sh('cat "$M/runs/$1/config.json"', sample.FIRST_OF_MANY).err
+    assert mounted.tree(sample.RUN) == truth
+    assert read(mounted, "whole", *other, known) == digest
+    assert mounted.sh('ls "$M"; stat "$M/runs"; df "$M"').code == 0
+    own_lab.start(port)
+    assert mounted.tree(sample.FIRST_OF_MANY + 1) == own_lab.truth(sample.FIRST_OF_MANY + 1)
+    assert read(mounted, "whole", *other, "config.json") == config
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "forget"])
+def test_a_machine_that_slept_all_night(how: str, lab: Lab, shell: Shell, clock: Clock) -> None:
+    """3.2, 5.1: with everything expired and all connections closed, reset or forgotten, the next look is right."""
+    files = {f"d{i}/f": 10 + i for i in range(DIRECTORIES)}
+    run_id = lab.new_run({**files, "a/model.bin": SIZE, "x/x": 1, "y/y": 2, "z/z": 3}, status="running")
+    mounted = shell.expected_mount()
+
+    def ls() -> None:
+        assert "new" in mounted.sh('ls "$M/runs/$1/a"', run_id).ok().text.split()
+
+    def cat() -> None:
+        assert read(mounted, "whole", "runs", run_id, "a/model.bin") == lab.sha256(run_id, "a/model.bin")
+
+    def walk() -> None:
+        assert "a/new f 1" in find(mounted, run_id)[0]
+
+    with tcp_proxy(lab.port) as wire:
+        shell.cli("mount", "--api-url", wire.url, "--log-file", mounted.log_file, mounted.point).ok()
+        for name, first_look in (("x", ls), ("y", cat), ("z", walk)):
+            # In the middle of work: the connections of both pools were just in use.
+            find(mounted, run_id)
+            assert read(mounted, "whole", "runs", run_id, f"{name}/{name}") == lab.sha256(run_id, f"{name}/{name}")
+            used = wire.taken
+            wire.cut(how)
+            clock.advance(NIGHT_S)
+            lab.files(run_id, add={"a/new": 1})
+            first_look()
+            assert wire.taken > used
+        mounted.umount()
