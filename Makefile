@@ -23,7 +23,13 @@ DELAY := 0.02
 BENCH_DELAYS = $(DELAY)
 INDEX :=
 
-.PHONY: help demo demo-stop install test test-lowest lint bench bench-readme wheel clean
+# make soak MINUTES=10 SEED=7 EXAMPLES=2000: how long, with which plan (random unless set), and how many examples of the
+# reference model.
+MINUTES := 10
+SEED :=
+EXAMPLES := 2000
+
+.PHONY: help demo demo-stop install test test-lowest lint soak bench bench-readme wheel clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -57,6 +63,11 @@ lint: $(VENV)/.developing ## Check style, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+soak: $(VENV)/.developing ## Readers and walkers against random faults, for MINUTES; then the reference model, at length
+	@.ci/setup.sh tests
+	$(VENV)/bin/python -m tests.soak --minutes '$(MINUTES)' $(if $(SEED),--seed '$(SEED)')
+	$(if $(wildcard tests/reference),ARTIFACTFS_EXAMPLES='$(EXAMPLES)' $(VENV)/bin/python -m pytest tests/reference)
 
 bench: $(BENCH)/venv/.benching $(if $(wildcard $(PEERS)/compare.py),$(BENCH)/venv/.comparing) ## Measure, beside rclone and by itself: .bench/result.md
 	@[ ! -e $(PEERS)/compare.py ] || .ci/setup.sh mount

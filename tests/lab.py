@@ -17,6 +17,8 @@ Truth = dict[bytes, int | None]  # path below a run's root -> size, None for a d
 class Lab:
     """An emulator in a process of its own, and what a test tells and asks it (emulator/control.py)."""
 
+    program = ("-m", "artifactfs.emulator")  # what Python runs; tests/soak has another
+
     def __init__(self, *arguments: str, port: int = 0) -> None:
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
@@ -27,7 +29,7 @@ class Lab:
 
     def start(self, port: int = 0) -> None:
         """Start it, or start it again at the port that it had."""
-        command = [sys.executable, "-m", "artifactfs.emulator", "--until-stdin-closes", "--port", str(port)]
+        command = [sys.executable, *self.program, "--until-stdin-closes", "--port", str(port)]
         process = subprocess.Popen(
             [*command, *self._arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
