@@ -257,6 +257,7 @@ def _mount(
     foreground: bool,
     serving: Callable[[Settings, str, str | None, Callable[[], None] | None], int],
 ) -> None:
+    settings.drop_keys()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
     if warning:

@@ -12,7 +12,7 @@ import re
 import stat
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -225,6 +225,14 @@ class Settings:
         if self.proxy and (password := urllib.parse.urlsplit(self.proxy).password):
             found.append(password)
         return found
+
+
+def drop_keys(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Take every key out of the environment, so that what this process starts does not get them (semantics 6.1)."""
+    for setting in SETTINGS:
+        if not setting.flag:
+            for variable in setting.env:
+                environ.pop(variable, None)
 
 
 def state_dir() -> str:

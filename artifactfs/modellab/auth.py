@@ -13,6 +13,11 @@ class Credentials:
     app_key: Secret | None = None
     access_token: Secret | None = None
 
+    def secrets(self) -> list[str]:
+        """Return every secret in the clear, the longest first: to blot them out where a server repeats them."""
+        found = [s.reveal() for s in (self.api_key, self.app_key, self.access_token) if s is not None]
+        return sorted(found, key=len, reverse=True)
+
     def headers(self) -> dict[str, str]:
         """Return the headers that authenticate a request to the configured API origin, and to no other."""
         if self.access_token is not None:

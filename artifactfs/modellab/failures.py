@@ -6,13 +6,13 @@ import ssl
 import httpx
 
 from artifactfs import errors
-from artifactfs.modellab import models
 
 
-def of_answer(host: str, response: httpx.Response, body: bytes, reset_s: float) -> errors.ServiceError:
-    """Return our exception for an answer that is no 2xx. `reset_s`: until its rate limit's reset, if it has one."""
-    status = response.status_code
-    said = models.error_text(body, response.headers.get("content-type", ""))
+def of_answer(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
+    """Return our exception for an answer that is no 2xx.
+
+    `said`: what its body says, without secrets. `reset_s`: seconds to its rate limit's reset, if it has one.
+    """
     what = f"{host} answered {status}" + (f" ({said})" if said else "")
     if status in (401, 403):
         return errors.AccessDenied(f"{what}: are the keys right, and of this site?", status)

@@ -7,6 +7,7 @@ a row of another type) goes the slow way, row by row, so that one odd row costs 
 
 import datetime
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -104,6 +105,8 @@ def decode_run_listing(body: bytes) -> RunListing:
         files, prefix, odd = _listing_row_by_row(body)
     if prefix is None:
         raise UnexpectedAnswer("the listing holds no path_in_project, so nothing in it could be read")
+    if not _can_be_sent(prefix):
+        raise UnexpectedAnswer("the listing's path_in_project is no text")
     return RunListing(files, prefix, odd)
 
 
@@ -156,8 +159,10 @@ def decode_runs(body: bytes) -> Page:
     return Page(runs, number, following)
 
 
-def error_text(body: bytes, content_type: str) -> str:
+def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
     """Return what an error body says, in one line; empty where it says nothing. Never raises.
+
+    `secrets` are blotted out: an answer may repeat what it was sent.
 
     Seen shapes: a list of strings, a list of objects with title and detail, HTML, nothing.
     """
@@ -174,7 +179,10 @@ def error_text(body: bytes, content_type: str) -> str:
             text = error
         if text is not None:
             parts.append(printable(str(text)))
-    return "; ".join(dict.fromkeys(parts))[:300]
+    said = "; ".join(dict.fromkeys(parts))
+    for secret in secrets:
+        said = said.replace(secret, "********")
+    return said[:300]
 
 
 def printable(text: str) -> str:
@@ -233,6 +241,8 @@ def _run(data: Any) -> Run:
     if attributes is None or run_id is None:
         raise UnexpectedAnswer("the answer holds no run")
     project, name, status = (attributes.get(key) for key in ("project_id", "name", "status"))
+    if isinstance(project, str) and not _can_be_sent(project):
+        raise UnexpectedAnswer("the run's project_id is no text")
     return Run(
         run_id=run_id,
         project_id="" if project is None else str(project),
@@ -243,6 +253,15 @@ def _run(data: Any) -> Run:
         updated_ns=parse_time_ns(attributes.get("updated_at")),
         deleted=bool(attributes.get("deleted_at")),
     )
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether a text can stand in a URL: one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _whole(value: object) -> int | None:

@@ -5,11 +5,15 @@ the fetching costs. Here a large piece that meets an empty buffer is kept as it 
 the body goes at least as far. Measured 2026-11-23, httpx 0.28.1, h11 0.16.0: with this, and without httpx's client,
 the loop took 0.48 in place of 0.75 s of user CPU for 512 MiB.
 
+And who sends heads without end, none of which is the answer's (1xx), is refused: httpcore would read them all in one
+go, and nothing else would run meanwhile.
+
 This reaches into h11, which promises nothing of its inside: a release that is made otherwise keeps its own buffer.
 """
 
 import logging
 
+import h11
 import httpcore
 
 try:
@@ -27,6 +31,8 @@ _READ_BYTES = 1 << 20
 _HEAD_END = b"\r\n\r\n"
 # Smaller pieces are cheaper to copy than to keep apart.
 _LARGE_BYTES = 16 << 10
+# Heads in what comes at once; an answer has one, and perhaps one before it.
+_MAX_HEADS = 100
 # The buffer that this was written for: what it can do, and what it holds (h11 0.14 to 0.16).
 _KNOWN_METHODS = frozenset(
     {
@@ -52,14 +58,19 @@ class PieceBuffer(ReceiveBuffer):
         super().__init__()
         # Comes before nothing: `_data` is empty as long as there is a piece.
         self._piece: bytes | None = None
+        self._heads = 0
 
     def __iadd__(self, piece: bytes | bytearray) -> "PieceBuffer":
+        self._heads = 0
+        self._add(piece)
+        return self
+
+    def _add(self, piece: bytes | bytearray) -> None:
         if not self._data and self._piece is None and isinstance(piece, bytes) and len(piece) >= _LARGE_BYTES:
             self._piece = piece
         else:
             self._unfold()
             self._data += piece
-        return self
 
     def __len__(self) -> int:
         return len(self._data) if self._piece is None else len(self._piece)
@@ -82,6 +93,9 @@ class PieceBuffer(ReceiveBuffer):
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """Return the lines up to the next empty one, if they are there as a whole."""
+        self._heads += 1
+        if self._heads > _MAX_HEADS:
+            raise h11.RemoteProtocolError("heads without an end")
         piece, self._piece = self._piece, None
         if piece is None:
             return super().maybe_extract_lines()
@@ -92,7 +106,7 @@ class PieceBuffer(ReceiveBuffer):
         self._data += piece[:head_bytes]
         lines = super().maybe_extract_lines()
         # What follows the head: `_data` is empty again, unless an empty line came before.
-        self += piece[head_bytes:]
+        self._add(piece[head_bytes:])
         return lines
 
     def is_next_line_obviously_invalid_request_line(self) -> bool:

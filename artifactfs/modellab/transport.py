@@ -24,7 +24,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import failures, throttle
+from artifactfs.modellab import failures, models, throttle
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
 from artifactfs.modellab.connections import Connections, tls_context
@@ -44,6 +44,8 @@ MAX_ANSWER_BYTES = 256 << 20
 _MAX_ERROR_BYTES = 64 << 10
 # What a body is inflated to at a time.
 _MAX_PIECE_BYTES = 1 << 20
+# Pieces of a body between two turns of the event loop: a chunk may be a byte long, and many come at once.
+_PIECES = 256
 _CONNECT_TIMEOUT_S = 10.0
 _CLOSE_S = 1.0
 
@@ -100,6 +102,7 @@ class Transport:
             raise UserError(ExitCode.USAGE, f"--api-url {api_url!r} is not a URL that can be asked") from None
         self.host = self._origin.netloc.decode("ascii")
         self._credentials = credentials.headers()
+        self._secrets = credentials.secrets()
         self._connections = Connections(
             width=CONCURRENCY,
             tls=tls_context(ca_file),
@@ -194,7 +197,8 @@ class Transport:
         try:
             response = await self._send(endpoint, url, headers | (self._credentials if ours else {}), deadline_s)
         except httpx.HTTPError as error:
-            raise failures.of_exception(self.host, error) from error
+            # Who was asked, and not who sent us there.
+            raise failures.of_exception(url.netloc.decode("ascii"), error) from error
         if ours:
             self._observe(endpoint, response)
         if response.status_code in expected:
@@ -338,7 +342,9 @@ class Transport:
         return b"".join(pieces)
 
     def _failure(self, response: httpx.Response, body: bytes, endpoint: str) -> errors.ServiceError:
-        return failures.of_answer(self.host, response, body, self._limits.pause_s(endpoint, self._clock()))
+        said = models.error_text(body, response.headers.get("content-type", ""), self._secrets)
+        reset_s = self._limits.pause_s(endpoint, self._clock())
+        return failures.of_answer(self.host, response.status_code, said, reset_s)
 
 
 class Stream:
@@ -368,11 +374,14 @@ class Stream:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes, without undoing any Content-Encoding. Raises ServiceError."""
+        pieces = 0
         try:
             # Straight from the connection: httpx's own way to it costs, and only counts.
             async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
                 self._heard_at = self._transport.received(len(chunk))
                 yield chunk
+                if (pieces := pieces + 1) % _PIECES == 0:
+                    await trio.lowlevel.checkpoint()
         except httpx.HTTPError as error:
             raise self._failed(error) from error
 
@@ -389,7 +398,7 @@ class Stream:
     def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
         if isinstance(error, httpx.ReadTimeout):
             self._transport.silent(self._heard_at)
-        return failures.of_exception(self._transport.host, error)
+        return failures.of_exception(self.url.netloc.decode("ascii"), error)
 
     async def aclose(self) -> None:
         """Give back the connection, or close it where the body was not read to its end."""
@@ -411,10 +420,13 @@ async def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise httpx.DecodingError(f"Content-Encoding {encoding!r} was not asked for")
     inflater = None
+    pieces = 0
     async with aclosing(
         cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
     ) as it:
         async for chunk in it:
+            if (pieces := pieces + 1) % _PIECES == 0:
+                await trio.lowlevel.checkpoint()
             if encoding in ("identity", ""):
                 yield chunk
                 continue
