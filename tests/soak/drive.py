@@ -22,7 +22,7 @@ from tests.harness import Shell
 from tests.processes import mount_type, run, wait_until
 from tests.soak.crew import Crew
 from tests.soak.journal import Journal, State
-from tests.soak.plan import Event, Facts, plan
+from tests.soak.plan import CONSTANT_FORMS, Event, Facts, plan
 from tests.soak.server import SoakLab
 from tests.soak.verdict import WAIT_DEADLINES, Ending, Figures, Result
 from tests.soak.watch import Holdings, cache_state, holdings, log_faults, log_levels
@@ -77,8 +77,9 @@ class Soak:
         """Run it. Whatever happens, nothing is left mounted and no process running."""
         os.mkdir(self.scratch)
         self._make_tree()
-        base = self.rng.choice(("root", "relative"))
-        self.lab = SoakLab("--journal", self.journal.path, self.counts, "--switch", f"base={base}", port=_free_port())
+        forms = {name: self.rng.choice(values) for name, values in CONSTANT_FORMS.items()}
+        switches = [word for name, value in forms.items() for word in ("--switch", f"{name}={value}")]
+        self.lab = SoakLab("--journal", self.journal.path, self.counts, *switches, port=_free_port())
         self.shell = Shell(self.directory, self.lab)
         try:
             self.mount = self.shell.mount(*OPTIONS)

@@ -26,16 +26,14 @@ class Event:
 
 
 # Ways in which the service answers (emulator/switches.py). Left out is what no client can see through: bytes of a new
-# version that nothing in the answer tells from the old one's (no length, no validator), a length that is wrong
-# everywhere, and paths whose base changes (`dir/file` in `dir` is then `file`, or `dir/file`): one in each soak.
+# version that nothing in the answer tells from the old one's (no length, no validator), and a length that is wrong
+# everywhere.
 FORMS: tuple[Facts, ...] = (
     {"etag": "strong"},
     {"etag": "weak", "last_modified": True},
     {"etag": "changing"},
     {"ranges": "ignored", "etag": "strong"},
     {"ranges": "ignored", "length": "chunked", "etag": "strong"},
-    {"slash": "required"},
-    {"slash": "refused"},
     {"dir_flag": False},
     {"depth": "recursive"},
     {"depth": "recursive", "dir_rows": False, "index": "404"},
@@ -57,6 +55,11 @@ FORMS: tuple[Facts, ...] = (
     {"rate_limit_headers": False},
     {"encoding": "gzip", "etag": "strong"},
 )
+
+
+# And these a client learns once, from the first answers that tell: one of each in a soak. A service whose answer to a
+# directory's `path` becomes an empty one has, for who sees it from outside, lost what was in there.
+CONSTANT_FORMS: dict[str, tuple[str, ...]] = {"base": ("root", "relative"), "slash": ("any", "required", "refused")}
 
 
 def _fault(rng: random.Random) -> Facts:
