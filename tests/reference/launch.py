@@ -1,0 +1,127 @@
+"""`artifactfs` for the reference model: with time in the test's hands, and with a bug in it where one is asked for.
+
+    python -m tests.reference.launch NAME… -- mount …
+
+`time`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK; a failed request is tried again at once; each
+refresh that was asked for is told by a count in the file $TEST_REFRESHES (the log does not tell each).
+`unrepeated`: the kernel is told that names hold for 0 s, so that what it may repeat (semantics 3.4) is what we say.
+
+The rest are bugs, of the kinds that the model is there to find.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+import pyfuse3
+
+from artifactfs import cli, errors
+from artifactfs.content.download import Download
+from artifactfs.content.reader import OpenFile
+from artifactfs.fuse.operations import Operations
+from artifactfs.modellab import throttle
+from artifactfs.tree.freshness import FreshCache
+from artifactfs.tree.tree import Contents, Tree
+from tests.launch import clock
+
+
+def time() -> None:
+    """Let time pass when the test says so, and tell it what was taken in."""
+    clock()
+    vars(throttle)["_BACKOFF_BASE_S"] = 0.001
+    expire, path = Tree.expire, os.environ["TEST_REFRESHES"]
+    count = 0
+
+    def telling(self: Tree) -> None:
+        nonlocal count
+        expire(self)
+        count += 1
+        with open(path + ".new", "w", encoding="ascii") as file:
+            file.write(str(count))
+        os.replace(path + ".new", path)
+
+    _put(Tree, "expire", telling)
+
+
+def unrepeated() -> None:
+    """Let the kernel ask for each name each time."""
+    lookup, contents = Operations.lookup, Operations._contents
+
+    async def unrepeated_lookup(
+        self: Operations, parent: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        attributes = await lookup(self, parent, name, ctx)
+        attributes.entry_timeout = 0.0
+        return attributes
+
+    async def unrepeated_contents(*args: Any) -> Contents:
+        return msgspec.structs.replace(await contents(*args), left_s=lambda: 0.0)
+
+    _put(Operations, "lookup", unrepeated_lookup)
+    _put(Operations, "_contents", unrepeated_contents)
+
+
+# --- bugs -------------------------------------------------------------------------------------------------
+
+
+def never_refreshed() -> None:
+    """A listing is kept whatever is asked for."""
+    _put(FreshCache, "expire", lambda _self: None)
+
+
+def shifted() -> None:
+    """A read that does not begin at the start gives the bytes from one further on."""
+    read = OpenFile.read
+
+    async def shifted_read(self: OpenFile, offset: int, size: int) -> bytes | memoryview:
+        return await read(self, offset + (offset > 0), size)
+
+    _put(OpenFile, "read", shifted_read)
+
+
+def absent_after_failure() -> None:
+    """What failed for a passing reason is taken for absent."""
+    note_failure = FreshCache._note_failure
+
+    def forgetful(self: Any, key: Any, flight: Any, error: Exception, had_old: bool) -> None:
+        cause = errors.NotFound(str(error)) if isinstance(error, errors.PassingError) else error
+        note_failure(self, key, flight, cause, had_old)
+
+    _put(FreshCache, "_note_failure", forgetful)
+
+
+def old_not_served() -> None:
+    """A listing that is old is thrown away before another one is there."""
+    get = FreshCache.get
+
+    async def hasty_get(self: Any, key: Any) -> Any:
+        if self.peek(key) is None:
+            self._held.pop(key, None)
+        return await get(self, key)
+
+    _put(FreshCache, "get", hasty_get)
+
+
+def versions_mixed() -> None:
+    """An answer is not compared with the version that was opened."""
+
+    async def careless_check(self: Any, body: Any, _suspect: object) -> None:
+        if self._pieces.size is None and body.total is not None:
+            self._pieces.learn_size(body.total)
+
+    _put(Download, "_check", careless_check)
+
+
+def _put(owner: type, name: str, new: Callable[..., Any]) -> None:
+    setattr(owner, name, functools.update_wrapper(new, cast("Callable[..., Any]", getattr(owner, name))))
+
+
+if __name__ == "__main__":
+    names = sys.argv[1 : sys.argv.index("--")]
+    del sys.argv[1 : sys.argv.index("--") + 1]
+    for each in names:
+        globals()[each]()
+    cli.main()
