@@ -10,6 +10,8 @@ LOWEST := .venv-lowest
 MOUNT := demo-mount
 # Which: make test TESTS=tests/unit
 TESTS := tests
+# A process for each core, each with an emulator and mounts of its own. PARALLEL= for one, as a debugger wants it.
+PARALLEL := -n auto --dist loadfile
 PIP := -m pip --disable-pip-version-check --no-input
 
 # make bench REPEAT=1 ONLY="find": how often each is measured, and which rows of the comparison (those whose names hold it).
@@ -53,11 +55,11 @@ install: $(VENV)/.installed ## Make .venv, with .venv/bin/artifactfs
 
 test: $(VENV)/.developing ## Run every test, real mounts included
 	@.ci/setup.sh tests
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 test-lowest: $(LOWEST)/.developing ## Run every test with the oldest dependencies that pyproject.toml allows
 	@.ci/setup.sh tests
-	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(TESTS)
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(PARALLEL) $(TESTS)
 
 lint: $(VENV)/.developing ## Check style, format and types
 	$(VENV)/bin/ruff check .
