@@ -8,7 +8,7 @@ does not end it; only where others need its place one ends that nobody waits for
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import cachetools
@@ -202,9 +202,18 @@ class FreshCache(Generic[K, V]):
         """Take note of a value that came by another way, in an answer that was asked for at `asked_at`."""
         return self._store(key, value, asked_at)
 
+    def doubt(self, key: K) -> None:
+        """Make a value old, and forget an absence: the next look asks, and has the old one if that fails (3.2)."""
+        if (held := self._held.get(key)) is not None:
+            self._held[key] = replace(held, fresh_until=float("-inf"))
+        self._ask_anew(key)
+
     def drop(self, key: K) -> None:
         """Forget a value and an absence: the next look asks."""
         self._held.pop(key, None)
+        self._ask_anew(key)
+
+    def _ask_anew(self, key: K) -> None:
         self._absent.pop(key, None)
         if (flight := self._flights.pop(key, None)) is not None:
             flight.void = True

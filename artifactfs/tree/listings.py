@@ -130,8 +130,11 @@ async def build(
     by_name: dict[bytes, Entry] = {}
     for part in slices(children.values()):
         for item in part:
-            if amendments and (amended := amendments.get(item.name)) and amended.listed_bytes == item.size_bytes:
-                item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
+            if amendments and (amended := amendments.get(item.name)):
+                if amended.listed_bytes == item.size_bytes:
+                    item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
+                else:
+                    del amendments[item.name]  # what it was about is over
             by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
         await look_up(part)
     return Listing(by_name)

@@ -261,10 +261,10 @@ class Tree:
             raise errors.Superseded("the listing has another version of this file")
 
     def doubt(self, directory: Directory) -> None:
-        """The content contradicts the listing of a directory: the next look at it asks again."""
+        """A content fails in a way that its directory's listing may explain: the next look at that asks again."""
         self._doubted[directory.run_id, directory.path] = True
         for slash in (True, False):
-            self._listings.drop((directory.run_id, directory.path, slash))
+            self._listings.doubt((directory.run_id, directory.path, slash))
 
     def learned(self, file: File, size_bytes: int) -> File:
         """Take note of a size that the listing does not give, or gives wrong; returns the file with it."""
@@ -281,7 +281,9 @@ class Tree:
         Where a fresh listing still disagrees, the content's size counts (semantics 4.1).
         """
         directory, entry = file.directory, file.entry
-        self.doubt(directory)
+        self._doubted[directory.run_id, directory.path] = True
+        for slash in (True, False):
+            self._listings.drop((directory.run_id, directory.path, slash))
         if size_bytes is None or size_bytes == entry.size_bytes:
             return
         amended = self._amendments.setdefault((directory.run_id, directory.path), {})

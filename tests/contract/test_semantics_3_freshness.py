@@ -225,3 +225,14 @@ def walk_s(mounted: Mount, run_id: int) -> float:
     start = time.monotonic()
     mounted.tree(run_id)
     return time.monotonic() - start
+
+
+def test_a_content_that_fails_makes_no_listing_vanish(lab: Lab, mounting: Mounting) -> None:
+    """3.2: with everything failing, a read that fails leaves its directory as it was seen before."""
+    run_id = lab.new_run({"a": 10, "b": 20})
+    mounted = mounting()
+    mounted.log.announce("answered 503")
+    mounted.tree(run_id)
+    lab.fault("any", {"status": 503})
+    assert mounted.sh('cat "$M/runs/$1/a"', run_id).code == 1
+    assert mounted.tree(run_id) == lab.truth(run_id)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.reading import WAYS, read
 from tests.fixtures import Mounting
-from tests.harness import Lab, run
+from tests.harness import Lab, Mount, holding, run
 
 # Blocks, extents and odd ends: 512 KiB and 8 MiB are the reader's units.
 SIZE = (9 << 20) + 12_345
@@ -228,3 +228,20 @@ def test_programs_of_every_day(lab: Lab, mounting: Mounting) -> None:
     ).ok()
     assert mounted.sh('grep -rlc note "$M/runs/$1"', run_id).text.endswith("three.md\n")
     assert run("df", mounted.point).ok()
+
+
+def test_a_file_that_is_empty_by_now(lab: Lab, mounted: Mount) -> None:
+    """4.1: whoever has a file open that was emptied gets ESTALE, and not an error that says nothing of it."""
+    run_id = lab.new_run({"a": 7})
+    mounted.log.announce("ended after|body of 0 bytes|changed while|came for 7")
+    code = (
+        "import os, sys\n"
+        "held = os.open(sys.argv[1] + '/runs/' + sys.argv[2] + '/a', os.O_RDONLY)\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try: print(len(os.read(held, 10)))\n"
+        "except OSError as error: print(error.errno)"
+    )
+    with holding(mounted.python_command(code, run_id)) as held:
+        lab.files(run_id, change={"a": {"size": 0}})
+        assert int(held.go_on()) == errno.ESTALE
+    assert mounted.sh('cat "$M/runs/$1/a" | wc -c', run_id).ok().text == "0\n"

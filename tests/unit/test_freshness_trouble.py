@@ -240,3 +240,21 @@ def test_probes_have_a_distance() -> None:
     assert health.may_probe(110.0)
     health.ok()
     assert not health.in_trouble()
+
+
+async def test_a_doubted_value_is_asked_for_again_and_kept(
+    cache: FreshCache[str, int], source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: what is doubted is old from now on, and as good as anything old where the service fails."""
+    assert await value(cache) == 1
+    cache.doubt("k")
+    assert cache.peek("k") is None
+    source.error = errors.ServerFailed("answered 500", 500)
+    assert await value(cache) == 1
+    source.error = None
+    await trio.sleep(PROBE_INTERVAL_S)
+    assert await value(cache) == 1  # nobody waits while the service is in trouble
+    await until(lambda: cache.peek("k") is not None)
+    assert await value(cache) == 3
+    cache.drop("k")
+    assert cache.at_hand("k") is None

@@ -102,7 +102,7 @@ async def test_a_superseded_version_is_told(tree: Tree, service: FakeService, au
         await file(tree, "1/f")
     with pytest.raises(errors.Superseded):
         tree.check(after)
-    tree.doubt(before.directory)
+    tree.contradicted(before, None)
     tree.check(before)  # nothing at hand says otherwise
 
 
