@@ -1,9 +1,10 @@
 """Whether the service says anything at all: a dead one is waited for once, and not by everybody (semantics 5.1).
 
 After a request that ran into its deadline, while nothing came of any other, requests fail at once; but for a probe, at
-most one in 5 s, that may be anybody's. Most of them have a second, so that who is the probe is not kept either; some
-have all the time that there is, so that a service that is only slow is found as well. Anything that comes ends it. No
-sleeping: time is an argument, of one clock, in seconds.
+most one in 5 s, that may be anybody's. Every other one has a second, so that who is the probe is not kept either; the
+others have all the time that there is, so that a service that is only slow is found as well. Anything that comes ends
+it. A service that fails at once (refused, 5xx) is asked once by each, without retries, as long as nothing works:
+retries cost each of them a second or two. No sleeping: time is an argument, of one clock, in seconds.
 """
 
 import logging
@@ -12,7 +13,9 @@ log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 5.0
 _PROBE_S = 1.0
-_PATIENT = 4
+_PATIENT = 2
+# Requests in a row that failed after all their attempts: then others have one. Three may be chance.
+_FAILURES = 3
 
 
 class Breaker:
@@ -25,6 +28,20 @@ class Breaker:
         self._open = False
         self._next_probe_at = 0.0
         self._probes = 0
+        self._failures = 0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether retries are in vain: nothing has worked for some requests."""
+        return self._failures >= _FAILURES
+
+    def failed(self, *, surely: bool) -> None:
+        """A request failed after all its attempts. `surely`: nobody is there, which is no chance."""
+        self._failures += _FAILURES if surely else 1
+
+    def worked(self) -> None:
+        """A request was answered, if only by a no."""
+        self._failures = 0
 
     @property
     def is_open(self) -> bool:

@@ -250,15 +250,26 @@ class Transport:
                 f"{self.host} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
             )
         deadline_s = limit_s
+        most = 1 if self._breaker.is_failing else most
         last: list[errors.PassingError] = []
         try:
             with trio.move_on_after(deadline_s):
-                return await self._attempts(endpoint, since + deadline_s, attempt, last, most)
+                found = await self._attempts(endpoint, since + deadline_s, attempt, last, most)
+                self._breaker.worked()
+                return found
+            if not last or not isinstance(last[-1], errors.RateLimited):
+                self._breaker.silent(since)
             # What went wrong before the time was over says more than that it is over.
             raise last[-1] if last else errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
         except errors.TimedOut as error:
             if error.status is None:
                 self._breaker.silent(since)
+            raise
+        except (errors.ServerFailed, errors.ConnectionLost, errors.ConnectionRefused, errors.Unreachable) as error:
+            self._breaker.failed(surely=isinstance(error, errors.ConnectionRefused | errors.Unreachable))
+            raise
+        except (errors.NotFound, errors.AccessDenied, errors.BadRequest):
+            self._breaker.worked()
             raise
 
     async def _attempts(

@@ -258,7 +258,8 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
         unreachable = error.status is None
         raise UserError(ExitCode.UNREACHABLE if unreachable else ExitCode.SERVICE_FAILED, str(error)) from error
     except errors.PassingError as error:
-        raise UserError(ExitCode.SERVICE_FAILED, f"{error}; try later") from error
+        hint = "" if isinstance(error, errors.RateLimited) else "; try later"
+        raise UserError(ExitCode.SERVICE_FAILED, f"{error}{hint}") from error
     except errors.ServiceError as error:
         raise UserError(
             ExitCode.NOT_MODEL_LAB,

@@ -44,6 +44,23 @@ def test_a_walk_of_a_dead_service_takes_no_thousand_deadlines(known: bool, lab: 
     assert mounted.tree(run_id) == lab.truth(run_id)
 
 
+@pytest.mark.parametrize("then", [{"status": 500}, {"reset_after": 0}], ids=str)
+def test_a_walk_of_a_service_that_fails_at_once(then: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+    """5.1: `find` over 100 directories that all fail does not take the retries of a hundred."""
+    mounted = mounting("--deadline", "5s", "--prefetch", "off")
+    mounted.log.announce("answered 500|was lost")
+    run_id = lab.new_run({f"d{number:03d}/f": 1 for number in range(100)})
+    mounted.sh('ls "$M/runs/$1"', run_id).ok()
+    lab.fault("any", then)
+    lab.reset()
+    done = mounted.sh('find "$M/runs/$1"', run_id, limit_s=2 * 2 * 5.0)
+    assert done.err.count("Input/output error") == 100
+    assert lab.total() <= 100 + 3 * 3  # three that were tried four times
+    lab.faults()
+
+    assert mounted.tree(run_id) == lab.truth(run_id)
+
+
 def test_files_of_a_dead_service_take_no_deadline_each(lab: Lab, hasty: Mount) -> None:
     """5.1: `cat` of 50 files whose content does not come ends within two deadlines; then all of it is there."""
     run_id = lab.new_run({f"f{number:02d}": 1000 for number in range(50)})
