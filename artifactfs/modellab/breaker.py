@@ -11,6 +11,7 @@ import logging
 
 log = logging.getLogger(__name__)
 
+# How often a service in trouble is tried, at most (semantics 5.1); for refreshes, too (3.2).
 PROBE_INTERVAL_S = 5.0
 _PROBE_S = 1.0
 _PATIENT = 2
@@ -23,7 +24,7 @@ class Breaker:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        # When something came last, and since when nothing does: None as long as all is well.
+        # When something came last.
         self._heard_at = float("-inf")
         self._open = False
         self._next_probe_at = 0.0

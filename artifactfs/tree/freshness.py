@@ -15,6 +15,7 @@ import cachetools
 import trio
 
 from artifactfs import errors
+from artifactfs.modellab.breaker import PROBE_INTERVAL_S
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ V = TypeVar("V")
 
 # How long the refresh of an old value is waited for (semantics 3.2).
 REFRESH_WAIT_S = 1.0
-# While the service is in trouble old values are served at once, and a refresh is tried this often.
-PROBE_INTERVAL_S = 5.0
 # A first fetch that everybody gave up on is looked after this often; who comes when it has taken longer asks himself.
 _ABANDONED_S = 1.0
 # Absences are one small record each; arbitrary.

@@ -262,9 +262,12 @@ class Tree:
 
     def doubt(self, directory: Directory) -> None:
         """A content fails in a way that its directory's listing may explain: the next look at that asks again."""
+        self._ask_anew(directory, self._listings.doubt)
+
+    def _ask_anew(self, directory: Directory, forget: Callable[[tuple[int, str, bool]], None]) -> None:
         self._doubted[directory.run_id, directory.path] = True
         for slash in (True, False):
-            self._listings.doubt((directory.run_id, directory.path, slash))
+            forget((directory.run_id, directory.path, slash))
 
     def learned(self, file: File, size_bytes: int) -> File:
         """Take note of a size that the listing does not give, or gives wrong; returns the file with it."""
@@ -281,9 +284,7 @@ class Tree:
         Where a fresh listing still disagrees, the content's size counts (semantics 4.1).
         """
         directory, entry = file.directory, file.entry
-        self._doubted[directory.run_id, directory.path] = True
-        for slash in (True, False):
-            self._listings.drop((directory.run_id, directory.path, slash))
+        self._ask_anew(directory, self._listings.drop)
         if size_bytes is None or size_bytes == entry.size_bytes:
             return
         amended = self._amendments.setdefault((directory.run_id, directory.path), {})

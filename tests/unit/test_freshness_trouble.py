@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.tree.freshness import PROBE_INTERVAL_S, REFRESH_WAIT_S, FreshCache, Health
+from artifactfs.modellab.breaker import PROBE_INTERVAL_S
+from artifactfs.tree.freshness import REFRESH_WAIT_S, FreshCache, Health
 from tests.fakes import until
 from tests.unit.test_freshness import Source
 
