@@ -1,177 +1,25 @@
 """Settings: flag > environment > config file > default.
 
-Owns the one table of settings (names, parsers, defaults, help) and the reading of keys. The only module that looks at
-`os.environ`. Flags, `ARTIFACTFS_*` variables, `-o` options and the keys of the config file all come from the same
-table, so they cannot drift apart. Secrets are wrapped: neither `repr` nor `str` nor an exception shows one.
+The only module that looks at `os.environ`. Secrets are wrapped: neither `repr` nor `str` nor an exception shows one.
 """
 
 import hashlib
 import os
-import pwd
 import re
 import stat
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import platformdirs
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.origins import parse_api_url, parse_proxy, parse_site
-from artifactfs.quantities import parse_duration, parse_size
-
-APP = "artifactfs"
-DEFAULT_SITE = "datadoghq.com"
-
-
-class Secret:
-    """A string that shows itself only to `reveal()`."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the secret itself: for a request's header and nothing else."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('********')"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
-def _path(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError(f"{value!r} is not a path")
-    # Absolute at once: the mount leaves its working directory when it goes to the background.
-    return os.path.abspath(os.path.expanduser(value))
-
-
-def _flag(value: str) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if value.strip().lower() not in known:
-        raise ValueError(f"{value!r} is neither true nor false")
-    return known[value.strip().lower()]
-
-
-def _count(value: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", value.strip()):
-        raise ValueError(f"{value!r} is not a whole number")
-    return int(value)
-
-
-def _one_of(*known: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.strip().lower() not in known:
-            raise ValueError(f"{value!r} is none of {', '.join(known)}")
-        return value.strip().lower()
-
-    return parse
-
-
-def _octal(value: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{1,3}", value.strip()):
-        raise ValueError(f"{value!r} is not an octal mask like 022")
-    return int(value, 8)
-
-
-def _user_id(value: str) -> int:
-    return _id(value) if value.strip().isdecimal() else _by_name(lambda: pwd.getpwnam(value).pw_uid, value)
-
-
-def _group_id(value: str) -> int:
-    import grp
-
-    return _id(value) if value.strip().isdecimal() else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
-
-
-def _id(value: str) -> int:
-    # The kernel's ids have 32 bits, and the last one means "none" (chown(2)).
-    if len(value.strip()) > 10 or int(value) >= 2**32 - 1:
-        raise ValueError(f"{value!r} is more than a user's or group's number can be")
-    return int(value)
-
-
-def _by_name(find: Callable[[], int], name: str) -> int:
-    try:
-        return find()
-    except KeyError:
-        raise ValueError(f"there is no user or group {name!r}") from None
-
-
-def _positive_duration(value: str) -> float:
-    seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError(f"{value!r} must be more than nothing")
-    return seconds
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the table. `metavar` None marks a switch; `flag` False keeps it off the command line."""
-
-    name: str
-    parse: Callable[[str], object]
-    default: object
-    metavar: str | None
-    help: str
-    more_env: tuple[str, ...] = ()
-    flag: bool = True
-
-    @property
-    def option(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def env(self) -> tuple[str, ...]:
-        return (f"ARTIFACTFS_{self.name.upper()}", *self.more_env)
-
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting("site", parse_site, DEFAULT_SITE, "SITE", "Datadog site, like datadoghq.eu.", ("DD_SITE",)),
-    Setting("api_url", parse_api_url, None, "URL", "API base URL, in place of a site."),
-    Setting("api_key_file", _path, None, "FILE", "File that holds the API key."),
-    Setting("app_key_file", _path, None, "FILE", "File that holds the application key."),
-    Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
-    Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
-    Setting("access_token", Secret, None, "TOKEN", "Access token, in place of keys.", ("DD_ACCESS_TOKEN",), flag=False),
-    Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
-    Setting("ca_file", _path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
-    Setting("cache_dir", _path, None, "DIR", "Directory of the content cache."),
-    Setting("cache_size", parse_size, 10 << 30, "SIZE", "Most bytes that the content cache holds [10GiB]."),
-    Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Bytes that the cache leaves free on its disk [1GiB]."),
-    Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing is believed [60s]."),
-    Setting("finished_ttl", parse_duration, 3600.0, "S", "The same for a run finished for ten minutes [1h]."),
-    Setting("negative_ttl", parse_duration, 10.0, "S", "How long 'not there' is believed [10s]."),
-    Setting("stale_max", parse_duration, 3600.0, "S", "How long an old listing serves while the API is down [1h]."),
-    Setting("deadline", _positive_duration, 30.0, "S", "Longest wait of any operation without progress [30s]."),
-    Setting(
-        "prefetch",
-        _one_of("auto", "tree", "off"),
-        "auto",
-        "auto|tree|off",
-        "What to list ahead of who walks: the project at once, or directories [auto].",
-    ),
-    Setting("wait", _flag, False, None, "Where the service does not answer yet, go on trying to mount."),
-    Setting("runs_listed", _count, 200, "N", "How many runs /runs shows [200]."),
-    Setting("umask", _octal, 0, "MASK", "Permission bits (octal) to clear."),
-    Setting("uid", _user_id, None, "USER", "Owner of everything [who mounts]."),
-    Setting("gid", _group_id, None, "GROUP", "Group of everything [who mounts]."),
-    Setting("allow_other", _flag, False, None, "Let other users in."),
-    Setting("log_file", _path, None, "FILE", "Log of a mount in the background."),
-    Setting("verbose", _flag, False, None, "Log each operation."),
-)
-_BY_NAME = {setting.name: setting for setting in SETTINGS}
+from artifactfs.settings.parsers import path as parse_path
+from artifactfs.settings.places import APP
+from artifactfs.settings.secret import Secret
+from artifactfs.settings.table import BY_NAME, SETTINGS, Setting
 
 # Options of mount(8) that say nothing new here: the mount is read-only, and the rest is for fstab's readers.
 _IGNORED_OPTIONS = frozenset(
@@ -235,21 +83,6 @@ def drop_keys(environ: MutableMapping[str, str] = os.environ) -> None:
                 environ.pop(variable, None)
 
 
-def state_dir() -> str:
-    """Return the user's state directory for artifactfs: logs, and the register of live mounts."""
-    return platformdirs.user_state_dir(APP, appauthor=False)
-
-
-def default_log_file(point: str) -> str:
-    """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
-    bare = point.strip("/")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare)[-200:] or "root"
-    if name.replace("-", "/") != bare:
-        # Something was lost: another mount point may have the same name.
-        name += "-" + hashlib.blake2b(os.fsencode(point), digest_size=4).hexdigest()
-    return os.path.join(state_dir(), "log", f"{name}.log")
-
-
 def load(
     flags: Mapping[str, str | bool | None],
     *,
@@ -264,7 +97,7 @@ def load(
     Raises UserError (USAGE, BAD_CONFIG, KEYS_MISSING) with one line that names the source of the bad value.
     """
     given, kernel_options = _parse_options(options)
-    given |= {name: (str(value), _BY_NAME[name].option) for name, value in flags.items() if value not in (None, False)}
+    given |= {name: (str(value), BY_NAME[name].option) for name, value in flags.items() if value not in (None, False)}
     path, config = _read_config(config_file or environ.get("ARTIFACTFS_CONFIG") or None)
     levels = (given, _from_environment(environ), {n: (v, f"{n} in {path}") for n, v in config.items()})
 
@@ -286,7 +119,7 @@ def load(
                 kind = "API" if key == "api_key" else "application"
                 raise UserError(
                     ExitCode.KEYS_MISSING,
-                    f"there is no {kind} key: set {env}, or use {_BY_NAME[key].option}-file FILE, "
+                    f"there is no {kind} key: set {env}, or use {BY_NAME[key].option}-file FILE, "
                     f"or put {key} into {path}",
                 )
     del values["api_key_file"], values["app_key_file"]
@@ -313,7 +146,7 @@ def _parse_options(text: str) -> tuple[dict[str, tuple[str, str]], set[str]]:
     kernel: set[str] = set()
     for option in filter(None, text.split(",")):
         name, equals, value = option.partition("=")
-        setting = _BY_NAME.get(name.replace("-", "_"))
+        setting = BY_NAME.get(name.replace("-", "_"))
         if setting is not None and setting.flag and (equals or setting.metavar is None):
             found[setting.name] = (value if equals else "true", f"-o {name}")
         elif setting is not None and setting.flag:
@@ -343,7 +176,7 @@ def _read_config(path: str | None) -> tuple[str, dict[str, str]]:
     """Return the config file's path, and its values as raw text. A default file may be missing."""
     explicit = path is not None
     path = (
-        _path(path)
+        parse_path(path)
         if path is not None
         else os.path.join(platformdirs.user_config_dir(APP, appauthor=False), "config.toml")
     )
@@ -363,7 +196,7 @@ def _read_config(path: str | None) -> tuple[str, dict[str, str]]:
         raise UserError(ExitCode.BAD_CONFIG, f"the config file {path} is not valid TOML: {_one_line(error)}") from None
     values: dict[str, str] = {}
     for name, value in raw.items():
-        if name not in _BY_NAME:
+        if name not in BY_NAME:
             raise UserError(ExitCode.BAD_CONFIG, f"{path}: there is no setting {name!r}")
         # TOML's numbers have 64 bits; tomllib takes more.
         if not isinstance(value, str | int | float) or (isinstance(value, int) and abs(value) >= 2**63):
@@ -389,7 +222,7 @@ def _key(name: str, levels: tuple[dict[str, tuple[str, str]], ...]) -> Secret | 
 
 def _key_from_file(path: str, source: str) -> Secret:
     try:
-        with open(_path(path), encoding="utf-8") as file:
+        with open(parse_path(path), encoding="utf-8") as file:
             # A key has 32 to some hundred characters; a whole log given by mistake is none.
             text = file.read(4096)
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,64 @@
+"""The commands and their options. Prints, exits, decides nothing.
+
+`main` is the console script; a module for each family of commands. Imports little at the top: `mount` forks before
+trio, httpx and their threads exist, so those come in with the functions that need them, in the child.
+"""
+
+import os
+import sys
+
+import click
+
+from artifactfs import __version__
+from artifactfs.cli import contents, mounts
+from artifactfs.errors import ExitCode, UserError
+
+
+def main() -> None:
+    """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
+    _open_standard_descriptors()
+    try:
+        cli.main(prog_name="artifactfs", standalone_mode=False)
+        code = int(ExitCode.OK)
+    except UserError as error:
+        click.echo(f"artifactfs: {error}", err=True)
+        code = int(error.code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = int(ExitCode.USAGE)
+    except click.ClickException as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "artifactfs"
+        click.echo(f"artifactfs: {message}; see `{command} --help`", err=True)
+        code = int(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        # At once: threads of ours may be waiting in a read, and have nothing to clean up.
+        os._exit(130)
+    except Exception as error:
+        click.echo(f"artifactfs: {type(error).__name__}: {error} (this is a bug, please report it)", err=True)
+        code = int(ExitCode.BUG)
+    sys.exit(code)
+
+
+def _open_standard_descriptors() -> None:
+    """Where 0 to 2 are closed, open them on nothing: else the next pipe or socket becomes standard output."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(fd)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", message="artifactfs %(version)s")
+def cli() -> None:
+    """Mount the run artifacts of Datadog Model Lab as a read-only filesystem."""
+
+
+for _command in (
+    mounts.mount,
+    mounts.umount,
+    mounts.demo,
+    mounts.serve,
+    contents.warm,
+    contents.cache,
+):
+    cli.add_command(_command)

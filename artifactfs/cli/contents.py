@@ -1,0 +1,98 @@
+"""`artifactfs warm` and `artifactfs cache`: what is kept of contents on the local disk."""
+
+import os
+import shutil
+
+import click
+
+from artifactfs import settings
+from artifactfs.cli.options import Command
+from artifactfs.content.blocks import BlockStore, refuse_foreign
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.quantities import format_size
+from artifactfs.settings import Settings
+
+# Failures of `warm` that are named one by one.
+_FAILURES_SHOWN = 20
+
+
+@click.group()
+def cache() -> None:
+    """Look at, check or empty the cache of contents."""
+
+
+def _cache_option(command: Command) -> Command:
+    help_text = "Directory of the content cache.  [ARTIFACTFS_CACHE_DIR]"
+    command = click.option("--cache-dir", "cache_dir", metavar="DIR", help=help_text)(command)
+    return click.option("--config", "config_file", metavar="FILE", help="Config file.  [ARTIFACTFS_CONFIG]")(command)
+
+
+@cache.command("info")
+@_cache_option
+def cache_info(cache_dir: str | None, config_file: str | None) -> None:
+    """Say where the cache is, what it holds, and what it may hold."""
+    loaded = settings.load({"cache_dir": cache_dir}, config_file=config_file, need_keys=False)
+    usage = _store(loaded).usage()
+    click.echo(f"directory  {loaded.cache_dir}")
+    click.echo(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
+    click.echo(
+        f"limit      {format_size(loaded.cache_size)}, leaving {format_size(loaded.cache_min_free)} free on the disk"
+    )
+    if os.path.isdir(loaded.cache_dir):
+        click.echo(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
+
+
+@cache.command("verify")
+@_cache_option
+def cache_verify(cache_dir: str | None, config_file: str | None) -> None:
+    """Read every block; what is damaged is deleted, and fetched again when it is needed."""
+    loaded = settings.load({"cache_dir": cache_dir}, config_file=config_file, need_keys=False)
+    store = _store(loaded)
+    damaged = 0
+    for path, size in store.verify():
+        damaged += 1
+        click.echo(f"damaged, deleted: {path} ({format_size(size)})")
+    usage = store.usage()
+    click.echo(f"{usage.blocks} blocks are whole ({format_size(usage.size_bytes)}), {damaged} were damaged")
+
+
+@cache.command("clear")
+@_cache_option
+def cache_clear(cache_dir: str | None, config_file: str | None) -> None:
+    """Delete everything in the cache. Mounts that are using it go on, and fetch anew."""
+    loaded = settings.load({"cache_dir": cache_dir}, config_file=config_file, need_keys=False)
+    gone = _store(loaded).clear()
+    click.echo(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
+
+
+@click.command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, help="Files read at once.  [4]")
+@click.option("--dry-run", "-n", is_flag=True, help="Only list, and say what it would cost.")
+def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
+    """Fetch trees or files of a mount into the cache ahead of time.
+
+    Stopped and called again, it goes on where it was.
+    """
+    from rich.console import Console
+
+    from artifactfs import warm as warming
+
+    todo = warming.plan(paths)
+    if dry_run:
+        click.echo(warming.describe(todo))
+    else:
+        read_bytes = warming.fetch(todo, jobs=jobs, console=Console(stderr=True))
+        click.echo(f"{len(todo.files)} files, {format_size(read_bytes)}")
+    for failure in todo.failures[:_FAILURES_SHOWN]:
+        click.echo(f"artifactfs: {failure}", err=True)
+    if todo.failures:
+        raise UserError(
+            ExitCode.INCOMPLETE, f"{len(todo.failures)} files or directories could not be read; call again to go on"
+        )
+
+
+def _store(loaded: Settings) -> BlockStore:
+    if os.path.lexists(loaded.cache_dir):
+        refuse_foreign(loaded.cache_dir)
+    return BlockStore(loaded.cache_dir, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)

@@ -1,0 +1,142 @@
+"""`artifactfs mount`, `umount`, `demo` and `serve`."""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+
+from artifactfs import settings
+from artifactfs.cli.options import setting_options
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import checks, daemon, ending, table
+from artifactfs.settings import Secret, Settings
+
+# What says where the service is and who asks: nothing that a sample has.
+_OF_THE_SERVICE = frozenset({"site", "api_url", "api_key_file", "app_key_file", "proxy", "ca_file", "wait"})
+
+
+@click.command()
+@click.argument("mountpoint")
+@setting_options
+@click.option("-f", "--foreground", is_flag=True, help="Stay in front, log to stderr, end with Ctrl-C.")
+def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
+    """Mount at MOUNTPOINT; returns when the mount answers.
+
+    The keys come from DD_API_KEY and DD_APP_KEY, key files, or the config file.
+    """
+    loaded = settings.load(flags, options=",".join(options), config_file=config_file)
+    _mount(mountpoint, loaded, foreground, _serve)
+
+
+@click.command()
+@click.argument("mountpoint")
+def umount(mountpoint: str) -> None:
+    """End the mount at MOUNTPOINT, lazily where files are open, and wait until its process is gone."""
+    ending.end(mountpoint)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [any free one]")
+def serve(directory: str, port: int) -> None:
+    """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."""
+    _need_emulator()
+    from artifactfs.emulator.__main__ import main as emulator
+
+    sys.exit(emulator([directory, "--port", str(port)]))
+
+
+@click.command()
+@click.argument("mountpoint", default="demo-mount")
+@partial(setting_options, without=_OF_THE_SERVICE)
+@click.option("--background", is_flag=True, help="Go to the background; end it with `artifactfs umount`.")
+def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, background: bool, **flags: Any) -> None:
+    """Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network.
+
+    Stays in front until Ctrl-C, or goes to the background.
+    """
+    _need_emulator()
+    loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
+    point = table.resolve(mountpoint)
+    made = table.mounted_at(point) is None and not os.path.lexists(point)
+    try:
+        if made:
+            os.makedirs(point)
+    except OSError as error:
+        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
+
+    def serve_sample(chosen: Settings, at: str, log_file: str | None, on_ready: Callable[[], None] | None) -> int:
+        from artifactfs.mount import sample
+
+        try:
+            with sample.emulator() as lab:
+                with_keys = dataclasses.replace(
+                    chosen,
+                    api_url=lab.url,
+                    origin=lab.url.partition("://")[2],
+                    api_key=Secret(lab.api_key),
+                    app_key=Secret(lab.app_key),
+                    access_token=None,
+                )
+                return _serve(with_keys, at, log_file, on_ready)
+        finally:
+            if made:
+                # Not ours to remove if somebody put something in.
+                _remove_if_empty(at)
+
+    if not background:
+        click.echo(f"the sample is at {point}: try `ls {point}/runs/70158`; Ctrl-C ends it", err=True)
+    try:
+        _mount(point, loaded, not background, serve_sample)
+    except UserError:
+        if made:
+            _remove_if_empty(point)
+        raise
+
+
+def _mount(
+    mountpoint: str,
+    loaded: Settings,
+    foreground: bool,
+    serving: Callable[[Settings, str, str | None, Callable[[], None] | None], int],
+) -> None:
+    settings.drop_keys()
+    checks.fuse(loaded)
+    point, warning = checks.mountpoint(mountpoint)
+    if warning:
+        click.echo(f"artifactfs: warning: {warning}", err=True)
+    if foreground:
+        sys.exit(serving(loaded, point, loaded.log_file, None))
+    log_file = loaded.log_file or settings.default_log_file(point)
+    daemon.start(lambda on_ready: serving(loaded, point, log_file, on_ready), log_file)
+
+
+def _serve(loaded: Settings, point: str, log_file: str | None, on_ready: Callable[[], None] | None) -> int:
+    """Serve a mount until its end; in front where nobody waits to hear that it is ready."""
+    # Only now, after the fork: this brings in trio, httpx and pyfuse3.
+    from artifactfs.mount import session
+
+    return session.run(
+        loaded, point, log_file=log_file, foreground=on_ready is None, on_ready=on_ready or (lambda: None)
+    )
+
+
+def _need_emulator() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            ExitCode.MISSING_EXTRA, f"the emulator needs {' and '.join(missing)}: run `pip install 'artifactfs[demo]'`"
+        )
+
+
+def _remove_if_empty(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:
+        # Still mounted, or in use: it stays, as any directory of the user's would.
+        return

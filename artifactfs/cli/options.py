@@ -1,0 +1,29 @@
+"""Options that several commands have: one for each row of the table of settings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from artifactfs.settings import SETTINGS
+
+Command = Callable[..., None]
+
+
+def setting_options(command: Command, without: frozenset[str] = frozenset()) -> Command:
+    """Add an option for each row of the table of settings, but for those in `without`.
+
+    A path is plain text here: click's own type looks at it, and a look at a wedged mount never ends.
+    """
+    for setting in reversed([row for row in SETTINGS if row.flag and row.name not in without]):
+        names = [setting.option, *(["-v"] if setting.name == "verbose" else [])]
+        keywords: dict[str, Any] = {"help": f"{setting.help}  [{setting.env[-1]}]"}
+        if setting.metavar is None:
+            keywords["is_flag"] = True
+        else:
+            keywords["metavar"] = setting.metavar
+        command = click.option(*names, setting.name, **keywords)(command)
+    command = click.option("--config", "config_file", metavar="FILE", help="Config file.  [ARTIFACTFS_CONFIG]")(command)
+    return click.option("-o", "options", metavar="OPT,…", multiple=True, help="The same settings, as name=value.")(
+        command
+    )

@@ -1,0 +1,74 @@
+"""What the values of settings may be: text -> value. Pure but for users' names; ValueError says what was expected."""
+
+import os
+import pwd
+import re
+from collections.abc import Callable
+
+from artifactfs.quantities import parse_duration
+
+
+def path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError(f"{value!r} is not a path")
+    # Absolute at once: the mount leaves its working directory when it goes to the background.
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.strip().lower() not in known:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return known[value.strip().lower()]
+
+
+def count(value: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", value.strip()):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
+def one_of(*known: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.strip().lower() not in known:
+            raise ValueError(f"{value!r} is none of {', '.join(known)}")
+        return value.strip().lower()
+
+    return parse
+
+
+def octal(value: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{1,3}", value.strip()):
+        raise ValueError(f"{value!r} is not an octal mask like 022")
+    return int(value, 8)
+
+
+def user_id(value: str) -> int:
+    return _id(value) if value.strip().isdecimal() else _by_name(lambda: pwd.getpwnam(value).pw_uid, value)
+
+
+def group_id(value: str) -> int:
+    import grp
+
+    return _id(value) if value.strip().isdecimal() else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
+
+
+def _id(value: str) -> int:
+    # The kernel's ids have 32 bits, and the last one means "none" (chown(2)).
+    if len(value.strip()) > 10 or int(value) >= 2**32 - 1:
+        raise ValueError(f"{value!r} is more than a user's or group's number can be")
+    return int(value)
+
+
+def _by_name(find: Callable[[], int], name: str) -> int:
+    try:
+        return find()
+    except KeyError:
+        raise ValueError(f"there is no user or group {name!r}") from None
+
+
+def positive_duration(value: str) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError(f"{value!r} must be more than nothing")
+    return seconds

@@ -1,0 +1,24 @@
+"""Where this user's files are."""
+
+import hashlib
+import os
+import re
+
+import platformdirs
+
+APP = "artifactfs"
+
+
+def state_dir() -> str:
+    """Return the user's state directory for artifactfs: logs, and the register of live mounts."""
+    return platformdirs.user_state_dir(APP, appauthor=False)
+
+
+def default_log_file(point: str) -> str:
+    """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
+    bare = point.strip("/")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare)[-200:] or "root"
+    if name.replace("-", "/") != bare:
+        # Something was lost: another mount point may have the same name.
+        name += "-" + hashlib.blake2b(os.fsencode(point), digest_size=4).hexdigest()
+    return os.path.join(state_dir(), "log", f"{name}.log")

@@ -1,0 +1,82 @@
+"""The one table of settings: names, parsers, defaults, help.
+
+Flags, `ARTIFACTFS_*` variables, `-o` options and the keys of the config file all come from it, so they cannot drift
+apart.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from artifactfs.origins import parse_api_url, parse_proxy, parse_site
+from artifactfs.quantities import parse_duration, parse_size
+from artifactfs.settings.parsers import (
+    count,
+    flag,
+    group_id,
+    octal,
+    one_of,
+    path,
+    positive_duration,
+    user_id,
+)
+from artifactfs.settings.secret import Secret
+
+DEFAULT_SITE = "datadoghq.com"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. `metavar` None marks a switch; `flag` False keeps it off the command line."""
+
+    name: str
+    parse: Callable[[str], object]
+    default: object
+    metavar: str | None
+    help: str
+    more_env: tuple[str, ...] = ()
+    flag: bool = True
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        return (f"ARTIFACTFS_{self.name.upper()}", *self.more_env)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("site", parse_site, DEFAULT_SITE, "SITE", "Datadog site, like datadoghq.eu.", ("DD_SITE",)),
+    Setting("api_url", parse_api_url, None, "URL", "API base URL, in place of a site."),
+    Setting("api_key_file", path, None, "FILE", "File that holds the API key."),
+    Setting("app_key_file", path, None, "FILE", "File that holds the application key."),
+    Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
+    Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
+    Setting("access_token", Secret, None, "TOKEN", "Access token, in place of keys.", ("DD_ACCESS_TOKEN",), flag=False),
+    Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
+    Setting("ca_file", path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
+    Setting("cache_dir", path, None, "DIR", "Directory of the content cache."),
+    Setting("cache_size", parse_size, 10 << 30, "SIZE", "Most bytes that the content cache holds [10GiB]."),
+    Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Bytes that the cache leaves free on its disk [1GiB]."),
+    Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing is believed [60s]."),
+    Setting("finished_ttl", parse_duration, 3600.0, "S", "The same for a run finished for ten minutes [1h]."),
+    Setting("negative_ttl", parse_duration, 10.0, "S", "How long 'not there' is believed [10s]."),
+    Setting("stale_max", parse_duration, 3600.0, "S", "How long an old listing serves while the API is down [1h]."),
+    Setting("deadline", positive_duration, 30.0, "S", "Longest wait of any operation without progress [30s]."),
+    Setting(
+        "prefetch",
+        one_of("auto", "tree", "off"),
+        "auto",
+        "auto|tree|off",
+        "What to list ahead of who walks: the project at once, or directories [auto].",
+    ),
+    Setting("wait", flag, False, None, "Where the service does not answer yet, go on trying to mount."),
+    Setting("runs_listed", count, 200, "N", "How many runs /runs shows [200]."),
+    Setting("umask", octal, 0, "MASK", "Permission bits (octal) to clear."),
+    Setting("uid", user_id, None, "USER", "Owner of everything [who mounts]."),
+    Setting("gid", group_id, None, "GROUP", "Group of everything [who mounts]."),
+    Setting("allow_other", flag, False, None, "Let other users in."),
+    Setting("log_file", path, None, "FILE", "Log of a mount in the background."),
+    Setting("verbose", flag, False, None, "Log each operation."),
+)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
