@@ -4,7 +4,7 @@
     ├── UserError                   a command cannot be carried out; holds an ExitCode
     ├── TreeError                   the tree says no
     │   ├── NoSuchEntry             no such name, for `valid_s` seconds
-    │   ├── NotADirectory, IsADirectory
+    │   ├── NotADirectory, IsADirectory, NotALink
     │   ├── Superseded              the version behind an inode is no longer the server's
     │   └── ReadOnly                every attempt to write
     └── ServiceError                Model Lab, or the way to it, says no
@@ -90,6 +90,10 @@ class NotADirectory(TreeError):
 
 class IsADirectory(TreeError):
     """A directory was opened as a file."""
+
+
+class NotALink(TreeError):
+    """The target of something was asked for that is no symbolic link."""
 
 
 class Superseded(TreeError):
@@ -184,6 +188,7 @@ _ERRNO: dict[type[BaseException], int] = {
     NoSuchEntry: errno.ENOENT,
     NotADirectory: errno.ENOTDIR,
     IsADirectory: errno.EISDIR,
+    NotALink: errno.EINVAL,
     Superseded: errno.ESTALE,
     ReadOnly: errno.EROFS,
     NotFound: errno.ENOENT,

@@ -12,7 +12,7 @@ import trio
 from artifactfs.errors import NotFound
 from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.forms import Child, Children
-from artifactfs.modellab.models import ProjectFile, Run
+from artifactfs.modellab.models import Project, ProjectFile, Run
 from artifactfs.modellab.transport import Cost
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
@@ -63,8 +63,8 @@ class FakeService:
 
     `failures` are raised by the next calls, one each (None: that one succeeds); `latency_s` is how long a call takes;
     `gate`, where set, holds every call until the event is set. `refusals`: what a call, as it stands in the log, raises
-    as long as it stands there. `projects`: the index of each project that has one, which takes `index_s` more to come;
-    `room`: whether requests ahead may go.
+    as long as it stands there. `catalogue`: the projects; `projects`: the index of each that has one, which takes
+    `index_s` more to come; `room`: whether requests ahead may go.
     """
 
     runs: dict[int, Run] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class FakeService:
     latency_s: float = 0.0
     gate: trio.Event | None = None
     log: list[tuple[object, ...]] = field(default_factory=list)
+    catalogue: dict[int, Project] = field(default_factory=dict)
     projects: dict[str, list[ProjectFile]] = field(default_factory=dict)
     index_s: float = 0.0
     room: bool = True
@@ -109,10 +110,21 @@ class FakeService:
             raise NotFound(f"run {run_id} is not there", 404)
         return self.runs[run_id]
 
-    async def list_runs(self, count: int) -> list[Run]:
-        answer = list(self.runs.values())[:count]
-        await self._called("runs", count)
-        return answer
+    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
+        runs = [run for run in self.runs.values() if project_id is None or run.project_id == str(project_id)]
+        await self._called("runs", count, *([] if project_id is None else [project_id]))
+        return runs[:count]
+
+    async def get_project(self, project_id: int) -> Project:
+        await self._called("project", project_id)
+        if project_id not in self.catalogue:
+            raise NotFound(f"project {project_id} is not there", 404)
+        return self.catalogue[project_id]
+
+    async def list_projects(self, count: int) -> list[Project]:
+        answer = list(self.catalogue.values())
+        await self._called("projects", count)
+        return answer[:count]
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
         await self._called("index", project_id)

@@ -83,6 +83,14 @@ class Lab:
         """Change what is told of a run: set, unset, delete."""
         self._ask("POST", "runs", {"run": run_id, **changes})
 
+    def change_project(self, project_id: int, **changes: object) -> None:
+        """Change what is told of a project, making it if there is none: set, delete."""
+        self._ask("POST", "projects", {"project": project_id, **changes})
+
+    def crowd(self, first: int, *, runs: int, projects: int) -> None:
+        """Make as many empty runs, in as many projects, with ids from `first` on."""
+        self._ask("POST", "crowd", {"first": first, "runs": runs, "projects": projects})
+
     def new_project(self) -> int:
         """Return the id of a project that no other test knows; `new_run` makes it."""
         self._next_project += 1

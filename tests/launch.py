@@ -20,8 +20,8 @@ from artifactfs import cli
 from artifactfs.clock import boottime
 from artifactfs.fuse.operations import Operations
 from artifactfs.mount import session
-from artifactfs.tree.nodes import Directory, Node
-from artifactfs.tree.tree import Contents, Found, Tree
+from artifactfs.tree.nodes import Contents, Directory, Found, Node
+from artifactfs.tree.tree import Tree
 
 BOOM = "boom"
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from artifactfs.emulator.answers import answer
 from artifactfs.emulator.faults import FaultError, Script
-from artifactfs.emulator.lab import CREATED_AT, LabError, MemoryTree, Row, Run
+from artifactfs.emulator.lab import CREATED_AT, LabError, MemoryTree, Project, Row, Run, project_attributes
 from artifactfs.emulator.state import Emulator
 from artifactfs.emulator.switches import SwitchError
 
@@ -41,6 +41,8 @@ def routes(emulator: Emulator) -> list[Route]:
         ("POST", "faults", set_faults),
         ("POST", "files", change_files),
         ("POST", "runs", change_run),
+        ("POST", "projects", change_project),
+        ("POST", "crowd", crowd),
     ]
     known = [Route(f"/_emulator/{name}", _guarded(emulator, asked), methods=[method]) for method, name, asked in plan]
     return [*known, Route("/_emulator/{name:path}", _guarded(emulator, unknown), methods=["GET", "POST"])]
@@ -148,6 +150,33 @@ async def change_run(emulator: Emulator, request: Request) -> Response:
     for name in _names(order.get("unset", []), "unset"):
         run.attributes.pop(name, None)
     return answer({"run": run.id, "project": run.project, "path_in_project": run.prefix, "attributes": run.attributes})
+
+
+async def change_project(emulator: Emulator, request: Request) -> Response:
+    """Make a project or change what is told of it: `set`, `delete` (softly)."""
+    order = await _object(request)
+    if unknown := sorted(set(order) - {"project", "set", "delete"}):
+        raise BadOrder(f"no field {unknown[0]!r}; there are: project, set, delete")
+    project_id = _integer(order.get("project"), "project")
+    project = emulator.lab.project(project_id)
+    if project is None:
+        project = Project(project_id, project_attributes(project_id))
+        emulator.lab.add_project(project)
+    project.attributes.update(_mapping(order.get("set", {}), "set"))
+    if order.get("delete"):
+        project.attributes["deleted_at"] = DELETED_AT
+    return answer({"project": project_id, "attributes": project.attributes})
+
+
+async def crowd(emulator: Emulator, request: Request) -> Response:
+    """Make as many empty runs in as many projects, numbered from `first` on: an organisation of a real size."""
+    order = await _object(request)
+    first, runs, projects = (_integer(order.get(name), name) for name in ("first", "runs", "projects"))
+    for number in range(projects):
+        emulator.lab.add_project(Project(first + number, project_attributes(first + number)))
+    for number in range(runs):
+        emulator.lab.create(first + number, first + number % max(projects, 1))
+    return answer({})
 
 
 def _add(tree: MemoryTree, files: object) -> None:

@@ -343,7 +343,9 @@ class Lab:
         return [*self._projects.values(), *([self.source.project()] if self.source else ())]
 
     def project(self, project_id: int) -> Project | None:
-        return next((project for project in self.projects() if project.id == project_id), None)
+        if (found := self._projects.get(project_id)) is None and self.source is not None:
+            found = self.source.project()
+        return found if found is not None and found.id == project_id else None
 
     def runs_of(self, project_id: int) -> list[Run]:
         """Return a project's runs in the order of their prefixes, which is the index's order."""

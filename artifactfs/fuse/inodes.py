@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from artifactfs.errors import Superseded
-from artifactfs.tree.nodes import Directory, Entry, File, Fixed, Node, child, completes
+from artifactfs.tree.nodes import Directory, Entry, File, Fixed, Link, Node, Shelf, child, completes
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Inode(msgspec.Struct, gc=False, eq=False):
     number: int
     entry: Entry
     directory: Directory | None
-    made: Fixed | Directory | None = None
+    made: Fixed | Shelf | Link | Directory | None = None
     lookups: int = 0
     superseded: bool = False
 
@@ -45,21 +45,14 @@ class Inode(msgspec.Struct, gc=False, eq=False):
 
     def is_version_of(self, other: "Inode") -> bool:
         """Whether both stand for one version of one place, of which one may know more (semantics 2.4)."""
-        if not completes(self.entry, other.entry):
-            return False
-        if not self.entry.is_dir:
-            return self._file() == other._file()
-        mine, its = self.node, other.node
-        if isinstance(mine, Directory) and isinstance(its, Directory):
-            return (mine.run_id, mine.path) == (its.run_id, its.path)
-        return mine is its
+        return completes(self.entry, other.entry) and self._place() == other._place()
 
     def learn(self, other: "Inode") -> None:
         """Take over what another one of the same version knows: more completes it, less takes nothing away."""
         mine, its = self.entry, other.entry
         if mine is its:
             return
-        if mine.is_dir:
+        if mine.is_dir or other.made is not None:
             self.entry, self.directory, self.made = its, other.directory, other.made
             return
         known = msgspec.structs.replace(
@@ -71,9 +64,15 @@ class Inode(msgspec.Struct, gc=False, eq=False):
         # The listing's own entry where it says the same: by it the next look knows the inode.
         self.entry = its if known == its else known
 
-    def _file(self) -> tuple[int, str, bytes]:
-        directory = cast(Directory, self.directory)
-        return directory.run_id, directory.path, self.entry.name
+    def _place(self) -> tuple[object, ...]:
+        """What tells one place from any other."""
+        if self.made is None and not self.entry.is_dir:  # a file, of which no place is made for this
+            directory = cast(Directory, self.directory)
+            return directory.run_id, directory.path, self.entry.name
+        node = self.node
+        if isinstance(node, Fixed | Shelf | Link):
+            return node.parent_number, node.entry.name
+        return cast(Directory, node).run_id, node.path
 
 
 class Inodes:

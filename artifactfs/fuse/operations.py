@@ -24,8 +24,8 @@ from artifactfs.content.files import Files, FileVersion
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.callers import Callers
 from artifactfs.fuse.inodes import Inode, Inodes
-from artifactfs.tree.nodes import Directory, File, Fixed, completes
-from artifactfs.tree.tree import Contents, Tree
+from artifactfs.tree.nodes import AnyDirectory, Contents, Directory, File, Link, completes
+from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class _DirectoryHandle(msgspec.Struct):
     """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
 
     inode: Inode
-    directory: Fixed | Directory
+    directory: AnyDirectory
     contents: Contents
     tid: int
     started: bool = False
@@ -181,10 +181,17 @@ class Operations(pyfuse3.Operations):
         return self._attributes(self.inodes.get(inode), _DIRECTORY_VALID_S)
 
     @guarded
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        link = self.inodes.get(inode).node
+        if not isinstance(link, Link):
+            raise errors.NotALink("not a symbolic link")
+        return link.target
+
+    @guarded
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
         directory = opened.node
-        if isinstance(directory, File):
+        if isinstance(directory, File | Link):
             raise errors.NotADirectory("not a directory")
         contents = await self._contents(ctx.pid, directory)
         # no await below:
@@ -296,7 +303,7 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = _NAME_MAX
         return data
 
-    async def _contents(self, tid: int, directory: Fixed | Directory) -> Contents:
+    async def _contents(self, tid: int, directory: AnyDirectory) -> Contents:
         contents = self._tree.contents_at_hand(directory)
         return contents if contents is not None else await self._wait(tid, self._tree.contents(directory))
 
@@ -362,7 +369,11 @@ class Operations(pyfuse3.Operations):
         """Return the attributes of an inode (semantics 2.1 to 2.3)."""
         entry, owner = inode.entry, self._ownership
         size = entry.size_bytes
-        if entry.is_dir:
+        if isinstance(inode.made, Link):
+            # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
+            attributes = self._blank(stat.S_IFLNK | 0o777, valid_s)
+            attributes.st_size = len(inode.made.target)
+        elif entry.is_dir:
             # A run's directory has a time that moves with the run.
             attributes = self._blank((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)
         elif size is None:

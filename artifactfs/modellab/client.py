@@ -8,6 +8,7 @@ import logging
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import cachetools
 import msgspec
@@ -16,11 +17,13 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab import models
 from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
-from artifactfs.modellab.models import FileRow, ProjectFile, Run
+from artifactfs.modellab.models import FileRow, Page, Project, ProjectFile, Run
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Cost, Transport
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PREFIX = "/api/v2/model-lab-api"
 # The documented maximum of page[size].
@@ -84,25 +87,50 @@ class ModelLab:
             raise errors.NotFound(f"run {run_id} is deleted")
         return run
 
-    async def list_runs(self, count: int) -> list[Run]:
-        """Return the `count` runs last updated, newest first, without deleted ones."""
-        found: dict[int, Run] = {}
-        query: dict[str, str] = {}
+    async def get_project(self, project_id: int) -> Project:
+        """Return one project. Raises NotFound for one that is not there or is deleted."""
+        project = models.decode_project(await self._get("project", f"/projects/{project_id}", {}))
+        if project.project_id != project_id:
+            raise errors.UnexpectedAnswer(f"asked for project {project_id}, got project {project.project_id}")
+        if project.deleted:
+            raise errors.NotFound(f"project {project_id} is deleted")
+        return project
+
+    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
+        """Return the `count` runs last updated, of one project or of all, newest first."""
+        query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
+        found = await self._pages("runs", query, count, models.decode_runs, lambda run: run.run_id)
+        # Checked here, too: a service that does not know the filter shows no other project's runs.
+        return [run for run in found if not run.deleted and project_id in (None, _number(run.project_id))][:count]
+
+    async def list_projects(self, count: int) -> list[Project]:
+        """Return `count` projects in the server's own order: the last updated first, as recorded."""
+        found = await self._pages("projects", {}, count, models.decode_projects, lambda project: project.project_id)
+        return [project for project in found if not project.deleted][:count]
+
+    async def _pages(
+        self,
+        endpoint: str,
+        query: dict[str, str],
+        count: int,
+        decode: Callable[[bytes], Page[T]],
+        id_of: Callable[[T], int],
+    ) -> list[T]:
+        """Return the rows of the pages that hold the first `count`, each id once."""
+        found: dict[int, T] = {}
+        # One size for every page: the numbers of later pages count in it.
+        query = query | {"page[size]": str(min(PAGE_SIZE, max(count, 1)))}
         rows = 0
         while rows < count:
-            # One size for every page: the numbers of later pages count in it.
-            body = await self._get(
-                "runs", "/runs", {"sort": "-updated_at", "page[size]": str(min(PAGE_SIZE, max(count, 1)))} | query
-            )
-            page = models.decode_runs(body)
+            page = decode(await self._get(endpoint, f"/{endpoint}", query))
             # Rows move between pages while reading; a page without a new id ends it.
-            fresh = {run.run_id: run for run in page.runs if run.run_id not in found}
-            rows += len(page.runs)
+            fresh = {id_of(row): row for row in page.rows if id_of(row) not in found}
+            rows += len(page.rows)
             found |= fresh
             if page.next_number is None or not fresh:
                 break
-            query = {"page[number]": str(page.next_number)}
-        return [run for run in found.values() if not run.deleted][:count]
+            query = query | {"page[number]": str(page.next_number)}
+        return list(found.values())
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         """Return one directory of a run in one call, or two while the server's form is unknown.
@@ -226,6 +254,10 @@ class ModelLab:
         return await self._transport.get(
             endpoint, f"{_PREFIX}{path}" + (f"?{encoded}" if encoded else ""), deadline_s=self._deadline_s
         )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def _slices(rows: Sequence[FileRow]) -> Iterator[Sequence[FileRow]]:

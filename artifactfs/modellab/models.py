@@ -7,8 +7,8 @@ a row of another type) goes the slow way, row by row, so that one odd row costs 
 
 import datetime
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -18,6 +18,10 @@ from artifactfs.errors import UnexpectedAnswer
 NESTING_HINT = "it is nested too deeply"
 
 FINISHED = frozenset({"completed", "failed", "killed"})
+# Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
+_MAX_NAME = 255
+
+T = TypeVar("T")
 
 
 class FileRow(msgspec.Struct, frozen=True, gc=False):
@@ -69,10 +73,19 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         return self.status in FINISHED
 
 
-class Page(msgspec.Struct, frozen=True):
-    """One page of runs. `next_number` None: it is the last, as far as the server lets one see."""
+class Project(msgspec.Struct, frozen=True, gc=False):
+    """A project. Times are nanoseconds since the epoch, None where the server gave none that can be read."""
 
-    runs: list[Run]
+    project_id: int
+    name: str = ""
+    updated_ns: int | None = None
+    deleted: bool = False
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """One page of runs or projects. `next_number` None: it is the last, as far as the server lets one see."""
+
+    rows: list[T]
     number: int | None
     next_number: int | None
 
@@ -134,29 +147,43 @@ def decode_run(body: bytes) -> Run:
     return _run(_data(_lenient_json(body)))
 
 
-def decode_runs(body: bytes) -> Page:
+def decode_runs(body: bytes) -> Page[Run]:
     """Decode a page of `/runs`; a row without a usable id is left out. Raises UnexpectedAnswer."""
+    return _page(body, "runs", _run)
+
+
+def decode_project(body: bytes) -> Project:
+    """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
+    return _project(_data(_lenient_json(body)))
+
+
+def decode_projects(body: bytes) -> Page[Project]:
+    """Decode a page of `/projects`; a row without a usable id is left out. Raises UnexpectedAnswer."""
+    return _page(body, "projects", _project)
+
+
+def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
     answer = _lenient_json(body)
-    rows = answer.get("data") if isinstance(answer, dict) else None
-    if rows is None and isinstance(answer, dict) and "data" in answer:
-        rows = []
-    if not isinstance(rows, list):
-        raise UnexpectedAnswer("the page of runs holds no list of runs")
-    runs = []
-    for row in rows:
+    sent = answer.get("data") if isinstance(answer, dict) else None
+    if sent is None and isinstance(answer, dict) and "data" in answer:
+        sent = []
+    if not isinstance(sent, list):
+        raise UnexpectedAnswer(f"the page of {what} holds no list of {what}")
+    rows = []
+    for row in sent:
         try:
-            runs.append(_run(row))
+            rows.append(decode(row))
         except UnexpectedAnswer:
             continue
     meta = answer.get("meta")
     page = meta.get("page") if isinstance(meta, dict) else None
     page = page if isinstance(page, dict) else {}
     number, following, last = (_whole(page.get(key)) for key in ("number", "next_number", "last_number"))
-    if not rows or (number is not None and following is not None and following <= number):
+    if not sent or (number is not None and following is not None and following <= number):
         following = None
     if number is not None and last is not None and number >= last:
         following = None
-    return Page(runs, number, following)
+    return Page(rows, number, following)
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
@@ -246,10 +273,24 @@ def _run(data: Any) -> Run:
     return Run(
         run_id=run_id,
         project_id="" if project is None else str(project),
-        name=name if isinstance(name, str) else "",
+        name=name[:_MAX_NAME] if isinstance(name, str) else "",
         status=status.lower() if isinstance(status, str) else "",
         created_ns=parse_time_ns(attributes.get("created_at")),
         completed_ns=parse_time_ns(attributes.get("completed_at")),
+        updated_ns=parse_time_ns(attributes.get("updated_at")),
+        deleted=bool(attributes.get("deleted_at")),
+    )
+
+
+def _project(data: Any) -> Project:
+    attributes = _attributes(data) if isinstance(data, dict) else None
+    project_id = _whole(data.get("id")) if attributes is not None else None
+    if attributes is None or project_id is None:
+        raise UnexpectedAnswer("the answer holds no project")
+    name = attributes.get("name")
+    return Project(
+        project_id=project_id,
+        name=name[:_MAX_NAME] if isinstance(name, str) else "",
         updated_ns=parse_time_ns(attributes.get("updated_at")),
         deleted=bool(attributes.get("deleted_at")),
     )

@@ -37,7 +37,8 @@ from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.mount import register, table
 from artifactfs.settings import Settings
-from artifactfs.tree.tree import Tree, TreeTimes
+from artifactfs.tree.listings import TreeTimes
+from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 

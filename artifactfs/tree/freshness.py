@@ -8,7 +8,7 @@ does not end it; only where others need its place one ends that nobody waits for
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import cachetools
@@ -334,3 +334,39 @@ class FreshCache(Generic[K, V]):
                 error,
                 exc_info=not isinstance(error, errors.ArtifactfsError),
             )
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Makes the caches of one mount, with what they share: see FreshCache."""
+
+    negative_ttl_s: float
+    stale_max_s: float
+    nursery: trio.Nursery
+    clock: Callable[[], float]
+    has_room: Callable[[], bool]
+    health: Health = field(default_factory=Health)
+
+    def make(
+        self,
+        what: Callable[[K], str],
+        *,
+        fetch: Callable[[K, V | None], Awaitable[V]],
+        ttl_s: Callable[[V], float],
+        weight: Callable[[V], int] = lambda _value: 1,
+        max_weight: int,
+    ) -> FreshCache[K, V]:
+        """Return a cache of a kind of its own."""
+        return FreshCache(
+            what,
+            fetch=fetch,
+            ttl_s=ttl_s,
+            weight=weight,
+            max_weight=max_weight,
+            negative_ttl_s=self.negative_ttl_s,
+            stale_max_s=self.stale_max_s,
+            health=self.health,
+            nursery=self.nursery,
+            clock=self.clock,
+            has_room=self.has_room,
+        )

@@ -9,7 +9,7 @@ import trio
 
 from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.forms import Child
-from artifactfs.modellab.models import ProjectFile, Run
+from artifactfs.modellab.models import Project, ProjectFile, Run
 from artifactfs.modellab.transport import Cost
 from artifactfs.tree.nodes import ChildNumber, Entry, Numbering, completes
 
@@ -28,8 +28,14 @@ class Service(Protocol):
     async def get_run(self, run_id: int) -> Run:
         """Return a run; raises NotFound for one that is not there or is deleted."""
 
-    async def list_runs(self, count: int) -> list[Run]:
-        """Return the runs last updated, newest first."""
+    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
+        """Return the runs last updated, of one project or of all, newest first."""
+
+    async def get_project(self, project_id: int) -> Project:
+        """Return a project; raises NotFound for one that is not there or is deleted."""
+
+    async def list_projects(self, count: int) -> list[Project]:
+        """Return projects in the service's order."""
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         """Return the children of a directory of a run."""
@@ -63,6 +69,19 @@ class Amendment(msgspec.Struct, frozen=True):
 
     listed_bytes: int | None
     size_bytes: int
+
+
+class TreeTimes(msgspec.Struct, frozen=True):
+    """The times of semantics 3.1 and 3.2, in seconds."""
+
+    listing_ttl: float = 60.0
+    finished_ttl: float = 3600.0
+    negative_ttl: float = 10.0
+    stale_max: float = 3600.0
+
+    def ttl_s(self, run: Run, then_ns: int) -> float:
+        """Return for how long is believed what was asked for about a run at `then_ns` (since the epoch)."""
+        return self.finished_ttl if settled(run, then_ns) else self.listing_ttl
 
 
 def settled(run: Run, now_ns: int) -> bool:

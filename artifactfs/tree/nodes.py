@@ -1,6 +1,8 @@
 """The kinds of place in the tree, their attributes, and their inode numbers.
 
-    Fixed       a directory of ours: the root, /runs
+    Fixed       a directory of ours: the root, /runs, /projects, /names
+    Shelf       a project's runs, in /projects or in /names
+    Link        a run in a shelf
     Directory   a run's root, or a directory of artifacts below it
     File        an artifact
 
@@ -9,6 +11,7 @@ the same after a remount and asks nothing of a disk. What a version is, is decid
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -41,6 +44,23 @@ class Fixed(msgspec.Struct, frozen=True):
     parent_number: int
 
 
+class Shelf(msgspec.Struct, frozen=True, gc=False):
+    """A directory of ours with links to a project's runs: by their ids, or by their names."""
+
+    project_id: int
+    by_name: bool
+    entry: Entry
+    parent_number: int
+
+
+class Link(msgspec.Struct, frozen=True, gc=False):
+    """A symbolic link in a shelf. `target`: a path relative to the shelf."""
+
+    target: bytes
+    entry: Entry
+    parent_number: int
+
+
 class Directory(msgspec.Struct, frozen=True, gc=False):
     """A directory of artifacts. `path`: from the run's root, without slashes at its ends; "" is the root."""
 
@@ -62,7 +82,27 @@ class File(msgspec.Struct, frozen=True, gc=False):
         return join(self.directory.path, self.entry.name)
 
 
-Node = Fixed | Directory | File
+Node = Fixed | Shelf | Link | Directory | File
+# What a directory's contents can be asked of.
+AnyDirectory = Fixed | Shelf | Directory
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A place, and for how many seconds its name may be believed."""
+
+    node: Node
+    valid_s: float
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What a directory holds, frozen: entries in order, and how to make a place of each.
+
+    `left_s()` is for how many more seconds the names may be believed.
+    """
+
+    entries: tuple[Entry, ...]
+    node_of: Callable[[Entry], Node]
+    left_s: Callable[[], float]
 
 
 def join(directory: str, name: bytes) -> str:
@@ -101,9 +141,9 @@ class Numbering:
     def __init__(self, site: str) -> None:
         self._site = site.encode()
 
-    def fixed(self, name: str) -> int:
-        """Return the number of a directory of ours."""
-        return _number(hashlib.blake2b(b"%b\0%b" % (self._site, name.encode()), digest_size=8))
+    def fixed(self, path: bytes) -> int:
+        """Return the number of a directory or link of ours, by its path from the root, without a slash in front."""
+        return _number(hashlib.blake2b(b"%b\0%b" % (self._site, path), digest_size=8))
 
     def run(self, run_id: int) -> int:
         """Return the number of a run's root."""

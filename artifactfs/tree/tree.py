@@ -1,12 +1,11 @@
 """The tree: lookup and children, for every kind of place. The way in for the kernel's side.
 
-Owns what is where; `listings.py` owns what a directory holds, `freshness.py` for how long. A lookup below a run is
-answered from the parent's listing, which is one call (semantics 1.1); of somebody who walks, from the project's index
-(`index.py`), or from what was listed ahead of him (`prefetch.py`).
+Owns what is in runs; `catalogue.py` owns what is above them, `listings.py` what a directory holds, `freshness.py` for
+how long. A lookup below a run is answered from the parent's listing, which is one call (semantics 1.1); of somebody who
+walks, from the project's index (`index.py`), or from what was listed ahead of him (`prefetch.py`).
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -21,42 +20,32 @@ from artifactfs.modellab.content import Artifact
 from artifactfs.modellab.forms import Child
 from artifactfs.modellab.models import Run, printable
 from artifactfs.tree import listings
-from artifactfs.tree.freshness import FreshCache, Health, Held
+from artifactfs.tree.catalogue import MAX_RUNS, Catalogue
+from artifactfs.tree.freshness import Caches, FreshCache, Health, Held
 from artifactfs.tree.index import Index
-from artifactfs.tree.listings import Amendment, Listing, Service
-from artifactfs.tree.nodes import ROOT_NUMBER, Directory, Entry, File, Fixed, Node, Numbering, child, completes
+from artifactfs.tree.listings import Amendment, Listing, Service, TreeTimes
+from artifactfs.tree.nodes import (
+    Contents,
+    Directory,
+    Entry,
+    File,
+    Fixed,
+    Found,
+    Node,
+    Numbering,
+    child,
+    completes,
+)
 from artifactfs.tree.prefetch import Place, Prefetch
 from artifactfs.tree.walks import Walks
 
 # Bounds of what is remembered. An entry is about 300 bytes, so all of it is about 400 MB; a listing of
-# modellab.client.MAX_ROWS must fit. A run is about 500 bytes.
+# modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
-_MAX_RUNS = 20_000
 # Directories in which a listing and a content were seen to disagree: rare.
 _MAX_AMENDED = 1_000
 # Directories of which the index has been contradicted; rare, too.
 _MAX_DOUBTED = 10_000
-_MAX_RUN_ID = 2**63 - 1
-# Names of ours never go away while the mount is there.
-_FIXED_VALID_S = 3600.0
-
-
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """A place, and for how many seconds its name may be believed."""
-
-    node: Node
-    valid_s: float
-
-
-class Contents(msgspec.Struct, frozen=True):
-    """What a directory holds, frozen: entries in order, and how to make a place of each.
-
-    `left_s()` is for how many more seconds the names may be believed.
-    """
-
-    entries: tuple[Entry, ...]
-    node_of: Callable[[Entry], Node]
-    left_s: Callable[[], float]
 
 
 class Location(msgspec.Struct, frozen=True):
@@ -69,15 +58,6 @@ class Location(msgspec.Struct, frozen=True):
     artifact: Artifact
     stamp: bytes | None
     variant: int = 0
-
-
-class TreeTimes(msgspec.Struct, frozen=True):
-    """The times of semantics 3.1 and 3.2, in seconds."""
-
-    listing_ttl: float = 60.0
-    finished_ttl: float = 3600.0
-    negative_ttl: float = 10.0
-    stale_max: float = 3600.0
 
 
 class Tree:
@@ -103,61 +83,41 @@ class Tree:
         self._times = times or TreeTimes()
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self._runs_listed = runs_listed
         self._numbering = Numbering(site)
-        mounted_ns = wall_clock_ns()
-        self.root = Fixed(Entry(b"", True, ROOT_NUMBER, mounted_ns), ROOT_NUMBER)
-        self.runs = Fixed(Entry(b"runs", True, self._numbering.fixed("runs"), mounted_ns), ROOT_NUMBER)
-        self._top = {self.runs.entry.name: self.runs}
         # Of runs that were listed: what a path in them is relative to, and the run as it was then.
-        self._places: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(_MAX_RUNS)
+        self._places: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(MAX_RUNS)
         # Where contents and listings disagree, by directory and name.
         self._amendments: cachetools.LRUCache[tuple[int, str], dict[bytes, Amendment]] = cachetools.LRUCache(
             _MAX_AMENDED
         )
-        self._health = health = Health()
-
-        self._runs: FreshCache[int, Run] = FreshCache(
-            lambda run_id: f"run {run_id}",
-            fetch=self._fetch_run,
-            ttl_s=self._ttl_s,
-            weight=lambda _run: 1,
-            max_weight=_MAX_RUNS,
+        self._health = Health()
+        caches = Caches(
             negative_ttl_s=self._times.negative_ttl,
             stale_max_s=self._times.stale_max,
-            health=health,
             nursery=nursery,
             clock=clock,
             has_room=service.has_room_ahead,
+            health=self._health,
         )
-        self._pages: FreshCache[int, tuple[Run, ...]] = FreshCache(
-            lambda count: f"the {count} runs last updated",
-            fetch=self._fetch_runs,
-            ttl_s=lambda _runs: self._times.listing_ttl,
-            weight=len,
-            max_weight=10**9,
-            negative_ttl_s=0.0,
-            stale_max_s=self._times.stale_max,
-            health=health,
-            nursery=nursery,
+        self._catalogue = Catalogue(
+            service,
+            caches=caches,
+            numbering=self._numbering,
+            times=self._times,
+            runs_listed=runs_listed,
             clock=clock,
-            has_room=service.has_room_ahead,
+            now_ns=wall_clock_ns,
         )
-        self._listings: FreshCache[tuple[int, str, bool], _RunListing] = FreshCache(
+        self._runs = self._catalogue.known_runs
+        self._listings: FreshCache[tuple[int, str, bool], _RunListing] = caches.make(
             lambda key: f"run {key[0]}, directory {printable(key[1]) or '/'}",
             fetch=self._fetch_listing,
             ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
             weight=lambda found: len(found.listing) + 1,
             max_weight=_MAX_ENTRIES,
-            negative_ttl_s=self._times.negative_ttl,
-            stale_max_s=self._times.stale_max,
-            health=health,
-            nursery=nursery,
-            clock=clock,
-            has_room=service.has_room_ahead,
         )
         # By run, the directories that are in `_listings`, or were.
-        self._listed: cachetools.LRUCache[int, dict[Place, None]] = cachetools.LRUCache(_MAX_RUNS)
+        self._listed: cachetools.LRUCache[int, dict[Place, None]] = cachetools.LRUCache(MAX_RUNS)
         # Directories whose next listing must be their own: the index, or a content, has been contradicted there.
         self._doubted: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_DOUBTED)
         self._walks = Walks(nursery=nursery, clock=clock, cost=service.cost)
@@ -167,6 +127,16 @@ class Tree:
             else None
         )
         self._prefetch = Prefetch(self, nursery=nursery, walk=self._walks.walk) if prefetch != "off" else None
+
+    @property
+    def root(self) -> Fixed:
+        """The mount's own directory."""
+        return self._catalogue.root
+
+    @property
+    def runs(self) -> Fixed:
+        """`/runs`."""
+        return self._catalogue.runs
 
     async def lookup(self, parent: Node, name: bytes) -> Found:
         """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
@@ -182,39 +152,18 @@ class Tree:
             if entry is None:
                 raise errors.NoSuchEntry("no such name", min(left_s, self._times.negative_ttl))
             return Found(child(parent, entry), left_s)
-        if parent is self.root:
-            if (fixed := self._top.get(name)) is not None:
-                return Found(fixed, _FIXED_VALID_S)
-        elif parent is self.runs:
-            if (run_id := parse_run_id(name)) is not None:
-                held_run = await self._runs.get(run_id)
-                return Found(self._run_directory(held_run.value), self._runs.left_s(held_run))
-        else:
-            raise errors.NotADirectory("not a directory")
-        # What desktops probe, and typing errors: never a request (semantics 1.2).
-        raise errors.NoSuchEntry("no such name", self._times.negative_ttl)
+        return await self._catalogue.lookup(parent, name)
 
     async def contents(self, node: Node) -> Contents:
         """Return what a directory holds, in the order to show it in."""
         if isinstance(node, Directory):
             return self._looked_at(node, await self._listing(node))
-        if node is self.root:
-            entries = tuple(fixed.entry for fixed in self._top.values())
-            return Contents(entries, lambda entry: self._top[entry.name], lambda: _FIXED_VALID_S)
-        if node is self.runs:
-            page = await self._pages.get(self._runs_listed)
-            places = {place.entry.name: place for place in map(self._run_directory, page.value)}
-            return Contents(
-                tuple(place.entry for place in places.values()),
-                lambda entry: places[entry.name],
-                lambda: self._pages.left_s(page),
-            )
-        raise errors.NotADirectory("not a directory")
+        return await self._catalogue.contents(node)
 
     def lookup_at_hand(self, parent: Node, name: bytes) -> Found | None:
         """Return what `lookup` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
         if not isinstance(parent, Directory):
-            return None
+            return self._catalogue.lookup_at_hand(parent, name)
         held = self._listings.peek((parent.run_id, parent.path, parent.entry.slash))
         if held is None or (entry := held.value.listing.by_name.get(name)) is None:
             return None
@@ -294,8 +243,8 @@ class Tree:
 
     def expire(self) -> None:
         """Make the next look at anything fresh (semantics 3.3). What was fetched stays at hand in case that fails."""
-        for cache in (self._runs, self._pages, self._listings):
-            cache.expire()
+        self._catalogue.expire()
+        self._listings.expire()
         if self._index is not None:
             self._index.expire()
 
@@ -341,16 +290,6 @@ class Tree:
         else:
             return None
         return hashlib.blake2b(known_by.encode(), digest_size=16).digest()
-
-    async def _fetch_run(self, run_id: int, _old: Run | None) -> Run:
-        return await self._service.get_run(run_id)
-
-    async def _fetch_runs(self, count: int, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
-        asked_at = self._clock()
-        runs = [run for run in await self._service.list_runs(count) if 1 <= run.run_id <= _MAX_RUN_ID]
-        for run in runs:
-            self._runs.put(run.run_id, run, asked_at)
-        return tuple(runs)
 
     async def _fetch_listing(self, key: tuple[int, str, bool], old: "_RunListing | None") -> "_RunListing":
         run_id, path, slash = key
@@ -468,12 +407,7 @@ class Tree:
 
     def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
         """Return for how long a listing is believed that was asked for so long ago: its run may have ended since."""
-        then_ns = self._wall_clock_ns() - int(age_s * 1e9)
-        return self._times.finished_ttl if listings.settled(run, then_ns) else self._times.listing_ttl
-
-    def _run_directory(self, run: Run) -> Directory:
-        entry = Entry(str(run.run_id).encode(), True, self._numbering.run(run.run_id), listings.run_time_ns(run))
-        return Directory(run.run_id, "", entry, self.runs.entry.number)
+        return self._times.ttl_s(run, self._wall_clock_ns() - int(age_s * 1e9))
 
 
 class _RunListing(msgspec.Struct, frozen=True):
@@ -487,11 +421,3 @@ class _RunListing(msgspec.Struct, frozen=True):
     path_in_project: str
     own: bool = True
     age_s: float = 0.0
-
-
-def parse_run_id(name: bytes) -> int | None:
-    """Return the run's id for a name under /runs, or None for what cannot be one (semantics 1.2)."""
-    if re.fullmatch(rb"[1-9][0-9]{0,18}", name) is None:
-        return None
-    run_id = int(name)
-    return run_id if run_id <= _MAX_RUN_ID else None

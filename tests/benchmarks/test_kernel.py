@@ -11,7 +11,8 @@ import pytest
 from artifactfs.content.files import Files
 from artifactfs.fuse import operations
 from artifactfs.fuse.operations import Operations, Ownership
-from artifactfs.tree.tree import Tree, TreeTimes
+from artifactfs.tree.listings import TreeTimes
+from artifactfs.tree.tree import Tree
 from tests import fakes
 from tests.benchmarks.conftest import Loop, Measure
 

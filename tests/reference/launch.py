@@ -24,7 +24,8 @@ from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.operations import Operations
 from artifactfs.modellab import throttle
 from artifactfs.tree.freshness import FreshCache
-from artifactfs.tree.tree import Contents, Tree
+from artifactfs.tree.nodes import Contents
+from artifactfs.tree.tree import Tree
 from tests.launch import clock
 
 

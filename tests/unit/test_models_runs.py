@@ -74,8 +74,8 @@ def test_soft_deletion() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 5000, "\ud800", "\x00", 5, None, ["x"]])
 def test_any_name(name: object) -> None:
-    """Real names hold anything; what is not text is no name."""
-    assert decode_run(body(name=name)).name == (name if isinstance(name, str) else "")
+    """Real names hold anything; what is not text is no name, and no more is kept than a file name could show."""
+    assert decode_run(body(name=name)).name == (name[:255] if isinstance(name, str) else "")
 
 
 @pytest.mark.parametrize("run_id", [None, True, "", "x", "-1", "1.5", 1.5, "9" * 30, [], "٣"])
@@ -130,14 +130,14 @@ def test_an_empty_page_is_the_last(rows: object) -> None:
 def test_a_page_without_numbers(meta: object) -> None:
     """The rows count, and it is the last page."""
     found = decode_runs(json.dumps({"data": [row("7")], "meta": meta}).encode())
-    assert [run.run_id for run in found.runs] == [7]
+    assert [run.run_id for run in found.rows] == [7]
     assert (found.number, found.next_number) == (None, None)
 
 
 def test_an_odd_row_of_a_page_is_left_out() -> None:
     """One odd row costs itself and nothing else."""
     rows = [row("1"), None, 5, {}, {"id": "3"}, row("x"), {"id": "4", "attributes": None}, row("2", name="\ud800")]
-    assert [run.run_id for run in decode_runs(page(rows, number=0)).runs] == [1, 2]
+    assert [run.run_id for run in decode_runs(page(rows, number=0)).rows] == [1, 2]
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"null", b'{"data":{}}', b'{"data":"x"}', b"<html>", b"5"])

@@ -93,7 +93,7 @@ def test_texts_that_no_url_can_hold() -> None:
     run = b'{"data":{"id":"1","attributes":{"project_id":"\\ud800"}}}'
     with pytest.raises(errors.UnexpectedAnswer):
         decode_run(run)
-    assert decode_runs(b'{"data":[' + run.removeprefix(b'{"data":').removesuffix(b"}") + b"]}").runs == []
+    assert decode_runs(b'{"data":[' + run.removeprefix(b'{"data":').removesuffix(b"}") + b"]}").rows == []
     with pytest.raises(errors.UnexpectedAnswer):
         decode_run_listing(b'{"data":{"attributes":{"files":[],"path_in_project":"a/\\udfff"}}}')
 

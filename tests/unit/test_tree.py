@@ -6,8 +6,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.modellab.client import DirectoryListing
+from artifactfs.tree.naming import parse_id
 from artifactfs.tree.nodes import ROOT_NUMBER, Directory, File, Node
-from artifactfs.tree.tree import Tree, parse_run_id
+from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
 
@@ -48,7 +49,7 @@ async def shown(tree: Tree, node: Node) -> list[bytes]:
 async def test_the_root_costs_nothing(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """7: `ls MOUNT`, what desktops probe there, and `stat` of /runs: no request, as the service may be down."""
     service.broken = errors.Unreachable("down")
-    assert await shown(tree, tree.root) == [b"runs"]
+    assert await shown(tree, tree.root) == [b"runs", b"projects", b"names"]
     found = await tree.lookup(tree.root, b"runs")
     assert found.node is tree.runs
     assert found.valid_s > 60
@@ -102,9 +103,9 @@ async def test_what_cannot_be_a_run_costs_no_request(
 
 def test_the_bounds_of_a_runs_id() -> None:
     """1.2: the least and the greatest."""
-    assert parse_run_id(b"1") == 1
-    assert parse_run_id(b"9223372036854775807") == 2**63 - 1
-    assert parse_run_id(b"9223372036854775808") is None
+    assert parse_id(b"1") == 1
+    assert parse_id(b"9223372036854775807") == 2**63 - 1
+    assert parse_id(b"9223372036854775808") is None
 
 
 async def test_a_deleted_run_is_not_there(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
@@ -258,7 +259,7 @@ async def numbers(site: str, nursery: trio.Nursery) -> dict[tuple[object, ...], 
 async def test_inode_numbers(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """2.4: the same after a remount, never shared within a mount, other ones on another site, 63 bits."""
     first = await numbers("datadoghq.com", nursery)
-    assert len(first) == 2 + 2 * (1 + 8 + 3 + 3 * 6 + 3)
+    assert len(first) == 4 + 2 * (1 + 8 + 3 + 3 * 6 + 3)
     assert await numbers("datadoghq.com", nursery) == first
     assert len(set(first.values())) == len(first)
     assert all(ROOT_NUMBER <= number < 2**63 for number in first.values())

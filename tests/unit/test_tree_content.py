@@ -53,7 +53,7 @@ async def test_where_a_content_is_after_many_runs(
     service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An inode outlives what is remembered of its run: it is located from its listing, or that is asked for again."""
-    monkeypatch.setattr(tree_module, "_MAX_RUNS", 1)
+    monkeypatch.setattr(tree_module, "MAX_RUNS", 1)
     tree = mounted(service, nursery)
     found = await file(tree, "1/f")
     await file(tree, "2/f")

@@ -7,8 +7,9 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.modellab.models import Run
 from artifactfs.tree import listings
-from artifactfs.tree.nodes import Entry, Numbering, completes
-from artifactfs.tree.tree import Found, Tree, TreeTimes
+from artifactfs.tree.listings import TreeTimes
+from artifactfs.tree.nodes import Entry, Found, Numbering, completes
+from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
 

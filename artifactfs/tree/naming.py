@@ -1,0 +1,45 @@
+"""Names that people give to runs and projects, made safe as names of files (semantics 1): `<name>~<id>`.
+
+The id makes a name unique and is all that is needed to find what it stands for; the name is in front, so that a shell
+completes it. Pure.
+"""
+
+import re
+import unicodedata
+
+# Of a name of a file, in bytes of UTF-8 (NAME_MAX of every file system of Linux).
+NAME_MAX_BYTES = 255
+_MAX_ID = 2**63 - 1
+# Unicode's categories of what moves the cursor, ends a line or is no character at all; and the marks that turn the
+# direction of a line, by which a name can look like another.
+_CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def named(name: str, number: int) -> bytes:
+    """Return `<name>~<number>` in at most 255 bytes: `/`, NUL and control characters replaced, the name cut to fit."""
+    end = b"~%d" % number
+    safe = "".join("_" if _is_unsafe(character) else character for character in name[:NAME_MAX_BYTES])
+    return safe.encode()[: NAME_MAX_BYTES - len(end)].decode(errors="ignore").encode() + end
+
+
+def number_of(name: bytes) -> int | None:
+    """Return the id at the end of a name that `named` may have made, None for any other name."""
+    return parse_id(name.rpartition(b"~")[2]) if b"~" in name else None
+
+
+def parse_id(name: bytes) -> int | None:
+    """Return the id of a run or project that a name is, None for what cannot be one (semantics 1.2)."""
+    if re.fullmatch(rb"[1-9][0-9]{0,18}", name) is None:
+        return None
+    number = int(name)
+    return number if number <= _MAX_ID else None
+
+
+def is_id(number: int) -> bool:
+    """Whether a number can be the id of a run or project."""
+    return 1 <= number <= _MAX_ID
+
+
+def _is_unsafe(character: str) -> bool:
+    return character == "/" or character in _TURNS or unicodedata.category(character) in _CONTROLS
