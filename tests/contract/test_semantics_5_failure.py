@@ -177,7 +177,7 @@ def test_fusermount3_refuses_a_mount_in_use(mounted: Mount) -> None:
     with in_use(mounted):
         done = mounted.sh('fusermount3 -u "$M"')
         assert done.code != 0
-        assert mounted.sh('ls "$M"').text == "runs\n"
+        assert mounted.sh('ls "$M"').text.endswith("runs\n")
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount", "SIGHUP"])
