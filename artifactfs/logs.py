@@ -29,8 +29,13 @@ class RedactingFormatter(logging.Formatter):
 
     def __init__(self, fmt: str, secrets: Iterable[str]) -> None:
         super().__init__(fmt)
+        self._secrets: list[str] = []
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Blot out these, too, from now on: keys that were rotated while the mount lives."""
         # Longest first, so that a secret that contains another goes as a whole.
-        self._secrets = sorted((s for s in secrets if s), key=len, reverse=True)
+        self._secrets = sorted({*self._secrets, *filter(None, secrets)}, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -86,6 +91,14 @@ def _exceptions(record: logging.LogRecord) -> list[str]:
 def _is_news(record: logging.LogRecord) -> bool:
     """Tell whether a line of the binding says something: a reply to who was killed in the meantime does not."""
     return "fuse_reply_* failed with No such file or directory" not in record.getMessage()
+
+
+def redact(secrets: Iterable[str]) -> None:
+    """Blot out these secrets, too, in all that is logged from now on."""
+    kept = list(secrets)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, RedactingFormatter):
+            handler.formatter.learn(kept)
 
 
 def configure(*, log_file: str | None, verbose: bool, secrets: Iterable[str] = ()) -> None:

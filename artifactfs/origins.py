@@ -59,6 +59,13 @@ def parse_proxy(text: str) -> str:
     return text.strip()
 
 
+def without_password(url: str) -> str:
+    """Return a URL to show: without the user's name and password in it, if there are any."""
+    parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    return urllib.parse.urlunsplit(parts._replace(netloc=f"***@{host}")) if at and user else url
+
+
 def is_host(text: str, netloc: str) -> bool:
     """Whether a URL's host is a name (in ASCII, as it goes over the wire) or an address."""
     if "[" in netloc or text.rpartition(".")[2].isdigit():

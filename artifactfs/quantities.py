@@ -55,3 +55,14 @@ def format_size(size_bytes: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 or value == int(value) else f"{value:.1f} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return `500ms`, `90s`, `5m`, `1h30m`, in a form that `parse_duration` reads."""
+    if seconds < 1:
+        return f"{seconds * 1000:g}ms" if seconds else "0s"
+    if seconds != int(seconds) or seconds < 120:
+        return f"{seconds:g}s"
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if count)

@@ -75,6 +75,13 @@ class Lab:
     def switch(self, **values: object) -> None:
         self._ask("POST", "switches", values)
 
+    def rotate(self, **keys: str) -> None:
+        """Let in other keys, and no longer the ones before: api_key, app_key, access_token."""
+        self._ask("POST", "keys", keys)
+        self.api_key = keys.get("api_key", self.api_key)
+        self.app_key = keys.get("app_key", self.app_key)
+        self.access_token = keys.get("access_token", self.access_token)
+
     def files(self, run_id: int, **changes: object) -> None:
         """Change a run's tree, making the run if there is none: add, change, remove, rename, mkdir, grid, wide."""
         self._ask("POST", "files", {"run": run_id, **changes})

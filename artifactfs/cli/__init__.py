@@ -10,7 +10,7 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import contents, mounts
+from artifactfs.cli import config, contents, mounts
 from artifactfs.errors import ExitCode, UserError
 
 
@@ -60,5 +60,6 @@ for _command in (
     mounts.serve,
     contents.warm,
     contents.cache,
+    config.config,
 ):
     cli.add_command(_command)

@@ -6,7 +6,7 @@ import shutil
 import click
 
 from artifactfs import settings
-from artifactfs.cli.options import Command
+from artifactfs.cli.options import Command, config_options
 from artifactfs.content.blocks import BlockStore, refuse_foreign
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.quantities import format_size
@@ -24,14 +24,14 @@ def cache() -> None:
 def _cache_option(command: Command) -> Command:
     help_text = "Directory of the content cache.  [ARTIFACTFS_CACHE_DIR]"
     command = click.option("--cache-dir", "cache_dir", metavar="DIR", help=help_text)(command)
-    return click.option("--config", "config_file", metavar="FILE", help="Config file.  [ARTIFACTFS_CONFIG]")(command)
+    return config_options(command)
 
 
 @cache.command("info")
 @_cache_option
-def cache_info(cache_dir: str | None, config_file: str | None) -> None:
+def cache_info(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
     """Say where the cache is, what it holds, and what it may hold."""
-    loaded = settings.load({"cache_dir": cache_dir}, config_file=config_file, need_keys=False)
+    loaded = _load(cache_dir, config_file, profile)
     usage = _store(loaded).usage()
     click.echo(f"directory  {loaded.cache_dir}")
     click.echo(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
@@ -44,9 +44,9 @@ def cache_info(cache_dir: str | None, config_file: str | None) -> None:
 
 @cache.command("verify")
 @_cache_option
-def cache_verify(cache_dir: str | None, config_file: str | None) -> None:
+def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
     """Read every block; what is damaged is deleted, and fetched again when it is needed."""
-    loaded = settings.load({"cache_dir": cache_dir}, config_file=config_file, need_keys=False)
+    loaded = _load(cache_dir, config_file, profile)
     store = _store(loaded)
     damaged = 0
     for path, size in store.verify():
@@ -58,9 +58,9 @@ def cache_verify(cache_dir: str | None, config_file: str | None) -> None:
 
 @cache.command("clear")
 @_cache_option
-def cache_clear(cache_dir: str | None, config_file: str | None) -> None:
+def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
     """Delete everything in the cache. Mounts that are using it go on, and fetch anew."""
-    loaded = settings.load({"cache_dir": cache_dir}, config_file=config_file, need_keys=False)
+    loaded = _load(cache_dir, config_file, profile)
     gone = _store(loaded).clear()
     click.echo(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
 
@@ -90,6 +90,10 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         raise UserError(
             ExitCode.INCOMPLETE, f"{len(todo.failures)} files or directories could not be read; call again to go on"
         )
+
+
+def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -> Settings:
+    return settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)
 
 
 def _store(loaded: Settings) -> BlockStore:

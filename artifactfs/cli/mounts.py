@@ -14,10 +14,10 @@ from artifactfs import settings
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import checks, daemon, ending, table
-from artifactfs.settings import Secret, Settings
+from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
 
 # What says where the service is and who asks: nothing that a sample has.
-_OF_THE_SERVICE = frozenset({"site", "api_url", "api_key_file", "app_key_file", "proxy", "ca_file", "wait"})
+_OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait"}) | KEY_FORMS
 
 
 @click.command()
@@ -82,6 +82,9 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
                     api_key=Secret(lab.api_key),
                     app_key=Secret(lab.app_key),
                     access_token=None,
+                    # Whatever the config file says: these are the sample's, and do not change.
+                    keys=KeySource(),
+                    account=None,
                 )
                 return _serve(with_keys, at, log_file, on_ready)
         finally:
@@ -108,8 +111,8 @@ def _mount(
     settings.drop_keys()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
-    if warning:
-        click.echo(f"artifactfs: warning: {warning}", err=True)
+    for sentence in (*loaded.warnings, *([warning] if warning else [])):
+        click.echo(f"artifactfs: warning: {sentence}", err=True)
     if foreground:
         sys.exit(serving(loaded, point, loaded.log_file, None))
     log_file = loaded.log_file or settings.default_log_file(point)

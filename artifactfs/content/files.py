@@ -38,7 +38,8 @@ class Files:
 
     def __init__(self, shop: Shop, *, owner: str) -> None:
         self._shop = shop
-        self._owner = owner
+        # Whose contents these are: see `change_owner`.
+        self.owner = owner
         self._sources: dict[_SourceKey, Source] = {}
 
     async def open(self, version: FileVersion) -> OpenFile:
@@ -60,6 +61,16 @@ class Files:
             raise
         return OpenFile(source, lambda: self._give_back(key, source))
 
+    def change_owner(self, owner: str) -> None:
+        """From now on contents are another account's: nothing that was cached for the one before is served (6.3).
+
+        Open files stay open: what is read of them from now on is asked for with the new keys.
+        """
+        self.owner = owner
+        for key, source in self._sources.items():
+            version = FileVersion(key.artifact, key.size, key.run_stamp, key.variant)
+            source.change_owner(self._namer(version))
+
     def _give_back(self, key: _SourceKey, source: Source) -> None:
         source.users -= 1
         if source.users == 0:
@@ -68,7 +79,7 @@ class Files:
                 del self._sources[key]
 
     def _namer(self, version: FileVersion) -> "_Namer":
-        return _Namer(self._owner, version.artifact, version.variant)
+        return _Namer(self.owner, version.artifact, version.variant)
 
 
 class _Namer:

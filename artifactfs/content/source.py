@@ -36,6 +36,8 @@ class Source:
         self, shop: Shop, artifact: Artifact, size: int | None, name: Callable[[int], bytes], run_stamp: bytes | None
     ) -> None:
         self._shop = shop
+        self._artifact = artifact
+        self._run_stamp = run_stamp
         self._pieces = Pieces(shop, size, name, run_stamp)
         self._download = Download(shop, artifact, self._pieces)
         self._fills: dict[int, Fill] = {}
@@ -120,6 +122,25 @@ class Source:
         self._pieces.nobody_reads()
         self._cancel()
 
+    def change_owner(self, name: Callable[[int], bytes]) -> None:
+        """The keys are another account's (semantics 6.3): what is at hand goes, and what is under way. No await.
+
+        `name`: of this version from now on. Who waits waits on, for what the new keys bring; it must be this version.
+        """
+        if self.dead:
+            return
+        for fill in set(self._fills.values()):
+            self._finish(fill)
+        old = self._pieces
+        old.nobody_reads()
+        # What still runs has these pieces and this download, and leaves the new ones alone.
+        self._cancel()
+        self._pieces = Pieces(self._shop, old.size, name, self._run_stamp)
+        if old.validator is not None:
+            self._pieces.recognise(old.validator)
+        self._download = Download(self._shop, self._artifact, self._pieces)
+        old.notify()
+
     def _cancel(self) -> None:
         for scope in self._scopes:
             scope.cancel()
@@ -137,6 +158,9 @@ class Source:
         while True:
             with trio.move_on_after(self._shop.deadline_s):
                 while True:
+                    if pieces is not self._pieces:
+                        # Another account's by now: nothing of this has come yet.
+                        pieces, waited_from = self._pieces, 0
                     pieces.check_alive()
                     if (view := pieces.view(index, start - base, upto - base)) is not None:
                         return view

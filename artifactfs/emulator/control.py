@@ -3,6 +3,7 @@
 Owns the JSON of these requests. They want no keys, are never counted, delayed or made to fail, and no part of the API.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,7 @@ def routes(emulator: Emulator) -> list[Route]:
         ("POST", "reset", reset),
         ("POST", "switches", set_switches),
         ("POST", "faults", set_faults),
+        ("POST", "keys", set_keys),
         ("POST", "files", change_files),
         ("POST", "runs", change_run),
         ("POST", "projects", change_project),
@@ -88,6 +90,18 @@ async def set_switches(emulator: Emulator, request: Request) -> Response:
 async def set_faults(emulator: Emulator, request: Request) -> Response:
     """Replace the fault script by the body's list."""
     emulator.script = Script.parse(await _json(request))
+    return answer({})
+
+
+async def set_keys(emulator: Emulator, request: Request) -> Response:
+    """Let in other keys from now on, those that the body names, and no longer the ones before."""
+    order = await _object(request)
+    known = {field.name for field in dataclasses.fields(emulator.keys)}
+    if unknown := sorted(set(order) - known):
+        raise BadOrder(f"no key {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    if not all(isinstance(key, str) and key.isascii() and key for key in order.values()):
+        raise BadOrder("a key is a string")
+    emulator.keys = dataclasses.replace(emulator.keys, **{name: str(key) for name, key in order.items()})
     return answer({})
 
 

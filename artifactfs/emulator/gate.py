@@ -97,7 +97,8 @@ class Gate:
         if request.method != "GET":
             return error(self._emulator, 405, f"{request.method} is not allowed here")
         if not self._open_to_all and not self._let_in(request.headers):
-            return error(self._emulator, 403, "Forbidden")
+            status = int(self._emulator.switches.keys_refused)
+            return error(self._emulator, status, "Forbidden" if status == 403 else "Unauthorized")
         return None
 
     def _let_in(self, headers: Headers) -> bool:

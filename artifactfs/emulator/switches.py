@@ -75,6 +75,9 @@ class Switches:
     error_form: Literal["object", "strings", "title_only", "html", "empty", "nonsense"] = "object"
     """The body of an error. object: as recorded and documented; the others all occur near this API."""
 
+    keys_refused: Literal["403", "401"] = "403"
+    """The status for wrong keys."""
+
     rate_limit_headers: bool = True
     """Whether every answer has the X-RateLimit headers."""
 

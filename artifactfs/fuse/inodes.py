@@ -117,6 +117,12 @@ class Inodes:
             new.number += 1
         return new
 
+    def supersede_files(self) -> None:
+        """Let every file be looked up and opened anew, as another inode: the kernel holds pages of these."""
+        for inode in self._table.values():
+            if not inode.entry.is_dir:
+                inode.superseded = True
+
     def count(self, inode: Inode) -> None:
         """The kernel was given this inode once more."""
         if not inode.lookups:

@@ -25,7 +25,7 @@ import trio
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import failures, models, throttle
-from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
 from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.origins import is_loopback
@@ -47,6 +47,10 @@ _MAX_PIECE_BYTES = 1 << 20
 # Pieces of a body between two turns of the event loop: a chunk may be a byte long, and many come at once.
 _PIECES = 256
 _CONNECT_TIMEOUT_S = 10.0
+# How much of the time that is left may go into reading refused keys again: the rest is for asking with them.
+_SHARE_FOR_KEYS = 0.8
+# How often a request is sent again because there are other keys. Arbitrary: keys that change at every look are no keys.
+_MAX_RENEWALS = 3
 _CLOSE_S = 1.0
 
 USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
@@ -75,17 +79,26 @@ class Cost(msgspec.Struct, frozen=True):
         )
 
 
+class _KeysRefused(Exception):
+    """The API refused the keys of a generation. `denied`: our exception for it."""
+
+    def __init__(self, denied: errors.AccessDenied, generation: int) -> None:
+        super().__init__()
+        self.denied = denied
+        self.generation = generation
+
+
 class Transport:
     """Sends GETs to one origin with its credentials. Create within trio; close with `aclose`.
 
     `clock` gives seconds that go on while the machine sleeps; it must run at the rate of trio's deadlines.
-    `limits` and `breaker` are shared by the transports of one mount. `transport` replaces the network in tests.
+    `keys`, `limits` and `breaker` are shared by the transports of one mount. `transport` replaces the network in tests.
     """
 
     def __init__(
         self,
         api_url: str,
-        credentials: Credentials,
+        keys: Credentials | KeyRing,
         *,
         proxy: str | None = None,
         ca_file: str | None = None,
@@ -101,8 +114,7 @@ class Transport:
         except (httpx.InvalidURL, UnicodeError):
             raise UserError(ExitCode.USAGE, f"--api-url {api_url!r} is not a URL that can be asked") from None
         self.host = self._origin.netloc.decode("ascii")
-        self._credentials = credentials.headers()
-        self._secrets = credentials.secrets()
+        self._keys = keys if isinstance(keys, KeyRing) else KeyRing(keys)
         self._connections = Connections(
             width=CONCURRENCY,
             tls=tls_context(ca_file),
@@ -194,8 +206,9 @@ class Transport:
         self, endpoint: str, url: httpx.URL, headers: dict[str, str], deadline_s: float, expected: frozenset[int]
     ) -> httpx.Response:
         ours = self.is_ours(url)
+        generation = self._keys.generation
         try:
-            response = await self._send(endpoint, url, headers | (self._credentials if ours else {}), deadline_s)
+            response = await self._send(endpoint, url, headers | (self._keys.headers() if ours else {}), deadline_s)
         except httpx.HTTPError as error:
             # Who was asked, and not who sent us there.
             raise failures.of_exception(url.netloc.decode("ascii"), error) from error
@@ -209,7 +222,7 @@ class Transport:
             body = b""  # the status says enough
         finally:
             await response.aclose()
-        raise self._failure(response, body, endpoint)
+        raise self._failure(response, body, endpoint, generation if ours else None)
 
     async def _send(self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
         self._requests[endpoint] += 1
@@ -280,12 +293,17 @@ class Transport:
         last: list[errors.PassingError],
         most: int,
     ) -> T:
-        attempts = 0
+        attempts = renewals = 0
         while True:
             attempts += 1
             await self._wait_for_rate_limit(endpoint, end, last)
             try:
                 return await attempt(max(0.001, end - self._clock()))
+            except _KeysRefused as refused:
+                renewals += 1
+                if renewals > _MAX_RENEWALS or not await self._renewed(refused, end):
+                    raise refused.denied from None
+                attempts -= 1
             except errors.TlsFailed:
                 raise
             except errors.PassingError as error:
@@ -300,6 +318,12 @@ class Transport:
                     raise
                 log.debug("%s; attempt %d, again in %.1f s", error, attempts, pause_s)
                 await trio.sleep(pause_s)
+
+    async def _renewed(self, refused: _KeysRefused, end: float) -> bool:
+        """Whether there are other keys by now than those that were refused; waits until shortly before `end`."""
+        with trio.move_on_after((end - self._clock()) * _SHARE_FOR_KEYS):
+            return await self._keys.renewed(refused.generation, refused.denied.status)
+        return False
 
     async def _wait_for_rate_limit(self, endpoint: str, end: float, last: list[errors.PassingError]) -> None:
         # Again after each wait: another request may have learned of a later reset.
@@ -325,8 +349,9 @@ class Transport:
 
     async def _attempt(self, endpoint: str, target: str, left_s: float) -> bytes:
         url = self._url(target)
+        generation = self._keys.generation
         try:
-            response = await self._send(endpoint, url, self._credentials, left_s)
+            response = await self._send(endpoint, url, self._keys.headers(), left_s)
             async with aclosing(response):
                 self._observe(endpoint, response)
                 ok = 200 <= response.status_code < 300
@@ -334,7 +359,7 @@ class Transport:
         except httpx.HTTPError as error:
             raise failures.of_exception(self.host, error) from error
         if not ok:
-            raise self._failure(response, body, endpoint)
+            raise self._failure(response, body, endpoint, generation)
         return body
 
     async def _body(self, response: httpx.Response, cap_bytes: int, *, whole: bool) -> bytes:
@@ -352,10 +377,14 @@ class Transport:
                     break
         return b"".join(pieces)
 
-    def _failure(self, response: httpx.Response, body: bytes, endpoint: str) -> errors.ServiceError:
-        said = models.error_text(body, response.headers.get("content-type", ""), self._secrets)
+    def _failure(self, response: httpx.Response, body: bytes, endpoint: str, generation: int | None) -> Exception:
+        """Return what to raise for an answer that is none; `generation`: of the keys that it was asked with, if any."""
+        said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets())
         reset_s = self._limits.pause_s(endpoint, self._clock())
-        return failures.of_answer(self.host, response.status_code, said, reset_s)
+        error = failures.of_answer(self.host, response.status_code, said, reset_s)
+        if isinstance(error, errors.AccessDenied) and generation is not None:
+            return _KeysRefused(error, generation)
+        return error
 
 
 class Stream:

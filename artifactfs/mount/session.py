@@ -29,13 +29,13 @@ from artifactfs.content.memory import Budget, Pool
 from artifactfs.content.shop import Shop
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.operations import Operations, Ownership
-from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import Breaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content import ContentEndpoint
 from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
-from artifactfs.mount import register, table
+from artifactfs.mount import accounts, register, table
 from artifactfs.settings import Settings
 from artifactfs.tree.listings import TreeTimes
 from artifactfs.tree.tree import Tree
@@ -101,11 +101,13 @@ def run(settings: Settings, point: str, *, log_file: str | None, foreground: boo
 
 async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Callable[[], None]) -> None:
     limits, breaker = RateLimits(), Breaker(settings.origin)
+    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
+    keys = KeyRing(credentials, source=settings.keys, clock=boottime)
     # Two pools: a dozen bodies that come slowly must not keep a listing from a connection.
     listings, contents = (
         Transport(
             settings.api_url,
-            Credentials(settings.api_key, settings.app_key, settings.access_token),
+            keys,
             proxy=settings.proxy,
             ca_file=settings.ca_file,
             clock=boottime,
@@ -130,7 +132,7 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
             )
             ownership = Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other)
             keeper = Keeper(_block_store(settings), root)
-            files = Files(_shop(settings, contents, keeper, root), owner=f"{settings.api_url}\0{settings.account()}")
+            files = Files(_shop(settings, contents, keeper, root), owner=accounts.owner(settings, credentials))
             begun = trio.Event()
 
             def on_begun() -> None:
@@ -138,7 +140,13 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
                 on_ready()
 
             operations = Operations(tree, files, ownership, deadline_s=settings.deadline, on_ready=on_begun)
-            await _mounted(settings, point, operations, tree, foreground, begun)
+            keys.start(root, accounts.follower(settings, tree, files, operations))
+
+            def refresh() -> None:
+                tree.expire()
+                keys.expire()
+
+            await _mounted(settings, point, operations, refresh, foreground, begun)
             log.info("requests sent: %s", (listings.cost() + contents.cost()).requests)
             with trio.move_on_after(_FLUSH_S):
                 await keeper.flush()
@@ -169,7 +177,12 @@ def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio
 
 
 async def _mounted(
-    settings: Settings, point: str, operations: Operations, tree: Tree, foreground: bool, begun: trio.Event
+    settings: Settings,
+    point: str,
+    operations: Operations,
+    refresh: Callable[[], None],
+    foreground: bool,
+    begun: trio.Event,
 ) -> None:
     """Mount, serve until the end, unmount. `begun` is set when the kernel has begun to talk to us."""
     _register(point)
@@ -185,7 +198,7 @@ async def _mounted(
             gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
-                nursery.start_soon(_signals, received, tree, main, foreground)
+                nursery.start_soon(_signals, received, refresh, main, foreground)
                 nursery.start_soon(operations.callers.watch)
                 if mount is not None:
                     nursery.start_soon(_end_when_unmounted, mount.device, main)
@@ -268,11 +281,13 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
         ) from error
 
 
-async def _signals(received: AsyncIterator[int], tree: Tree, main: trio.CancelScope, foreground: bool) -> None:
+async def _signals(
+    received: AsyncIterator[int], refresh: Callable[[], None], main: trio.CancelScope, foreground: bool
+) -> None:
     async for number in received:
         if number == signal.SIGHUP and not foreground:
             log.info("SIGHUP: the next look at anything is fresh")
-            tree.expire()
+            refresh()
             continue
         log.info("%s: ending", signal.Signals(number).name)
         await _end(main)

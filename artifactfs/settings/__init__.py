@@ -1,18 +1,30 @@
 """What a mount is asked to be, and where that comes from. The only room that reads `os.environ`."""
 
+from artifactfs.settings.explaining import Explanation, Shown, explain
+from artifactfs.settings.keys import Keys, KeySource
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.places import default_log_file, state_dir
 from artifactfs.settings.secret import Secret
-from artifactfs.settings.table import DEFAULT_SITE, SETTINGS, Setting
+from artifactfs.settings.sources import find_config_file
+from artifactfs.settings.table import CONFIG, DEFAULT_SITE, KEY_FORMS, PROFILE, SETTINGS, Setting
 
 __all__ = [
+    "CONFIG",
     "DEFAULT_SITE",
+    "KEY_FORMS",
+    "PROFILE",
     "SETTINGS",
+    "Explanation",
+    "KeySource",
+    "Keys",
     "Secret",
     "Setting",
     "Settings",
+    "Shown",
     "default_log_file",
     "drop_keys",
+    "explain",
+    "find_config_file",
     "load",
     "state_dir",
 ]

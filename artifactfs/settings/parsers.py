@@ -3,6 +3,7 @@
 import os
 import pwd
 import re
+import shlex
 from collections.abc import Callable
 
 from artifactfs.quantities import parse_duration
@@ -13,6 +14,25 @@ def path(value: str) -> str:
         raise ValueError(f"{value!r} is not a path")
     # Absolute at once: the mount leaves its working directory when it goes to the background.
     return os.path.abspath(os.path.expanduser(value))
+
+
+def command(value: str) -> tuple[str, ...]:
+    """Split a command into words as a shell would; no shell runs it. Words that begin with ~/ are below the home."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        # Not what was given: whoever puts a key where a command belongs shall not find it in a log.
+        raise ValueError(f"not a command: {str(error).lower()}") from None
+    if not words or "\0" in value:
+        raise ValueError("not a command: it is empty")
+    return tuple(os.path.expanduser(word) if word.startswith("~/") else word for word in words)
+
+
+def account(value: str) -> str:
+    name = value.strip()
+    if not name or not name.isprintable() or len(name) > 200:
+        raise ValueError(f"{value!r} is not a name of up to 200 letters")
+    return name
 
 
 def flag(value: str) -> bool:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from artifactfs.origins import parse_api_url, parse_proxy, parse_site
 from artifactfs.quantities import parse_duration, parse_size
 from artifactfs.settings.parsers import (
+    account,
+    command,
     count,
     flag,
     group_id,
@@ -50,9 +52,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("api_url", parse_api_url, None, "URL", "API base URL, in place of a site."),
     Setting("api_key_file", path, None, "FILE", "File that holds the API key."),
     Setting("app_key_file", path, None, "FILE", "File that holds the application key."),
+    Setting("access_token_file", path, None, "FILE", "File that holds an access token, in place of keys."),
+    Setting("api_key_command", command, None, "COMMAND", "Command that prints the API key: a password manager's."),
+    Setting("app_key_command", command, None, "COMMAND", "Command that prints the application key."),
+    Setting("access_token_command", command, None, "COMMAND", "Command that prints an access token, in place of keys."),
     Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
     Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
     Setting("access_token", Secret, None, "TOKEN", "Access token, in place of keys.", ("DD_ACCESS_TOKEN",), flag=False),
+    Setting("account", account, None, "NAME", "Name that cached content belongs to, whatever the keys."),
     Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
     Setting("ca_file", path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
     Setting("cache_dir", path, None, "DIR", "Directory of the content cache."),
@@ -80,3 +87,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("verbose", flag, False, None, "Log each operation."),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+# What says where settings are to be found: options, variables and `-o` options like all, and no keys of the file
+# itself, but for `profile` at its top.
+CONFIG = Setting("config", path, None, "FILE", "Config file.")
+PROFILE = Setting("profile", str, None, "NAME", "Profile of the config file: its table [profiles.NAME].")
+SELECTORS = {setting.name: setting for setting in (CONFIG, PROFILE)}
+
+# The keys, in the order in which they are asked for; each is a setting, and so are KEY_file and KEY_command.
+KEYS = ("api_key", "app_key", "access_token")
+KEY_FORMS = frozenset(name + form for name in KEYS for form in ("", "_file", "_command"))

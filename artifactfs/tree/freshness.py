@@ -158,6 +158,8 @@ class FreshCache(Generic[K, V]):
         self._negative_ttl_s = negative_ttl_s
         # What was asked for before this moment is old, whatever its time to live (semantics 3.3).
         self._refreshed_at = float("-inf")
+        # What was asked for until this moment is not to be kept at all.
+        self._forgotten_at = float("-inf")
 
     def left_s(self, held: Held[V]) -> float:
         """Return for how many more seconds a value is fresh; 0 for an old one."""
@@ -199,6 +201,8 @@ class FreshCache(Generic[K, V]):
 
     def put(self, key: K, value: V, asked_at: float) -> Held[V]:
         """Take note of a value that came by another way, in an answer that was asked for at `asked_at`."""
+        if asked_at <= self._forgotten_at:
+            return self._holding(value, asked_at)
         return self._store(key, value, asked_at)
 
     def doubt(self, key: K) -> None:
@@ -221,6 +225,15 @@ class FreshCache(Generic[K, V]):
         """Make everything old: the next look at each asks the service (semantics 3.3)."""
         self._refreshed_at = self._clock()
         self._absent.clear()
+
+    def forget_all(self) -> None:
+        """Forget everything, and what is under way: whoever waits gets it, and nobody else."""
+        self._forgotten_at = self._clock()
+        self._held.clear()
+        self._absent.clear()
+        for flight in self._flights.values():
+            flight.void = True
+        self._flights.clear()
 
     async def _refresh(self, key: K, held: Held[V]) -> Held[V]:
         now = self._clock()

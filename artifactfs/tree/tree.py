@@ -248,6 +248,15 @@ class Tree:
         if self._index is not None:
             self._index.expire()
 
+    def forget(self) -> None:
+        """Forget everything that the service has told: it is another account's (semantics 6.3)."""
+        for cache in (self._runs, self._pages, self._listings):
+            cache.forget_all()
+        for known in (self._places, self._amendments, self._listed, self._doubted):
+            known.clear()
+        if self._index is not None:
+            self._index.expire()
+
     async def _listing(self, directory: Directory) -> "Held[_RunListing]":
         key = (directory.run_id, directory.path, directory.entry.slash)
         if (held := self._listings.peek(key)) is not None:

@@ -1,0 +1,80 @@
+"""`artifactfs config`: what a mount would be asked to be, and who said so."""
+
+import json
+from typing import Any
+
+import click
+
+from artifactfs import settings
+from artifactfs.cli.options import config_file_option, setting_options
+from artifactfs.errors import UserError
+from artifactfs.settings import Explanation, Shown
+
+
+@click.group()
+def config() -> None:
+    """Look at the settings, and where each comes from."""
+
+
+@config.command("show")
+@setting_options
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def config_show(options: tuple[str, ...], config_file: str | None, as_json: bool, **flags: Any) -> None:
+    """Show every setting, its value, and where that comes from. Takes the options of `mount`.
+
+    No command is run and no key is shown. A value that makes no sense is marked, and the exit code is that of `mount`.
+    """
+    found = settings.explain(flags, options=",".join(options), config_file=config_file)
+    click.echo(_as_json(found) if as_json else "\n".join(_as_text(found)))
+    for warning in found.warnings:
+        click.echo(f"artifactfs: warning: {warning}", err=True)
+    if found.problem is not None:
+        raise UserError(found.code, found.problem)
+
+
+@config.command("path")
+@config_file_option
+def config_path(config_file: str | None) -> None:
+    """Print where the config file is, whether there is one or not: for `$EDITOR "$(artifactfs config path)"`."""
+    click.echo(settings.find_config_file(config_file))
+
+
+def _as_text(found: Explanation) -> list[str]:
+    there = "" if found.config_exists else "  (there is none)"
+    lines = [f"config file  {found.config_file}{there}"]
+    if found.profiles:
+        lines.append(f"profiles     {', '.join(found.profiles)}")
+    if found.profile is not None:
+        lines.append(f"profile      {found.profile}  ({found.profile_source})")
+    rows = [(shown.name, shown.text, _remark(shown)) for shown in found.settings]
+    # A long URL or path pushes its own line out, and not all of them.
+    widths = [max(min(len(row[column]), 36) for row in rows) for column in (0, 1)]
+    lines.append("")
+    lines += [f"{name:{widths[0]}}  {text:{widths[1]}}  {remark}".rstrip() for name, text, remark in rows]
+    return lines
+
+
+def _remark(shown: Shown) -> str:
+    if shown.problem is not None:
+        return f"{shown.source}: {shown.problem}"
+    return shown.source if shown.used else f"{shown.source} (not used: another key is stronger)"
+
+
+def _as_json(found: Explanation) -> str:
+    return json.dumps(
+        {
+            "config_file": found.config_file if found.config_exists else None,
+            "profile": found.profile,
+            "profile_source": found.profile_source,
+            "profiles": list(found.profiles),
+            "settings": {
+                shown.name: {"value": shown.value, "source": shown.source}
+                | ({} if shown.problem is None else {"problem": shown.problem})
+                | ({} if shown.used else {"used": False})
+                for shown in found.settings
+            },
+            "warnings": list(found.warnings),
+        },
+        indent=2,
+        ensure_ascii=False,
+    )
