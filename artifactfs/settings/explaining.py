@@ -16,6 +16,8 @@ from artifactfs.settings.sources import Sources, gather, key_source, parsed
 from artifactfs.settings.table import KEY_FORMS, KEYS, SETTINGS, Setting
 
 _SET = "set"
+# Where defaults come from that are no constants.
+_DEFAULTS = {"api_url": "the site", "uid": "who mounts", "gid": "who mounts", "log_file": "the mount point"}
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ def explain(
             Shown(
                 setting.name,
                 _plain(setting, value),
-                _text(setting, value) if setting.name not in values or problem is None else "?",
-                given.source if given is not None else "default",
+                "?" if problem is not None else _text(setting, value),
+                given.source if given is not None else _DEFAULTS.get(setting.name, "default"),
                 str(problem).removeprefix(f"{given.place}: ") if problem is not None and given is not None else None,
-                used=setting.name not in KEY_FORMS or given is None or given.place in used,
+                used=setting.name not in KEY_FORMS or given is None or used is None or given.place in used,
             )
         )
     first = next((broken[setting.name] for setting in SETTINGS if setting.name in broken), None)
@@ -101,8 +103,8 @@ def explain(
     )
 
 
-def _keys(sources: Sources, environ: Mapping[str, str]) -> tuple[frozenset[str], dict[str, UserError]]:
-    """Return the places of the keys that a mount would ask with, and what is wrong with which of them."""
+def _keys(sources: Sources, environ: Mapping[str, str]) -> tuple[frozenset[str] | None, dict[str, UserError]]:
+    """Return the places of the keys that a mount would ask with (None: unknown), and what is wrong with which."""
     wrong: dict[str, UserError] = {}
 
     def note(error: UserError) -> None:
@@ -112,7 +114,7 @@ def _keys(sources: Sources, environ: Mapping[str, str]) -> tuple[frozenset[str],
         keys = key_source(sources, environ)
     except UserError as error:
         note(error)
-        return frozenset(wrong), wrong
+        return None, wrong
     origins = (keys.access_token,) if keys.access_token is not None else (keys.api_key, keys.app_key)
     for origin in origins:
         # Not a pipe, which can be read only once, and by the mount.
