@@ -20,7 +20,7 @@ from tests.leaks import Watched
 
 @dataclass
 class Keeper:
-    """Where keys are kept: two files, and programs that print them. `directory` is no part of what is looked through."""
+    """Where keys are kept: two files, and programs that print them. Nobody looks for leaks in `directory`."""
 
     directory: str
 
@@ -116,7 +116,7 @@ def test_keys_that_come_late(own_lab: Lab, own_shell: Shell, keeper: Keeper) -> 
 
 
 def test_after_a_403(own_lab: Lab, own_shell: Shell, keeper: Keeper) -> None:
-    """6.1, 3.3: after a 403 keys are read again once in ten minutes, since it may mean something else; SIGHUP forgets."""
+    """6.1, 3.3: after a 403, which may mean something else, keys are read once in ten minutes; SIGHUP forgets."""
     mounted = own_shell.mount(*keeper.files)
     mounted.log.announce("answered 403")
     first, second = own_lab.new_run(), own_lab.new_run()
@@ -185,7 +185,7 @@ def test_other_places(how: str, own_lab: Lab, own_shell: Shell, keeper: Keeper) 
 
 
 def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: Keeper) -> None:
-    """6.1, 5.1, 5.6: a command that hangs costs whoever waits no more than the deadline, and does not outlive the mount."""
+    """6.1, 5.1, 5.6: a command that hangs costs nobody more than the deadline, and does not outlive the mount."""
     own_lab.switch(keys_refused="401")
     command = keeper.program("hangs", f'[ -e "{keeper.path("hang")}" ] && sleep 600; cat "{keeper.path("app")}"')
     options = ("--api-key-file", keeper.path("api"), "--app-key-command", command, "--deadline", "2s")
@@ -222,7 +222,7 @@ def test_a_command_that_cannot_ask(own_lab: Lab, own_shell: Shell, keeper: Keepe
     ],
 )
 def test_a_command_that_fails_at_the_mount(script: str, said: str, own_shell: Shell, keeper: Keeper) -> None:
-    """6.1: what a command says of its failure is shown in one line, and nothing that it printed where a key should be."""
+    """6.1: what a command says of its failure is shown in one line, and nothing that may be a key."""
     mounted = own_shell.expected_mount()
     command = keeper.program("fails", script)
     done = own_shell.cli("mount", "--app-key-command", command, mounted.point)
@@ -248,6 +248,7 @@ def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: 
     run_id = own_lab.new_run(status="completed", completed_at="2026-01-01T00:00:00Z")
     own_lab.files(run_id, change={"a.txt": {"text": "of one...."}})
     assert content(mounted, run_id) == b"of one...."
+    assert "b.bin" in mounted.sh('ls "$M/runs/$1/sub"', run_id).text
     # The other account has another file there, of the same size and time.
     own_lab.files(run_id, change={"a.txt": {"text": "of another"}}, remove=["sub/b.bin"])
     assert content(mounted, run_id) == b"of one...."
@@ -267,7 +268,7 @@ def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: 
 
 
 def test_a_named_account(own_lab: Lab, own_shell: Shell, keeper: Keeper) -> None:
-    """6.3: with a name for the account cached content stays its own over a change of keys: mounted, and over remounts."""
+    """6.3: with a name for the account cached content stays its own over a change of keys, and over remounts."""
     own_lab.switch(keys_refused="401")
     mounted = own_shell.mount(*keeper.files, "--account", "my team")
     run_id = own_lab.new_run({"a.txt": 10}, status="completed", completed_at="2026-01-01T00:00:00Z")
@@ -301,8 +302,8 @@ def refusing(keys: tuple[str, str], echo: bool) -> Answer:
 
 
 def test_new_keys_are_as_secret(tmp_path: Path) -> None:
-    """6.1: keys that come later are nowhere either: not in the log, not where a server repeats them, not in `ps`, and no
-    key is in the environment of the command that prints them."""
+    """6.1: keys that come later are nowhere either: not in the log, not where a server repeats them, not in `ps`; and
+    no key is in the environment of the command that prints them."""
     os.makedirs(tmp_path / "keys", mode=0o700)
     os.makedirs(tmp_path / "shell")
     keeper = Keeper(str(tmp_path / "keys"))
