@@ -110,8 +110,8 @@ def test_the_stronger_level_counts_for_a_key(said: Said, strong: str, weak: str)
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.product(LEVELS, LEVELS)))
 def test_token_or_keys(said: Said, one: str, other: str) -> None:
-    """The way that was given at the stronger level counts: keys by flags beat a token in the environment. In one level it
-    is the token."""
+    """The way that was given at the stronger level counts: keys by flags beat a token in the environment. In one
+    level it is the token."""
     said.give(one, "api_key", "k1")
     said.give(one, "app_key", "k2")
     said.give(other, "access_token", "t")
@@ -370,7 +370,7 @@ def test_a_key_that_is_gone_when_it_is_read_again(said: Said) -> None:
     with pytest.raises(UserError, match="no profile 'p'"):
         again(found)
     os.unlink(said.directory / "flag-api_key")
-    with pytest.raises(UserError, match="--api-key-file: cannot read the key from .*: No such file"):
+    with pytest.raises(UserError, match=r"--api-key-file: cannot read the key from .*: No such file"):
         again(found)
 
 
