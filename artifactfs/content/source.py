@@ -71,6 +71,7 @@ class Source:
         Waits at most the deadline without progress. Raises Superseded, ServiceError.
         """
         parts: list[memoryview] = []
+        first, pieces = start, self._pieces
         while start < end:
             if self.size is not None and (end := min(end, self.size)) <= start:
                 break
@@ -83,6 +84,9 @@ class Source:
                 continue  # the file ended before: its size is known now
             parts.append(view)
             start = upto
+            if pieces is not self._pieces:
+                # The keys are another account's by now: no read has bytes of both.
+                parts, start, pieces = [], first, self._pieces
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def ahead(self, start: int, end: int) -> int:
@@ -126,6 +130,7 @@ class Source:
         """The keys are another account's (semantics 6.3): what is at hand goes, and what is under way. No await.
 
         `name`: of this version from now on. Who waits waits on, for what the new keys bring; it must be this version.
+        Who has read a part goes on: project and path are ids of the service's own, which no two accounts share.
         """
         if self.dead:
             return

@@ -165,3 +165,18 @@ async def test_a_body_that_is_no_json_says_so() -> None:
         assert (answer.status_code, "not JSON" in answer.json()["error"]) == (400, True)
         assert (await api.client.get("/_emulator/tree?run=404")).status_code == 400
         assert (await api.client.get(f"/_emulator/sha256?run={RUN}&path=none")).status_code == 400
+
+
+async def test_other_keys_are_let_in() -> None:
+    """POST keys changes those that it names; the ones before are refused from then on, with the switch's status."""
+    async with Api() as api:
+        assert (await api.order("keys", {"app_key": "new"})).status_code == 200
+        assert (await api.get("/runs")).status_code == 403
+        await api.order("switches", {"keys_refused": "401"})
+        assert (await api.get("/runs")).status_code == 401
+        api.client.headers["DD-APPLICATION-KEY"] = "new"
+        assert (await api.get("/runs")).status_code == 200
+        bad: list[object] = [{"key": "x"}, {"api_key": 1}, {"api_key": ""}, {"api_key": "\u00e9"}, []]
+        for order in bad:
+            assert (await api.order("keys", order)).status_code == 400
+        assert (await api.get("/runs")).status_code == 200

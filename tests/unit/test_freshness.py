@@ -388,3 +388,46 @@ async def test_values_past_their_stale_time_are_forgotten(
     await trio.sleep(2)
     with pytest.raises(errors.ServerFailed):
         await cache.get("k")
+
+
+# --- forgetting -------------------------------------------------------------------------------------------------
+
+
+async def test_all_is_forgotten(make: Make, source: Source, clock: TurnedClock, autojump_clock: MockClock) -> None:
+    """6.3: what is held goes, absences too; an old value does not serve where the service fails."""
+    cache = make()
+    assert await value(cache) == 1
+    source.error = errors.NotFound("gone")
+    with pytest.raises(errors.NoSuchEntry):
+        await value(cache, "absent")
+    cache.forget_all()
+    source.error = errors.ServerFailed("down")
+    with pytest.raises(errors.ServerFailed):
+        await value(cache)
+    source.error = None
+    assert await value(cache) == 4
+    assert await value(cache, "absent") == 5
+
+
+async def test_what_was_under_way_is_not_kept(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """6.3: whoever waits for it gets it; who comes later asks. What came by another way counts only if asked later."""
+    cache = make()
+    source.latency_s = 1.0
+    found: list[int] = []
+
+    async def ask() -> None:
+        found.append(await value(cache))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(0.5)
+        before = trio.current_time()
+        cache.forget_all()
+        await ask()
+    assert sorted(found) == [1, 2]
+    assert await value(cache) == 2
+    cache.put("other", 7, before)
+    assert cache.at_hand("other") is None
+    await trio.sleep(0.1)
+    cache.put("other", 8, trio.current_time())
+    assert await value(cache, "other") == 8

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.logs import RedactingFormatter, RepeatLimiter, configure
+from artifactfs.logs import RedactingFormatter, RepeatLimiter, configure, redact
 
 SECRET = "k3y-0123456789abcdef"
 
@@ -52,6 +52,14 @@ def test_a_secret_in_a_traceback_is_blotted_out() -> None:
     assert SECRET not in text
     assert "inner ********" in text
     assert "outer ********" in text
+
+
+def test_a_secret_that_is_learned_later(root: logging.Logger, tmp_path: Path) -> None:
+    """6.1: keys that were rotated while the mount lives are blotted out like the first, and those still are."""
+    configure(log_file=str(tmp_path / "log"), verbose=False, secrets=[SECRET])
+    redact(["new-" + SECRET, "another"])
+    logging.getLogger("artifactfs.x").warning("%s, %s, %s", SECRET, "new-" + SECRET, "another")
+    assert (tmp_path / "log").read_text().endswith(" ********, ********, ********\n")
 
 
 def test_of_secrets_within_each_other_the_longest_goes_as_a_whole() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.quantities import format_size, parse_duration, parse_size
+from artifactfs.quantities import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,16 @@ def test_sizes_for_people(size: int, text: str) -> None:
 def test_a_told_size_reads_back_within_five_percent(size: int) -> None:
     """What is told can be typed back, near enough."""
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"), (0.5, "500ms"), (1, "1s"), (1.5, "1.5s"), (60, "60s"), (90, "90s"), (120, "2m"), (150, "2m30s"),
+        (3600, "1h"), (5400, "1h30m"), (86400, "24h"), (3601, "1h1s"), (1000.25, "1000.25s"),
+    ],
+)  # fmt: skip
+def test_durations_to_read(seconds: float, text: str) -> None:
+    """As people write them, and as they are read again."""
+    assert format_duration(seconds) == text
+    assert parse_duration(text) == seconds

@@ -9,7 +9,7 @@ import pytest
 
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.origins import is_loopback, parse_api_url, parse_site
+from artifactfs.origins import is_loopback, parse_api_url, parse_site, without_password
 from artifactfs.settings import Secret, Settings
 
 KEYS = {"DD_API_KEY": "api-s3cr3t", "DD_APP_KEY": "app-s3cr3t"}
@@ -152,6 +152,18 @@ def test_a_bad_proxy_is_not_repeated(text: str) -> None:
     error = refusal(KEYS, {"proxy": text})
     assert error.code is ExitCode.USAGE
     assert str(error).startswith("--proxy: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://proxy:3128", "http://proxy:3128"), ("http://u:s3cr3t@proxy:1/x", "http://***@proxy:1/x"),
+        ("https://s3cr3t@[::1]:1", "https://***@[::1]:1"), ("http://u:p@s3cr3t@h", "http://***@h"),
+    ],
+)  # fmt: skip
+def test_a_proxy_that_is_shown(url: str, shown: str) -> None:
+    """6.1: neither the user's name nor the password."""
+    assert without_password(url) == shown
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
