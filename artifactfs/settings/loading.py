@@ -14,6 +14,7 @@ import platformdirs
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, KeySource, everybody_can_read
+from artifactfs.settings.nearest import nearest
 from artifactfs.settings.places import APP
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import Sources, gather, key_source, parsed, without_keys
@@ -96,7 +97,7 @@ def load(
     keys = key_source(sources, environ, given_only=not need_keys)
     warnings = [*sources.warnings]
     if need_keys:
-        _need(keys, sources)
+        _need(keys, sources, environ)
         warnings += _open_files(keys)
         found, keys = keys.read()
     else:
@@ -127,17 +128,21 @@ def fill_in(values: dict[str, Any]) -> None:
             values[name] = own
 
 
-def _need(keys: KeySource, sources: Sources) -> None:
+def _need(keys: KeySource, sources: Sources, environ: Mapping[str, str]) -> None:
     """Raise UserError (KEYS_MISSING) unless there is a token or both keys."""
     if keys.access_token is not None:
         return
+    known = {name for setting in SETTINGS for name in setting.env}
     for key, kind, origin in (("api_key", "API", keys.api_key), ("app_key", "application", keys.app_key)):
         if origin is None:
-            option = BY_NAME[key].option
+            option, variable = BY_NAME[key].option, BY_NAME[key].more_env[0]
+            # As DD_APPLICATION_KEY, after the header's name.
+            other = nearest(variable, [name for name in environ if name.startswith("DD_") and name not in known])
             raise UserError(
                 ExitCode.KEYS_MISSING,
-                f"there is no {kind} key: set {BY_NAME[key].more_env[0]}, or use {option}-file FILE or "
-                f"{option}-command COMMAND, or put {key} into {section(sources.config.path, sources.profile)}",
+                f"there is no {kind} key: set {variable}{f' (there is {other})' if other else ''}, or use "
+                f"{option}-file FILE or {option}-command COMMAND, or put {key} into "
+                f"{section(sources.config.path, sources.profile)}",
             )
 
 

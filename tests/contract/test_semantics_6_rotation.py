@@ -184,6 +184,17 @@ def test_other_places(how: str, own_lab: Lab, own_shell: Shell, keeper: Keeper) 
     assert works(mounted, own_lab.new_run())
 
 
+def test_an_access_token(own_lab: Lab, own_shell: Shell, keeper: Keeper) -> None:
+    """6.1: an access token is read again, too; keys in the environment are no way around it."""
+    own_lab.switch(keys_refused="401")
+    keeper.put("unused", own_lab.access_token)
+    mounted = own_shell.mount("--access-token-file", keeper.path("app"))
+    token = f"ddpat_{uuid.uuid4().hex}"
+    own_lab.rotate(access_token=token)
+    keeper.put("unused", token)
+    assert works(mounted, own_lab.new_run())
+
+
 def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: Keeper) -> None:
     """6.1, 5.1, 5.6: a command that hangs costs nobody more than the deadline, and does not outlive the mount."""
     own_lab.switch(keys_refused="401")

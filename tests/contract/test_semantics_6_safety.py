@@ -2,6 +2,8 @@
 
 import os
 import resource
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.fixtures import Mounting
-from tests.harness import Lab, Shell, mount_type, run
+from tests.harness import Lab, Shell, mount_type, needs_root, run
 from tests.tlsproxy import certificate, tls_proxy
 
 
@@ -166,6 +168,50 @@ def test_a_config_that_others_can_read(mode: int, lab: Lab, shell: Shell) -> Non
     said = refused(shell, ExitCode.BAD_CONFIG, "--config", config, "--api-url", lab.url)
     assert f"chmod 600 {config}" in said
     assert not [secret for secret in secrets(lab) if secret in said]
+
+
+@pytest.mark.parametrize("mode", [0o622, 0o664])
+def test_a_config_with_commands_that_others_can_write(mode: int, lab: Lab, shell: Shell) -> None:
+    """6.2: a config file that others can write to and that names a command is refused: it would be run as the user."""
+    config, marker = shell.path("config.toml"), shell.path("was-run")
+    Path(config).write_text(f'[profiles.other]\napp_key_command = "touch {marker}"\n', "ascii")
+    os.chmod(config, mode)
+    said = refused(shell, ExitCode.BAD_CONFIG, "--config", config, "--api-url", lab.url)
+    assert f"chmod go-w {config}" in said
+    assert not os.path.exists(marker)
+
+
+@needs_root
+def test_a_config_with_commands_of_another_user(lab: Lab, shell: Shell) -> None:
+    """6.2: root does not run what another user's config file says."""
+    config, marker = shell.path("config.toml"), shell.path("was-run")
+    Path(config).write_text(f'app_key_command = "touch {marker}"\n', "ascii")
+    os.chmod(config, 0o600)
+    os.chown(config, 12347, 12347)
+    said = refused(shell, ExitCode.BAD_CONFIG, "--config", config, "--api-url", lab.url)
+    assert "belongs to another user" in said
+    assert not os.path.exists(marker)
+
+
+def test_a_key_file_that_others_can_read(lab: Lab, shell: Shell) -> None:
+    """6.2: a key file that everybody can read is used, as Docker and Kubernetes hand them out, with a warning."""
+    mounted = shell.expected_mount()
+    options = ("--api-url", lab.url, "--log-file", mounted.log_file, "--app-key-file")
+    place = tempfile.mkdtemp(dir="/tmp")  # the test's own directory is closed to others
+    try:
+        key = Path(place, "key")
+        key.write_text(lab.app_key, "ascii")
+        os.chmod(key, 0o644)
+        os.chmod(place, 0o755)
+        done = shell.cli("mount", *options, str(key), mounted.point, env={"DD_APP_KEY": None}).ok()
+        assert done.err == f"artifactfs: warning: everybody on this machine can read the key in {key}: " + (
+            f"run `chmod 600 {key}`\n"
+        )
+        mounted.umount()
+        os.chmod(key, 0o640)
+        assert shell.cli("mount", *options, str(key), mounted.point, env={"DD_APP_KEY": None}).ok().err == ""
+    finally:
+        shutil.rmtree(place)
 
 
 def test_a_config_of_ones_own(lab: Lab, shell: Shell) -> None:
