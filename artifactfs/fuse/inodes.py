@@ -120,7 +120,7 @@ class Inodes:
     def supersede_files(self) -> None:
         """Let every file be looked up and opened anew, as another inode: the kernel holds pages of these."""
         for inode in self._table.values():
-            if not inode.entry.is_dir:
+            if inode.directory is not None and not inode.entry.is_dir:
                 inode.superseded = True
 
     def count(self, inode: Inode) -> None:

@@ -96,6 +96,8 @@ class Catalogue:
             max_weight=1,
         )
 
+        self._caches = (self.known_runs, self._known_projects, self._pages, self._project_pages)
+
     async def lookup(self, parent: Node, name: bytes) -> Found:
         """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
         found: Found | None = None
@@ -143,8 +145,13 @@ class Catalogue:
 
     def expire(self) -> None:
         """Make the next look at anything fresh (semantics 3.3)."""
-        for cache in (self.known_runs, self._known_projects, self._pages, self._project_pages):
+        for cache in self._caches:
             cache.expire()
+
+    def forget(self) -> None:
+        """Forget everything that the service has told (semantics 6.3)."""
+        for cache in self._caches:
+            cache.forget_all()
 
     def run_directory(self, run: Run) -> Directory:
         """Return the place of a run's artifacts."""

@@ -250,8 +250,8 @@ class Tree:
 
     def forget(self) -> None:
         """Forget everything that the service has told: it is another account's (semantics 6.3)."""
-        for cache in (self._runs, self._pages, self._listings):
-            cache.forget_all()
+        self._catalogue.forget()
+        self._listings.forget_all()
         for known in (self._places, self._amendments, self._listed, self._doubted):
             known.clear()
         if self._index is not None:

@@ -259,7 +259,7 @@ def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: 
     run_id = own_lab.new_run(status="completed", completed_at="2026-01-01T00:00:00Z")
     own_lab.files(run_id, change={"a.txt": {"text": "of one...."}})
     assert content(mounted, run_id) == b"of one...."
-    assert "b.bin" in mounted.sh('ls "$M/runs/$1/sub"', run_id).text
+    assert "b.bin" in mounted.sh('ls "$M/runs/$1/sub" "$M/runs" "$M/projects"', run_id).ok().text
     # The other account has another file there, of the same size and time.
     own_lab.files(run_id, change={"a.txt": {"text": "of another"}}, remove=["sub/b.bin"])
     assert content(mounted, run_id) == b"of one...."
@@ -274,7 +274,9 @@ def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: 
         own_lab.reset()
         assert content(mounted, run_id) == b"of another"
         assert own_lab.requests()["content"] == 1
-        assert "b.bin" not in mounted.sh('ls "$M/runs/$1/sub"', run_id).text
+        assert "b.bin" not in mounted.sh('ls "$M/runs/$1/sub" "$M/runs" "$M/projects"', run_id).ok().text
+        asked = own_lab.requests()
+        assert {"listing", "runs", "projects"} <= asked.keys()
         assert held.go_on() == b"of another\n"
 
 
