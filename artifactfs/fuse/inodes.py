@@ -117,11 +117,11 @@ class Inodes:
             new.number += 1
         return new
 
-    def supersede_files(self) -> None:
-        """Let every file be looked up and opened anew, as another inode: the kernel holds pages of these."""
-        for inode in self._table.values():
-            if inode.directory is not None and not inode.entry.is_dir:
-                inode.superseded = True
+    def files(self) -> set[int]:
+        """Return the numbers of all files in use."""
+        return {
+            number for number, inode in self._table.items() if inode.directory is not None and not inode.entry.is_dir
+        }
 
     def count(self, inode: Inode) -> None:
         """The kernel was given this inode once more."""

@@ -136,9 +136,15 @@ class Operations(pyfuse3.Operations):
         self._directories: dict[int, _DirectoryHandle] = {}
         self._open_files: dict[int, _FileHandle] = {}
         self._handles = itertools.count(1)
+        # Files of which the kernel may hold pages that it must not show again.
+        self._dropping: set[int] = set()
         # Written over for each name of a directory: the kernel is given it before anything else runs.
         self._dots = self._blank(stat.S_IFDIR, 0.0)
         self._files_shown = self._blank((stat.S_IFREG | 0o444) & ~ownership.umask, _ATTRIBUTES_VALID_S)
+
+    def drop_pages(self) -> None:
+        """Have the kernel drop what it holds of each file, when that is opened the next time (semantics 6.3)."""
+        self._dropping = self.inodes.files()
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -233,7 +239,9 @@ class Operations(pyfuse3.Operations):
         self._open_files[number] = _FileHandle(opened, file, handle, ctx.pid)
         # Another version is another inode, so what the kernel has of this one is still true. Without a size it
         # cannot keep anything: it would stop at 0.
-        return pyfuse3.FileInfo(fh=number, keep_cache=handle.size is not None, direct_io=handle.size is None)
+        keep = handle.size is not None and inode not in self._dropping
+        self._dropping.discard(inode)
+        return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.size is None)
 
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:

@@ -39,6 +39,6 @@ def follower(settings: Settings, tree: Tree, files: Files, operations: Operation
         )
         files.change_owner(now)
         tree.forget()
-        operations.inodes.supersede_files()
+        operations.drop_pages()
 
     return follow
