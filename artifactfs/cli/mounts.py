@@ -29,7 +29,12 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 
     The keys come from DD_API_KEY and DD_APP_KEY, key files, or the config file.
     """
-    loaded = settings.load(flags, options=",".join(options), config_file=config_file)
+    loaded = settings.load(
+        flags,
+        options=",".join(options),
+        config_file=config_file,
+        before_commands=lambda: checks.mountpoint(mountpoint),
+    )
     _mount(mountpoint, loaded, foreground, _serve)
 
 

@@ -5,7 +5,7 @@ from artifactfs.settings.keys import Keys, KeySource
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.places import default_log_file, state_dir
 from artifactfs.settings.secret import Secret
-from artifactfs.settings.sources import find_config_file
+from artifactfs.settings.sources import find_config_file, find_profiles
 from artifactfs.settings.table import CONFIG, DEFAULT_SITE, KEY_FORMS, PROFILE, SETTINGS, Setting
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "drop_keys",
     "explain",
     "find_config_file",
+    "find_profiles",
     "load",
     "state_dir",
 ]

@@ -5,7 +5,7 @@ Owns what the texts of the sources come to. Secrets are wrapped: neither `repr` 
 
 import os
 import urllib.parse
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,12 +81,14 @@ def load(
     config_file: str | None = None,
     environ: Mapping[str, str] = os.environ,
     need_keys: bool = True,
+    before_commands: Callable[[], object] = lambda: None,
 ) -> Settings:
     """Put together the settings from flags, `-o` options, environment, config file and defaults.
 
     `flags`: raw text by setting name (and `profile`), None or False where it was not given. `options`: the text of
-    `-o`. `need_keys` False: no key file is read and no command run. Raises UserError (USAGE, BAD_CONFIG, KEYS_MISSING)
-    with one line that names the source of the bad value.
+    `-o`. `need_keys` False: no key file is read and no command run. `before_commands` is called before a command is
+    run, if any is: it may ask for a passphrase, which nobody shall type in vain. Raises UserError (USAGE, BAD_CONFIG,
+    KEYS_MISSING) with one line that names the source of the bad value.
     """
     sources = gather(flags, options=options, config_file=config_file, environ=environ)
     values: dict[str, Any] = {}
@@ -99,6 +101,8 @@ def load(
     if need_keys:
         _need(keys, sources, environ)
         warnings += _open_files(keys)
+        if keys.has_commands:
+            before_commands()
         found, keys = keys.read()
     else:
         found = keys.without_reading()

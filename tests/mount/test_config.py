@@ -176,6 +176,36 @@ def test_a_command_may_ask_at_the_mount(shell: Shell, lab: Lab) -> None:
     assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
 
 
+def test_no_command_is_run_in_vain(shell: Shell) -> None:
+    """Nobody types a passphrase for a mount point that is not there."""
+    marker = shell.path("was-run")
+    done = shell.cli("mount", "--app-key-command", f"touch {marker}", shell.path("none"))
+    assert done.code == ExitCode.MOUNTPOINT_MISSING
+    assert not os.path.exists(marker)
+
+
+def test_profiles_are_completed(shell: Shell) -> None:
+    """A shell completes `--profile e` from the config file that was named, or else the user's own; never an error."""
+    write_config(shell, "[profiles.eu]\n[profiles.eu-2]\n[profiles.us]\n")
+    other = Path(shell.path("other.toml"))
+    other.write_text("[profiles.elsewhere]\n", "utf-8")
+
+    def completed(*words: str) -> list[str]:
+        env = {
+            "_ARTIFACTFS_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["artifactfs", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        done = shell.cli(env=env)
+        assert done.err == ""
+        return [line.partition(",")[2] for line in done.text.splitlines() if line]
+
+    assert completed("mount", "--profile", "e") == ["eu", "eu-2"]
+    assert completed("config", "show", "--config", str(other), "--profile", "e") == ["elsewhere"]
+    other.write_text("broken =", "utf-8")
+    assert completed("config", "show", "--config", str(other), "--profile", "e") == []
+
+
 def test_the_demo_is_nobodys_account(shell: Shell) -> None:
     """It runs no command, reads no key and belongs to no account, whatever the config file says."""
     marker = shell.path("was-run")
