@@ -93,15 +93,16 @@ def gather(
     profile = profiles[0] if profiles else None
     if profile is None and config.default_profile is not None:
         profile = Given(config.default_profile, config.path, config.path)
-    in_profile: Level = {}
+    in_profile: dict[str, Given] = {}
     if profile is not None:
         in_profile = _from_file(config, profile.text, config.profile(profile.text, profile.place))
-    warnings = list(_typing_errors(environ))
+    levels = [given, environment, _from_credentials(environ), in_profile, _from_file(config, None, config.top)]
+    warnings = _typing_errors(environ)
     if profile is not None and chosen_here:
-        warnings += _overridden(profile.text, environment, in_profile)
-    levels = (given, environment, _from_credentials(environ), in_profile, _from_file(config, None, config.top))
+        warnings += _overridden(profile.text, levels, environment, in_profile)
+    _prefer_site(levels)
     return Sources(
-        levels=levels,
+        levels=tuple(levels),
         config=config,
         profile=profile.text if profile is not None else None,
         profile_source=profile.source if profile is not None else None,
@@ -168,7 +169,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     return found
 
 
-def _from_credentials(environ: Mapping[str, str]) -> Level:
+def _from_credentials(environ: Mapping[str, str]) -> dict[str, Given]:
     """Return the keys that systemd gives this service: files in a directory of its own (systemd.exec(5))."""
     directory = environ.get(_CREDENTIALS, "")
     found: dict[str, Given] = {}
@@ -189,6 +190,13 @@ def _from_file(config: ConfigFile, profile: str | None, table: Mapping[str, str]
     return {name: Given(text, where, f"{name} in {where}", ExitCode.BAD_CONFIG) for name, text in table.items()}
 
 
+def _prefer_site(levels: Sequence[dict[str, Given]]) -> None:
+    """Leave out an API URL where a stronger level names a site: it stands in place of weaker ones, and of its own."""
+    rank = next((rank for rank, level in enumerate(levels) if "site" in level), len(levels))
+    for level in levels[rank + 1 :]:
+        level.pop("api_url", None)
+
+
 # --- what the user should know ----------------------------------------------------------------------------
 
 
@@ -202,25 +210,32 @@ def _typing_errors(environ: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _overridden(profile: str, environment: Level, in_profile: Level) -> list[str]:
+def _overridden(profile: str, levels: Sequence[Level], environment: Level, in_profile: Level) -> list[str]:
     """Say where the environment is stronger than a profile that was named on the command line: a trap."""
-    stronger = [
-        environment[name].source
-        for name in ("site", "api_url")
-        if name in environment and name in in_profile and environment[name].text != in_profile[name].text
-    ]
-    for key in KEYS:
-        forms = [f"{key}{form}" for form in ("", "_file", "_command")]
-        if any(form in in_profile for form in forms):
-            stronger += [environment[form].source for form in forms if form in environment]
-    return (
-        [
-            f"{', '.join(stronger)} of the environment counts in place of what the profile {profile} says; "
-            f"`artifactfs config show --profile {profile}` shows all"
+    stronger = []
+    where = {"site", "api_url"}
+    if where & in_profile.keys() and not where & levels[0].keys():
+        stronger += [
+            environment[name].source
+            for name in sorted(where & environment.keys(), reverse=True)
+            if name not in in_profile or in_profile[name].text != environment[name].text
         ]
-        if stronger
-        else []
-    )
+    api, app, token = _chosen(levels)
+    said = {key for key in KEYS if any(key + form in in_profile for form in ("", "_file", "_command"))}
+    for way, rivals in (
+        # In place of the same key, or of the other way to ask.
+        (api if token is None else None, {"api_key", "access_token"}),
+        (app if token is None else None, {"app_key", "access_token"}),
+        (token, set(KEYS)),
+    ):
+        if way is not None and levels[way.rank] is environment and said & rivals:
+            stronger.append(way.given.source)
+    if not stronger:
+        return []
+    return [
+        f"{', '.join(stronger)} of the environment counts in place of what the profile {profile} says; "
+        f"`artifactfs config show --profile {profile}` shows all"
+    ]
 
 
 # --- keys -------------------------------------------------------------------------------------------------
@@ -243,21 +258,29 @@ def key_source(sources: Sources, environ: Mapping[str, str], *, given_only: bool
     An access token stands in place of both keys. The stronger level of the two ways counts, and in one level the token;
     but half a pair does not count against a token, unless it was given on the command line.
     """
-    ways = [_way(sources.levels, key) for key in KEYS]
+    ways = _chosen(sources.levels, given_only=given_only)
+    return KeySource(*(_origin(way, sources, environ) if way is not None else None for way in ways))
+
+
+def _chosen(levels: Sequence[Level], *, given_only: bool = False) -> tuple[_Way | None, _Way | None, _Way | None]:
+    """Return the ways to API key, application key and token that count: see `key_source`."""
+    ways = [_way(levels, key) for key in KEYS]
     api, app, token = (way if way is None or way.name in KEYS or not given_only else None for way in ways)
     pair = [way for way in (api, app) if way is not None]
-    rank = min((way.rank for way in pair), default=len(sources.levels))
+    rank = min((way.rank for way in pair), default=len(levels))
     if token is not None and rank < token.rank and (len(pair) == 2 or rank == 0):
         token = None
     elif token is not None:
         # Not asked with; but what was given itself is still to be kept out of the log.
         api, app = (way if way is not None and way.name in KEYS else None for way in (api, app))
-    return KeySource(*(_origin(way, sources, environ) if way is not None else None for way in (api, app, token)))
+    return api, app, token
 
 
 def _way(levels: Sequence[Level], key: str) -> _Way | None:
-    """Return how a key was given in the strongest level that has it: in one level a file before a command, and both
-    before the key itself."""
+    """Return how a key was given in the strongest level that has it.
+
+    In one level a file goes before a command, and both before the key itself.
+    """
     for rank, level in enumerate(levels):
         for name in (f"{key}_file", f"{key}_command", key):
             if name in level:

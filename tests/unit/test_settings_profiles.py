@@ -254,9 +254,45 @@ def test_a_profile_that_the_environment_overrides(file: str) -> None:
     assert [sentence.partition(" counts")[0] for sentence in found.warnings] == [
         "DD_SITE, DD_APP_KEY of the environment"
     ]
+    # Keys in place of a token, and the other way round; half a pair is in nobody's place.
+    file = config(Path(file).parent, "[profiles.t]\naccess_token = 't'\n[profiles.k]\napi_key = 'k'\napp_key = 'k'\n")
+    for profile, variables, told in (
+        ("t", ["DD_API_KEY", "DD_APP_KEY"], "DD_API_KEY, DD_APP_KEY of"),
+        ("k", ["DD_ACCESS_TOKEN"], "DD_ACCESS_TOKEN of"), ("t", ["DD_API_KEY"], None),
+    ):  # fmt: skip
+        warnings = load({"profile": profile}, environ=dict.fromkeys(variables, "x"), file=file).warnings
+        assert [sentence.startswith(str(told)) for sentence in warnings] == ([True] if told else [])
     # The same site; or a profile that nobody named here.
+    file = config(Path(file).parent, CONFIG)
     assert load({"profile": "eu"}, environ={"DD_SITE": "datadoghq.eu"}, file=file).warnings == ()
     assert load(environ=environ | {"ARTIFACTFS_PROFILE": "eu"}, file=file).warnings == ()
+    assert load({"profile": "eu", "site": "x.y"}, environ={"DD_SITE": "y.z"}, file=file).warnings == ()
+
+
+LEVELS = ("flag", "-o", "variable", "profile", "top")
+
+
+@pytest.mark.parametrize(("site", "url"), list(itertools.product(LEVELS, LEVELS)))
+def test_site_or_api_url(tmp_path: Path, site: str, url: str) -> None:
+    """The stronger level counts, and in one level the URL: `--site` is never without effect."""
+
+    def at(level: str) -> dict[str, str]:
+        return {
+            **({"site": "s.example"} if site == level else {}),
+            **({"api_url": "https://u"} if url == level else {}),
+        }
+
+    def lines(level: str) -> str:
+        return "".join(f"{name} = '{text}'\n" for name, text in at(level).items())
+
+    found = load(
+        {"profile": "p", **at("flag")},
+        options=",".join(f"{name}={text}" for name, text in at("-o").items()),
+        environ={f"ARTIFACTFS_{name.upper()}": text for name, text in at("variable").items()},
+        file=config(tmp_path, f"{lines('top')}[profiles.p]\n{lines('profile')}"),
+    )
+    ranks = {level: max(1, rank) for rank, level in enumerate(LEVELS)}
+    assert found.api_url == ("https://api.s.example" if ranks[site] < ranks[url] else "https://u")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[1m", "x" * 201])
