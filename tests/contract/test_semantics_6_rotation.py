@@ -16,6 +16,7 @@ from tests.attacked import mount
 from tests.harness import END_S, Lab, Mount, Shell, holding, wait_until
 from tests.hostile import hostile_server
 from tests.leaks import Watched
+from tests.processes import command_line
 
 
 @dataclass
@@ -205,7 +206,9 @@ def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: Keeper) ->
     Path(keeper.path("hang")).touch()
     rotate(own_lab)
     assert denied(mounted, own_lab.new_run())
-    assert any("sleep" in Path(f"/proc/{pid}/comm").read_text() for pid in own_shell.processes())
+    wait_until(
+        lambda: any(command_line(pid).startswith("sleep\0") for pid in own_shell.processes()), "the command's sleep"
+    )
     os.kill(mounted.pid, signal.SIGTERM)
     wait_until(lambda: not own_shell.processes(), "the end of the mount and of the command", END_S)
 
