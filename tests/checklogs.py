@@ -65,7 +65,7 @@ class LogCheck:
                 expected_above = bool(matching)
                 if not matching:
                     wrong.append(f"{os.path.basename(self._log_file)}: {line}")
-            elif line.startswith(_TRACEBACK) and not expected_above:
+            elif line.strip().startswith(_TRACEBACK) and not expected_above:
                 wrong.append(f"{os.path.basename(self._log_file)}: an unannounced traceback: {line}")
         missing = [pattern for pattern, optional in self._announced.items() if not optional and pattern not in seen]
         return wrong + [f"{os.path.basename(self._log_file)}: never logged: {pattern!r}" for pattern in missing]

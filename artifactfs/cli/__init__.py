@@ -12,6 +12,7 @@ import click
 from artifactfs import __version__
 from artifactfs.cli import config, contents, mounts
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import one_line
 
 
 def main() -> None:
@@ -21,13 +22,13 @@ def main() -> None:
         cli.main(prog_name="artifactfs", standalone_mode=False)
         code = int(ExitCode.OK)
     except UserError as error:
-        click.echo(f"artifactfs: {error}", err=True)
+        click.echo(f"artifactfs: {one_line(str(error))}", err=True)
         code = int(error.code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = int(ExitCode.USAGE)
     except click.ClickException as error:
-        message = " ".join(error.format_message().split()).rstrip(".")
+        message = one_line(" ".join(error.format_message().split())).rstrip(".")
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "artifactfs"
         click.echo(f"artifactfs: {message}; see `{command} --help`", err=True)
         code = int(ExitCode.USAGE)

@@ -13,6 +13,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import LogTarget, one_line
 from artifactfs.mount import checks, daemon, ending, table
 from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
 
@@ -35,7 +36,7 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
         config_file=config_file,
         before_commands=lambda: checks.mountpoint(mountpoint),
     )
-    _mount(mountpoint, loaded, foreground, _serve)
+    start(mountpoint, loaded, foreground)
 
 
 @click.command()
@@ -75,7 +76,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
 
-    def serve_sample(chosen: Settings, at: str, log_file: str | None, on_ready: Callable[[], None] | None) -> int:
+    def serve_sample(chosen: Settings, at: str, target: LogTarget, on_ready: Callable[[], None] | None) -> int:
         from artifactfs.mount import sample
 
         try:
@@ -91,7 +92,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
                     keys=KeySource(),
                     account=None,
                 )
-                return _serve(with_keys, at, log_file, on_ready)
+                return _serve(with_keys, at, target, on_ready)
         finally:
             if made:
                 # Not ours to remove if somebody put something in.
@@ -100,38 +101,44 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     if not background:
         click.echo(f"the sample is at {point}: try `ls {point}/runs/70158`; Ctrl-C ends it", err=True)
     try:
-        _mount(point, loaded, not background, serve_sample)
+        start(point, loaded, not background, serve_sample)
     except UserError:
         if made:
             _remove_if_empty(point)
         raise
 
 
-def _mount(
+def _serve(loaded: Settings, point: str, target: LogTarget, on_ready: Callable[[], None] | None) -> int:
+    """Serve a mount until its end; in front where nobody waits to hear that it is ready."""
+    # Only now, after the fork: this brings in trio, httpx and pyfuse3.
+    from artifactfs.mount import session
+    from artifactfs.mount.notify import Notifier
+
+    # In the background it is not ours: systemd heeds only the process that it has started.
+    address = settings.take_notify_socket()
+    if on_ready is None:
+        return session.run(
+            loaded, point, target=target, foreground=True, on_ready=lambda: None, notify=Notifier(address)
+        )
+    return session.run(loaded, point, target=target, foreground=False, on_ready=on_ready)
+
+
+def start(
     mountpoint: str,
     loaded: Settings,
     foreground: bool,
-    serving: Callable[[Settings, str, str | None, Callable[[], None] | None], int],
+    serving: Callable[[Settings, str, LogTarget, Callable[[], None] | None], int] = _serve,
 ) -> None:
+    """Check what must hold, and mount; in the background, return when the mount answers."""
     settings.drop_keys()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
     for sentence in (*loaded.warnings, *([warning] if warning else [])):
-        click.echo(f"artifactfs: warning: {sentence}", err=True)
+        click.echo(f"artifactfs: warning: {one_line(sentence)}", err=True)
+    target = settings.log_target(loaded, point, foreground=foreground)
     if foreground:
-        sys.exit(serving(loaded, point, loaded.log_file, None))
-    log_file = loaded.log_file or settings.default_log_file(point)
-    daemon.start(lambda on_ready: serving(loaded, point, log_file, on_ready), log_file)
-
-
-def _serve(loaded: Settings, point: str, log_file: str | None, on_ready: Callable[[], None] | None) -> int:
-    """Serve a mount until its end; in front where nobody waits to hear that it is ready."""
-    # Only now, after the fork: this brings in trio, httpx and pyfuse3.
-    from artifactfs.mount import session
-
-    return session.run(
-        loaded, point, log_file=log_file, foreground=on_ready is None, on_ready=on_ready or (lambda: None)
-    )
+        sys.exit(serving(loaded, point, target, None))
+    daemon.start(lambda on_ready: serving(loaded, point, target, on_ready), target.place)
 
 
 def _need_emulator() -> None:

@@ -19,11 +19,11 @@ from artifactfs.errors import ExitCode, UserError
 _GRACE_S = 5.0
 
 
-def start(serve: Callable[[Callable[[], None]], int], log_file: str) -> None:
+def start(serve: Callable[[Callable[[], None]], int], log_place: str) -> None:
     """Run `serve(on_ready)` in a child process; return when it called `on_ready`.
 
     `serve` returns an exit code, or raises UserError. Raises UserError with the child's cause; then the child
-    is gone. `log_file` is where to look when it died without a word.
+    is gone. `log_place` is where to look when it died without a word.
     """
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
@@ -50,7 +50,7 @@ def start(serve: Callable[[Callable[[], None]], int], log_file: str) -> None:
     if isinstance(message, dict) and "error" in message:
         raise UserError(ExitCode(message["code"]), message["error"])
     how = f"signal {-status}" if status < 0 else f"exit code {status}"
-    raise UserError(ExitCode.BUG, f"the mount process ended ({how}) before it was ready: see {log_file}")
+    raise UserError(ExitCode.BUG, f"the mount process ended ({how}) before it was ready: see {log_place}")
 
 
 def _forward_interrupts(child: int) -> list[int]:

@@ -9,6 +9,7 @@ cancelled (pitfalls.md); whatever is still mounted is then detached, open files 
 import faulthandler
 import gc
 import logging
+import math
 import os
 import resource
 import signal
@@ -29,6 +30,7 @@ from artifactfs.content.memory import Budget, Pool
 from artifactfs.content.shop import Shop
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.logs import LogTarget
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import Breaker
 from artifactfs.modellab.client import ModelLab
@@ -36,6 +38,7 @@ from artifactfs.modellab.content import ContentEndpoint
 from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.mount import accounts, register, table
+from artifactfs.mount.notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.tree.listings import TreeTimes
 from artifactfs.tree.tree import Tree
@@ -63,43 +66,62 @@ _MAX_WORKERS = 1000
 _IDLE_WORKERS = 12
 
 
-def run(settings: Settings, point: str, *, log_file: str | None, foreground: bool, on_ready: Callable[[], None]) -> int:
+def run(
+    settings: Settings,
+    point: str,
+    *,
+    target: LogTarget,
+    foreground: bool,
+    on_ready: Callable[[], None],
+    notify: Notifier | None = None,
+) -> int:
     """Mount at `point` and serve until the mount ends; returns the exit code.
 
-    `log_file` None: log to stderr. `foreground`: SIGHUP ends the mount, as it does any program on a terminal.
-    `on_ready` is called when the kernel has begun to talk to us. Raises UserError before anything is mounted.
+    `target`: where the log goes. `foreground`: on a terminal SIGHUP ends the mount, as it does any program there.
+    `on_ready` is called when the kernel has begun to talk to us, and `notify` told. Raises UserError before anything
+    is mounted.
     """
     _no_core_dumps()
+    notify = notify or Notifier()
     try:
-        if log_file is not None:
-            os.makedirs(os.path.dirname(log_file), mode=0o700, exist_ok=True)
-        logs.configure(log_file=log_file, verbose=settings.verbose, secrets=settings.secrets())
+        logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
     except OSError as error:
         raise UserError(
-            ExitCode.NOT_WRITABLE, f"cannot write the log {log_file}: {error.strerror}; choose another with --log-file"
+            ExitCode.NOT_WRITABLE,
+            f"cannot write the log to {target.place}: {error.strerror}; choose another with --log-file or --log-to",
         ) from None
     # A wedged loop can be asked where it stands: kill -USR1.
-    trace = open(log_file, "a", encoding="utf-8") if log_file is not None else None  # noqa: SIM115
+    trace = open(target.file, "a", encoding="utf-8") if target.file is not None else None  # noqa: SIM115
     with trace or nullcontext():
-        if trace is not None:
-            faulthandler.register(signal.SIGUSR1, file=trace)
+        faulthandler.register(signal.SIGUSR1, file=trace or 2)
         try:
-            trio.run(_serve, settings, point, foreground, on_ready)
+            trio.run(_serve, settings, point, foreground and _ends_with_its_terminal(), on_ready, notify)
         except BaseException as error:
             cause = _single(error)
             if isinstance(cause, UserError):
                 log.error("%s", cause)  # noqa: TRY400 - a sentence for the user; its cause is in it
+                notify.failed(str(cause))
                 raise cause from None
             if not isinstance(cause, KeyboardInterrupt):
                 log.exception("the mount at %s failed", point)
             raise cause from None
         finally:
-            if trace is not None:
-                faulthandler.unregister(signal.SIGUSR1)
+            faulthandler.unregister(signal.SIGUSR1)
     return ExitCode.OK
 
 
-async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Callable[[], None]) -> None:
+def _ends_with_its_terminal() -> bool:
+    """Tell whether SIGHUP says that our terminal is gone: not without one, nor to who has us ignore it (nohup)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+
+async def _serve(
+    settings: Settings, point: str, hangup_ends: bool, on_ready: Callable[[], None], notify: Notifier
+) -> None:
     limits, breaker = RateLimits(), Breaker(settings.origin)
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
@@ -119,7 +141,7 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
     # A little less than an operation's own: so that it ends with what went wrong, not with its time.
     service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
     try:
-        await _reach(service, settings)
+        await _reach(service, settings, notify)
         async with trio.open_nursery() as root:
             tree = Tree(
                 service,
@@ -138,15 +160,18 @@ async def _serve(settings: Settings, point: str, foreground: bool, on_ready: Cal
             def on_begun() -> None:
                 begun.set()
                 on_ready()
+                notify.ready(_status(settings, point))
 
             operations = Operations(tree, files, ownership, deadline_s=settings.deadline, on_ready=on_begun)
             keys.start(root, accounts.follower(settings, tree, files, operations))
 
             def refresh() -> None:
+                notify.reloading()
                 tree.expire()
                 keys.expire()
+                notify.ready(_status(settings, point))
 
-            await _mounted(settings, point, operations, refresh, foreground, begun)
+            await _mounted(settings, point, operations, refresh, hangup_ends, begun, notify)
             log.info("requests sent: %s", (listings.cost() + contents.cost()).requests)
             with trio.move_on_after(_FLUSH_S):
                 await keeper.flush()
@@ -176,13 +201,18 @@ def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio
     )
 
 
+def _status(settings: Settings, point: str) -> str:
+    return f"{settings.origin} at {point}"
+
+
 async def _mounted(
     settings: Settings,
     point: str,
     operations: Operations,
     refresh: Callable[[], None],
-    foreground: bool,
+    hangup_ends: bool,
     begun: trio.Event,
+    notify: Notifier,
 ) -> None:
     """Mount, serve until the end, unmount. `begun` is set when the kernel has begun to talk to us."""
     _register(point)
@@ -192,13 +222,13 @@ async def _mounted(
         mount: table.Mount | None = None
         try:
             mount = table.mounted_at(point)
-            log.info("mounted %s at %s", settings.origin, point)
+            log.info("mounted %s", _status(settings, point))
             # What exists now stays: no collection needs to look at it again, and each would stop the loop.
             gc.collect()
             gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
-                nursery.start_soon(_signals, received, refresh, main, foreground)
+                nursery.start_soon(_signals, received, refresh, main, hangup_ends)
                 nursery.start_soon(operations.callers.watch)
                 if mount is not None:
                     nursery.start_soon(_end_when_unmounted, mount.device, main)
@@ -207,6 +237,7 @@ async def _mounted(
                     await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
         finally:
+            notify.stopping()
             # Detaching goes by path: never take away what somebody else has mounted there since.
             still_there = mount is None or _is_mounted(mount.device)
             pyfuse3.close(unmount=still_there)
@@ -214,8 +245,8 @@ async def _mounted(
 
 
 def _mount(settings: Settings, point: str, operations: Operations) -> None:
-    options = {*pyfuse3.default_options, "ro", "nosuid", "nodev", "fsname=artifactfs", "subtype=artifactfs"}
-    options |= settings.kernel_options
+    options = {*pyfuse3.default_options, "ro", "nosuid", "nodev", "subtype=artifactfs"}
+    options |= settings.kernel_options | {f"fsname={settings.fsname}"}
     if settings.allow_other:
         options.add("allow_other")
     with _captured_stderr() as said:
@@ -243,16 +274,23 @@ def _set_read_ahead(device: str) -> None:
         log.debug("the kernel's read-ahead stays as it is: %s", error)
 
 
-async def _reach(service: ModelLab, settings: Settings) -> None:
+async def _reach(service: ModelLab, settings: Settings, notify: Notifier) -> None:
     """Check the keys; with `wait`, again and again until the service answers (semantics 5.8). Raises UserError."""
     pause_s = _FIRST_PAUSE_S
+    end_s = math.inf if settings.wait_max is None else boottime() + settings.wait_max
+    notify.starting(f"asking {settings.origin}", settings.deadline)
     while True:
         try:
             return await _check_keys(service, settings)
         except UserError as error:
             if not settings.wait or error.code not in (ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED):
                 raise
+            if (left_s := end_s - boottime()) <= 0:
+                raise UserError(error.code, f"{error}; gave up after {settings.wait_max:g} s of waiting") from error
+            # Once more when the time is up.
+            pause_s = min(pause_s, left_s)
             log.warning("%s; trying again in %g s", error, pause_s)
+            notify.starting(f"waiting: {error}", pause_s + settings.deadline)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
@@ -282,10 +320,10 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
 
 
 async def _signals(
-    received: AsyncIterator[int], refresh: Callable[[], None], main: trio.CancelScope, foreground: bool
+    received: AsyncIterator[int], refresh: Callable[[], None], main: trio.CancelScope, hangup_ends: bool
 ) -> None:
     async for number in received:
-        if number == signal.SIGHUP and not foreground:
+        if number == signal.SIGHUP and not hangup_ends:
             log.info("SIGHUP: the next look at anything is fresh")
             refresh()
             continue

@@ -6,6 +6,7 @@ from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.places import default_log_file, state_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
+from artifactfs.settings.surroundings import log_target, take_notify_socket
 from artifactfs.settings.table import CONFIG, DEFAULT_SITE, KEY_FORMS, PROFILE, SETTINGS, Setting
 
 __all__ = [
@@ -27,5 +28,7 @@ __all__ = [
     "find_config_file",
     "find_profiles",
     "load",
+    "log_target",
     "state_dir",
+    "take_notify_socket",
 ]

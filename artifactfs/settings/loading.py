@@ -43,12 +43,16 @@ class Settings:
     deadline: float
     prefetch: str
     wait: bool
+    wait_max: float | None
     runs_listed: int
     umask: int
     uid: int
     gid: int
     allow_other: bool
+    fsname: str
+    log_to: str
     log_file: str | None
+    log_format: str
     verbose: bool
     config_file: str
     kernel_options: frozenset[str] = frozenset()

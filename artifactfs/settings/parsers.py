@@ -73,6 +73,13 @@ def group_id(value: str) -> int:
     return _id(value) if value.strip().isdecimal() else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
 
 
+def source_name(value: str) -> str:
+    # A comma would be another option to the kernel, a backslash an escape to libfuse.
+    if not value or "," in value or "\\" in value or not value.isprintable():
+        raise ValueError(f"{value!r} cannot be a mount's source: no commas, backslashes or control characters")
+    return value
+
+
 def _id(value: str) -> int:
     # The kernel's ids have 32 bits, and the last one means "none" (chown(2)).
     if len(value.strip()) > 10 or int(value) >= 2**32 - 1:

@@ -19,9 +19,9 @@ from artifactfs.settings.table import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS,
 
 # Options of mount(8) that say nothing new here: the mount is read-only, and the rest is for fstab's readers.
 _IGNORED_OPTIONS = frozenset(
-    {"ro", "defaults", "relatime", "async", "nosuid", "nodev", "exec"}
-    | {"auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
+    {"ro", "defaults", "relatime", "async", "nosuid", "nodev", "exec"} | {"auto", "noauto", "user", "nouser", "users"}
 )
+_WAITING_OPTIONS = frozenset({"nofail", "_netdev"})
 _KERNEL_OPTIONS = frozenset({"noexec", "noatime", "nodiratime"})
 # Where systemd puts what LoadCredential= and friends name (systemd.exec(5)), and by which names we look for a key.
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
@@ -140,6 +140,9 @@ def _parse_options(text: str) -> tuple[dict[str, Given], set[str]]:
             found[setting.name] = Given(value if equals else "true", f"-o {name}", f"-o {name}")
         elif setting is not None:
             raise UserError(ExitCode.USAGE, f"-o {name}: it needs a value: -o {name}={setting.metavar}")
+        elif name in _WAITING_OPTIONS and not equals:
+            # Who writes fstab wants the machine up, and this mounted as soon as it can be (semantics 5.8).
+            found.setdefault("wait", Given("true", f"-o {name}", f"-o {name}"))
         elif name == "rw":
             raise UserError(ExitCode.USAGE, "-o rw: artifactfs is read-only; leave it out")
         elif name.replace("-", "_") in KEYS:
@@ -152,7 +155,7 @@ def _parse_options(text: str) -> tuple[dict[str, Given], set[str]]:
         elif name in _KERNEL_OPTIONS and not equals:
             kernel.add(name)
         elif name not in _IGNORED_OPTIONS and not name.startswith("x-"):
-            known = [*settings, *_IGNORED_OPTIONS, *_KERNEL_OPTIONS]
+            known = [*settings, *_IGNORED_OPTIONS, *_WAITING_OPTIONS, *_KERNEL_OPTIONS]
             guess = hint(name.replace("-", "_"), known if nearest(name, known) else settings)
             # Without the value: it may be a key.
             raise UserError(ExitCode.USAGE, f"-o {name}: there is no such option; {guess}")

@@ -19,6 +19,7 @@ from artifactfs.settings.parsers import (
     one_of,
     path,
     positive_duration,
+    source_name,
     user_id,
 )
 from artifactfs.settings.secret import Secret
@@ -78,12 +79,22 @@ SETTINGS: tuple[Setting, ...] = (
         "What to list ahead of who walks: the project at once, or directories [auto].",
     ),
     Setting("wait", flag, False, None, "Where the service does not answer yet, go on trying to mount."),
+    Setting("wait_max", positive_duration, None, "S", "How long --wait goes on trying [for ever]."),
     Setting("runs_listed", count, 200, "N", "How many runs /runs shows [200]."),
     Setting("umask", octal, 0, "MASK", "Permission bits (octal) to clear."),
     Setting("uid", user_id, None, "USER", "Owner of everything [who mounts]."),
     Setting("gid", group_id, None, "GROUP", "Group of everything [who mounts]."),
     Setting("allow_other", flag, False, None, "Let other users in."),
+    Setting("fsname", source_name, "artifactfs", "NAME", "Source that the mount table shows [artifactfs]."),
+    Setting(
+        "log_to",
+        one_of("auto", "file", "journal", "syslog", "stderr"),
+        "auto",
+        "auto|file|journal|syslog|stderr",
+        "Where the log goes [auto: a file; with -f standard error, or systemd's journal].",
+    ),
     Setting("log_file", path, None, "FILE", "Log of a mount in the background."),
+    Setting("log_format", one_of("text", "json"), "text", "text|json", "How a line of the log looks [text]."),
     Setting("verbose", flag, False, None, "Log each operation."),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}

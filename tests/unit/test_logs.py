@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.logs import RedactingFormatter, RepeatLimiter, configure, redact
+from artifactfs.logs import LogTarget, RepeatLimiter, configure, redact
+from artifactfs.logs.forms import RedactingFormatter, Redaction
 
 SECRET = "k3y-0123456789abcdef"
 
@@ -35,7 +36,7 @@ def root() -> Iterator[logging.Logger]:
 
 def test_a_secret_in_the_arguments_is_blotted_out() -> None:
     """6.1: a key does not get into the log by a message's arguments."""
-    text = RedactingFormatter("%(message)s", [SECRET]).format(record("sent %s to %s", SECRET, "x"))
+    text = RedactingFormatter("%(message)s", Redaction([SECRET])).format(record("sent %s to %s", SECRET, "x"))
     assert text == "sent ******** to x"
 
 
@@ -48,7 +49,7 @@ def test_a_secret_in_a_traceback_is_blotted_out() -> None:
             raise RuntimeError(f"outer {SECRET}") from inner
     except RuntimeError:
         failed = logging.LogRecord("x", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
-    text = RedactingFormatter("%(message)s", [SECRET]).format(failed)
+    text = RedactingFormatter("%(message)s", Redaction([SECRET])).format(failed)
     assert SECRET not in text
     assert "inner ********" in text
     assert "outer ********" in text
@@ -56,7 +57,7 @@ def test_a_secret_in_a_traceback_is_blotted_out() -> None:
 
 def test_a_secret_that_is_learned_later(root: logging.Logger, tmp_path: Path) -> None:
     """6.1: keys that were rotated while the mount lives are blotted out like the first, and those still are."""
-    configure(log_file=str(tmp_path / "log"), verbose=False, secrets=[SECRET])
+    configure(LogTarget("file", str(tmp_path / "log")), verbose=False, secrets=[SECRET])
     redact(["new-" + SECRET, "another"])
     logging.getLogger("artifactfs.x").warning("%s, %s, %s", SECRET, "new-" + SECRET, "another")
     assert (tmp_path / "log").read_text().endswith(" ********, ********, ********\n")
@@ -64,7 +65,7 @@ def test_a_secret_that_is_learned_later(root: logging.Logger, tmp_path: Path) ->
 
 def test_of_secrets_within_each_other_the_longest_goes_as_a_whole() -> None:
     """6.1: no tail of a longer secret is left standing."""
-    text = RedactingFormatter("%(message)s", ["abc", "abcdef", ""]).format(record("abcdef abc"))
+    text = RedactingFormatter("%(message)s", Redaction(["abc", "abcdef", ""])).format(record("abcdef abc"))
     assert text == "******** ********"
 
 
@@ -135,7 +136,7 @@ def test_levels_of_the_libraries(root: logging.Logger, monkeypatch: pytest.Monke
     """httpx logs every URL at INFO and pyfuse3 its workers at DEBUG: neither gets in, verbose or not."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     for verbose, ours in ((False, logging.INFO), (True, logging.DEBUG)):
-        configure(log_file=None, verbose=verbose)
+        configure(LogTarget(), verbose=verbose)
         assert logging.getLogger("artifactfs.tree").getEffectiveLevel() == ours
         for name in ("httpx", "httpcore", "pyfuse3", "trio", "anything.else"):
             assert logging.getLogger(name).getEffectiveLevel() == logging.WARNING
@@ -145,8 +146,8 @@ def test_to_stderr_with_time_level_and_name(root: logging.Logger, monkeypatch: p
     """Without a file the log goes to stderr, redacted, one handler only however often it is configured."""
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
-    configure(log_file=None, verbose=False, secrets=[SECRET])
-    configure(log_file=None, verbose=False, secrets=[SECRET])
+    configure(LogTarget(), verbose=False, secrets=[SECRET])
+    configure(LogTarget(), verbose=False, secrets=[SECRET])
     logging.getLogger("artifactfs.tree").info("hello %s", SECRET)
     assert len(root.handlers) == 1
     assert stderr.getvalue().endswith(" INFO artifactfs.tree: hello ********\n")
@@ -156,7 +157,7 @@ def test_to_stderr_with_time_level_and_name(root: logging.Logger, monkeypatch: p
 def test_to_a_file_that_rotates(root: logging.Logger, tmp_path: Path) -> None:
     """A background mount's log is a file with a bound, and takes names that are not UTF-8."""
     path = tmp_path / "mount.log"
-    configure(log_file=str(path), verbose=False, secrets=[SECRET])
+    configure(LogTarget("file", str(path)), verbose=False, secrets=[SECRET])
     logging.getLogger("artifactfs.tree").warning("odd name \udcff and %s", SECRET)
     (handler,) = root.handlers
     assert isinstance(handler, logging.handlers.RotatingFileHandler)
@@ -169,6 +170,7 @@ def test_a_log_that_cannot_be_opened(root: logging.Logger, tmp_path: Path) -> No
     """The caller is told, and the log that there was stays in place."""
     root.addHandler(logging.NullHandler())
     before = root.handlers[:]
-    with pytest.raises(OSError, match="No such file"):
-        configure(log_file=str(tmp_path / "no" / "mount.log"), verbose=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        configure(LogTarget("file", str(tmp_path / "file" / "mount.log")), verbose=False)
     assert root.handlers == before

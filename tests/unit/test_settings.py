@@ -93,6 +93,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
     samples = {
         "site": "datadoghq.eu", "api_url": "https://api.example.com", "proxy": "http://p:1", "umask": "022", "uid": "7",
         "gid": "8", "allow_other": "true", "verbose": "true", "runs_listed": "5", "prefetch": "tree", "wait": "true",
+        "log_to": "journal", "log_format": "json",
     }  # fmt: skip
     for row in SETTINGS:
         if row.name in KEY_FORMS:
@@ -121,6 +122,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
         ("umask", "0o22"), ("uid", "nobody-of-that-name"), ("gid", "nobody-of-that-name"), ("uid", "4294967295"),
         ("gid", "99999999999"), ("allow_other", "perhaps"), ("cache_dir", ""), ("site", "nowhere"), ("site", "a b.c"),
         ("api_url", "ftp://api.example.com"), ("api_url", ""), ("proxy", "socks://x"),
+        ("log_to", "nowhere"), ("log_format", "xml"), ("wait_max", "0"), ("fsname", ""),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_line_that_names_its_source(tmp_path: Path, name: str, text: str) -> None:
@@ -250,3 +252,20 @@ def test_each_mount_point_has_a_log_of_its_own(home: Path) -> None:
     for file in files:
         assert file.startswith(str(home))
         assert len(os.fsencode(os.path.basename(file))) <= 240  # room for `.1` and the like
+
+
+def test_what_asks_to_be_waited_for() -> None:
+    """5.8: fstab's `nofail` and `_netdev` ask to go on trying, unless it is said otherwise."""
+    assert not load().wait
+    for options in ("nofail", "_netdev", "ro,_netdev,nofail", "nofail,wait"):
+        assert load(options=options).wait, options
+    assert not load(options="_netdev,wait=false").wait
+    assert not load(options="wait=false,_netdev").wait
+    assert load(options="nofail,wait_max=90s").wait_max == 90
+    assert "no such option" in str(refusal(options="nofail=1"))
+
+
+@pytest.mark.parametrize("name", ["a,b", "a\\b", "a\nb", "\x1b[2J", "\udcff"])
+def test_what_no_mount_table_can_hold(name: str) -> None:
+    """A comma would be another option to the kernel, a newline another row to who reads the table."""
+    assert "cannot be a mount's source" in str(refusal(flags={"fsname": name}))

@@ -1,0 +1,91 @@
+"""Logging of one mount: where it goes, how it looks, and what never gets into it.
+
+Owns handlers, forms, the limiter of repeated lines and the levels of the libraries. Everything else only
+calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock and file do not survive one.
+"""
+
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Iterable
+
+from artifactfs.logs.datagrams import JournalHandler, SyslogHandler
+from artifactfs.logs.forms import JsonFormatter, RedactingFormatter, Redaction, one_line
+from artifactfs.logs.limiter import EACH, RepeatLimiter
+from artifactfs.logs.target import LogTarget
+
+__all__ = [
+    "EACH",
+    "JsonFormatter",
+    "LogTarget",
+    "RedactingFormatter",
+    "RepeatLimiter",
+    "configure",
+    "one_line",
+    "redact",
+]
+
+# 5 files of 5 MiB: some weeks of a mount at info; arbitrary.
+_ROTATE_BYTES = 5 << 20
+_ROTATE_FILES = 4
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# The system's log has its own time and level.
+_SYSLOG_TEXT = "%(name)s: %(message)s"
+
+# What no log of this process shows, whatever the handler.
+_redaction = Redaction()
+
+
+def configure(target: LogTarget, *, verbose: bool, secrets: Iterable[str] = ()) -> None:
+    """Send the log to `target`, in its form.
+
+    Raises OSError when the file cannot be opened, or nobody takes the system's log.
+    """
+    _redaction.learn(secrets)
+    handler = _handler(target, _redaction)
+    handler.addFilter(RepeatLimiter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("artifactfs").setLevel(logging.DEBUG if verbose else logging.INFO)
+    # httpx logs every URL at INFO, pyfuse3 its workers at DEBUG (pitfalls.md).
+    for noisy in ("httpx", "httpcore", "pyfuse3", "trio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    binding = logging.getLogger("pyfuse3")
+    binding.removeFilter(_is_news)
+    binding.addFilter(_is_news)
+
+
+def redact(secrets: Iterable[str]) -> None:
+    """Blot out these secrets, too, in all that is logged from now on."""
+    _redaction.learn(secrets)
+
+
+def _handler(target: LogTarget, redact: Redaction) -> logging.Handler:
+    """Return the open handler of a target, with its formatter."""
+    if target.to == "journal":
+        # It keeps a record's fields, so there is no form to choose.
+        return JournalHandler(redact)
+    handler: logging.Handler
+    if target.to == "syslog":
+        handler = SyslogHandler()
+    elif target.file is not None:
+        os.makedirs(os.path.dirname(target.file), mode=0o700, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            target.file, maxBytes=_ROTATE_BYTES, backupCount=_ROTATE_FILES, encoding="utf-8", errors="backslashreplace"
+        )
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    text = _SYSLOG_TEXT if target.to == "syslog" else _TEXT
+    handler.setFormatter(JsonFormatter(redact) if target.form == "json" else RedactingFormatter(text, redact))
+    return handler
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether a line of the binding says something: a reply to who was killed in the meantime does not."""
+    return "fuse_reply_* failed with No such file or directory" not in record.getMessage()

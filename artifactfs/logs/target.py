@@ -1,0 +1,18 @@
+"""Where a mount's log goes, and in which form."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LogTarget:
+    """`to`: file, stderr, journal or syslog. `file`: its path, where it is one. `form`: text or json."""
+
+    to: str = "stderr"
+    file: str | None = None
+    form: str = "text"
+
+    @property
+    def place(self) -> str:
+        """Return where to look, for a message."""
+        by_name = {"journal": "the journal (journalctl -t artifactfs)", "syslog": "the system's log"}
+        return self.file or by_name.get(self.to, "standard error")
