@@ -159,10 +159,13 @@ def state_of(pid: int) -> str:
 # --- the kernel's tables --------------------------------------------------------------------------
 
 
-def mount_type(point: str) -> str | None:
-    """Return the type of what is mounted on top at `point`, from the mount table alone; None for nothing."""
+def mount_type(point: str, seen_by: int | None = None) -> str | None:
+    """Return the type of what is mounted on top at `point`, from the mount table alone; None for nothing.
+
+    `seen_by`: a process in another mount namespace.
+    """
     found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with open(f"/proc/{seen_by or 'self'}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             head, _, tail = line.partition(" - ")
             at = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), head.split(" ")[4])

@@ -17,7 +17,7 @@ from artifactfs.logs import one_line
 
 def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
-    _open_standard_descriptors()
+    open_standard_descriptors()
     try:
         cli.main(prog_name="artifactfs", standalone_mode=False)
         code = int(ExitCode.OK)
@@ -41,7 +41,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _open_standard_descriptors() -> None:
+def open_standard_descriptors() -> None:
     """Where 0 to 2 are closed, open them on nothing: else the next pipe or socket becomes standard output."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue

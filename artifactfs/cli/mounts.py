@@ -128,13 +128,14 @@ def start(
     loaded: Settings,
     foreground: bool,
     serving: Callable[[Settings, str, LogTarget, Callable[[], None] | None], int] = _serve,
+    program: str = "artifactfs",
 ) -> None:
     """Check what must hold, and mount; in the background, return when the mount answers."""
     settings.drop_keys()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
     for sentence in (*loaded.warnings, *([warning] if warning else [])):
-        click.echo(f"artifactfs: warning: {one_line(sentence)}", err=True)
+        click.echo(f"{program}: warning: {one_line(sentence)}", err=True)
     target = settings.log_target(loaded, point, foreground=foreground)
     if foreground:
         sys.exit(serving(loaded, point, target, None))

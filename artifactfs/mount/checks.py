@@ -16,8 +16,10 @@ FUSE_CONF = "/etc/fuse.conf"
 _NO_PLACE = frozenset({"/", "/dev", "/etc", "/proc", "/run", "/sys", "/usr"})
 
 
-def mountpoint(path: str) -> tuple[str, str | None]:
+def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
     """Return the resolved mount point, healed if a dead mount was there, and a warning or None.
+
+    `heal` False: only look; a dead mount that would be healed is as good as none.
 
     Raises UserError: missing, not a directory, already mounted, not ours to mount on.
     """
@@ -27,7 +29,8 @@ def mountpoint(path: str) -> tuple[str, str | None]:
         raise UserError(
             ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount: give an empty directory of your own"
         )
-    _heal(point)
+    if not _heal(point, take_away=heal):
+        return point, None
     try:
         found = os.stat(point)
     except FileNotFoundError:
@@ -51,17 +54,20 @@ def mountpoint(path: str) -> tuple[str, str | None]:
     return point, None if empty else f"{point} is not empty; what is in it is hidden until you unmount"
 
 
-def _heal(point: str) -> None:
-    """Take away dead FUSE mounts at `point`; several may lie on one another."""
+def _heal(point: str, *, take_away: bool) -> bool:
+    """Take away dead FUSE mounts at `point`; several may lie on one another. Returns whether none is left."""
     while (mount := table.mounted_at(point)) is not None and mount.fstype.startswith("fuse"):
         if not table.is_dead(mount):
             raise UserError(
                 ExitCode.ALREADY_MOUNTED,
                 f"{point} is already mounted ({mount.fstype}): end that with `artifactfs umount`, or choose another",
             )
+        if not take_away:
+            return False
         if (reason := table.unmount(point, lazy=True)) is not None:
             raise UserError(ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be taken away: {reason}")
         log.info("took away a dead mount at %s", point)
+    return True
 
 
 def fuse(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.keys import Keys, KeySource
 from artifactfs.settings.loading import Settings, drop_keys, load
+from artifactfs.settings.nearest import hint
 from artifactfs.settings.places import default_log_file, state_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
@@ -27,6 +28,7 @@ __all__ = [
     "explain",
     "find_config_file",
     "find_profiles",
+    "hint",
     "load",
     "log_target",
     "state_dir",
