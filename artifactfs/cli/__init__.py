@@ -10,7 +10,7 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import config, contents, mounts
+from artifactfs.cli import config, contents, mounts, services
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import one_line
 
@@ -62,5 +62,6 @@ for _command in (
     contents.warm,
     contents.cache,
     config.config,
+    services.service,
 ):
     cli.add_command(_command)

@@ -4,7 +4,7 @@ from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.keys import Keys, KeySource
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.nearest import hint
-from artifactfs.settings.places import default_log_file, state_dir
+from artifactfs.settings.places import default_log_file, state_dir, user_unit_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
 from artifactfs.settings.surroundings import log_target, take_notify_socket
@@ -33,4 +33,5 @@ __all__ = [
     "log_target",
     "state_dir",
     "take_notify_socket",
+    "user_unit_dir",
 ]

@@ -14,6 +14,11 @@ def state_dir() -> str:
     return platformdirs.user_state_dir(APP, appauthor=False)
 
 
+def user_unit_dir() -> str:
+    """Return where this user's systemd units are (systemd.unit(5))."""
+    return os.path.join(platformdirs.user_config_dir("systemd", appauthor=False), "user")
+
+
 def default_log_file(point: str) -> str:
     """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
     bare = point.strip("/")

@@ -1,0 +1,66 @@
+"""`artifactfs service`: a mount that systemd starts at log-in, and looks after."""
+
+import os
+import shlex
+import shutil
+import sys
+
+import click
+
+from artifactfs import settings, units
+from artifactfs.cli.options import config_options
+from artifactfs.mount import table
+from artifactfs.settings import user_unit_dir
+
+
+@click.group()
+def service() -> None:
+    """Have systemd mount at log-in: write a user unit, or delete it."""
+
+
+@service.command("install")
+@click.argument("mountpoint")
+@config_options
+@click.option("-n", "--dry-run", is_flag=True, help="Only print the unit.")
+def service_install(mountpoint: str, profile: str | None, config_file: str | None, dry_run: bool) -> None:
+    """Write a user unit that mounts at MOUNTPOINT; starts nothing.
+
+    A profile has a unit of its own: artifactfs@PROFILE.
+    """
+    # A config file or a profile with a mistake in it is said now, not at the next log-in.
+    loaded = settings.load({"profile": profile}, config_file=config_file, need_keys=False)
+    config = loaded.config_file if config_file is not None else None
+    unit = units.make(user_unit_dir(), _program(), table.resolve(mountpoint), profile, config)
+    if dry_run:
+        click.echo(unit.text, nl=False)
+        return
+    units.install(unit)
+    name = _typed(unit.name)
+    click.echo(f"wrote {unit.path}")
+    click.echo("start it, now and at each log-in:")
+    click.echo(f"    systemctl --user daemon-reload && systemctl --user enable --now {name}")
+    click.echo("have it from boot on, logged in or not:")
+    click.echo("    loginctl enable-linger")
+
+
+@service.command("uninstall")
+@click.option("--profile", metavar="NAME", help="Profile whose unit it is.")
+def service_uninstall(profile: str | None) -> None:
+    """Delete the unit that `install` wrote."""
+    click.echo(f"deleted {units.uninstall(user_unit_dir(), profile)}")
+    name = _typed(units.name_of(profile))
+    click.echo("end it, if it runs:")
+    click.echo(f"    systemctl --user stop {name}; systemctl --user daemon-reload")
+
+
+def _typed(name: str) -> str:
+    """Return a unit's name as it is typed in a shell."""
+    return shlex.quote(name.removesuffix(".service"))
+
+
+def _program() -> tuple[str, ...]:
+    """Return the words that run this artifactfs again, from anywhere."""
+    path = shutil.which(sys.argv[0])
+    if path is not None and os.path.basename(path) == "artifactfs":
+        return (os.path.abspath(path),)
+    return (sys.executable, "-m", "artifactfs")

@@ -1,0 +1,120 @@
+"""systemd units: what `artifactfs service` writes, made from the files in `systemd/` that are there to be read.
+
+Owns the texts and where they go. Starts nothing: that is the user's to say, to systemctl. What is hard is quoting: a
+mount point or a profile may have blanks, quotes, percent signs and dollars in it, and each means something to systemd.
+"""
+
+import contextlib
+import importlib.resources
+import os
+import re
+from dataclasses import dataclass
+
+from artifactfs.errors import ExitCode, UserError
+
+# By its first line a file is known for ours, and may be written over or deleted.
+_MARK = "# Written by `artifactfs service install`, which writes over it: "
+_PLAIN = "artifactfs.service"
+_TEMPLATE = "artifactfs@.service"
+_WANTED_BY = "default.target"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit file: its name, its text and its place."""
+
+    name: str
+    text: str
+    directory: str
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.directory, self.name)
+
+
+def make(directory: str, program: tuple[str, ...], point: str, profile: str | None, config_file: str | None) -> Unit:
+    """Return the unit that mounts at `point`. `program`: the words that run artifactfs."""
+    text = importlib.resources.files("artifactfs").joinpath("systemd", _TEMPLATE if profile else _PLAIN).read_text()
+    words = [*program, "mount", "-f", "--wait"]
+    words += ["--config", config_file] if config_file else []
+    words += ["--profile", profile] if profile else []
+    start = " ".join(map(quoted, [*words, point]))
+    described = f"Artifacts of Datadog Model Lab at {_escaped(point)}" + (", profile %I" if profile else "")
+    own = {"Description": described, "ExecStartPre": f"-mkdir -p {quoted(point)}", "ExecStart": start}
+    # The file's own heading is about the file as it was shipped.
+    _, _, body = text.partition("\n\n")
+    keys = [line.partition("=")[0] for line in body.splitlines()]
+    lines = [f"{key}={own[key]}" if key in own else line for key, line in zip(keys, body.splitlines(), strict=True)]
+    return Unit(name_of(profile), "\n".join([f"{_MARK}see docs/operations.md", "", *lines, ""]), directory)
+
+
+def name_of(profile: str | None) -> str:
+    """Return the unit's name; a profile's is an instance of the template (systemd.unit(5), "escaping")."""
+    if profile is None:
+        return _PLAIN
+    escaped = "".join(
+        "-" if c == "/" else c if re.match(r"[A-Za-z0-9:_.]", c) and (i or c != ".") else _bytes_of(c)
+        for i, c in enumerate(profile)
+    )
+    return f"artifactfs@{escaped}.service"
+
+
+def _bytes_of(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def quoted(word: str) -> str:
+    """Return a word of a command as systemd takes it literally (systemd.service(5), "command lines")."""
+    return f'"{_escaped(word, more={chr(34): chr(92) + chr(34), "$": "$$"})}"'
+
+
+def _escaped(text: str, more: dict[str, str] | None = None) -> str:
+    known = {"\\": "\\\\", "%": "%%", **(more or {})}
+    return "".join(known.get(c, c) if c.isprintable() else _bytes_of(c) for c in text)
+
+
+def install(unit: Unit) -> None:
+    """Write a unit. Raises UserError where a file of somebody else's is in its place, or it cannot be written."""
+    try:
+        _refuse_foreign(unit.path)
+        os.makedirs(unit.directory, exist_ok=True)
+        beside = f"{unit.path}.new"
+        with open(beside, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(unit.text)
+        os.replace(beside, unit.path)
+    except OSError as error:
+        raise _cannot("write", unit.path, error) from None
+
+
+def uninstall(directory: str, profile: str | None) -> str:
+    """Delete a unit of ours, enabled or not; returns its path. Raises UserError where there is none."""
+    path = os.path.join(directory, name_of(profile))
+    try:
+        if not os.path.lexists(path):
+            here = sorted(name for name in os.listdir(directory) if name.startswith("artifactfs"))
+            known = f"there are {', '.join(here)}" if here else "there are none of artifactfs"
+            raise UserError(ExitCode.USAGE, f"there is no unit {path}; {known}")
+        _refuse_foreign(path)
+        os.unlink(path)
+        # What `systemctl enable` made of it would point to nothing.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, f"{_WANTED_BY}.wants", name_of(profile)))
+    except FileNotFoundError:
+        raise UserError(ExitCode.USAGE, f"there is no unit {path}, nor any other") from None
+    except OSError as error:
+        raise _cannot("delete", path, error) from None
+    return path
+
+
+def _refuse_foreign(path: str) -> None:
+    if not os.path.lexists(path):
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        if not file.readline().startswith(_MARK):
+            raise UserError(
+                ExitCode.NOT_WRITABLE, f"{path} was not written by `artifactfs service install`: move it away first"
+            )
+
+
+def _cannot(what: str, path: str, error: OSError) -> UserError:
+    return UserError(ExitCode.NOT_WRITABLE, f"cannot {what} {path}: {error.strerror}")
