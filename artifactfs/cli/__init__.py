@@ -10,7 +10,7 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import config, contents, mounts, services
+from artifactfs.cli import completion, config, contents, mounts, services
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import one_line
 
@@ -63,5 +63,7 @@ for _command in (
     contents.cache,
     config.config,
     services.service,
+    completion.completion,
 ):
     cli.add_command(_command)
+completion.teach(cli)
