@@ -31,7 +31,7 @@ MINUTES := 10
 SEED :=
 EXAMPLES := 2000
 
-.PHONY: help demo demo-stop install test test-lowest lint soak bench bench-readme wheel clean
+.PHONY: help demo demo-stop install test test-lowest lint man soak bench bench-readme wheel clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -65,6 +65,9 @@ lint: $(VENV)/.developing ## Check style, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+man: $(VENV)/.developing ## Build the man pages in docs/ anew, from the texts of the program and the README
+	@$(VENV)/bin/python .ci/man.py
 
 soak: $(VENV)/.developing ## Readers and walkers against random faults, for MINUTES; then the reference model, at length
 	@.ci/setup.sh tests
