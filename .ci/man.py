@@ -134,8 +134,8 @@ As of mount(8): 0 mounted, 1 wrong usage, 2 no FUSE on this machine, 4 a bug, 8 
 .SH EXAMPLES
 .EX
 # /etc/fstab
-eu            /mnt/lab        artifactfs  _netdev,nofail,allow_other  0  0
-datadoghq.eu  /home/alice/eu  artifactfs  noauto,user  0  0
+eu            /mnt/lab       artifactfs  _netdev,nofail,allow_other  0  0
+datadoghq.eu  /home/bob/lab  artifactfs  noauto,user  0  0
 .EE
 .SH SEE ALSO
 .BR artifactfs (1),

@@ -14,7 +14,7 @@ fail() {
   exit 1
 }
 
-TEST_PROGRAMS="findmnt:util-linux fish:fish groff:groff lsof:lsof man:man-db openssl:openssl ps:procps systemctl:systemd tree:tree zsh:zsh"
+TEST_PROGRAMS="findmnt:util-linux fish:fish groff:groff-base lsof:lsof man:man-db openssl:openssl ps:procps systemctl:systemd tree:tree zsh:zsh"
 
 is_root() { [ "$(id -u)" = 0 ]; }
 

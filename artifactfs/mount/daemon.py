@@ -90,15 +90,20 @@ def _child(serve: Callable[[Callable[[], None]], int], writer: int) -> None:
             os.write(writer, json.dumps(message).encode() + b"\n")
             os.close(writer)
 
-    try:
+    def ready() -> None:
+        # Only now: while it mounts it has to be in the process group that it was started in. A mount point that
+        # systemd looks after (autofs) lets only that group pass; anybody else waits there for this very mount.
         os.setsid()
+        tell({"ready": True})
+
+    try:
         os.chdir("/")
         # Not closed: 0 to 2 would become the numbers of the next sockets.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         os.close(null)
-        code = serve(lambda: tell({"ready": True}))
+        code = serve(ready)
     except UserError as error:
         tell({"error": str(error), "code": int(error.code)})
         code = int(error.code)

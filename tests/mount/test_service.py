@@ -33,7 +33,8 @@ mount -t tmpfs none /run
 mkdir -p "$XDG_RUNTIME_DIR" /run/systemd/system
 umount -R /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
-/lib/systemd/systemd --user --log-target=null &
+# In a process group of these namespaces: an automount names it to the kernel.
+setsid /lib/systemd/systemd --user --log-target=null &
 until [ -S "$XDG_RUNTIME_DIR/systemd/private" ]; do sleep 0.05; done
 echo ready
 read word
