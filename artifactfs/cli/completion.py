@@ -9,6 +9,7 @@ table is read, not the mount), and writes nothing but its answer.
 
 import os
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import click
 from click.shell_completion import (
@@ -23,6 +24,10 @@ from click.shell_completion import (
 from artifactfs import settings
 from artifactfs.errors import ArtifactfsError, ExitCode, UserError
 from artifactfs.mount import table
+
+# As text: click 8.2's is no generic yet.
+_Item: TypeAlias = "CompletionItem[str]"
+_Offer: TypeAlias = "Callable[[click.Context, str], Iterable[_Item]]"
 
 _VARIABLE = "_ARTIFACTFS_COMPLETE"
 # Datadog's sites ("Getting started with sites" of its documentation).
@@ -86,7 +91,7 @@ def completion(context: click.Context, shell: str | None) -> None:
 class _Offering(click.types.StringParamType):
     """Text, for which `offer(context, incomplete)` knows values."""
 
-    def __init__(self, offer: Callable[[click.Context, str], Iterable[CompletionItem[str]]]) -> None:
+    def __init__(self, offer: _Offer) -> None:
         self._offer = offer
 
     def shell_complete(
@@ -94,7 +99,7 @@ class _Offering(click.types.StringParamType):
         ctx: click.Context,
         param: click.Parameter,  # noqa: ARG002 - the signature is click's
         incomplete: str,
-    ) -> list[CompletionItem[str]]:
+    ) -> "list[_Item]":
         return list(self._offer(ctx, incomplete))
 
 
@@ -109,7 +114,7 @@ def teach(command: click.Command) -> None:
             param.type = _Offering(_offer_for(command.name or "", param))
 
 
-def _offer_for(command: str, param: click.Parameter) -> Callable[[click.Context, str], Iterable[CompletionItem[str]]]:
+def _offer_for(command: str, param: click.Parameter) -> _Offer:
     metavar = param.metavar or ""
     if param.name == "mountpoint":
         return _shells_own("dir") if command in _MOUNTING else _live_mounts
@@ -128,16 +133,16 @@ def _offer_for(command: str, param: click.Parameter) -> Callable[[click.Context,
     return _words(())
 
 
-def _shells_own(kind: str) -> Callable[[click.Context, str], Iterable[CompletionItem[str]]]:
+def _shells_own(kind: str) -> _Offer:
     # The shell itself looks for files and directories.
     return lambda _, incomplete: [CompletionItem(incomplete, type=kind)]
 
 
-def _words(words: Iterable[str]) -> Callable[[click.Context, str], Iterable[CompletionItem[str]]]:
+def _words(words: Iterable[str]) -> _Offer:
     return lambda _, incomplete: [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
-def _profiles(context: click.Context, incomplete: str) -> Iterable[CompletionItem[str]]:
+def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
     try:
         known = settings.profiles(context.params.get("config_file"))
     except ArtifactfsError:
@@ -146,7 +151,7 @@ def _profiles(context: click.Context, incomplete: str) -> Iterable[CompletionIte
     return [CompletionItem(name) for name in known if name.startswith(incomplete) and name.isprintable()]
 
 
-def _live_mounts(_context: click.Context, incomplete: str) -> Iterable[CompletionItem[str]]:
+def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
     """Offer what is mounted, written as the word was begun: from the root, from home, or from here."""
     try:
         points = [mount.point for mount in table.mounts() if mount.fstype == table.FUSE_TYPE]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ pytestmark = needs_root
 
 ALICE = 4711
 MOUNT_FAILED = 32
+INTERRUPTED = 8
 
 # Only in this namespace: the helper beside mount(8)'s others, an fstab of the test's own, a user alice, and a root
 # whose home is the test's; and /mnt is empty. $1: the directory of all that; $2: the helper.
@@ -145,11 +147,11 @@ def test_fstab(machine: Machine, lab: Lab, point: str, shell: Shell) -> None:
     """`mount -a` mounts what fstab lists, once: a second one changes nothing and asks the service nothing."""
     other = shell.make_directory("other")
     machine.fstab(
-        f"{lab.url} {point} artifactfs defaults,_netdev,nofail,x-systemd.automount,comment=hello,user,listing_ttl=5m",
+        f"{lab.url}/ {point} artifactfs defaults,_netdev,nofail,x-systemd.automount,comment=hello,user,listing_ttl=5m",
         f"{lab.url} {other} artifactfs noauto,ro",
     )
     machine.run("mount", "-a").ok()
-    assert machine.rows() == [(lab.url, point, FUSE_TYPE)]
+    assert machine.rows() == [(f"{lab.url}/", point, FUSE_TYPE)]
     machine.check_tree(point)
     before = (machine.rows(), shell.processes(), lab.total())
     machine.run("mount", "-a").ok()
@@ -162,7 +164,7 @@ def test_fstab(machine: Machine, lab: Lab, point: str, shell: Shell) -> None:
     machine.run("umount", point).ok()
     machine.check_gone()
     machine.run("mount", "-a", "-T", shell.path("fstab")).ok()
-    assert machine.rows() == [(lab.url, point, FUSE_TYPE)]
+    assert machine.rows() == [(f"{lab.url}/", point, FUSE_TYPE)]
 
 
 def test_a_profile(machine: Machine, lab: Lab, point: str) -> None:
@@ -239,6 +241,20 @@ def test_waiting_for_the_service_has_an_end(machine: Machine, own_lab: Lab, poin
     assert done.code == MOUNT_FAILED
     assert "gave up after 2 s of waiting" in done.err
     assert machine.rows() == []
+
+
+def test_interrupted(shell: Shell, own_lab: Lab, point: str) -> None:
+    """Ctrl-C, and systemd's SIGTERM, end a helper that waits: with 8, and nothing is left."""
+    own_lab.stop()
+    shell.program = (os.path.join(os.path.dirname(ARTIFACTFS), "mount.artifactfs"),)
+    for way in (signal.SIGINT, signal.SIGTERM):
+        log_file = shell.path(f"{way.name}.log")
+        options = ("-o", f"nofail,deadline=2s,log_file={log_file}")
+        with shell.background(own_lab.url, point, *options) as process:
+            wait_until(lambda: "trying again" in read(log_file), "the first try")  # noqa: B023 - called at once
+            process.send_signal(way)
+            assert process.wait(END_S) == INTERRUPTED
+        wait_until(lambda: not shell.processes(), "the end", END_S)
 
 
 def read(path: str) -> str:
