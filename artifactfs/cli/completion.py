@@ -144,7 +144,7 @@ def _words(words: Iterable[str]) -> _Offer:
 
 def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
     try:
-        known = settings.profiles(context.params.get("config_file"))
+        known = settings.find_profiles(context.params.get("config_file"))
     except ArtifactfsError:
         # A config file with a mistake in it: the command will say so, a key press does not.
         return []

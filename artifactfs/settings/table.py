@@ -91,7 +91,7 @@ SETTINGS: tuple[Setting, ...] = (
         one_of("auto", "file", "journal", "syslog", "stderr"),
         "auto",
         "auto|file|journal|syslog|stderr",
-        "Where the log goes [auto: a file; with -f standard error, or systemd's journal].",
+        "Where the log goes [auto: a file; in front standard error, or systemd's journal].",
     ),
     Setting("log_file", path, None, "FILE", "Log of a mount in the background."),
     Setting("log_format", one_of("text", "json"), "text", "text|json", "How a line of the log looks [text]."),
