@@ -107,7 +107,7 @@ What mount(8) and fstab say to every file system is accepted:
 and the like.
 .TP
 .BR _netdev ", " nofail
-Where the service does not answer, go on trying: for a minute, or for
+Where the service does not answer, go on trying: for about a minute, or for
 .BI wait_max= time\c
 , or with
 .B wait

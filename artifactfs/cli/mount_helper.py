@@ -34,7 +34,7 @@ _OF_MOUNT = frozenset(
     {"rw", "ro", "defaults", "dev", "nodev", "suid", "nosuid", "exec", "async", "sync", "dirsync", "silent", "loud"}
     | {"mand", "nomand", "iversion", "noiversion", "atime", "relatime", "norelatime", "strictatime", "nostrictatime"}
     | {"diratime", "lazytime", "nolazytime", "auto", "noauto", "user", "nouser", "users", "owner", "group", "comment"}
-    | {"nonempty"}
+    | {"nonempty", "helper", "uhelper"}
 )
 # These go on: fstab's word for waiting, and what the kernel is told.
 _OURS_TOO = frozenset({"nofail", "_netdev", "noexec", "noatime", "nodiratime", "config", "profile"})
@@ -43,7 +43,7 @@ _SITE = re.compile(r"(?:.*\.)?(?:datadoghq\.(?:com|eu)|ddog-gov\.com)", re.IGNOR
 
 # How long to wait for the service unless it is said: with one last call of `deadline` it is less than the 90 s after
 # which systemd kills a mount without a word of what it waited for (DefaultTimeoutStartSec).
-_WAIT_MAX_S = 60.0
+_WAIT_MAX_S = 55.0
 
 # mount(8), "EXIT STATUS".
 _OK, _USAGE_ERROR, _SYSTEM_ERROR, _BUG, _INTERRUPTED, _FAILED = 0, 1, 2, 4, 8, 32

@@ -43,7 +43,7 @@ def test_what_mount_and_fstab_add_is_tolerated() -> None:
     assert heeded("rw,noexec,nosuid,nodev,exec,suid,dev,relatime,user=alice,users,noauto,auto,defaults,owner") == (
         "noexec",
     )
-    assert heeded("x-systemd.automount,X-mount.mkdir,comment=a b,_netdev,nofail,listing-ttl=5") == (
+    assert heeded("x-systemd.automount,X-mount.mkdir,comment=a b,uhelper=udisks2,_netdev,nofail,listing-ttl=5") == (
         "_netdev", "nofail", "listing-ttl=5",
     )  # fmt: skip
     assert heeded(r"api_key_command=print a\,b,ro,config=/a,profile=eu") == (
