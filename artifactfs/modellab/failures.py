@@ -34,7 +34,9 @@ def of_exception(host: str, error: httpx.HTTPError) -> errors.ServiceError:
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
-            return errors.TlsFailed(f"TLS to {host} failed: {cause.reason or type(cause).__name__}; see --ca-file")
+            # OpenSSL's own words for what is wrong with a certificate: expired, self-signed, another host's.
+            why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+            return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}; see --ca-file")
     if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
         return errors.ConnectionLost("too many files are open in this process or on this machine")
     if isinstance(error, httpx.TimeoutException):
