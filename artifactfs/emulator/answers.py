@@ -4,6 +4,7 @@ Owns how an answer looks on the wire, not what is in it.
 """
 
 import json
+from email.utils import formatdate
 from typing import NoReturn
 
 from starlette.responses import Response
@@ -110,6 +111,11 @@ def limited(emulator: Emulator, limit: RateLimit, status: int) -> Response:
     for name, value in headers.items():
         response.headers[f"X-RateLimit-{name}"] = str(value)
     return response
+
+
+def date_header(emulator: Emulator) -> bytes:
+    """Return the time of an answer as its Date header tells it, right or not."""
+    return formatdate(emulator.clock() + emulator.switches.clock_skew_s, usegmt=True).encode()
 
 
 def rate_limit_headers(emulator: Emulator) -> list[tuple[bytes, bytes]]:

@@ -16,7 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from artifactfs.emulator.answers import LOGIN_PAGE, CutShort, Ended, Silence, error, limited, rate_limit_headers
+from artifactfs.emulator.answers import (
+    LOGIN_PAGE,
+    CutShort,
+    Ended,
+    Silence,
+    date_header,
+    error,
+    limited,
+    rate_limit_headers,
+)
 from artifactfs.emulator.faults import Then
 from artifactfs.emulator.state import Emulator, Entry
 
@@ -174,6 +183,8 @@ class Outlet:
         names = {name for name, _ in added}
         kept = [header for header in headers if header[0] not in names]
         limited_already = any(name == b"x-ratelimit-limit" for name, _ in kept + added)
+        if b"date" not in names:
+            kept.append((b"date", date_header(self._emulator)))
         wanted = self._emulator.switches.rate_limit_headers and self._entry.kind != "storage"
         if wanted and not limited_already:
             kept += rate_limit_headers(self._emulator)

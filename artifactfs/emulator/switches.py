@@ -120,6 +120,9 @@ class Switches:
     directory_content: Literal["empty", "404", "500"] = "empty"
     """What content answers for a directory; empty is 200 without a body."""
 
+    clock_skew_s: int = 0
+    """Seconds by which the Date header of every answer is wrong: more than 0 is ahead of time."""
+
     latency_s: float = 0.0
     """Seconds before every answer."""
 
