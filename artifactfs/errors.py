@@ -58,6 +58,7 @@ class ExitCode(enum.IntEnum):
     MISSING_EXTRA = 20
     CACHE_REFUSED = 21
     INCOMPLETE = 22
+    UNHEALTHY = 23
 
 
 class ArtifactfsError(Exception):

@@ -181,6 +181,16 @@ class ModelLab:
         finally:
             await stream.aclose()
 
+    @property
+    def slash(self) -> bool | None:
+        """Whether this server lists a directory by its path with a slash at the end; None until it told."""
+        return self._slash
+
+    @property
+    def base(self) -> Base | None:
+        """What the paths of this server's listings are relative to; None until it told."""
+        return self._base
+
     def has_room_ahead(self) -> bool:
         """Whether a request that nobody waits for may go: others do not queue, and the rate limit is not near."""
         return self._transport.has_room_ahead("listing")

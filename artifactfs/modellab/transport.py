@@ -13,7 +13,7 @@ import logging
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import TypeVar, cast
@@ -33,6 +33,9 @@ from artifactfs.origins import is_loopback
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Told of every answer: the kind of request, the status, the headers by their names in lower case.
+OnAnswer = Callable[[str, int, Mapping[str, str]], None]
 
 # As many requests at once as one mount may have in flight, and connections in the pool.
 CONCURRENCY = 16
@@ -92,7 +95,8 @@ class Transport:
     """Sends GETs to one origin with its credentials. Create within trio; close with `aclose`.
 
     `clock` gives seconds that go on while the machine sleeps; it must run at the rate of trio's deadlines.
-    `keys`, `limits` and `breaker` are shared by the transports of one mount. `transport` replaces the network in tests.
+    `keys`, `limits` and `breaker` are shared by the transports of one mount. `on_answer` is told of every answer; it
+    must not await or raise. `transport` replaces the network in tests.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Transport:
         transport: httpx.AsyncBaseTransport | None = None,
         limits: throttle.RateLimits | None = None,
         breaker: Breaker | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> None:
         self._base = api_url.rstrip("/")
         try:
@@ -126,6 +131,7 @@ class Transport:
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
         self._limits = limits or throttle.RateLimits()
         self._breaker = breaker or Breaker(self.host)
+        self._on_answer = on_answer
         self._clock = clock
         self._wall_clock = wall_clock
         self._requests: Counter[str] = Counter()
@@ -230,6 +236,8 @@ class Transport:
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
         response = await self._connections.send(request, alone=self._limiter.borrowed_tokens <= 1)
         self._breaker.heard(self._clock())
+        if self._on_answer is not None:
+            self._on_answer(endpoint, response.status_code, response.headers)
         return response
 
     def received(self, size_bytes: int) -> float:

@@ -1,4 +1,8 @@
-"""What must hold before a mount is tried, so that a failure has one true cause and nothing is left behind."""
+"""What must hold before a mount is tried, so that a failure has one true cause and nothing is left behind.
+
+`mountpoint` and `fuse` are what `mount` asks; each of the others is one question of theirs, for `doctor`, and changes
+nothing. All raise UserError with what to do.
+"""
 
 import logging
 import os
@@ -23,14 +27,27 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
 
     Raises UserError: missing, not a directory, already mounted, not ours to mount on.
     """
+    point = place(path)
+    if heal:
+        _heal(point)
+    elif dead_mount(point) is not None:
+        return point, None
+    return point, directory(point)
+
+
+def place(path: str) -> str:
+    """Return the resolved mount point for a path. Raises UserError where nothing may be mounted."""
     point = table.resolve(path)
     if not path or point in _NO_PLACE:
         # A mount there takes away what every program needs.
         raise UserError(
             ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount: give an empty directory of your own"
         )
-    if not _heal(point, take_away=heal):
-        return point, None
+    return point
+
+
+def directory(point: str) -> str | None:
+    """Look at the directory of a mount point, where nothing is mounted; returns a warning or None. Raises UserError."""
     try:
         found = os.stat(point)
     except FileNotFoundError:
@@ -51,27 +68,45 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
             empty = not any(entries)
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point} cannot be read: {error.strerror}") from None
-    return point, None if empty else f"{point} is not empty; what is in it is hidden until you unmount"
+    return None if empty else f"{point} is not empty; what is in it is hidden until you unmount"
 
 
-def _heal(point: str, *, take_away: bool) -> bool:
-    """Take away dead FUSE mounts at `point`; several may lie on one another. Returns whether none is left."""
-    while (mount := table.mounted_at(point)) is not None and mount.fstype.startswith("fuse"):
-        if not table.is_dead(mount):
-            raise UserError(
-                ExitCode.ALREADY_MOUNTED,
-                f"{point} is already mounted ({mount.fstype}): end that with `artifactfs umount`, or choose another",
-            )
-        if not take_away:
-            return False
+def _heal(point: str) -> None:
+    """Take away dead FUSE mounts at `point`; several may lie on one another."""
+    while (mount := dead_mount(point)) is not None:
         if (reason := table.unmount(point, lazy=True)) is not None:
             raise UserError(ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be taken away: {reason}")
-        log.info("took away a dead mount at %s", point)
-    return True
+        log.info("took away a dead mount at %s", mount.point)
+
+
+def dead_mount(point: str) -> table.Mount | None:
+    """Return the dead FUSE mount on top at `point`, None where no FUSE mount is. Raises UserError for a live one."""
+    mount = table.mounted_at(point)
+    if mount is None or not mount.fstype.startswith("fuse"):
+        return None
+    if not table.is_dead(mount):
+        raise UserError(
+            ExitCode.ALREADY_MOUNTED,
+            f"{point} is already mounted ({mount.fstype}): end that with `artifactfs umount`, or choose another",
+        )
+    return mount
 
 
 def fuse(settings: Settings) -> None:
     """Check what FUSE needs of this machine. Raises UserError with the command that mends it."""
+    device()
+    if os.geteuid() == 0:
+        return
+    fusermount()
+    if settings.allow_other and not user_allow_other():
+        raise UserError(
+            ExitCode.ALLOW_OTHER_REFUSED,
+            f"allow_other needs the line `user_allow_other` in {FUSE_CONF}: ask root for it, or leave the option out",
+        )
+
+
+def device() -> None:
+    """Open and close the FUSE device. Raises UserError."""
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -88,20 +123,32 @@ def fuse(settings: Settings) -> None:
         ) from None
     except OSError as error:
         raise UserError(ExitCode.NO_FUSE_DEVICE, f"{FUSE_DEVICE} does not open: {error.strerror}") from None
-    if os.geteuid() == 0:
-        return
-    if shutil.which("fusermount3") is None:
+
+
+def fusermount() -> str:
+    """Return the path of fusermount3, which mounts for ordinary users. Raises UserError."""
+    found = shutil.which("fusermount3")
+    if found is None:
         raise UserError(
             ExitCode.NO_FUSERMOUNT, "fusermount3 is missing: install it with `apt-get install fuse3` (as root)"
         )
-    if settings.allow_other and not _user_allow_other():
+    return found
+
+
+def binding() -> str:
+    """Return the version of the FUSE binding, loaded. Raises UserError where its library is missing."""
+    try:
+        import pyfuse3
+    except ImportError as error:
+        # The message names the library: libfuse3.so.3, say, after an upgrade of the system.
         raise UserError(
-            ExitCode.ALLOW_OTHER_REFUSED,
-            f"allow_other needs the line `user_allow_other` in {FUSE_CONF}: ask root for it, or leave the option out",
-        )
+            ExitCode.MOUNT_REFUSED, f"pyfuse3 does not load ({error}): run `apt-get install libfuse3-3` (as root)"
+        ) from None
+    return str(pyfuse3.__version__)
 
 
-def _user_allow_other() -> bool:
+def user_allow_other() -> bool:
+    """Whether ordinary users may use allow_other here."""
     try:
         with open(FUSE_CONF, encoding="utf-8", errors="replace") as file:
             return any(line.split("#", 1)[0].strip() == "user_allow_other" for line in file)

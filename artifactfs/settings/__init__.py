@@ -4,6 +4,7 @@ from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.keys import Keys, KeySource
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.nearest import hint
+from artifactfs.settings.outside import Unread, unread_ca_files, unread_proxies, without_password
 from artifactfs.settings.places import default_log_file, state_dir, user_unit_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
@@ -23,6 +24,7 @@ __all__ = [
     "Setting",
     "Settings",
     "Shown",
+    "Unread",
     "default_log_file",
     "drop_keys",
     "explain",
@@ -33,5 +35,8 @@ __all__ = [
     "log_target",
     "state_dir",
     "take_notify_socket",
+    "unread_ca_files",
+    "unread_proxies",
     "user_unit_dir",
+    "without_password",
 ]

@@ -25,7 +25,6 @@ NOT_BUILT = [
     ("4.2", "status", "there is no status to say that a body is streamed"),
     ("5.1", ".artifactfs", "there is no such directory yet"),
     ("5.3", "status", "there is no status; the log says what happened"),
-    ("6.1", "doctor", "there is no such command yet"),
 ]
 
 _HEAD = re.compile(r"([1-7]\.\d+(?:(?:, | and |, and )[1-7](?:\.\d+)?)*):")

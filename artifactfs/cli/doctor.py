@@ -1,0 +1,107 @@
+"""`artifactfs doctor`: prints what the doctor finds."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from artifactfs import __version__
+from artifactfs.cli.options import setting_options
+from artifactfs.errors import ExitCode, UserError
+
+# Mark, and what it is where the terminal cannot show it; and the colour.
+_MARKS = {
+    "good": ("✓", "ok", "green"),
+    "warning": ("!", "!!", "yellow"),
+    "fault": ("✗", "XX", "bold red"),
+    "skipped": ("-", "--", "dim"),
+}
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+@setting_options
+@click.option("--run", "run_id", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Run to try the service on.")
+@click.option("--no-index", is_flag=True, help="Do not ask for a project's listing, which may be long.")
+@click.option("--offline", is_flag=True, help="Look at this machine only: no request at all.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(
+    mountpoint: str | None,
+    options: tuple[str, ...],
+    config_file: str | None,
+    run_id: int | None,
+    no_index: bool,
+    offline: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Say whether a mount would work here (at MOUNTPOINT), and what mends what is wrong.
+
+    Takes the options of `mount`, and changes nothing. It sends about five requests: the runs last updated (keys, site,
+    clock, rate limit); a run's root, and up to four more where it is empty; a directory of it, in two forms at most;
+    some bytes of a file; the project's listing. More only where an answer fails in passing, as a mount would.
+
+    Exit code 0: a mount works, if perhaps with warnings; 23: something is wrong.
+    """
+    # What it logs, it finds.
+    logging.getLogger().addHandler(logging.NullHandler())
+    from artifactfs import doctor as visit
+    from artifactfs.doctor.setup import Given
+
+    given = Given(flags, ",".join(options), config_file)
+    request = visit.Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
+    findings: list[visit.Finding] = []
+    show = _printer()
+
+    def tell(finding: visit.Finding) -> None:
+        findings.append(finding)
+        if not as_json:
+            show(finding.mark.value, f"{finding.check}: {finding.text}", finding.mend)
+
+    requests = visit.examine(request, tell)
+    faults = [finding for finding in findings if finding.mark is visit.Mark.FAULT]
+    if as_json:
+        import msgspec
+
+        report = visit.Report(__version__, not faults, findings, requests)
+        click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+    if faults:
+        names = ", ".join(dict.fromkeys(finding.check for finding in faults))
+        raise UserError(ExitCode.UNHEALTHY, f"a mount would not work: see {names}")
+    if not as_json:
+        warnings = sum(finding.mark is visit.Mark.WARNING for finding in findings)
+        said = {0: "", 1: ", with a warning"}.get(warnings, f", with {warnings} warnings")
+        click.echo(f"A mount works here{said}.")
+
+
+def _printer() -> Callable[[str, str, str | None], None]:
+    """Return a function that prints a line with its mark, and its mend below it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    plain = not _can("✓✗→…", encoding)
+
+    def fit(text: str) -> str:
+        # What a terminal cannot show must not end the report.
+        return text.replace("…", "...").encode(encoding, "replace").decode(encoding) if plain else text
+
+    def show(mark: str, text: str, mend: str | None) -> None:
+        sign, ascii_sign, colour = _MARKS[mark]
+        line = Text(f"{ascii_sign if plain else sign} ", style=colour).append(fit(text), style="none")
+        if mend is not None:
+            line.append(f"\n{'   ->' if plain else '  →'} {fit(mend)}", style="none")
+        console.print(line, soft_wrap=True)
+
+    return show
+
+
+def _can(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

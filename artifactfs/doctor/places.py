@@ -1,0 +1,139 @@
+"""Mount point, cache, log, config file: the places that are the user's. Call through apart.py: any of them may hang."""
+
+import os
+import shlex
+import stat
+from collections.abc import Sequence
+
+from artifactfs.content import blocks
+from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
+from artifactfs.doctor.machine import Machine
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import checks
+from artifactfs.mount.table import Mount
+from artifactfs.quantities import format_size
+from artifactfs.settings import Settings, default_log_file
+
+# File systems whose answer comes over a network, and those that are memory (statfs(2) tells both by number only).
+_REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "fuse.")
+_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+def mountpoint(path: str) -> Finding:
+    """Check that something can be mounted at a path. Changes nothing: a dead mount there stays for `mount` to heal."""
+    try:
+        point = checks.place(path)
+        if checks.dead_mount(point) is not None:
+            return warning(
+                "mount point", f"a dead mount is at {point}; the next mount there heals it", _command("umount", point)
+            )
+        hidden = checks.directory(point)
+    except UserError as error:
+        mends = {
+            ExitCode.MOUNTPOINT_MISSING: f"mkdir -p {shlex.quote(os.path.abspath(path))}",
+            ExitCode.ALREADY_MOUNTED: _command("umount", path),
+        }
+        return fault("mount point", fact(error), mends.get(error.code, "mkdir -p ~/model-lab  # and mount there"))
+    if hidden is not None:
+        return warning("mount point", hidden, "mkdir -p ~/model-lab  # and mount there")
+    return good("mount point", f"{point} is an empty directory of yours")
+
+
+def _command(name: str, path: str) -> str:
+    return f"artifactfs {name} {shlex.quote(path)}"
+
+
+def config(settings: Settings) -> Finding:
+    """Look at the config file. What is wrong in it, reading the settings has told."""
+    path = settings.config_file
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return good("config file", f"none at {path}")
+    except OSError as error:
+        return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shlex.quote(path)}")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o022:
+        # It may name commands, and where the keys go.
+        return warning("config file", f"others can write {path}", f"chmod go-w {shlex.quote(path)}")
+    private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
+    return good("config file", f"{path}; {private}")
+
+
+def cache(machine: Machine, settings: Settings) -> Finding:
+    """Check the cache directory: whose it is, on what it lies, and whether there is room."""
+    path = settings.cache_dir
+    if settings.cache_size == 0:
+        return good("cache", "turned off: what is read again is fetched again")
+    if os.path.lexists(path):
+        try:
+            found = blocks.refuse_foreign(path)
+        except UserError as error:
+            return fault("cache", fact(error), "artifactfs mount --cache-dir ~/.cache/artifactfs-2 …")
+        except OSError as error:
+            return warning("cache", f"{path}: {error.strerror}; everything is fetched anew", _own(path))
+        if not os.access(path, os.W_OK | os.X_OK):
+            mend = f"chmod u+rwx {shlex.quote(path)}"
+            return warning("cache", f"{path} cannot be written, so nothing is kept", mend)
+        private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
+        lies_at = path
+    else:
+        private = ""
+        lies_at = existing_above(path)
+        if not os.access(lies_at, os.W_OK | os.X_OK):
+            return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", _own(path))
+    kind = kind_of(machine.mounts, os.path.realpath(lies_at))
+    state = os.statvfs(lies_at)
+    free = state.f_bavail * state.f_frsize
+    room = f"{format_size(free)} free"
+    if state.f_flag & os.ST_RDONLY:
+        return warning("cache", f"{path} lies on a read-only disk, so nothing is kept", _elsewhere())
+    if free <= settings.cache_min_free:
+        least = format_size(settings.cache_min_free)
+        return warning("cache", f"{path} has {room}, of which {least} are to stay free: nothing is kept", _elsewhere())
+    if kind in _MEMORY:
+        return warning("cache", f"{path} lies in memory ({kind}): what it holds is taken from programs", _elsewhere())
+    if kind.startswith(_REMOTE):
+        return warning("cache", f"{path} lies on {kind}: as slow to read as its network is", _elsewhere())
+    most = format_size(settings.cache_size)
+    return good("cache", f"{path} on {kind or 'an unknown file system'}, {most} at most, {room}{private}")
+
+
+def _own(path: str) -> str:
+    return f"sudo install -d -m 700 -o $(id -u) {shlex.quote(path)}"
+
+
+def _elsewhere() -> str:
+    return "artifactfs mount --cache-dir /var/tmp/artifactfs-$USER …"
+
+
+def log(settings: Settings, point: str | None) -> Finding:
+    """Check that a mount in the background can write its log."""
+    path = settings.log_file or default_log_file(point or "/mnt")
+    directory = os.path.dirname(path)
+    place = existing_above(path if os.path.lexists(path) else directory)
+    if os.path.isdir(path):
+        return fault("log", f"{path} is a directory", "artifactfs mount --log-file FILE …")
+    if not os.access(place, os.W_OK | (os.X_OK if os.path.isdir(place) else 0)):
+        return fault(
+            "log", f"the log of a mount in the background cannot be written: {place} is not yours to write",
+            "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …",
+        )  # fmt: skip
+    if os.path.lexists(path) and not os.path.isfile(path):
+        return skipped("log", f"goes to {path}")
+    return good("log", f"goes to {path if settings.log_file or point else directory}")
+
+
+def existing_above(path: str) -> str:
+    """Return a path, or the nearest directory above it that exists."""
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def kind_of(mounts: Sequence[Mount], path: str) -> str:
+    """Return the type of the file system that an absolute path lies on, by the mount table; empty where unknown."""
+    around = [each for each in mounts if path == each.point or path.startswith(each.point.rstrip("/") + "/")]
+    # Of several at one place the last is on top.
+    longest = max((len(each.point) for each in around), default=0)
+    return next((each.fstype for each in reversed(around) if len(each.point) == longest), "")

@@ -1,0 +1,238 @@
+"""The few requests, and the time that they may take. What their answers mean is in grants.py.
+
+Asks with the client that a mount asks with, so that it meets what a mount would meet: the same TLS, the same proxy, the
+same retries. As few requests as will do:
+
+    1  the runs last updated: keys, site, clock, rate limit
+    1  the root of a run; of up to four more where nothing is in it
+    1  a directory of that run, or 2 where the first form of its path brings nothing
+    1  some bytes of a file, and what redirects cost
+    1  the project's listing
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from artifactfs import errors
+from artifactfs.clock import boottime
+from artifactfs.doctor import grants
+from artifactfs.doctor.findings import Finding, fault, skipped, warning
+from artifactfs.doctor.grants import Heads
+from artifactfs.errors import UserError
+from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.client import DirectoryListing, ModelLab
+from artifactfs.modellab.content import Artifact, ContentEndpoint
+from artifactfs.modellab.forms import Child
+from artifactfs.modellab.models import Run
+from artifactfs.modellab.transport import Transport
+from artifactfs.settings import Settings
+
+Tell = Callable[[Finding], None]
+
+# One page: enough to find a run that is finished, and has files.
+_RUNS = 20
+# How many of them are looked into for a file. Arbitrary.
+_MOST_ROOTS = 5
+# What is read of a file, from its second byte on: a server that ignores ranges shows at once.
+_BYTES = 64
+
+
+def ask(settings: Settings, tell: Tell, *, index: bool, run_id: int | None) -> dict[str, int]:
+    """Ask the service; returns the requests that were sent, by kind. Takes two deadlines at most."""
+    try:
+        return trio.run(_ask, settings, tell, index, run_id)
+    except BaseExceptionGroup as group:
+        # Ctrl-C may come out of a task that a library started.
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
+        raise
+
+
+async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) -> dict[str, int]:
+    heads = Heads()
+    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
+    try:
+        transport = Transport(
+            settings.api_url,
+            credentials,
+            proxy=settings.proxy,
+            ca_file=settings.ca_file,
+            clock=boottime,
+            on_answer=lambda kind, status, told: heads.add(kind, status, told, time.time()),
+        )
+    except UserError:
+        # Said already, of the certificates.
+        tell(skipped("service", "not asked: there are no certificates to trust"))
+        return {}
+    try:
+        visit = Visit(settings, transport, heads, tell)
+        with trio.move_on_after(2 * settings.deadline):
+            if await visit.reach():
+                with trio.move_on_after(settings.deadline) as rest:
+                    await visit.look(run_id, index=index)
+                if rest.cancelled_caught:
+                    tell(
+                        warning(visit.step, f"no answer within {settings.deadline:g} s, so what follows was not asked")
+                    )
+        return transport.cost().requests
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await transport.aclose()
+
+
+@dataclass
+class _Found:
+    """Where something is to be tried: a run, what was listed of it, and a file."""
+
+    run: Run
+    root: DirectoryListing
+    listings: dict[str, DirectoryListing] = field(default_factory=dict)
+
+    def files(self) -> list[tuple[str, Child]]:
+        """Return the files that were listed, by their path below the run's root."""
+        return [
+            (f"{path}/{child.name.decode()}".lstrip("/"), child)
+            for path, listing in self.listings.items()
+            for child in listing.children.by_name.values()
+            if not child.is_dir
+        ]
+
+
+class Visit:
+    """The questions in their order. `step` names the one that is being asked."""
+
+    def __init__(self, settings: Settings, transport: Transport, heads: Heads, tell: Tell) -> None:
+        self.step = "service"
+        self._settings = settings
+        self._transport = transport
+        self._service = ModelLab(transport, deadline_s=settings.deadline * 0.95)
+        self._contents = ContentEndpoint(transport, deadline_s=settings.deadline)
+        self._heads = heads
+        self._tell = tell
+        self._runs: list[Run] = []
+
+    async def reach(self) -> bool:
+        """Make the one call that says most; returns whether there is more to ask."""
+        start = boottime()
+        try:
+            self._runs = await self._service.list_runs(_RUNS)
+        except errors.ServiceError as error:
+            for finding in grants.refused(self._settings, error):
+                self._tell(finding)
+            self._of_the_answer()
+            return False
+        self._tell(grants.answered(self._settings, boottime() - start, self._heads.statuses("runs")))
+        self._of_the_answer()
+        return True
+
+    def _of_the_answer(self) -> None:
+        for finding in (grants.clock(self._heads), grants.rate_limit(self._heads)):
+            if finding is not None:
+                self._tell(finding)
+
+    async def look(self, run_id: int | None, *, index: bool) -> None:
+        """Find out what the service grants."""
+        found = await self._somewhere(run_id)
+        if found is None:
+            return
+        await self._directory(found)
+        await self._content(found)
+        if index:
+            await self._index(found)
+        else:
+            self._tell(skipped("index", "not asked for (--no-index)"))
+
+    async def _somewhere(self, run_id: int | None) -> _Found | None:
+        """Find a run that holds a file, and list its root."""
+        self.step = "listing"
+        candidates: Sequence[int] = [run_id] if run_id is not None else self._candidates()
+        found: _Found | None = None
+        for each in candidates:
+            try:
+                run = next((run for run in self._runs if run.run_id == each), None) or await self._service.get_run(each)
+                root = await self._service.list_directory(each, "")
+            except errors.NotFound as error:
+                if run_id is not None:
+                    self._tell(warning("listing", f"there is no run {run_id}: {error}", "artifactfs doctor --run ID"))
+                    return None
+                continue
+            except errors.ServiceError as error:
+                self._tell(fault("listing", f"run {each} cannot be listed: {error}", grants.ANOTHER_RUN))
+                return None
+            found = _Found(run, root, {"": root})
+            if root.children.by_name:
+                self._tell(grants.listing(each, root))
+                return found
+        if found is None and not candidates:
+            self._tell(skipped("listing", "this account has no run: nothing to try it on"))
+        else:
+            looked = "the run has no file" if run_id is not None else f"of {len(candidates)} runs none has a file"
+            self._tell(skipped("listing", f"{looked}: nothing to try it on; name one with --run"))
+        return None
+
+    def _candidates(self) -> list[int]:
+        """Return the runs to look into: those that are finished first, as those are done with their files."""
+        return [run.run_id for run in sorted(self._runs, key=lambda run: not run.finished)][:_MOST_ROOTS]
+
+    async def _directory(self, found: _Found) -> None:
+        """List a directory below the root: its path may want a slash, and its answer may be relative to it."""
+        self.step = "directories"
+        child = next((each for each in found.root.children.by_name.values() if each.is_dir), None)
+        if child is None:
+            self._tell(skipped("directories", "the run has none: nothing to try it on"))
+            return
+        name = child.name.decode()
+        before = self._transport.cost()
+        try:
+            listing = await self._service.list_directory(found.run.run_id, name, slash=child.slash)
+        except errors.ServiceError as error:
+            self._tell(
+                fault(
+                    "directories",
+                    f"a directory of run {found.run.run_id} cannot be listed: {error}",
+                    grants.ANOTHER_RUN,
+                )
+            )
+            return
+        found.listings[name] = listing
+        asked = (self._transport.cost() - before).requests.get("listing", 0)
+        self._tell(grants.directories(self._service.slash, self._service.base, listing, asked))
+
+    async def _content(self, found: _Found) -> None:
+        """Read some bytes from the middle of the smallest file that has a middle."""
+        self.step = "contents"
+        files = [(child.size_bytes or 0, path, child) for path, child in found.files()]
+        usable = [each for each in files if each[0] > 1] or [each for each in files if each[2].size_bytes is None]
+        if not usable:
+            self._tell(skipped("contents", "no file was listed that has a byte: nothing to try it on"))
+            return
+        size, path, child = min(usable, key=lambda each: each[0])
+        artifact = Artifact(found.run.project_id, f"{found.root.path_in_project.rstrip('/')}/{path}")
+        end = 1 + (min(_BYTES, size - 1) if size else _BYTES)
+        try:
+            async with self._contents.get(artifact, 1, end, size=child.size_bytes) as body:
+                came = 0
+                if not body.whole:
+                    async for chunk in body.chunks:
+                        came += len(chunk)
+                for finding in grants.contents(body, child.size_bytes, end, came, self._heads):
+                    self._tell(finding)
+        except errors.ServiceError as error:
+            self._tell(grants.unreadable(error))
+
+    async def _index(self, found: _Found) -> None:
+        """Ask for the project's listing, and compare it with the directories that were listed."""
+        self.step = "index"
+        prefix = found.root.path_in_project.rstrip("/") + "/"
+        comparison = grants.Comparison(prefix, set(found.listings), dict(found.files()))
+
+        start = boottime()
+        try:
+            await self._service.project_files(found.run.project_id, comparison.add)
+        except errors.ServiceError as error:
+            self._tell(grants.no_index(error))
+            return
+        self._tell(grants.index(comparison, boottime() - start))

@@ -1,0 +1,108 @@
+"""One visit: all checks in their order, each told as soon as it is done."""
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from artifactfs import settings
+from artifactfs.doctor import places, setup, system
+from artifactfs.doctor.apart import apart
+from artifactfs.doctor.findings import Finding, fault, skipped, warning
+from artifactfs.doctor.machine import Machine
+from artifactfs.doctor.setup import Given
+from artifactfs.errors import UserError
+from artifactfs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Finding], None]
+Found = Finding | Iterable[Finding] | None
+
+# For one look at a file system that may not answer. Arbitrary: a network's file system on a bad day.
+_LOOK_S = 5.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to look at. `run_id`: a run to try the service on, in place of one of the last."""
+
+    given: Given
+    mountpoint: str | None = None
+    offline: bool = False
+    index: bool = True
+    run_id: int | None = None
+
+
+def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dict[str, int]:
+    """Make all checks; returns the requests that were sent, by kind. Takes two deadlines and some seconds at most."""
+    machine = machine or Machine()
+    its = setup.read(request.given)
+    settings.drop_keys()
+    loaded = its.settings
+    for finding in its.findings:
+        tell(finding)
+    _aside(tell, "config file", partial(places.config, loaded))
+    _here(tell, "proxy", lambda: setup.proxy(loaded, settings.unread_proxies()))
+    # First what forks: after it there may be threads.
+    if request.mountpoint is not None:
+        _aside(tell, "mount point", partial(places.mountpoint, request.mountpoint))
+    _aside(tell, "cache", partial(places.cache, machine, loaded))
+    _aside(tell, "log", partial(places.log, loaded, request.mountpoint))
+    _of_the_machine(tell, machine, loaded)
+    _here(tell, "certificates", lambda: setup.certificates(loaded, settings.unread_ca_files()))
+    if request.offline:
+        tell(skipped("service", "not asked (--offline)"))
+        return {}
+    if not its.may_ask:
+        tell(skipped("service", "not asked: what is wrong with the settings has to be mended first"))
+        return {}
+    from artifactfs.doctor import service
+
+    return service.ask(loaded, tell, index=request.index, run_id=request.run_id)
+
+
+def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
+    requirements = importlib.metadata.requires("artifactfs") or []
+    _here(tell, "python", lambda: system.python(machine))
+    _here(tell, "fuse device", lambda: system.device(machine))
+    _here(tell, "privilege", lambda: system.privilege(machine))
+    _here(tell, "fusermount3", lambda: system.fusermount(machine))
+    _here(tell, "allow_other", lambda: system.fuse_conf(machine, allow_other=loaded.allow_other))
+    _here(tell, "open files", lambda: system.open_files(machine))
+    _here(tell, "updatedb", lambda: system.updatedb(machine))
+    _here(tell, "logout", lambda: system.logout(machine))
+    _here(tell, "mounts", lambda: system.mounts(machine))
+    _here(tell, "libraries", lambda: system.libraries(requirements))
+
+
+def _here(tell: Tell, check: str, look: Callable[[], Found]) -> None:
+    """Make a check in this process; one that breaks is told, and the others go on."""
+    try:
+        for finding in _listed(look()):
+            tell(finding)
+    except (OSError, UserError) as error:
+        tell(warning(check, f"could not be looked at: {error}"))
+    except Exception as error:
+        log.debug("a check broke", exc_info=True)
+        tell(warning(check, f"could not be looked at: {type(error).__name__} (this is a bug, please report it)"))
+
+
+def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> None:
+    """Make a check in a child process, which is left behind if it hangs."""
+
+    def findings() -> Iterable[Finding]:
+        found = apart(lambda: _listed(look()), _LOOK_S)
+        return [_silent(check)] if found is None else found
+
+    _here(tell, check, findings)
+
+
+def _silent(check: str) -> Finding:
+    text = f"the file system there does not answer within {_LOOK_S:g} s"
+    return fault(check, text, "mount | grep -E 'fuse|nfs|cifs'  # and umount -l what is dead")
+
+
+def _listed(found: Found) -> list[Finding]:
+    return [] if found is None else [found] if isinstance(found, Finding) else list(found)

@@ -1,0 +1,321 @@
+"""`artifactfs doctor` as it is typed: a service that is right, wrong, slow or gone, and a machine that lacks much."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from artifactfs.emulator import sample
+from artifactfs.errors import ExitCode
+from tests.doctoring import Told, ask
+from tests.harness import Lab, Shell, start_process, wait_until
+from tests.tlsproxy import certificate, tls_proxy
+
+# Requests where all goes well: the runs, a run's root, a directory of it, a part of a file, the project's listing.
+ALL = {"runs": 1, "listing": 2, "content": 1, "index": 1}
+
+
+# --- a service that is as it should be ------------------------------------------------------------------
+
+
+def test_all_is_well(shell: Shell, lab: Lab) -> None:
+    """Five requests tell all; a mark for each check, and the exit code says that a mount works."""
+    told = ask(shell, shell.directory_for_mount(), code=0)
+    assert told.requests == ALL
+    told.says("service", "good", "is a Model Lab", f"127.0.0.1:{lab.port}")
+    told.says("keys", "good", "DD_API_KEY", "DD_APP_KEY")
+    told.says("rate limit", "good", "of 6,000")
+    told.says("contents", "good", "206")
+    told.says("index", "good", "agrees")
+    told.says("directories", "good", "with a slash", "the run's root")
+    told.says("mount point", "good")
+    assert "fault" not in {row["mark"] for row in told.checks.values()}
+
+
+def test_a_mount_of_it_works(shell: Shell) -> None:
+    """What the doctor calls healthy can be mounted, and is then told."""
+    ask(shell, shell.directory_for_mount(), code=0)
+    mounted = shell.mount()
+    told = ask(shell, mounted.point, code=ExitCode.UNHEALTHY)
+    told.says("mount point", "fault", "already mounted", f"artifactfs umount {mounted.point}")
+    assert "mount point" in told.err
+    assert mounted.point in told.checks["mounts"]["text"]
+    assert mounted.sh('ls "$M"').ok()
+
+
+def test_a_dead_mount(shell: Shell) -> None:
+    """A mount whose process was killed is told with the command that takes it away, which does."""
+    mounted = shell.mount()
+    os.kill(mounted.pid, signal.SIGKILL)
+    wait_until(lambda: not shell.processes(), "the process's end")
+    told = ask(shell, mounted.point, code=0)
+    told.says("mount point", "warning", "dead mount", "artifactfs umount")
+    mounted.umount()
+    ask(shell, mounted.point, code=0).says("mount point", "good")
+
+
+def test_a_wedged_mount(shell: Shell) -> None:
+    """Beside a mount whose process is stopped, and on it, the doctor ends; it neither hangs nor kills."""
+    mounted = shell.mount()
+    pid = mounted.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        told = ask(shell, mounted.point, "--cache-dir", mounted.path("cache"), code=ExitCode.UNHEALTHY)
+        assert told.checks["mount point"]["mark"] == "fault"
+        told.says("cache", "fault", "does not answer")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    mounted.sh('ls "$M"').ok()
+
+
+def test_without_the_index_and_offline(shell: Shell) -> None:
+    told = ask(shell, "--no-index", code=0)
+    assert told.requests == {name: count for name, count in ALL.items() if name != "index"}
+    told.says("index", "skipped", "--no-index")
+    told = ask(shell, "--offline", code=0)
+    assert told.requests == {}
+    told.says("service", "skipped", "--offline")
+    assert told.checks["fuse device"]["mark"] == "good"
+
+
+def test_one_run(shell: Shell, lab: Lab) -> None:
+    """--run says which; one that is not there is told."""
+    told = ask(shell, "--run", str(sample.RUN), code=0)
+    told.says("listing", "good", f"run {sample.RUN} ")
+    told = ask(shell, "--run", "999999999", code=0)
+    told.says("listing", "warning", "no run 999999999")
+    empty = lab.new_run({})
+    ask(shell, "--run", str(empty), code=0).says("listing", "skipped", "nothing to try it on")
+
+
+def test_nothing_to_try_it_on(shell: Shell, lab: Lab) -> None:
+    """An account without runs, and one whose runs are empty."""
+    page = {"data": [], "meta": {"page": {"number": 0, "last_number": 0}}}
+    lab.fault("runs", {"body": json.dumps(page)})
+    ask(shell, code=0).says("listing", "skipped", "no run", "nothing to try it on")
+    lab.faults()
+    lab.fault("listing", {"body": json.dumps({"data": {"attributes": {"files": [], "path_in_project": "p"}}})})
+    told = ask(shell, code=0)
+    told.says("listing", "skipped", "of 5 runs none", "--run")
+    assert told.requests == {"runs": 1, "listing": 5}
+
+
+# --- what the service grants ----------------------------------------------------------------------------
+
+SWITCHES: list[tuple[dict[str, object], str, str, str]] = [
+    ({"slash": "required"}, "directories", "good", "with a slash"),
+    ({"slash": "refused"}, "directories", "good", "without a slash at the end"),
+    ({"base": "relative"}, "directories", "good", "the queried directory"),
+    ({"depth": "recursive"}, "directories", "good", "with a slash"),
+    ({"ranges": "ignored"}, "contents", "warning", "ranges are ignored"),
+    ({"redirect": "other"}, "contents", "good", "after 1 redirect"),
+    ({"redirect": "loop"}, "contents", "fault", "redirects"),
+    ({"wrong_content": "html"}, "contents", "fault", "HTML"),
+    ({"wrong_content": "wrong_range"}, "contents", "fault", "asked for bytes"),
+    ({"etag": "strong"}, "validators", "good", "ETag"),
+    ({"etag": "weak"}, "validators", "skipped", "weak"),
+    ({"last_modified": True}, "validators", "good", "Last-Modified"),
+    ({"index": "404"}, "index", "warning", "404"),
+    ({"index": "ghosts"}, "index", "warning", "not there"),
+    ({"index": "other"}, "index", "warning", "lacks"),
+    ({"index": "empty"}, "index", "warning", "lacks"),
+    ({"index": "html"}, "index", "warning", "no project's listing"),
+    ({"index": "cut"}, "index", "warning", "no project's listing"),
+    ({"rate_limit_headers": False}, "rate limit", "skipped", "does not tell"),
+    ({"page_base": 1, "page_meta": "none"}, "service", "good", "is a Model Lab"),
+    ({"clock_skew_s": 3600}, "clock", "warning", "60 minutes behind"),
+    ({"clock_skew_s": -86400 * 9}, "clock", "warning", "9 days ahead"),
+]
+
+
+@pytest.mark.parametrize(("switches", "check", "mark", "said"), SWITCHES, ids=[str(row[0]) for row in SWITCHES])
+def test_what_is_granted(switches: dict[str, object], check: str, mark: str, said: str, shell: Shell, lab: Lab) -> None:
+    """Each form that a service may have is told as it is; only what keeps files from being read is a fault."""
+    lab.switch(**switches)
+    told = ask(shell, "--run", str(sample.RUN), code=ExitCode.UNHEALTHY if mark == "fault" else 0)
+    told.says(check, mark, said)
+
+
+def test_an_index_that_stalls(shell: Shell, lab: Lab) -> None:
+    """It costs its own time only: all else is told, and a mount works."""
+    lab.switch(index="stall")
+    told = ask(shell, "--deadline", "1s", code=0)
+    told.says("index", "warning", "no answer" if "no answer" in told.checks["index"]["text"] else "did not answer")
+    told.says("contents", "good")
+
+
+# --- a service that is not ------------------------------------------------------------------------------
+
+
+def test_wrong_keys(shell: Shell) -> None:
+    """One call is made, and the keys are not said."""
+    told = ask(shell, env={"DD_APP_KEY": "wrong-key-of-mine"}, code=ExitCode.UNHEALTHY)
+    told.says("service", "fault", "keys are rejected", "403", "DD_API_KEY")
+    assert told.requests == {"runs": 1}
+    assert "wrong-key-of-mine" not in json.dumps(told.checks)
+
+
+def test_no_keys(shell: Shell) -> None:
+    """The service is looked for all the same."""
+    told = ask(shell, env={"DD_APP_KEY": None, "DD_API_KEY": None}, code=ExitCode.UNHEALTHY)
+    told.says("keys", "fault", "no API key", "export DD_API_KEY")
+    told.says("service", "good", "asks for keys")
+    told.says("clock", "good")
+
+
+FAULTS: list[tuple[dict[str, object], str, list[str]]] = [
+    ({"status": 401}, "fault", ["keys are rejected"]),
+    ({"html": True}, "fault", ["no Model Lab", "not JSON"]),
+    ({"html": True, "status": 403}, "fault", ["an HTML page"]),
+    ({"status": 404}, "fault", ["no Model Lab"]),
+    (
+        {"status": 302, "headers": {"Location": "https://elsewhere.invalid/login"}},
+        "fault",
+        ["no Model Lab", "redirect"],
+    ),
+    ({"status": 503}, "fault", ["503", "--wait"]),
+    ({"rate_limit": {"reset_s": 3000, "period": 3600}}, "fault", ["rate-limiting", "sleep"]),
+    ({"stall": True}, "fault", ["did not answer"]),
+    ({"cut_after": -1}, "fault", ["connection", "lost"]),
+    ({"body": "{}"}, "fault", ["no Model Lab"]),
+]
+
+
+@pytest.mark.parametrize(("then", "mark", "said"), FAULTS, ids=[str(row[0]) for row in FAULTS])
+def test_a_service_that_fails(then: dict[str, object], mark: str, said: list[str], shell: Shell, lab: Lab) -> None:
+    """Each is told with what mends it, and nothing more is asked."""
+    lab.fault("runs", then)
+    told = ask(shell, "--deadline", "2s", code=ExitCode.UNHEALTHY)
+    told.says("service", mark, *said)
+    assert set(told.requests) == {"runs"}
+
+
+def test_a_service_that_fails_once(shell: Shell, lab: Lab) -> None:
+    """A mount would try again, so it is a warning."""
+    lab.fault("runs", {"status": 503}, times=1)
+    told = ask(shell, code=0)
+    told.says("service", "warning", "after it had failed with 503")
+    assert told.requests["runs"] == 2
+
+
+def test_keys_that_may_not_read(shell: Shell, lab: Lab) -> None:
+    lab.fault("content", {"status": 403})
+    told = ask(shell, code=ExitCode.UNHEALTHY)
+    told.says("contents", "fault", "list, but not read")
+    assert told.requests == ALL
+
+
+def test_nobody_is_there(shell: Shell, own_lab: Lab) -> None:
+    shell.lab = own_lab
+    own_lab.stop()
+    told = Told(shell.cli("doctor", "--json", "--api-url", own_lab.url, "--deadline", "2s"))
+    assert told.code == ExitCode.UNHEALTHY
+    told.says("service", "fault", "refuses connections")
+
+
+def test_tls(shell: Shell, lab: Lab) -> None:
+    """A certificate that nobody trusts, one that is trusted, one of another host: each as OpenSSL says it."""
+    cert, key = certificate(shell.make_directory("tls"), "127.0.0.1")
+    with tls_proxy(lab.port, cert, key, connect=False) as front:
+        url = ("--api-url", f"https://127.0.0.1:{front.port}")
+        told = Told(shell.cli("doctor", "--json", *url))
+        told.says("service", "fault", "self-signed", "--ca-file")
+        told = Told(shell.cli("doctor", "--json", *url, "--ca-file", cert))
+        told.says("service", "good")
+        told.says("certificates", "good", "1 trusted", cert)
+    other = certificate(shell.make_directory("other"), "elsewhere.invalid")
+    with tls_proxy(lab.port, *other, connect=False) as front:
+        told = Told(
+            shell.cli("doctor", "--json", "--api-url", f"https://127.0.0.1:{front.port}", "--ca-file", other[0])
+        )
+        told.says("service", "fault", "certificate is not valid for", "--site")
+    told = Told(shell.cli("doctor", "--json", "--api-url", lab.url, "--ca-file", key))
+    told.says("certificates", "fault", key)
+    told.says("service", "skipped", "no certificates")
+
+
+def test_a_proxy(shell: Shell, lab: Lab) -> None:
+    """A site through a proxy; a proxy that is not there; the proxy's password is not said."""
+    cert, key = certificate(shell.make_directory("tls"), "api.datadoghq.eu")
+    with tls_proxy(lab.port, cert, key) as front:
+        options = ("--site", "datadoghq.eu", "--ca-file", cert, "--deadline", "5s")
+        done = shell.cli("doctor", "--json", *options, "--proxy", f"http://me:pass-word@127.0.0.1:{front.port}")
+        told = Told(done)
+        told.says("service", "good", f"through the proxy http://127.0.0.1:{front.port}")
+        assert "pass-word" not in done.text + done.err
+        wrong_keys = shell.cli(
+            "doctor", "--json", *options, "--proxy", f"http://127.0.0.1:{front.port}", env={"DD_APP_KEY": "x"}
+        )
+        Told(wrong_keys).says("service", "fault", "datadoghq.eu rejects the keys", "another site", "DD_SITE")
+    told = Told(shell.cli("doctor", "--json", *options, "--proxy", f"http://127.0.0.1:{front.port}"))
+    told.says("service", "fault", "proxy", f"curl -x http://127.0.0.1:{front.port}")
+
+
+# --- how it is told -------------------------------------------------------------------------------------
+
+
+def test_for_people(shell: Shell, lab: Lab) -> None:
+    """A line for each check, with its mark; below what is wrong, the command; at the end one sentence."""
+    done = shell.cli("doctor", "--api-url", lab.url).ok()
+    lines = done.text.splitlines()
+    assert all(line[:2] in ("✓ ", "! ", "- ") or line.startswith("  → ") for line in lines[:-1])
+    assert lines[-1].startswith("A mount works here")
+    assert "\x1b" not in done.text
+    done = shell.cli("doctor", "--api-url", lab.url, env={"DD_APP_KEY": "x"})
+    assert done.code == ExitCode.UNHEALTHY
+    assert "✗ service: " in done.text
+    assert "  → export DD_API_KEY" in done.text
+    assert done.err == "artifactfs: a mount would not work: see service\n"
+
+
+def test_a_terminal_without_unicode(shell: Shell, lab: Lab) -> None:
+    env = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    done = shell.cli("doctor", "--api-url", lab.url, shell.path("späth"), env=env)
+    assert done.code == ExitCode.UNHEALTHY
+    assert "XX mount point: " in done.text
+    assert done.text.isascii()
+
+
+def test_colour_on_a_terminal(shell: Shell, lab: Lab) -> None:
+    """Colours are for terminals; NO_COLOR says none."""
+    command = f"{shell.program[0]} doctor --offline"
+    on = shell.env | {"TERM": "xterm-256color"}
+    for env, coloured in ((on, True), (on | {"NO_COLOR": "1"}, False)):
+        with start_process(("script", "-qec", command, "/dev/null"), env=env) as process:
+            out, _ = process.communicate(timeout=30)
+        assert ("\x1b[32m✓".encode() in out) == coloured, out[:300]
+
+
+def test_ctrl_c(shell: Shell, lab: Lab) -> None:
+    """While it waits for a service that stalls, it ends at once with 130, without a traceback."""
+    lab.fault("runs", {"stall": True})
+    lab.reset()
+    with shell.background("doctor", "--api-url", lab.url) as process:
+        wait_until(lambda: lab.requests().get("runs"), "the request")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("config", ["listing_ttl = \n", "no_such_setting = 1\n", "app_key = 'x'\n"])
+def test_a_broken_config(config: str, shell: Shell, lab: Lab) -> None:
+    """It is a finding among others, and the service is not asked, as its place may be in there."""
+    os.makedirs(shell.path("config/artifactfs"))
+    with open(shell.path("config/artifactfs/config.toml"), "w", encoding="ascii") as file:
+        file.write(config)
+    os.chmod(file.name, 0o644)
+    told = ask(shell, code=ExitCode.UNHEALTHY)
+    told.says("settings", "fault", file.name)
+    told.says("service", "skipped", "settings")
+    told.says("fuse device", "good")
+    assert told.requests == {}
+
+
+@pytest.mark.parametrize("arguments", [["--run", "0"], ["--run", "x"], ["a", "b"], ["--no-such"]])
+def test_bad_input(arguments: list[str], shell: Shell) -> None:
+    done = shell.cli("doctor", *arguments)
+    assert done.code == ExitCode.USAGE
+    assert done.err.count("\n") == 1
+    assert "doctor --help" in done.err

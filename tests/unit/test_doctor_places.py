@@ -1,0 +1,167 @@
+"""artifactfs.doctor.places: mount point, cache, log and config file, in directories of the test's."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from artifactfs import settings
+from artifactfs.content import blocks
+from artifactfs.doctor import places
+from artifactfs.doctor.findings import Finding, Mark
+from artifactfs.doctor.machine import Machine
+from artifactfs.mount.table import Mount
+from artifactfs.settings import Settings
+from tests.harness import needs_root
+
+
+def loaded(directory: Path, **flags: str) -> Settings:
+    flags = {"cache_dir": str(directory / "cache"), "log_file": str(directory / "log"), "cache_min_free": "1K"} | flags
+    return settings.load(flags, config_file=os.devnull, environ={}, need_keys=False)
+
+
+def on(fstype: str, point: str = "/") -> Machine:
+    """Return a machine whose mount table has one row."""
+    return Machine(mounts=[Mount("0:1", point, fstype, "x")])
+
+
+def check(found: Finding, mark: Mark, *said: str) -> None:
+    assert found.mark is mark, found
+    for text in said:
+        assert text in f"{found.text} {found.mend}"
+
+
+# --- the mount point ------------------------------------------------------------------------------------
+
+
+def test_a_mount_point(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    check(places.mountpoint(str(tmp_path / "a b")), Mark.GOOD, "empty directory")
+    (tmp_path / "a b" / "mine").touch()
+    check(places.mountpoint(str(tmp_path / "a b")), Mark.WARNING, "not empty", "hidden until")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("no such", "does not exist"), ("file", "is not a directory"), ("file/x", "Not a directory")]
+)
+def test_no_mount_point(path: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check(places.mountpoint(str(tmp_path / path)), Mark.FAULT, said, "mkdir -p")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/etc"])
+def test_no_place(path: str) -> None:
+    check(places.mountpoint(path), Mark.FAULT, "no place for a mount")
+
+
+def test_the_command_for_a_mount_point(tmp_path: Path) -> None:
+    """A name with a space is quoted, and a relative path is whole."""
+    found = places.mountpoint(str(tmp_path / "no such"))
+    assert found.mend == f"mkdir -p '{tmp_path}/no such'"
+
+
+# --- the config file ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "mark", "said"),
+    [
+        (0o600, Mark.GOOD, "you alone"),
+        (0o644, Mark.GOOD, "holds no keys"),
+        (0o664, Mark.WARNING, "others can write"),
+        (0o602, Mark.WARNING, "chmod go-w"),
+    ],
+)
+def test_the_config_file(mode: int, mark: Mark, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('listing_ttl = "5m"\n')
+    file.chmod(mode)
+    its = settings.load({}, config_file=str(file), environ={}, need_keys=False)
+    check(places.config(its), mark, said, str(file))
+    file.unlink()
+    check(places.config(its), Mark.GOOD, "none")
+
+
+# --- the cache ------------------------------------------------------------------------------------------
+
+
+def test_a_cache(tmp_path: Path) -> None:
+    """One that is there and one that is still to be made; what it lies on, how much it may hold, how much is free."""
+    for _ in range(2):
+        found = places.cache(on("ext4"), loaded(tmp_path, cache_size="3G"))
+        check(found, Mark.GOOD, "ext4", "3 GiB at most", "free", str(tmp_path / "cache"))
+        (tmp_path / "cache").mkdir(mode=0o700, exist_ok=True)
+    check(places.cache(on("ext4"), loaded(tmp_path, cache_size="0")), Mark.GOOD, "turned off")
+    (tmp_path / "cache").chmod(0o755)
+    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.GOOD, "becomes 0700")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("tmpfs", "in memory"), ("nfs4", "network"), ("cifs", "network"), ("fuse.sshfs", "network")]
+)
+def test_a_cache_on_an_odd_file_system(kind: str, said: str, tmp_path: Path) -> None:
+    check(places.cache(on(kind), loaded(tmp_path)), Mark.WARNING, said, kind, "--cache-dir")
+
+
+def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:
+    check(places.cache(on("ext4"), loaded(tmp_path, cache_min_free="900T")), Mark.WARNING, "nothing is kept", "900 TiB")
+
+
+def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
+    """A mount refuses it, so it is a fault."""
+    (tmp_path / "cache").touch()
+    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.FAULT, "belongs to somebody else", "--cache-dir")
+
+
+@needs_root
+def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    os.chown(tmp_path / "cache", 12345, 12345)
+    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.FAULT, "belongs to somebody else")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel says of access counts; root is told yes, so it is told no for him."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.WARNING, "cannot be made", "install -d")
+    (tmp_path / "cache").mkdir()
+    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.WARNING, "cannot be written", "chmod u+rwx")
+
+
+def test_a_cache_that_mounts_refuse_is_one_that_the_doctor_refuses(tmp_path: Path) -> None:
+    """Doctor and mount go by the same function: what the one lets pass, the other does."""
+    (tmp_path / "cache").mkdir()
+    assert blocks.prepare(str(tmp_path / "cache"))
+    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.GOOD)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/", "ext4"), ("/mnt", "nfs"), ("/mnt/a/b", "nfs"), ("/mnta", "ext4"), ("/mnt/top/x", "tmpfs")]
+)
+def test_what_a_path_lies_on(path: str, kind: str) -> None:
+    """The longest place that holds it, and of several there the last."""
+    rows = [("/", "ext4"), ("/mnt", "ext3"), ("/mnt/top", "tmpfs"), ("/mnt", "nfs")]
+    assert places.kind_of([Mount("0:1", point, fstype, "") for point, fstype in rows], path) == kind
+
+
+def test_an_unknown_file_system() -> None:
+    assert places.kind_of([], "/a") == ""
+
+
+# --- the log --------------------------------------------------------------------------------------------
+
+
+def test_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(places.log(loaded(tmp_path), None), Mark.GOOD, str(tmp_path / "log"))
+    check(places.log(loaded(tmp_path, log_file=str(tmp_path)), None), Mark.FAULT, "is a directory", "--log-file")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    check(places.log(loaded(tmp_path), None), Mark.FAULT, "not yours to write", "--log-file")
+
+
+def test_the_log_of_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --log-file it is the file that a mount there would have."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    its = dataclasses.replace(loaded(tmp_path), log_file=None)
+    check(places.log(its, "/a/b"), Mark.GOOD, settings.default_log_file("/a/b"))
+    check(places.log(its, None), Mark.GOOD, str(tmp_path / "artifactfs" / "log"))
