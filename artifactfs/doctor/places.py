@@ -60,11 +60,13 @@ def config(settings: Settings) -> Finding:
     return good("config file", f"{path}; {private}")
 
 
-def cache(machine: Machine, settings: Settings) -> Finding:
+def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
     """Check the cache directory: whose it is, on what it lies, and whether there is room."""
     path = settings.cache_dir
     if settings.cache_size == 0:
         return good("cache", "turned off: what is read again is fetched again")
+    if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
+        return warning("cache", f"{path} is below the mount point, where nothing can be written", _elsewhere())
     if os.path.lexists(path):
         try:
             found = blocks.refuse_foreign(path)

@@ -48,7 +48,7 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     # First what forks: after it there may be threads.
     if request.mountpoint is not None:
         _aside(tell, "mount point", partial(places.mountpoint, request.mountpoint))
-    _aside(tell, "cache", partial(places.cache, machine, loaded))
+    _aside(tell, "cache", partial(places.cache, machine, loaded, request.mountpoint))
     _aside(tell, "log", partial(places.log, loaded, request.mountpoint))
     _of_the_machine(tell, machine, loaded)
     _here(tell, "certificates", lambda: setup.certificates(loaded, settings.unread_ca_files()))

@@ -89,51 +89,62 @@ def test_the_config_file(mode: int, mark: Mark, said: str, tmp_path: Path) -> No
 def test_a_cache(tmp_path: Path) -> None:
     """One that is there and one that is still to be made; what it lies on, how much it may hold, how much is free."""
     for _ in range(2):
-        found = places.cache(on("ext4"), loaded(tmp_path, cache_size="3G"))
+        found = places.cache(on("ext4"), loaded(tmp_path, cache_size="3G"), None)
         check(found, Mark.GOOD, "ext4", "3 GiB at most", "free", str(tmp_path / "cache"))
         (tmp_path / "cache").mkdir(mode=0o700, exist_ok=True)
-    check(places.cache(on("ext4"), loaded(tmp_path, cache_size="0")), Mark.GOOD, "turned off")
+    check(places.cache(on("ext4"), loaded(tmp_path, cache_size="0"), None), Mark.GOOD, "turned off")
     (tmp_path / "cache").chmod(0o755)
-    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.GOOD, "becomes 0700")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.GOOD, "becomes 0700")
 
 
 @pytest.mark.parametrize(
     ("kind", "said"), [("tmpfs", "in memory"), ("nfs4", "network"), ("cifs", "network"), ("fuse.sshfs", "network")]
 )
 def test_a_cache_on_an_odd_file_system(kind: str, said: str, tmp_path: Path) -> None:
-    check(places.cache(on(kind), loaded(tmp_path)), Mark.WARNING, said, kind, "--cache-dir")
+    check(places.cache(on(kind), loaded(tmp_path), None), Mark.WARNING, said, kind, "--cache-dir")
+
+
+def test_a_cache_below_the_mount_point(tmp_path: Path) -> None:
+    its = loaded(tmp_path)
+    check(places.cache(on("ext4"), its, str(tmp_path)), Mark.WARNING, "below the mount point", "--cache-dir")
+    check(places.cache(on("ext4"), its, str(tmp_path / "cac")), Mark.GOOD)
 
 
 def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:
-    check(places.cache(on("ext4"), loaded(tmp_path, cache_min_free="900T")), Mark.WARNING, "nothing is kept", "900 TiB")
+    check(
+        places.cache(on("ext4"), loaded(tmp_path, cache_min_free="900T"), None),
+        Mark.WARNING,
+        "nothing is kept",
+        "900 TiB",
+    )
 
 
 def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
     """A mount refuses it, so it is a fault."""
     (tmp_path / "cache").touch()
-    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.FAULT, "belongs to somebody else", "--cache-dir")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to somebody else", "--cache-dir")
 
 
 @needs_root
 def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, 12345)
-    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.FAULT, "belongs to somebody else")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to somebody else")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel says of access counts; root is told yes, so it is told no for him."""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.WARNING, "cannot be made", "install -d")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be made", "install -d")
     (tmp_path / "cache").mkdir()
-    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.WARNING, "cannot be written", "chmod u+rwx")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be written", "chmod u+rwx")
 
 
 def test_a_cache_that_mounts_refuse_is_one_that_the_doctor_refuses(tmp_path: Path) -> None:
     """Doctor and mount go by the same function: what the one lets pass, the other does."""
     (tmp_path / "cache").mkdir()
     assert blocks.prepare(str(tmp_path / "cache"))
-    check(places.cache(on("ext4"), loaded(tmp_path)), Mark.GOOD)
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.GOOD)
 
 
 @pytest.mark.parametrize(
