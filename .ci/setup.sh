@@ -110,7 +110,22 @@ for_mounting() {
 
 for_tests() {
   need $(missing_programs fusermount3:fuse3 $TEST_PROGRAMS)
+  nginx_alone
   device
+}
+
+# nginx, of which the tests run one of their own: Debian would start the system's, now and at each boot.
+nginx_alone() {
+  local policy=/usr/sbin/policy-rc.d made="" code=0
+  [ -z "$(PATH=$PATH:/usr/sbin command -v nginx)" ] || return 0
+  if [ ! -e "$policy" ] && printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null; then
+    made=yes
+    as_root chmod 755 "$policy"
+  fi
+  (need nginx) || code=$?
+  [ -z "$made" ] || as_root rm -f "$policy"
+  [ "$code" = 0 ] || exit "$code"
+  ! command -v systemctl >/dev/null || as_root systemctl --quiet disable nginx 2>/dev/null || true
 }
 
 # missing_programs PROGRAM:PACKAGE...: the packages of those that are missing.

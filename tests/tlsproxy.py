@@ -32,6 +32,8 @@ class TlsProxy:
     def __init__(self, lab_port: int, cert: str, key: str, *, connect: bool) -> None:
         self._lab_port = lab_port
         self._connect = connect
+        # The names that clients asked for (SNI).
+        self.names: list[str | None] = []
         self.present(cert, key)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -43,6 +45,7 @@ class TlsProxy:
         """Show this certificate to whoever connects from now on."""
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(cert, key)
+        self._context.sni_callback = lambda _socket, name, _context: self.names.append(name)
 
     def drop(self) -> None:
         """End all connections: whoever wants to go on has to come again."""

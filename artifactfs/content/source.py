@@ -8,6 +8,7 @@ runs in the mount's nursery and goes on when they give up.
 import logging
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from artifactfs import errors
@@ -39,7 +40,8 @@ class Source:
         self._artifact = artifact
         self._run_stamp = run_stamp
         self._pieces = Pieces(shop, size, name, run_stamp)
-        self._download = Download(shop, artifact, self._pieces)
+        asked = msgspec.structs.replace(artifact, version=run_stamp.hex()) if run_stamp is not None else artifact
+        self._download = Download(shop, asked, self._pieces)
         self._fills: dict[int, Fill] = {}
         self._scopes: set[trio.CancelScope] = set()
         # What had come when a wait ended in vain, and until when no other wait begins unless more comes.

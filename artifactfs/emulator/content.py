@@ -98,6 +98,8 @@ def _missing(emulator: Emulator) -> Response:
 
 def _file(switches: Switches, request: Request, run: Run, path: str, file: File, answer: int) -> ASGIApp:
     headers = {"Content-Type": switches.content_type} | _validators(switches, file, answer)
+    if request.headers.get("if-none-match") in (headers.get("ETag"), "*") and "ETag" in headers:
+        return Response(status_code=304, headers=headers)
     start, end, status = 0, file.size, 200
     if switches.encoding == "gzip":
         packed = _gzip(run.tree.read(path, file, 0, file.size))

@@ -28,16 +28,23 @@ _EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS
 # Past this a header is no Location (semantics 6.4); signed links have one or two KiB.
 _MAX_URL = 16 << 10
 _JSON = "application/json"
+# What a cache between many mounts and the service goes by: docs/fleets.md.
+_VERSION = "Artifactfs-Version"
 # How every error of this API begins (model-lab-api.md, "Errors").
 _PEEK_BYTES = 64
 _ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project."""
+    """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
+
+    `version`: a digest, in hex, of what stays the same as long as the content does; empty where nothing is known that
+    does. It is told with the request: a cache on the way may answer with what it has of the same one (semantics 4.3).
+    """
 
     project_id: str
     path: str
+    version: str = ""
 
 
 class Body(msgspec.Struct):
@@ -106,14 +113,16 @@ class ContentEndpoint:
         """Send the request, and follow redirects by hand: https only, and never with our keys elsewhere."""
         query = {"project_id": artifact.project_id, "artifact_path": artifact.path}
         url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
+        # To the API, or what stands before it: a redirect leads to who knows nothing of runs.
+        sent = headers | {_VERSION: artifact.version} if artifact.version else headers
         for _ in range(_MAX_REDIRECTS + 1):
             stream = await self._transport.open(
-                "content", url, headers=headers, deadline_s=self._deadline_s, expected=_EXPECTED
+                "content", url, headers=sent, deadline_s=self._deadline_s, expected=_EXPECTED
             )
             if stream.status not in _REDIRECTS:
                 return stream
             try:
-                url = self._target(stream)
+                url, sent = self._target(stream), headers
             finally:
                 await stream.aclose()
         raise errors.UnexpectedAnswer(f"more than {_MAX_REDIRECTS} redirects for an artifact's content")

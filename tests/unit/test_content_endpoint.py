@@ -89,6 +89,17 @@ async def test_what_is_asked(autojump_clock: MockClock) -> None:
     assert asked.endpoint.ranges is True
 
 
+async def test_a_version_is_told(autojump_clock: MockClock) -> None:
+    """4.3: what the content is known by goes with the request, to the API and not to where a redirect leads."""
+    known = Artifact("10", "p/artifacts/f", version="00ff")
+    asked = Asked(said(302, Location="https://elsewhere.test/f"), part(10, 19))
+    assert await asked.get(10, 20, artifact=known) == DATA[10:20]
+    assert [request.headers.get("artifactfs-version") for request in asked.network.requests] == ["00ff", None]
+    asked = Asked(part(10, 19))
+    await asked.get(10, 20)
+    assert "artifactfs-version" not in asked.network.requests[0].headers
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [

@@ -99,6 +99,15 @@ async def test_an_etag_stands_for_the_content() -> None:
             assert (await api.content("dir.txt")).headers["etag"] != tags[0]
 
 
+async def test_who_has_it_is_told_so() -> None:
+    """If-None-Match: 304 without a body where the tag is the same, as caches ask (RFC 9110, 13.1.2)."""
+    async with Api(etag="strong") as api:
+        tag = (await api.content("dir.txt")).headers["etag"]
+        same = await api.content("dir.txt", "bytes=0-1", **{"If-None-Match": tag})
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+        assert (await api.content("dir.txt", **{"If-None-Match": '"other"'})).status_code == 200
+
+
 async def test_a_changing_etag_differs_per_answer() -> None:
     """etag=changing: two answers of the same bytes have two tags."""
     async with Api(etag="changing") as api:
