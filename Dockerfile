@@ -3,11 +3,13 @@
 #   docker build -t artifactfs .
 #   docker run --rm -it --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined artifactfs demo
 #
-# See "In a container" in README.md.
+# See docs/containers.md.
 
 # --- build: pyfuse3 is compiled here ------------------------------------------------------------
 FROM debian:bookworm-slim AS build
 
+# Debian's packages are not pinned: a stable release only gets fixes, and takes the old versions away.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
       gcc libc6-dev libfuse3-dev pkg-config python3-dev python3-venv \
@@ -20,6 +22,7 @@ RUN /opt/artifactfs/bin/pip install --no-cache-dir --disable-pip-version-check '
 # --- the image: no compiler, no pip ---------------------------------------------------------------
 FROM debian:bookworm-slim
 
+# hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends fuse3 python3 \
  && rm -rf /var/lib/apt/lists/* \
@@ -32,7 +35,8 @@ COPY --from=build /opt/artifactfs /opt/artifactfs
 ENV PATH=/opt/artifactfs/bin:$PATH \
     PYTHONUNBUFFERED=1
 
-USER artifactfs
+# By number: Kubernetes can tell then that it is not root's.
+USER 1000:1000
 WORKDIR /home/artifactfs
 ENTRYPOINT ["artifactfs"]
 CMD ["--help"]
