@@ -81,7 +81,12 @@ def _printer() -> Callable[[str, str, str | None], None]:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would exit with 1, which is a bug's code here; main knows better.
+            raise BrokenPipeError
+
+    console = OurConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     plain = not _can("✓✗→…", encoding)
 

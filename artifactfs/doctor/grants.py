@@ -15,6 +15,7 @@ from artifactfs.modellab.content import Body
 from artifactfs.modellab.forms import Base, Child, size_of
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.origins import is_loopback
+from artifactfs.quantities import format_size
 from artifactfs.settings import Settings, without_password
 
 # A clock that is more wrong than this lets TLS fail soon, and runs count as finished for ten minutes when they are not.
@@ -287,9 +288,10 @@ class Comparison:
                 self.other_sizes += 1
 
 
-def index(found: Comparison, took_s: float) -> Finding:
+def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
     """Say whether the project's listing is of use."""
-    text = f"the project's listing names {_count(found.rows, 'file', 'files')}, in {took_s:.2f} s"
+    size = format_size(size_bytes)
+    text = f"the project's listing names {_count(found.rows, 'file', 'files')} ({size}), in {took_s:.2f} s"
     wrong = [
         f"lacks {_count(found.lacking, 'file', 'files')} of {found.compared}" if found.lacking else "",
         f"names {_count(found.unknown, 'file', 'files')} not there" if found.unknown else "",

@@ -21,7 +21,6 @@ from artifactfs.clock import boottime
 from artifactfs.doctor import grants
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
 from artifactfs.doctor.grants import Heads
-from artifactfs.errors import UserError
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import DirectoryListing, ModelLab
 from artifactfs.modellab.content import Artifact, ContentEndpoint
@@ -54,19 +53,14 @@ def ask(settings: Settings, tell: Tell, *, index: bool, run_id: int | None) -> d
 async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) -> dict[str, int]:
     heads = Heads()
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
-    try:
-        transport = Transport(
-            settings.api_url,
-            credentials,
-            proxy=settings.proxy,
-            ca_file=settings.ca_file,
-            clock=boottime,
-            on_answer=lambda kind, status, told: heads.add(kind, status, told, time.time()),
-        )
-    except UserError:
-        # Said already, of the certificates.
-        tell(skipped("service", "not asked: there are no certificates to trust"))
-        return {}
+    transport = Transport(
+        settings.api_url,
+        credentials,
+        proxy=settings.proxy,
+        ca_file=settings.ca_file,
+        clock=boottime,
+        on_answer=lambda kind, status, told: heads.add(kind, status, told, time.time()),
+    )
     try:
         visit = Visit(settings, transport, heads, tell)
         with trio.move_on_after(2 * settings.deadline):
@@ -229,10 +223,11 @@ class Visit:
         prefix = found.root.path_in_project.rstrip("/") + "/"
         comparison = grants.Comparison(prefix, set(found.listings), dict(found.files()))
 
-        start = boottime()
+        start, before = boottime(), self._transport.cost()
         try:
             await self._service.project_files(found.run.project_id, comparison.add)
         except errors.ServiceError as error:
             self._tell(grants.no_index(error))
             return
-        self._tell(grants.index(comparison, boottime() - start))
+        received_bytes = (self._transport.cost() - before).received_bytes
+        self._tell(grants.index(comparison, boottime() - start, received_bytes))

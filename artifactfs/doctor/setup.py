@@ -105,13 +105,14 @@ def _limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def proxy(loaded: Settings, unread: list[settings.Unread]) -> Finding:
-    """Say which proxy is used, and which one of the environment is not."""
+def proxy(loaded: Settings, unread: list[settings.Unread], exceptions: list[settings.Unread]) -> Finding:
+    """Say which proxy is used, and which one of the environment is not; `exceptions`: what would be asked without."""
     if loaded.proxy is not None:
         shown = settings.without_password(loaded.proxy)
         if is_loopback(loaded.origin.rsplit(":", 1)[0]):
             return good("proxy", f"{shown} is set; what is on this machine is asked without it")
-        return good("proxy", f"{shown}; it sees the service's name, not what is asked")
+        ignored = "".join(f"; {each.name} of the environment is not read" for each in exceptions[:1])
+        return good("proxy", f"{shown}; it sees the service's name, not what is asked{ignored}")
     if not unread:
         return good("proxy", "none")
     names = ", ".join(dict.fromkeys(each.name for each in unread))

@@ -71,9 +71,10 @@ def device(machine: Machine, look: Callable[[], None] = checks.device) -> Findin
     except UserError as error:
         if container(machine):
             return fault("fuse device", f"{fact(error)}, in this container", _CONTAINER)
-        if "missing" in str(error):
-            return fault("fuse device", fact(error), "sudo modprobe fuse")
-        return fault("fuse device", fact(error), f"sudo chmod 666 {checks.FUSE_DEVICE}")
+        if "may not be opened" in str(error):
+            return fault("fuse device", fact(error), f"sudo chmod 666 {checks.FUSE_DEVICE}")
+        # Not there, or there without the kernel's module behind it.
+        return fault("fuse device", fact(error), "sudo modprobe fuse")
     return good("fuse device", f"{checks.FUSE_DEVICE} is there and opens")
 
 

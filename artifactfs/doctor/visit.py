@@ -9,7 +9,7 @@ from functools import partial
 from artifactfs import settings
 from artifactfs.doctor import places, setup, system
 from artifactfs.doctor.apart import apart
-from artifactfs.doctor.findings import Finding, fault, skipped, warning
+from artifactfs.doctor.findings import Finding, Mark, fault, skipped, warning
 from artifactfs.doctor.machine import Machine
 from artifactfs.doctor.setup import Given
 from artifactfs.errors import UserError
@@ -43,24 +43,32 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     loaded = its.settings
     for finding in its.findings:
         tell(finding)
-    _aside(tell, "config file", partial(places.config, loaded))
-    _here(tell, "proxy", lambda: setup.proxy(loaded, settings.unread_proxies()))
+    unread = settings.unread_proxies(), settings.unread_exceptions()
+    _here(tell, "proxy", lambda: setup.proxy(loaded, *unread))
     # First what forks: after it there may be threads.
+    _aside(tell, "config file", partial(places.config, loaded))
     if request.mountpoint is not None:
         _aside(tell, "mount point", partial(places.mountpoint, request.mountpoint))
     _aside(tell, "cache", partial(places.cache, machine, loaded, request.mountpoint))
     _aside(tell, "log", partial(places.log, loaded, request.mountpoint))
+    trusted = _aside(tell, "certificates", lambda: setup.certificates(loaded, settings.unread_ca_files()))
     _of_the_machine(tell, machine, loaded)
-    _here(tell, "certificates", lambda: setup.certificates(loaded, settings.unread_ca_files()))
-    if request.offline:
-        tell(skipped("service", "not asked (--offline)"))
-        return {}
-    if not its.may_ask:
-        tell(skipped("service", "not asked: what is wrong with the settings has to be mended first"))
+    why = _why_not(request, its, trusted=trusted)
+    if why is not None:
+        tell(skipped("service", f"not asked: {why}"))
         return {}
     from artifactfs.doctor import service
 
     return service.ask(loaded, tell, index=request.index, run_id=request.run_id)
+
+
+def _why_not(request: Request, its: setup.Setup, *, trusted: bool) -> str | None:
+    """Return why the service is not to be asked, None if it is."""
+    if request.offline:
+        return "--offline"
+    if not its.may_ask:
+        return "what is wrong with the settings has to be mended first"
+    return None if trusted else "there are no certificates to trust"
 
 
 def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
@@ -77,26 +85,30 @@ def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
     _here(tell, "libraries", lambda: system.libraries(requirements))
 
 
-def _here(tell: Tell, check: str, look: Callable[[], Found]) -> None:
-    """Make a check in this process; one that breaks is told, and the others go on."""
+def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
+    """Make a check in this process; one that breaks is told, and others go on. Returns whether there is no fault."""
+    found: list[Finding] = []
     try:
-        for finding in _listed(look()):
-            tell(finding)
+        found = _listed(look())
     except (OSError, UserError) as error:
-        tell(warning(check, f"could not be looked at: {error}"))
+        found = [warning(check, f"could not be looked at: {error}")]
     except Exception as error:
         log.debug("a check broke", exc_info=True)
-        tell(warning(check, f"could not be looked at: {type(error).__name__} (this is a bug, please report it)"))
+        text = f"could not be looked at: {type(error).__name__} (this is a bug, please report it)"
+        found = [warning(check, text)]
+    for finding in found:
+        tell(finding)
+    return all(finding.mark is not Mark.FAULT for finding in found)
 
 
-def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> None:
-    """Make a check in a child process, which is left behind if it hangs."""
+def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
+    """Make a check in a child process, which is left behind if it hangs. Returns whether there is no fault."""
 
     def findings() -> Iterable[Finding]:
         found = apart(lambda: _listed(look()), _LOOK_S)
         return [_silent(check)] if found is None else found
 
-    _here(tell, check, findings)
+    return _here(tell, check, findings)
 
 
 def _silent(check: str) -> Finding:

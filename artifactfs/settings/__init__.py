@@ -4,7 +4,7 @@ from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.keys import Keys, KeySource
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.nearest import hint
-from artifactfs.settings.outside import Unread, unread_ca_files, unread_proxies, without_password
+from artifactfs.settings.outside import Unread, unread_ca_files, unread_exceptions, unread_proxies, without_password
 from artifactfs.settings.places import default_log_file, state_dir, user_unit_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
@@ -36,6 +36,7 @@ __all__ = [
     "state_dir",
     "take_notify_socket",
     "unread_ca_files",
+    "unread_exceptions",
     "unread_proxies",
     "user_unit_dir",
     "without_password",

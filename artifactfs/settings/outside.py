@@ -28,6 +28,11 @@ def unread_proxies(environ: Mapping[str, str] = os.environ) -> list[Unread]:
     return [Unread(name, "--proxy" if _is_proxy(environ[name]) else None) for name in _PROXIES if environ.get(name)]
 
 
+def unread_exceptions(environ: Mapping[str, str] = os.environ) -> list[Unread]:
+    """Return the variables that other programs would take hosts from that they ask without a proxy."""
+    return [Unread(name, None) for name in ("NO_PROXY", "no_proxy") if environ.get(name)]
+
+
 def unread_ca_files(environ: Mapping[str, str] = os.environ) -> list[Unread]:
     """Return the variables that other programs would take certificates from; of a directory of them, none here can."""
     found = [Unread(name, "--ca-file") for name in _CA_FILES if environ.get(name)]

@@ -9,7 +9,7 @@ import pytest
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.doctoring import Told, ask
-from tests.harness import Lab, Shell, start_process, wait_until
+from tests.harness import Lab, Shell, run, start_process, wait_until
 from tests.tlsproxy import certificate, tls_proxy
 
 # Requests where all goes well: the runs, a run's root, a directory of it, a part of a file, the project's listing.
@@ -311,6 +311,21 @@ def test_a_broken_config(config: str, shell: Shell, lab: Lab) -> None:
     told.says("service", "skipped", "settings")
     told.says("fuse device", "good")
     assert told.requests == {}
+
+
+def test_who_has_seen_enough(shell: Shell, lab: Lab) -> None:
+    """A pipe that is closed by its reader ends it without a word."""
+    command = f"{shell.program[0]} doctor --offline | true; echo ${{PIPESTATUS[0]}}"
+    done = run("bash", "-c", command, env=shell.env)
+    assert (done.text, done.err) == ("141\n", "")
+
+
+def test_a_ca_file_that_hangs(shell: Shell, lab: Lab) -> None:
+    """A pipe into which nobody writes: it is told, and the service is not asked."""
+    os.mkfifo(shell.path("ca"))
+    told = ask(shell, "--ca-file", shell.path("ca"), code=ExitCode.UNHEALTHY)
+    told.says("certificates", "fault", "does not answer")
+    told.says("service", "skipped", "certificates")
 
 
 @pytest.mark.parametrize("arguments", [["--run", "0"], ["--run", "x"], ["a", "b"], ["--no-such"]])

@@ -213,8 +213,8 @@ def compared(*rows: tuple[str, int | None]) -> Comparison:
 def test_an_index_that_agrees() -> None:
     """Rows of other runs, and of directories that were not listed, are no disagreement; nor is an unknown size."""
     rows = [("p/artifacts/a", 1), ("p/artifacts/d/b", None), ("q/artifacts/x", 9), ("p/artifacts/e/f", 9)]
-    check(grants.index(compared(*rows), 0.5), Mark.GOOD, "4 files", "agrees")
-    check(grants.index(compared(*rows), 2.5), Mark.GOOD, "2.50 s", "waits 1 s")
+    check(grants.index(compared(*rows), 0.5, 3 << 20), Mark.GOOD, "4 files (3 MiB)", "agrees")
+    check(grants.index(compared(*rows), 2.5, 1), Mark.GOOD, "2.50 s", "waits 1 s")
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_an_index_that_agrees() -> None:
     ],
 )
 def test_an_index_that_does_not(rows: list[tuple[str, int]], said: str) -> None:
-    check(grants.index(compared(*rows), 0.5), Mark.WARNING, said, "one by one")
+    check(grants.index(compared(*rows), 0.5, 3 << 20), Mark.WARNING, said, "one by one")
 
 
 def test_no_index() -> None:
     check(grants.no_index(errors.NotFound("h answered 404", 404)), Mark.WARNING, "404", "--prefetch tree")
-    check(grants.index(Comparison("p/", set(), {}), 0.1), Mark.WARNING, "empty")
+    check(grants.index(Comparison("p/", set(), {}), 0.1, 1), Mark.WARNING, "empty")

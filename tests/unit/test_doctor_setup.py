@@ -128,7 +128,7 @@ def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) 
 
 def proxy(environ: dict[str, str], **flags: str) -> Finding:
     loaded = settings.load(flags, config_file=os.devnull, environ={}, need_keys=False)
-    return setup.proxy(loaded, settings.unread_proxies(environ))
+    return setup.proxy(loaded, settings.unread_proxies(environ), settings.unread_exceptions(environ))
 
 
 def test_a_proxy_of_the_environment() -> None:
@@ -152,6 +152,7 @@ def test_a_proxy_of_the_settings() -> None:
     assert "http://proxy:3128" in found.text
     assert "s3cr3t" not in found.text
     assert "me" not in found.text.split()
+    assert "NO_PROXY of the environment is not read" in proxy({"NO_PROXY": "*"}, proxy="http://proxy:3128").text
     local = proxy({}, proxy="http://proxy:3128", api_url="http://127.0.0.1:1")
     assert "without it" in local.text
 

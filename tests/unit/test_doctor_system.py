@@ -124,6 +124,7 @@ FORBIDDEN = "/dev/fuse may not be opened by you: run `chmod 666 /dev/fuse` as ro
     [
         (MISSING, {}, ["/dev/fuse is missing", "sudo modprobe fuse"]),
         (FORBIDDEN, {}, ["may not be opened", "sudo chmod 666 /dev/fuse"]),
+        ("/dev/fuse does not open: No such device", {}, ["No such device", "sudo modprobe fuse"]),
         (MISSING, {".dockerenv": ""}, ["in this container", "--device /dev/fuse"]),
         (MISSING, {"run/.containerenv": ""}, ["in this container", "--device /dev/fuse"]),
         (MISSING, {"proc/1/cgroup": "0::/kubepods.slice/x"}, ["in this container", "SYS_ADMIN"]),
