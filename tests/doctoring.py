@@ -19,10 +19,12 @@ class Told:
         self.checks: dict[str, dict[str, Any]] = {}
         for row in report["checks"]:
             assert row["mark"] in ("good", "warning", "fault", "skipped")
-            assert row["check"] not in self.checks or row["check"] == "mounts"
+            assert row["check"] not in self.checks or row["check"] in ("mounts", "settings")
             # A fault says what mends it.
             assert row["mend"] or row["mark"] != "fault", row
-            self.checks[row["check"]] = row
+            # Of several the first, and a fault before all.
+            if row["check"] not in self.checks or row["mark"] == "fault":
+                self.checks[row["check"]] = row
         self.requests = report["requests"]
         assert report["healthy"] == (done.code == 0)
 

@@ -4,9 +4,11 @@ What is hard is a setting that cannot be read: the rest is still worth a look, b
 understood nobody knows where the keys may go, so the service is not asked then (semantics 6.1).
 """
 
+import dataclasses
 import os
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -17,9 +19,9 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.origins import is_loopback
 from artifactfs.settings import Settings
 
-# For all files that settings name, one of which may be a pipe into which nobody writes. Long enough to type a
-# passphrase for a key.
-_READING_S = 60.0
+# For all files that settings name, one of which may be a pipe into which nobody writes. Commands that print keys have
+# limits of their own: somebody may have to type a passphrase.
+_READING_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,63 +45,85 @@ class Setup:
 def read(given: Given) -> Setup:
     """Read the settings as `mount` does. Never raises for what is wrong with them."""
     try:
-        with _limited(_READING_S):
-            loaded = settings.load(given.flags, options=given.options, config_file=given.config_file)
-            sources = settings.key_sources(given.flags, options=given.options, config_file=given.config_file)
+        with _limited(_READING_S) as lift:
+            loaded = settings.load(
+                given.flags, options=given.options, config_file=given.config_file, before_commands=lift
+            )
     except UserError as error:
         return _broken(given, error)
-    keys = good("keys", ", ".join(f"{name} from {source}" for name, source in sources))
-    return Setup(loaded, [_understood(loaded), keys], may_ask=True)
+    origins = (
+        ("access token", loaded.keys.access_token),
+        ("API key", loaded.keys.api_key),
+        ("application key", loaded.keys.app_key),
+    )
+    places = [f"{name} from {_place(origin)}" for name, origin in origins if origin is not None]
+    # With a token the keys are not used.
+    told = places[0] if loaded.keys.access_token is not None else ", ".join(places)
+    return Setup(loaded, [*_understood(loaded), good("keys", told)], may_ask=True)
+
+
+def _place(origin: settings.Origin) -> str:
+    """Return where a key comes from, and never the key."""
+    path = getattr(origin, "path", None)
+    return f"{origin.source} ({path})" if path is not None and path not in origin.source else origin.source
 
 
 def _broken(given: Given, error: UserError) -> Setup:
-    if error.code is ExitCode.KEYS_MISSING:
-        keys = fault("keys", str(error), "export DD_API_KEY=… DD_APP_KEY=…")
-        loaded = _loaded(given, given.flags)
-        if loaded is not None:
-            return Setup(loaded, [_understood(loaded), keys], may_ask=True)
-        return Setup(_without(given), [keys], may_ask=False)
-    return Setup(_without(given), [fault("settings", str(error), _mend(error))], may_ask=False)
+    loaded = _loaded(given) if error.code is ExitCode.KEYS_MISSING else None
+    if loaded is None:
+        return Setup(_without(given), [fault("settings", str(error), _mend(error))], may_ask=False)
+    # Where the keys may go is known; a part of them is as good as none.
+    keyless = dataclasses.replace(loaded, api_key=None, app_key=None, access_token=None)
+    keys = fault("keys", str(error), "export DD_API_KEY=… DD_APP_KEY=…")
+    return Setup(keyless, [*_understood(loaded), keys], may_ask=True)
 
 
 def _mend(error: UserError) -> str:
-    return "artifactfs mount --help" if error.code is ExitCode.USAGE else 'man artifactfs  # "Config file"'
+    return "artifactfs mount --help" if error.code is ExitCode.USAGE else "artifactfs config show"
 
 
-def _understood(loaded: Settings) -> Finding:
-    return good("settings", f"asks {loaded.api_url}")
+def _understood(loaded: Settings) -> list[Finding]:
+    profile = f", with profile {loaded.profile}" if loaded.profile is not None else ""
+    # A warning has the command in it.
+    mends = [(sentence, re.search(r"`([^`]+)`", sentence)) for sentence in loaded.warnings]
+    return [
+        good("settings", f"asks {loaded.api_url}{profile}"),
+        *(warning("settings", sentence, found[1] if found else None) for sentence, found in mends),
+    ]
 
 
-def _loaded(given: Given, flags: Mapping[str, str | bool | None]) -> Settings | None:
+def _loaded(given: Given) -> Settings | None:
     """Return the settings without keys, None if they cannot be read even so."""
     try:
         with _limited(_READING_S):
-            return settings.load(flags, options=given.options, config_file=given.config_file, need_keys=False)
+            return settings.load(given.flags, options=given.options, config_file=given.config_file, need_keys=False)
     except UserError:
         return None
 
 
 def _without(given: Given) -> Settings:
     """Return what is left of the settings without the config file, or without anything."""
-    flags = {name: value for name, value in given.flags.items() if "key" not in name and "token" not in name}
-    bare = Given(flags, given.options, os.devnull)
-    return _loaded(bare, flags) or settings.load({}, config_file=os.devnull, environ={}, need_keys=False)
+    flags = {name: value for name, value in given.flags.items() if name not in {*settings.KEY_FORMS, "profile"}}
+    bare = _loaded(Given(flags, given.options, os.devnull))
+    return bare or settings.load({}, config_file=os.devnull, environ={}, need_keys=False)
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """End a wait that a signal can end. Raises UserError when the time is over."""
+def _limited(seconds: float) -> Iterator[Callable[[], None]]:
+    """End a wait that a signal can end; yields what lifts the limit. Raises UserError when the time is over."""
 
     def over(_number: int, _frame: FrameType | None) -> None:
         raise UserError(
-            ExitCode.KEYS_MISSING,
-            f"reading the settings took more than {seconds:g} s: does a key file or command wait?",
+            ExitCode.KEYS_MISSING, f"reading the settings took more than {seconds:g} s: is a key file a pipe?"
         )
+
+    def lift() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        yield lift
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

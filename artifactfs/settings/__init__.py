@@ -1,7 +1,7 @@
 """What a mount is asked to be, and where that comes from. The only room that reads `os.environ`."""
 
 from artifactfs.settings.explaining import Explanation, Shown, explain
-from artifactfs.settings.keys import Keys, KeySource
+from artifactfs.settings.keys import Keys, KeySource, Origin
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.nearest import hint
 from artifactfs.settings.outside import Unread, unread_ca_files, unread_exceptions, unread_proxies, without_password
@@ -20,6 +20,7 @@ __all__ = [
     "Explanation",
     "KeySource",
     "Keys",
+    "Origin",
     "Secret",
     "Setting",
     "Settings",

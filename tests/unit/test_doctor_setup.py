@@ -1,6 +1,7 @@
 """artifactfs.doctor.setup: settings that are whole, broken, or hang; what of the environment is not read."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,11 @@ def test_no_keys(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_file_that_is_missing(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
     its = read(api_key_file=str(tmp_path / "no such"), cache_dir="/my/cache")
+    # Half a pair of keys is not sent.
+    assert its.may_ask
+    assert (its.settings.api_key, its.settings.app_key) == (None, None)
     assert found(its, "keys").mark is Mark.FAULT
     assert "no such" in found(its, "keys").text
     # The rest of the settings still counts.
@@ -114,10 +119,52 @@ def test_a_bad_flag_and_a_bad_variable(environment: pytest.MonkeyPatch) -> None:
     assert "ARTIFACTFS_CACHE_SIZE" in found(its, "settings").text
 
 
+def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its name is told, and one that there is not is a fault after which nobody is asked."""
+    for name, value in KEYS.items():
+        environment.setenv(name, value)
+    file = tmp_path / "config.toml"
+    file.write_text('[profiles.eu]\nsite = "datadoghq.eu"\n')
+    its = read(str(file), profile="eu")
+    assert found(its, "settings").text == "asks https://api.datadoghq.eu, with profile eu"
+    its = read(str(file), profile="us")
+    assert found(its, "settings").mark is Mark.FAULT
+    assert not its.may_ask
+
+
+def test_a_key_from_a_command(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is run, as by a mount, and may take longer than files may: somebody may be typing."""
+    environment.setattr(setup, "_READING_S", 0.05)
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
+    its = read(api_key_command="sh -c 'sleep 0.2; echo s3cr3t-of-a-command'")
+    assert its.settings.api_key is not None
+    assert its.settings.api_key.reveal() == "s3cr3t-of-a-command"
+    assert "--api-key-command" in found(its, "keys").text
+    its = read(api_key_command="false")
+    assert "the command failed" in found(its, "keys").text
+
+
+def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
+    """What a mount would warn of is a warning, with the command that it names."""
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
+    # Below the test's own directory nobody else gets anywhere.
+    handle, path = tempfile.mkstemp(dir="/var/tmp")
+    try:
+        os.write(handle, b"s3cr3t-file")
+        os.fchmod(handle, 0o644)
+        (_, advice) = [each for each in read(api_key_file=path).findings if each.check == "settings"]
+    finally:
+        os.close(handle)
+        os.unlink(path)
+    assert advice.mark is Mark.WARNING
+    assert advice.mend == f"chmod 600 {path}"
+
+
 def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A pipe into which nobody writes: the wait ends, and says why."""
     environment.setattr(setup, "_READING_S", 0.3)
     os.mkfifo(tmp_path / "pipe")
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
     its = read(api_key_file=str(tmp_path / "pipe"))
     assert found(its, "keys").mark is Mark.FAULT
     assert "took more than 0.3 s" in found(its, "keys").text
