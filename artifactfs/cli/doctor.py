@@ -69,7 +69,7 @@ def doctor(
         click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
     if faults:
         names = ", ".join(dict.fromkeys(finding.check for finding in faults))
-        raise UserError(ExitCode.UNHEALTHY, f"a mount would not work: see {names}")
+        raise UserError(ExitCode.UNHEALTHY, f"something is wrong: {names}")
     if not as_json:
         warnings = sum(finding.mark is visit.Mark.WARNING for finding in findings)
         said = {0: "", 1: ", with a warning"}.get(warnings, f", with {warnings} warnings")

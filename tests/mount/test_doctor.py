@@ -266,7 +266,7 @@ def test_for_people(shell: Shell, lab: Lab) -> None:
     assert done.code == ExitCode.UNHEALTHY
     assert "✗ service: " in done.text
     assert "  → export DD_API_KEY" in done.text
-    assert done.err == "artifactfs: a mount would not work: see service\n"
+    assert done.err == "artifactfs: something is wrong: service\n"
 
 
 def test_a_terminal_without_unicode(shell: Shell, lab: Lab) -> None:
