@@ -5,7 +5,6 @@ trio, httpx and their threads exist, so those come in with the functions that ne
 """
 
 import os
-import signal
 import sys
 
 import click
@@ -36,9 +35,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         # At once: threads of ours may be waiting in a read, and have nothing to clean up.
         os._exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`): as quiet as other programs, with the code of SIGPIPE.
-        os._exit(128 + signal.SIGPIPE)
     except Exception as error:
         click.echo(f"artifactfs: {type(error).__name__}: {error} (this is a bug, please report it)", err=True)
         code = int(ExitCode.BUG)

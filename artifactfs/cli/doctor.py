@@ -1,15 +1,20 @@
 """`artifactfs doctor`: prints what the doctor finds."""
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from artifactfs import __version__
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from artifactfs.doctor import Request
 
 # Mark, and what it is where the terminal cannot show it; and the colour.
 _MARKS = {
@@ -47,11 +52,22 @@ def doctor(
     """
     # What it logs, it finds.
     logging.getLogger().addHandler(logging.NullHandler())
-    from artifactfs import doctor as visit
+    from artifactfs.doctor import Request
     from artifactfs.doctor.setup import Given
 
     given = Given(flags, ",".join(options), config_file)
-    request = visit.Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
+    request = Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
+    try:
+        _visit(request, as_json=as_json)
+    except BrokenPipeError:
+        # Whoever reads has seen enough (`| head`): as quiet as other programs, with the code of SIGPIPE. click would
+        # exit with 1, which is a bug's code here.
+        os._exit(128 + signal.SIGPIPE)
+
+
+def _visit(request: "Request", *, as_json: bool) -> None:
+    from artifactfs import doctor as visit
+
     findings: list[visit.Finding] = []
     show = _printer()
 
@@ -73,7 +89,7 @@ def doctor(
     if not as_json:
         warnings = sum(finding.mark is visit.Mark.WARNING for finding in findings)
         said = {0: "", 1: ", with a warning"}.get(warnings, f", with {warnings} warnings")
-        click.echo(f"A mount works here{said}.")
+        click.echo(f"A mount works here{said}{', as far as this machine goes' if request.offline else ''}.")
 
 
 def _printer() -> Callable[[str, str, str | None], None]:
@@ -83,7 +99,7 @@ def _printer() -> Callable[[str, str, str | None], None]:
 
     class OurConsole(Console):
         def on_broken_pipe(self) -> None:
-            # rich would exit with 1, which is a bug's code here; main knows better.
+            # rich would exit with 1.
             raise BrokenPipeError
 
     console = OurConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)

@@ -262,6 +262,8 @@ def test_for_people(shell: Shell, lab: Lab) -> None:
     assert all(line[:2] in ("✓ ", "! ", "- ") or line.startswith("  → ") for line in lines[:-1])
     assert lines[-1].startswith("A mount works here")
     assert "\x1b" not in done.text
+    offline = shell.cli("doctor", "--offline").ok()
+    assert offline.text.splitlines()[-1].endswith(", as far as this machine goes.")
     done = shell.cli("doctor", "--api-url", lab.url, env={"DD_APP_KEY": "x"})
     assert done.code == ExitCode.UNHEALTHY
     assert "✗ service: " in done.text
