@@ -9,13 +9,15 @@ from artifactfs.content import blocks
 from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import datagrams
 from artifactfs.mount import checks
 from artifactfs.mount.table import Mount
 from artifactfs.quantities import format_size
-from artifactfs.settings import Settings, default_log_file
+from artifactfs.settings import Settings, log_target
 
 # File systems whose answer comes over a network, and those that are memory (statfs(2) tells both by number only).
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "fuse.")
+_FILE = "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …"
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
@@ -111,7 +113,15 @@ def _elsewhere() -> str:
 
 def log(settings: Settings, point: str | None) -> Finding:
     """Check that a mount in the background can write its log."""
-    path = settings.log_file or default_log_file(point or "/mnt")
+    if settings.log_to == "stderr":
+        return good("log", "goes to standard error, of a mount in front")
+    target = log_target(settings, point or "/mnt", foreground=False)
+    if target.file is None:
+        socket = datagrams.JOURNAL_SOCKET if target.to == "journal" else datagrams.SYSLOG_SOCKET
+        if not os.path.exists(socket):
+            return fault("log", f"nobody takes what is logged to {target.place}: {socket} is missing", _FILE)
+        return good("log", f"goes to {target.place}")
+    path = target.file
     directory = os.path.dirname(path)
     place = existing_above(path if os.path.lexists(path) else directory)
     if os.path.isdir(path):
@@ -119,7 +129,7 @@ def log(settings: Settings, point: str | None) -> Finding:
     if not os.access(place, os.W_OK | (os.X_OK if os.path.isdir(place) else 0)):
         return fault(
             "log", f"the log of a mount in the background cannot be written: {place} is not yours to write",
-            "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …",
+            _FILE,
         )  # fmt: skip
     if os.path.lexists(path) and not os.path.isfile(path):
         return skipped("log", f"goes to {path}")

@@ -11,6 +11,7 @@ from artifactfs.content import blocks
 from artifactfs.doctor import places
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.machine import Machine
+from artifactfs.logs import datagrams
 from artifactfs.mount.table import Mount
 from artifactfs.settings import Settings
 from tests.harness import needs_root
@@ -168,6 +169,18 @@ def test_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(places.log(loaded(tmp_path, log_file=str(tmp_path)), None), Mark.FAULT, "is a directory", "--log-file")
     monkeypatch.setattr(os, "access", lambda *_: False)
     check(places.log(loaded(tmp_path), None), Mark.FAULT, "not yours to write", "--log-file")
+
+
+@pytest.mark.parametrize("to", ["journal", "syslog"])
+def test_a_log_that_is_no_file(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket of the journal or of syslog has to be there; standard error is that of a mount in front."""
+    its = loaded(tmp_path, log_to=to)
+    for name in ("JOURNAL_SOCKET", "SYSLOG_SOCKET"):
+        monkeypatch.setattr(datagrams, name, str(tmp_path / "socket"))
+    check(places.log(its, None), Mark.FAULT, "socket is missing", "--log-file")
+    (tmp_path / "socket").touch()
+    check(places.log(its, None), Mark.GOOD, "goes to the")
+    check(places.log(loaded(tmp_path, log_to="stderr"), None), Mark.GOOD, "standard error")
 
 
 def test_the_log_of_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
