@@ -59,6 +59,7 @@ class ExitCode(enum.IntEnum):
     CACHE_REFUSED = 21
     INCOMPLETE = 22
     UNHEALTHY = 23
+    DESKTOP_FAILED = 25
 
 
 class ArtifactfsError(Exception):

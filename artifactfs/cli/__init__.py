@@ -10,7 +10,7 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import completion, config, contents, doctor, mounts, services
+from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, services
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import one_line
 
@@ -65,6 +65,7 @@ for _command in (
     services.service,
     completion.completion,
     doctor.doctor,
+    desktop.desktop,
 ):
     cli.add_command(_command)
 completion.teach(cli)

@@ -19,6 +19,18 @@ def user_unit_dir() -> str:
     return os.path.join(platformdirs.user_config_dir("systemd", appauthor=False), "user")
 
 
+def data_home() -> str:
+    """Return where this user's desktop looks for MIME packages, launchers and icons (XDG Base Directory)."""
+    named = os.environ.get("XDG_DATA_HOME", "")
+    # A relative one is to be ignored, says the specification.
+    return named if os.path.isabs(named) else os.path.expanduser("~/.local/share")
+
+
+def has_display() -> bool:
+    """Say whether a window could be shown."""
+    return bool(os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY"))
+
+
 def default_log_file(point: str) -> str:
     """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
     bare = point.strip("/")

@@ -1,0 +1,89 @@
+"""Which files a desktop is given, where they go and what is in them. Writes nothing.
+
+Hard: `Exec` of a launcher is quoted twice, as an argument and then as a string of the file (Desktop Entry
+Specification, "The Exec key").
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from artifactfs.errors import ExitCode, UserError
+
+# In each of our files, and in nobody else's: by this we know what is ours to replace and to remove.
+MARK = b"`artifactfs desktop install`"
+
+TYPES = "mime/packages/artifactfs.xml"
+BIN = "mime/packages/artifactfs-bin.xml"
+LAUNCHER = "applications/artifactfs.desktop"
+ICON = "icons/hicolor/scalable/apps/artifactfs.svg"
+# Every place below the data directory that a file of ours can have, and what it is to a user.
+PLACES = {LAUNCHER: "launcher", ICON: "icon", TYPES: "file types", BIN: "*.bin"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user asked for. `mountpoint`: absolute. `program`: the words that run artifactfs, the first absolute."""
+
+    mountpoint: str
+    program: tuple[str, ...]
+    bin: bool
+
+
+def wanted(choice: Choice) -> dict[str, bytes]:
+    """Return the files to install: content by place. Raises UserError for a path that no launcher can hold."""
+    launcher = (
+        _share("artifactfs.desktop")
+        .replace(b"@TRY_EXEC@", _string(choice.program[0]).encode())
+        .replace(b"@OPEN@", _exec((*choice.program, "desktop", "open", choice.mountpoint)).encode())
+        .replace(b"@UNMOUNT@", _exec((*choice.program, "umount", choice.mountpoint)).encode())
+    )
+    found = {TYPES: _share("artifactfs.xml"), LAUNCHER: launcher, ICON: _share("artifactfs.svg")}
+    if choice.bin:
+        found[BIN] = _share("artifactfs-bin.xml")
+    return found
+
+
+def globs(package: bytes) -> list[str]:
+    """Return the patterns of one of our MIME packages."""
+    return re.findall(r'<glob pattern="([^"]+)"', package.decode())
+
+
+def is_ours(path: str) -> bool:
+    """Say whether a file was written by us. Raises FileNotFoundError, and OSError for what cannot be read."""
+    with open(path, "rb") as file:
+        return MARK in file.read(4096)
+
+
+def mountpoint_in(launcher: bytes) -> str | None:
+    """Return where a launcher of ours mounts; None where somebody has changed it beyond reading."""
+    found = re.search(rb'^Exec=.* "desktop" "open" "(.*)"$', launcher, re.MULTILINE)
+    if found is None:
+        return None
+    quoted = found[1].decode("utf-8", "replace").replace("\\\\", "\\")
+    return re.sub(r"\\(.)", r"\1", quoted).replace("%%", "%")
+
+
+def _share(name: str) -> bytes:
+    return resources.files(__package__).joinpath("share", name).read_bytes()
+
+
+def _exec(words: Sequence[str]) -> str:
+    # Each word quoted: what need not be, may be.
+    quoted = ('"' + re.sub(r'(["`$\\])', r"\\\1", word.replace("%", "%%")) + '"' for word in words)
+    return " ".join(_string(word) for word in quoted)
+
+
+def _string(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        printable = os.fsencode(text).decode(errors="replace")
+        raise UserError(
+            ExitCode.USAGE, f"a launcher cannot hold a path that is not UTF-8: {printable}; choose another"
+        ) from None
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise UserError(ExitCode.USAGE, f"a launcher cannot hold a path with control characters: {text!r}")
+    return text.replace("\\", "\\\\")

@@ -1,0 +1,96 @@
+"""What the launcher does: mounts, and shows the mount in the file manager.
+
+The mount is made by `artifactfs mount`, in a process of its own, as a user would. Hard: nobody sees the standard error
+of a launcher, so what goes wrong is told in a window; and a file manager hands its environment on to all that it
+starts, so it gets no keys.
+"""
+
+import contextlib
+import html
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from artifactfs import settings
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import register, table
+
+# What opens a directory with the desktop's own file manager, the first that is there.
+_OPENERS = (("xdg-open",), ("gio", "open"))
+_TITLE = "Model Lab"
+
+
+def show(mountpoint: str, program: Sequence[str]) -> None:
+    """Mount at `mountpoint` unless that is done already, and open it in the file manager.
+
+    The directory is made where it is missing. `program`: the words that run artifactfs. Raises UserError: whatever
+    `mount` says, and DESKTOP_FAILED where there is nothing to open a directory with.
+    """
+    opener = next((words for words in _OPENERS if shutil.which(words[0]) is not None), None)
+    if opener is None:
+        raise UserError(
+            ExitCode.DESKTOP_FAILED,
+            "there is nothing to open a directory with: as root, run `apt-get install xdg-utils`",
+        )
+    point = table.resolve(mountpoint)
+    if not _is_served(point):
+        _mount(point, program)
+    settings.drop_keys()
+    done = subprocess.run([*opener, point], check=False)
+    if done.returncode != 0:
+        raise UserError(
+            ExitCode.DESKTOP_FAILED,
+            f"{point} is mounted, but `{' '.join(opener)}` could not show it (exit code {done.returncode}): "
+            "is a file manager installed?",
+        )
+
+
+def tell(message: str) -> None:
+    """Show what went wrong in a window, by the first program that can; without one there is only standard error."""
+    if not settings.has_display():
+        return
+    ways = (
+        ("zenity", "--error", "--no-markup", f"--title={_TITLE}", f"--text={message}"),
+        ("kdialog", "--title", _TITLE, "--error", html.escape(message)),
+        ("notify-send", "--icon=artifactfs", "--", _TITLE, html.escape(message)),
+        ("xmessage", "-center", "-title", _TITLE, message),
+    )
+    for words in ways:
+        if shutil.which(words[0]) is not None and _succeeds(words):
+            return
+
+
+def _succeeds(words: Sequence[str]) -> bool:
+    # Until the user has read it and closes the window: as long as that takes.
+    return subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _is_served(point: str) -> bool:
+    mounted = table.mounted_at(point)
+    return mounted is not None and mounted.fstype == table.FUSE_TYPE and register.wait_for_end(point, 0.0) is not None
+
+
+def _mount(point: str, program: Sequence[str]) -> None:
+    made = not os.path.lexists(point)
+    try:
+        if made:
+            os.makedirs(point)
+    except OSError as error:
+        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
+    done = subprocess.run([*program, "mount", point], check=False, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        if made:
+            # Not ours to remove if somebody put something in meanwhile.
+            with contextlib.suppress(OSError):
+                os.rmdir(point)
+        said = " ".join(done.stderr.split()).removeprefix("artifactfs: ")
+        raise UserError(_exit_code(done.returncode), said or f"`mount` ended with exit code {done.returncode}")
+
+
+def _exit_code(number: int) -> ExitCode:
+    try:
+        return ExitCode(number)
+    except ValueError:
+        # A signal, say.
+        return ExitCode.MOUNT_REFUSED
