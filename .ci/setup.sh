@@ -15,6 +15,14 @@ fail() {
 }
 
 TEST_PROGRAMS="findmnt:util-linux fish:fish groff:groff-base lsof:lsof man:man-db openssl:openssl ps:procps systemctl:systemd tree:tree zsh:zsh"
+# A desktop without a screen, for tests/desktop: a display, a session bus, a file manager and an editor, what looks at them
+# and clicks, what they look like. A path stands for a package without a program.
+TEST_PROGRAMS+=" Xvfb:xvfb dbus-daemon:dbus thunar:thunar mousepad:mousepad xdotool:xdotool import:imagemagick"
+TEST_PROGRAMS+=" gio:libglib2.0-bin update-mime-database:shared-mime-info desktop-file-validate:desktop-file-utils"
+TEST_PROGRAMS+=" /usr/libexec/at-spi-bus-launcher:at-spi2-core /usr/lib/python3/dist-packages/gi:python3-gi"
+TEST_PROGRAMS+=" /usr/lib/*/girepository-1.0/Atspi-2.0.typelib:gir1.2-atspi-2.0 /usr/share/icons/Adwaita:adwaita-icon-theme"
+TEST_PROGRAMS+=" /usr/lib/*/gdk-pixbuf-2.0/*/loaders/libpixbufloader-svg.so:librsvg2-common"
+TEST_PROGRAMS+=" /usr/share/fonts/opentype/cantarell:fonts-cantarell"
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
@@ -128,11 +136,12 @@ nginx_alone() {
   ! command -v systemctl >/dev/null || as_root systemctl --quiet disable nginx 2>/dev/null || true
 }
 
-# missing_programs PROGRAM:PACKAGE...: the packages of those that are missing.
+# missing_programs PROGRAM:PACKAGE...: the packages of those that are missing. A program may be a path, or a
+# pattern of paths.
 missing_programs() {
   local pair
   for pair; do
-    command -v "${pair%:*}" >/dev/null || echo "${pair#*:}"
+    command -v "${pair%:*}" >/dev/null || { [[ $pair == /* ]] && compgen -G "${pair%:*}" >/dev/null; } || echo "${pair#*:}"
   done
 }
 

@@ -12,7 +12,9 @@ from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Shell
 
 DESKTOP_PROBES = (
-    ".hidden", ".Trash", ".Trash-0", ".Trash-1000", "autorun.inf", ".directory", ".xdg-volume-info", ".git",
+    ".hidden", ".Trash", ".Trash-0", ".Trash-1000", "autorun.inf", "AUTORUN.INF", ".autorun", "autorun.sh",
+    ".directory", ".xdg-volume-info", "BDMV", "AACS", "BDSVM", "VIDEO_TS", "desktop.ini", ".DS_Store", ".nomedia",
+    ".trackerignore", ".sh_thumbnails", ".localized", ".metadata_never_index", ".git", ".hg",
 )  # fmt: skip
 
 
@@ -24,11 +26,14 @@ def test_the_root_costs_nothing(lab: Lab, mounted: Mount) -> None:
 
 
 def test_desktop_probes_cost_nothing(lab: Lab, mounted: Mount) -> None:
-    """7: what desktops probe in the root, /runs and a listed directory: 0."""
-    mounted.sh('ls "$M/runs/$1"', sample.RUN).ok()
+    """7: what desktops probe in the root, /runs, a run and a directory that are listed: 0, and it is not there."""
+    mounted.sh('ls "$M/runs/$1" "$M/runs/$1/lora_model"', sample.RUN).ok()
     lab.reset()
-    for name in DESKTOP_PROBES:
-        mounted.sh('! stat "$M/$1" && ! stat "$M/runs/$1" && ! stat "$M/runs/$2/$1"', name, sample.RUN).ok()
+    everywhere = 'cd "$M"; for d in . runs "runs/$1" "runs/$1/lora_model"; do for n in $2; do stat "$d/$n" && exit 1; '
+    everywhere += "done; done; true"
+    done = mounted.sh(everywhere, sample.RUN, " ".join(DESKTOP_PROBES))
+    assert done.code == 0, done.text
+    assert done.err.count("No such file") == 4 * len(DESKTOP_PROBES)
     assert lab.total() == 0
 
 

@@ -1,0 +1,134 @@
+"""A real file manager on a real mount: what it shows, and what that costs."""
+
+import datetime
+
+import pytest
+
+from artifactfs.emulator import sample
+from tests.desktop.desk import Desk, Row
+from tests.harness import Lab, Mount, Shell
+
+MANY = 100  # files of each of two names, in a directory
+
+
+def runs_to_see(lab: Lab) -> list[int]:
+    """Return the runs that /runs shows: 200 but for the deleted among them."""
+    found = lab.newest_runs(200)
+    lab.reset()
+    return found
+
+
+def test_it_shows_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> None:
+    """7, 2.3: the root, /runs and a run, entered by double clicks: 0, 1 for each 100 runs, and 1 request, whatever
+    Thunar probes for. The mount is in its list of places, by the name of its directory."""
+    shell.cli("desktop", "install", env=desk.env).ok()
+    expected = runs_to_see(lab)
+    with desk.program("thunar", mounted.point):
+        (runs,) = desk.folder("model-lab", 1)
+        window = desk.window("thunar", "model-lab")
+        assert window is not None
+        assert "model-lab" in window.places()
+        assert lab.total() == 0
+
+        desk.double_click(runs)
+        shown = desk.folder("runs", len(expected))
+        assert sorted(row.name for row in shown) == sorted(map(str, expected))
+        assert {row.kind for row in shown} == {"folder"}
+        assert lab.requests() == {"runs": 2}
+
+        run = next(row for row in shown if row.name.startswith("60"))
+        lab.reset()
+        desk.double_click(run)
+        inside = desk.folder(run.name, len(children(lab, int(run.name))))
+        assert sorted(row.name for row in inside) == children(lab, int(run.name))
+        assert lab.requests() == {"listing": 1}
+
+
+def test_it_shows_sizes_and_times(desk: Desk, lab: Lab, mounted: Mount) -> None:
+    """2.2, 2.3: the sizes and times that Thunar shows are those that `stat` tells, and add up to the run's."""
+    place = ("runs", sample.RUN, "lora_model")
+    seen = {path.decode(): found for path, found in mounted.walk(*place).items() if b"/" not in path}
+    with desk.program("thunar", mounted.path(*place)):
+        shown = desk.folder("lora_model", len(seen))
+        window = desk.window("thunar", "lora_model")
+    assert {row.name: row.time for row in shown} == {name: time_of(found.mtime_ns) for name, found in seen.items()}
+    sizes = {row.name: row.size for row in shown}
+    # Some by hand, so that nothing has to know how Thunar rounds; then their sum, which it tells to the byte.
+    assert sizes["adapter_model.safetensors"] == "4.5 MiB"
+    assert sizes["README.md"] == "1.4 KiB"
+    assert sizes["adapter_config.json"] == "1015 bytes"
+    files = [found.size for found in seen.values() if not found.is_dir]
+    assert window is not None
+    assert f"{len(files)} files: 8.0 MiB ({sum(files)} bytes)" in window.status()
+
+
+def test_a_text_file_opens_in_an_editor(desk: Desk, lab: Lab, mounted: Mount) -> None:
+    """4.1: a double click on README.md opens an editor that shows what the server has."""
+    expected = mounted.sh('cat "$M/runs/$1/lora_model/README.md"', sample.RUN).ok().text
+    with desk.program("thunar", mounted.path("runs", sample.RUN, "lora_model")):
+        shown = desk.folder("lora_model", 9)
+        desk.double_click(next(row for row in shown if row.name == "README.md"))
+        texts: list[str] = []
+
+        def is_open() -> bool:
+            windows = [window for window in desk.windows("mousepad") if "README.md" in window.title]
+            texts[:] = [node["text"] for window in windows for node in window.nodes("text") if node["text"]]
+            return bool(texts)
+
+        desk.wait_until(is_open, "README.md in an editor")
+    assert texts == [expected]
+
+
+def checkpoints(lab: Lab) -> int:
+    """Return a new run with a directory of safetensors and bin files."""
+    names = [f"model-{i:05d}.safetensors" for i in range(MANY)] + [f"pytorch_model-{i:05d}.bin" for i in range(MANY)]
+    return lab.new_run({f"weights/{name}": 200_000 for name in names})
+
+
+def entered(desk: Desk, lab: Lab, mounted: Mount, run_id: int) -> list[Row]:
+    """Enter the directory of checkpoints as a user does, and return what is shown; only that is counted."""
+    (weights,) = desk.folder(str(run_id), 1)
+    lab.reset()
+    desk.double_click(weights)
+    return desk.folder("weights", 2 * MANY)
+
+
+def test_named_types_cost_no_content(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> None:
+    """7: with the MIME package and --bin, a directory of 200 checkpoints is one listing and no content, though Thunar
+    tells the type of each: by its name."""
+    shell.cli("desktop", "install", "--bin", env=desk.env).ok()
+    run_id = checkpoints(lab)
+    with desk.program("thunar", mounted.path("runs", run_id)):
+        shown = entered(desk, lab, mounted, run_id)
+        kinds = [row.kind for row in shown]
+        assert kinds == ["safetensors weights"] * MANY + ["binary data"] * MANY
+        assert {row.size for row in shown} == {"195.3 KiB"}
+        assert lab.requests() == {"listing": 1}
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["nothing", "without --bin"])
+def test_unnamed_types_are_read(installed: bool, desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> None:
+    """What the MIME package is for: without it Thunar reads every file, without --bin every *.bin. So the test above
+    can fail, and would if Thunar had shown nothing."""
+    if installed:
+        shell.cli("desktop", "install", env=desk.env).ok()
+    run_id = checkpoints(lab)
+    with desk.program("thunar", mounted.path("runs", run_id)):
+        shown = entered(desk, lab, mounted, run_id)
+        kinds = [row.kind for row in shown]
+        # What it reads there it takes for a MATLAB file, say: the weights are random.
+        assert kinds.count("safetensors weights") == (MANY if installed else 0)
+        assert "binary data" not in kinds
+        asked = lab.requests()
+    assert asked["listing"] == 1
+    assert asked["content"] >= (MANY if installed else 2 * MANY)
+
+
+def children(lab: Lab, run_id: int) -> list[str]:
+    """Return the names in a run's root, sorted."""
+    return sorted({path.decode().partition("/")[0] for path in lab.truth(run_id)})
+
+
+def time_of(mtime_ns: int) -> str:
+    """Return a time as the desktop is set up to show it."""
+    return datetime.datetime.fromtimestamp(mtime_ns // 10**9, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
