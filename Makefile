@@ -31,7 +31,7 @@ MINUTES := 10
 SEED :=
 EXAMPLES := 2000
 
-.PHONY: help demo demo-stop install test test-lowest lint man soak bench bench-readme wheel clean
+.PHONY: help demo demo-stop install test test-lowest lint man soak bench bench-readme screenshots wheel clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -81,6 +81,10 @@ bench: $(BENCH)/venv/.benching $(if $(wildcard $(PEERS)/compare.py),$(BENCH)/ven
 
 bench-readme: $(BENCH)/venv/.benching ## Put what `make bench` last measured in full into README.md
 	@$(BENCH)/venv/bin/python .ci/bench.py --out $(BENCH) --readme
+
+screenshots: $(VENV)/.developing ## Make the README's pictures of a desktop anew: docs/images
+	@.ci/setup.sh tests
+	@$(VENV)/bin/python -m tests.desktop.screenshots docs/images
 
 wheel: $(VENV)/.installed ## Build dist/artifactfs-….whl
 	@rm -rf build dist/*.whl

@@ -154,7 +154,7 @@ class Desk:
 
     def picture(self, window: str, path: str) -> None:
         """Write a picture of a window, by its X id, or of the "root"."""
-        run(*self.shell.prefix, "import", "-window", window, path, env=self.env).ok()
+        run("import", "-window", window, path, env=self.env).ok()
 
     def double_click(self, row: Row) -> None:
         """Click twice on a row, as a user opens it. It has to be in sight."""
