@@ -4,10 +4,12 @@ Owns the display and the bus, and through the mark in their environment all that
 accessibility tree (seen.py), acts through the mouse. What a window shows is waited for; nothing sleeps for a guess.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from tests.harness import Shell, run, start_process, wait_until
 
 # A program's first window on two cores that have other things to do.
 WINDOW_S = 60.0
+# After which a click that nothing came of is done again.
+_AGAIN_S = 10.0
 _SEEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "seen.py")
 # The system's, which has `gi`; the tests' own need not.
 _PYTHON = "/usr/bin/python3"
@@ -28,6 +32,7 @@ gtk-icon-theme-name=Adwaita
 gtk-font-name=Cantarell 11
 gtk-enable-animations=0
 gtk-cursor-blink=0
+gtk-double-click-time=2000
 """
 _DEFAULTS = """[Default Applications]
 inode/directory=thunar.desktop
@@ -156,17 +161,29 @@ class Desk:
         """Write a picture of a window, by its X id, or of the "root"."""
         run("import", "-window", window, path, env=self.env).ok()
 
-    def double_click(self, row: Row) -> None:
-        """Click twice on a row, as a user opens it. It has to be in sight."""
+    def open(self, title: str, name: str, is_open: Callable[[], object], what: str) -> None:
+        """Click twice on a row of Thunar's window `title`, as a user does, until `is_open()`.
+
+        Where nothing comes of it the window was not ready, or the two clicks came too far apart: so again.
+        """
+        end = time.monotonic() + WINDOW_S
+        while time.monotonic() < end:
+            window = self.window("thunar", f"{title} - Thunar")
+            for row in (window.rows() or []) if window is not None else []:
+                if row.name == name:
+                    self._double_click(row)
+            with contextlib.suppress(AssertionError):
+                return wait_until(is_open, what, _AGAIN_S)
+        return self.wait_until(is_open, what)
+
+    def enter(self, title: str, name: str) -> None:
+        """Enter a directory from Thunar's window `title`."""
+        self.open(title, name, lambda: self.window("thunar", f"{name} - Thunar"), f"{name} entered")
+
+    def _double_click(self, row: Row) -> None:
         x, y, _, height = row.place
         assert y > 0, f"{row.name} is not in sight"
         command = ("mousemove", str(x + 10), str(y + height // 2), "click", "--repeat", "2", "--delay", "80", "1")
-        run(*self.shell.prefix, "xdotool", *command, env=self.env).ok()
-
-    def click(self, place: list[int]) -> None:
-        """Click on the middle of a place: x, y, width, height."""
-        x, y, width, height = place
-        command = ("mousemove", str(x + width // 2), str(y + height // 2), "click", "1")
         run(*self.shell.prefix, "xdotool", *command, env=self.env).ok()
 
 

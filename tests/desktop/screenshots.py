@@ -71,8 +71,8 @@ def _take(desk: Desk, lab: Lab, runs: str, directory: str) -> None:
         rows = desk.folder("lora_model", 9)
         assert "safetensors weights" in {row.kind for row in rows}
         _picture(desk, "lora_model - Thunar", os.path.join(directory, "thunar-run.png"))
-        desk.double_click(next(row for row in rows if row.name == "README.md"))
-        desk.wait_until(lambda: any("README" in window.title for window in desk.windows("mousepad")), "an editor")
+        editor = "README.md in an editor"
+        desk.open("lora_model", "README.md", lambda: any("README" in w.title for w in desk.windows("mousepad")), editor)
         _picture(desk, "README.md", os.path.join(directory, "editor.png"))
 
 
@@ -81,8 +81,9 @@ def _picture(desk: Desk, title: str, path: str) -> None:
     run("xdotool", "mousemove", "1279", "899", env=desk.env).ok()
     found = run("xdotool", "search", "--sync", "--onlyvisible", "--name", title, env=desk.env).ok()
     desk.picture(found.text.split()[-1], path)
-    line = ("-bordercolor", "#c8c8c8", "-border", "1")
-    run("convert", path, *line, "-strip", "+dither", "-colors", str(_COLORS), "-define", "png:compression-level=9", path).ok()
+    # A line around it, as a page may be as white as the window; and small.
+    line, small = ("-bordercolor", "#c8c8c8", "-border", "1"), ("-strip", "+dither", "-colors", str(_COLORS))
+    run("convert", path, *line, *small, "-define", "png:compression-level=9", path).ok()
     size = os.path.getsize(path)
     assert size < _MOST_BYTES, f"{path} has {size} bytes"
     sys.stdout.write(f"{os.path.relpath(path, CHECKOUT)}  {size} bytes\n")

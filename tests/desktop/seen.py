@@ -24,7 +24,7 @@ def main(application: str) -> None:
         return Atspi.Text.get_text(node, 0, -1) if role == "text" else None
 
     def place_of(node: Any, role: str) -> list[int]:
-        if role not in ("table cell", "push button"):
+        if role != "table cell":
             return []
         extents = Atspi.Component.get_extents(node, Atspi.CoordType.SCREEN)
         return [extents.x, extents.y, extents.width, extents.height]

@@ -24,13 +24,13 @@ def test_it_shows_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> No
     shell.cli("desktop", "install", env=desk.env).ok()
     expected = runs_to_see(lab)
     with desk.program("thunar", mounted.point):
-        (runs,) = desk.folder("model-lab", 1)
+        assert [row.name for row in desk.folder("model-lab", 1)] == ["runs"]
         window = desk.window("thunar", "model-lab")
         assert window is not None
         assert "model-lab" in window.places()
         assert lab.total() == 0
 
-        desk.double_click(runs)
+        desk.enter("model-lab", "runs")
         shown = desk.folder("runs", len(expected))
         assert sorted(row.name for row in shown) == sorted(map(str, expected))
         assert {row.kind for row in shown} == {"folder"}
@@ -38,7 +38,7 @@ def test_it_shows_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> No
 
         run = next(row for row in shown if row.name.startswith("60"))
         lab.reset()
-        desk.double_click(run)
+        desk.enter("runs", run.name)
         inside = desk.folder(run.name, len(children(lab, int(run.name))))
         assert sorted(row.name for row in inside) == children(lab, int(run.name))
         assert lab.requests() == {"listing": 1}
@@ -66,8 +66,7 @@ def test_a_text_file_opens_in_an_editor(desk: Desk, lab: Lab, mounted: Mount) ->
     """4.1: a double click on README.md opens an editor that shows what the server has."""
     expected = mounted.sh('cat "$M/runs/$1/lora_model/README.md"', sample.RUN).ok().text
     with desk.program("thunar", mounted.path("runs", sample.RUN, "lora_model")):
-        shown = desk.folder("lora_model", 9)
-        desk.double_click(next(row for row in shown if row.name == "README.md"))
+        desk.folder("lora_model", 9)
         texts: list[str] = []
 
         def is_open() -> bool:
@@ -75,7 +74,7 @@ def test_a_text_file_opens_in_an_editor(desk: Desk, lab: Lab, mounted: Mount) ->
             texts[:] = [node["text"] for window in windows for node in window.nodes("text") if node["text"]]
             return bool(texts)
 
-        desk.wait_until(is_open, "README.md in an editor")
+        desk.open("lora_model", "README.md", is_open, "README.md in an editor")
     assert texts == [expected]
 
 
@@ -87,9 +86,9 @@ def checkpoints(lab: Lab) -> int:
 
 def entered(desk: Desk, lab: Lab, mounted: Mount, run_id: int) -> list[Row]:
     """Enter the directory of checkpoints as a user does, and return what is shown; only that is counted."""
-    (weights,) = desk.folder(str(run_id), 1)
+    desk.folder(str(run_id), 1)
     lab.reset()
-    desk.double_click(weights)
+    desk.enter(str(run_id), "weights")
     return desk.folder("weights", 2 * MANY)
 
 
