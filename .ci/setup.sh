@@ -3,7 +3,7 @@
 #
 #   setup.sh build    what building .venv takes; prints the Python to use, and nothing else, on standard output
 #   setup.sh mount    what mounting takes: fusermount3, /dev/fuse
-#   setup.sh tests    what the tests take: that, and a few programs
+#   setup.sh tests    what the tests take: that, a few programs, and a desktop without a screen
 #
 # Installs only what is missing. PYTHON=/path/to/python3.12 chooses the Python.
 set -euo pipefail
@@ -17,12 +17,12 @@ fail() {
 TEST_PROGRAMS="findmnt:util-linux fish:fish groff:groff-base lsof:lsof man:man-db openssl:openssl ps:procps systemctl:systemd tree:tree zsh:zsh"
 # A desktop without a screen, for tests/desktop: a display, a session bus, a file manager and an editor, what looks at them
 # and clicks, what they look like. A path stands for a package without a program.
-TEST_PROGRAMS+=" Xvfb:xvfb dbus-daemon:dbus thunar:thunar mousepad:mousepad xdotool:xdotool import:imagemagick"
-TEST_PROGRAMS+=" gio:libglib2.0-bin update-mime-database:shared-mime-info desktop-file-validate:desktop-file-utils"
-TEST_PROGRAMS+=" /usr/libexec/at-spi-bus-launcher:at-spi2-core /usr/lib/python3/dist-packages/gi:python3-gi"
-TEST_PROGRAMS+=" /usr/lib/*/girepository-1.0/Atspi-2.0.typelib:gir1.2-atspi-2.0 /usr/share/icons/Adwaita:adwaita-icon-theme"
-TEST_PROGRAMS+=" /usr/lib/*/gdk-pixbuf-2.0/*/loaders/libpixbufloader-svg.so:librsvg2-common"
-TEST_PROGRAMS+=" /usr/share/fonts/opentype/cantarell:fonts-cantarell"
+DESKTOP_PROGRAMS="Xvfb:xvfb dbus-daemon:dbus thunar:thunar mousepad:mousepad xdotool:xdotool import:imagemagick"
+DESKTOP_PROGRAMS+=" gio:libglib2.0-bin update-mime-database:shared-mime-info desktop-file-validate:desktop-file-utils"
+DESKTOP_PROGRAMS+=" /usr/libexec/at-spi-bus-launcher:at-spi2-core /usr/lib/python3/dist-packages/gi:python3-gi"
+DESKTOP_PROGRAMS+=" /usr/lib/*/girepository-1.0/Atspi-2.0.typelib:gir1.2-atspi-2.0 /usr/share/icons/Adwaita:adwaita-icon-theme"
+DESKTOP_PROGRAMS+=" /usr/lib/*/gdk-pixbuf-2.0/*/loaders/libpixbufloader*svg.so:librsvg2-common"
+DESKTOP_PROGRAMS+=" /usr/share/fonts/opentype/cantarell:fonts-cantarell"
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
@@ -119,6 +119,7 @@ for_mounting() {
 for_tests() {
   need $(missing_programs fusermount3:fuse3 $TEST_PROGRAMS)
   nginx_alone
+  need $(missing_programs fusermount3:fuse3 $TEST_PROGRAMS $DESKTOP_PROGRAMS)
   device
 }
 
