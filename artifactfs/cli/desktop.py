@@ -40,7 +40,7 @@ def install(with_bin: bool, mountpoint: str | None) -> None:
         click.echo(f"installed {path}")
     click.echo(f"the launcher “Model Lab” mounts {choice.mountpoint} and opens it; keys: see `artifactfs mount --help`")
     if with_bin:
-        click.echo("every *.bin file of yours is “binary data” now, wherever it is; `install` without --bin undoes it")
+        click.echo("every *.bin file of yours is “Binary data” now, wherever it is; `install` without --bin undoes it")
     click.echo("file managers that are open may have to be started again")
 
 

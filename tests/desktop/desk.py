@@ -38,6 +38,7 @@ _DEFAULTS = """[Default Applications]
 inode/directory=thunar.desktop
 text/plain=org.xfce.mousepad.desktop
 """
+_THUNAR_FILE = "xfce4/xfconf/xfce-perchannel-xml/thunar.xml"
 _THUNAR = """<?xml version="1.0" encoding="UTF-8"?>
 <channel name="thunar" version="1.0">
   <property name="default-view" type="string" value="ThunarDetailsView"/>
@@ -67,13 +68,14 @@ class Window:
     title: str
     tree: Mapping[str, Any]
 
-    def nodes(self, role: str) -> list[Mapping[str, Any]]:
-        """Return all nodes of a role, in order."""
-        return [node for node in _below(self.tree) if node["role"] == role]
+    def nodes(self, *roles: str) -> list[Mapping[str, Any]]:
+        """Return all nodes of one of the roles, in order."""
+        return [node for node in _below(self.tree) if node["role"] in roles]
 
     def rows(self) -> list[Row] | None:
         """Return the rows of a file manager's list; None while there is no list."""
-        for table in self.nodes("table"):
+        # "tree table" with the GTK of Debian 13.
+        for table in self.nodes("table", "tree table"):
             heads = [node["name"] for node in table["children"] if node["role"] == "table column header"]
             if heads == ["Name", "Size", "Type", "Date Modified"]:
                 cells = [node for node in table["children"] if node["role"] == "table cell"]
@@ -82,12 +84,12 @@ class Window:
         return None
 
     def status(self) -> str:
-        """Return the status bar's text."""
-        return " ".join(node["name"] for node in self.nodes("status bar")).replace("\u00a0", " ")
+        """Return the status bar's text, with single spaces."""
+        return " ".join(" ".join(node["name"] for node in self.nodes("status bar")).split())
 
     def places(self) -> list[str]:
         """Return what the side pane of a file manager lists."""
-        for table in self.nodes("table"):
+        for table in self.nodes("table", "tree table"):
             if [node["name"] for node in table["children"] if node["role"] == "table column header"] == [""]:
                 return [cell["name"] for node in table["children"] for cell in node["children"] if cell["name"]]
         return []
@@ -134,6 +136,20 @@ class Desk:
     def window(self, application: str, title: str) -> Window | None:
         """Return the first window whose title begins with `title`, as it is now."""
         return next((found for found in self.windows(application) if found.title.startswith(title)), None)
+
+    def wait_for_status(self, text: str) -> None:
+        """Wait until Thunar's status bar begins with a text: what it says of a directory that it shows."""
+
+        def says() -> bool:
+            return any(window.status().startswith(text) for window in self.windows("thunar"))
+
+        self.wait_until(says, f"Thunar's “{text}”")
+
+    def prefer_view(self, view: str) -> None:
+        """Have Thunar show directories in another view from its next start on: ThunarIconView is its own default."""
+        path = self.shell.path(f"config/{_THUNAR_FILE}")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(_THUNAR.replace("ThunarDetailsView", view))
 
     def folder(self, title: str, count: int) -> list[Row]:
         """Wait until Thunar shows a directory with `count` entries, with size, type and time of each."""
@@ -238,7 +254,7 @@ def _furnish(shell: Shell) -> None:
     settings = {
         "gtk-3.0/settings.ini": _GTK,
         "mimeapps.list": _DEFAULTS,
-        "xfce4/xfconf/xfce-perchannel-xml/thunar.xml": _THUNAR,
+        _THUNAR_FILE: _THUNAR,
     }
     for name, text in settings.items():
         path = shell.path(f"config/{name}")

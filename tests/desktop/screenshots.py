@@ -69,7 +69,7 @@ def _take(desk: Desk, lab: Lab, runs: str, directory: str) -> None:
         run(*desk.shell.prefix, *query, env=desk.env).ok()
     with desk.program("thunar", os.path.join(runs, str(sample.RUN), "lora_model")):
         rows = desk.folder("lora_model", 9)
-        assert "safetensors weights" in {row.kind for row in rows}
+        assert "Safetensors weights" in {row.kind for row in rows}
         _picture(desk, "lora_model - Thunar", os.path.join(directory, "thunar-run.png"))
         editor = "README.md in an editor"
         desk.open("lora_model", "README.md", lambda: any("README" in w.title for w in desk.windows("mousepad")), editor)
