@@ -22,6 +22,8 @@ def test_it_enters_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> N
     """2.3, 7: the root, /runs and a run, entered by double clicks: nothing is read, and a page of runs is asked for
     once. The mount is in the list of places, by the name of its directory."""
     shell.cli("desktop", "install", env=desk.env).ok()
+    # Since 4.20 Thunar lists every directory that its list view shows, the awkward ones of the sample too.
+    mounted.log.announce(r"client: run \d+, directory /:", optional=True)
     expected = runs_to_see(lab)
     with desk.program("thunar", mounted.point):
         assert [row.name for row in desk.folder("model-lab", 1)] == ["runs"]
@@ -40,7 +42,6 @@ def test_it_enters_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> N
         assert sorted(row.name for row in inside) == children(lab, int(run.name))
         asked = lab.requests()
     assert asked["runs"] == 2
-    # Its list view counts what is in each directory since 4.20, so there are more than one.
     assert set(asked) == {"runs", "listing"}
 
 
