@@ -170,8 +170,8 @@ class Desk:
         except AssertionError as error:
             picture = self.shell.path("desktop.png")
             self.picture("root", picture)
-            titles = [window.title for window in self.windows("thunar")]
-            raise AssertionError(f"{error}; the windows of Thunar: {titles}; the desktop: {picture}") from None
+            seen = [(window.title, window.status()) for window in self.windows("thunar")]
+            raise AssertionError(f"{error}; the windows of Thunar: {seen}; the desktop: {picture}") from None
 
     def picture(self, window: str, path: str) -> None:
         """Write a picture of a window, by its X id, or of the "root"."""

@@ -8,6 +8,7 @@ from artifactfs.emulator import sample
 from tests.desktop.desk import Desk, Row
 from tests.harness import Lab, Mount, Shell
 
+MANY_RUNS = f"many-runs~{sample.MANY_PROJECT}"
 MANY = 100  # files of each of two names, in a directory
 
 
@@ -26,7 +27,7 @@ def test_it_enters_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> N
     mounted.log.announce(r"client: run \d+, directory /:", optional=True)
     expected = runs_to_see(lab)
     with desk.program("thunar", mounted.point):
-        assert [row.name for row in desk.folder("model-lab", 1)] == ["runs"]
+        assert [row.name for row in desk.folder("model-lab", 3)] == ["names", "projects", "runs"]
         window = desk.window("thunar", "model-lab")
         assert window is not None
         assert "model-lab" in window.places()
@@ -54,7 +55,7 @@ def test_what_it_costs_to_look(desk: Desk, lab: Lab, mounted: Mount, shell: Shel
     small = next(run_id for run_id in runs if children(lab, run_id) == ["config.json", "metrics.jsonl", "model"])
     lab.reset()
     places: tuple[tuple[str, str, dict[str, int]], ...] = (
-        ("", "1 folder", {}),
+        ("", "3 folders", {}),
         ("runs", f"{len(runs)} folders", {"runs": 2}),
         (f"runs/{small}", "1 folder | 2 files: ", {"runs": 2, "listing": 1}),
     )
@@ -62,6 +63,24 @@ def test_what_it_costs_to_look(desk: Desk, lab: Lab, mounted: Mount, shell: Shel
         with desk.program("thunar", mounted.path(place)):
             desk.wait_for_status(status)
             assert lab.requests() == cost
+
+
+def test_what_it_costs_to_look_by_name(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> None:
+    """7, 1.1: /names and a project of 200 runs there, whose links Thunar follows one and all: 1 request for each 100
+    projects and runs, and none for a link."""
+    desk.prefer_view("ThunarIconView")
+    # Through another mount, so that nothing is known to the one that is looked at.
+    other = shell.mount(name="other")
+    names, runs = (other.sh(f'ls "$M/names/{place}" | wc -l').ok().text.strip() for place in ("", MANY_RUNS))
+    lab.reset()
+    with desk.program("thunar", mounted.path("names")):
+        desk.wait_for_status(f"{names} folders")
+        assert lab.requests() == {"projects": 1}
+    lab.reset()
+    with desk.program("thunar", mounted.path("names", MANY_RUNS)):
+        desk.wait_for_status(f"{runs} folders")
+        assert lab.requests() == {"runs": 2}
+    assert int(runs) == 200
 
 
 def test_it_shows_sizes_and_times(desk: Desk, lab: Lab, mounted: Mount) -> None:
