@@ -13,7 +13,7 @@ import tempfile
 from artifactfs.emulator import sample
 from tests.desktop.desk import Desk, desktop
 from tests.fixtures import AS_USER, USER_ID
-from tests.harness import ARTIFACTFS, CHECKOUT, Lab, Shell, run
+from tests.harness import ARTIFACTFS, CHECKOUT, Lab, Mount, Shell, run
 
 # Of the README's width on its page; a picture is a few dozen KiB.
 _COLORS = 128
@@ -46,7 +46,7 @@ def main(directory: str) -> None:
             mounted = shell.mount(*others, name="home/model-lab")
             try:
                 with desktop(user) as desk:
-                    _take(desk, lab, mounted.path("runs"), directory)
+                    _take(desk, lab, mounted, directory)
             finally:
                 user.close()
                 shell.close()
@@ -54,7 +54,9 @@ def main(directory: str) -> None:
         lab.stop()
 
 
-def _take(desk: Desk, lab: Lab, runs: str, directory: str) -> None:
+def _take(desk: Desk, lab: Lab, mounted: Mount, directory: str) -> None:
+    top, runs = mounted.point, mounted.path("runs")
+    names = mounted.sh('ls "$M/names"').ok().text.splitlines()
     with open(desk.shell.path("config/xfce4/xfconf/xfce-perchannel-xml/thunar.xml"), "w", encoding="utf-8") as file:
         file.write(_THUNAR)
     # By who runs this: the user may not be able to read the checkout. What is installed can be read by all.
@@ -67,6 +69,9 @@ def _take(desk: Desk, lab: Lab, runs: str, directory: str) -> None:
     for name, value in (("column", "THUNAR_COLUMN_NAME"), ("order", "GTK_SORT_ASCENDING")):
         query = ("xfconf-query", "--channel", "thunar", "--property", f"/last-sort-{name}", "--set", value)
         run(*desk.shell.prefix, *query, env=desk.env).ok()
+    with desk.program("thunar", os.path.join(top, "names")):
+        desk.folder("names", len(names))
+        _picture(desk, "names - Thunar", os.path.join(directory, "thunar-names.png"))
     with desk.program("thunar", os.path.join(runs, str(sample.RUN), "lora_model")):
         rows = desk.folder("lora_model", 9)
         assert "Safetensors weights" in {row.kind for row in rows}

@@ -43,7 +43,8 @@ def test_it_enters_runs(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> N
         assert sorted(row.name for row in inside) == children(lab, int(run.name))
         asked = lab.requests()
     assert asked["runs"] == 2
-    assert set(asked) == {"runs", "listing"}
+    # Thunar 4.20 looks into /names and /projects too, to count what is in them.
+    assert set(asked) - {"projects"} == {"runs", "listing"}
 
 
 def test_what_it_costs_to_look(desk: Desk, lab: Lab, mounted: Mount, shell: Shell) -> None:
