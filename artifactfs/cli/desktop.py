@@ -31,7 +31,7 @@ def desktop() -> None:
 def install(with_bin: bool, mountpoint: str | None) -> None:
     """Install for this user, or bring up to date.
 
-    File managers then tell *.safetensors, *.pt, *.parquet and their like by the name; without, they read every file of
+    File managers then know safetensors, PyTorch, Parquet files and their like by the name; else they read every file of
     a directory to say what it is. Without --bin an earlier --bin is taken back. `uninstall` removes it all.
     """
     data_home = settings.data_home()
