@@ -117,9 +117,8 @@ for_mounting() {
 }
 
 for_tests() {
-  need $(missing_programs fusermount3:fuse3 $TEST_PROGRAMS)
-  nginx_alone
   need $(missing_programs fusermount3:fuse3 $TEST_PROGRAMS $DESKTOP_PROGRAMS)
+  nginx_alone
   device
 }
 

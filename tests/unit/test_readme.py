@@ -55,7 +55,9 @@ def test_every_room_is_in_the_picture() -> None:
     assert drawn == there
 
 
-@pytest.mark.parametrize("room", ["cli", "desktop", "doctor", "settings", "logs", "modellab", "tree", "content", "fuse", "mount"])
+@pytest.mark.parametrize(
+    "room", ["cli", "desktop", "doctor", "settings", "logs", "modellab", "tree", "content", "fuse", "mount"]
+)
 def test_every_module_of_a_room_is_in_the_picture(room: str) -> None:
     picture = README[README.index(f"      {room}/") :]
     drawn = re.match(r".*\n((?: {8}.*\n)+)", picture)
