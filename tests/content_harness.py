@@ -164,6 +164,7 @@ class Bench:
         assert self.shop.budget.used == 0
         assert self.shop.fetched == 0
         assert self.shop.spools == 0
+        assert not self.shop.tally.streams
         assert not self.shop.probe.locked()
         assert not self.files._sources
         assert self.keeper._waiting_bytes == 0

@@ -135,7 +135,7 @@ class BlockStore:
         min_free_bytes: int,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._top = directory
+        self.directory = directory
         self._root = os.path.join(directory, _FORMAT)
         # Directories and the file aside count for whoever looks with `du`: leave them a little.
         self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
@@ -147,6 +147,11 @@ class BlockStore:
         self._counter = 0
         self._counter_lock = threading.Lock()
         self.session = secrets.token_bytes(8)
+        # For who asks how it is: bytes in all and free on the disk as last seen, and what this store has evicted.
+        self.total_bytes: int | None = None
+        self.free_bytes: int | None = None
+        self.evicted_files = 0
+        self.evicted_bytes = 0
 
     def load(self, key: bytes, indices: Sequence[int], accept: Callable[[Stamp], bool]) -> list[Block | None]:
         """Return of each block what is there, whole, and of a stamp that `accept` takes; None otherwise.
@@ -230,6 +235,27 @@ class BlockStore:
             for name in os.listdir(directory):
                 self._remove(os.path.join(directory, name))
 
+    def held_bytes(self, key: bytes) -> int:
+        """Return how many bytes of a version are kept, without a look into the files."""
+        held = 0
+        for entry in _entries(self._directory(key)):
+            with contextlib.suppress(OSError):  # evicted in this moment
+                if not _is_aside(entry.name):
+                    held += max(0, entry.stat(follow_symlinks=False).st_size - _HEADER_BYTES)
+        return held
+
+    def look(self) -> None:
+        """See how full the cache and its disk are; what came of it is in `total_bytes` and `free_bytes`."""
+        try:
+            if (total := _known_total(os.path.join(self._root, "usage"))) is not None:
+                self.total_bytes = total
+            elif not os.path.isdir(self._root):
+                self.total_bytes = 0
+            found = os.statvfs(self.directory)
+            self.free_bytes = found.f_bavail * found.f_frsize
+        except OSError as error:
+            log.debug("looking at the cache's disk failed: %s", error.strerror)
+
     def usage(self) -> Usage:
         """Count what is there."""
         found = list(self._scan())
@@ -275,7 +301,7 @@ class BlockStore:
 
     def _make(self, *directories: str) -> None:
         """Make directories of ours, and those above them: each is 0700, which `makedirs` grants the last one only."""
-        for directory in (self._top, self._root, *directories):
+        for directory in (self.directory, self._root, *directories):
             os.makedirs(directory, mode=0o700, exist_ok=True)
 
     @staticmethod
@@ -406,6 +432,8 @@ class BlockStore:
             if not _is_aside(os.path.basename(path)):
                 self._unlink(path)
                 held -= file_size
+                self.evicted_files += 1
+                self.evicted_bytes += file_size
         return held
 
     def _pause(self, error: OSError) -> None:
@@ -420,11 +448,11 @@ class BlockStore:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            raw = os.pread(fd, _USAGE.size, 0)
+            known = _total_in(os.pread(fd, _USAGE.size, 0))
             # Without a count, what is there must be counted before anything is added.
-            known = len(raw) == _USAGE.size and _checksum(raw[:8]) == _USAGE.unpack(raw)[1]
-            total = _Total(_USAGE.unpack(raw)[0] if known else self.max_bytes)
+            total = _Total(self.max_bytes if known is None else known)
             yield total
+            self.total_bytes = total.value
             count = total.value.to_bytes(8, "little")
             os.pwrite(fd, count + _checksum(count).to_bytes(8, "little"), 0)
         finally:
@@ -434,6 +462,23 @@ class BlockStore:
 class _Total:
     def __init__(self, value: int) -> None:
         self.value = value
+
+
+def _total_in(raw: bytes) -> int | None:
+    """Return the count of bytes that the file of it holds; None if it is damaged, or there is none."""
+    known = len(raw) == _USAGE.size and _checksum(raw[:8]) == _USAGE.unpack(raw)[1]
+    return _USAGE.unpack(raw)[0] if known else None
+
+
+def _known_total(path: str) -> int | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return _total_in(os.pread(fd, _USAGE.size, 0))
+    finally:
+        os.close(fd)
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:

@@ -18,6 +18,7 @@ from artifactfs import errors
 from artifactfs.content.blocks import BLOCK_BYTES
 from artifactfs.content.pieces import Pieces
 from artifactfs.content.shop import Shop
+from artifactfs.content.tally import Stream
 from artifactfs.modellab.content import Artifact, Body
 from artifactfs.modellab.throttle import backoff_s
 
@@ -190,12 +191,18 @@ class Download:
         size = pieces.size
         self._spool_at, self._spool_wish, self._spool_to = 0, fill.end, 0 if fill.ahead else fill.end
         self._shop.spools += 1
+        tally = self._shop.tally
+        stream = Stream(self._artifact, size, size is None or self._shop.fits(size))
+        tally.streams.append(stream)
+        if not stream.fits:
+            tally.streamed += 1
+            log.info("a body of %d bytes fits neither the cache nor memory: a step back starts it again", size)
         came = 0
         last = b""
         try:
             with trio.CancelScope() as self._spool_scope:
                 async for chunk in body.chunks:
-                    came += len(chunk)
+                    came = stream.came_to = came + len(chunk)
                     if size is not None and came > size:
                         raise await self._superseded()
                     if came == size and body.total is None:
@@ -213,6 +220,7 @@ class Download:
         finally:
             self._spool_at = None
             self._shop.spools -= 1
+            tally.streams.remove(stream)
             pieces.notify()
 
     async def _advance(self, fill: Fill, at: int, chunk: bytes) -> None:
@@ -266,6 +274,7 @@ class Download:
                 return
         if fill.at < spool_at:
             # A step back behind a body that nothing kept: it starts again.
+            self._shop.tally.restarted += 1
             self._spool_scope.cancel()
         elif not fill.ahead:
             self.asked_for(fill.end)

@@ -26,6 +26,17 @@ class FileVersion(msgspec.Struct, frozen=True):
     variant: int = 0
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """How much of a version is kept, and by how many handles it is open.
+
+    `disk_bytes` are of this size and place; whether they still hold is found out when they are read (semantics 4.3).
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    handles: int
+
+
 class _SourceKey(NamedTuple):
     artifact: Artifact
     size: int | None
@@ -70,6 +81,16 @@ class Files:
         for key, source in self._sources.items():
             version = FileVersion(key.artifact, key.size, key.run_stamp, key.variant)
             source.change_owner(self._namer(version))
+
+    async def kept(self, version: FileVersion) -> Kept:
+        """Return how much of a version is at hand; nothing is known of one whose size is not."""
+        source = self._sources.get(_SourceKey(version.artifact, version.size, version.run_stamp, version.variant))
+        handles = source.users if source is not None else 0
+        size = version.size if version.size is not None else source.size if source is not None else None
+        if size is None:
+            return Kept(0, 0, handles)
+        key = self._namer(version)(size)
+        return Kept(self._shop.pool.held_bytes(key), await self._shop.keeper.held_bytes(key), handles)
 
     def _give_back(self, key: _SourceKey, source: Source) -> None:
         source.users -= 1

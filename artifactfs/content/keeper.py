@@ -13,6 +13,7 @@ import trio
 
 from artifactfs.content import blocks
 from artifactfs.content.blocks import Block, BlockStore, Stamp
+from artifactfs.content.tally import CacheState
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Keeper:
         self._store = store
         self._nursery = nursery
         self._threads = trio.CapacityLimiter(_THREADS)
+        # A look at a disk that hangs must keep nobody from it.
+        self._looks = trio.CapacityLimiter(1)
         # Not yet written, in order; what is in here is there for `load` already.
         self._waiting: dict[_Place, _Waiting] = {}
         self._waiting_bytes = 0
@@ -65,6 +68,8 @@ class Keeper:
         self._idle = trio.Event()
         self._idle.set()
         self.session = store.session if store is not None else b""
+        # Whether a thread is looking how full the cache and its disk are.
+        self._looking = False
 
     async def load(self, key: bytes, indices: Sequence[int], accept: Callable[[Stamp], bool]) -> list[Block | None]:
         """Return the blocks that are kept and accepted, None for each other one."""
@@ -108,6 +113,44 @@ class Keeper:
                 if key in self._writing:
                     await self._written.wait()
                 await trio.to_thread.run_sync(self._store.discard, key, limiter=self._threads)
+
+    async def held_bytes(self, key: bytes) -> int:
+        """Return how many bytes of a version are kept, or wait to be."""
+        store = self._store
+        if store is None:
+            return 0
+        waiting = sum(len(each.block.data) for (its_key, _), each in self._waiting.items() if its_key == key)
+        return waiting + await trio.to_thread.run_sync(store.held_bytes, key, limiter=self._threads)
+
+    def state(self) -> CacheState | None:
+        """Return how the cache is, without a look at the disk; None without one. `look_soon` brings it up to date."""
+        store = self._store
+        if store is None:
+            return None
+        return CacheState(
+            store.directory,
+            store.total_bytes,
+            store.max_bytes,
+            store.free_bytes,
+            store.evicted_files,
+            store.evicted_bytes,
+            self._waiting_bytes,
+            not self._stuck,
+        )
+
+    def look_soon(self) -> None:
+        """Have a thread look how full the cache and its disk are. Never waits."""
+        if self._store is not None and not self._looking:
+            self._looking = True
+            self._nursery.start_soon(self._look, self._store)
+
+    async def _look(self, store: BlockStore) -> None:
+        try:
+            await trio.to_thread.run_sync(store.look, limiter=self._looks, abandon_on_cancel=True)
+        except Exception:
+            log.exception("looking at the cache's disk failed")
+        finally:
+            self._looking = False
 
     async def flush(self) -> None:
         """Wait until everything given to `save` is written."""

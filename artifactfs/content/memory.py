@@ -52,6 +52,10 @@ class Pool:
         """Return a block."""
         return self._blocks.get((key, index)) or self._unread.get((key, index))
 
+    def held_bytes(self, key: bytes) -> int:
+        """Return how many bytes of a version are held."""
+        return sum((self._blocks.get(place) or self._unread[place]).have for place in self._of(key))
+
     def put(self, key: bytes, index: int, block: MemoryBlock, *, ahead: bool = False) -> None:
         """Hold a block, unless more of it is held already; others go where there is no room. `ahead`: of a reader."""
         place = key, index

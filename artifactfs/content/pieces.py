@@ -146,6 +146,7 @@ class Pieces:
             return []
         whole: list[tuple[int, MemoryBlock]] = []
         view = memoryview(chunk)
+        self._shop.tally.fetched_bytes += len(chunk)
         while view:
             index, offset = divmod(at, BLOCK_BYTES)
             count = min(len(view), BLOCK_BYTES - offset)
@@ -182,6 +183,7 @@ class Pieces:
             self._filling[index] = block
             return None
         self._filling.pop(index, None)
+        self._shop.tally.fetched_blocks += 1
         self._shop.pool.put(self._key, index, block, ahead=ahead)
         return block
 
@@ -217,6 +219,8 @@ class Pieces:
             if self.validator is None and kept.stamp.validator is not None:
                 self.recognise(kept.stamp.validator)
             block = MemoryBlock(kept.data, len(kept.data))
+            self._shop.tally.disk_blocks += 1
+            self._shop.tally.disk_bytes += block.have
             if block.have == self.length_of(index):
                 loaded.add(index)
             if not self.has(index, block.have):

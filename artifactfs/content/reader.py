@@ -55,6 +55,7 @@ class OpenFile:
         found = self._source.at_hand(offset, end)
         fetch_to = self._note(offset, end, at_hand=found is not None)
         if found is not None:
+            self._source.read_at_hand(end - offset)
             return found
         return await self._source.read(offset, end, fetch_to=fetch_to)
 

@@ -10,6 +10,7 @@ import trio
 
 from artifactfs.content.keeper import Keeper
 from artifactfs.content.memory import Budget, Pool
+from artifactfs.content.tally import Tally
 from artifactfs.modellab.content import Artifact, Body
 
 # Versions whose validator is remembered: some 200 bytes each. The kernel's pages of a file may outlive our blocks.
@@ -55,10 +56,15 @@ class Shop(msgspec.Struct):
     # Files that something is fetched of, and whole bodies that are being read.
     fetched: int = 0
     spools: int = 0
+    tally: Tally = msgspec.field(default_factory=Tally)
 
     def room_ahead(self) -> int:
         """Return how far ahead of one reader to fetch: what is fetched ahead of all must find room in memory."""
         return self.pool.max_bytes * 2 // 3 // max(1, self.fetched, self.pool.readers_ahead_of)
+
+    def fits(self, size: int) -> bool:
+        """Whether a body of `size` bytes can be kept, on disk or in memory, so that it is fetched once."""
+        return size <= max(self.keeper.room_bytes, self.pool.max_bytes)
 
     def has_room_for(self, size: int, left: int) -> bool:
         """Whether a body of `size` bytes, of which `left` are to come, can be held until somebody reads it."""

@@ -67,6 +67,12 @@ class Source:
         base = index * BLOCK_BYTES
         return None if self._pieces.dead else self._pieces.view(index, start - base, end - base)
 
+    def read_at_hand(self, count: int) -> None:
+        """Count a read of `count` bytes that memory answered."""
+        tally = self._shop.tally
+        tally.memory_reads += 1
+        tally.memory_bytes += count
+
     async def read(self, start: int, end: int, *, fetch_to: int) -> bytes | memoryview:
         """Return bytes [start, end) of the file, or less where it ends; fetches to `fetch_to` where it fetches.
 

@@ -30,19 +30,27 @@ class Breaker:
         self._next_probe_at = 0.0
         self._probes = 0
         self._failures = 0
+        # For who asks how it is: since when it is in trouble, of each kind, and when the last one was over.
+        self.silent_since: float | None = None
+        self.failing_since: float | None = None
+        self.recovered_at = float("-inf")
 
     @property
     def is_failing(self) -> bool:
         """Whether retries are in vain: nothing has worked for some requests."""
         return self._failures >= _FAILURES
 
-    def failed(self, *, surely: bool) -> None:
+    def failed(self, now: float, *, surely: bool) -> None:
         """A request failed after all its attempts. `surely`: nobody is there, which is no chance."""
         self._failures += _FAILURES if surely else 1
+        if self.is_failing and self.failing_since is None:
+            self.failing_since = now
 
-    def worked(self) -> None:
+    def worked(self, now: float) -> None:
         """A request was answered, if only by a no."""
         self._failures = 0
+        if self.failing_since is not None:
+            self.failing_since, self.recovered_at = None, now
 
     @property
     def is_open(self) -> bool:
@@ -65,6 +73,7 @@ class Breaker:
         if self._open:
             self._open = False
             self._probes = 0
+            self.silent_since, self.recovered_at = None, now
             log.info("%s answers again", self._name)
 
     def silent(self, since: float) -> None:
@@ -72,6 +81,7 @@ class Breaker:
         if self._open or self._heard_at > since:
             return
         self._open, self._probes, self._next_probe_at = True, 0, 0.0
+        self.silent_since = since
         log.warning(
             "%s does not answer: others fail at once until it does; it is tried every %g s",
             self._name,

@@ -15,7 +15,8 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab import models
+from artifactfs.modellab import details, models
+from artifactfs.modellab.details import ProjectDetails, RunDetails
 from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
 from artifactfs.modellab.models import FileRow, Page, Project, ProjectFile, Run
 from artifactfs.modellab.project_decoder import ProjectDecoder
@@ -80,21 +81,24 @@ class ModelLab:
 
     async def get_run(self, run_id: int) -> Run:
         """Return one run. Raises NotFound for one that is not there or is deleted."""
-        run = models.decode_run(await self._get("run", f"/runs/{run_id}", {}))
-        if run.run_id != run_id:
-            raise errors.UnexpectedAnswer(f"asked for run {run_id}, got run {run.run_id}")
-        if run.deleted:
-            raise errors.NotFound(f"run {run_id} is deleted")
-        return run
+        return _the_run(run_id, models.decode_run(await self._get("run", f"/runs/{run_id}", {})))
+
+    async def run_details(self, run_id: int) -> tuple[Run, RunDetails]:
+        """Return one run, and all that is told of it. Raises NotFound as `get_run` does."""
+        run, told = details.decode_run(await self._get("run", f"/runs/{run_id}", {}))
+        return _the_run(run_id, run), told
 
     async def get_project(self, project_id: int) -> Project:
         """Return one project. Raises NotFound for one that is not there or is deleted."""
-        project = models.decode_project(await self._get("project", f"/projects/{project_id}", {}))
-        if project.project_id != project_id:
-            raise errors.UnexpectedAnswer(f"asked for project {project_id}, got project {project.project_id}")
-        if project.deleted:
-            raise errors.NotFound(f"project {project_id} is deleted")
-        return project
+        return _the_project(
+            project_id, models.decode_project(await self._get("project", f"/projects/{project_id}", {}))
+        )
+
+    async def project_details(self, project_id: int) -> ProjectDetails:
+        """Return all that is told of a project. Raises NotFound as `get_project` does."""
+        project, told = details.decode_project(await self._get("project", f"/projects/{project_id}", {}))
+        _the_project(project_id, project)
+        return told
 
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
@@ -264,6 +268,22 @@ class ModelLab:
         return await self._transport.get(
             endpoint, f"{_PREFIX}{path}" + (f"?{encoded}" if encoded else ""), deadline_s=self._deadline_s
         )
+
+
+def _the_run(run_id: int, run: Run) -> Run:
+    if run.run_id != run_id:
+        raise errors.UnexpectedAnswer(f"asked for run {run_id}, got run {run.run_id}")
+    if run.deleted:
+        raise errors.NotFound(f"run {run_id} is deleted")
+    return run
+
+
+def _the_project(project_id: int, project: Project) -> Project:
+    if project.project_id != project_id:
+        raise errors.UnexpectedAnswer(f"asked for project {project_id}, got project {project.project_id}")
+    if project.deleted:
+        raise errors.NotFound(f"project {project_id} is deleted")
+    return project
 
 
 def _number(text: str) -> int | None:

@@ -147,6 +147,11 @@ def decode_run(body: bytes) -> Run:
     return _run(_data(_lenient_json(body)))
 
 
+def attributes_of(body: bytes) -> dict[str, Any]:
+    """Return all that an answer about one run or project tells, as sent. Raises UnexpectedAnswer."""
+    return _attributes(_data(_lenient_json(body)))
+
+
 def decode_runs(body: bytes) -> Page[Run]:
     """Decode a page of `/runs`; a row without a usable id is left out. Raises UnexpectedAnswer."""
     return _page(body, "runs", _run)

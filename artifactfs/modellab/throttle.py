@@ -7,6 +7,8 @@ import email.utils
 import random
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 # Retried besides connection errors. The official client leaves out 508 and what is past 512; proxies send those too.
 RETRIED = frozenset({408, 429, *range(500, 600)} - {501})
 
@@ -48,6 +50,21 @@ def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None
     return max(known) if known else None
 
 
+class LimitState(msgspec.Struct, frozen=True):
+    """What is known of one rate limit. `name` "": of requests whose limit no answer has named.
+
+    `remaining` of `limit` requests are left until `reset_s` from now, each None where no answer that still holds has
+    told; nobody may ask for `paused_s` seconds, and since `paused_since` (None: everybody may).
+    """
+
+    name: str
+    limit: float | None
+    remaining: float | None
+    reset_s: float | None
+    paused_s: float
+    paused_since: float | None
+
+
 class RateLimits:
     """What the answers said of the rate limits: until when nobody may ask, per limit name (semantics 5.4).
 
@@ -58,6 +75,7 @@ class RateLimits:
     def __init__(self) -> None:
         self._name_of: dict[str, str] = {}
         self._blocked_until: dict[str, float] = {}
+        self._blocked_since: dict[str, float] = {}
         # Requests left of a limit, the limit, and until when that holds.
         self._left: dict[str, tuple[float, float, float]] = {}
         # When the last request went, or is to go, that was slowed down.
@@ -86,6 +104,8 @@ class RateLimits:
         if period_s is not None and period_s > 0:
             pause_s = min(pause_s, period_s)
         until = now + pause_s
+        if self._blocked_until.get(name, 0.0) <= now:
+            self._blocked_since[name] = now
         self._blocked_until[name] = max(until, self._blocked_until.get(name, 0.0))
 
     def is_near(self, endpoint: str, now: float, in_flight: int = 0) -> bool:
@@ -118,6 +138,29 @@ class RateLimits:
         """Return for how many seconds a request of this kind must still wait; 0 if it may go."""
         name = self._name_of.get(endpoint, "")
         return max(0.0, self._blocked_until.get(name, 0.0) - now)
+
+    def states(self, now: float) -> list[LimitState]:
+        """Return what is known of each limit, by name."""
+        found = []
+        for name in sorted(self._left.keys() | self._blocked_until.keys()):
+            remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
+            known = until > now
+            paused_s = max(0.0, self._blocked_until.get(name, 0.0) - now)
+            found.append(
+                LimitState(
+                    name,
+                    limit if known else None,
+                    remaining if known else None,
+                    until - now if known else None,
+                    paused_s,
+                    self._blocked_since.get(name) if paused_s else None,
+                )
+            )
+        return found
+
+    def recovered_at(self, now: float) -> float:
+        """Return when the last pause was over; minus infinity where there was none."""
+        return max((until for until in self._blocked_until.values() if until <= now), default=float("-inf"))
 
 
 def _number(text: str | None) -> float | None:

@@ -28,6 +28,7 @@ from artifactfs.modellab import failures, models, throttle
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
 from artifactfs.modellab.connections import Connections, tls_context
+from artifactfs.modellab.tally import Outcome, Tally
 from artifactfs.origins import is_loopback
 
 log = logging.getLogger(__name__)
@@ -82,11 +83,11 @@ class Cost(msgspec.Struct, frozen=True):
         )
 
 
-class _KeysRefused(Exception):
-    """The API refused the keys of a generation. `denied`: our exception for it."""
+class _KeysRefused(errors.AccessDenied):
+    """The API refused the keys of a generation. `denied`: our exception for it, which others get."""
 
     def __init__(self, denied: errors.AccessDenied, generation: int) -> None:
-        super().__init__()
+        super().__init__(str(denied), denied.status)
         self.denied = denied
         self.generation = generation
 
@@ -95,8 +96,8 @@ class Transport:
     """Sends GETs to one origin with its credentials. Create within trio; close with `aclose`.
 
     `clock` gives seconds that go on while the machine sleeps; it must run at the rate of trio's deadlines.
-    `keys`, `limits` and `breaker` are shared by the transports of one mount. `on_answer` is told of every answer; it
-    must not await or raise. `transport` replaces the network in tests.
+    `keys`, `limits`, `breaker` and `tally` are shared by the transports of one mount. `on_answer` is told of every
+    answer; it must not await or raise. `transport` replaces the network in tests.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Transport:
         transport: httpx.AsyncBaseTransport | None = None,
         limits: throttle.RateLimits | None = None,
         breaker: Breaker | None = None,
+        tally: Tally | None = None,
         on_answer: OnAnswer | None = None,
     ) -> None:
         self._base = api_url.rstrip("/")
@@ -131,6 +133,7 @@ class Transport:
         self._limiter = trio.CapacityLimiter(CONCURRENCY)
         self._limits = limits or throttle.RateLimits()
         self._breaker = breaker or Breaker(self.host)
+        self._tally = tally or Tally(clock)
         self._on_answer = on_answer
         self._clock = clock
         self._wall_clock = wall_clock
@@ -167,8 +170,10 @@ class Transport:
         """
 
         async def attempt(left_s: float) -> bytes:
+            until = self._clock() + left_s
             async with self._limiter:
-                return await self._attempt(endpoint, target, left_s)
+                with self._tally.attempt(endpoint, until):
+                    return await self._attempt(endpoint, target, left_s)
 
         return await self._retrying(endpoint, deadline_s, attempt)
 
@@ -189,12 +194,14 @@ class Transport:
         """
         absolute = self._url(url)
 
-        async def attempt(_left_s: float) -> Stream:
+        async def attempt(left_s: float) -> Stream:
             # The place is given back by the stream; on behalf of it, since another task may close it.
             place = object()
+            until = self._clock() + left_s
             await self._limiter.acquire_on_behalf_of(place)
             try:
-                response = await self._open(endpoint, absolute, headers, deadline_s, expected)
+                with self._tally.attempt(endpoint, until, ours=self.is_ours(absolute)):
+                    response = await self._open(endpoint, absolute, headers, deadline_s, expected)
             except BaseException:
                 self._limiter.release_on_behalf_of(place)
                 raise
@@ -234,8 +241,10 @@ class Transport:
         self._requests[endpoint] += 1
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
+        sent_at = self._clock()
         response = await self._connections.send(request, alone=self._limiter.borrowed_tokens <= 1)
-        self._breaker.heard(self._clock())
+        self._breaker.heard(now := self._clock())
+        self._tally.head(endpoint, now - sent_at)
         if self._on_answer is not None:
             self._on_answer(endpoint, response.status_code, response.headers)
         return response
@@ -249,6 +258,10 @@ class Transport:
     def silent(self, since: float) -> None:
         """Take note that of a body nothing came after that moment, for as long as anybody waits."""
         self._breaker.silent(since)
+
+    def broke_off(self) -> None:
+        """Count a body that did not come to its end."""
+        self._tally.bodies_broken += 1
 
     def is_ours(self, url: httpx.URL) -> bool:
         """Whether a URL is of the API's own origin: the only one that gets the credentials."""
@@ -267,6 +280,7 @@ class Transport:
         """Make attempts within a deadline, each given the seconds that are left. Raises ServiceError."""
         since = self._clock()
         if (limit_s := self._breaker.admit(since, deadline_s)) is None:
+            self._tally.not_sent(endpoint, Outcome.NOT_ASKED)
             raise errors.NotAsked(
                 f"{self.host} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
             )
@@ -276,7 +290,7 @@ class Transport:
         try:
             with trio.move_on_after(deadline_s):
                 found = await self._attempts(endpoint, since + deadline_s, attempt, last, most)
-                self._breaker.worked()
+                self._breaker.worked(self._clock())
                 return found
             if not last or not isinstance(last[-1], errors.RateLimited):
                 self._breaker.silent(since)
@@ -287,10 +301,11 @@ class Transport:
                 self._breaker.silent(since)
             raise
         except (errors.ServerFailed, errors.ConnectionLost, errors.ConnectionRefused, errors.Unreachable) as error:
-            self._breaker.failed(surely=isinstance(error, errors.ConnectionRefused | errors.Unreachable))
+            surely = isinstance(error, errors.ConnectionRefused | errors.Unreachable)
+            self._breaker.failed(self._clock(), surely=surely)
             raise
         except (errors.NotFound, errors.AccessDenied, errors.BadRequest):
-            self._breaker.worked()
+            self._breaker.worked(self._clock())
             raise
 
     async def _attempts(
@@ -342,6 +357,7 @@ class Transport:
                 pause_s,
             )
             if now + pause_s >= end:
+                self._tally.not_sent(endpoint, Outcome.HELD_BACK)
                 raise limited
             # If the time is over before the request got its turn, this is why.
             last.append(limited)
@@ -444,6 +460,7 @@ class Stream:
             raise self._failed(error) from error
 
     def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
+        self._transport.broke_off()
         if isinstance(error, httpx.ReadTimeout):
             self._transport.silent(self._heard_at)
         return failures.of_exception(self.url.netloc.decode("ascii"), error)

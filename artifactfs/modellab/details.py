@@ -1,0 +1,147 @@
+"""What only somebody who asks for one run or project wants to know: parameters, tags, metrics, times, links.
+
+The tree remembers thousands of runs and needs none of it, so it is decoded here, for `artifactfs info` and xattrs, and
+kept by nobody for long. Text is the server's, exact: who shows it on a terminal makes it printable. Anything may be
+absent, null or odd (models.py): then it is None, or left out.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from artifactfs.modellab import models
+
+T = TypeVar("T")
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """A parameter or a tag."""
+
+    key: str
+    value: str
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A metric in summary. None: the service did not say, or said no number."""
+
+    key: str
+    latest: float | None = None
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    count: int | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+class RunDetails(msgspec.Struct, frozen=True):
+    """A run, as the service tells it. Times are RFC 3339 text, `duration_s` seconds."""
+
+    run_id: int
+    project_id: str
+    name: str
+    status: str
+    description: str | None
+    created_at: str | None
+    started_at: str | None
+    updated_at: str | None
+    completed_at: str | None
+    duration_s: float | None
+    owner_id: str | None
+    external_url: str | None
+    params: tuple[Pair, ...]
+    tags: tuple[Pair, ...]
+    metrics: tuple[Metric, ...]
+
+
+class ProjectDetails(msgspec.Struct, frozen=True):
+    """A project, as the service tells it."""
+
+    project_id: int
+    name: str
+    description: str | None
+    created_at: str | None
+    updated_at: str | None
+    owner_id: str | None
+    external_url: str | None
+    tags: tuple[Pair, ...]
+
+
+def decode_run(body: bytes) -> tuple[models.Run, RunDetails]:
+    """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
+    run = models.decode_run(body)
+    told = models.attributes_of(body)
+    return run, RunDetails(
+        run_id=run.run_id,
+        project_id=run.project_id,
+        name=_text(told.get("name")) or "",
+        status=_text(told.get("status")) or "",
+        description=_text(told.get("description")),
+        created_at=_text(told.get("created_at")),
+        started_at=_text(told.get("started_at")),
+        updated_at=_text(told.get("updated_at")),
+        completed_at=_text(told.get("completed_at")),
+        duration_s=_number(told.get("duration")),
+        owner_id=_text(told.get("owner_id")),
+        external_url=_text(told.get("external_url")),
+        params=_rows(told.get("params"), _pair),
+        tags=_rows(told.get("tags"), _pair),
+        metrics=_rows(told.get("metric_summaries"), _metric),
+    )
+
+
+def decode_project(body: bytes) -> tuple[models.Project, ProjectDetails]:
+    """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
+    project = models.decode_project(body)
+    told = models.attributes_of(body)
+    return project, ProjectDetails(
+        project_id=project.project_id,
+        name=_text(told.get("name")) or "",
+        description=_text(told.get("description")),
+        created_at=_text(told.get("created_at")),
+        updated_at=_text(told.get("updated_at")),
+        owner_id=_text(told.get("owner_id")),
+        external_url=_text(told.get("external_url")),
+        tags=_rows(told.get("tags"), _pair),
+    )
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bool) or value is None:
+        return None if value is None else str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _rows(value: object, decode: Callable[[dict[str, Any]], T | None]) -> tuple[T, ...]:
+    rows = value if isinstance(value, list) else []
+    return tuple(found for row in rows if isinstance(row, dict) and (found := decode(row)) is not None)
+
+
+def _pair(row: dict[str, Any]) -> Pair | None:
+    key = row.get("key")
+    return Pair(key, _text(row.get("value")) or "") if isinstance(key, str) else None
+
+
+def _metric(row: dict[str, Any]) -> Metric | None:
+    key = row.get("key")
+    if not isinstance(key, str):
+        return None
+    latest, least, most, mean = (_number(row.get(name)) for name in ("latest", "min", "max", "mean"))
+    count, first, last = (_whole(row.get(name)) for name in ("count", "first_step", "last_step"))
+    return Metric(key, latest, least, most, mean, count, first, last)

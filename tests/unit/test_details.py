@@ -1,0 +1,67 @@
+"""artifactfs.modellab.details: what is told of one run or project, odd parts left out (model-lab-api.md)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from artifactfs.errors import UnexpectedAnswer
+from artifactfs.modellab import details
+from artifactfs.modellab.details import Metric, Pair
+
+RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
+
+
+def run_body(**attributes: object) -> bytes:
+    return json.dumps({"data": {"id": "7", "type": "runs", "attributes": {"project_id": 3, **attributes}}}).encode()
+
+
+if RECORDED.exists():
+
+    def test_the_recorded_run() -> None:
+        """What was recorded is all there."""
+        run, told = details.decode_run((RECORDED / "run_70158_trimmed.json").read_bytes())
+        assert (run.run_id, told.run_id, told.project_id, told.status) == (70158, 70158, "2387", "completed")
+        assert told.params[0] == Pair("_name_or_path", "gpt2")
+        assert told.tags[-1] == Pair("resumed", "false")
+        assert told.metrics[1].latest == 5.154639175257732e-07
+        assert (told.metrics[0].count, told.metrics[0].last_step, told.duration_s) == (4, 204, 130.498)
+        assert told.created_at == "2026-05-15T02:54:52.684452Z"
+        assert told.external_url == "https://mlflow.us1.staging.dog/#/runs/f635c73b70594ab6bb6e212cdf87d0d5"
+
+    def test_the_recorded_project() -> None:
+        """What was recorded is all there."""
+        project, told = details.decode_project((RECORDED / "project_2387.json").read_bytes())
+        assert (project.project_id, told.project_id, told.name) == (2387, 2387, "ft-gpt2-smoke-1778812860")
+        assert (told.tags, told.description) == ((), "")
+
+
+@pytest.mark.parametrize("odd", [None, "x", 5, {}, {"key": "a"}, [None, 7, "x", [], {"value": "x"}, {"key": 5}]])
+def test_what_is_odd_is_left_out(odd: object) -> None:
+    """Lists that are null or something else, and rows that are none, are as good as nothing."""
+    _, told = details.decode_run(run_body(params=odd, tags=odd, metric_summaries=odd))
+    assert (told.params, told.tags, told.metrics) == ((), (), ())
+
+
+def test_values_of_other_types() -> None:
+    """Numbers and truths are text where text is meant; what is no number is none."""
+    rows = [{"key": "a", "value": 5}, {"key": "b", "value": True}, {"key": "c", "value": None}, {"key": "d"}]
+    metric = {"key": "m", "latest": True, "min": "3", "max": 10**400, "mean": 1, "count": 2.5, "last_step": 3}
+    _, told = details.decode_run(run_body(params=rows, metric_summaries=[metric], name=5, duration="x", owner_id=[1]))
+    assert [pair.value for pair in told.params] == ["5", "true", "", ""]
+    assert told.metrics == (Metric("m", mean=1.0, last_step=3),)
+    assert (told.name, told.duration_s, told.owner_id) == ("5", None, None)
+
+
+def test_text_stays_exact() -> None:
+    """Controls and lone surrogates are the reader's to handle: nothing is lost."""
+    _, told = details.decode_run(run_body(name="\x1b\ud800" + "n" * 1000))
+    assert told.name == "\x1b\ud800" + "n" * 1000
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"data":null}', b'{"data":{"id":"x","attributes":{}}}'])
+def test_what_is_no_run(body: bytes) -> None:
+    """Anything else is an odd answer, and no traceback."""
+    for decode in (details.decode_run, details.decode_project):
+        with pytest.raises(UnexpectedAnswer):
+            decode(body)
