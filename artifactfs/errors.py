@@ -25,7 +25,7 @@
             └── TlsFailed           not retried, never downgraded
 
 An exception states a fact in a sentence that a user can read and holds what was measured; it knows no
-errno. `errno_of` does: the table of model-lab-api.md, "Status to errno".
+errno. `errno_of` does: the table of model-lab-api.md, "Status to errno". `what_to_do` has a sentence about the way out.
 """
 
 import enum
@@ -59,6 +59,7 @@ class ExitCode(enum.IntEnum):
     CACHE_REFUSED = 21
     INCOMPLETE = 22
     UNHEALTHY = 23
+    NO_ANSWER = 24
     DESKTOP_FAILED = 25
 
 
@@ -215,3 +216,38 @@ def errno_of(error: BaseException) -> int:
         if kind in _ERRNO:
             return _ERRNO[kind]
     return errno.EIO
+
+
+# What a user can do about it; a subclass without a row has its parent's. A test sees that each kind has one.
+_WHAT_TO_DO: dict[type[BaseException], str] = {
+    NoSuchEntry: "list its directory to see what is there",
+    NotADirectory: "give a directory",
+    IsADirectory: "give a file",
+    NotALink: "give a symbolic link",
+    Superseded: "open the file again: the server has another version by now",
+    ReadOnly: "copy it elsewhere and change the copy: the mount is read-only",
+    NotFound: "list its directory to see what is there: the server no longer has it",
+    AccessDenied: "check the keys, that they are of this site (--site), and that they may see this",
+    BadRequest: "if it goes on, report it with the log: the service does not take what it is asked",
+    UnexpectedAnswer: "check --site or --api-url, and what proxy is in between; if it goes on, report it with the log",
+    AnswerTooLarge: "look at what is below it by name: as a whole it is more than artifactfs takes",
+    RateLimited: "try again after the reset; other tools with these keys use up the same limit",
+    ServerFailed: "try again later; if it goes on, it is the service's to mend",
+    TimedOut: "check the network and --proxy; it is asked again at the next look",
+    NotAsked: "nothing now: it is tried again every few seconds, and used again as soon as it answers",
+    ConnectionLost: "try again; if it goes on, check the network and what proxy is in between",
+    ConnectionRefused: "check --api-url and --proxy, and that the service is up",
+    Unreachable: "check the network, the name server, and --site, --api-url and --proxy",
+    TlsFailed: "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock",
+    PassingError: "try again",
+    ServiceError: "if it goes on, report it with the log",
+    TreeError: "look at its directory again",
+}
+
+
+def what_to_do(error: BaseException) -> str:
+    """Return what a user can do about an exception of ours, in part of a sentence; a bug is to be reported."""
+    for kind in type(error).__mro__:
+        if kind in _WHAT_TO_DO:
+            return _WHAT_TO_DO[kind]
+    return "report it with the log: it is a bug in artifactfs"

@@ -5,6 +5,7 @@
 `lookup-raises`: the tree's lookup raises for the name `boom`, its listing for a directory of that name.
 `count-inodes`: the size of the inode table is written to the file $TEST_INODE_COUNT after each forget.
 `clock`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK: the machine slept so long.
+`old-kernel`: the kernel knows no epochs, as before Linux 6.16.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
 not resolve, with `stalls` nobody ever says.
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 
 from artifactfs import cli
 from artifactfs.clock import boottime
+from artifactfs.fuse import names as kernel_names
 from artifactfs.fuse.operations import Operations
 from artifactfs.mount import session
 from artifactfs.tree.nodes import Contents, Directory, Found, Node
@@ -85,6 +87,11 @@ def clock() -> None:
     vars(session)["boottime"] = moved
 
 
+def old_kernel() -> None:
+    """Let the notification that makes all names old be unknown."""
+    vars(kernel_names)["_new_epoch"] = lambda: False
+
+
 def names() -> None:
     """Let one host name resolve, or not, as the test says."""
     resolve, name, path = socket.getaddrinfo, os.environ["TEST_NAME"], os.environ["TEST_RESOLVER"]
@@ -105,6 +112,9 @@ def names() -> None:
 
 
 if __name__ == "__main__":
-    plants = {"lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names}
+    plants = {
+        "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
+        "old-kernel": old_kernel,
+    }  # fmt: skip
     plants[sys.argv.pop(1)]()
     cli.main()

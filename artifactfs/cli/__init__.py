@@ -10,7 +10,7 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, services
+from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, services, status
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import one_line
 
@@ -59,6 +59,9 @@ for _command in (
     mounts.umount,
     mounts.demo,
     mounts.serve,
+    status.status,
+    status.refresh,
+    status.info,
     contents.warm,
     contents.cache,
     config.config,

@@ -28,13 +28,14 @@ _MASK = sum(1 << (number - 1) for number in _SIGNALS)
 class Wait(msgspec.Struct, eq=False):
     """One call that waits: whose, and what to cancel. `seen`: a signal was pending at the last look.
 
-    `interrupted`: it was at two, and the wait is over.
+    `interrupted`: it was at two, and the wait is over. `ended`: so is the mount.
     """
 
     tid: int
     scope: trio.CancelScope
     seen: bool = False
     interrupted: bool = False
+    ended: bool = False
 
 
 class Callers:
@@ -43,19 +44,27 @@ class Callers:
     def __init__(self, is_interrupted: Callable[[int], bool] | None = None) -> None:
         self._is_interrupted = is_interrupted or signal_is_pending
         self._waits: dict[Wait, None] = {}
+        self._unseen: dict[Wait, None] = {}
         self._some = trio.Event()
 
     @contextlib.contextmanager
     def waiting(self, tid: int, scope: trio.CancelScope) -> Iterator[Wait]:
         """Within it, `scope` is cancelled where a signal waits for a thread. `tid`: 0 for one that cannot be seen."""
         wait = Wait(tid, scope)
+        waits = self._waits if tid else self._unseen
+        waits[wait] = None
         if tid:
-            self._waits[wait] = None
             self._some.set()
         try:
             yield wait
         finally:
-            self._waits.pop(wait, None)
+            waits.pop(wait, None)
+
+    def end(self) -> None:
+        """Let nobody wait any longer: the mount ends."""
+        for wait in [*self._waits, *self._unseen]:
+            wait.ended = True
+            wait.scope.cancel()
 
     async def watch(self) -> None:
         """Look after the callers, until cancelled."""

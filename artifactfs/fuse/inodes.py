@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from artifactfs.errors import Superseded
-from artifactfs.tree.nodes import Directory, Entry, File, Fixed, Link, Node, Shelf, child, completes
+from artifactfs.tree.nodes import Directory, Entry, File, Fixed, Node, child, completes
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Inode(msgspec.Struct, gc=False, eq=False):
     number: int
     entry: Entry
     directory: Directory | None
-    made: Fixed | Shelf | Link | Directory | None = None
+    made: Node | None = None
     lookups: int = 0
     superseded: bool = False
 
@@ -70,9 +70,11 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             directory = cast(Directory, self.directory)
             return directory.run_id, directory.path, self.entry.name
         node = self.node
-        if isinstance(node, Fixed | Shelf | Link):
-            return node.parent_number, node.entry.name
-        return cast(Directory, node).run_id, node.path
+        if isinstance(node, Directory):
+            return node.run_id, node.path
+        if isinstance(node, File):
+            return node.directory.run_id, node.directory.path, node.entry.name
+        return node.parent_number, node.entry.name
 
 
 class Inodes:

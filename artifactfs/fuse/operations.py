@@ -23,14 +23,16 @@ from artifactfs import errors
 from artifactfs.content.files import Files, FileVersion
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.callers import Callers
+from artifactfs.fuse.desk import Desk
 from artifactfs.fuse.inodes import Inode, Inodes
-from artifactfs.tree.nodes import AnyDirectory, Contents, Directory, File, Link, completes
+from artifactfs.tree.nodes import AnyDirectory, Contents, Directory, File, Found, Link, Node, Private, Report, completes
 from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+Self = TypeVar("Self", bound="Operations")
 
 # A version's attributes do not change, so how long the kernel keeps them is arbitrary; names have times of
 # their own.
@@ -67,19 +69,17 @@ class Ownership(msgspec.Struct, frozen=True):
         return self.umask if self.shared else self.umask | stat.S_IROTH
 
 
-def guarded(
-    handler: Callable[["Operations", *Ts], Coroutine[Any, Any, T]],
-) -> Callable[["Operations", *Ts], Coroutine[Any, Any, T]]:
+def guarded(handler: Callable[[Self, *Ts], Coroutine[Any, Any, T]]) -> Callable[[Self, *Ts], Coroutine[Any, Any, T]]:
     """Wrap a handler: nothing but FUSEError (and a cancellation) gets out of it."""
 
     @functools.wraps(handler)
-    async def guard(self: "Operations", *args: *Ts) -> T:
+    async def guard(self: Self, *args: *Ts) -> T:
         try:
             return await handler(self, *args)
         except FUSEError:
             raise
         except errors.ServiceError as error:
-            log.warning("%s: %s", handler.__name__, error)
+            log.warning("%s: %s; %s", handler.__name__, error, errors.what_to_do(error))
             raise FUSEError(errors.errno_of(error)) from error
         except errors.ArtifactfsError as error:
             raise FUSEError(errors.errno_of(error)) from error
@@ -109,8 +109,17 @@ class _FileHandle(msgspec.Struct):
     tid: int
 
 
+class KernelState(msgspec.Struct, frozen=True):
+    """What the kernel holds of us: inodes in use, open files and directories, and files that have no known size."""
+
+    inodes: int
+    open_files: int
+    open_directories: int
+    open_without_size: int
+
+
 class Operations(pyfuse3.Operations):
-    """The handlers. `on_ready` is called once, when the kernel has begun to talk to us."""
+    """The handlers. `on_ready` is called once, when the kernel has begun to talk to us. `desk`: for /.artifactfs."""
 
     # Nobody exports a FUSE mount of ours over NFS; without it no lookups of "." and ".." come.
     supports_dot_lookup = False
@@ -123,6 +132,7 @@ class Operations(pyfuse3.Operations):
         *,
         deadline_s: float,
         on_ready: Callable[[], None],
+        desk: Desk | None = None,
     ) -> None:
         super().__init__()
         self.deadline_s = deadline_s
@@ -130,6 +140,7 @@ class Operations(pyfuse3.Operations):
         self._files = files
         self._ownership = ownership
         self._on_ready = on_ready
+        self._desk = desk or Desk()
         self.inodes = Inodes([tree.root])
         # Its `watch` is to run as long as the mount does.
         self.callers = Callers()
@@ -157,7 +168,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes.get(parent_inode).node
         try:
-            found = self._tree.lookup_at_hand(parent, name)
+            found = self._tree.lookup_at_hand(parent, name) or self._private(parent, name, ctx)
             if found is None:
                 found = await self._wait(ctx.pid, self._tree.lookup(parent, name))
         except errors.NoSuchEntry as absence:
@@ -197,8 +208,10 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
         directory = opened.node
-        if isinstance(directory, File | Link):
+        if isinstance(directory, File | Link | Report):
             raise errors.NotADirectory("not a directory")
+        if isinstance(directory, Private):
+            self._desk.check(ctx)
         contents = await self._contents(ctx.pid, directory)
         # no await below:
         handle = next(self._handles)
@@ -225,6 +238,10 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
         opened = self.inodes.get(inode)
         file = opened.node
+        if isinstance(file, Report):
+            self._desk.check(ctx)
+            made = await self._wait(ctx.pid, self._desk.make(file))
+            return self._desk.opened(next(self._handles), inode, made)
         if not isinstance(file, File):
             raise errors.IsADirectory("a directory is not read like a file")
         if opened.superseded:
@@ -245,7 +262,8 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        handle = self._open_files[fh]
+        if (handle := self._open_files.get(fh)) is None:
+            return self._desk.read(fh, off, size)
         # A view of what is in memory, not a copy: the binding takes any buffer.
         return cast("bytes", await self._wait(handle.tid, self._read(handle, off, size), math.inf))
 
@@ -253,6 +271,8 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         if (handle := self._open_files.pop(fh, None)) is not None:
             handle.opened.close()
+        else:
+            self._desk.close(fh)
 
     async def _open(self, inode: Inode, file: File) -> OpenFile:
         began = trio.current_time()
@@ -311,7 +331,19 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = _NAME_MAX
         return data
 
+    def state(self) -> KernelState:
+        """Return what the kernel holds, for who asks."""
+        sizeless = sum(handle.opened.size is None for handle in self._open_files.values())
+        return KernelState(len(self.inodes), len(self._open_files), len(self._directories), sizeless)
+
+    def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> Found | None:
+        if isinstance(parent, Private):
+            return self._desk.find(parent, name, ctx)
+        return self._desk.hidden(name) if parent is self._tree.root else None
+
     async def _contents(self, tid: int, directory: AnyDirectory) -> Contents:
+        if isinstance(directory, Private):
+            return self._desk.contents(directory)
         contents = self._tree.contents_at_hand(directory)
         return contents if contents is not None else await self._wait(tid, self._tree.contents(directory))
 
@@ -325,6 +357,8 @@ class Operations(pyfuse3.Operations):
             return await answer
         if wait.interrupted:
             raise FUSEError(errno.EINTR)
+        if wait.ended:
+            raise FUSEError(errno.ENOTCONN)
         raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
     def _reply(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -377,6 +411,8 @@ class Operations(pyfuse3.Operations):
         """Return the attributes of an inode (semantics 2.1 to 2.3)."""
         entry, owner = inode.entry, self._ownership
         size = entry.size_bytes
+        if isinstance(inode.made, Private | Report):
+            return self._desk.attributes(inode.made, inode.number, valid_s)
         if isinstance(inode.made, Link):
             # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
             attributes = self._blank(stat.S_IFLNK | 0o777, valid_s)

@@ -22,6 +22,7 @@ __all__ = [
     "RedactingFormatter",
     "RepeatLimiter",
     "configure",
+    "hear",
     "one_line",
     "redact",
 ]
@@ -59,6 +60,15 @@ def configure(target: LogTarget, *, verbose: bool, secrets: Iterable[str] = ()) 
     binding = logging.getLogger("pyfuse3")
     binding.removeFilter(_is_news)
     binding.addFilter(_is_news)
+
+
+def hear(handler: logging.Handler) -> None:
+    """Let a handler have every record before the log has it: the message alone, with the same secrets blotted out.
+
+    In front, because the log's limiter changes what it lets through. Until the log is configured anew.
+    """
+    handler.setFormatter(RedactingFormatter("%(message)s", _redaction))
+    logging.getLogger().handlers.insert(0, handler)
 
 
 def redact(secrets: Iterable[str]) -> None:

@@ -14,8 +14,9 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import pyfuse3
 import trio
@@ -29,18 +30,27 @@ from artifactfs.content.keeper import Keeper
 from artifactfs.content.memory import Budget, Pool
 from artifactfs.content.shop import Shop
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.fuse.desk import Desk
+from artifactfs.fuse.names import KernelNames
 from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogTarget
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import Breaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content import ContentEndpoint
+from artifactfs.modellab.tally import Tally
 from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.mount import accounts, register, table
+from artifactfs.mount.control import Control
+from artifactfs.mount.journal import Journal
+from artifactfs.mount.looking import Parts
 from artifactfs.mount.notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.tree.listings import TreeTimes
+from artifactfs.tree.nodes import Numbering
+from artifactfs.tree.reports import Reports
 from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -85,6 +95,8 @@ def run(
     notify = notify or Notifier()
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
+        journal = Journal()
+        logs.hear(journal)
     except OSError as error:
         raise UserError(
             ExitCode.NOT_WRITABLE,
@@ -95,7 +107,8 @@ def run(
     with trace or nullcontext():
         faulthandler.register(signal.SIGUSR1, file=trace or 2)
         try:
-            trio.run(_serve, settings, point, foreground and _ends_with_its_terminal(), on_ready, notify)
+            hangup_ends = foreground and _ends_with_its_terminal()
+            trio.run(_serve, settings, point, target.file, journal, hangup_ends, on_ready, notify)
         except BaseException as error:
             cause = _single(error)
             if isinstance(cause, UserError):
@@ -120,9 +133,15 @@ def _ends_with_its_terminal() -> bool:
 
 
 async def _serve(
-    settings: Settings, point: str, hangup_ends: bool, on_ready: Callable[[], None], notify: Notifier
+    settings: Settings,
+    point: str,
+    log_file: str | None,
+    journal: Journal,
+    hangup_ends: bool,
+    on_ready: Callable[[], None],
+    notify: Notifier,
 ) -> None:
-    limits, breaker = RateLimits(), Breaker(settings.origin)
+    limits, breaker, tally = RateLimits(), Breaker(settings.origin), Tally(boottime)
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
     # Two pools: a dozen bodies that come slowly must not keep a listing from a connection.
@@ -135,6 +154,7 @@ async def _serve(
             clock=boottime,
             limits=limits,
             breaker=breaker,
+            tally=tally,
         )
         for _ in range(2)
     )
@@ -152,9 +172,9 @@ async def _serve(
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,
             )
-            ownership = Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other)
             keeper = Keeper(_block_store(settings), root)
-            files = Files(_shop(settings, contents, keeper, root), owner=accounts.owner(settings, credentials))
+            shop = _shop(settings, contents, keeper, root)
+            files = Files(shop, owner=accounts.owner(settings, credentials))
             begun = trio.Event()
 
             def on_begun() -> None:
@@ -162,16 +182,28 @@ async def _serve(
                 on_ready()
                 notify.ready(_status(settings, point))
 
-            operations = Operations(tree, files, ownership, deadline_s=settings.deadline, on_ready=on_begun)
-            keys.start(root, accounts.follower(settings, tree, files, operations))
+            parts = Parts(
+                settings, point, log_file, service, lambda: listings.cost() + contents.cost(), tally, breaker, limits,
+                tree, files, shop, journal, root, keys,
+            )  # fmt: skip
+            control = Control(parts, KernelNames())
+            operations = _operations(settings, tree, files, control, on_begun)
+            control.operations = operations
+            follow = accounts.follower(settings, tree, files, operations)
 
-            def refresh() -> None:
+            async def refresh() -> None:
                 notify.reloading()
-                tree.expire()
-                keys.expire()
+                await control.refresh_all()
+                log.info("SIGHUP: the next look at anything is fresh")
                 notify.ready(_status(settings, point))
 
-            await _mounted(settings, point, operations, refresh, hangup_ends, begun, notify)
+            def on_keys(changed: Credentials) -> None:
+                follow(changed)
+                control.forget()
+
+            keys.start(root, on_keys)
+            keeper.look_soon()
+            await _mounted(settings, point, operations, control, refresh, hangup_ends, begun, notify)
             log.info("requests sent: %s", (listings.cost() + contents.cost()).requests)
             with trio.move_on_after(_FLUSH_S):
                 await keeper.flush()
@@ -205,11 +237,27 @@ def _status(settings: Settings, point: str) -> str:
     return f"{settings.origin} at {point}"
 
 
+def _operations(
+    settings: Settings, tree: Tree, files: Files, control: Control, on_ready: Callable[[], None]
+) -> Operations:
+    make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
+    makers, orders = control.makers(), control.orders()
+    return make(
+        tree,
+        files,
+        Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
+        deadline_s=settings.deadline,
+        on_ready=on_ready,
+        desk=Desk(Reports(Numbering(settings.api_url), time.time_ns(), makers, orders), makers, orders),
+    )
+
+
 async def _mounted(
     settings: Settings,
     point: str,
     operations: Operations,
-    refresh: Callable[[], None],
+    control: Control,
+    refresh: Callable[[], Awaitable[None]],
     hangup_ends: bool,
     begun: trio.Event,
     notify: Notifier,
@@ -228,16 +276,18 @@ async def _mounted(
             gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
-                nursery.start_soon(_signals, received, refresh, main, hangup_ends)
+                end = _Ending(main, operations, control)
+                nursery.start_soon(_signals, received, refresh, end, nursery, hangup_ends)
                 nursery.start_soon(operations.callers.watch)
                 if mount is not None:
-                    nursery.start_soon(_end_when_unmounted, mount.device, main)
+                    nursery.start_soon(_end_when_unmounted, mount.device, end)
                     nursery.start_soon(_read_ahead, mount.device, begun)
                 with main:
                     await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
         finally:
             notify.stopping()
+            control.end()
             # Detaching goes by path: never take away what somebody else has mounted there since.
             still_there = mount is None or _is_mounted(mount.device)
             pyfuse3.close(unmount=still_there)
@@ -320,25 +370,28 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
 
 
 async def _signals(
-    received: AsyncIterator[int], refresh: Callable[[], None], main: trio.CancelScope, hangup_ends: bool
+    received: AsyncIterator[int],
+    refresh: Callable[[], Awaitable[None]],
+    end: "_Ending",
+    nursery: trio.Nursery,
+    hangup_ends: bool,
 ) -> None:
     async for number in received:
         if number == signal.SIGHUP and not hangup_ends:
-            log.info("SIGHUP: the next look at anything is fresh")
-            refresh()
+            nursery.start_soon(refresh)
             continue
         log.info("%s: ending", signal.Signals(number).name)
-        await _end(main)
+        await end()
 
 
-async def _end_when_unmounted(device: str, main: trio.CancelScope) -> None:
+async def _end_when_unmounted(device: str, end: "_Ending") -> None:
     """End the mount when it is gone from the mount table: a lazy unmount tells us nothing while files are open."""
     with table.changes() as changed:
         while _is_mounted(device):
             await trio.lowlevel.wait_readable(changed.fileno())
             changed.poll(0)
     log.info("no longer mounted: ending")
-    await _end(main)
+    await end()
 
 
 def _is_mounted(device: str) -> bool:
@@ -350,10 +403,22 @@ def _is_mounted(device: str) -> bool:
         return True
 
 
-async def _end(main: trio.CancelScope) -> None:
-    pyfuse3.terminate()
-    await trio.sleep(_GRACE_S)
-    main.cancel()
+class _Ending:
+    """Ends a mount: what is in flight has a moment, then it is cancelled."""
+
+    def __init__(self, main: trio.CancelScope, operations: Operations, control: Control) -> None:
+        self._main = main
+        self._operations = operations
+        self._control = control
+
+    async def __call__(self) -> None:
+        pyfuse3.terminate()
+        await trio.sleep(_GRACE_S)
+        if self._control.names_are_stuck:
+            # A thread of ours waits in the kernel for who waits for us, and would keep the connection open.
+            self._operations.callers.end()
+            await trio.sleep(_GRACE_S)
+        self._main.cancel()
 
 
 def _register(point: str) -> None:

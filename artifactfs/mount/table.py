@@ -22,12 +22,16 @@ _PROBE_S = 2.0
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """A row of the mount table. `device` is "major:minor", the same for every place it is mounted at."""
+    """A row of the mount table. `device` is "major:minor", the same for every place it is mounted at.
+
+    `user_id`: who made a FUSE mount, in the namespace of who looks; None where it does not say.
+    """
 
     device: str
     point: str
     fstype: str
     source: str
+    user_id: int | None = None
 
 
 def mounts() -> list[Mount]:
@@ -38,7 +42,9 @@ def mounts() -> list[Mount]:
         for line in table:
             head, _, tail = line.rstrip("\n").partition(" - ")
             fields, kinds = head.split(" "), tail.split(" ")
-            found.append(Mount(fields[2], _unescape(fields[4]), kinds[0], _unescape(kinds[1])))
+            user = re.search(r"(?:^|,)user_id=(\d+)", kinds[2]) if len(kinds) > 2 else None
+            user_id = int(user[1]) if user else None
+            found.append(Mount(fields[2], _unescape(fields[4]), kinds[0], _unescape(kinds[1]), user_id))
     return found
 
 

@@ -45,6 +45,7 @@ class Settings:
     wait: bool
     wait_max: float | None
     runs_listed: int
+    xattrs: bool
     umask: int
     uid: int
     gid: int

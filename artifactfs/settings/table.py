@@ -81,6 +81,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("wait", flag, False, None, "Where the service does not answer yet, go on trying to mount."),
     Setting("wait_max", positive_duration, None, "S", "How long --wait goes on trying [for ever]."),
     Setting("runs_listed", count, 200, "N", "How many runs /runs shows [200]."),
+    Setting("xattrs", flag, False, None, "Answer extended attributes (ls -l costs two calls a file more)."),
     Setting("umask", octal, 0, "MASK", "Permission bits (octal) to clear."),
     Setting("uid", user_id, None, "USER", "Owner of everything [who mounts]."),
     Setting("gid", group_id, None, "GROUP", "Group of everything [who mounts]."),

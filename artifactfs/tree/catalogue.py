@@ -7,11 +7,12 @@ asks for nothing more. A name is asked for by the id in it, so that what is not 
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from artifactfs import errors
 from artifactfs.modellab.models import Project, Run
 from artifactfs.tree import listings
-from artifactfs.tree.freshness import Caches
+from artifactfs.tree.freshness import Caches, Held
 from artifactfs.tree.listings import Service, TreeTimes
 from artifactfs.tree.naming import is_id, named, number_of, parse_id
 from artifactfs.tree.nodes import (
@@ -26,8 +27,11 @@ from artifactfs.tree.nodes import (
     Numbering,
     Shelf,
 )
+from artifactfs.tree.state import ListingFacts
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Bounds of what is remembered; a run is about 500 bytes.
 MAX_RUNS = 20_000
@@ -152,6 +156,40 @@ class Catalogue:
         """Forget everything that the service has told (semantics 6.3)."""
         for cache in self._caches:
             cache.forget_all()
+
+    def refresh(self, node: Node) -> None:
+        """Make the next look at a shelf, or at the names of projects, fresh (semantics 3.3)."""
+        if isinstance(node, Shelf):
+            page = self._pages.at_hand(node.project_id)
+            runs = {run.run_id for run in page.value} if page is not None else set()
+            self.known_runs.asked_anew(lambda run_id: run_id in runs)
+            self._known_projects.asked_anew(lambda project_id: project_id == node.project_id)
+            self._pages.asked_anew(lambda of: of == node.project_id)
+        else:
+            self._known_projects.asked_anew(lambda _: True)
+            self._pages.asked_anew(lambda _: True)
+            self._project_pages.asked_anew(lambda _: True)
+
+    async def project_name(self, project_id: int) -> str:
+        """Return a project's name; asks where it is not known."""
+        return (await self._known_projects.get(project_id)).value.name
+
+    def facts(self, node: Node) -> ListingFacts | None:
+        """Return what is known of what a directory shows; None where nothing is at hand. Asks nobody."""
+        if node is self.runs or isinstance(node, Shelf):
+            runs = self._pages.at_hand(node.project_id if isinstance(node, Shelf) else None)
+            return None if runs is None else self._facts(runs, self._pages.left_s(runs))
+        if node is self._projects or node is self._names:
+            projects = self._project_pages.at_hand(None)
+            return None if projects is None else self._facts(projects, self._project_pages.left_s(projects))
+        return None
+
+    def _facts(self, held: Held[tuple[T, ...]], left_s: float) -> ListingFacts:
+        return ListingFacts(self._clock() - held.asked_at, own=True, entries=len(held.value), left_s=left_s)
+
+    def known(self) -> tuple[int, int]:
+        """Return how many runs and how many projects are remembered."""
+        return len(self.known_runs), len(self._known_projects)
 
     def run_directory(self, run: Run) -> Directory:
         """Return the place of a run's artifacts."""

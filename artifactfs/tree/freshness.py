@@ -24,6 +24,9 @@ V = TypeVar("V")
 
 # How long the refresh of an old value is waited for (semantics 3.2).
 REFRESH_WAIT_S = 1.0
+# And the first look after somebody asked for a refresh (semantics 3.3): he wants what is there now. Arbitrary; well
+# below the deadline.
+ASKED_WAIT_S = 10.0
 # A first fetch that everybody gave up on is looked after this often; who comes when it has taken longer asks himself.
 _ABANDONED_S = 1.0
 # Absences are one small record each; arbitrary.
@@ -32,12 +35,16 @@ _MAX_ABSENCES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Held(Generic[V]):
-    """A value, when it was asked for, and until when it is fresh (seconds of the cache's clock)."""
+    """A value, when it was asked for, and until when it is fresh (seconds of the cache's clock).
+
+    `wanted`: somebody has asked for it to be refreshed (semantics 3.3).
+    """
 
     value: V
     asked_at: float
     fresh_until: float
     stale_until: float
+    wanted: bool = False
 
 
 class Flight(Generic[V]):
@@ -89,22 +96,36 @@ class Health:
     def __init__(self) -> None:
         self._trouble = False
         self._next_probe = 0.0
+        # For who asks how it is: since when there is trouble, when the last was over, and how often an old value was
+        # served.
+        self.trouble_since: float | None = None
+        self.recovered_at = float("-inf")
+        self.old_served = 0
+        # Somebody asked for what is there now: the first who looks may wait for it, trouble or not.
+        self.patient = False
 
-    def ok(self) -> None:
+    def ok(self, now: float) -> None:
         """A fetch succeeded."""
         if self._trouble:
             log.info("the service answers again")
+            self.trouble_since, self.recovered_at = None, now
         self._trouble = False
 
     def failed(self, now: float) -> None:
         """A refresh failed for a passing reason, or took longer than anybody waits."""
         if not self._trouble:
             self._next_probe = now + PROBE_INTERVAL_S
+            self.trouble_since = now
         self._trouble = True
 
     def in_trouble(self) -> bool:
         """Whether the last thing known of the service is that it does not answer."""
         return self._trouble
+
+    def be_patient(self) -> bool:
+        """Whether somebody who asked for what is there now may wait for it; the first one only."""
+        patient, self.patient = self.patient, False
+        return patient
 
     def may_probe(self, now: float) -> bool:
         """Whether it is time to try again; if so, it is not for the next PROBE_INTERVAL_S."""
@@ -181,6 +202,23 @@ class FreshCache(Generic[K, V]):
         held = self._held.get(key)
         return await self._wait(key, self._flight(key, held.value if held is not None else None))
 
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def weight(self) -> int:
+        """What everything that is held weighs."""
+        return int(self._held.currsize)
+
+    def asked_anew(self, of: Callable[[K], bool]) -> None:
+        """Make values old by their keys, and forget absences: the next look at each asks the service (3.3)."""
+        self._health.patient = True
+        for key in [key for key in self._held if of(key)]:
+            if (held := self._held.get(key)) is not None:
+                self._held[key] = replace(held, fresh_until=float("-inf"), wanted=True)
+        for key in {*filter(of, list(self._absent)), *filter(of, list(self._flights))}:
+            self._ask_anew(key)
+
     def forget(self, key: K) -> None:
         """Forget a value, but not what is under way: the next look asks."""
         self._held.pop(key, None)
@@ -223,6 +261,7 @@ class FreshCache(Generic[K, V]):
 
     def expire(self) -> None:
         """Make everything old: the next look at each asks the service (semantics 3.3)."""
+        self._health.patient = True
         self._refreshed_at = self._clock()
         self._absent.clear()
 
@@ -237,10 +276,12 @@ class FreshCache(Generic[K, V]):
 
     async def _refresh(self, key: K, held: Held[V]) -> Held[V]:
         now = self._clock()
-        wait_s = REFRESH_WAIT_S
-        if self._health.in_trouble():
+        wanted = held.wanted or held.asked_at < self._refreshed_at
+        wait_s = ASKED_WAIT_S if wanted else REFRESH_WAIT_S
+        patient = wanted and self._health.be_patient()
+        if self._health.in_trouble() and not patient:
             if key not in self._flights and not self._health.may_probe(now):
-                return held
+                return self._old(held)
             wait_s = 0.0
         flight = self._flight(key, held.value)
         # Whoever comes later waits only for what is left of the first one's second.
@@ -249,8 +290,12 @@ class FreshCache(Generic[K, V]):
             try:
                 return await self._wait(key, flight)
             except errors.PassingError:
-                return held  # the flight itself has said so in the log
+                return self._old(held)  # the flight itself has said so in the log
         self._health.failed(self._clock())
+        return self._old(held)
+
+    def _old(self, held: Held[V]) -> Held[V]:
+        self._health.old_served += 1
         return held
 
     async def _wait(self, key: K, flight: Flight[V]) -> Held[V]:
@@ -293,7 +338,7 @@ class FreshCache(Generic[K, V]):
             with flight.scope:
                 value = await self._fetch(key, old)
                 held = self._holding(value, flight.started) if flight.void else self._store(key, value, flight.started)
-                self._health.ok()
+                self._health.ok(self._clock())
             if flight.scope.cancelled_caught:
                 error = errors.PassingError("others needed its place")
         except Exception as caught:  # whoever waits gets it, and its guard logs it if it is a bug
@@ -327,7 +372,7 @@ class FreshCache(Generic[K, V]):
 
     def _note_failure(self, key: K, flight: Flight[V], error: Exception, had_old: bool) -> None:
         if isinstance(error, errors.NotFound):
-            self._health.ok()
+            self._health.ok(self._clock())
             known = self._held.get(key)
             if (
                 flight.void
@@ -338,7 +383,9 @@ class FreshCache(Generic[K, V]):
             self._held.pop(key, None)
             self._absent[key] = self._clock() + self._negative_ttl_s
         elif isinstance(error, errors.PassingError):
-            log.warning("%s: %s%s", self._what(key), error, "; the old one is served" if had_old else "")
+            # Who waits for a first one says himself what can be done.
+            served = f"; the old one is served; {errors.what_to_do(error)}" if had_old else ""
+            log.warning("%s: %s%s", self._what(key), error, served)
             self._health.failed(self._clock())
         elif not flight.waiters:
             log.warning(

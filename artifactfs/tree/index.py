@@ -98,6 +98,20 @@ class _Project(msgspec.Struct):
     retry_at: float = float("-inf")
 
 
+class IndexState(msgspec.Struct, frozen=True):
+    """How the index of one project is: `state` coming, believed, doubted, unchecked or failed.
+
+    `files` that it names; runs of which it was found to be right, and wrong. `age_s` since it was asked for.
+    """
+
+    project_id: str
+    state: str
+    files: int
+    age_s: float
+    runs_right: int
+    runs_wrong: int
+
+
 class Index:
     """The indexes of one mount. `ttl_s(run, age_s)`: for how long a listing of a run is believed that is so old.
 
@@ -187,6 +201,30 @@ class Index:
         if belief is not None:
             self._distrust(run, belief, path)
         return {}
+
+    def refresh(self, project_id: str) -> None:
+        """Forget a project's index (semantics 3.3): the next one who walks asks for it."""
+        self._projects.pop(project_id, None)
+
+    def states(self) -> list[IndexState]:
+        """Return how each index is that is remembered."""
+        beliefs: dict[float, list[bool | None]] = {}
+        for belief in self._beliefs.values():
+            beliefs.setdefault(belief.asked_at, []).append(belief.state)
+        found = []
+        for project_id, project in self._projects.items():
+            of_runs = beliefs.get(project.asked_at, [])
+            right, wrong = of_runs.count(True), of_runs.count(False)
+            if not project.done.is_set():
+                state = "coming"
+            elif project.files is None:
+                state = "failed"
+            else:
+                state = "believed" if right else "doubted" if wrong else "unchecked"
+            files = project.files.count if project.files is not None else 0
+            age_s = self._clock() - project.asked_at
+            found.append(IndexState(project_id, state, files, age_s, right, wrong))
+        return found
 
     def expire(self) -> None:
         """Forget every index (semantics 3.3); what failed may be tried again."""

@@ -5,6 +5,8 @@
     Link        a run in a shelf
     Directory   a run's root, or a directory of artifacts below it
     File        an artifact
+    Private     a directory that is the owner's and root's alone: /.artifactfs
+    Report      a file in there, made anew each time that it is opened
 
 An inode number stands for site, run, path, kind and version (semantics 2.4): it is a digest of them, so it is
 the same after a remount and asks nothing of a disk. What a version is, is decided here and nowhere else.
@@ -82,9 +84,25 @@ class File(msgspec.Struct, frozen=True, gc=False):
         return join(self.directory.path, self.entry.name)
 
 
-Node = Fixed | Shelf | Link | Directory | File
+class Private(msgspec.Struct, frozen=True, gc=False):
+    """A directory of ours that is never listed, and that nobody enters but the mount's owner and root."""
+
+    entry: Entry
+    parent_number: int
+
+
+class Report(msgspec.Struct, frozen=True, gc=False):
+    """A file in a Private: what the mount has to say. `about`: the inode number that it is about, 0 for none."""
+
+    what: str
+    about: int
+    entry: Entry
+    parent_number: int
+
+
+Node = Fixed | Shelf | Link | Directory | File | Private | Report
 # What a directory's contents can be asked of.
-AnyDirectory = Fixed | Shelf | Directory
+AnyDirectory = Fixed | Shelf | Directory | Private
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):

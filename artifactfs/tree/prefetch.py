@@ -86,6 +86,8 @@ class Prefetch:
         self._ahead: dict[int, _Ahead] = {}
         self._flights = 0
         self._order = itertools.count()
+        # For who asks how it is: directories that were listed ahead.
+        self.listed = 0
 
     def visited(self, run_id: int, place: Place, entries: Entries) -> None:
         """Somebody looked at a directory; where that is part of a walk, what is below it is next. No await."""
@@ -168,6 +170,7 @@ class Prefetch:
         try:
             entries = await self._asks.bring(ahead.walk.run_id, place)
             ahead.failures = 0
+            self.listed += 1
             if not ahead.ended:
                 self._enqueue(ahead, rank, (*position, 0), place, entries)
         except errors.NoSuchEntry as error:

@@ -33,10 +33,12 @@ from artifactfs.tree.nodes import (
     Found,
     Node,
     Numbering,
+    Shelf,
     child,
     completes,
 )
 from artifactfs.tree.prefetch import Place, Prefetch
+from artifactfs.tree.state import ListingFacts, TreeState
 from artifactfs.tree.walks import Walks
 
 # Bounds of what is remembered. An entry is about 300 bytes, so all of it is about 400 MB; a listing of
@@ -256,6 +258,66 @@ class Tree:
             known.clear()
         if self._index is not None:
             self._index.expire()
+
+    def refresh(self, node: Node) -> None:
+        """Make the next look at a place, and at what is below it, fresh (3.3). Of a file: at its directory."""
+        if isinstance(node, Directory | File):
+            directory = node if isinstance(node, Directory) else node.directory
+            run_id, path = directory.run_id, directory.path
+            below = f"{path}/" if path else ""
+
+            def is_meant(key: tuple[int, str, bool]) -> bool:
+                return key[0] == run_id and (key[1] == path or (node is directory and key[1].startswith(below)))
+
+            self._listings.asked_anew(is_meant)
+            run = self.known_run(run_id)
+            self._runs.asked_anew(lambda known: known == run_id)
+            if self._index is not None and run is not None:
+                self._index.refresh(run.project_id)
+        elif isinstance(node, Shelf) or (isinstance(node, Fixed) and node not in (self.root, self.runs)):
+            self._catalogue.refresh(node)
+        else:
+            self.expire()
+
+    def known_run(self, run_id: int) -> Run | None:
+        """Return a run as it was last seen, fresh or old. Asks nobody."""
+        held, place = self._runs.at_hand(run_id), self._places.get(run_id)
+        return held.value if held is not None else place[0] if place is not None else None
+
+    async def project_name(self, project_id: int) -> str:
+        """Return a project's name; asks where it is not known."""
+        return await self._catalogue.project_name(project_id)
+
+    def facts(self, node: Node) -> ListingFacts | None:
+        """Return what is known of the listing of a directory, or that a file is in; None for none. Asks nobody."""
+        if not isinstance(node, Directory | File):
+            return self._catalogue.facts(node)
+        directory = node if isinstance(node, Directory) else node.directory
+        held = self._listings.at_hand((directory.run_id, directory.path, directory.entry.slash))
+        if held is None:
+            return None
+        found = held.value
+        age_s = self._clock() - held.asked_at + found.age_s
+        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.left_s(held))
+
+    def state(self) -> TreeState:
+        """Return how it is, for who asks. Asks nobody."""
+        health, walks = self._health, self._walks
+        runs, projects = self._catalogue.known()
+        return TreeState(
+            listings=len(self._listings),
+            entries=self._listings.weight - len(self._listings),
+            runs=runs,
+            projects=projects,
+            old_served=health.old_served,
+            trouble_since=health.trouble_since,
+            recovered_at=health.recovered_at,
+            indexes=tuple(self._index.states()) if self._index is not None else (),
+            walking=len(walks),
+            walks=walks.ended,
+            last_walk=walks.last,
+            listed_ahead=self._prefetch.listed if self._prefetch is not None else 0,
+        )
 
     async def _listing(self, directory: Directory) -> "Held[_RunListing]":
         key = (directory.run_id, directory.path, directory.entry.slash)

@@ -47,6 +47,15 @@ class Walk(msgspec.Struct):
     wanted: set[str] = set()
 
 
+class WalkCost(msgspec.Struct, frozen=True):
+    """What a walk that is over has looked at, and what the mount asked meanwhile, for whomever."""
+
+    run_id: int
+    directories: int
+    seconds: float
+    cost: Cost
+
+
 class Walks:
     """The walks of one mount. `cost` says what was asked of the service so far."""
 
@@ -57,6 +66,9 @@ class Walks:
         # By run, the directories that were asked for last, and when that was answered; the latest at the end.
         self._recent: cachetools.LRUCache[int, dict[str, float]] = cachetools.LRUCache(_MAX_RUNS)
         self._walks: dict[int, Walk] = {}
+        # For who asks how it is: how many are over, and the last of them.
+        self.ended = 0
+        self.last: WalkCost | None = None
 
     def asked(self, run_id: int, path: str) -> None:
         """Take note that somebody wants a directory that is not at hand."""
@@ -111,6 +123,9 @@ class Walks:
         walk = self._walks.get(run_id)
         return walk is not None and (walk.waiting > 0 or self._clock() - walk.last < _PACE_S)
 
+    def __len__(self) -> int:
+        return len(self._walks)
+
     def walk(self, run_id: int) -> Walk | None:
         """Return the walk that goes on in a run."""
         return self._walks.get(run_id)
@@ -127,11 +142,14 @@ class Walks:
     def _tell(self, walk: Walk) -> None:
         # Of the whole mount: who else asked at the same time cannot be told apart, so the line says so.
         cost = self._cost() - walk.cost
+        directories = len(walk.seen | walk.wanted)
+        self.ended += 1
+        self.last = WalkCost(walk.run_id, directories, walk.last - walk.began, cost)
         requests = ", ".join(f"{count} {kind}" for kind, count in sorted(cost.requests.items())) or "none"
         log.info(
             "walked %d directories of run %d in %.1f s; requests of this mount meanwhile: %s; %.1f s of pauses, "
             "all waits together; %d KiB received",
-            len(walk.seen | walk.wanted), walk.run_id, walk.last - walk.began, requests, cost.paused_s,
+            directories, walk.run_id, walk.last - walk.began, requests, cost.paused_s,
             cost.received_bytes >> 10,
             extra=EACH,
         )  # fmt: skip

@@ -104,6 +104,22 @@ def test_an_error_without_any_row_is_eio(error: errors.ArtifactfsError) -> None:
     assert errors.errno_of(error) == errno.EIO
 
 
+@pytest.mark.parametrize("kind", _kinds(errors.ServiceError) + _kinds(errors.TreeError), ids=lambda kind: kind.__name__)
+def test_what_to_do_is_said_of_each(kind: type[errors.ArtifactfsError]) -> None:
+    """5.3: each kind of failure has a way out of its own, in part of a sentence."""
+    assert kind in errors._WHAT_TO_DO or kind is errors.ShortBody
+    error = kind("x", 1.0) if kind is errors.RateLimited else kind("x")
+    todo = errors.what_to_do(error)
+    assert todo == todo.strip(" .;")
+    assert "\n" not in todo
+
+
+def test_what_to_do_about_a_bug() -> None:
+    """5.3: what is no failure of the service's is ours, and to be reported."""
+    assert "report" in errors.what_to_do(RuntimeError("x"))
+    assert errors.what_to_do(errors.ShortBody("x")) == errors.what_to_do(errors.ConnectionLost("x"))
+
+
 def test_exit_codes_are_never_renumbered() -> None:
     """Scripts rely on these numbers."""
     assert [(code.name, code.value) for code in errors.ExitCode][:7] == [

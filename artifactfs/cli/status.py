@@ -1,0 +1,208 @@
+"""`artifactfs status`, `refresh` and `info`: asking a mount, whoever serves it. They need no keys and no network."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+
+from artifactfs.errors import ExitCode, UserError
+
+T = TypeVar("T")
+
+# Between two looks of --watch, in seconds.
+_INTERVAL_S = 2.0
+# Mounts that are asked at once; each takes a process.
+_AT_ONCE = 8
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON: an object, or an array of all mounts.")
+@click.option("--watch", "-w", is_flag=True, help="Go on until Ctrl-C; without a terminal a line each time.")
+@click.option(
+    "--interval",
+    metavar="S",
+    type=click.FloatRange(0.1, 3600),
+    default=_INTERVAL_S,
+    help="Seconds between two looks.  [2]",
+)
+def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) -> None:
+    """Say how the mount at MOUNTPOINT is; without one, how each of your mounts is.
+
+    Exits with 0 if all is well, with 23 if something is wrong, with 24 if the mount does not answer.
+    """
+    try:
+        if mountpoint is None:
+            if watch:
+                raise UserError(ExitCode.USAGE, "--watch needs a mount point: `artifactfs status` lists them")
+            _all(as_json)
+        elif watch:
+            _watch(mountpoint, interval, as_json)
+        else:
+            _one(mountpoint, as_json)
+    except BrokenPipeError:
+        # Whoever read it has seen enough; nothing more is written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+def refresh(paths: tuple[str, ...]) -> None:
+    """Make the next look at PATH, and at what is below it, ask the service anew.
+
+    PATH is a mount point, or a run, directory or file in a mount. Content that is still valid is kept.
+    """
+    from artifactfs.mount import asking
+
+    failed: list[UserError] = []
+    for path in paths:
+        try:
+            told = json.loads(asking.ask("refresh", path, within_s=asking.ORDER_S, parent_too=True).text)
+        except UserError as error:
+            failed.append(error)
+            continue
+        if not told.get("kernel_names_dropped", True):
+            click.echo(f"artifactfs: warning: {path}: the kernel may repeat old names for a while", err=True)
+    # The others are not left out for one that is none.
+    for refused in failed[:-1]:
+        click.echo(f"artifactfs: {refused}", err=True)
+    if failed:
+        raise failed[-1]
+
+
+@click.command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, exact; an array where several PATHs are given.")
+def info(paths: tuple[str, ...], as_json: bool) -> None:
+    """Say what is known of a run, project, directory or file in a mount.
+
+    Of a run: name, status, project, times, parameters, tags, metrics; of a file: size, time, how much is cached.
+    """
+    from artifactfs.cli import showing
+    from artifactfs.mount import asking
+    from artifactfs.mount.info import Info
+
+    answers = [asking.ask("info", path, within_s=asking.ORDER_S) for path in paths]
+    if as_json:
+        whole = [json.loads(answer.text) for answer in answers]
+        click.echo(json.dumps(whole[0] if len(whole) == 1 else whole, indent=2))
+    found = [_decoded(answer.text, Info, answer.point) for answer in answers]
+    if not as_json:
+        click.echo("\n\n".join("\n".join(showing.lines(showing.info_rows(each))) for each in found))
+    for each in found:
+        if each.error:
+            todo = f"; {each.what_to_do}" if each.what_to_do else ""
+            raise UserError(ExitCode.INCOMPLETE, f"{each.path}: the service did not tell all: {each.error}{todo}")
+
+
+def _one(path: str, as_json: bool) -> None:
+    from artifactfs.cli import showing
+    from artifactfs.mount import asking
+    from artifactfs.mount.status import OK, Status
+
+    answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
+    if as_json:
+        click.echo(answer.text.rstrip())
+    found = _decoded(answer.text, Status, answer.point)
+    if not as_json:
+        click.echo("\n".join(showing.lines(showing.status_rows(found))))
+    if found.health.state != OK:
+        raise UserError(ExitCode.UNHEALTHY, f"{answer.point}: {showing.health_line(found)}; {found.health.what_to_do}")
+
+
+def _all(as_json: bool) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from artifactfs.cli import showing
+    from artifactfs.modellab.models import printable
+    from artifactfs.mount import asking
+
+    mounts = asking.mounts_of(os.geteuid())
+    # At once: one that does not answer takes its time, and must not add to that of the next.
+    with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
+        looks = list(pool.map(_look, [mount.point for mount in mounts]))
+    if as_json:
+        click.echo(json.dumps([look.told for look in looks], indent=2))
+    elif looks:
+        click.echo("\n".join(showing.lines((printable(look.point), look.line) for look in looks)))
+    else:
+        click.echo("artifactfs: you have no mounts: `artifactfs mount MOUNTPOINT` makes one", err=True)
+    wrong = [look.error for look in looks if look.error is not None]
+    if wrong:
+        raise max(wrong, key=lambda error: error.code)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one of many mounts said: as JSON's value, as a line, and what is wrong."""
+
+    point: str
+    told: object
+    line: str
+    error: UserError | None = None
+
+
+def _look(point: str) -> _Look:
+    from artifactfs.cli import showing
+    from artifactfs.mount import asking
+    from artifactfs.mount.status import OK, Status
+
+    try:
+        answer = asking.ask("status.json", point, within_s=asking.REPORT_S)
+        found = _decoded(answer.text, Status, answer.point)
+    except UserError as error:
+        dead = isinstance(error, asking.NoAnswer) and error.dead
+        state, line = ("dead", "dead: its process is gone") if dead else ("no_answer", f"no answer: {error}")
+        # One that has just ended is nobody's trouble.
+        gone = error.code == ExitCode.NOT_MOUNTED
+        told = {"mountpoint": point, "health": {"state": state, "message": str(error)}}
+        return _Look(point, told, line, None if gone else error)
+    wrong = None
+    if found.health.state != OK:
+        said = f"{point}: {found.health.message}; `artifactfs status {point}` says more"
+        wrong = UserError(ExitCode.UNHEALTHY, said)
+    line = f"{showing.health_line(found)}; {found.site or found.origin}"
+    return _Look(point, json.loads(answer.text), line, wrong)
+
+
+def _watch(path: str, interval_s: float, as_json: bool) -> None:
+    """Look again and again, until Ctrl-C or the end of the mount."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from artifactfs.cli import showing
+    from artifactfs.mount import asking
+    from artifactfs.mount.status import Status
+
+    def look() -> tuple[Status, str]:
+        answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
+        return _decoded(answer.text, Status, answer.point), answer.text
+
+    console = Console()
+    if as_json or not console.is_terminal:
+        while True:
+            found, text = look()
+            print(json.dumps(json.loads(text)) if as_json else showing.one_line(found), flush=True)  # noqa: T201
+            time.sleep(interval_s)
+    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
+        while True:
+            found, _ = look()
+            live.update(Text("\n".join(showing.lines(showing.status_rows(found)))), refresh=True)
+            time.sleep(interval_s)
+
+
+def _decoded(text: str, kind: type[T], point: str) -> T:
+    import msgspec
+
+    try:
+        # The standard library's first: lone surrogates of the server's are escaped in it.
+        return msgspec.convert(json.loads(text), kind)
+    except (ValueError, msgspec.ValidationError):
+        raise UserError(
+            ExitCode.NO_ANSWER, f"{point} is served by another version of artifactfs: use that one, or --json"
+        ) from None

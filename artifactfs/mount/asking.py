@@ -1,0 +1,168 @@
+"""Asking somebody's mount from outside: what `artifactfs status`, `refresh` and `info` do.
+
+A mount may be wedged, stopped or dead, and then whoever touches it hangs where no signal may reach him. So it is only
+ever touched by a child process, which is left behind when it does not answer in time. The child finds the mount that a
+path is in by the kernel's own account of it, whatever links and bind mounts led there; the inode number is what the
+path is called in the order (tree/reports.py).
+"""
+
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+
+import msgspec
+
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import table
+
+# For what a mount has at hand, on a busy machine.
+REPORT_S = 5.0
+# For what may need a few looks at the service on the way to a path: more than the longest wait of an ordinary mount.
+ORDER_S = 40.0
+_END_S = 1.0
+
+# Prints one JSON object: the answer and whose it is, or the errno and what could not be read.
+_CHILD = r"""
+import json, os, sys
+order, path, parent_too = sys.argv[1], sys.argv[2], sys.argv[3] == "yes"
+def say(**told):
+    print(json.dumps(told)); sys.exit()
+try:
+    try:
+        fd = os.open(path, os.O_PATH)
+    except FileNotFoundError:
+        if not parent_too:
+            raise
+        path = os.path.dirname(os.path.abspath(path))
+        fd = os.open(path, os.O_PATH)
+    found = os.fstat(fd)
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    points = []
+    with open("/proc/self/mountinfo", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as table:
+        for line in table:
+            head, _, tail = line.partition(" - ")
+            fields = head.split(" ")
+            if fields[2] == device and fields[3] == "/" and tail.startswith("fuse.artifactfs "):
+                parts = fields[4].split("\\")
+                points.append(parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:]))
+    if not points:
+        say(outside=True)
+    for point in points:
+        try:
+            if os.stat(point).st_dev == found.st_dev:
+                break
+        except OSError:
+            continue
+    else:
+        say(hidden=True)
+    name = order if order in ("status.json", "metrics", "errors") else f"{order}/{found.st_ino}"
+    path = f"{point}/.artifactfs/{name}"
+    with open(path, "rb", buffering=0) as file:
+        answer = b""
+        while piece := file.read(1 << 20):
+            answer += piece
+    say(point=point, answer=answer.decode("utf-8", "replace"))
+except OSError as error:
+    say(errno=error.errno, path=path)
+"""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a mount answered, and where it is mounted."""
+
+    point: str
+    text: str
+
+
+class NoAnswer(UserError):
+    """A mount that says nothing, or whose process is gone (`dead`)."""
+
+    def __init__(self, message: str, *, dead: bool = False) -> None:
+        super().__init__(ExitCode.NO_ANSWER, message)
+        self.dead = dead
+
+
+def mounts_of(user_id: int) -> list[table.Mount]:
+    """Return the mounts of artifactfs that a user has made, each place once."""
+    found = {mount.point: mount for mount in table.mounts() if mount.fstype == table.FUSE_TYPE}
+    return [mount for mount in found.values() if mount.user_id == user_id]
+
+
+def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> Answer:
+    """Ask the mount that `path` is in for a report, or give it an order about `path`.
+
+    `parent_too`: where there is no such path, ask about the directory that it would be in. Raises UserError.
+    """
+    if not path or "\0" in path:
+        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
+    process = subprocess.Popen(
+        ["/proc/self/exe", "-I", "-S", "-c", _CHILD, order, path, "yes" if parent_too else "no"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(
+            f"the mount of {path} does not answer within {within_s:g} s: is its process stopped? "
+            f"`artifactfs umount` ends it; its log says what it waits for"
+        ) from None
+    finally:
+        _leave(process)
+    return _answer(path, said)
+
+
+def _leave(process: "subprocess.Popen[bytes]") -> None:
+    """End a child; one that the kernel holds is left behind."""
+    if process.poll() is None:
+        process.kill()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return  # it dies when the mount answers, or ends
+
+
+def _answer(path: str, said: bytes) -> Answer:
+    try:
+        told: Mapping[str, object] = json.loads(said)
+    except ValueError:
+        raise NoAnswer(f"asking the mount of {path} failed: try again") from None
+    if isinstance(point := told.get("point"), str) and isinstance(text := told.get("answer"), str):
+        return Answer(point, text)
+    if "outside" in told:
+        raise UserError(
+            ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: `artifactfs status` lists the mounts"
+        )
+    if "hidden" in told:
+        raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount: unmount that")
+    number, where = told.get("errno"), str(told.get("path"))
+    number = number if isinstance(number, int) else errno.EIO
+    if number in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV) and _type_at(path) in (table.FUSE_TYPE, None):
+        raise NoAnswer(f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again", dead=True)
+    if "/.artifactfs/" in where or (number == errno.EACCES and _type_at(path) == table.FUSE_TYPE):
+        raise _refused(number, where)
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs")
+    raise UserError(ExitCode.NOT_MOUNTED, f"{path}: {os.strerror(number)}")
+
+
+def _type_at(path: str) -> str | None:
+    """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
+    place = os.path.abspath(path)
+    above = [m for m in table.mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
+    # The innermost counts, and of several at one place the last.
+    inner = max(reversed(above), key=lambda mount: len(mount.point), default=None)
+    return inner.fstype if inner is not None and inner.point != "/" else None
+
+
+def _refused(number: int, where: str) -> UserError:
+    point = where.partition("/.artifactfs/")[0]
+    if number == errno.EACCES:  # the kernel's, for the whole mount or for what is private in it
+        return UserError(ExitCode.NO_ANSWER, f"{point} says that only to the user who mounted it, and to root")
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs that does not know this: mount again")
+    return NoAnswer(f"{point} did not answer: {os.strerror(number)}; see its log")

@@ -1,0 +1,205 @@
+"""A look at the parts of a mount: what each knows, as one Status. All of it is at hand: nothing here waits."""
+
+import datetime
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from artifactfs import __version__
+from artifactfs.clock import boottime
+from artifactfs.content import tally as content_tally
+from artifactfs.content.files import Files
+from artifactfs.content.shop import Shop
+from artifactfs.fuse.operations import KernelState
+from artifactfs.modellab.auth import KeyRing
+from artifactfs.modellab.breaker import Breaker
+from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.tally import HEAD_BOUNDS_S, Tally, Traffic
+from artifactfs.modellab.throttle import RateLimits
+from artifactfs.modellab.transport import Cost
+from artifactfs.mount import status
+from artifactfs.mount.journal import Failure, Journal
+from artifactfs.mount.status import Failed, Status, Trouble
+from artifactfs.settings import Settings
+from artifactfs.tree.state import TreeState
+from artifactfs.tree.tree import Tree
+
+# A server can name as many rate limits and projects as it likes; so many are shown.
+_MAX_SHOWN = 50
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """The parts of a mount that know something. `cost`: what was asked so far."""
+
+    settings: Settings
+    point: str
+    log_file: str | None
+    service: ModelLab
+    cost: Callable[[], Cost]
+    tally: Tally
+    breaker: Breaker
+    limits: RateLimits
+    tree: Tree
+    files: Files
+    shop: Shop
+    journal: Journal
+    nursery: trio.Nursery
+    keys: KeyRing
+
+
+def look(parts: Parts, kernel: KernelState | None, began: float) -> Status:
+    """Return how a mount is that `began` at that moment of the machine's clock."""
+    settings, tree, now = parts.settings, parts.tree.state(), boottime()
+    cost, traffic = parts.cost(), parts.tally.traffic()
+    state, since, said, todo = status.health_of(_trouble(parts, traffic, tree, now), settings.origin)
+    last = failures(parts)
+    return Status(
+        schema=status.SCHEMA,
+        version=__version__,
+        mountpoint=parts.point,
+        pid=os.getpid(),
+        user_id=os.geteuid(),
+        mounted_since=_when(now - began),
+        at=_when(0.0),
+        uptime_s=round(now - began, 3),
+        health=status.Health(state, _when(now - max(since, began)), said, todo),
+        origin=settings.origin,
+        site=settings.site if settings.api_url == f"https://api.{settings.site}" else None,
+        account=settings.account,
+        profile=settings.profile,
+        ranges=parts.shop.service.ranges,
+        requests=_requests(traffic, cost),
+        rate_limits=tuple(
+            status.RateLimit(
+                limit.name, _plain(limit.limit), _plain(limit.remaining), _plain(limit.reset_s), limit.paused_s
+            )
+            for limit in parts.limits.states(now)[:_MAX_SHOWN]
+        ),
+        cache=_cache(parts),
+        reading=_reading(parts),
+        listings=_listings(tree),
+        open=status.Open()
+        if kernel is None
+        else status.Open(kernel.inodes, kernel.open_files, kernel.open_directories, kernel.open_without_size),
+        failures=parts.journal.total,
+        last_error=last[0] if last else None,
+        log_file=parts.log_file,
+    )
+
+
+def failures(parts: Parts) -> list[Failed]:
+    """Return the failures of a mount, the last first."""
+    return [_failed(failure) for failure in parts.journal.failures()]
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a moment (seconds since the epoch) as RFC 3339, in UTC, to the second."""
+    try:
+        when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        when = datetime.datetime.fromtimestamp(0, datetime.UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _trouble(parts: Parts, traffic: Traffic, tree: TreeState, now: float) -> Trouble:
+    paused = max(parts.limits.states(now), key=lambda limit: limit.paused_s, default=None)
+    breaker = parts.breaker
+    return Trouble(
+        denied_since=traffic.denied_since,
+        silent_since=breaker.silent_since,
+        failing_since=breaker.failing_since,
+        paused_s=paused.paused_s if paused is not None else 0.0,
+        paused_since=paused.paused_since if paused is not None else None,
+        old_since=tree.trouble_since,
+        recovered_at=max(traffic.taken_at, breaker.recovered_at, tree.recovered_at, parts.limits.recovered_at(now)),
+    )
+
+
+def _requests(traffic: Traffic, cost: Cost) -> status.Requests:
+    times = {}
+    for kind, heads in traffic.heads.items():
+        within, so_far = [], 0
+        for count in heads.counts[:-1]:
+            so_far += count
+            within.append(so_far)
+        times[kind] = status.Times(heads.count, round(heads.sum_s, 6), HEAD_BOUNDS_S, tuple(within))
+    paused_s = round(cost.paused_s, 3)
+    return status.Requests(traffic.outcomes, times, cost.received_bytes, traffic.bodies_broken, paused_s)
+
+
+def _cache(parts: Parts) -> status.Cache:
+    keeper = parts.shop.keeper
+    # For the next one who asks: this one gets what was seen last.
+    keeper.look_soon()
+    if (cache := keeper.state()) is None:
+        return status.Cache(None)
+    return status.Cache(
+        cache.directory,
+        cache.size_bytes,
+        cache.limit_bytes,
+        cache.free_bytes,
+        cache.evicted_files,
+        cache.evicted_bytes,
+        cache.waiting_bytes,
+        cache.keeps_up,
+    )
+
+
+def _reading(parts: Parts) -> status.Reading:
+    sources = content_tally.sources(parts.shop.tally)
+    return status.Reading(
+        memory_reads=sources.memory_reads,
+        memory_bytes=sources.memory_bytes,
+        disk_blocks=sources.disk_blocks,
+        disk_bytes=sources.disk_bytes,
+        fetched_blocks=sources.fetched_blocks,
+        fetched_bytes=sources.fetched_bytes,
+        streamed=sources.streamed,
+        restarted=sources.restarted,
+        streaming=tuple(
+            status.Streaming(each.project_id, each.path, each.size_bytes, each.came_to, each.fits)
+            for each in sources.streaming
+        ),
+    )
+
+
+def _listings(tree: TreeState) -> status.Listings:
+    last = tree.last_walk
+    return status.Listings(
+        remembered=tree.listings,
+        entries=tree.entries,
+        runs=tree.runs,
+        projects=tree.projects,
+        old_served=tree.old_served,
+        walking=tree.walking,
+        walks=tree.walks,
+        listed_ahead=tree.listed_ahead,
+        last_walk=None
+        if last is None
+        else status.LastWalk(
+            last.run_id, last.directories, round(last.seconds, 3), last.cost.requests, last.cost.received_bytes
+        ),
+        indexes=tuple(
+            status.IndexStatus(
+                index.project_id, index.state, index.files, round(index.age_s, 3), index.runs_right, index.runs_wrong
+            )
+            for index in tree.indexes[-_MAX_SHOWN:]
+        ),
+    )
+
+
+def _failed(failure: Failure) -> Failed:
+    first, last = rfc3339(failure.first_at), rfc3339(failure.last_at)
+    return Failed(failure.message, failure.what_to_do, failure.count, first, last)
+
+
+def _plain(value: float | None) -> float | None:
+    """Return a number without a fraction that says nothing."""
+    return None if value is None else int(value) if value == int(value) else round(value, 3)
+
+
+def _when(ago_s: float) -> str:
+    return rfc3339(time.time() - ago_s)

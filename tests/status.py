@@ -1,0 +1,29 @@
+"""What tests ask a mount about itself, always by a process that can be killed."""
+
+import json
+from typing import Any
+
+from tests.harness import Mount
+
+
+def report(mounted: Mount, name: str = "status.json", limit_s: float = 10.0) -> str:
+    """Return a file of /.artifactfs."""
+    return mounted.sh('cat "$M/.artifactfs/$1"', name, limit_s=limit_s).ok().text
+
+
+def status(mounted: Mount) -> dict[str, Any]:
+    """Return status.json."""
+    told: dict[str, Any] = json.loads(report(mounted))
+    return told
+
+
+def refresh(mounted: Mount, *parts: object) -> None:
+    """Run `artifactfs refresh` on a path of the mount; it must say nothing."""
+    done = mounted.shell.cli("refresh", mounted.path(*parts)).ok()
+    assert (done.text, done.err) == ("", "")
+
+
+def info(mounted: Mount, *parts: object) -> dict[str, Any]:
+    """Return what `artifactfs info --json` says of a path of the mount."""
+    told: dict[str, Any] = json.loads(mounted.shell.cli("info", "--json", mounted.path(*parts)).ok().text)
+    return told

@@ -1,0 +1,80 @@
+"""artifactfs.mount.asking and table: what a child's word for a mount comes to; whose mounts there are."""
+
+import errno
+import io
+import json
+from typing import Any
+
+import pytest
+
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.mount import asking, table
+
+TABLE = r"""22 1 8:1 / / rw,relatime - ext4 /dev/root rw
+40 22 0:50 / /home/a\040b ro,nosuid - fuse.artifactfs artifactfs ro,user_id=1000,group_id=1000,allow_other
+41 22 0:51 / /mnt ro - fuse.artifactfs artifactfs ro,user_id=0,group_id=0
+42 22 0:52 / /ssh rw - fuse.sshfs me@there: rw,user_id=1000,group_id=1000
+43 22 0:51 / /mnt ro - fuse.artifactfs artifactfs ro,user_id=0,group_id=0
+44 22 0:53 / /odd ro - fuse.artifactfs artifactfs
+"""
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.open", lambda *_args, **_keywords: io.StringIO(TABLE))
+
+
+def test_whose_mounts_there_are(mounts: None) -> None:
+    """Each place once, of the user who made it; other kinds, and those of nobody known, are left out."""
+    assert [mount.point for mount in asking.mounts_of(1000)] == ["/home/a b"]
+    assert [mount.point for mount in asking.mounts_of(0)] == ["/mnt"]
+    assert asking.mounts_of(7) == []
+    assert [mount.user_id for mount in table.mounts()] == [None, 1000, 0, 1000, 0, None]
+
+
+def told(**said: Any) -> bytes:
+    return json.dumps(said).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "code", "part"),
+    [
+        ("/x", told(outside=True), ExitCode.NOT_MOUNTED, "in no mount of artifactfs"),
+        ("/x", told(hidden=True), ExitCode.NOT_MOUNTED, "hidden"),
+        ("/mnt/x", told(errno=errno.ENOENT, path="/mnt/x"), ExitCode.NOT_MOUNTED, "there is no /mnt/x"),
+        ("/mnt", told(errno=errno.ENOTCONN, path="/mnt"), ExitCode.NO_ANSWER, "artifactfs umount"),
+        ("/ssh/x", told(errno=errno.ENOTCONN, path="/ssh/x"), ExitCode.NOT_MOUNTED, "/ssh/x"),
+        ("/mnt", told(errno=errno.EACCES, path="/mnt"), ExitCode.NO_ANSWER, "only to the user who mounted"),
+        ("/mnt", told(errno=errno.EACCES, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "/mnt says that only"),
+        ("/mnt", told(errno=errno.ENOENT, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "mount again"),
+        ("/mnt", told(errno=errno.EIO, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "see its log"),
+        ("/mnt", told(errno=errno.ELOOP, path="/mnt/x"), ExitCode.NOT_MOUNTED, "symbolic links"),
+        ("/mnt", b"", ExitCode.NO_ANSWER, "try again"),
+        ("/root/x", told(errno=errno.EACCES, path="/root/x"), ExitCode.NOT_MOUNTED, "/root/x: Permission denied"),
+    ],
+)
+def test_what_is_no_answer(path: str, said: bytes, code: ExitCode, part: str, mounts: None) -> None:
+    """Each way not to answer has a line and a code; only a dead mount of ours is told to be dead."""
+    with pytest.raises(UserError) as caught:
+        asking._answer(path, said)
+    assert caught.value.code is code
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer() -> None:
+    """What a mount says comes with where it is mounted."""
+    assert asking._answer("/mnt/x", told(point="/mnt", answer="{}")) == asking.Answer("/mnt", "{}")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_what_is_no_path(path: str) -> None:
+    """An empty argument, or one that no file can have, is refused before anything is asked."""
+    with pytest.raises(UserError, match="not a path"):
+        asking.ask("info", path, within_s=1.0)
+
+
+def test_a_path_that_is_in_no_mount(tmp_path: object) -> None:
+    """The child finds out by the kernel's own account."""
+    with pytest.raises(UserError, match="in no mount of artifactfs"):
+        asking.ask("status.json", str(tmp_path), within_s=30.0)

@@ -1,0 +1,96 @@
+"""artifactfs.mount.status and reports: how healthy a mount is, and what its reports look like."""
+
+import json
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from artifactfs.mount import reports, status
+from artifactfs.mount.status import Failed, Status, Trouble, health_of
+
+NONE = Trouble(None, None, None, 0.0, None, None, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "since"),
+    [
+        ({}, "ok", 5.0),
+        ({"old_since": 7.0}, "degraded", 7.0),
+        ({"old_since": 7.0, "paused_since": 8.0, "paused_s": 30.0}, "rate_limited", 8.0),
+        ({"old_since": 7.0, "failing_since": 9.0}, "failing", 9.0),
+        ({"failing_since": 9.0, "silent_since": 6.0}, "not_answering", 6.0),
+        ({"silent_since": 6.0, "denied_since": 8.5, "old_since": 1.0}, "keys_rejected", 8.5),
+    ],
+)
+def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> None:
+    """5.3: of all that is wrong the worst is told, since when, and what to do; only where nothing is wrong nothing."""
+    found = health_of(msgspec.structs.replace(NONE, **told), "api.test")
+    assert found[:2] == (state, since)
+    assert found[2]
+    assert bool(found[3]) == (state != "ok")
+
+
+def a_status(**told: object) -> Status:
+    values: dict[str, object] = {
+        "schema": 1, "version": "1", "mountpoint": '/m"\\\n', "pid": 1, "user_id": 0, "mounted_since": "x", "at": "x",
+        "uptime_s": 1.5, "health": status.Health("ok", "x", "fine"), "origin": "o", "site": None, "account": None,
+        "profile": None, "ranges": None, "requests": status.Requests(), "rate_limits": (), "cache": status.Cache(None),
+        "reading": status.Reading(), "listings": status.Listings(), "open": status.Open(), "failures": 0,
+        "last_error": None,
+    }  # fmt: skip
+    return Status(**(values | told))  # type: ignore[arg-type]  # the fields' own types
+
+
+def samples(text: bytes) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_odd_names_in_metrics() -> None:
+    """5.3: quotes, backslashes, line ends and lone surrogates in names do not break the format."""
+    limit = status.RateLimit('a"b\\c\nd\ud800', 10, 5, 1.5, 0.0)
+    found = samples(reports.metrics_text(a_status(rate_limits=(limit,))))
+    assert found["artifactfs_info", "1", '/m"\\\n', "o", ""] == 1
+    assert found["artifactfs_rate_limit_reset_seconds", 'a"b\\c\nd?'] == 1.5
+    assert found["artifactfs_uptime_seconds",] == 1.5
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """5.3: an unknown size is no 0; and no family is there without a sample."""
+    text = reports.metrics_text(a_status())
+    found = samples(text)
+    assert not any(name[0] in ("artifactfs_cache_bytes", "artifactfs_rate_limit") for name in found)
+    assert b"artifactfs_rate_limit" not in text
+    assert found["artifactfs_health", "ok"] == 1
+    assert sum(value for name, value in found.items() if name[0] == "artifactfs_health") == 1
+
+
+def test_a_histogram_adds_up() -> None:
+    """5.3: buckets hold what is below them, the last all."""
+    times = status.Times(3, 0.7, (0.1, 1.0), (1, 2))
+    found = samples(reports.metrics_text(a_status(requests=status.Requests(times={"run": times}))))
+    buckets = [found["artifactfs_answer_seconds_bucket", "run", bound] for bound in ("0.1", "1", "+Inf")]
+    assert buckets == [1, 2, 3]
+    assert (found["artifactfs_answer_seconds_count", "run"], found["artifactfs_answer_seconds_sum", "run"]) == (3, 0.7)
+
+
+def test_the_json_is_read_back() -> None:
+    """5.3: what is written is read by the schema, lone surrogates in it included."""
+    one = a_status(
+        mountpoint="/\udc80", last_error=Failed("m", "t", 2, "a", "b"),
+        listings=status.Listings(last_walk=status.LastWalk(1, 2, 3.0, {"run": 1}, 4)),
+    )  # fmt: skip
+    assert msgspec.convert(json.loads(reports.status_json(one)), Status) == one
+
+
+def test_errors_in_sentences() -> None:
+    """5.3: time, what happened, how often, and what to do, the last first; nothing that a terminal would obey."""
+    failures = [Failed("x \x1b[2J", "do it", 3, "T1", "T2"), Failed("y", "", 1, "T0", "T0")]
+    assert reports.errors_text(failures, "T3").decode().splitlines() == [
+        "T2  x  [2J (3 times since T1)", "    what to do: do it", "T0  y (once)",
+    ]  # fmt: skip
+    assert reports.errors_text([], "T3") == b"no failures until T3\n"
