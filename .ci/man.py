@@ -1,7 +1,8 @@
 """Build the man pages in docs/: `make man`.
 
 artifactfs(1) is made from the texts that the program has: commands and their help, the table of settings, the exit
-codes as the README explains them. What is written here is only what has no other place: the order, files, examples.
+codes as docs/troubleshooting.md explains them. What is written here is only what has no other place: the order, files,
+examples.
 mount.artifactfs(8) is short, and is written here as a whole.
 
 What is hard is roff: a backslash, a hyphen, a period at the beginning of a line each mean something to it.
@@ -273,15 +274,15 @@ def _setting(setting: Setting) -> Iterator[str]:
 
 
 def exit_codes() -> list[tuple[str, str, str]]:
-    """Return code, meaning and remedy of each exit code, as the README has them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    start = readme.index("| code | meaning | what to do |") + 2
+    """Return code, meaning and remedy of each exit code, as docs/troubleshooting.md has them."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+    start = page.index("| code | meaning | what to do |") + 2
     found = []
-    for line in readme[start:]:
+    for line in page[start:]:
         if not line.startswith("|"):
             break
         code, meaning, remedy = (cell.strip() for cell in line.strip("|").split("|"))
-        found.append((code, meaning, remedy.replace("see below", "see the README")))
+        found.append((code, meaning, remedy.replace("[containers.md](containers.md)", "docs/containers.md")))
     return found
 
 

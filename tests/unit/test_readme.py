@@ -1,46 +1,28 @@
-"""The README's tables say what the code does. A failure shows the lines to put in."""
+"""The README, and the pages that it leads to, say what is there. A failure shows the lines to put in."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from artifactfs import cli
 from artifactfs.errors import ExitCode
-from artifactfs.settings import SETTINGS, Setting
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+TROUBLE = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
 
-def row(setting: Setting) -> str:
-    """Return a setting's line in the table of options."""
-    if not setting.flag:
-        option = f"`{setting.name}`"
-    elif setting.metavar is None:
-        option = f"`{setting.option}`"
-    else:
-        # A bar ends a cell, between backticks too.
-        option = f"`{setting.option} {setting.metavar}`".replace("|", r"\|")
-    if setting.name == "verbose":
-        option = f"`-v`, {option}"
-    variables = ", ".join(f"`{name}`" for name in setting.env)
-    return f"| {option} | {variables} | {setting.help} |"
-
-
-def table(first_line: str) -> list[str]:
-    """Return the rows of the table that starts with `first_line`."""
-    lines = README.splitlines()
+def table(page: str, first_line: str) -> list[str]:
+    """Return the rows of the table of a page that starts with `first_line`."""
+    lines = page.splitlines()
     start = lines.index(first_line) + 2
     end = next(number for number in range(start, len(lines)) if not lines[number].startswith("|"))
     return lines[start:end]
 
 
-def test_every_setting_has_its_row() -> None:
-    assert table("| option | environment | |") == [row(setting) for setting in SETTINGS]
-
-
 def test_every_exit_code_is_explained() -> None:
-    found = [int(line.split("|")[1]) for line in table("| code | meaning | what to do |")]
+    found = [int(line.split("|")[1]) for line in table(TROUBLE, "| code | meaning | what to do |")]
     # 130 is the shell's convention for Ctrl-C, not one of ours.
     assert found == [*sorted(ExitCode), 130]
 
@@ -64,3 +46,35 @@ def test_every_module_of_a_room_is_in_the_picture(room: str) -> None:
     assert drawn is not None
     there = {path.name for path in (CHECKOUT / "artifactfs" / room).glob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"^ {8}(\w+\.py)", drawn[1], re.MULTILINE)) == there
+
+
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link within the checkout leads to a file that is there, and to a heading that is in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, target
+
+
+def test_every_command_of_the_readme_is_there() -> None:
+    """Each `artifactfs COMMAND` that the README and the pages show is a command of the program."""
+    known = set(cli.cli.commands)
+    shown = {
+        word
+        for page in PAGES
+        for word in re.findall(
+            r"(?:^ {4}(?:\$ )?(?:sudo )?|`)artifactfs ([a-z]+)\b", page.read_text("utf-8"), re.MULTILINE
+        )
+    }
+    assert shown <= known, shown - known
+    assert len(shown) > 10
