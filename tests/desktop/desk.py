@@ -39,11 +39,14 @@ inode/directory=thunar.desktop
 text/plain=org.xfce.mousepad.desktop
 """
 _THUNAR_FILE = "xfce4/xfconf/xfce-perchannel-xml/thunar.xml"
+# Thunar opens at a single click by default, and then selects whatever the pointer happens to rest on: the status bar
+# would tell of that, and not of the directory.
 _THUNAR = """<?xml version="1.0" encoding="UTF-8"?>
 <channel name="thunar" version="1.0">
   <property name="default-view" type="string" value="ThunarDetailsView"/>
   <property name="last-window-width" type="int" value="1000"/>
   <property name="last-window-height" type="int" value="640"/>
+  <property name="misc-single-click" type="bool" value="false"/>
   <property name="misc-date-style" type="string" value="THUNAR_DATE_STYLE_CUSTOM"/>
   <property name="misc-date-custom-style" type="string" value="%Y-%m-%d %H:%M:%S"/>
 </channel>

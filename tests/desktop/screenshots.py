@@ -26,6 +26,7 @@ _THUNAR = """<?xml version="1.0" encoding="UTF-8"?>
   <property name="last-sort-order" type="string" value="GTK_SORT_DESCENDING"/>
   <property name="last-window-width" type="int" value="1000"/>
   <property name="last-window-height" type="int" value="600"/>
+  <property name="misc-single-click" type="bool" value="false"/>
   <property name="misc-date-style" type="string" value="THUNAR_DATE_STYLE_CUSTOM"/>
   <property name="misc-date-custom-style" type="string" value="%Y-%m-%d %H:%M"/>
 </channel>
