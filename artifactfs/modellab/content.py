@@ -16,7 +16,8 @@ import httpx
 import msgspec
 
 from artifactfs import errors
-from artifactfs.modellab.transport import Stream, Transport
+from artifactfs.modellab.streams import Stream
+from artifactfs.modellab.transport import Transport
 from artifactfs.origins import is_host, is_loopback
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ cancelled (pitfalls.md); whatever is still mounted is then detached, open files 
 import faulthandler
 import gc
 import logging
-import math
 import os
 import resource
 import signal
@@ -21,7 +20,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from artifactfs import errors, logs
+from artifactfs import logs
 from artifactfs.clock import boottime
 from artifactfs.content import blocks
 from artifactfs.content.blocks import BlockStore
@@ -42,7 +41,7 @@ from artifactfs.modellab.content import ContentEndpoint
 from artifactfs.modellab.tally import Tally
 from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
-from artifactfs.mount import accounts, register, table
+from artifactfs.mount import accounts, reaching, register, table
 from artifactfs.mount.control import Control
 from artifactfs.mount.journal import Journal
 from artifactfs.mount.looking import Parts
@@ -59,9 +58,6 @@ log = logging.getLogger(__name__)
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
 _FLUSH_S = 1.0
-# Between two tries to reach a service that is waited for; each pause is twice the one before. Arbitrary.
-_FIRST_PAUSE_S = 1.0
-_LAST_PAUSE_S = 16.0
 # Memory for contents: blocks that readers are at, and bytes asked for ahead of them. With the interpreter's own 60 MiB
 # it stays below 200 MiB whatever is open.
 _POOL_BYTES = 48 << 20
@@ -161,7 +157,7 @@ async def _serve(
     # A little less than an operation's own: so that it ends with what went wrong, not with its time.
     service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
     try:
-        await _reach(service, settings, notify)
+        await reaching.reach(service, settings, notify)
         async with trio.open_nursery() as root:
             tree = Tree(
                 service,
@@ -322,51 +318,6 @@ def _set_read_ahead(device: str) -> None:
             file.write(str(_KERNEL_READ_AHEAD_KIB))
     except OSError as error:
         log.debug("the kernel's read-ahead stays as it is: %s", error)
-
-
-async def _reach(service: ModelLab, settings: Settings, notify: Notifier) -> None:
-    """Check the keys; with `wait`, again and again until the service answers (semantics 5.8). Raises UserError."""
-    pause_s = _FIRST_PAUSE_S
-    end_s = math.inf if settings.wait_max is None else boottime() + settings.wait_max
-    notify.starting(f"asking {settings.origin}", settings.deadline)
-    while True:
-        try:
-            return await _check_keys(service, settings)
-        except UserError as error:
-            if not settings.wait or error.code not in (ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED):
-                raise
-            if (left_s := end_s - boottime()) <= 0:
-                raise UserError(error.code, f"{error}; gave up after {settings.wait_max:g} s of waiting") from error
-            # Once more when the time is up.
-            pause_s = min(pause_s, left_s)
-            log.warning("%s; trying again in %g s", error, pause_s)
-            notify.starting(f"waiting: {error}", pause_s + settings.deadline)
-        await trio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
-
-
-async def _check_keys(service: ModelLab, settings: Settings) -> None:
-    """Make one call with the keys. Raises UserError with the true cause (semantics 5.8)."""
-    try:
-        await service.check_keys()
-    except errors.AccessDenied as error:
-        hint = (
-            f" ({settings.site}; set --site or DD_SITE)" if settings.api_url == f"https://api.{settings.site}" else ""
-        )
-        raise UserError(ExitCode.KEYS_REJECTED, f"the keys were rejected: {error}{hint}") from error
-    except errors.TlsFailed as error:
-        raise UserError(ExitCode.TLS_FAILED, str(error)) from error
-    except (errors.Unreachable, errors.ConnectionRefused, errors.TimedOut) as error:
-        unreachable = error.status is None
-        raise UserError(ExitCode.UNREACHABLE if unreachable else ExitCode.SERVICE_FAILED, str(error)) from error
-    except errors.PassingError as error:
-        hint = "" if isinstance(error, errors.RateLimited) else "; try later"
-        raise UserError(ExitCode.SERVICE_FAILED, f"{error}{hint}") from error
-    except errors.ServiceError as error:
-        raise UserError(
-            ExitCode.NOT_MODEL_LAB,
-            f"{settings.origin} does not answer like a Model Lab: {error}; check --site or --api-url",
-        ) from error
 
 
 async def _signals(

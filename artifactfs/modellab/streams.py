@@ -1,0 +1,135 @@
+"""An answer's body as it comes: from its connection, and with its Content-Encoding undone.
+
+What is hard: a chunk may be a byte long, and many come at once; and what is compressed may be a thousand times as long.
+"""
+
+import zlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol, cast
+
+import httpx
+import trio
+
+from artifactfs import errors
+from artifactfs.modellab import failures
+
+# What a body is inflated to at a time.
+_MAX_PIECE_BYTES = 1 << 20
+# Pieces of a body between two turns of the event loop: a chunk may be a byte long, and many come at once.
+_PIECES = 256
+_CLOSE_S = 1.0
+
+
+class Listener(Protocol):
+    """Who counts what comes: the transport."""
+
+    def received(self, size_bytes: int) -> float:
+        """Count bytes of a body that came; returns when."""
+
+    def silent(self, since: float) -> None:
+        """Take note that of a body nothing came after that moment, for as long as anybody waits."""
+
+    def broke_off(self) -> None:
+        """Take note that a body ended before its end."""
+
+
+class Stream:
+    """An open answer of `Transport.open`: its head, and its body as it comes, undecoded."""
+
+    def __init__(self, transport: Listener, response: httpx.Response, release: Callable[[], None]) -> None:
+        self._transport = transport
+        self._response = response
+        # When something of it came last.
+        self._heard_at = transport.received(0)
+        self._release: Callable[[], None] | None = release
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, one of those that were expected."""
+        return self._response.status_code
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """The answer's headers."""
+        return self._response.headers
+
+    @property
+    def url(self) -> httpx.URL:
+        """The URL that was asked; may be signed, so it is never logged."""
+        return self._response.url
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, without undoing any Content-Encoding. Raises ServiceError."""
+        pieces = 0
+        try:
+            # Straight from the connection: httpx's own way to it costs, and only counts.
+            async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
+                self._heard_at = self._transport.received(len(chunk))
+                yield chunk
+                if (pieces := pieces + 1) % _PIECES == 0:
+                    await trio.lowlevel.checkpoint()
+        except httpx.HTTPError as error:
+            raise self._failed(error) from error
+
+    async def decoded(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, its Content-Encoding undone. Raises ServiceError."""
+        try:
+            async with aclosing(decoded(self._response)) as pieces:
+                async for piece in pieces:
+                    self._heard_at = self._transport.received(len(piece))
+                    yield piece
+        except httpx.HTTPError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
+        self._transport.broke_off()
+        if isinstance(error, httpx.ReadTimeout):
+            self._transport.silent(self._heard_at)
+        return failures.of_exception(self.url.netloc.decode("ascii"), error)
+
+    async def aclose(self) -> None:
+        """Give back the connection, or close it where the body was not read to its end."""
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+                await self._response.aclose()
+        finally:
+            if self._release is not None:
+                release, self._release = self._release, None
+                release()
+
+
+async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Yield a body as it comes, its Content-Encoding undone, in pieces of bounded size. Raises httpx.HTTPError.
+
+    httpx undoes a piece at a time, and that may be a thousand times as long as what came: 1 GiB at once.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
+        raise httpx.DecodingError(f"Content-Encoding {encoding!r} was not asked for")
+    inflater = None
+    pieces = 0
+    async with aclosing(
+        cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+    ) as it:
+        async for chunk in it:
+            if (pieces := pieces + 1) % _PIECES == 0:
+                await trio.lowlevel.checkpoint()
+            if encoding in ("identity", ""):
+                yield chunk
+                continue
+            # Deflate comes with a header (RFC 1950), and without one from servers that took its name literally.
+            if inflater is None and chunk:
+                bare = encoding == "deflate" and chunk[0] & 0x0F != zlib.DEFLATED
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+            rest = chunk
+            # What follows the end of it is left out.
+            while rest and inflater is not None and not inflater.eof:
+                try:
+                    piece = inflater.decompress(rest, _MAX_PIECE_BYTES)
+                except zlib.error as error:
+                    raise httpx.DecodingError(str(error)) from error
+                rest = inflater.unconsumed_tail
+                yield piece
+    if inflater is not None:
+        yield inflater.flush()
