@@ -126,7 +126,7 @@ def _offer_for(command: str, param: click.Parameter) -> _Offer:
         return _words(_SITES)
     if "|" in metavar:
         return _words(metavar.split("|"))
-    if metavar == "DIR":
+    if metavar.strip("[]") == "DIR":
         return _shells_own("dir")
     if metavar == "FILE" or (isinstance(param, click.Argument) and (param.name or "").startswith("path")):
         return _shells_own("file")

@@ -67,7 +67,7 @@ def status() -> None:
 
 
 @desktop.command("open")
-@click.argument("mountpoint", metavar="DIR", default=_MOUNTPOINT)
+@click.argument("mountpoint", metavar="[DIR]", default=_MOUNTPOINT)
 def open_(mountpoint: str) -> None:
     """Mount at DIR (~/model-lab) unless that is done, and show it in the file manager: what the launcher runs."""
     try:
