@@ -30,8 +30,8 @@ _DESCRIPTION = """\
 *artifactfs* mounts the artifacts of Datadog Model Lab runs as a read-only directory. Checkpoints, metrics and
 configurations of a run are then files: for `ls`, `find`, `cp`, a file manager, or any program that opens files.
 
-*/runs/*_ID_ is a run's artifacts: any run by its number, listed or not. */names/*_PROJECT_*~*_ID_*/*_RUN_*~*_ID_ leads to it
-by name, */projects/*_ID_*/*_ID_ by number. */.artifactfs* is not listed, and has what the mount says of itself.
+*/runs/*_ID_ is a run's artifacts: any run by its number, listed or not. */names/*_PROJECT_*~*_ID_*/*_RUN_*~*_ID_ leads
+to it by name, */projects/*_ID_*/*_ID_ by number. */.artifactfs* is not listed, and has what the mount says of itself.
 
 A mount needs an API key and an application key of its site, from `DD_API_KEY` and `DD_APP_KEY`, from files, or from the
 config file; never from the command line, which everybody on the machine can read. No root is needed.

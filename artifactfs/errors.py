@@ -250,4 +250,6 @@ def what_to_do(error: BaseException) -> str:
     for kind in type(error).__mro__:
         if kind in _WHAT_TO_DO:
             return _WHAT_TO_DO[kind]
+    if isinstance(error, UserError):
+        return "mend what it names; `artifactfs config show` says where each setting comes from"
     return "report it with the log: it is a bug in artifactfs"

@@ -34,6 +34,8 @@ class Breaker:
         self.silent_since: float | None = None
         self.failing_since: float | None = None
         self.recovered_at = float("-inf")
+        # Since when answers come that are not Model Lab's: a login page, a gateway's JSON.
+        self.strange_since: float | None = None
 
     @property
     def is_failing(self) -> bool:
@@ -51,6 +53,16 @@ class Breaker:
         self._failures = 0
         if self.failing_since is not None:
             self.failing_since, self.recovered_at = None, now
+
+    def understood(self, now: float) -> None:
+        """An answer was Model Lab's."""
+        if self.strange_since is not None:
+            self.strange_since, self.recovered_at = None, now
+
+    def strange(self, now: float) -> None:
+        """An answer came that is not Model Lab's, whatever its status."""
+        if self.strange_since is None:
+            self.strange_since = now
 
     @property
     def is_open(self) -> bool:

@@ -76,27 +76,26 @@ class ModelLab:
 
     async def check_keys(self) -> None:
         """Make one cheap call that needs valid keys and a Model Lab on the other side."""
-        body = await self._get("runs", "/runs", {"page[size]": "1"})
-        models.decode_runs(body)
+        await self._ask("runs", "/runs", {"page[size]": "1"}, models.decode_runs)
 
     async def get_run(self, run_id: int) -> Run:
         """Return one run. Raises NotFound for one that is not there or is deleted."""
-        return _the_run(run_id, models.decode_run(await self._get("run", f"/runs/{run_id}", {})))
+        return _the_run(run_id, await self._ask("run", f"/runs/{run_id}", {}, models.decode_run))
 
     async def run_details(self, run_id: int) -> tuple[Run, RunDetails]:
         """Return one run, and all that is told of it. Raises NotFound as `get_run` does."""
-        run, told = details.decode_run(await self._get("run", f"/runs/{run_id}", {}))
+        run, told = await self._ask("run", f"/runs/{run_id}", {}, details.decode_run)
         return _the_run(run_id, run), told
 
     async def get_project(self, project_id: int) -> Project:
         """Return one project. Raises NotFound for one that is not there or is deleted."""
         return _the_project(
-            project_id, models.decode_project(await self._get("project", f"/projects/{project_id}", {}))
+            project_id, await self._ask("project", f"/projects/{project_id}", {}, models.decode_project)
         )
 
     async def project_details(self, project_id: int) -> ProjectDetails:
         """Return all that is told of a project. Raises NotFound as `get_project` does."""
-        project, told = details.decode_project(await self._get("project", f"/projects/{project_id}", {}))
+        project, told = await self._ask("project", f"/projects/{project_id}", {}, details.decode_project)
         _the_project(project_id, project)
         return told
 
@@ -105,6 +104,13 @@ class ModelLab:
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
         found = await self._pages("runs", query, count, models.decode_runs, lambda run: run.run_id)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
+        if project_id is not None and any(_number(run.project_id) != project_id for run in found):
+            log.warning(
+                "this server does not know filter[project_id]: of project %d only those are listed that are among the "
+                "%d runs last updated; others are entered by their id",
+                project_id,
+                len(found),
+            )
         return [run for run in found if not run.deleted and project_id in (None, _number(run.project_id))][:count]
 
     async def list_projects(self, count: int) -> list[Project]:
@@ -126,12 +132,16 @@ class ModelLab:
         query = query | {"page[size]": str(min(PAGE_SIZE, max(count, 1)))}
         rows = 0
         while rows < count:
-            page = decode(await self._get(endpoint, f"/{endpoint}", query))
+            page = await self._ask(endpoint, f"/{endpoint}", query, decode)
             # Rows move between pages while reading; a page without a new id ends it.
             fresh = {id_of(row): row for row in page.rows if id_of(row) not in found}
             rows += len(page.rows)
             found |= fresh
             if page.next_number is None or not fresh:
+                if page.number is None and rows < count and len(page.rows) == PAGE_SIZE:
+                    log.info(
+                        "this server does not number its pages of %s: only the first %d are listed", endpoint, rows
+                    )
                 break
             query = query | {"page[number]": str(page.next_number)}
         return list(found.values())
@@ -219,7 +229,7 @@ class ModelLab:
 
     async def _list(self, run_id: int, path: str, slash: bool) -> "_Answer":
         query = {"path": path + "/" if slash else path} if path else {}
-        answer = models.decode_run_listing(await self._get("listing", f"/runs/{run_id}/artifacts", query))
+        answer = await self._ask("listing", f"/runs/{run_id}/artifacts", query, models.decode_run_listing)
         if len(answer.files) > MAX_ROWS:
             raise errors.AnswerTooLarge(f"a listing of run {run_id} has more than {MAX_ROWS:,} entries")
         sorter = Sorter(path, sent_slash=slash, known=self._base)
@@ -259,6 +269,16 @@ class ModelLab:
             )  # fmt: skip
         if cut:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
+
+    async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
+        body = await self._get(endpoint, path, query)
+        try:
+            found = decode(body)
+        except errors.UnexpectedAnswer:
+            self._transport.strange(endpoint)
+            raise
+        self._transport.understood()
+        return found
 
     async def _get(self, endpoint: str, path: str, query: dict[str, str]) -> bytes:
         # Each value is encoded exactly once, by us; names hold %, #, +, & and ? (model-lab-api.md, 9).

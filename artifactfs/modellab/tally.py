@@ -143,6 +143,11 @@ class Tally:
         elif outcome is Outcome.DENIED and self._denied_since is None:
             self._denied_since = self._clock()
 
+    def strange(self, kind: str) -> None:
+        """Take note that an answer that had ended well is not Model Lab's."""
+        self._outcomes[kind, Outcome.OK] -= 1
+        self._outcomes[kind, Outcome.ODD] += 1
+
     def not_sent(self, kind: str, outcome: Outcome) -> None:
         """Take note of a request that was given up before it was sent."""
         self._outcomes[kind, outcome] += 1

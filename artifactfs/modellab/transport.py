@@ -170,7 +170,20 @@ class Transport:
                 with self._tally.attempt(endpoint, until):
                     return await self._attempt(endpoint, target, left_s)
 
-        return await self._retrying(endpoint, deadline_s, attempt)
+        try:
+            return await self._retrying(endpoint, deadline_s, attempt)
+        except errors.UnexpectedAnswer:
+            self._breaker.strange(self._clock())
+            raise
+
+    def understood(self) -> None:
+        """Take note that an answer was Model Lab's."""
+        self._breaker.understood(self._clock())
+
+    def strange(self, endpoint: str) -> None:
+        """Take note that an answer, which had come with a 2xx, is not Model Lab's."""
+        self._tally.strange(endpoint)
+        self._breaker.strange(self._clock())
 
     async def open(
         self,

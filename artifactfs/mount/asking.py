@@ -97,6 +97,9 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
     """
     if not path or "\0" in path:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
+    if within_s > REPORT_S and (point := _point_of(path)) is not None:
+        # One that is stopped is found out soon; the order itself may take a while.
+        ask("status.json", point, within_s=REPORT_S)
     process = subprocess.Popen(
         ["/proc/self/exe", "-I", "-S", "-c", _CHILD, order, path, "yes" if parent_too else "no"],
         stdin=subprocess.DEVNULL,
@@ -150,13 +153,26 @@ def _answer(path: str, said: bytes) -> Answer:
     raise UserError(ExitCode.NOT_MOUNTED, f"{path}: {os.strerror(number)}")
 
 
+def _point_of(path: str) -> str | None:
+    """Return the mount point of the mount of ours that a path is in by its text; None where that tells nothing."""
+    try:
+        inner = _mount_at(path)
+    except OSError:
+        return None  # where we stand is gone
+    return inner.point if inner is not None and inner.fstype == table.FUSE_TYPE else None
+
+
 def _type_at(path: str) -> str | None:
     """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
+    inner = _mount_at(path)
+    return inner.fstype if inner is not None and inner.point != "/" else None
+
+
+def _mount_at(path: str) -> table.Mount | None:
     place = os.path.abspath(path)
     above = [m for m in table.mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
     # The innermost counts, and of several at one place the last.
-    inner = max(reversed(above), key=lambda mount: len(mount.point), default=None)
-    return inner.fstype if inner is not None and inner.point != "/" else None
+    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
 
 
 def _refused(number: int, where: str) -> UserError:

@@ -111,6 +111,7 @@ def _trouble(parts: Parts, traffic: Traffic, tree: TreeState, now: float) -> Tro
         denied_since=traffic.denied_since,
         silent_since=breaker.silent_since,
         failing_since=breaker.failing_since,
+        strange_since=breaker.strange_since,
         paused_s=paused.paused_s if paused is not None else 0.0,
         paused_since=paused.paused_since if paused is not None else None,
         old_since=tree.trouble_since,

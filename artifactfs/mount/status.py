@@ -185,6 +185,7 @@ class Trouble(msgspec.Struct, frozen=True):
     denied_since: float | None
     silent_since: float | None
     failing_since: float | None
+    strange_since: float | None
     paused_s: float
     paused_since: float | None
     old_since: float | None
@@ -203,6 +204,9 @@ def health_of(trouble: Trouble, origin: str) -> tuple[str, float, str, str]:
     if trouble.failing_since is not None:
         said = f"{origin} cannot be reached, or fails whatever it is asked; what is known is served"
         return "failing", trouble.failing_since, said, f"see the last error; {_TRY_AGAIN}"
+    if trouble.strange_since is not None:
+        said = f"what answers at {origin} is not Model Lab, as a proxy's page is not; what is known is served"
+        return "failing", trouble.strange_since, said, "see the last error; check the network, --proxy and --api-url"
     if trouble.paused_since is not None:
         said = f"the rate limit of these keys is used up for {trouble.paused_s:.0f} s more"
         todo = "wait for the reset; other tools with these keys use up the same limit"

@@ -53,7 +53,7 @@ def answer(
     except OSError as error:
         raise CommandFailed(f"it cannot be started: {error.strerror}") from None
     try:
-        out, err = _collect(process, time.monotonic() + limit_s, limit_s, stop)
+        out, err = _collect(process, time.monotonic() + limit_s, limit_s, stop, terminal)
     except BaseException:
         _kill(process, group=not terminal)
         raise
@@ -65,11 +65,11 @@ def answer(
         return out
     code = process.returncode
     how = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
-    raise CommandFailed(f"{how}{_said(err)}")
+    raise CommandFailed(f"{how}{_said(err, terminal)}")
 
 
 def _collect(
-    process: subprocess.Popen[bytes], end: float, limit_s: float, stop: threading.Event | None
+    process: subprocess.Popen[bytes], end: float, limit_s: float, stop: threading.Event | None, terminal: bool
 ) -> tuple[bytes, bytes]:
     """Read both pipes until the process has ended: not until they close, since a helper may keep them."""
     out, err = _Pipe(process.stdout, _MAX_OUT_BYTES + 1), _Pipe(process.stderr, _MAX_ERR_BYTES)
@@ -93,7 +93,7 @@ def _collect(
             if stop is not None and stop.is_set():
                 raise CommandFailed("its answer is not wanted any more")
             if time.monotonic() >= end:
-                raise CommandFailed(f"it did not end within {limit_s:g} s{_said(bytes(err.text))}")
+                raise CommandFailed(f"it did not end within {limit_s:g} s{_said(bytes(err.text), terminal)}")
 
 
 class _Pipe:
@@ -130,7 +130,12 @@ def _kill(process: subprocess.Popen[bytes], *, group: bool) -> None:
     process.wait()
 
 
-def _said(err: bytes) -> str:
-    """Return the end of a message: what a command said of its failure, in one line."""
+def _said(err: bytes, terminal: bool) -> str:
+    """Return the end of a message: what a command said of its failure, in one line, to who stands before it.
+
+    A mount that runs has a log, and what is said may be a key (`sh -x`): there is nobody who could blot it out.
+    """
+    if not terminal:
+        return ""
     text = " ".join("".join(c if c.isprintable() else " " for c in err.decode("utf-8", "replace")).split())
     return f": {text[:200]}" if text else ""

@@ -6,7 +6,7 @@ asks for nothing more. A name is asked for by the id in it, so that what is not 
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from artifactfs import errors
@@ -38,8 +38,9 @@ MAX_RUNS = 20_000
 _MAX_PROJECTS = 20_000
 # Rows of all shelves.
 _MAX_SHELVED = 200_000
-# As many projects are listed, 20 requests; the organisation that was seen has 403. Others are entered by id or name.
-_PROJECTS_LISTED = 2_000
+# As many projects are listed, 10 requests one after the other: what a slow service manages within a deadline. The
+# organisation that was seen has 403. Others are entered by id or name.
+_PROJECTS_LISTED = 1_000
 # Names of ours never go away while the mount is there.
 _FIXED_VALID_S = 3600.0
 
@@ -246,7 +247,7 @@ class Catalogue:
 
     async def _fetch_runs(self, project_id: int | None, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
         asked_at = self._clock()
-        found = await self._service.list_runs(self._runs_listed, project_id)
+        found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id))
         runs = [run for run in found if is_id(run.run_id)]
         for run in runs:
             self.known_runs.put(run.run_id, run, asked_at)
@@ -254,7 +255,7 @@ class Catalogue:
 
     async def _fetch_projects(self, _key: None, _old: tuple[Project, ...] | None) -> tuple[Project, ...]:
         asked_at = self._clock()
-        found = await self._service.list_projects(_PROJECTS_LISTED)
+        found = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED))
         projects = [project for project in found if is_id(project.project_id)]
         for project in projects:
             self._known_projects.put(project.project_id, project, asked_at)
@@ -266,3 +267,12 @@ class Catalogue:
 def _contents(places: Iterable[Node], left_s: Callable[[], float]) -> Contents:
     by_name = {place.entry.name: place for place in places}
     return Contents(tuple(place.entry for place in by_name.values()), lambda entry: by_name[entry.name], left_s)
+
+
+async def _listed(what: str, answer: Awaitable[list[T]]) -> list[T]:
+    try:
+        return await answer
+    except errors.NotFound as error:
+        # Of one thing that is an ordinary answer; of all of them nobody would know why there are none.
+        log.warning("the service has no list of %s: %s", what, error)
+        raise

@@ -308,3 +308,17 @@ def test_nothing_is_left_behind(mounted: Mount, shell: Shell) -> None:
     mounted.umount()
     assert mount_type(mounted.point) is None
     assert sockets() == []
+
+
+def test_what_is_no_model_lab_is_not_well(lab: Lab, mounting: Mounting) -> None:
+    """5.3: answers that are not Model Lab's, a login page say, are counted as that, and status is not well by them."""
+    mounted = mounting("--listing-ttl", "0")
+    mounted.log.announce("JSON|not Model Lab")
+    lab.fault("runs", {"body": "<html>sign in</html>", "status": 200})
+    mounted.sh('! ls "$M/runs"').ok()
+    told = status(mounted)
+    assert told["health"]["state"] == "failing"
+    assert told["requests"]["by_kind"]["runs"].get("unexpected_answer") == 1
+    lab.faults()
+    mounted.sh('ls "$M/runs"').ok()
+    assert status(mounted)["health"]["state"] == "ok"

@@ -46,7 +46,7 @@ async def test_projects_and_their_runs(tree: Tree, service: FakeService, autojum
     """1: /projects has all of them, each its runs; two requests, and none for what is known from a page."""
     assert await shown(tree, "projects") == [b"10", b"20"]
     assert await shown(tree, "projects/10") == [b"1", b"2"]
-    assert service.asked() == [("projects", 2000), ("runs", 200, 10)]
+    assert service.asked() == [("projects", 1000), ("runs", 200, 10)]
     link = await walk(tree, "projects/10/2")
     assert isinstance(link, Link)
     assert link.target == b"../../runs/2"
@@ -60,7 +60,7 @@ async def test_names(tree: Tree, service: FakeService, autojump_clock: MockClock
     assert await shown(tree, "names") == [b"vision~10", b"a_b~20"]
     assert await shown(tree, "names/vision~10") == [b"base_line~1", b"base_line~2"]
     assert await shown(tree, "names/a_b~20") == [b"~3"]
-    assert service.asked() == [("projects", 2000), ("runs", 200, 10), ("runs", 200, 20)]
+    assert service.asked() == [("projects", 1000), ("runs", 200, 10), ("runs", 200, 20)]
     link = await walk(tree, "names/vision~10/base_line~2")
     assert isinstance(link, Link)
     assert link.target == b"../../runs/2"

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from artifactfs.mount import reports, status
 from artifactfs.mount.status import Failed, Status, Trouble, health_of
 
-NONE = Trouble(None, None, None, 0.0, None, None, 5.0)
+NONE = Trouble(None, None, None, None, 0.0, None, None, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ NONE = Trouble(None, None, None, 0.0, None, None, 5.0)
         ({"old_since": 7.0}, "degraded", 7.0),
         ({"old_since": 7.0, "paused_since": 8.0, "paused_s": 30.0}, "rate_limited", 8.0),
         ({"old_since": 7.0, "failing_since": 9.0}, "failing", 9.0),
+        ({"old_since": 7.0, "strange_since": 9.0}, "failing", 9.0),
         ({"failing_since": 9.0, "silent_since": 6.0}, "not_answering", 6.0),
         ({"silent_since": 6.0, "denied_since": 8.5, "old_since": 1.0}, "keys_rejected", 8.5),
     ],
