@@ -46,12 +46,15 @@ _FILES = (
     ("/etc/fuse.conf", "Without the line `user_allow_other`, *--allow-other* is root's."),
 )  # fmt: skip
 
+# Without `umask`, whoever is on the machine would be let in.
+_FSTAB_OPTIONS = "_netdev,nofail,allow_other,uid=alice,gid=alice,umask=077,config=/etc/artifactfs/config.toml"
+
 _EXAMPLES = (
     ("Mount, look, and end it:", "export DD_API_KEY=... DD_APP_KEY=... DD_SITE=datadoghq.eu\n"
      "mkdir -p ~/model-lab\nartifactfs mount ~/model-lab\nls ~/model-lab/runs\nartifactfs umount ~/model-lab"),
     ("Without an account, a sample:", "artifactfs demo"),
     ("At boot, for one user, in /etc/fstab (see mount.artifactfs(8)):",
-     "eu  /mnt/lab  artifactfs  _netdev,nofail,allow_other,uid=alice  0  0"),
+     f"eu  /mnt/lab  artifactfs  {_FSTAB_OPTIONS}  0  0"),
     ("At log-in, by systemd:", "artifactfs service install ~/model-lab"),
 )  # fmt: skip
 
@@ -119,7 +122,13 @@ for ever. systemd gives a mount 90 seconds; longer takes
 Rejected keys fail the mount at once.
 .TP
 .BR allow_other ", " uid=\fIuser\fR ", " gid=\fIgroup\fR ", " umask=\fImask\fR
-What root mounts at boot is root's alone. With these it is for others, and belongs to one of them.
+What root mounts at boot is root's alone.
+.B allow_other
+lets everybody in; with
+.B uid
+and
+.B umask=077
+only the one it belongs to, and root.
 .TP
 .B \-s
 Overlook unknown options.
@@ -136,7 +145,7 @@ As of mount(8): 0 mounted, 1 wrong usage, 2 no FUSE on this machine, 4 a bug, 8 
 .SH EXAMPLES
 .EX
 # /etc/fstab
-eu            /mnt/lab       artifactfs  _netdev,nofail,allow_other  0  0
+eu            /mnt/lab       artifactfs  FSTAB_OPTIONS  0  0
 datadoghq.eu  /home/bob/lab  artifactfs  noauto,user  0  0
 .EE
 .SH SEE ALSO
@@ -155,7 +164,10 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Return the pages by their file names."""
-    return {"artifactfs.1": "\n".join(_page()) + "\n", "mount.artifactfs.8": _heading(8) + _MOUNT_PAGE}
+    return {
+        "artifactfs.1": "\n".join(_page()) + "\n",
+        "mount.artifactfs.8": _heading(8) + _MOUNT_PAGE.replace("FSTAB_OPTIONS", _FSTAB_OPTIONS),
+    }
 
 
 def _heading(section: int) -> str:
