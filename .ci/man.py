@@ -46,6 +46,15 @@ _FILES = (
     ("/etc/fuse.conf", "Without the line `user_allow_other`, *--allow-other* is root's."),
 )  # fmt: skip
 
+_ENVIRONMENT = (
+    (("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"),
+     "Where files go in place of ~/.config, ~/.cache, ~/.local/state and, for what `artifactfs desktop install` "
+     "writes, ~/.local/share."),
+    (("CREDENTIALS_DIRECTORY",), "Where systemd has put the keys of a service (LoadCredential=)."),
+    (("NOTIFY_SOCKET",), "Where systemd is told that a mount in front is ready."),
+    (("JOURNAL_STREAM",), "Whether standard error is systemd's journal, for *--log-to auto*."),
+)  # fmt: skip
+
 # Without `umask`, whoever is on the machine would be let in.
 _FSTAB_OPTIONS = "_netdev,nofail,allow_other,uid=alice,gid=alice,umask=077,config=/etc/artifactfs/config.toml"
 
@@ -53,6 +62,10 @@ _EXAMPLES = (
     ("Mount, look, and end it:", "export DD_API_KEY=... DD_APP_KEY=... DD_SITE=datadoghq.eu\n"
      "mkdir -p ~/model-lab\nartifactfs mount ~/model-lab\nls ~/model-lab/runs\nartifactfs umount ~/model-lab"),
     ("Without an account, a sample:", "artifactfs demo"),
+    ("Find a run by name, and say what is known of it:", "ls -d ~/model-lab/names/*/*gpt2*\n"
+     "artifactfs info ~/model-lab/names/*/*~70158"),
+    ("See how your mounts are; look anew at a run; fetch it ahead of time:", "artifactfs status\n"
+     "artifactfs refresh ~/model-lab/runs/70158\nartifactfs warm ~/model-lab/runs/70158"),
     ("At boot, for one user, in /etc/fstab (see mount.artifactfs(8)):",
      f"eu  /mnt/lab  artifactfs  {_FSTAB_OPTIONS}  0  0"),
     ("At log-in, by systemd:", "artifactfs service install ~/model-lab"),
@@ -185,6 +198,11 @@ def _page() -> Iterator[str]:
         yield ".br"
     yield ".SH DESCRIPTION"
     yield _paragraphs(_DESCRIPTION)
+    yield ".SH OPTIONS"
+    yield ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\n" + _text(
+        "Show what a command is for, and its options; works with each."
+    )
+    yield ".TP\n\\fB\\-V\\fR, \\fB\\-\\-version\\fR\nShow the version."
     yield ".SH COMMANDS"
     for context in commands:
         yield from _command(context)
@@ -199,7 +217,11 @@ def _page() -> Iterator[str]:
     for code, meaning, remedy in exit_codes():
         yield f".TP\n.B {code}\n{_text(': '.join(filter(None, (meaning, remedy))))}"
     yield ".SH ENVIRONMENT"
-    yield _paragraphs("The variables of the settings above, and nothing else: *HTTP_PROXY* and friends are not read.")
+    yield "The variables of the settings above, and:"
+    for names, said in _ENVIRONMENT:
+        spelled = ", ".join(f"\\fB{_plain(name)}\\fR" for name in names)
+        yield f".TP\n{spelled}\n{_text(said)}"
+    yield _paragraphs("*HTTP_PROXY* and friends are not read.")
     yield ".SH FILES"
     for path, said in _FILES:
         yield f".TP\n.I {_plain(path)}\n{_text(said)}"
@@ -245,7 +267,7 @@ def _command(context: click.Context) -> Iterator[str]:
         left_out = [setting.option for setting in SETTINGS if setting.flag and setting.name not in taken]
         but = f", but for {_listed(left_out)}" if left_out else ""
         yield f".PP\nTakes the options of SETTINGS{but}."
-        options = [param for param in options if param.name not in names | {"options", "config_file", PROFILE.name}]
+        options = [param for param in options if param.name not in names | {"config_file", PROFILE.name}]
     for option in options:
         if option.name == "help":
             continue

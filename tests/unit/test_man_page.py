@@ -95,6 +95,9 @@ def test_nothing_is_left_out() -> None:
         assert re.search(rf"(?m)^       {code:d}  +\S", page), code
     assert "export DD_API_KEY=... DD_APP_KEY=... DD_SITE=datadoghq.eu\n" in page
     assert "~/.config/artifactfs/config.toml\n" in page
+    assert all(name in page for name in ("XDG_STATE_HOME", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM"))
+    assert page.count("-h, --help") == page.count("-V, --version") == 1
+    assert "-o OPT," in page
 
 
 def test_no_mark_up_is_left() -> None:
