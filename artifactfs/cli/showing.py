@@ -164,7 +164,7 @@ def _file_rows(file: FileInfo) -> list[Row]:
     return [
         ("size", size),
         ("time", f"{file.modified}{created}"),
-        ("version", str(file.version)),
+        ("version", file.version),
         ("cached", cached + opened),
     ]
 

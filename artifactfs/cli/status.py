@@ -119,14 +119,14 @@ def _all(as_json: bool) -> None:
 
     from artifactfs.cli import showing
     from artifactfs.modellab.models import printable
-    from artifactfs.mount import asking
+    from artifactfs.mount import asking, reports
 
     mounts = asking.mounts_of(os.geteuid())
     # At once: one that does not answer takes its time, and must not add to that of the next.
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
         looks = list(pool.map(_look, [mount.point for mount in mounts]))
     if as_json:
-        click.echo(json.dumps([look.told for look in looks], indent=2))
+        click.echo(reports.json_text([look.told for look in looks]))
     elif looks:
         click.echo("\n".join(showing.lines((printable(look.point), look.line) for look in looks)))
     else:

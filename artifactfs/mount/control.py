@@ -27,7 +27,7 @@ from artifactfs.mount.info import FileInfo, Info, Listed, ProjectInfo, ProjectNa
 from artifactfs.mount.looking import Parts, failures, look, rfc3339
 from artifactfs.mount.status import SCHEMA, Status
 from artifactfs.tree.freshness import FreshCache, Health
-from artifactfs.tree.nodes import Directory, File, Fixed, Link, Node, Private, Report, Shelf
+from artifactfs.tree.nodes import ROOT_NUMBER, Directory, File, Fixed, Link, Node, Private, Report, Shelf
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class Control:
             entry.size_bytes,
             rfc3339(entry.mtime_ns / 1e9),
             None if entry.created_ns is None else rfc3339(entry.created_ns / 1e9),
-            inode.number,
+            str(inode.number),
             kept.disk_bytes,
             kept.memory_bytes,
             kept.handles,
@@ -255,6 +255,8 @@ def _kind(node: Node) -> str:
         return node.entry.name.decode() or "mount"
     if isinstance(node, Directory):
         return "directory" if node.path else "run"
+    if isinstance(node, Report):
+        return "report"
     return "project" if isinstance(node, Shelf) else "file" if isinstance(node, File) else "other"
 
 
@@ -266,7 +268,12 @@ def _path(node: Node) -> str:
         return f"runs/{node.directory.run_id}/{node.path}"
     if isinstance(node, Shelf):
         return ("names/" if node.by_name else "projects/") + node.entry.name.decode("utf-8", "replace")
-    if isinstance(node, Link | Report | Private):
+    if isinstance(node, Report | Private):
+        # A report that is about a place is in the directory of its order.
+        order = f"{node.what}/" if isinstance(node, Report) and node.about else ""
+        above = "" if node.parent_number == ROOT_NUMBER else ".artifactfs/"
+        return above + order + node.entry.name.decode()
+    if isinstance(node, Link):
         return node.entry.name.decode("utf-8", "replace")
     return node.entry.name.decode()
 

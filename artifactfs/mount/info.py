@@ -63,23 +63,25 @@ class ProjectInfo(msgspec.Struct, frozen=True):
 class FileInfo(msgspec.Struct, frozen=True):
     """A file. `size_bytes` None: not known. `version`: its inode number, which stands for the version.
 
+    As a string: JavaScript and jq round integers above 2^53.
+
     `cached_bytes` of it are on disk, `memory_bytes` in memory; `open_handles` are open.
     """
 
     size_bytes: int | None
     modified: str
     created_at: str | None
-    version: int
+    version: str
     cached_bytes: int
     memory_bytes: int
     open_handles: int
 
 
 class Info(msgspec.Struct, frozen=True):
-    """A place. `kind`: mount, runs, projects, names, project, run, directory or file; `path` from the mount point.
+    """A place. `kind`: mount, runs, projects, names, project, run, directory, file, report or other.
 
-    `run`: that the place is, or is in. `app_url`: Datadog's web application, of the site. `error`, `what_to_do`: the
-    service did not tell all.
+    `path`: from the mount point. `run`: that the place is, or is in. `app_url`: Datadog's web application, of the site.
+    `error`, `what_to_do`: the service did not tell all.
     """
 
     schema: int

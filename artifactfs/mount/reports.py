@@ -5,6 +5,7 @@ nobody here needs. Names follow its rules: base units, `_total` for what only gr
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from artifactfs.modellab.models import printable
 from artifactfs.mount.status import OK, Failed, Status
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _STATES = (OK, "degraded", "failing", "not_answering", "rate_limited", "keys_rejected")
 
 Labels = Mapping[str, str]
@@ -20,8 +22,21 @@ Sample = tuple[Labels, float]
 
 def status_json(status: Status) -> bytes:
     """Return status.json: one object, indented."""
-    # The standard library's: the server's text may hold lone surrogates, which it escapes.
-    return (json.dumps(msgspec.to_builtins(status), indent=2) + "\n").encode()
+    return (json_text(msgspec.to_builtins(status)) + "\n").encode()
+
+
+def json_text(value: object) -> str:
+    """Return JSON that strict readers take: a lone surrogate, as of a path that is no UTF-8, is written out."""
+    # The standard library's: msgspec's refuses lone surrogates. In its text they are within strings, so what a string
+    # is to have is a backslash, twice.
+    text = _SURROGATE.sub(_written_out, json.dumps(value, ensure_ascii=False))
+    return json.dumps(json.loads(text), indent=2)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    # What Python makes of a byte that is no UTF-8 (PEP 383), and any other.
+    return f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\\\u{code:04x}"
 
 
 def errors_text(failures: Iterable[Failed], at: str) -> bytes:

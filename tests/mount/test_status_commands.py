@@ -252,13 +252,17 @@ def test_info_of_each_kind(lab: Lab, shell: Shell, mounted: Mount) -> None:
     assert (file["kind"], file["file"]["size_bytes"], file["file"]["cached_bytes"]) == ("file", 3 << 20, 0)
     mounted.sh('cat "$1" | wc -c', mounted.path(*place)).ok()
     wait_until(lambda: info(mounted, *place)["file"]["cached_bytes"] == 3 << 20, "the file in the cache")
-    inode = int(mounted.sh('stat -c %i "$1"', mounted.path(*place)).ok().text)
+    inode = mounted.sh('stat -c %i "$1"', mounted.path(*place)).ok().text.strip()
     assert info(mounted, *place)["file"]["version"] == inode
 
     assert info(mounted, "projects", project)["project"]["id"] == project
     assert [info(mounted, *where)["kind"] for where in ((), ("runs",), ("names",), ("projects",))] == [
         "mount", "runs", "names", "projects",
     ]  # fmt: skip
+    report = info(mounted, ".artifactfs", "status.json")
+    assert (report["kind"], report["path"]) == ("report", ".artifactfs/status.json")
+    assert info(mounted, ".artifactfs")["path"] == ".artifactfs"
+    assert info(mounted, ".artifactfs", "refresh")["path"] == ".artifactfs/refresh"
     both = json.loads(shell.cli("info", "--json", mounted.path("runs"), mounted.path(*place)).ok().text)
     assert [each["kind"] for each in both] == ["runs", "file"]
 

@@ -92,7 +92,7 @@ def test_what_is_no_link(url: str | None) -> None:
 
 def test_all_of_a_file_and_a_project() -> None:
     """A file tells size, time, version, and how much is cached; a project its names and times."""
-    file = FileInfo(1000, "T", "C", 42, 250, 500, 2)
+    file = FileInfo(1000, "T", "C", "42", 250, 500, 2)
     text = text_of(showing.info_rows(Info(1, "file", NASTY, file=file, listing=Listed(5.0, 55.0, "index", None))))
     for part in (
         "1000 B (1,000 bytes)",
@@ -102,7 +102,7 @@ def test_all_of_a_file_and_a_project() -> None:
         "from the project's listing",
     ):
         assert part in text, part
-    empty = FileInfo(None, "T", None, 42, 0, 0, 0)
+    empty = FileInfo(None, "T", None, "42", 0, 0, 0)
     assert "not known" in text_of(showing.info_rows(Info(1, "file", "x", file=empty)))
     project = ProjectInfo(3, None, description=NASTY, tags=(Pair("a", "b"),))
     assert "(none)" in text_of(showing.info_rows(Info(1, "project", "projects/3", project=project)))
