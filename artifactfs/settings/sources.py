@@ -23,6 +23,8 @@ _IGNORED_OPTIONS = frozenset(
 )
 _WAITING_OPTIONS = frozenset({"nofail", "_netdev"})
 _KERNEL_OPTIONS = frozenset({"noexec", "noatime", "nodiratime"})
+# Words of a shell that people begin a command with, and that are no programs.
+_SHELLS_OWN = frozenset({".", "cd", "eval", "exec", "export", "for", "if", "set", "source", "unset", "while"})
 # Where systemd puts what LoadCredential= and friends name (systemd.exec(5)), and by which names we look for a key.
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _PREFIX = "ARTIFACTFS_"
@@ -305,9 +307,12 @@ def _origin(way: _Way, sources: Sources, environ: Mapping[str, str]) -> Origin:
         return InFile(str(value), given.place)
     program = shutil.which(value[0], path=environ.get("PATH", os.defpath))
     if program is None:
-        # Not its name: a key that was put where a command belongs would be shown.
+        # Not its name, unless that is surely none: a key that was put where a command belongs would be shown.
+        named = f" ({value[0]})" if value[0] in _SHELLS_OWN else ""
         raise UserError(
-            ExitCode.KEYS_MISSING, f"{given.place}: its program was not found: give the full path, or see to PATH"
+            ExitCode.KEYS_MISSING,
+            f"{given.place}: its program was not found{named}: give the full path, or see to PATH; "
+            f"no shell runs it: for `cd` or a pipe write sh -c '…'",
         )
     return FromCommand((os.path.abspath(program), *value[1:]), without_keys(environ), given.place)
 

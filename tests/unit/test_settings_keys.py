@@ -241,6 +241,7 @@ def test_a_program_is_found_at_once(said: Said, monkeypatch: pytest.MonkeyPatch)
     ("command", "code", "words"),
     [
         ("s3cr3tprogram", ExitCode.KEYS_MISSING, "its program was not found"),
+        ("cd /s3cr3t && pass", ExitCode.KEYS_MISSING, "its program was not found (cd)"),
         ("'s3cr3t", ExitCode.USAGE, "not a command: no closing quotation"),
         (" ", None, "no API key"),
         ("false s3cr3t", ExitCode.KEYS_MISSING, "exit code 1"),
