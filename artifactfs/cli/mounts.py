@@ -1,5 +1,6 @@
 """`artifactfs mount`, `umount`, `demo` and `serve`."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -53,7 +54,15 @@ def serve(directory: str, port: int) -> None:
     """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."""
     _need_emulator()
     from artifactfs.emulator.__main__ import main as emulator
+    from artifactfs.emulator.disk import Disk
 
+    # It is read live, so a run may still come.
+    nothing = False
+    with contextlib.suppress(OSError):
+        nothing = os.path.isdir(directory) and not Disk(directory).runs()
+    if nothing:
+        said = one_line(f"no subdirectory of {directory} is a run's number: nothing is served")
+        click.echo(f"artifactfs: warning: {said}", err=True)
     sys.exit(emulator([directory, "--port", str(port)]))
 
 

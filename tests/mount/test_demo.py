@@ -95,6 +95,17 @@ def test_a_directory_served_and_mounted(shell: Shell, tmp_path: Path, lab: Lab) 
         mounted.umount()
 
 
+def test_a_directory_without_runs(shell: Shell, tmp_path: Path) -> None:
+    """`serve` of a directory that is a run itself, say, warns in one line, and serves: a run may come."""
+    (tmp_path / "model").mkdir()
+    with start_process([*shell.program, "serve", str(tmp_path)], env=shell.env) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["url"]
+        warning = process.stderr.readline().decode()
+    assert warning == (f"artifactfs: warning: no subdirectory of {tmp_path} is a run's number: nothing is served\n")
+
+
 def test_a_wedged_mount_can_be_ended(shell: Shell) -> None:
     """5.6: `umount` ends a mount whose process hangs: it never looks at the mount, and kills what does not end."""
     mounted = shell.mount()
