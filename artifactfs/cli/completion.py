@@ -23,7 +23,7 @@ from click.shell_completion import (
 
 from artifactfs import settings
 from artifactfs.errors import ArtifactfsError, ExitCode, UserError
-from artifactfs.mount import table
+from artifactfs.mount import asking, table
 
 # As text: click 8.2's is no generic yet.
 _Item: TypeAlias = "CompletionItem[str]"
@@ -152,9 +152,12 @@ def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
 
 
 def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
-    """Offer what is mounted, written as the word was begun: from the root, from home, or from here."""
+    """Offer the mounts of who asks, all to root, written as the word was begun: from the root, home, or here."""
     try:
-        points = [mount.point for mount in table.mounts() if mount.fstype == table.FUSE_TYPE]
+        user_id = os.geteuid()
+        # Root may end anybody's; others only their own.
+        mounts = table.mounts() if user_id == 0 else asking.mounts_of(user_id)
+        points = [mount.point for mount in mounts if mount.fstype == table.FUSE_TYPE]
         here = os.getcwd()
     except OSError:
         return []

@@ -5,8 +5,10 @@ import io
 import json
 from typing import Any
 
+import click
 import pytest
 
+from artifactfs.cli import completion
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import asking, table
 
@@ -30,6 +32,15 @@ def test_whose_mounts_there_are(mounts: None) -> None:
     assert [mount.point for mount in asking.mounts_of(0)] == ["/mnt"]
     assert asking.mounts_of(7) == []
     assert [mount.user_id for mount in table.mounts()] == [None, 1000, 0, 1000, 0, None]
+
+
+def test_whose_mounts_a_key_press_offers(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that this user could end: his own, or all if it is root."""
+    context = click.Context(click.Command("umount"))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert [item.value for item in completion._live_mounts(context, "")] == ["/home/a b"]
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert {"/home/a b", "/mnt"} <= {item.value for item in completion._live_mounts(context, "")}
 
 
 def told(**said: Any) -> bytes:
