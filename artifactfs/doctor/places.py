@@ -45,9 +45,14 @@ def _command(name: str, path: str) -> str:
     return f"artifactfs {name} {shlex.quote(path)}"
 
 
-def config(settings: Settings) -> Finding:
-    """Look at the config file. What is wrong in it, reading the settings has told."""
+def config(settings: Settings, *, understood: bool = True) -> Finding:
+    """Look at the config file. What is wrong in it, reading the settings has told.
+
+    `understood` False: the settings could not be read, so nobody knows what is in it.
+    """
     path = settings.config_file
+    if path == os.devnull:
+        return good("config file", "none, as was asked for")
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -58,6 +63,8 @@ def config(settings: Settings) -> Finding:
     if mode & 0o022:
         # It may name commands, and where the keys go.
         return warning("config file", f"others can write {path}", f"chmod go-w {shlex.quote(path)}")
+    if not understood:
+        return good("config file", path)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
     return good("config file", f"{path}; {private}")
 

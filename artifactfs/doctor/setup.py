@@ -105,7 +105,17 @@ def _without(given: Given) -> Settings:
     """Return what is left of the settings without the config file, or without anything."""
     flags = {name: value for name, value in given.flags.items() if name not in {*settings.KEY_FORMS, "profile"}}
     bare = _loaded(Given(flags, given.options, os.devnull))
-    return bare or settings.load({}, config_file=os.devnull, environ={}, need_keys=False)
+    bare = bare or settings.load({}, config_file=os.devnull, environ={}, need_keys=False)
+    # Nothing was read of the user's own file, but it is the one to be looked at.
+    return dataclasses.replace(bare, config_file=_config_file(given))
+
+
+def _config_file(given: Given) -> str:
+    try:
+        return settings.find_config_file(given.config_file, options=given.options)
+    except UserError:
+        # The options are what cannot be read.
+        return settings.find_config_file(given.config_file)
 
 
 @contextmanager

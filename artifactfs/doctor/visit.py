@@ -46,7 +46,7 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     unread = settings.unread_proxies(), settings.unread_exceptions()
     _here(tell, "proxy", lambda: setup.proxy(loaded, *unread))
     # First what forks: after it there may be threads.
-    _aside(tell, "config file", partial(places.config, loaded))
+    _aside(tell, "config file", partial(places.config, loaded, understood=its.may_ask))
     if request.mountpoint is not None:
         _aside(tell, "mount point", partial(places.mountpoint, request.mountpoint))
     _aside(tell, "cache", partial(places.cache, machine, loaded, request.mountpoint))

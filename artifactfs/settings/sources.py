@@ -113,9 +113,9 @@ def gather(
     )
 
 
-def find_config_file(named: str | None, *, environ: Mapping[str, str] = os.environ) -> str:
-    """Return where the config file is that counts, whether it is there or not."""
-    given = _from_environment(environ).get(CONFIG.name)
+def find_config_file(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> str:
+    """Return where the config file is that counts, whether it is there or not. Raises UserError for bad options."""
+    given = _parse_options(options)[0].get(CONFIG.name) or _from_environment(environ).get(CONFIG.name)
     named = named or (given.text if given is not None else None)
     return os.path.abspath(os.path.expanduser(named)) if named else configfile.default_path()
 

@@ -82,6 +82,8 @@ def test_the_config_file(mode: int, mark: Mark, said: str, tmp_path: Path) -> No
     check(places.config(its), mark, said, str(file))
     file.unlink()
     check(places.config(its), Mark.GOOD, "none")
+    nothing = places.config(settings.load({}, config_file=os.devnull, environ={}, need_keys=False))
+    assert nothing.text == "none, as was asked for"
 
 
 # --- the cache ------------------------------------------------------------------------------------------

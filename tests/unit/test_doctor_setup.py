@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs import settings
-from artifactfs.doctor import setup
+from artifactfs.doctor import places, setup
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.setup import Given, Setup
 
@@ -103,6 +103,10 @@ def test_a_broken_config_file(text: str, said: str, environment: pytest.MonkeyPa
     assert said in found(its, "settings").text
     assert its.settings.cache_dir == "/my/cache"
     assert its.settings.api_key is None or its.settings.site == settings.DEFAULT_SITE
+    # It is looked at itself, and not what stands in for it.
+    for way in (its, read(options=f"config={file}"), read(str(file), options="nonsense=1")):
+        assert way.settings.config_file == str(file)
+        assert places.config(way.settings, understood=False).text == str(file)
 
 
 @pytest.mark.parametrize("options", ["nonsense=1", "rw"])
