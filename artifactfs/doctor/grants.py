@@ -170,7 +170,9 @@ def rate_limit(heads: Heads) -> Finding | None:
     text = f"{left:,} of {limit:,} requests are left" + (f" for {period:,} s" if period else "")
     text += f" (limit {name})" if name else ""
     if left < limit * _NEAR:
-        until = f"sleep {reset}  # then the limit resets" if reset is not None else None
+        # A reset beyond the named period is probed after that period (semantics 5.4), as the service's line says.
+        wait_s = min(reset, period) if reset is not None and period else reset
+        until = f"sleep {wait_s}  # then it is worth another try" if wait_s is not None else None
         return warning("rate limit", f"{text}: nothing is listed ahead, and requests are spread out", until)
     return good("rate limit", text)
 

@@ -125,6 +125,8 @@ def limits(**headers: str) -> Finding | None:
 def test_rate_limit() -> None:
     check(limits(limit="6000", remaining="5999", period="60", name="lab"), Mark.GOOD, "5,999 of 6,000", "60 s", "lab")
     check(limits(limit="100", remaining="19", reset="30"), Mark.WARNING, "19 of 100", "sleep 30")
+    check(limits(limit="100", remaining="0", period="60", reset="7200"), Mark.WARNING, "sleep 60 ")
+    check(limits(limit="100", remaining="0", period="60", reset="30"), Mark.WARNING, "sleep 30 ")
     check(limits(limit="100", remaining="20"), Mark.GOOD)
     check(limits(), Mark.SKIPPED)
     check(limits(limit="many", remaining="9" * 40), Mark.SKIPPED)
