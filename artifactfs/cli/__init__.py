@@ -13,6 +13,7 @@ from artifactfs import __version__
 from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, services, status
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import one_line
+from artifactfs.mount import table
 
 
 def main() -> None:
@@ -36,8 +37,11 @@ def main() -> None:
         # At once: threads of ours may be waiting in a read, and have nothing to clean up.
         os._exit(130)
     except Exception as error:
-        click.echo(f"artifactfs: {type(error).__name__}: {error} (this is a bug, please report it)", err=True)
-        code = int(ExitCode.BUG)
+        # Wherever a relative path was to be made a whole one.
+        gone = table.directory_gone() if isinstance(error, OSError) else None
+        said = str(gone) if gone else f"{type(error).__name__}: {error} (this is a bug, please report it)"
+        click.echo(f"artifactfs: {said}", err=True)
+        code = int(gone.code if gone else ExitCode.BUG)
     sys.exit(code)
 
 

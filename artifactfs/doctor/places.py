@@ -10,7 +10,7 @@ from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warn
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import datagrams
-from artifactfs.mount import checks
+from artifactfs.mount import checks, table
 from artifactfs.mount.table import Mount
 from artifactfs.quantities import format_size
 from artifactfs.settings import Settings, log_target
@@ -32,9 +32,10 @@ def mountpoint(path: str) -> Finding:
         hidden = checks.directory(point)
     except UserError as error:
         mends = {
-            ExitCode.MOUNTPOINT_MISSING: f"mkdir -p {shlex.quote(os.path.abspath(path))}",
             ExitCode.ALREADY_MOUNTED: _command("umount", path),
         }
+        if error.code is ExitCode.MOUNTPOINT_MISSING and table.directory_gone() is None:
+            mends[error.code] = f"mkdir -p {shlex.quote(os.path.abspath(path))}"
         return fault("mount point", fact(error), mends.get(error.code, "mkdir -p ~/model-lab  # and mount there"))
     if hidden is not None:
         return warning("mount point", hidden, "mkdir -p ~/model-lab  # and mount there")

@@ -53,14 +53,23 @@ def mounted_at(point: str) -> Mount | None:
     return next((mount for mount in reversed(mounts()) if mount.point == point), None)
 
 
+def directory_gone() -> UserError | None:
+    """Return what to say where this process is in no directory, so that a relative path means nothing; else None."""
+    try:
+        os.getcwd()
+    except OSError:
+        # ENOENT where it was removed, ENOTCONN where it was in a mount that has ended.
+        said = "the directory that you are in no longer exists: give an absolute path"
+        return UserError(ExitCode.MOUNTPOINT_MISSING, said)
+    return None
+
+
 def resolve(path: str) -> str:
     """Return the absolute path of a mount point without touching what may be mounted there."""
     try:
         parent, name = os.path.split(os.path.abspath(path))
-    except FileNotFoundError:
-        raise UserError(
-            ExitCode.MOUNTPOINT_MISSING, "the directory that you are in no longer exists: give an absolute path"
-        ) from None
+    except OSError:
+        raise directory_gone() or UserError(ExitCode.MOUNTPOINT_MISSING, f"{path} cannot be resolved") from None
     place = os.path.join(os.path.realpath(parent), name) if name else parent
     # A place in the mount table is no symbolic link, so there is nothing left to resolve.
     return place if mounted_at(place) is not None else os.path.realpath(place)

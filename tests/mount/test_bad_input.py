@@ -10,7 +10,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
-from tests.harness import Lab, Shell, mount_type, needs_root, wait_until
+from tests.harness import ARTIFACTFS, Lab, Shell, mount_type, needs_root, run, wait_until
 
 
 def refused(
@@ -88,6 +88,31 @@ def test_a_place_that_is_none(place: str, shell: Shell, lab: Lab) -> None:
     # Bad keys: should the check ever be lost, the mount fails all the same, and the machine survives the test.
     env = {"DD_API_KEY": "wrong"}
     refused(shell, ExitCode.MOUNT_REFUSED, "no place for a mount", "mount", "--api-url", lab.url, place, env=env)
+
+
+@pytest.mark.parametrize("way", ["removed", "ended"])
+def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
+    """5.8: where a relative path means nothing, as in a mount that has ended, every command says so, and the same."""
+    here = shell.mount().path("runs") if way == "ended" else shell.make_directory("here")
+    gone = '"$1" umount "$2"' if way == "ended" else 'rmdir "$PWD"'
+    for words in (
+        "umount .",
+        "mount .",
+        "demo x",
+        "warm x",
+        "cache info --cache-dir x",
+        "config path --config x",
+        "service install -n x",
+        "desktop open x",
+    ):
+        script = f'cd "$3" && {gone} && exec "$1" {words}'
+        done = run("sh", "-c", script, "sh", ARTIFACTFS, shell.path("mnt"), here, env=shell.env)
+        assert (done.code, done.out) == (ExitCode.MOUNTPOINT_MISSING, b""), (words, done.err)
+        assert done.err == "artifactfs: the directory that you are in no longer exists: give an absolute path\n"
+        if way == "ended":
+            shell.mount()
+        else:
+            shell.make_directory("here")
 
 
 def test_a_mountpoint_that_is_a_file(shell: Shell, lab: Lab) -> None:
