@@ -4,7 +4,9 @@
 trio, httpx and their threads exist, so those come in with the functions that need them, in the child.
 """
 
+import io
 import os
+import signal
 import sys
 
 import click
@@ -19,8 +21,15 @@ from artifactfs.mount import table
 def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
     open_standard_descriptors()
+    guard_standard_output()
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
         cli.main(prog_name="artifactfs", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         code = int(ExitCode.OK)
     except UserError as error:
         click.echo(f"artifactfs: {one_line(str(error))}", err=True)
@@ -42,7 +51,44 @@ def main() -> None:
         said = str(gone) if gone else f"{type(error).__name__}: {error} (this is a bug, please report it)"
         click.echo(f"artifactfs: {said}", err=True)
         code = int(gone.code if gone else ExitCode.BUG)
-    sys.exit(code)
+    return code
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output that raises UserError where it cannot be written, so that it is known what was not written."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise self._given_up(error) from None
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise self._given_up(error) from None
+
+    def _given_up(self, error: OSError) -> UserError:
+        if isinstance(error, BrokenPipeError):
+            # Whoever reads has seen enough (`| head`): as quiet as other programs, with the code of SIGPIPE. click
+            # would exit with 1, which is a bug's code here.
+            os._exit(128 + signal.SIGPIPE)
+        # Or Python would try it again at its end, and say so in three lines.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return UserError(ExitCode.NOT_WRITABLE, f"cannot write to standard output: {error.strerror}")
+
+
+def guard_standard_output() -> None:
+    """Have what cannot be written to standard output told as what it is: the disk is full, say."""
+    before = sys.stdout
+    if isinstance(before, io.TextIOWrapper):
+        encoding, errors = before.encoding, before.errors
+        by_line = before.line_buffering or before.write_through
+        below = before.detach()
+        # Without a buffer (PYTHONUNBUFFERED) it would write half a line, and not say so.
+        below = io.BufferedWriter(below) if isinstance(below, io.RawIOBase) else below
+        sys.stdout = _Output(below, encoding, errors, line_buffering=by_line)
 
 
 def open_standard_descriptors() -> None:

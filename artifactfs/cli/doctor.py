@@ -1,8 +1,6 @@
 """`artifactfs doctor`: prints what the doctor finds."""
 
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -57,12 +55,7 @@ def doctor(
 
     given = Given(flags, ",".join(options), config_file)
     request = Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
-    try:
-        _visit(request, as_json=as_json)
-    except BrokenPipeError:
-        # Whoever reads has seen enough (`| head`): as quiet as other programs, with the code of SIGPIPE. click would
-        # exit with 1, which is a bug's code here.
-        os._exit(128 + signal.SIGPIPE)
+    _visit(request, as_json=as_json)
 
 
 def _visit(request: "Request", *, as_json: bool) -> None:

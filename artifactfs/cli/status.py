@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,18 +34,14 @@ def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) 
 
     Exits with 0 if all is well, with 23 if something is wrong, with 24 if the mount does not answer.
     """
-    try:
-        if mountpoint is None:
-            if watch:
-                raise UserError(ExitCode.USAGE, "--watch needs a mount point: `artifactfs status` lists them")
-            _all(as_json)
-        elif watch:
-            _watch(mountpoint, interval, as_json)
-        else:
-            _one(mountpoint, as_json)
-    except BrokenPipeError:
-        # Whoever read it has seen enough; nothing more is written at the end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if mountpoint is None:
+        if watch:
+            raise UserError(ExitCode.USAGE, "--watch needs a mount point: `artifactfs status` lists them")
+        _all(as_json)
+    elif watch:
+        _watch(mountpoint, interval, as_json)
+    else:
+        _one(mountpoint, as_json)
 
 
 @click.command()

@@ -115,6 +115,17 @@ def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
             shell.make_directory("here")
 
 
+@pytest.mark.parametrize("words", ["status --json", "config show", "config show --json", "--help", "doctor --offline"])
+def test_nobody_takes_the_output(words: str, shell: Shell) -> None:
+    """5.8: a full standard output is told in one line; of one that is closed nothing is said, as `head` expects."""
+    full = run("sh", "-c", f'exec "$1" {words} >/dev/full', "sh", ARTIFACTFS, env=shell.env)
+    assert full.code == ExitCode.NOT_WRITABLE
+    assert full.err == "artifactfs: cannot write to standard output: No space left on device\n"
+    script = f'{{ "$1" {words}; echo $? >"$2"; }} | true; cat "$2"'
+    closed = run("sh", "-c", script, "sh", ARTIFACTFS, shell.path("code"), env=shell.env)
+    assert (closed.text, closed.err) == ("141\n", "")
+
+
 def test_a_mountpoint_that_is_a_file(shell: Shell, lab: Lab) -> None:
     """5.8: a mount point that is no directory."""
     file = shell.path("file")
