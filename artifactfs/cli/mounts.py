@@ -108,6 +108,14 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
                 _remove_if_empty(at)
 
     if not background:
+        try:
+            # Before it is said where the sample is; `start` asks again.
+            checks.fuse(loaded)
+            checks.mountpoint(point)
+        except UserError:
+            if made:
+                _remove_if_empty(point)
+            raise
         click.echo(f"the sample is at {point}: try `ls {point}/runs/70158`; Ctrl-C ends it", err=True)
     try:
         start(point, loaded, not background, serve_sample)

@@ -68,9 +68,10 @@ def test_the_demo_at_a_place_that_is_taken(shell: Shell) -> None:
     """5.8: a demo on a mount is refused in one line, and leaves no emulator."""
     mounted = shell.mount()
     before = shell.processes()
-    done = shell.cli("demo", "--background", mounted.point)
-    assert done.code == ExitCode.ALREADY_MOUNTED
-    assert done.err.count("\n") == 1
+    for way in (["--background"], []):
+        done = shell.cli("demo", *way, mounted.point)
+        assert done.code == ExitCode.ALREADY_MOUNTED
+        assert done.err.count("\n") == 1
     assert shell.processes() == before
 
 
