@@ -4,7 +4,9 @@ Goes through the kernel like any reader, so it needs no keys, and one mount does
 read from the cache, so a second call goes on where the first one was stopped.
 """
 
+import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -62,7 +64,7 @@ def fetch(todo: Plan, *, jobs: int, console: Console) -> int:
     stop = threading.Event()
     read_bytes = 0
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = progress.add_task(f"{len(todo.files)} files", total=todo.size_bytes)
+    task = progress.add_task(files(len(todo.files)), total=todo.size_bytes)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="warm")
     try:
         if console.is_terminal:  # older releases of rich write an empty line even where they are disabled
@@ -90,12 +92,18 @@ def fetch(todo: Plan, *, jobs: int, console: Console) -> int:
     return read_bytes
 
 
+def files(count: int) -> str:
+    """Return how many files there are, in words."""
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
 def describe(todo: Plan) -> str:
     """Return what a plan would cost, in one line."""
     unknown = sum(1 for _, size in todo.files if size == 0)
-    line = f"{len(todo.files)} files in {todo.directories} directories, {format_size(todo.size_bytes)}"
+    directories = "directory" if todo.directories == 1 else "directories"
+    line = f"{files(len(todo.files))} in {todo.directories} {directories}, {format_size(todo.size_bytes)}"
     if unknown:
-        line += f" (and {unknown} files that are empty or of unknown size)"
+        line += f" (and {files(unknown)} empty or of unknown size)"
     return line + "; what is in the cache already costs nothing"
 
 
@@ -111,10 +119,18 @@ def _check_is_ours(path: str) -> None:
 def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     """Yield files with sizes, without recursion: a tree may be deeper than Python's stack."""
     try:
-        if not os.path.isdir(path):
-            yield path, os.stat(path).st_size
+        status = os.stat(path)
+        # The kernel may answer that of a dead mount from its cache, and not this.
+        os.statvfs(path)
+        if not stat.S_ISDIR(status.st_mode):
+            yield path, status.st_size
             return
+    except FileNotFoundError:
+        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs") from None
     except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            said = f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again"
+            raise UserError(ExitCode.NO_ANSWER, said) from None
         found.failures.append(f"{path}: {error.strerror}")
         return
     pending = [path]

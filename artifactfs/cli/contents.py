@@ -83,13 +83,13 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         click.echo(warming.describe(todo))
     else:
         read_bytes = warming.fetch(todo, jobs=jobs, console=Console(stderr=True))
-        click.echo(f"{len(todo.files)} files, {format_size(read_bytes)}")
+        click.echo(f"{warming.files(len(todo.files))}, {format_size(read_bytes)}")
     for failure in todo.failures[:_FAILURES_SHOWN]:
         click.echo(f"artifactfs: {failure}", err=True)
     if todo.failures:
-        raise UserError(
-            ExitCode.INCOMPLETE, f"{len(todo.failures)} files or directories could not be read; call again to go on"
-        )
+        count = len(todo.failures)
+        what = "1 file or directory" if count == 1 else f"{count} files or directories"
+        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read; call again to go on")
 
 
 def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -> Settings:

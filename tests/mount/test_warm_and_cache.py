@@ -55,6 +55,23 @@ def test_warm_outside_a_mount_is_refused(shell: Shell, tmp_path: os.PathLike[str
     assert done.err.count("\n") == 1
 
 
+def test_warm_of_what_is_not_there(lab: Lab, shell: Shell) -> None:
+    """5.8: a path that is not there, and a mount that is dead, are one line, as for `info`; one file is one file."""
+    mounted = shell.mount()
+    done = shell.cli("warm", mounted.path("runs", sample.RUN, "none"))
+    assert (done.code, done.err.count("\n")) == (ExitCode.NOT_MOUNTED, 1)
+    assert done.err.startswith("artifactfs: there is no ")
+    one = mounted.path("runs", sample.RUN, "lora_model", "run_config.json")
+    assert shell.cli("warm", one).ok().text.startswith("1 file, ")
+    os.kill(mounted.pid, signal.SIGKILL)
+    wait_until(lambda: not shell.processes(), "the end of the process", END_S)
+    for path in (one, mounted.point):
+        done = shell.cli("warm", path)
+        assert (done.code, done.err.count("\n")) == (ExitCode.NO_ANSWER, 1), done.err
+        assert "is gone: `artifactfs umount` it and mount again" in done.err
+    shell.cli("umount", mounted.point).ok()
+
+
 def test_warm_ends_with_ctrl_c_and_goes_on_where_it_was(lab: Lab, shell: Shell) -> None:
     """4.3: interrupted, `warm` ends at once; called again, it fetches no byte twice."""
     mounted = shell.mount()
