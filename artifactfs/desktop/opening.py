@@ -37,7 +37,10 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
     if not _is_served(point):
         _mount(point, program)
     settings.drop_keys()
-    done = subprocess.run([*opener, point], check=False)
+    # Its own words come beside ours, and some openers are content without a display.
+    done = subprocess.run([*opener, point], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if done.returncode == 0 and not settings.has_display():
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{point} is mounted, but there is no display to show it on")
     if done.returncode != 0:
         raise UserError(
             ExitCode.DESKTOP_FAILED,

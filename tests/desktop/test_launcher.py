@@ -104,6 +104,18 @@ def test_without_anything_to_open_a_directory(shell: Shell, lab: Lab) -> None:
     assert os.listdir(shell.path("home")) == []
 
 
+def test_an_opener_that_is_content_without_a_display(shell: Shell, lab: Lab) -> None:
+    """Where there is no display, that is said, whatever the opener makes of it; and nothing else is."""
+    mounted = shell.mount(name="home/lab")
+    opener = Path(shell.make_directory("tools")) / "xdg-open"
+    opener.write_text("#!/bin/sh\necho Cannot open display: >&2\n")
+    opener.chmod(0o755)
+    env = {"PATH": f"{opener.parent}:{os.environ['PATH']}", "DISPLAY": None, "WAYLAND_DISPLAY": None}
+    done = shell.cli("desktop", "open", mounted.point, env=env)
+    assert done.code == ExitCode.DESKTOP_FAILED
+    assert done.err == f"artifactfs: {mounted.point} is mounted, but there is no display to show it on\n"
+
+
 def test_an_opener_that_fails(shell: Shell, lab: Lab) -> None:
     """Where the opener fails, the line says that it is mounted all the same."""
     mounted = shell.mount(name="home/lab")
