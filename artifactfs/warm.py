@@ -108,10 +108,7 @@ def describe(todo: Plan) -> str:
 
 
 def _check_is_ours(path: str) -> None:
-    place = os.path.abspath(path)
-    # The innermost counts, and of several at one place the last.
-    above = [m for m in table.mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
-    inner = max(reversed(above), key=lambda mount: len(mount.point), default=None)
+    inner = table.innermost(path)
     if inner is None or inner.fstype != table.FUSE_TYPE:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: give a path below a mount point")
 

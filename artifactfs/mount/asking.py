@@ -156,7 +156,7 @@ def _answer(path: str, said: bytes) -> Answer:
 def _point_of(path: str) -> str | None:
     """Return the mount point of the mount of ours that a path is in by its text; None where that tells nothing."""
     try:
-        inner = _mount_at(path)
+        inner = table.innermost(path)
     except OSError:
         return None  # where we stand is gone
     return inner.point if inner is not None and inner.fstype == table.FUSE_TYPE else None
@@ -164,15 +164,8 @@ def _point_of(path: str) -> str | None:
 
 def _type_at(path: str) -> str | None:
     """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
-    inner = _mount_at(path)
+    inner = table.innermost(path)
     return inner.fstype if inner is not None and inner.point != "/" else None
-
-
-def _mount_at(path: str) -> table.Mount | None:
-    place = os.path.abspath(path)
-    above = [m for m in table.mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
-    # The innermost counts, and of several at one place the last.
-    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
 
 
 def _refused(number: int, where: str) -> UserError:

@@ -64,6 +64,17 @@ def directory_gone() -> UserError | None:
     return None
 
 
+def innermost(path: str) -> Mount | None:
+    """Return the mount that a path is in by its text, which is not touched; None where the table has not even a root.
+
+    Raises OSError where the directory that we are in is gone.
+    """
+    place = os.path.abspath(path)
+    # Of several at one place the last counts.
+    above = [m for m in mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
+    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
+
+
 def resolve(path: str) -> str:
     """Return the absolute path of a mount point without touching what may be mounted there."""
     try:
