@@ -1,6 +1,6 @@
 """The endpoints of Model Lab that the tree needs. GET only.
 
-Owns URLs, pages, and what is learned about the forms that this server speaks (whether a directory's `path`
+Owns URLs, and what is learned about the forms that this server speaks (whether a directory's `path`
 wants its slash, and what returned paths are relative to). Source: model-lab-api.md.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab import details, models
+from artifactfs.modellab import details, models, pages
 from artifactfs.modellab.details import ProjectDetails, RunDetails
 from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
 from artifactfs.modellab.models import FileRow, Page, Project, ProjectFile, Run
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PREFIX = "/api/v2/model-lab-api"
-# The documented maximum of page[size].
-PAGE_SIZE = 100
 # Rows of a listing; past it the listing is refused (semantics 6.4, EFBIG).
 MAX_ROWS = 1_000_000
 # Rows sorted between two looks at the event loop: about 5 ms of work.
@@ -102,7 +100,11 @@ class ModelLab:
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
-        found = await self._pages("runs", query, count, models.decode_runs, lambda run: run.run_id)
+
+        async def ask(page: dict[str, str]) -> Page[Run]:
+            return await self._ask("runs", "/runs", query | page, models.decode_runs)
+
+        found = await pages.first_rows("runs", ask, count, lambda run: run.run_id)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
         if project_id is not None and any(_number(run.project_id) != project_id for run in found):
             log.warning(
@@ -115,36 +117,12 @@ class ModelLab:
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
-        found = await self._pages("projects", {}, count, models.decode_projects, lambda project: project.project_id)
-        return [project for project in found if not project.deleted][:count]
 
-    async def _pages(
-        self,
-        endpoint: str,
-        query: dict[str, str],
-        count: int,
-        decode: Callable[[bytes], Page[T]],
-        id_of: Callable[[T], int],
-    ) -> list[T]:
-        """Return the rows of the pages that hold the first `count`, each id once."""
-        found: dict[int, T] = {}
-        # One size for every page: the numbers of later pages count in it.
-        query = query | {"page[size]": str(min(PAGE_SIZE, max(count, 1)))}
-        rows = 0
-        while rows < count:
-            page = await self._ask(endpoint, f"/{endpoint}", query, decode)
-            # Rows move between pages while reading; a page without a new id ends it.
-            fresh = {id_of(row): row for row in page.rows if id_of(row) not in found}
-            rows += len(page.rows)
-            found |= fresh
-            if page.next_number is None or not fresh:
-                if page.number is None and rows < count and len(page.rows) == PAGE_SIZE:
-                    log.info(
-                        "this server does not number its pages of %s: only the first %d are listed", endpoint, rows
-                    )
-                break
-            query = query | {"page[number]": str(page.next_number)}
-        return list(found.values())
+        async def ask(page: dict[str, str]) -> Page[Project]:
+            return await self._ask("projects", "/projects", page, models.decode_projects)
+
+        found = await pages.first_rows("projects", ask, count, lambda project: project.project_id)
+        return [project for project in found if not project.deleted][:count]
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         """Return one directory of a run in one call, or two while the server's form is unknown.

@@ -83,11 +83,15 @@ class Project(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """One page of runs or projects. `next_number` None: it is the last, as far as the server lets one see."""
+    """One page of runs or projects. `next_number` None: it is the last, as far as the server lets one see.
+
+    `last_number`: the last page's, where the server tells it.
+    """
 
     rows: list[T]
     number: int | None
     next_number: int | None
+    last_number: int | None
 
 
 # --- the shapes on the wire -----------------------------------------------------------------------------
@@ -188,7 +192,7 @@ def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
         following = None
     if number is not None and last is not None and number >= last:
         following = None
-    return Page(rows, number, following)
+    return Page(rows, number, following, last)
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:

@@ -38,8 +38,7 @@ MAX_RUNS = 20_000
 _MAX_PROJECTS = 20_000
 # Rows of all shelves.
 _MAX_SHELVED = 200_000
-# As many projects are listed, 10 requests one after the other: what a slow service manages within a deadline. The
-# organisation that was seen has 403. Others are entered by id or name.
+# As many projects are listed, with 10 requests; the organisation that was seen has 403. Others are entered by id.
 _PROJECTS_LISTED = 1_000
 # Names of ours never go away while the mount is there.
 _FIXED_VALID_S = 3600.0

@@ -123,7 +123,7 @@ def test_where_pages_end(meta: dict[str, object]) -> None:
 @pytest.mark.parametrize("rows", [[], None])
 def test_an_empty_page_is_the_last(rows: object) -> None:
     """Stop on empty data, whatever `next_number` says."""
-    assert decode_runs(page(rows, number=0, next_number=1, last_number=5)) == Page([], 0, None)
+    assert decode_runs(page(rows, number=0, next_number=1, last_number=5)) == Page([], 0, None, 5)
 
 
 @pytest.mark.parametrize("meta", [None, [], "x", {}, {"page": None}, {"page": []}])
