@@ -33,12 +33,13 @@ def cache_info(cache_dir: str | None, config_file: str | None, profile: str | No
     """Say where the cache is, what it holds, and what it may hold."""
     loaded = _load(cache_dir, config_file, profile)
     usage = _store(loaded).usage()
-    click.echo(f"directory  {loaded.cache_dir}")
+    is_there = os.path.isdir(loaded.cache_dir)
+    click.echo(f"directory  {loaded.cache_dir}" + ("" if is_there else " (not there yet: the first mount makes it)"))
     click.echo(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
     click.echo(
         f"limit      {format_size(loaded.cache_size)}, leaving {format_size(loaded.cache_min_free)} free on the disk"
     )
-    if os.path.isdir(loaded.cache_dir):
+    if is_there:
         click.echo(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
 
 

@@ -9,7 +9,7 @@ import click
 
 from artifactfs import settings, units
 from artifactfs.cli.options import config_options
-from artifactfs.mount import table
+from artifactfs.mount import checks
 from artifactfs.settings import user_unit_dir
 
 
@@ -30,7 +30,7 @@ def service_install(mountpoint: str, profile: str | None, config_file: str | Non
     # A config file or a profile with a mistake in it is said now, not at the next log-in.
     loaded = settings.load({"profile": profile}, config_file=config_file, need_keys=False)
     config = loaded.config_file if config_file is not None else None
-    unit = units.make(user_unit_dir(), _program(), table.resolve(mountpoint), profile, config)
+    unit = units.make(user_unit_dir(), _program(), checks.to_come(mountpoint), profile, config)
     if dry_run:
         click.echo(unit.text, nl=False)
         return

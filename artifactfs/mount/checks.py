@@ -46,6 +46,30 @@ def place(path: str) -> str:
     return point
 
 
+def to_come(path: str) -> str:
+    """Return the resolved mount point of a mount that will be made later, after its directory where that is missing.
+
+    Raises UserError where that cannot be. Touches nothing that is mounted there now.
+    """
+    point = place(path)
+    if table.mounted_at(point) is not None:
+        return point
+    if os.path.lexists(point):
+        directory(point)
+        return point
+    above = os.path.dirname(point)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} cannot be made: {above} is not a directory")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            ExitCode.MOUNT_REFUSED,
+            f"mount point {point} cannot be made: {above} is not yours to write: mount below a directory of your own",
+        )
+    return point
+
+
 def directory(point: str) -> str | None:
     """Look at the directory of a mount point, where nothing is mounted; returns a warning or None. Raises UserError."""
     try:

@@ -225,3 +225,33 @@ def test_an_unknown_profile(shell: Shell, lab: Lab) -> None:
     assert done.code == ExitCode.USAGE
     assert "there is no unit" in done.err
     assert not os.path.exists(os.path.join(shell.path("config"), "systemd"))
+
+
+def test_a_mount_point_that_can_never_be(shell: Shell) -> None:
+    """No unit is written that fails at each log-in: the mount point is looked at now. A directory that is missing is
+    made by the unit, and where something is mounted now the unit takes its place."""
+    with open(shell.path("file"), "w", encoding="ascii") as file:
+        file.write("text")
+    for place, code, said in (
+        (shell.path("file"), ExitCode.NOT_A_DIRECTORY, "is not a directory"),
+        (shell.path("file/below/it"), ExitCode.NOT_A_DIRECTORY, f"{shell.path('file')} is not a directory"),
+        ("/", ExitCode.MOUNT_REFUSED, "no place for a mount"),
+        ("", ExitCode.MOUNT_REFUSED, "no place for a mount"),
+    ):
+        done = shell.cli("service", "install", place)
+        assert (done.code, done.out, done.err.count("\n")) == (code, b"", 1), done
+        assert said in done.err
+    assert not os.path.exists(shell.path("config/systemd"))
+    for place in (shell.path("not/yet"), shell.mount().point):
+        assert f'"{place}"\n' in shell.cli("service", "install", "--dry-run", place).ok().text
+
+
+@needs_root
+def test_a_mount_point_of_others(user_shell: Shell) -> None:
+    """An ordinary user's unit cannot make a directory in root's."""
+    done = user_shell.cli("service", "install", "/opt/not/yet")
+    assert done.code == ExitCode.MOUNT_REFUSED
+    assert done.err == (
+        "artifactfs: mount point /opt/not/yet cannot be made: /opt is not yours to write: mount below a directory of "
+        "your own\n"
+    )
