@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from artifactfs import errors
-from artifactfs.content import blocks, download, files, keeper, pieces, reader, source
+from artifactfs.content import blockfile, download, files, keeper, pieces, reader, source
 from artifactfs.content.blocks import BlockStore
 from artifactfs.content.files import Files, FileVersion
 from artifactfs.content.keeper import Keeper
@@ -46,7 +46,7 @@ def scaled_down() -> Iterator[None]:
         return call(*args)
 
     with contextlib.ExitStack() as stack:
-        for module in (blocks, download, pieces, reader, source):
+        for module in (blockfile, download, pieces, reader, source):
             stack.enter_context(patch.object(module, "BLOCK_BYTES", BLOCK))
         for module in (reader, files):
             stack.enter_context(patch.object(module, "GLANCE_BYTES", GLANCE))

@@ -4,55 +4,36 @@
     <cache dir>/blocks-1/<2 hex>/<30 hex>/<first block, hex>-group   a group: header and 8 blocks that follow another
     <cache dir>/blocks-1/usage                                       bytes in all, under a lock
 
-A file is written aside and renamed, never changed. Its header names what it is a block of, so a file in the wrong
-place is no block, and holds checksums of itself and of each block, so a bit flip, a cut file or a crash in the middle
-is noticed: whatever does not fit is deleted and fetched again (semantics 4.4). Everything here blocks; call it in a
-thread. Nothing here raises for what the disk does: a cache that fails costs speed, never a read.
+A file is written aside and renamed, never changed. What does not fit its own checksums (blockfile.py) is deleted and
+fetched again (semantics 4.4). Everything here blocks; call it in a thread. Nothing here raises for what the disk does:
+a cache that fails costs speed, never a read.
 
 Groups are for those who read whole files: 512 MiB in 1,024 files took 0.2 s longer than in 128 (measured 2026-11-23,
 ext4, Linux 6.18).
 
-The time of use is the file's mtime (access times are off on many disks). The total is kept in one file under a lock,
-so that several processes hold one limit; it is only ever too high, and every eviction counts anew. What is being
-written counts from the start: the name of a file aside says how large it will be.
+The time of use is the file's mtime (access times are off on many disks). What is being written counts from the start:
+the name of a file aside says how large it will be.
 """
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import secrets
 import stat
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
-from xxhash import xxh3_64_intdigest as _checksum
 
+from artifactfs.content import blockfile, usage
+from artifactfs.content.blockfile import GROUP_BLOCKS, HEADER_BYTES, Block, Stamp
+from artifactfs.content.usage import Total
 from artifactfs.errors import ExitCode, UserError
 
 log = logging.getLogger(__name__)
 
-# What is fetched and kept as a piece. Large enough that a file costs its disk and the service little per byte, small
-# enough that a random read moves little: 100 of them move 50 MiB.
-BLOCK_BYTES = 512 << 10
-
-# Blocks that are kept in one file where all of them are there; the first one's index is a multiple of it.
-GROUP_BLOCKS = 8
-
 _FORMAT = "blocks-1"
-_MAGIC = b"AFSBLK1\n"
-# magic, key, first index, blocks, bytes, time of the fetch, session, validator, run, checksum of each block; then the
-# header's own checksum
-_HEADER = struct.Struct(f"<8s16sQIId8s16s16s{GROUP_BLOCKS}Q")
-_HEADER_BYTES = _HEADER.size + 8
-_GROUP_SUFFIX = "-group"
-# bytes in all; checksum of that
-_USAGE = struct.Struct("<QQ")
-_NONE = bytes(16)
 # Evicting down to this share of the limit: each eviction looks at every block, so it should be worth it.
 _LOW_WATER = 0.9
 # A file aside that nobody renamed for this long was left behind by a crash.
@@ -60,30 +41,6 @@ _ABANDONED_S = 600.0
 # After the disk was full or refused, writing is not tried for this long.
 _PAUSE_S = 10.0
 _DISK_PAGE = 4096
-# What one call writes: larger ones have ext4 ask for page-cache folios of megabytes, which the kernel takes from memory
-# that was not used before; that is slow where a host must give it first (0.15 or 0.9 s for 512 MiB in a guest of
-# Linux 6.18, measured 2026-11-23).
-_WRITE_BYTES = 128 << 10
-
-
-class Stamp(msgspec.Struct, frozen=True):
-    """What the bytes of a block are known by, when they were fetched.
-
-    `validator`: of the answer; `run`: a digest of a settled run's times; each None where there was none.
-    `fetched_at`: seconds since the epoch. `session`: the mount that fetched it.
-    """
-
-    fetched_at: float
-    session: bytes
-    validator: bytes | None = None
-    run: bytes | None = None
-
-
-class Block(msgspec.Struct):
-    """The first `len(data)` bytes of a block, and its stamp."""
-
-    data: bytearray
-    stamp: Stamp
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -137,10 +94,11 @@ class BlockStore:
     ) -> None:
         self.directory = directory
         self._root = os.path.join(directory, _FORMAT)
+        self._total_path = os.path.join(self._root, "usage")
         # Directories and the file aside count for whoever looks with `du`: leave them a little.
         self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
         # Blocks that `save` takes at once, if it is given more than one. A group is what is evicted as a piece.
-        self.group_blocks = GROUP_BLOCKS if max_bytes >= 16 * GROUP_BLOCKS * BLOCK_BYTES else 1
+        self.group_blocks = GROUP_BLOCKS if max_bytes >= 16 * GROUP_BLOCKS * blockfile.BLOCK_BYTES else 1
         self._min_free_bytes = min_free_bytes
         self._wall_clock = wall_clock
         self._paused_until = 0.0
@@ -179,7 +137,7 @@ class BlockStore:
         except OSError:
             return {}
         try:
-            blocks = self._read(fd, key, first, count, wanted)
+            blocks = blockfile.read(fd, key, first, count, wanted)
             if blocks and accept(blocks[0].stamp):
                 with contextlib.suppress(OSError):
                     os.utime(fd)
@@ -199,25 +157,12 @@ class BlockStore:
         if time.monotonic() < self._paused_until:
             return False
         length = sum(len(block) for block in blocks)
-        checksums = [_checksum(block) for block in blocks] + [0] * (GROUP_BLOCKS - len(blocks))
-        header = _HEADER.pack(
-            _MAGIC,
-            key,
-            first,
-            len(blocks),
-            length,
-            stamp.fetched_at,
-            stamp.session,
-            stamp.validator or _NONE,
-            stamp.run or _NONE,
-            *checksums,
-        )
         path = self._path(key, first, len(blocks))
         try:
-            aside = self._reserve(os.path.dirname(path), _on_disk(_HEADER_BYTES + length))
+            aside = self._reserve(os.path.dirname(path), _on_disk(HEADER_BYTES + length))
             if aside is None:
                 return False
-            self._write(aside, [header, _checksum(header).to_bytes(8, "little"), *blocks], path)
+            blockfile.write(aside, path, key, first, blocks, stamp)
         except FileNotFoundError:
             return False  # wiped, or discarded, in this moment
         except OSError as error:
@@ -241,14 +186,14 @@ class BlockStore:
         for entry in _entries(self._directory(key)):
             with contextlib.suppress(OSError):  # evicted in this moment
                 if not _is_aside(entry.name):
-                    held += max(0, entry.stat(follow_symlinks=False).st_size - _HEADER_BYTES)
+                    held += max(0, entry.stat(follow_symlinks=False).st_size - HEADER_BYTES)
         return held
 
     def look(self) -> None:
         """See how full the cache and its disk are; what came of it is in `total_bytes` and `free_bytes`."""
         try:
-            if (total := _known_total(os.path.join(self._root, "usage"))) is not None:
-                self.total_bytes = total
+            if (known := usage.last_known(self._total_path)) is not None:
+                self.total_bytes = known
             elif not os.path.isdir(self._root):
                 self.total_bytes = 0
             found = os.statvfs(self.directory)
@@ -259,7 +204,7 @@ class BlockStore:
     def usage(self) -> Usage:
         """Count what is there."""
         found = list(self._scan())
-        count = sum(GROUP_BLOCKS if path.endswith(_GROUP_SUFFIX) else 1 for *_, path in found)
+        count = sum(blockfile.count_in(path) for *_, path in found)
         return Usage(sum(size for _, size, _ in found), count, len({os.path.dirname(path) for *_, path in found}))
 
     def verify(self) -> Iterator[tuple[str, int]]:
@@ -269,10 +214,9 @@ class BlockStore:
             damaged = True
             try:
                 key = bytes.fromhex(os.path.basename(os.path.dirname(directory)) + os.path.basename(directory))
-                count = GROUP_BLOCKS if name.endswith(_GROUP_SUFFIX) else 1
-                first = int(name.removesuffix(_GROUP_SUFFIX), 16)
+                first, count = blockfile.first_in(name), blockfile.count_in(name)
                 with open(path, "rb", buffering=0) as file:
-                    damaged = self._read(file.fileno(), key, first, count, range(first, first + count)) is None
+                    damaged = blockfile.read(file.fileno(), key, first, count, range(first, first + count)) is None
             except FileNotFoundError:
                 continue  # evicted in this moment
             except (OSError, ValueError):
@@ -284,10 +228,10 @@ class BlockStore:
     def clear(self) -> Usage:
         """Delete every block; returns what was deleted. Mounts that are using it fetch anew."""
         before = self.usage()
-        with contextlib.suppress(OSError), self._total() as total:
+        with contextlib.suppress(OSError), self._total() as held:
             for _, _, path in self._scan():
                 self._unlink(path)
-            total.value = sum(size for _, size, _ in self._files())
+            held.value = sum(size for _, size, _ in self._files())
         return before
 
     # --- files ---------------------------------------------------------------------------------------------
@@ -297,37 +241,12 @@ class BlockStore:
         return os.path.join(self._root, name[:2], name[2:])
 
     def _path(self, key: bytes, first: int, count: int) -> str:
-        return os.path.join(self._directory(key), f"{first:08x}{_GROUP_SUFFIX if count > 1 else ''}")
+        return os.path.join(self._directory(key), blockfile.file_name(first, count))
 
     def _make(self, *directories: str) -> None:
         """Make directories of ours, and those above them: each is 0700, which `makedirs` grants the last one only."""
         for directory in (self.directory, self._root, *directories):
             os.makedirs(directory, mode=0o700, exist_ok=True)
-
-    @staticmethod
-    def _read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int]) -> list[Block] | None:
-        """Read blocks from a file that should hold `count` blocks from `first` on; None if it is damaged."""
-        raw = os.pread(fd, _HEADER_BYTES, 0)
-        if len(raw) != _HEADER_BYTES or _checksum(raw[:-8]) != int.from_bytes(raw[-8:], "little"):
-            return None
-        magic, its_key, its_first, its_count, length, *rest = _HEADER.unpack_from(raw)
-        if (magic, its_key, its_first, its_count) != (_MAGIC, key, first, count):
-            return None
-        if not 0 < length <= BLOCK_BYTES * count or (count > 1 and length != BLOCK_BYTES * count):
-            return None
-        if os.fstat(fd).st_size != _HEADER_BYTES + length:
-            return None
-        fetched_at, session, validator, run, *checksums = rest
-        stamp = Stamp(fetched_at, session, validator if validator != _NONE else None, run if run != _NONE else None)
-        blocks = []
-        for index in wanted:
-            start = (index - first) * BLOCK_BYTES
-            data = bytearray(min(BLOCK_BYTES, length - start))
-            # One call reads it all, but for a signal in between; a short read is a cut file either way.
-            if os.preadv(fd, [data], _HEADER_BYTES + start) != len(data) or _checksum(data) != checksums[index - first]:
-                return None
-            blocks.append(Block(data, stamp))
-        return blocks
 
     def _set_aside(self, directory: str, size: int) -> str:
         """Make a file that will take `size` bytes of the disk; returns its path."""
@@ -345,31 +264,13 @@ class BlockStore:
         os.close(fd)
         return aside
 
-    @staticmethod
-    def _write(aside: str, parts: Sequence[bytes | bytearray | memoryview], path: str) -> None:
-        try:
-            fd = os.open(aside, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                for part in parts:
-                    for start in range(0, len(part), _WRITE_BYTES):
-                        piece = memoryview(part)[start : start + _WRITE_BYTES]
-                        if os.write(fd, piece) != len(piece):
-                            raise OSError(errno.ENOSPC, "the disk took only part of a block")
-            finally:
-                os.close(fd)
-            os.rename(aside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-            raise
-
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):
             os.lstat(path)  # as a rule there is nothing, and nothing to lock for
-            with self._total() as total:
+            with self._total() as held:
                 size = _on_disk(os.lstat(path).st_size)
                 os.unlink(path)
-                total.value = max(0, total.value - size)
+                held.value = max(0, held.value - size)
 
     @staticmethod
     def _unlink(path: str) -> None:
@@ -404,17 +305,17 @@ class BlockStore:
 
     def _reserve(self, directory: str, size: int) -> str | None:
         """Make room for a file of `size` bytes, make it and count it in; None where there is no room to be had."""
-        with self._total() as total:
-            over = total.value + size > self.max_bytes
+        with self._total() as held:
+            over = held.value + size > self.max_bytes
             lacking = self._lacking(size)
             if over or lacking > 0:
-                total.value = self._evict(size, lacking)
-                if total.value + size > self.max_bytes or self._lacking(size) > 0:
+                held.value = self._evict(size, lacking)
+                if held.value + size > self.max_bytes or self._lacking(size) > 0:
                     self._paused_until = time.monotonic() + _PAUSE_S
                     log.info("the cache has no room left on its disk, or is too small; not caching for a while")
                     return None
             aside = self._set_aside(directory, size)
-            total.value += size
+            held.value += size
         return aside
 
     def _lacking(self, size: int) -> int:
@@ -441,44 +342,13 @@ class BlockStore:
         log.warning("the cache cannot be written (%s); not caching for a while", error.strerror)
 
     @contextlib.contextmanager
-    def _total(self) -> Iterator["_Total"]:
+    def _total(self) -> Iterator[Total]:
         """Hold the lock of all processes over the count of bytes."""
         self._make()
-        path = os.path.join(self._root, "usage")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            known = _total_in(os.pread(fd, _USAGE.size, 0))
-            # Without a count, what is there must be counted before anything is added.
-            total = _Total(self.max_bytes if known is None else known)
-            yield total
-            self.total_bytes = total.value
-            count = total.value.to_bytes(8, "little")
-            os.pwrite(fd, count + _checksum(count).to_bytes(8, "little"), 0)
-        finally:
-            os.close(fd)
-
-
-class _Total:
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-
-def _total_in(raw: bytes) -> int | None:
-    """Return the count of bytes that the file of it holds; None if it is damaged, or there is none."""
-    known = len(raw) == _USAGE.size and _checksum(raw[:8]) == _USAGE.unpack(raw)[1]
-    return _USAGE.unpack(raw)[0] if known else None
-
-
-def _known_total(path: str) -> int | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return _total_in(os.pread(fd, _USAGE.size, 0))
-    finally:
-        os.close(fd)
+        # Without a count, what is there must be counted before anything is added.
+        with usage.held(self._total_path, unknown=self.max_bytes) as held:
+            yield held
+            self.total_bytes = held.value
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:

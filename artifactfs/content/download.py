@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from artifactfs import errors
-from artifactfs.content.blocks import BLOCK_BYTES
+from artifactfs.content.blockfile import BLOCK_BYTES
 from artifactfs.content.pieces import Pieces
 from artifactfs.content.shop import Shop
 from artifactfs.content.tally import Stream

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
-from artifactfs.content import blocks
-from artifactfs.content.blocks import Block, BlockStore, Stamp
+from artifactfs.content import blockfile
+from artifactfs.content.blockfile import Block, Stamp
+from artifactfs.content.blocks import BlockStore
 from artifactfs.content.tally import CacheState
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class Keeper:
         news.set()
 
     def _group_of(self, place: _Place, block: Block) -> _Place | None:
-        if self._group_blocks == 1 or len(block.data) != blocks.BLOCK_BYTES:
+        if self._group_blocks == 1 or len(block.data) != blockfile.BLOCK_BYTES:
             return None
         return place[0], place[1] // self._group_blocks * self._group_blocks
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 import trio
 
 from artifactfs import errors
-from artifactfs.content.blocks import BLOCK_BYTES, Stamp
+from artifactfs.content.blockfile import BLOCK_BYTES, Stamp
 from artifactfs.content.memory import MemoryBlock
 from artifactfs.content.shop import Shop
 

@@ -9,7 +9,7 @@ a tensor out of a checkpoint as much again, and no more than 1 MiB.
 
 from collections.abc import Callable
 
-from artifactfs.content.blocks import BLOCK_BYTES
+from artifactfs.content.blockfile import BLOCK_BYTES
 from artifactfs.content.source import Source
 
 # What a glance may cost (semantics 4.5).

@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.content.blocks import BLOCK_BYTES
+from artifactfs.content.blockfile import BLOCK_BYTES
 from artifactfs.content.download import Download, Fill
 from artifactfs.content.pieces import Pieces
 from artifactfs.content.shop import Shop

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.content.blocks import BLOCK_BYTES, BlockStore, Stamp
+from artifactfs.content.blockfile import BLOCK_BYTES, Stamp
+from artifactfs.content.blocks import BlockStore
 from tests.benchmarks.conftest import Loop, Measure
 from tests.content_harness import Server, bench, noise
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.content import blocks
-from artifactfs.content.blocks import GROUP_BLOCKS, Block, BlockStore, Stamp, prepare
+from artifactfs.content import blockfile
+from artifactfs.content.blockfile import GROUP_BLOCKS, Block, Stamp
+from artifactfs.content.blocks import BlockStore, prepare
 from artifactfs.errors import ExitCode, UserError
 
 KEY = bytes(range(16))
@@ -129,7 +130,8 @@ def test_what_is_not_accepted_goes(tmp_path: Path, store: BlockStore) -> None:
 
 _CRASHING = """
 import os, sys
-from artifactfs.content.blocks import BlockStore, Stamp
+from artifactfs.content.blockfile import Stamp
+from artifactfs.content.blocks import BlockStore
 store = BlockStore(sys.argv[1], max_bytes=1 << 30, min_free_bytes=0)
 os.rename = lambda _from, _to: os._exit(9)
 store.save(bytes(range(16)), 0, [b"half"], Stamp(0.0, store.session))
@@ -252,7 +254,8 @@ def test_what_must_stay_free(store: BlockStore, tmp_path: Path, monkeypatch: pyt
 _WRITER = """
 import sys
 import time
-from artifactfs.content.blocks import BlockStore, Stamp
+from artifactfs.content.blockfile import Stamp
+from artifactfs.content.blocks import BlockStore
 store = BlockStore(sys.argv[1], max_bytes=int(sys.argv[2]), min_free_bytes=0)
 for index in range(150):
     store.save(sys.argv[3].encode() * 16, index, [bytes(4000)], Stamp(0.0, store.session))
@@ -389,8 +392,8 @@ FIRST = 2 * GROUP_BLOCKS
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a block be a KiB, written in three pieces."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", SMALL)
-    monkeypatch.setattr(blocks, "_WRITE_BYTES", 400)
+    monkeypatch.setattr(blockfile, "BLOCK_BYTES", SMALL)
+    monkeypatch.setattr(blockfile, "_WRITE_BYTES", 400)
 
 
 def bytes_of(found: list[Block | None]) -> list[bytes | None]:
@@ -405,7 +408,7 @@ def group_file(path: Path) -> Path:
 def test_a_group_is_loaded_block_by_block(tmp_path: Path) -> None:
     """4.3: what was saved together comes back together or one by one, each with the group's stamp; real sizes."""
     store = store_in(tmp_path)
-    group = [os.urandom(blocks.BLOCK_BYTES) for _ in range(GROUP_BLOCKS)]
+    group = [os.urandom(blockfile.BLOCK_BYTES) for _ in range(GROUP_BLOCKS)]
     assert store.save(KEY, FIRST, group, stamp_of(store))
     assert len(block_files(tmp_path)) == 1
     assert bytes_of(store.load(KEY, range(FIRST, FIRST + GROUP_BLOCKS), anything)) == group

@@ -11,7 +11,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from artifactfs.content import tally
-from artifactfs.content.blocks import BlockStore, Stamp
+from artifactfs.content.blockfile import Stamp
+from artifactfs.content.blocks import BlockStore
 from artifactfs.content.files import FileVersion
 from artifactfs.content.keeper import Keeper
 from artifactfs.modellab.content import Artifact

@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from artifactfs.content import blocks, keeper
-from artifactfs.content.blocks import Block, BlockStore, Stamp
+from artifactfs.content import blockfile, keeper
+from artifactfs.content.blockfile import Block, Stamp
+from artifactfs.content.blocks import BlockStore
 from artifactfs.content.keeper import Keeper
 
 KEY = b"k" * 16
@@ -185,7 +186,7 @@ BLOCK = b"0123456789"
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a block be ten bytes; four are a group (`Disk.group_blocks`)."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", len(BLOCK))
+    monkeypatch.setattr(blockfile, "BLOCK_BYTES", len(BLOCK))
 
 
 def written(disk: Disk) -> list[tuple[float, int, int]]:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from artifactfs.content.blocks import BlockStore, Stamp
+from artifactfs.content.blockfile import Stamp
+from artifactfs.content.blocks import BlockStore
 from artifactfs.emulator.faults import Script
 from artifactfs.emulator.lab import MemoryTree
 from artifactfs.emulator.switches import Switches

@@ -1,0 +1,55 @@
+"""How many bytes the cache holds, in one file under a lock, so that several processes hold one limit.
+
+The count is only ever too high, and every eviction counts anew. Raises OSError for what the disk does.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+from xxhash import xxh3_64_intdigest as _checksum
+
+# bytes in all; checksum of that
+_USAGE = struct.Struct("<QQ")
+
+
+class Total:
+    """The count, while its lock is held: what is set is written down."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+@contextlib.contextmanager
+def held(path: str, *, unknown: int) -> Iterator[Total]:
+    """Hold the lock of all processes over the count. `unknown`: what it is taken for where there is none."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        known = _count_in(os.pread(fd, _USAGE.size, 0))
+        total = Total(unknown if known is None else known)
+        yield total
+        count = total.value.to_bytes(8, "little")
+        os.pwrite(fd, count + _checksum(count).to_bytes(8, "little"), 0)
+    finally:
+        os.close(fd)
+
+
+def last_known(path: str) -> int | None:
+    """Return the count without its lock; None where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return _count_in(os.pread(fd, _USAGE.size, 0))
+    finally:
+        os.close(fd)
+
+
+def _count_in(raw: bytes) -> int | None:
+    """Return the count that the file of it holds; None if it is damaged, or there is none."""
+    known = len(raw) == _USAGE.size and _checksum(raw[:8]) == _USAGE.unpack(raw)[1]
+    return _USAGE.unpack(raw)[0] if known else None
