@@ -44,7 +44,7 @@ class Source:
         self._download = Download(shop, asked, self._pieces)
         self._fills: dict[int, Fill] = {}
         self._scopes: set[trio.CancelScope] = set()
-        # What had come when a wait ended in vain, and until when no other wait begins unless more comes.
+        # What had come when a wait ended in vain, and until when no other wait begins unless there is progress.
         self._stalled_at = -1
         self._stalled_until = 0.0
         self.users = 0
@@ -165,7 +165,11 @@ class Source:
         waited_from = pieces.received
         fill: Fill | None = None
         fills = 0
-        if self._stalled_at == waited_from and trio.current_time() < self._stalled_until:
+        if (
+            trio.current_time() < self._stalled_until
+            and waited_from - self._stalled_at < _MIN_PROGRESS_BYTES
+            and pieces.view(index, start - base, upto - base) is None
+        ):
             # The kernel asks again, piece by piece, for what has just failed: not another deadline for each.
             raise errors.TimedOut("no content came a moment ago")
         while True:

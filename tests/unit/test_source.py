@@ -337,6 +337,28 @@ async def test_a_drip_is_no_progress(autojump_clock: MockClock) -> None:
         handle.close()
 
 
+async def test_a_drip_is_waited_for_once(autojump_clock: MockClock) -> None:
+    """5.1: the kernel asks again at once, and in pieces, for what has just failed: that is one wait, though a byte came
+    in between. What is there meanwhile is read; after five seconds it is tried again."""
+    server = Server(DATA, chunk=1, pause_s=2)
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        begun = trio.current_time()
+        with pytest.raises(errors.TimedOut):
+            await handle.read(0, 200)
+        for _ in range(4):
+            await trio.sleep(1.2)
+            with pytest.raises(errors.TimedOut):
+                await handle.read(0, 200)
+        assert trio.current_time() - begun == pytest.approx(DEADLINE_S + 4 * 1.2)
+        assert await handle.read(0, 10) == DATA[:10]
+        await trio.sleep(0.3)
+        with pytest.raises(errors.TimedOut):
+            await handle.read(0, 200)
+        assert trio.current_time() - begun == pytest.approx(2 * DEADLINE_S + 4 * 1.2 + 0.3)
+        handle.close()
+
+
 async def test_closing_ends_what_has_not_begun(autojump_clock: MockClock) -> None:
     """4.5: a fetch that was asked for and not yet sent is not sent for a file that nobody has open."""
     server = Server(DATA)
