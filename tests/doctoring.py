@@ -16,8 +16,9 @@ class Told:
         self.code = done.code
         self.err = done.err
         report: dict[str, Any] = json.loads(done.out)
+        self.rows: list[dict[str, Any]] = report["checks"]
         self.checks: dict[str, dict[str, Any]] = {}
-        for row in report["checks"]:
+        for row in self.rows:
             assert row["mark"] in ("good", "warning", "fault", "skipped")
             assert row["check"] not in self.checks or row["check"] in ("mounts", "settings")
             # A fault says what mends it.
