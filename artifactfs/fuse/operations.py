@@ -47,6 +47,8 @@ _NAME_MAX = 255
 _MAY_BE_GONE = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
 # What is left of a deadline for that question at least.
 _WHY_S = 1.0
+# The last number that a group can have: no system gives it to one, as it does 65534.
+_NOBODYS_GROUP = 0xFFFFFFFE
 # "." and ".." come before the entries.
 _DOTS = 2
 
@@ -59,14 +61,17 @@ class Ownership(msgspec.Struct, frozen=True):
     umask: int = 0
     shared: bool = False
 
-    @property
-    def sizeless_umask(self) -> int:
-        """Bits that are off as long as a file's size is unknown.
+    def sizeless(self) -> tuple[int, int]:
+        """Return the bits that are on as long as a file's size is unknown, and the group.
 
         GNU tar does not open a file of 0 bytes that everybody may read, and stores nothing of it, without a word (1.34,
-        measured 2026-11-23). Where nobody else is let in, others' bit means nothing, so it can be left out.
+        measured 2026-11-23). Where nobody else is let in, others' bit means nothing, so that is left out. Where others
+        are, it is the bit of a group, and the group is one that nobody is in: so it is denied to nobody.
         """
-        return self.umask if self.shared else self.umask | stat.S_IROTH
+        bits = 0o444 & ~self.umask
+        if not self.shared:
+            return bits & ~stat.S_IROTH, self.gid
+        return (bits & ~stat.S_IRGRP, _NOBODYS_GROUP) if bits == 0o444 else (bits, self.gid)
 
 
 def guarded(handler: Callable[[Self, *Ts], Coroutine[Any, Any, T]]) -> Callable[[Self, *Ts], Coroutine[Any, Any, T]]:
@@ -421,7 +426,9 @@ class Operations(pyfuse3.Operations):
             # A run's directory has a time that moves with the run.
             attributes = self._blank((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)
         elif size is None:
-            attributes = self._blank((stat.S_IFREG | 0o444) & ~owner.sizeless_umask, 0.0)
+            bits, gid = owner.sizeless()
+            attributes = self._blank(stat.S_IFREG | bits, 0.0)
+            attributes.st_gid = gid
         else:
             attributes = self._blank((stat.S_IFREG | 0o444) & ~owner.umask, _ATTRIBUTES_VALID_S)
             attributes.st_size = size

@@ -39,13 +39,17 @@ def test_every_way_of_reading_gets_the_servers_bytes(server: str, way: str, lab:
         assert read(mounted, way, "runs", run_id, name) == lab.sha256(run_id, name)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["mine", "shared"])
 @pytest.mark.parametrize("way", ["whole", "mmap", "cp --sparse", "tar", "eight threads at random"])
 @pytest.mark.parametrize("server", ["ranges", "ranges ignored", "strong ETag"])
-def test_a_size_that_the_listing_lacks_is_found_by_open(server: str, way: str, lab: Lab, mounting: Mounting) -> None:
-    """2.2: a size that the listing does not give is found by `open` before it answers: cp, tar and mmap are right."""
+def test_a_size_that_the_listing_lacks_is_found_by_open(
+    server: str, way: str, shared: bool, lab: Lab, mounting: Mounting
+) -> None:
+    """2.2: a size that the listing does not give is found by `open` before it answers: cp, tar and mmap are right.
+    Whoever else is let in makes no difference, though GNU tar goes by who may read."""
     lab.switch(size_form="absent", **SERVERS[server])
     run_id = lab.new_run({"big.bin": SIZE, "small.txt": SMALL, "empty": 0})
-    mounted = mounting()
+    mounted = mounting("--allow-other") if shared else mounting()
     for name in ("big.bin", "small.txt", "empty"):
         assert read(mounted, way, "runs", run_id, name) == lab.sha256(run_id, name)
 

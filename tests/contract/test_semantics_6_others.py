@@ -149,6 +149,21 @@ def test_a_mount_that_was_opened(lab: Lab, open_shell: Shell, user: User) -> Non
     assert mounted.tree(run_id) == lab.truth(run_id)
 
 
+def test_files_without_a_size_are_open_to_all(lab: Lab, open_shell: Shell, user: User) -> None:
+    """2.1, 2.2: as long as a size is unknown the bits differ, and nobody who may read is kept from it: not a member of
+    the mount's group, nor a stranger; and as soon as it is known all is as with any file."""
+    lab.switch(size_form="absent")
+    group = user.owner
+    mounted = open_shell.mount("--allow-other", "--gid", str(group))
+    code = "import os, sys; s = os.fstat(os.open(sys.argv[1], 0)); print(s.st_size, s.st_gid, oct(s.st_mode))"
+    run_id = lab.new_run({"theirs.bin": 1000, "anothers.bin": 1000})
+    for who, name in ((user.prefix, "theirs.bin"), (ANOTHER, "anothers.bin")):
+        file = mounted.path("runs", run_id, name)
+        assert run(*who, "stat", "-c", "%s %a", file).ok().text == "0 404\n"
+        assert run(*who, user.python, "-c", code, file).ok().text == f"1000 {group} 0o100444\n"
+        assert run(*who, "sha256sum", file).ok().text.split()[0] == lab.sha256(run_id, name)
+
+
 def test_permissions_count_where_a_mount_was_opened(lab: Lab, open_shell: Shell, user: User) -> None:
     """6.2, 2.1: `default_permissions` stays on with `allow_other`: a umask of 077 keeps others out."""
     mounted = open_shell.mount("--allow-other", "--umask", "077")
