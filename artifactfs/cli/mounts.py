@@ -85,7 +85,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
 
-    def serve_sample(chosen: Settings, at: str, target: LogTarget, on_ready: Callable[[], None] | None) -> int:
+    def serve_sample(chosen: Settings, at: str, target: LogTarget, parent: daemon.Parent | None) -> int:
         from artifactfs.mount import sample
 
         try:
@@ -101,7 +101,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
                     keys=KeySource(),
                     account=None,
                 )
-                return _serve(with_keys, at, target, on_ready)
+                return _serve(with_keys, at, target, parent)
         finally:
             if made:
                 # Not ours to remove if somebody put something in.
@@ -125,7 +125,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
         raise
 
 
-def _serve(loaded: Settings, point: str, target: LogTarget, on_ready: Callable[[], None] | None) -> int:
+def _serve(loaded: Settings, point: str, target: LogTarget, parent: daemon.Parent | None) -> int:
     """Serve a mount until its end; in front where nobody waits to hear that it is ready."""
     # Only now, after the fork: this brings in trio, httpx and pyfuse3.
     from artifactfs.mount import session
@@ -133,18 +133,16 @@ def _serve(loaded: Settings, point: str, target: LogTarget, on_ready: Callable[[
 
     # In the background it is not ours: systemd heeds only the process that it has started.
     address = settings.take_notify_socket()
-    if on_ready is None:
-        return session.run(
-            loaded, point, target=target, foreground=True, on_ready=lambda: None, notify=Notifier(address)
-        )
-    return session.run(loaded, point, target=target, foreground=False, on_ready=on_ready)
+    if parent is None:
+        return session.run(loaded, point, target=target, parent=None, notify=Notifier(address))
+    return session.run(loaded, point, target=target, parent=parent)
 
 
 def start(
     mountpoint: str,
     loaded: Settings,
     foreground: bool,
-    serving: Callable[[Settings, str, LogTarget, Callable[[], None] | None], int] = _serve,
+    serving: Callable[[Settings, str, LogTarget, daemon.Parent | None], int] = _serve,
     program: str = "artifactfs",
 ) -> None:
     """Check what must hold, and mount; in the background, return when the mount answers."""
@@ -154,9 +152,15 @@ def start(
     for sentence in (*loaded.warnings, *([warning] if warning else [])):
         click.echo(f"{program}: warning: {one_line(sentence)}", err=True)
     target = settings.log_target(loaded, point, foreground=foreground)
+    if target.file is not None:
+        checks.log_file(target.file, point)
     if foreground:
         sys.exit(serving(loaded, point, target, None))
-    daemon.start(lambda on_ready: serving(loaded, point, target, on_ready), target.place)
+
+    def hear(reason: str) -> None:
+        click.echo(f"{program}: {one_line(reason)}; waiting until it answers, Ctrl-C gives up", err=True)
+
+    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, hear=hear)
 
 
 def _need_emulator() -> None:

@@ -70,6 +70,15 @@ def to_come(path: str) -> str:
     return point
 
 
+def log_file(path: str, point: str) -> None:
+    """Check that a mount does not hide its own log, which it would wait for. Raises UserError."""
+    if (os.path.realpath(path) + "/").startswith(point + "/"):
+        raise UserError(
+            ExitCode.MOUNT_REFUSED,
+            f"the log {path} is below the mount point {point}, which would hide it: choose another with --log-file",
+        )
+
+
 def directory(point: str) -> str | None:
     """Look at the directory of a mount point, where nothing is mounted; returns a warning or None. Raises UserError."""
     try:

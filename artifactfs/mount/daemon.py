@@ -5,6 +5,7 @@ true cause when it cannot. Threads, event loops, TLS and log handlers do not sur
 exist yet when `start` is called (pitfalls.md).
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Protocol
 
 from artifactfs.errors import ExitCode, UserError
 
@@ -19,11 +21,21 @@ from artifactfs.errors import ExitCode, UserError
 _GRACE_S = 5.0
 
 
-def start(serve: Callable[[Callable[[], None]], int], log_place: str) -> None:
-    """Run `serve(on_ready)` in a child process; return when it called `on_ready`.
+class Parent(Protocol):
+    """Who has started a mount and waits for it."""
+
+    def ready(self) -> None:
+        """The mount answers: it waits no longer."""
+
+    def waiting(self, reason: str) -> None:
+        """The mount waits for its service, for this reason; said once."""
+
+
+def start(serve: Callable[[Parent], int], log_place: str, *, hear: Callable[[str], None]) -> None:
+    """Run `serve(parent)` in a child process; return when that said that it is `ready`.
 
     `serve` returns an exit code, or raises UserError. Raises UserError with the child's cause; then the child
-    is gone. `log_place` is where to look when it died without a word.
+    is gone. `log_place` is where to look when it died without a word. `hear` gets why the mount is waiting.
     """
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
@@ -35,13 +47,18 @@ def start(serve: Callable[[Callable[[], None]], int], log_place: str) -> None:
         _child(serve, writer)
     os.close(writer)
     interrupted = _forward_interrupts(child)
+    message: object = None
     with os.fdopen(reader, "rb") as pipe:
-        # One line, or the end of file when the child is gone.
-        line = pipe.readline()
-    try:
-        message = json.loads(line)
-    except ValueError:
-        message = None
+        # A line each, or the end of file when the child is gone.
+        for line in pipe:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                message = None
+            if not isinstance(message, dict) or "waiting" not in message:
+                break
+            hear(message["waiting"])
+            message = None
     if message == {"ready": True} and not interrupted:
         return
     status = _reap(child)
@@ -78,24 +95,40 @@ def _reap(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _child(serve: Callable[[Callable[[], None]], int], writer: int) -> None:
-    """Everything that happens in the child; never returns."""
-    code = int(ExitCode.BUG)
-    told = False
+class _Waiting:
+    """The parent, from the child's side: told one thing at the end, and before it why the mount waits."""
 
-    def tell(message: dict[str, object]) -> None:
-        nonlocal told
-        if not told:
-            told = True
-            os.write(writer, json.dumps(message).encode() + b"\n")
-            os.close(writer)
+    def __init__(self, writer: int) -> None:
+        self._writer = writer
+        self._told = self._told_waiting = False
 
-    def ready() -> None:
+    def ready(self) -> None:
         # Only now: while it mounts it has to be in the process group that it was started in. A mount point that
         # systemd looks after (autofs) lets only that group pass; anybody else waits there for this very mount.
         os.setsid()
-        tell({"ready": True})
+        self.last({"ready": True})
 
+    def waiting(self, reason: str) -> None:
+        if not self._told and not self._told_waiting:
+            self._told_waiting = True
+            self._write({"waiting": reason})
+
+    def last(self, message: dict[str, object]) -> None:
+        if not self._told:
+            self._told = True
+            self._write(message)
+            os.close(self._writer)
+
+    def _write(self, message: dict[str, object]) -> None:
+        # A parent that was killed hears nothing any more.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writer, json.dumps(message).encode() + b"\n")
+
+
+def _child(serve: Callable[[Parent], int], writer: int) -> None:
+    """Everything that happens in the child; never returns."""
+    code = int(ExitCode.BUG)
+    parent = _Waiting(writer)
     try:
         os.chdir("/")
         # Not closed: 0 to 2 would become the numbers of the next sockets.
@@ -103,15 +136,15 @@ def _child(serve: Callable[[Callable[[], None]], int], writer: int) -> None:
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         os.close(null)
-        code = serve(ready)
+        code = serve(parent)
     except UserError as error:
-        tell({"error": str(error), "code": int(error.code)})
+        parent.last({"error": str(error), "code": int(error.code)})
         code = int(error.code)
     except KeyboardInterrupt:
         code = 130
     except BaseException as error:
         # A traceback helps nobody on a terminal; `serve` has logged it where it had a log.
-        tell({"error": f"artifactfs failed: {type(error).__name__}: {error}", "code": int(ExitCode.BUG)})
+        parent.last({"error": f"artifactfs failed: {type(error).__name__}: {error}", "code": int(ExitCode.BUG)})
     finally:
         # Not sys.exit: the parent's exit handlers are not ours.
         os._exit(code)

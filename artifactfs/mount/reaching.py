@@ -9,6 +9,7 @@ from artifactfs import errors
 from artifactfs.clock import boottime
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab.client import ModelLab
+from artifactfs.mount.daemon import Parent
 from artifactfs.mount.notify import Notifier
 from artifactfs.settings import Settings
 
@@ -19,7 +20,7 @@ _FIRST_PAUSE_S = 1.0
 _LAST_PAUSE_S = 16.0
 
 
-async def reach(service: ModelLab, settings: Settings, notify: Notifier) -> None:
+async def reach(service: ModelLab, settings: Settings, notify: Notifier, parent: Parent | None) -> None:
     """Check the keys; with `wait`, again and again until the service answers (semantics 5.8). Raises UserError."""
     pause_s = _FIRST_PAUSE_S
     end_s = math.inf if settings.wait_max is None else boottime() + settings.wait_max
@@ -34,8 +35,10 @@ async def reach(service: ModelLab, settings: Settings, notify: Notifier) -> None
                 raise UserError(error.code, f"{error}; gave up after {settings.wait_max:g} s of waiting") from error
             # Once more when the time is up.
             pause_s = min(pause_s, left_s)
-            log.warning("%s; trying again in %g s", error, pause_s)
             notify.starting(f"waiting: {error}", pause_s + settings.deadline)
+            if parent is not None:
+                parent.waiting(str(error))
+            log.warning("%s; trying again in %g s", error, pause_s)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 

@@ -43,6 +43,7 @@ from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.mount import accounts, reaching, register, table
 from artifactfs.mount.control import Control
+from artifactfs.mount.daemon import Parent
 from artifactfs.mount.journal import Journal
 from artifactfs.mount.looking import Parts
 from artifactfs.mount.notify import Notifier
@@ -54,6 +55,9 @@ from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# Sent by mistake these would end the process and leave a dead mount (semantics 5.5).
+_MEAN_NOTHING = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
 # For requests in flight when the mount ends; then they are cancelled. Within the 3 s of semantics 5.6.
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
@@ -77,15 +81,14 @@ def run(
     point: str,
     *,
     target: LogTarget,
-    foreground: bool,
-    on_ready: Callable[[], None],
+    parent: Parent | None,
     notify: Notifier | None = None,
 ) -> int:
     """Mount at `point` and serve until the mount ends; returns the exit code.
 
-    `target`: where the log goes. `foreground`: on a terminal SIGHUP ends the mount, as it does any program there.
-    `on_ready` is called when the kernel has begun to talk to us, and `notify` told. Raises UserError before anything
-    is mounted.
+    `target`: where the log goes. `parent`: is told when the kernel has begun to talk to us, as is `notify`; None for a
+    mount in front: on a terminal SIGHUP ends it, as it does any program there. Raises UserError before anything is
+    mounted.
     """
     _no_core_dumps()
     notify = notify or Notifier()
@@ -103,8 +106,8 @@ def run(
     with trace or nullcontext():
         faulthandler.register(signal.SIGUSR1, file=trace or 2)
         try:
-            hangup_ends = foreground and _ends_with_its_terminal()
-            trio.run(_serve, settings, point, target.file, journal, hangup_ends, on_ready, notify)
+            hangup_ends = parent is None and _ends_with_its_terminal()
+            trio.run(_serve, settings, point, target.file, journal, hangup_ends, parent, notify)
         except BaseException as error:
             cause = _single(error)
             if isinstance(cause, UserError):
@@ -134,7 +137,7 @@ async def _serve(
     log_file: str | None,
     journal: Journal,
     hangup_ends: bool,
-    on_ready: Callable[[], None],
+    parent: Parent | None,
     notify: Notifier,
 ) -> None:
     limits, breaker, tally = RateLimits(), Breaker(settings.origin), Tally(boottime)
@@ -157,7 +160,7 @@ async def _serve(
     # A little less than an operation's own: so that it ends with what went wrong, not with its time.
     service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
     try:
-        await reaching.reach(service, settings, notify)
+        await reaching.reach(service, settings, notify, parent)
         async with trio.open_nursery() as root:
             tree = Tree(
                 service,
@@ -175,7 +178,8 @@ async def _serve(
 
             def on_begun() -> None:
                 begun.set()
-                on_ready()
+                if parent is not None:
+                    parent.ready()
                 notify.ready(_status(settings, point))
 
             parts = Parts(
@@ -261,7 +265,7 @@ async def _mounted(
     """Mount, serve until the end, unmount. `begun` is set when the kernel has begun to talk to us."""
     _register(point)
     # Signals first: one that comes between the mount and its receiver would end the process and leave the mount.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+    with trio.open_signal_receiver(*_ENDING, *_MEAN_NOTHING, signal.SIGHUP) as received:
         _mount(settings, point, operations)
         mount: table.Mount | None = None
         try:
@@ -328,6 +332,8 @@ async def _signals(
     hangup_ends: bool,
 ) -> None:
     async for number in received:
+        if number in _MEAN_NOTHING:
+            continue
         if number == signal.SIGHUP and not hangup_ends:
             nursery.start_soon(refresh)
             continue

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -154,9 +155,19 @@ def check_gone(mounted: Mount) -> None:
     assert os.listdir(mounted.point) == []
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount", "fusermount3"])
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPOLL"])
+def test_a_signal_that_means_nothing_ends_no_mount(name: str, mounted: Mount) -> None:
+    """5.5: nothing but unmounting ends a mount, and what asks it to end: no other signal does."""
+    if name == "SIGUSR1":
+        mounted.log.announce("", optional=True)  # it says where it stands
+    os.kill(mounted.pid, getattr(signal, name))
+    mounted.walk("runs", sample.RUN)
+    assert mounted.sh('ls "$M"').ok().text.split() == ["names", "projects", "runs"]
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "SIGQUIT", "umount", "fusermount3"])
 def test_every_way_to_end_a_mount(way: str, mounted: Mount) -> None:
-    """5.6: SIGTERM, SIGINT, `artifactfs umount` and `fusermount3 -u` end an idle mount, and leave nothing."""
+    """5.6: SIGTERM, SIGINT, SIGQUIT, `artifactfs umount` and `fusermount3 -u` end an idle mount, and leave nothing."""
     mounted.walk("runs", sample.RUN)
     end_by(way, mounted)
     check_gone(mounted)
@@ -301,8 +312,9 @@ def test_a_mount_that_waits_for_the_service(own_lab: Lab, shell: Shell) -> None:
         wait_until(lambda: mounted.log.has("answered 503"), "a later try")
         assert process.poll() is None
         own_lab.faults()
-        assert process.communicate(timeout=30) == (b"", b"")
-        assert process.returncode == 0
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err.count(b"\n")) == (0, b"", 1), err
+        assert re.search(rb"^artifactfs: .* refuses connections.*; waiting until it answers, Ctrl-C gives up\n", err)
     assert mounted.tree(sample.RUN) == own_lab.truth(sample.RUN)
 
 

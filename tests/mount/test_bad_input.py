@@ -306,3 +306,15 @@ def test_umount_of_somebody_elses_mount(shell: Shell) -> None:
     """5.6: a mount that is not ours is left alone."""
     refused(shell, ExitCode.NOT_MOUNTED, "/proc", "umount", "/proc")
     assert mount_type("/proc") == "proc"
+
+
+def test_a_log_below_the_mount_point(shell: Shell, lab: Lab, point: str) -> None:
+    """5.1, 5.8: a mount would hide its own log from itself, and wait for it: it is refused, whoever chose the place."""
+    for more, env in (
+        (("--log-file", f"{point}/own.log"), {}),
+        (("--log-file", f"{point}/not/there/own.log"), {}),
+        ((), {"XDG_STATE_HOME": f"{point}/state"}),
+    ):
+        refused(
+            shell, ExitCode.MOUNT_REFUSED, "below the mount point", "mount", "--api-url", lab.url, *more, point, env=env
+        )
