@@ -6,6 +6,7 @@ rshared), a consumer is one that has it as a slave (HostToContainer, rslave); th
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from artifactfs.emulator import sample
-from tests.harness import END_S, Done, Lab, Shell, needs_root, run, start_process, wait_until
+from tests.harness import CHECKOUT, END_S, Done, Lab, Shell, needs_root, run, start_process, wait_until
 from tests.processes import LIMIT_S
 
 pytestmark = needs_root
@@ -79,12 +80,21 @@ def consumer(node: Node) -> Iterator[tuple[str, ...]]:
         yield ("nsenter", "-m", "-t", str(pid), "--", "setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--")
 
 
+def started_by(manifest: str) -> str:
+    """Return the script that a manifest's container begins with: the mount point is $M, the mount the arguments."""
+    with open(os.path.join(CHECKOUT, "docs/kubernetes", manifest), encoding="utf-8") as file:
+        script = next(line for line in file if "exec artifactfs mount" in line)
+    words = re.fullmatch(r'\s*args: \["(.*)exec artifactfs mount .* /model-lab/mnt"\]\n', script)
+    assert words is not None, script
+    return words[1].replace("/model-lab/mnt", '"$M"') + 'exec "$@"'
+
+
 @contextlib.contextmanager
 def sidecar(node: Node, shell: Shell, prefix: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A container that mounts, as docs/kubernetes/sidecar.yaml has it, up to where its probe succeeds."""
     assert shell.lab is not None
     mount = [*shell.program, "mount", "-f", "--allow-other", "--api-url", shell.lab.url, node.point]
-    script = ("sh", "-c", 'mkdir -p "$M" && exec "$@"', "sh")
+    script = ("sh", "-c", started_by("sidecar.yaml"), "sh")
     env = shell.env | {"M": node.point}
     with start_process((*node.container("unchanged"), *prefix, *script, *mount), env=env) as process:
         yield process
@@ -126,6 +136,8 @@ def test_a_sidecar(who: str, node: Node, user_shell: Shell, lab: Lab) -> None:
             os.kill(served[0], signal.SIGKILL)
             process.wait(LIMIT_S)
         assert "not connected" in look(reader, node.point, file).err
+        # Not at once, as a container that crashes again and again is not started at once.
+        wait_until(lambda: node.sees('mkdir -p "$M"').code != 0, "the kernel to forget what it knew of the mount point")
         with sidecar(node, user_shell, prefix) as process:
             wait_until(lambda: node.sees(READY).code == 0, "the mount that heals it")
             assert digest in look(reader, node.point, file).ok().text
