@@ -17,13 +17,14 @@ from artifactfs.modellab.content import Artifact
 class FileVersion(msgspec.Struct, frozen=True):
     """What is opened: where it is, its size in bytes (None: unknown), and what it is known by over remounts.
 
-    `variant` tells versions of one size apart; 0 for the first that was seen.
+    `variant` tells versions of one size apart; 0 for the first that was seen. `settled`: it is what was listed.
     """
 
     artifact: Artifact
     size: int | None
     run_stamp: bytes | None
     variant: int = 0
+    settled: bool = True
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -56,6 +57,8 @@ class Files:
     async def open(self, version: FileVersion) -> OpenFile:
         """Open a version; finds its size where the listing does not give it (semantics 2.2).
 
+        One that may have changed since is looked at: what is superseded when it is opened is looked up again, by the
+        kernel and unseen (2.4); what is superseded when it is read fails the reader. It is what most read first.
         The size stays None where no answer tells the length. Raises Superseded, ServiceError.
         """
         key = _SourceKey(version.artifact, version.size, version.run_stamp, version.variant)
@@ -67,6 +70,8 @@ class Files:
         source.users += 1
         try:
             await source.learn_size(GLANCE_BYTES)
+            if not version.settled:
+                await source.look(GLANCE_BYTES)
         except BaseException:
             self._give_back(key, source)
             raise

@@ -120,6 +120,12 @@ class Source:
         if self.size is None:
             await self.read(0, glance, fetch_to=glance)
 
+    async def look(self, glance: int) -> None:
+        """See that the server has this version, with one answer, unless its start is at hand or kept."""
+        end = min(glance, self.size or 0)
+        if end and self.at_hand(0, end) is None:
+            await self.read(0, end, fetch_to=glance)
+
     def room_ahead(self) -> int:
         """Return how far ahead of a reader to fetch at most."""
         return self._shop.room_ahead()

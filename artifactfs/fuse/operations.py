@@ -283,11 +283,14 @@ class Operations(pyfuse3.Operations):
         began = trio.current_time()
         try:
             location = await self._tree.locate(file)
-            version = FileVersion(location.artifact, file.entry.size_bytes, location.stamp, location.variant)
+            size = file.entry.size_bytes
+            version = FileVersion(location.artifact, size, location.stamp, location.variant, location.settled)
             return await self._files.open(version)
-        except errors.Superseded:
+        except errors.Superseded as error:
             # The kernel looks the name up again, and must get another inode: it holds pages of this one.
-            inode.superseded = True
+            if not inode.superseded:
+                inode.superseded = True
+                self._tree.contradicted(file, error.size_bytes)
             raise
         except _MAY_BE_GONE as error:
             raise await self._why(inode, file, error, began, gone=errno.ENOENT) from error

@@ -54,12 +54,14 @@ class Location(msgspec.Struct, frozen=True):
     """Where a file's content is, and by what it is known over remounts (semantics 4.3).
 
     `stamp`: a digest of its run's times if the run is settled, or else of its own time; None where neither is known.
-    `variant`: tells versions of one size apart; 0 for the first that was seen.
+    `variant`: tells versions of one size apart; 0 for the first that was seen. `settled`: whether its run is over, so
+    that the file is what was listed.
     """
 
     artifact: Artifact
     stamp: bytes | None
     variant: int = 0
+    settled: bool = True
 
 
 class Tree:
@@ -199,7 +201,8 @@ class Tree:
         entry = file.entry
         # The first version of a size has the number that stands for the size alone.
         first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
-        return Location(artifact, self._stamp(run, entry), 0 if entry.number == first else entry.number)
+        variant = 0 if entry.number == first else entry.number
+        return Location(artifact, self._stamp(run, entry), variant, listings.settled(run, self._wall_clock_ns()))
 
     def check(self, file: File) -> None:
         """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""

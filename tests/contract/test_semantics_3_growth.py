@@ -36,3 +36,36 @@ def test_tail_follows_by_name_alone(lab: Lab, mounting: Mounting, tmp_path: Path
             wait_until(partial(_ends_with, by_name, grown), "the grown version")
         assert by_descriptor.read_bytes() == first
         assert stays.poll() is None
+
+
+def test_a_log_that_grew_since_it_was_listed(lab: Lab, mounting: Mounting) -> None:
+    """3.5, 2.4: who opens a file that is another by now gets what is there now, not an error: the kernel looks it up
+    again. That takes a request for the listing, and one more for the content."""
+    run_id = lab.new_run({"small/log.txt": 100, "large/log.txt": 100}, status="running")
+    mounted = mounting("--prefetch", "off")
+    # A look at each version; and of the large one what a look does not bring.
+    for where, added, contents in (("small", 50, 2), ("large", 300_000, 3)):
+        path = f"{where}/log.txt"
+        assert len(mounted.walk("runs", run_id, where)) == 1
+        lab.files(run_id, append={path: added})
+        truth = lab.sha256(run_id, path)
+        lab.reset()
+        assert mounted.sh('sha256sum <"$M/runs/$1/$2"', run_id, path).ok().text.split()[0] == truth
+        assert lab.requests() == {"listing": 1, "content": contents}
+
+
+def test_tail_follows_a_log_that_is_being_written(lab: Lab, mounting: Mounting, tmp_path: Path) -> None:
+    """3.5: `tail -F` follows a log that grows while it looks, at any moment between its listing and its content."""
+    run_id = lab.new_run({"log.txt": 100}, status="running")
+    mounted = mounting("--listing-ttl", "0", "--negative-ttl", "0")
+    mounted.log.announce("changed while it was read", optional=True)
+    path, told = mounted.path("runs", run_id, "log.txt"), tmp_path / "told"
+    with start_process(["sh", "-c", _TAIL, "sh", "-F", path, str(told)]) as tail:
+        # A line is written after each of its looks: between the listing and the content.
+        for step in range(8):
+            lab.reset()
+            wait_until(lambda: lab.requests().get("listing", 0) > 0, "its next look")
+            lab.files(run_id, append={"log.txt": 10 + step})
+        whole = mounted.sh('cat "$1"', path).ok().out
+        wait_until(partial(_ends_with, told, whole), "the whole log")
+        assert tail.poll() is None

@@ -139,7 +139,8 @@ def test_waiting_has_an_end(shell: Shell, own_lab: Lab) -> None:
     assert done.code == ExitCode.UNREACHABLE
     assert "refuses" in done.err
     assert "gave up after 2 s of waiting" in done.err
-    assert done.err.count("\n") == 1
+    # Before it, what it waits for.
+    assert 1 <= done.err.count("\n") <= 2
 
 
 def test_a_terminals_interrupt_ends_what_waits(shell: Shell, own_lab: Lab) -> None:

@@ -228,7 +228,8 @@ DRIPS: dict[str, bytes] = {
 
 def test_drips(tmp_path: Path) -> None:
     """5.1, 6.4: a byte every now and then is no progress: ETIMEDOUT at the deadline; what is cached does not wait."""
-    with attacked(str(tmp_path), "--deadline", f"{DEADLINE_S:g}s") as attack, attack.survives():
+    deadline_s = 2 * DEADLINE_S  # several at once, beside other tests
+    with attacked(str(tmp_path), "--deadline", f"{deadline_s:g}s") as attack, attack.survives():
         server, mounted = attack.server, attack.mounted
         cached = server.plant()
         mounted.sh('ls "$M/runs/$1"', cached).ok()
@@ -244,6 +245,6 @@ def test_drips(tmp_path: Path) -> None:
         )
         for each in done.values():
             check_failed(each, errno.ETIMEDOUT)
-            assert each.seconds < 2 * DEADLINE_S
+            assert each.seconds < 2 * deadline_s
         # Whether the server is alive is tried with whatever is asked next.
         wait_until(lambda: mounted.error_of("runs", server.plant()) == 0, "the next answer")
