@@ -22,22 +22,16 @@ REPORT_S = 5.0
 # For what may need a few looks at the service on the way to a path: more than the longest wait of an ordinary mount.
 ORDER_S = 40.0
 _END_S = 1.0
+# What is about the whole mount, whichever path in it was given.
+_REPORTS = frozenset({"status.json", "metrics", "errors"})
 
-# Prints one JSON object: the answer and whose it is, or the errno and what could not be read.
+# Prints one JSON object: the answer and whose it is; or the errno, what could not be read, and the mount that it is in.
 _CHILD = r"""
 import json, os, sys
 order, path, parent_too = sys.argv[1], sys.argv[2], sys.argv[3] == "yes"
 def say(**told):
     print(json.dumps(told)); sys.exit()
-try:
-    try:
-        fd = os.open(path, os.O_PATH)
-    except FileNotFoundError:
-        if not parent_too:
-            raise
-        path = os.path.dirname(os.path.abspath(path))
-        fd = os.open(path, os.O_PATH)
-    found = os.fstat(fd)
+def points_of(found):
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     points = []
     with open("/proc/self/mountinfo", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as table:
@@ -47,6 +41,28 @@ try:
             if fields[2] == device and fields[3] == "/" and tail.startswith("fuse.artifactfs "):
                 parts = fields[4].split("\\")
                 points.append(parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:]))
+    return points
+def around(path):
+    # From the top, so that what fails is asked for once more and not once for each name below it.
+    found = None
+    try:
+        above = os.path.dirname(os.path.abspath(path))
+        for end in (*(at for at, each in enumerate(above) if at and each == "/"), len(above)):
+            found = os.stat(above[:end])
+    except OSError:
+        pass
+    points = points_of(found) if found is not None else []
+    return points[0] if points else None
+try:
+    try:
+        fd = os.open(path, os.O_PATH)
+    except FileNotFoundError:
+        if not parent_too:
+            raise
+        path = os.path.dirname(os.path.abspath(path))
+        fd = os.open(path, os.O_PATH)
+    found = os.fstat(fd)
+    points = points_of(found)
     if not points:
         say(outside=True)
     for point in points:
@@ -65,7 +81,7 @@ try:
             answer += piece
     say(point=point, answer=answer.decode("utf-8", "replace"))
 except OSError as error:
-    say(errno=error.errno, path=path)
+    say(errno=error.errno, path=path, inside=around(path))
 """
 
 
@@ -97,7 +113,11 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
     """
     if not path or "\0" in path:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
-    if within_s > REPORT_S and (point := _point_of(path)) is not None:
+    point = _point_of(path)
+    if order in _REPORTS and point is not None:
+        # What is at hand must not wait for the service, as a path in the mount may.
+        path = point
+    if within_s > REPORT_S and point is not None:
         # One that is stopped is found out soon; the order itself may take a while.
         ask("status.json", point, within_s=REPORT_S)
     process = subprocess.Popen(
@@ -146,6 +166,9 @@ def _answer(path: str, said: bytes) -> Answer:
     number = number if isinstance(number, int) else errno.EIO
     if number in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV) and _type_at(path) in (table.FUSE_TYPE, None):
         raise NoAnswer(f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again", dead=True)
+    inside = told.get("inside")
+    if isinstance(inside, str) and "/.artifactfs/" not in where:
+        raise _unreadable(number, path, inside)
     if "/.artifactfs/" in where or (number == errno.EACCES and _type_at(path) == table.FUSE_TYPE):
         raise _refused(number, where)
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
@@ -166,6 +189,15 @@ def _type_at(path: str) -> str | None:
     """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
     inner = table.innermost(path)
     return inner.fstype if inner is not None and inner.point != "/" else None
+
+
+def _unreadable(number: int, path: str, point: str) -> UserError:
+    """Return what to say of a path in a live mount that the service, by way of the mount, does not give."""
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        said = f"there is no {path} in the mount at {point}: is its number or name right?"
+        return UserError(ExitCode.INCOMPLETE, f"{said} `artifactfs refresh` its directory, if it is new")
+    said = f"{path}: {os.strerror(number)}"
+    return UserError(ExitCode.INCOMPLETE, f"{said}: `artifactfs status {point}` says why; try again")
 
 
 def _refused(number: int, where: str) -> UserError:

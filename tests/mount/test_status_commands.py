@@ -164,6 +164,34 @@ def test_a_mount_that_was_killed(lab: Lab, shell: Shell, mounted: Mount) -> None
     shell.cli("umount", mounted.point).ok()
 
 
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ({"status": 500}, "Input/output error"),
+        ({"status": 400}, "Invalid argument"),
+        ({"status": 404}, "there is no"),
+        ({"stall": True}, "Connection timed out"),
+    ],
+)
+def test_what_the_service_does_not_give(
+    then: dict[str, object], said: str, lab: Lab, shell: Shell, mounting: Mounting
+) -> None:
+    """A path in a live mount is told to be that, with a way out; the mount itself, by that path, says how it is."""
+    mounted = mounting("--deadline", "1")
+    mounted.log.announce(r"run \d+: |lookup: |does not answer", optional=True)
+    lab.fault("run", then)
+    for command in (("info",), ("info", "--json"), ("refresh",)):
+        path = mounted.path("runs", lab.new_run())
+        done = shell.cli(*command, path)
+        if command == ("refresh",) and said == "there is no":
+            assert (done.code, done.err) == (0, "")  # the directory above is refreshed
+            continue
+        assert (done.code, done.text) == (ExitCode.INCOMPLETE, "")
+        line = line_of(done.err)
+        assert f"{path}: {said}: `artifactfs status {mounted.point}`" in line or f"{said} {path} in the mount" in line
+    assert mounted.point in shell.cli("status", path).text
+
+
 # --- watching ---------------------------------------------------------------------------------------------
 
 

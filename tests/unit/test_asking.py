@@ -61,6 +61,9 @@ def told(**said: Any) -> bytes:
         ("/mnt", told(errno=errno.EIO, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "see its log"),
         ("/mnt", told(errno=errno.ELOOP, path="/mnt/x"), ExitCode.NOT_MOUNTED, "symbolic links"),
         ("/mnt", b"", ExitCode.NO_ANSWER, "try again"),
+        ("/mnt/x", told(errno=errno.ENOENT, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "no /mnt/x in the mo"),
+        ("/mnt/x", told(errno=errno.EIO, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "artifactfs status /mnt"),
+        ("/mnt/x", told(errno=errno.EACCES, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "Permission denied: "),
         ("/root/x", told(errno=errno.EACCES, path="/root/x"), ExitCode.NOT_MOUNTED, "/root/x: Permission denied"),
     ],
 )
