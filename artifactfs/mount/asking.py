@@ -9,6 +9,7 @@ path is called in the order (tree/reports.py).
 import errno
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping
 
@@ -200,10 +201,24 @@ def _unreadable(number: int, path: str, point: str) -> UserError:
     return UserError(ExitCode.INCOMPLETE, f"{said}: `artifactfs status {point}` says why; try again")
 
 
+def _owners(path: str) -> str:
+    """Return what to say to somebody whose mount that is not."""
+    mount = table.innermost(path)
+    if mount is None or mount.user is None:
+        return f"{path} says that only to the user who mounted it: `sudo -u USER artifactfs …`"
+    way = "sudo" if mount.user_id == 0 else f"sudo -u {shlex.quote(mount.user)}"
+    if mount.allow_other:
+        root_too = "" if mount.user_id == 0 else ", and to root"
+    else:
+        # The kernel's own rule: who mounted gets in, and nobody else.
+        root_too = ", and not to root either" if os.geteuid() == 0 else ""
+    return f"{mount.point} says that only to {mount.user}, who mounted it{root_too}: `{way} artifactfs …`"
+
+
 def _refused(number: int, where: str) -> UserError:
     point = where.partition("/.artifactfs/")[0]
     if number == errno.EACCES:  # the kernel's, for the whole mount or for what is private in it
-        return UserError(ExitCode.NO_ANSWER, f"{point} says that only to the user who mounted it, and to root")
+        return UserError(ExitCode.NO_ANSWER, _owners(point))
     if number in (errno.ENOENT, errno.ENOTDIR):
         return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs that does not know this: mount again")
     return NoAnswer(f"{point} did not answer: {os.strerror(number)}; see its log")

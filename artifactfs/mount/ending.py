@@ -1,5 +1,7 @@
 """Ending somebody's mount from outside: what `artifactfs umount` does (semantics 5.6)."""
 
+import os
+
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import register, table
 
@@ -25,6 +27,10 @@ def end(path: str) -> None:
         # fusermount3 has reasons of its own, a missing /etc/mtab for one; the process can unmount itself.
         pid = register.wait_for_end(point, 0.0)
         if pid is None or not register.terminate(pid) or register.wait_for_end(point, _WAIT_S) is not None:
+            if mounted.user is not None and os.geteuid() not in (0, mounted.user_id):
+                # fusermount3 only says that it has no such mount of this user's.
+                who = "root" if mounted.user_id == 0 else f"{mounted.user} and root"
+                reason = f"{mounted.user} has mounted it, and only {who} can end it"
             raise UserError(ExitCode.UMOUNT_FAILED, f"cannot unmount {point}: {reason}")
     if (pid := register.wait_for_end(point, _WAIT_S)) is not None:
         register.kill(pid)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pwd
 import re
 import select
 import subprocess
@@ -24,7 +25,8 @@ _PROBE_S = 2.0
 class Mount(msgspec.Struct, frozen=True):
     """A row of the mount table. `device` is "major:minor", the same for every place it is mounted at.
 
-    `user_id`: who made a FUSE mount, in the namespace of who looks; None where it does not say.
+    `user_id`: who made a FUSE mount, in the namespace of who looks; None where it does not say. `allow_other`: whether
+    the kernel lets others into it, root among them.
     """
 
     device: str
@@ -32,6 +34,17 @@ class Mount(msgspec.Struct, frozen=True):
     fstype: str
     source: str
     user_id: int | None = None
+    allow_other: bool = False
+
+    @property
+    def user(self) -> str | None:
+        """The name of who made it, in a form that `sudo -u` takes; None where it is not said."""
+        if self.user_id is None:
+            return None
+        try:
+            return pwd.getpwuid(self.user_id).pw_name
+        except KeyError:
+            return f"#{self.user_id}"
 
 
 def mounts() -> list[Mount]:
@@ -44,7 +57,8 @@ def mounts() -> list[Mount]:
             fields, kinds = head.split(" "), tail.split(" ")
             user = re.search(r"(?:^|,)user_id=(\d+)", kinds[2]) if len(kinds) > 2 else None
             user_id = int(user[1]) if user else None
-            found.append(Mount(fields[2], _unescape(fields[4]), kinds[0], _unescape(kinds[1]), user_id))
+            open_to_all = len(kinds) > 2 and "allow_other" in kinds[2].split(",")
+            found.append(Mount(fields[2], _unescape(fields[4]), kinds[0], _unescape(kinds[1]), user_id, open_to_all))
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
+from tests.fixtures import AS_USER
 from tests.harness import END_S, Lab, Shell, holding, mount_type, needs_root, run, wait_until
 
 
@@ -26,6 +27,19 @@ def test_nobody_else_gets_in(user_shell: Shell) -> None:
         done = run(*other, "ls", mounted.point)
         assert done.code != 0
         assert "Permission denied" in done.err
+
+
+@needs_root
+def test_nobody_else_ends_it(user_shell: Shell) -> None:
+    """5.6: another user who would end it is told whose it is, and the mount stays."""
+    mounted = user_shell.mount()
+    user_shell.prefix = ("setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", "--")
+    done = user_shell.cli("umount", mounted.point)
+    user_shell.prefix = AS_USER
+    assert done.code == ExitCode.UMOUNT_FAILED
+    said = "nobody has mounted it, and only nobody and root can end it"
+    assert done.err == f"artifactfs: cannot unmount {mounted.point}: {said}\n"
+    mounted.sh('ls "$M"').ok()
 
 
 @pytest.mark.parametrize("way", ["umount", "fusermount3", "SIGTERM", "SIGINT"])

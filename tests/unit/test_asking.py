@@ -18,6 +18,8 @@ TABLE = r"""22 1 8:1 / / rw,relatime - ext4 /dev/root rw
 42 22 0:52 / /ssh rw - fuse.sshfs me@there: rw,user_id=1000,group_id=1000
 43 22 0:51 / /mnt ro - fuse.artifactfs artifactfs ro,user_id=0,group_id=0
 44 22 0:53 / /odd ro - fuse.artifactfs artifactfs
+45 22 0:54 / /closed ro - fuse.artifactfs artifactfs ro,user_id=123456,group_id=0
+46 22 0:55 / /open ro - fuse.artifactfs artifactfs ro,user_id=123456,group_id=0,allow_other
 """
 
 
@@ -31,7 +33,7 @@ def test_whose_mounts_there_are(mounts: None) -> None:
     assert [mount.point for mount in asking.mounts_of(1000)] == ["/home/a b"]
     assert [mount.point for mount in asking.mounts_of(0)] == ["/mnt"]
     assert asking.mounts_of(7) == []
-    assert [mount.user_id for mount in table.mounts()] == [None, 1000, 0, 1000, 0, None]
+    assert [mount.user_id for mount in table.mounts()] == [None, 1000, 0, 1000, 0, None, 123456, 123456]
 
 
 def test_whose_mounts_a_key_press_offers(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +57,14 @@ def told(**said: Any) -> bytes:
         ("/mnt/x", told(errno=errno.ENOENT, path="/mnt/x"), ExitCode.NOT_MOUNTED, "there is no /mnt/x"),
         ("/mnt", told(errno=errno.ENOTCONN, path="/mnt"), ExitCode.NO_ANSWER, "artifactfs umount"),
         ("/ssh/x", told(errno=errno.ENOTCONN, path="/ssh/x"), ExitCode.NOT_MOUNTED, "/ssh/x"),
-        ("/mnt", told(errno=errno.EACCES, path="/mnt"), ExitCode.NO_ANSWER, "only to the user who mounted"),
+        ("/mnt", told(errno=errno.EACCES, path="/mnt"), ExitCode.NO_ANSWER, "only to root, who mounted it"),
         ("/mnt", told(errno=errno.EACCES, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "/mnt says that only"),
+        (
+            "/odd",
+            told(errno=errno.EACCES, path="/odd"),
+            ExitCode.NO_ANSWER,
+            "the user who mounted it: `sudo -u USER",
+        ),
         ("/mnt", told(errno=errno.ENOENT, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "mount again"),
         ("/mnt", told(errno=errno.EIO, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "see its log"),
         ("/mnt", told(errno=errno.ELOOP, path="/mnt/x"), ExitCode.NOT_MOUNTED, "symbolic links"),
@@ -74,6 +82,24 @@ def test_what_is_no_answer(path: str, said: bytes, code: ExitCode, part: str, mo
     assert caught.value.code is code
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("point", "euid", "said"),
+    [
+        ("/closed", 0, "only to #123456, who mounted it, and not to root either: `sudo -u '#123456' artifactfs …`"),
+        ("/closed", 7, "only to #123456, who mounted it: `sudo -u '#123456' artifactfs …`"),
+        ("/open", 7, "only to #123456, who mounted it, and to root: `sudo -u '#123456' artifactfs …`"),
+        ("/mnt", 7, "only to root, who mounted it: `sudo artifactfs …`"),
+    ],
+)
+def test_whose_mount_it_is(point: str, euid: int, said: str, mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not let in hears who is, and how to be that: root gets in with allow_other alone."""
+    monkeypatch.setattr("os.geteuid", lambda: euid)
+    with pytest.raises(UserError) as caught:
+        asking._answer(point, told(errno=errno.EACCES, path=f"{point}/.artifactfs/metrics"))
+    assert caught.value.code is ExitCode.NO_ANSWER
+    assert str(caught.value) == f"{point} says that {said}"
 
 
 def test_an_answer() -> None:
