@@ -2,10 +2,13 @@
 
 The tree remembers thousands of runs and needs none of it, so it is decoded here, for `artifactfs info` and xattrs, and
 kept by nobody for long. Text is the server's, exact: who shows it on a terminal makes it printable. Anything may be
-absent, null or odd (models.py): then it is None, or left out.
+absent, null or odd (models.py): then it is None, or left out. Odd forms whose meaning is plain are read as what they
+mean: a tag that is `key:value` in one text, an object in place of a list of pairs, a number that comes as text.
 """
 
+import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,9 +18,13 @@ from artifactfs.modellab import models
 
 T = TypeVar("T")
 
+# As JSON writes numbers, and a little more; short enough for what they are. `float` would take `1_0` and `nan`.
+_NUMERIC = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+
 
 class Pair(msgspec.Struct, frozen=True):
-    """A parameter or a tag."""
+    """A parameter or a tag. A value that is neither text, number nor truth is its JSON."""
 
     key: str
     value: str
@@ -86,9 +93,9 @@ def decode_run(body: bytes) -> tuple[models.Run, RunDetails]:
         duration_s=_number(told.get("duration")),
         owner_id=_text(told.get("owner_id")),
         external_url=_text(told.get("external_url")),
-        params=_rows(told.get("params"), _pair),
-        tags=_rows(told.get("tags"), _pair),
-        metrics=_rows(told.get("metric_summaries"), _metric),
+        params=_rows(_pairs(told.get("params")), _pair),
+        tags=_rows(_tags(told.get("tags")), _pair),
+        metrics=_rows(_metrics(told.get("metric_summaries")), _metric),
     )
 
 
@@ -104,7 +111,7 @@ def decode_project(body: bytes) -> tuple[models.Project, ProjectDetails]:
         updated_at=_text(told.get("updated_at")),
         owner_id=_text(told.get("owner_id")),
         external_url=_text(told.get("external_url")),
-        tags=_rows(told.get("tags"), _pair),
+        tags=_rows(_tags(told.get("tags")), _pair),
     )
 
 
@@ -115,6 +122,8 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
+    if isinstance(value, str) and _NUMERIC.fullmatch(value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -125,6 +134,10 @@ def _number(value: object) -> float | None:
 
 
 def _whole(value: object) -> int | None:
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -133,9 +146,48 @@ def _rows(value: object, decode: Callable[[dict[str, Any]], T | None]) -> tuple[
     return tuple(found for row in rows if isinstance(row, dict) and (found := decode(row)) is not None)
 
 
+def _pairs(value: object) -> object:
+    """Return parameters or tags as rows: an object is as good as a list of its members."""
+    if isinstance(value, dict):
+        return [{"key": key, "value": each} for key, each in value.items()]
+    return value
+
+
+def _tags(value: object) -> object:
+    """Return tags as rows: elsewhere Datadog writes a tag as the text `key:value`, or as a mere key."""
+    if not isinstance(value, list):
+        return _pairs(value)
+
+    def row(tag: object) -> object:
+        if not isinstance(tag, str) or not tag:
+            return tag
+        key, _, rest = tag.partition(":")
+        return {"key": key, "value": rest}
+
+    return [row(tag) for tag in value]
+
+
+def _metrics(value: object) -> object:
+    """Return metrics as rows: an object has them by their keys."""
+    if isinstance(value, dict):
+        return [{**each, "key": key} for key, each in value.items() if isinstance(each, dict)]
+    return value
+
+
 def _pair(row: dict[str, Any]) -> Pair | None:
     key = row.get("key")
-    return Pair(key, _text(row.get("value")) or "") if isinstance(key, str) else None
+    return Pair(key, _written(row["value"]) if "value" in row else "") if isinstance(key, str) else None
+
+
+def _written(value: object) -> str:
+    """Return a value as text; what is no text, number or truth is its JSON, so that none of it is lost."""
+    plain = _text(value)
+    if plain is not None:
+        return plain
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        return ""  # nested about as deep as can be decoded: nobody's parameter
 
 
 def _metric(row: dict[str, Any]) -> Metric | None:

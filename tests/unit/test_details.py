@@ -36,7 +36,7 @@ if RECORDED.exists():
         assert (told.tags, told.description) == ((), "")
 
 
-@pytest.mark.parametrize("odd", [None, "x", 5, {}, {"key": "a"}, [None, 7, "x", [], {"value": "x"}, {"key": 5}]])
+@pytest.mark.parametrize("odd", [None, "x", 5, {}, [None, 7, "", [], {"value": "x"}, {"key": 5}]])
 def test_what_is_odd_is_left_out(odd: object) -> None:
     """Lists that are null or something else, and rows that are none, are as good as nothing."""
     _, told = details.decode_run(run_body(params=odd, tags=odd, metric_summaries=odd))
@@ -48,9 +48,28 @@ def test_values_of_other_types() -> None:
     rows = [{"key": "a", "value": 5}, {"key": "b", "value": True}, {"key": "c", "value": None}, {"key": "d"}]
     metric = {"key": "m", "latest": True, "min": "3", "max": 10**400, "mean": 1, "count": 2.5, "last_step": 3}
     _, told = details.decode_run(run_body(params=rows, metric_summaries=[metric], name=5, duration="x", owner_id=[1]))
-    assert [pair.value for pair in told.params] == ["5", "true", "", ""]
-    assert told.metrics == (Metric("m", mean=1.0, last_step=3),)
+    assert [pair.value for pair in told.params] == ["5", "true", "null", ""]
+    assert told.metrics == (Metric("m", min=3.0, mean=1.0, last_step=3),)
     assert (told.name, told.duration_s, told.owner_id) == ("5", None, None)
+
+
+def test_odd_forms_whose_meaning_is_plain() -> None:
+    """A tag as one text, an object in place of a list, a value that is no text, a number that is one: all is told."""
+    _, told = details.decode_run(run_body(tags=["a:b:c", "d", {"key": "e", "value": "f"}, {"key": "g"}]))
+    assert told.tags == (Pair("a", "b:c"), Pair("d", ""), Pair("e", "f"), Pair("g", ""))
+    _, told = details.decode_run(run_body(tags={"a": "b"}, params={"lr": 0.1, "key": "k"}))
+    assert (told.tags, told.params) == ((Pair("a", "b"),), (Pair("lr", "0.1"), Pair("key", "k")))
+    rows = [{"key": "a", "value": {"x": 1}}, {"key": "b", "value": [1, "ü\ud800"]}, {"key": "c", "value": None}]
+    _, told = details.decode_run(run_body(params=rows))
+    assert [pair.value for pair in told.params] == ['{"x":1}', '[1,"ü\ud800"]', "null"]
+    metric = {"latest": "0.5", "min": "-1e-3", "max": "7.", "mean": "1_0", "count": "4", "first_step": 0.0}
+    _, told = details.decode_run(run_body(duration="12.5", metric_summaries={"loss": metric, "no": 1}))
+    assert told.duration_s == 12.5
+    assert told.metrics == (Metric("loss", 0.5, -0.001, 7.0, None, 4, 0),)
+    _, told = details.decode_run(run_body(duration="9" * 500, metric_summaries={"m": {"min": "nan", "count": 1e300}}))
+    assert (told.duration_s, told.metrics) == (None, (Metric("m"),))
+    body = b'{"data":{"id":7,"type":"projects","attributes":{"name":"p","tags":["team:x"]}}}'
+    assert details.decode_project(body)[1].tags == (Pair("team", "x"),)
 
 
 def test_text_stays_exact() -> None:
