@@ -9,6 +9,7 @@ from typing import TypeVar
 import click
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import one_line
 
 T = TypeVar("T")
 
@@ -62,16 +63,12 @@ def refresh(paths: tuple[str, ...]) -> None:
             continue
         if not told.get("kernel_names_dropped", True):
             click.echo(f"artifactfs: warning: {path}: the kernel may repeat old names for a while", err=True)
-    # The others are not left out for one that is none.
-    for refused in failed[:-1]:
-        click.echo(f"artifactfs: {refused}", err=True)
-    if failed:
-        raise failed[-1]
+    _tell_all(failed)
 
 
 @click.command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, exact; an array where several PATHs are given.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON; an array where several PATHs are given.")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
     """Say what is known of a run, project, directory or file in a mount.
 
@@ -81,17 +78,37 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     from artifactfs.mount import asking
     from artifactfs.mount.info import Info
 
-    answers = [asking.ask("info", path, within_s=asking.ORDER_S) for path in paths]
-    if as_json:
-        whole = [json.loads(answer.text) for answer in answers]
-        click.echo(json.dumps(whole[0] if len(whole) == 1 else whole, indent=2))
-    found = [_decoded(answer.text, Info, answer.point) for answer in answers]
-    if not as_json:
-        click.echo("\n\n".join("\n".join(showing.lines(showing.info_rows(each))) for each in found))
-    for each in found:
-        if each.error:
-            todo = f"; {each.what_to_do}" if each.what_to_do else ""
-            raise UserError(ExitCode.INCOMPLETE, f"{each.path}: the service did not tell all: {each.error}{todo}")
+    whole: list[object] = []
+    shown: list[str] = []
+    failed: list[UserError] = []
+    for path in paths:
+        try:
+            answer = asking.ask("info", path, within_s=asking.ORDER_S)
+            if as_json:
+                whole.append(json.loads(answer.text))
+            found = _decoded(answer.text, Info, answer.point)
+        except UserError as error:
+            failed.append(error)
+            continue
+        shown.append("\n".join(showing.lines(showing.info_rows(found))))
+        if found.error:
+            todo = f"; {found.what_to_do}" if found.what_to_do else ""
+            failed.append(
+                UserError(ExitCode.INCOMPLETE, f"{found.path}: the service did not tell all: {found.error}{todo}")
+            )
+    if as_json and (whole or len(paths) > 1):
+        click.echo(json.dumps(whole if len(paths) > 1 else whole[0], indent=2))
+    elif shown and not as_json:
+        click.echo("\n\n".join(shown))
+    _tell_all(failed)
+
+
+def _tell_all(failed: list[UserError]) -> None:
+    """Say of each path what is wrong with it: the others are not left out for one. Raises the last."""
+    for error in failed[:-1]:
+        click.echo(f"artifactfs: {one_line(str(error))}", err=True)
+    if failed:
+        raise failed[-1]
 
 
 def _one(path: str, as_json: bool) -> None:

@@ -295,6 +295,24 @@ def test_info_of_each_kind(lab: Lab, shell: Shell, mounted: Mount) -> None:
     assert [each["kind"] for each in both] == ["runs", "file"]
 
 
+def test_info_of_several(lab: Lab, shell: Shell, mounted: Mount) -> None:
+    """One path that is none does not keep the others from being told; each that is none has its line."""
+    good = [mounted.path("runs"), mounted.path("runs", sample.RUN)]
+    missing = mounted.path("runs", 1)
+    done = shell.cli("info", missing, good[0], "/tmp", good[1])
+    assert done.code == ExitCode.NOT_MOUNTED
+    assert [line.split()[:2] for line in done.text.splitlines() if line.startswith("path")] == [
+        ["path", "runs"], ["path", f"runs/{sample.RUN}"],
+    ]  # fmt: skip
+    first, second = done.err.splitlines()
+    assert f"there is no {missing}" in first
+    assert "/tmp is in no mount" in second
+    done = shell.cli("info", "--json", good[0], missing)
+    assert done.code == ExitCode.INCOMPLETE
+    assert [each["path"] for each in json.loads(done.text)] == ["runs"]
+    line_of(done.err)
+
+
 def test_info_is_readable(lab: Lab, shell: Shell, mounted: Mount) -> None:
     """As text: name, status, project, times, parameters, tags, metrics, and the service's own link."""
     text = shell.cli("info", mounted.path("runs", sample.RUN)).ok().text
