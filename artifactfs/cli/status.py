@@ -4,7 +4,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -113,10 +113,15 @@ def _tell_all(failed: list[UserError]) -> None:
 
 def _one(path: str, as_json: bool) -> None:
     from artifactfs.cli import showing
-    from artifactfs.mount import asking
+    from artifactfs.mount import asking, reports
     from artifactfs.mount.status import OK, Status
 
-    answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
+    try:
+        answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
+    except UserError as error:
+        if as_json and error.code == ExitCode.NO_ANSWER:
+            click.echo(reports.json_text(_no_status(asking.point_of(path) or path, error)))
+        raise
     if as_json:
         click.echo(answer.text.rstrip())
     found = _decoded(answer.text, Status, answer.point)
@@ -167,11 +172,10 @@ def _look(point: str) -> _Look:
         answer = asking.ask("status.json", point, within_s=asking.REPORT_S)
         found = _decoded(answer.text, Status, answer.point)
     except UserError as error:
-        dead = isinstance(error, asking.NoAnswer) and error.dead
-        state, line = ("dead", "dead: its process is gone") if dead else ("no_answer", f"no answer: {error}")
+        told = _no_status(point, error)
+        line = "dead: its process is gone" if told["health"]["state"] == "dead" else f"no answer: {error}"
         # One that has just ended is nobody's trouble.
         gone = error.code == ExitCode.NOT_MOUNTED
-        told = {"mountpoint": point, "health": {"state": state, "message": str(error)}}
         return _Look(point, told, line, None if gone else error)
     wrong = None
     if found.health.state != OK:
@@ -179,6 +183,14 @@ def _look(point: str) -> _Look:
         wrong = UserError(ExitCode.UNHEALTHY, said)
     line = f"{showing.health_line(found)}; {found.site or found.origin}"
     return _Look(point, json.loads(answer.text), line, wrong)
+
+
+def _no_status(point: str, error: UserError) -> dict[str, Any]:
+    """Return what stands in the place of status.json for a mount that does not answer."""
+    from artifactfs.mount import asking
+
+    dead = isinstance(error, asking.NoAnswer) and error.dead
+    return {"mountpoint": point, "health": {"state": "dead" if dead else "no_answer", "message": str(error)}}
 
 
 def _watch(path: str, interval_s: float, as_json: bool) -> None:

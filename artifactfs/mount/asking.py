@@ -114,7 +114,7 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
     """
     if not path or "\0" in path:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
-    point = _point_of(path)
+    point = point_of(path)
     if order in _REPORTS and point is not None:
         # What is at hand must not wait for the service, as a path in the mount may.
         path = point
@@ -177,7 +177,7 @@ def _answer(path: str, said: bytes) -> Answer:
     raise UserError(ExitCode.NOT_MOUNTED, f"{path}: {os.strerror(number)}")
 
 
-def _point_of(path: str) -> str | None:
+def point_of(path: str) -> str | None:
     """Return the mount point of the mount of ours that a path is in by its text; None where that tells nothing."""
     try:
         inner = table.innermost(path)

@@ -141,7 +141,8 @@ def test_a_mount_that_is_stopped(lab: Lab, shell: Shell, mounted: Mount) -> None
         inside = run(
             "sh", "-c", f"cd / && exec {ARTIFACTFS} status --json {mounted.point}", env=shell.env, limit_s=15.0
         )
-        assert (inside.code, inside.text) == (ExitCode.NO_ANSWER, "")
+        assert inside.code == ExitCode.NO_ANSWER
+        assert json.loads(inside.text)["health"]["state"] == "no_answer"
     assert shell.cli("status", mounted.point).code == 0
     wait_until(lambda: len(shell.processes()) == 1, "the end of who asked")
 
@@ -161,6 +162,9 @@ def test_a_mount_that_was_killed(lab: Lab, shell: Shell, mounted: Mount) -> None
     assert re.fullmatch(rf"{mounted.point} +dead: its process is gone", line)
     told = {each["mountpoint"]: each for each in json.loads(shell.cli("status", "--json").text)}
     assert told[mounted.point]["health"]["state"] == "dead"
+    for path in (mounted.point, mounted.path("runs", "1")):
+        one = shell.cli("status", "--json", path)
+        assert (one.code, json.loads(one.text)) == (ExitCode.NO_ANSWER, told[mounted.point])
     shell.cli("umount", mounted.point).ok()
 
 
