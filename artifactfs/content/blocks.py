@@ -81,7 +81,8 @@ def refuse_foreign(directory: str) -> os.stat_result:
 class BlockStore:
     """The blocks of one cache directory. Safe for threads, and for several processes at once.
 
-    `max_bytes` is the limit for all blocks, `min_free_bytes` what stays free on the disk. `session` names this mount.
+    `max_bytes` is the limit for all that is in it, `min_free_bytes` what stays free on the disk. `session` names this
+    mount.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class BlockStore:
         self.directory = directory
         self._root = os.path.join(directory, _FORMAT)
         self._total_path = os.path.join(self._root, "usage")
+        # What was set, and is shown.
+        self.limit_bytes = max_bytes
         # Directories and the file aside count for whoever looks with `du`: leave them a little.
         self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
         # Blocks that `save` takes at once, if it is given more than one. A group is what is evicted as a piece.

@@ -131,7 +131,7 @@ class Keeper:
         return CacheState(
             store.directory,
             store.total_bytes,
-            store.max_bytes,
+            store.limit_bytes,
             store.free_bytes,
             store.evicted_files,
             store.evicted_bytes,

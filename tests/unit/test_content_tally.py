@@ -126,6 +126,8 @@ async def test_a_look_waits_for_nobody(tmp_path: Path, autojump_clock: MockClock
         state = keeper.state()
         assert state is not None
         assert (state.directory, state.size_bytes, state.free_bytes) == (str(tmp_path), None, None)
+        # What was set, and not what of it the blocks may take.
+        assert state.limit_bytes == 1 << 20
         keeper.look_soon()
         keeper.look_soon()
         while keeper._looking:
