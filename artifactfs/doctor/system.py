@@ -71,6 +71,8 @@ def device(machine: Machine, look: Callable[[], None] = checks.device) -> Findin
     except UserError as error:
         if container(machine):
             return fault("fuse device", f"{fact(error)}, in this container", _CONTAINER)
+        if "is not the FUSE device" in str(error):
+            return fault("fuse device", fact(error), f"sudo sh -c '{checks.REMADE}'")
         if "may not be opened" in str(error):
             return fault("fuse device", fact(error), f"sudo chmod 666 {checks.FUSE_DEVICE}")
         # Not there, or there without the kernel's module behind it.

@@ -16,7 +16,10 @@ from artifactfs.settings import Settings
 log = logging.getLogger(__name__)
 
 FUSE_DEVICE = "/dev/fuse"
+# What is of that name and no such character device is none (devices.txt of the kernel's admin guide).
+_FUSE_NUMBERS = os.makedev(10, 229)
 FUSE_CONF = "/etc/fuse.conf"
+REMADE = f"rm -r {FUSE_DEVICE}; mknod -m 666 {FUSE_DEVICE} c 10 229"
 _NO_PLACE = frozenset({"/", "/dev", "/etc", "/proc", "/run", "/sys", "/usr"})
 
 
@@ -139,8 +142,16 @@ def fuse(settings: Settings) -> None:
 
 
 def device() -> None:
-    """Open and close the FUSE device. Raises UserError."""
+    """See that the FUSE device is one, open and close it. Raises UserError."""
     try:
+        found = os.stat(FUSE_DEVICE)
+        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _FUSE_NUMBERS:
+            # `docker -v /dev/fuse:/dev/fuse` makes a directory, or brings in a file; mounting says "Invalid argument".
+            raise UserError(
+                ExitCode.NO_FUSE_DEVICE,
+                f"{FUSE_DEVICE} is not the FUSE device: run `{REMADE}` as root; "
+                f"in a container, start it with --device {FUSE_DEVICE}, and without a volume of that name",
+            )
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         raise UserError(

@@ -6,10 +6,11 @@ from artifactfs.doctor import system
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import ExitCode
 from tests.doctoring import ask
-from tests.harness import Shell, needs_root
+from tests.harness import Lab, Shell, needs_root
 
 # In a container a missing device is mended otherwise.
 CONTAINED = system.container(Machine())
+NOT_IT = ["is not the FUSE device", "--device /dev/fuse" if CONTAINED else "mknod -m 666 /dev/fuse c 10 229"]
 DEV = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"
 
 
@@ -26,6 +27,9 @@ def test_an_ordinary_user(user_shell: Shell) -> None:
     ("make", "check", "said"),
     [
         (DEV, "fuse device", ["missing", "--device /dev/fuse" if CONTAINED else "modprobe fuse"]),
+        (f"{DEV} && touch /dev/fuse && chmod 666 /dev/fuse", "fuse device", NOT_IT),
+        (f"{DEV} && mkdir /dev/fuse", "fuse device", NOT_IT),
+        (f"{DEV} && mknod -m 666 /dev/fuse c 1 3", "fuse device", NOT_IT),
         (f"{DEV} && mknod -m 600 /dev/fuse c 10 229", "fuse device",
          ["may not be opened", "--device /dev/fuse" if CONTAINED else "chmod 666 /dev/fuse"]),
         ("mount --bind /dev/null /etc/fuse.conf", "allow_other", ["user_allow_other", "/etc/fuse.conf"]),
@@ -37,6 +41,18 @@ def test_a_machine_that_lacks_something(make: str, check: str, said: list[str], 
     user_shell.prefix = ("unshare", "-m", "--", "sh", "-c", f'{make} && exec "$@"', "sh", *user_shell.prefix)
     told = ask(user_shell, "--allow-other", "--offline", code=ExitCode.UNHEALTHY)
     told.says(check, "fault", *said)
+
+
+@needs_root
+def test_a_mount_where_the_device_is_none(user_shell: Shell, lab: Lab) -> None:
+    """5.8: a mount fails with what the doctor says of a /dev/fuse that is a file: `docker -v` makes such."""
+    point = user_shell.directory_for_mount()
+    make = f"{DEV} && touch /dev/fuse && chmod 666 /dev/fuse"
+    user_shell.prefix = ("unshare", "-m", "--", "sh", "-c", f'{make} && exec "$@"', "sh", *user_shell.prefix)
+    done = user_shell.cli("mount", "--api-url", lab.url, point)
+    assert done.code == ExitCode.NO_FUSE_DEVICE
+    assert "is not the FUSE device" in done.err
+    assert done.err.count("\n") == 1
 
 
 @needs_root

@@ -116,6 +116,7 @@ def test_the_bounds_are_those_of_the_package() -> None:
 
 
 MISSING = "/dev/fuse is missing: run `modprobe fuse` as root; in a container, start it with --device /dev/fuse"
+IMPOSTOR = "/dev/fuse is not the FUSE device: run `rm -r /dev/fuse` as root; in a container, start it with x"
 FORBIDDEN = "/dev/fuse may not be opened by you: run `chmod 666 /dev/fuse` as root; in a container, start it with x"
 
 
@@ -123,6 +124,8 @@ FORBIDDEN = "/dev/fuse may not be opened by you: run `chmod 666 /dev/fuse` as ro
     ("error", "files", "said"),
     [
         (MISSING, {}, ["/dev/fuse is missing", "sudo modprobe fuse"]),
+        (IMPOSTOR, {}, ["/dev/fuse is not the FUSE device", "sudo sh -c 'rm -r /dev/fuse; mknod -m 666"]),
+        (IMPOSTOR, {".dockerenv": ""}, ["is not the FUSE device, in this container", "--device /dev/fuse"]),
         (FORBIDDEN, {}, ["may not be opened", "sudo chmod 666 /dev/fuse"]),
         ("/dev/fuse does not open: No such device", {}, ["No such device", "sudo modprobe fuse"]),
         (MISSING, {".dockerenv": ""}, ["in this container", "--device /dev/fuse"]),
