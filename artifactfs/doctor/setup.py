@@ -7,6 +7,7 @@ understood nobody knows where the keys may go, so the service is not asked then 
 import dataclasses
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from artifactfs.settings import Settings
 # For all files that settings name, one of which may be a pipe into which nobody writes. Commands that print keys have
 # limits of their own: somebody may have to type a passphrase.
 _READING_S = 10.0
+# A sentence may have the command in it that mends what it says.
+_COMMAND = re.compile(r"run `([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,34 @@ def _place(origin: settings.Origin) -> str:
 def _broken(given: Given, error: UserError) -> Setup:
     loaded = _loaded(given) if error.code is ExitCode.KEYS_MISSING else None
     if loaded is None:
-        return Setup(_without(given), [fault("settings", str(error), _mend(error))], may_ask=False)
+        mend = _mend(error, _config_file(given))
+        return Setup(_without(given), [fault("settings", str(error), mend)], may_ask=False)
     # Where the keys may go is known; a part of them is as good as none.
     keyless = dataclasses.replace(loaded, api_key=None, app_key=None, access_token=None)
     keys = fault("keys", str(error), "export DD_API_KEY=… DD_APP_KEY=…")
     return Setup(keyless, [*_understood(loaded), keys], may_ask=True)
 
 
-def _mend(error: UserError) -> str:
-    return "artifactfs mount --help" if error.code is ExitCode.USAGE else "artifactfs config show"
+def _mend(error: UserError, file: str) -> str:
+    """Return the command that mends settings which cannot be read; `file`: the config file that was looked for."""
+    said = str(error)
+    if (command := _COMMAND.search(said)) is not None:
+        return command[1]
+    if error.code is ExitCode.USAGE:
+        variable = re.match(r"([A-Z_]+): ", said)
+        return f"unset {variable[1]}  # or set it to what is meant" if variable else "artifactfs mount --help"
+    quoted = shlex.quote(file)
+    if not os.path.lexists(file):
+        return "artifactfs doctor --config FILE  # one that is there"
+    if not os.path.isfile(file) or not os.access(file, os.R_OK):
+        return f"ls -ld {quoted}  # a file that you can read is needed"
+    return f"${{EDITOR:-vi}} {quoted}"
 
 
 def _understood(loaded: Settings) -> list[Finding]:
     profile = f", with profile {loaded.profile}" if loaded.profile is not None else ""
     # A warning has the command in it.
-    mends = [(sentence, re.search(r"`([^`]+)`", sentence)) for sentence in loaded.warnings]
+    mends = [(sentence, _COMMAND.search(sentence)) for sentence in loaded.warnings]
     return [
         good("settings", f"asks {loaded.api_url}{profile}"),
         *(warning("settings", sentence, found[1] if found else None) for sentence, found in mends),

@@ -82,15 +82,15 @@ def test_a_key_file_that_is_missing(environment: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "said", "mend"),
     [
-        ("listing_ttl = ", "TOML"),
-        ("no_such = 1\n", "no_such"),
-        ('listing_ttl = "soon"\n', "soon"),
-        ('app_key = "s3cr3t-world-readable"\n', "chmod 600"),
+        ("listing_ttl = ", "TOML", "${EDITOR:-vi} "),
+        ("no_such = 1\n", "no_such", "${EDITOR:-vi} "),
+        ('listing_ttl = "soon"\n', "soon", "${EDITOR:-vi} "),
+        ('app_key = "s3cr3t-world-readable"\n', "chmod 600", "chmod 600 "),
     ],
 )
-def test_a_broken_config_file(text: str, said: str, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_config_file(text: str, said: str, mend: str, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is told, and nobody is asked: a site that was in it would not be the one that gets the keys (6.1)."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
@@ -101,6 +101,7 @@ def test_a_broken_config_file(text: str, said: str, environment: pytest.MonkeyPa
     assert not its.may_ask
     assert found(its, "settings").mark is Mark.FAULT
     assert said in found(its, "settings").text
+    assert found(its, "settings").mend == f"{mend}{file}"
     assert its.settings.cache_dir == "/my/cache"
     assert its.settings.api_key is None or its.settings.site == settings.DEFAULT_SITE
     # It is looked at itself, and not what stands in for it.
@@ -121,6 +122,14 @@ def test_a_bad_flag_and_a_bad_variable(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("ARTIFACTFS_CACHE_SIZE", "elephants")
     its = read()
     assert "ARTIFACTFS_CACHE_SIZE" in found(its, "settings").text
+    assert f"{found(its, 'settings').mend}".startswith("unset ARTIFACTFS_CACHE_SIZE ")
+
+
+def test_a_config_file_that_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What would mend it is another file, or a look at what is there in its place."""
+    missing = found(read(str(tmp_path / "none.toml")), "settings")
+    assert (missing.mark, missing.mend) == (Mark.FAULT, "artifactfs doctor --config FILE  # one that is there")
+    assert f"ls -ld {tmp_path} " in f"{found(read(str(tmp_path)), 'settings').mend}"
 
 
 def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
