@@ -77,29 +77,30 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
         return good("cache", "turned off: what is read again is fetched again")
     if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
         return warning("cache", f"{path} is below the mount point, where nothing can be written", _elsewhere())
-    if os.path.lexists(path):
+    there = os.path.lexists(path)
+    lies_at = path if there else existing_above(path)
+    private = ""
+    if there:
         try:
             found = blocks.refuse_foreign(path)
         except UserError as error:
             return fault("cache", fact(error), "artifactfs mount --cache-dir ~/.cache/artifactfs-2 …")
         except OSError as error:
-            return warning("cache", f"{path}: {error.strerror}; everything is fetched anew", _own(path))
-        if not os.access(path, os.W_OK | os.X_OK):
-            mend = f"chmod u+rwx {shlex.quote(path)}"
-            return warning("cache", f"{path} cannot be written, so nothing is kept", mend)
+            return warning("cache", f"{path}: {error.strerror}; everything is fetched anew", _elsewhere())
         private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
-        lies_at = path
-    else:
-        private = ""
-        lies_at = existing_above(path)
-        if not os.access(lies_at, os.W_OK | os.X_OK):
-            return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", _own(path))
-    kind = kind_of(machine.mounts, os.path.realpath(lies_at))
     state = os.statvfs(lies_at)
-    free = state.f_bavail * state.f_frsize
-    room = f"{format_size(free)} free"
     if state.f_flag & os.ST_RDONLY:
         return warning("cache", f"{path} lies on a read-only disk, so nothing is kept", _elsewhere())
+    if not os.access(lies_at, os.W_OK | os.X_OK):
+        if there:
+            mend = f"chmod u+rwx {shlex.quote(path)}"
+            return warning("cache", f"{path} cannot be written, so nothing is kept", mend)
+        # Where nobody else can even enter, a directory that root makes is out of reach as well.
+        mend = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
+        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", mend)
+    kind = kind_of(machine.mounts, os.path.realpath(lies_at))
+    free = state.f_bavail * state.f_frsize
+    room = f"{format_size(free)} free"
     if free <= settings.cache_min_free:
         least = format_size(settings.cache_min_free)
         return warning("cache", f"{path} has {room}, of which {least} are to stay free: nothing is kept", _elsewhere())

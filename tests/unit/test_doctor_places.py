@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,10 +138,28 @@ def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel says of access counts; root is told yes, so it is told no for him."""
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda _, asked: asked == os.X_OK)
     check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be made", "install -d")
+    # A directory in one that he cannot enter would not help him.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be made", "--cache-dir")
     (tmp_path / "cache").mkdir()
     check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be written", "chmod u+rwx")
+
+
+def test_a_cache_on_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There or not, no mode of it would help."""
+    statvfs = os.statvfs
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    def read_only(path: str) -> SimpleNamespace:
+        found = statvfs(path)
+        return SimpleNamespace(f_flag=found.f_flag | os.ST_RDONLY, f_bavail=found.f_bavail, f_frsize=found.f_frsize)
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    for _ in range(2):
+        check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "read-only disk", "--cache-dir")
+        (tmp_path / "cache").mkdir(exist_ok=True)
 
 
 def test_a_cache_that_mounts_refuse_is_one_that_the_doctor_refuses(tmp_path: Path) -> None:
