@@ -15,7 +15,7 @@ from artifactfs.modellab.content import Body
 from artifactfs.modellab.forms import Base, Child, size_of
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.origins import is_loopback
-from artifactfs.quantities import format_size
+from artifactfs.quantities import format_duration, format_size
 from artifactfs.settings import Settings, without_password
 
 # A clock that is more wrong than this lets TLS fail soon, and runs count as finished for ten minutes when they are not.
@@ -25,6 +25,8 @@ _NEAR = 0.2
 # A walker waits so long for the project's listing (README), so one that takes longer comes too late for the first walk.
 _INDEX_IN_TIME_S = 1.0
 # For what may be one run's trouble, or the service's.
+# The step without which there is nothing more to ask.
+FIRST = "service"
 ANOTHER_RUN = "artifactfs doctor --run ID  # is it so for another run?"
 _SITES = "datadoghq.com, us3.datadoghq.com, us5.datadoghq.com, datadoghq.eu, ap1.datadoghq.com, ap2.datadoghq.com, …"
 
@@ -68,6 +70,13 @@ def answered(settings: Settings, took_s: float, statuses: Sequence[int]) -> Find
     if failed:
         return warning("service", f"{text}, after it had failed with {', '.join(failed)}")
     return good("service", text)
+
+
+def silent(step: str, deadline_s: float) -> Finding:
+    """Say that a call did not come to an end. Without the first one nothing is known of the service."""
+    said = f"no answer within {format_duration(deadline_s)}, so what follows was not asked"
+    mend = f"artifactfs doctor --deadline {format_duration(max(60.0, 4 * deadline_s))}  # is it slow, or silent?"
+    return fault(step, said, mend) if step == FIRST else warning(step, said, mend)
 
 
 def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
@@ -248,7 +257,8 @@ def unreadable(error: ServiceError) -> Finding:
             "export DD_APP_KEY=…  # with Model Lab's scopes",
         )
     if isinstance(error, errors.PassingError):
-        return warning("contents", f"a file could not be read just now: {error}")
+        mend = "artifactfs doctor  # in a while: is it so again?"
+        return warning("contents", f"a file could not be read just now: {error}", mend)
     return fault("contents", f"a file cannot be read: {error}", ANOTHER_RUN)
 
 

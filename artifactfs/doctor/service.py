@@ -63,14 +63,14 @@ async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) 
     )
     try:
         visit = Visit(settings, transport, heads, tell)
-        with trio.move_on_after(2 * settings.deadline):
+        rest = trio.CancelScope()
+        with trio.move_on_after(2 * settings.deadline) as whole:
             if await visit.reach():
-                with trio.move_on_after(settings.deadline) as rest:
+                rest.deadline = trio.current_time() + settings.deadline
+                with rest:
                     await visit.look(run_id, index=index)
-                if rest.cancelled_caught:
-                    tell(
-                        warning(visit.step, f"no answer within {settings.deadline:g} s, so what follows was not asked")
-                    )
+        if whole.cancelled_caught or rest.cancelled_caught:
+            tell(grants.silent(visit.step, settings.deadline))
         return transport.cost().requests
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -99,7 +99,7 @@ class Visit:
     """The questions in their order. `step` names the one that is being asked."""
 
     def __init__(self, settings: Settings, transport: Transport, heads: Heads, tell: Tell) -> None:
-        self.step = "service"
+        self.step = grants.FIRST
         self._settings = settings
         self._transport = transport
         self._service = ModelLab(transport, deadline_s=settings.deadline * 0.95)

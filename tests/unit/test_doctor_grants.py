@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from artifactfs import errors, settings
-from artifactfs.doctor import grants
+from artifactfs.doctor import grants, service
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.grants import Comparison, Heads
 from artifactfs.modellab.client import DirectoryListing
@@ -194,9 +194,27 @@ def test_validators() -> None:
     check(contents(body(), last_modified="x")["validators"], Mark.GOOD, "Last-Modified")
 
 
+@pytest.mark.parametrize(
+    ("step", "mark"), [("service", Mark.FAULT), ("contents", Mark.WARNING), ("index", Mark.WARNING)]
+)
+def test_silent(step: str, mark: Mark) -> None:
+    """A call that does not end is told, with what finds out more; without the first one no mount works."""
+    check(grants.silent(step, 6.0), mark, "no answer within 6s", "artifactfs doctor --deadline 60s")
+    assert grants.silent(step, 60.0).mend == "artifactfs doctor --deadline 4m  # is it slow, or silent?"
+
+
+def test_a_deadline_that_is_over_at_once() -> None:
+    """The one call has a line also where there was no time for it."""
+    told: list[Finding] = []
+    hasty = loaded({"api_url": "http://127.0.0.1:9", "deadline": "0.000001"})
+    service.ask(hasty, told.append, index=True, run_id=None)
+    check(told[0], Mark.FAULT, "--deadline")
+    assert [each.check for each in told] == ["service"]
+
+
 def test_unreadable() -> None:
     check(grants.unreadable(errors.AccessDenied("h answered 403", 403)), Mark.FAULT, "list, but not read", "DD_APP_KEY")
-    check(grants.unreadable(errors.ServerFailed("h answered 500", 500)), Mark.WARNING, "500")
+    check(grants.unreadable(errors.ServerFailed("h answered 500", 500)), Mark.WARNING, "500", "doctor")
     check(grants.unreadable(errors.UnexpectedAnswer("an HTML page came")), Mark.FAULT, "HTML")
 
 
