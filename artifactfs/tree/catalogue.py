@@ -165,6 +165,9 @@ class Catalogue:
             self.known_runs.asked_anew(lambda run_id: run_id in runs)
             self._known_projects.asked_anew(lambda project_id: project_id == node.project_id)
             self._pages.asked_anew(lambda of: of == node.project_id)
+            if node.by_name:
+                # Its name came from the listing of projects, which would go on showing an old one.
+                self._project_pages.asked_anew(lambda _: True)
         else:
             self._known_projects.asked_anew(lambda _: True)
             self._pages.asked_anew(lambda _: True)

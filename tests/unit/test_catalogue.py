@@ -161,6 +161,20 @@ async def test_a_refresh_reaches_all_of_it(tree: Tree, service: FakeService, aut
     assert b"new~5" in await shown(tree, "names/vision~10")
 
 
+async def test_a_refresh_of_a_project_that_was_renamed(
+    tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """3.3: after a refresh of its old name /names shows the new one, and that can be entered."""
+    assert b"vision~10" in await shown(tree, "names")
+    shelf = await walk(tree, "names/vision~10")
+    service.catalogue[10] = Project(10, "sight")
+    await trio.sleep(1)
+    tree.refresh(shelf)
+    assert await shown(tree, "names") == [b"sight~10", b"a_b~20"]
+    assert await absent(tree, "names/vision~10") > 0
+    assert isinstance(await walk(tree, "names/sight~10"), Shelf)
+
+
 async def test_runs_of_odd_ids_are_left_out(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.2: what cannot be entered is not shown."""
     service.runs[2**63] = run(2**63)

@@ -186,6 +186,7 @@ RUN_1 = {("run", 1), ("listing", 1, ""), ("listing", 1, "d"), ("listing", 1, "d/
         ("runs/1/a", {("run", 1), ("listing", 1, "")}),
         ("runs/1/d/b", {("run", 1), ("listing", 1, "d")}),
         ("projects/10", {("runs", 200, 10), ("project", 10), ("run", 1), ("run", 2)}),
+        ("names/p~10", {("runs", 200, 10), ("project", 10), ("run", 1), ("run", 2), ("projects", 1000)}),
         ("projects", {("runs", 200, 10), ("runs", 200, 11), ("runs", 200), ("projects", 1000)}),
     ],
 )
