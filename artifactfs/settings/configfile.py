@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import platformdirs
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.settings import reading
 from artifactfs.settings.nearest import hint, nearest
 from artifactfs.settings.parsers import path as parse_path
 from artifactfs.settings.places import APP
@@ -23,13 +24,18 @@ _PROFILES = "profiles"
 _COMMANDS = frozenset(name for name in BY_NAME if name.endswith("_command"))
 # What a file may hold besides settings.
 _AT_THE_TOP = ("profile", _PROFILES)
+# A file of a hundred profiles has some 20 KiB. Arbitrary.
+_MAX_BYTES = 1 << 20
+# For one that comes through a pipe (`--config <(...)`). Arbitrary: what makes it may have to fetch it.
+_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True, repr=False)
 class ConfigFile:
     """A config file that was read: raw texts by name. Not shown: it may hold keys.
 
-    `exists`: whether there is one. `default_profile`: the one that the file itself names.
+    `exists`: whether there is one. `default_profile`: the one that the file itself names. `lasting`: whether it can be
+    read again; what came through a pipe cannot.
     """
 
     path: str
@@ -37,6 +43,7 @@ class ConfigFile:
     top: Mapping[str, str]
     profiles: Mapping[str, Mapping[str, str]]
     default_profile: str | None
+    lasting: bool = True
 
     def profile(self, name: str, source: str) -> Mapping[str, str]:
         """Return a profile's values. Raises UserError for one that is not there; `source`: who named it."""
@@ -57,9 +64,10 @@ def default_path() -> str:
     return os.path.join(platformdirs.user_config_dir(APP, appauthor=False), "config.toml")
 
 
-def read(named: str | None) -> ConfigFile:
+def read(named: str | None, *, once: bool = False) -> ConfigFile:
     """Read the config file that was named, which must be there, or this user's own, which need not.
 
+    `once`: nobody will read it again, nor has, so it may come through a pipe.
     Raises UserError (BAD_CONFIG) with one line that names the file and shows nothing of what is in it.
     """
     try:
@@ -67,9 +75,8 @@ def read(named: str | None) -> ConfigFile:
     except ValueError as error:
         raise UserError(ExitCode.BAD_CONFIG, f"the config file: {error}") from None
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            raw = tomllib.load(file)
+        text, status = reading.read(path, most_bytes=_MAX_BYTES, limit_s=_LIMIT_S if once else 0)
+        raw = tomllib.loads(text.decode("utf-8"))
     except FileNotFoundError:
         if named is not None:
             raise UserError(ExitCode.BAD_CONFIG, f"there is no config file {path}") from None
@@ -97,7 +104,7 @@ def read(named: str | None) -> ConfigFile:
             raise _bad(path, f"{name} in profiles is no profile: its settings go below a line [profiles.{name}]")
         profiles[name] = dict(_values(table, where=where, more=()))
     _refuse_touched(path, status, [top, *profiles.values()])
-    return ConfigFile(path, True, top, profiles, profile)
+    return ConfigFile(path, True, top, profiles, profile, lasting=stat.S_ISREG(status.st_mode))
 
 
 def section(path: str, profile: str | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import commands, configfile
+from artifactfs.settings import commands, configfile, reading
 from artifactfs.settings.secret import Secret
 
 # Somebody may have to find a hardware key, or type a passphrase, before there is a mount. Arbitrary.
@@ -55,21 +55,23 @@ class InFile:
     source: str
 
     def read(self) -> Secret:
-        """Read the file. Raises UserError."""
-        return self.open()[0]
+        """Read the file again: programs wait for it, so it is no pipe now. Raises UserError."""
+        return self._open(0)[0]
 
     def open(self) -> tuple[Secret, bool]:
         """Return the key, and whether the file is one that can be read again: a pipe is not. Raises UserError."""
+        return self._open(_FIRST_LIMIT_S)
+
+    def _open(self, limit_s: float) -> tuple[Secret, bool]:
         try:
-            with open(self.path, encoding="utf-8") as file:
-                lasting = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                text = file.read(_MAX_KEY_BYTES)
+            found, status = reading.read(self.path, most_bytes=_MAX_KEY_BYTES, limit_s=limit_s)
+            text = found.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise _unusable(self.source, f"cannot read the key from {self.path}: {reason}") from None
         if not text.strip():
             raise _unusable(self.source, f"{self.path} is empty")
-        return checked(text, self.source), lasting
+        return checked(text, self.source), stat.S_ISREG(status.st_mode)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def gather(
         given[CONFIG.name] = Given(config_file, CONFIG.option, CONFIG.option)
     environment = _from_environment(environ)
     named_files = [level.pop(CONFIG.name) for level in (given, environment) if CONFIG.name in level]
-    config = configfile.read(named_files[0].text if named_files else None)
+    config = configfile.read(named_files[0].text if named_files else None, once=True)
 
     chosen_here = PROFILE.name in given
     profiles = [level.pop(PROFILE.name) for level in (given, environment) if PROFILE.name in level]
@@ -298,7 +298,9 @@ def _origin(way: _Way, sources: Sources, environ: Mapping[str, str]) -> Origin:
     setting = BY_NAME[way.name]
     if way.name in KEYS:
         if given.code is ExitCode.BAD_CONFIG:
-            checked(given.text, given.place)
+            key = checked(given.text, given.place)
+            if not sources.config.lasting:
+                return Fixed(key, given.place)
             profile = sources.profile if given.source != sources.config.path else None
             return InConfigFile(way.name, sources.config.path, profile, given.place)
         return Fixed(checked(given.text, given.place), given.place)

@@ -174,11 +174,15 @@ def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A pipe into which nobody writes: the wait ends, and says why."""
+    """A pipe without a writer is told at once; for one whose writer says nothing the wait ends, and says why."""
     environment.setattr(setup, "_READING_S", 0.3)
     os.mkfifo(tmp_path / "pipe")
     environment.setenv("DD_APP_KEY", "s3cr3t-app")
     its = read(api_key_file=str(tmp_path / "pipe"))
+    assert found(its, "keys").mark is Mark.FAULT
+    assert "it is a pipe, and nobody writes to it" in found(its, "keys").text
+    with open(tmp_path / "pipe", "r+b", buffering=0):
+        its = read(api_key_file=str(tmp_path / "pipe"))
     assert found(its, "keys").mark is Mark.FAULT
     assert "took more than 0.3 s" in found(its, "keys").text
 
