@@ -4,6 +4,8 @@ Owns handlers, forms, the limiter of repeated lines and the levels of the librar
 calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock and file do not survive one.
 """
 
+import errno
+import io
 import logging
 import logging.handlers
 import os
@@ -24,6 +26,7 @@ __all__ = [
     "configure",
     "hear",
     "one_line",
+    "opener",
     "redact",
 ]
 
@@ -62,6 +65,23 @@ def configure(target: LogTarget, *, verbose: bool, secrets: Iterable[str] = ()) 
     binding.addFilter(_is_news)
 
 
+def opener(path: str, flags: int) -> int:
+    """Open a file to log to, for `open`. Raises OSError for a pipe that nobody reads, which would be waited for."""
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "nobody reads it") from None
+        raise
+    os.set_blocking(fd, True)
+    return fd
+
+
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    def _open(self) -> io.TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
+
+
 def hear(handler: logging.Handler) -> None:
     """Let a handler have every record before the log has it: the message alone, with the same secrets blotted out.
 
@@ -86,7 +106,7 @@ def _handler(target: LogTarget, redact: Redaction) -> logging.Handler:
         handler = SyslogHandler()
     elif target.file is not None:
         os.makedirs(os.path.dirname(target.file), mode=0o700, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
+        handler = _RotatingFile(
             target.file, maxBytes=_ROTATE_BYTES, backupCount=_ROTATE_FILES, encoding="utf-8", errors="backslashreplace"
         )
     else:

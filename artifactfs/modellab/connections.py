@@ -15,6 +15,7 @@ import trio
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import received
+from artifactfs.settings import reading
 
 # Idle connections are closed after this; below what load balancers commonly allow (60 s).
 _KEEPALIVE_S = 30.0
@@ -33,6 +34,9 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
+        if ca_file is not None:
+            # OpenSSL would wait for a pipe, for ever, and read a device without end.
+            reading.refuse_special(ca_file)
         context.load_verify_locations(cafile=ca_file or certifi.where())
     except (OSError, ssl.SSLError) as error:
         reason = (

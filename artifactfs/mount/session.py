@@ -102,7 +102,7 @@ def run(
             f"cannot write the log to {target.place}: {error.strerror}; choose another with --log-file or --log-to",
         ) from None
     # A wedged loop can be asked where it stands: kill -USR1.
-    trace = open(target.file, "a", encoding="utf-8") if target.file is not None else None  # noqa: SIM115
+    trace = open(target.file, "a", encoding="utf-8", opener=logs.opener) if target.file else None  # noqa: SIM115
     with trace or nullcontext():
         faulthandler.register(signal.SIGUSR1, file=trace or 2)
         try:

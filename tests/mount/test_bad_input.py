@@ -233,6 +233,23 @@ def test_an_unwritable_log(shell: Shell, lab: Lab, point: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "code", "said"),
+    [
+        ("--config", ExitCode.BAD_CONFIG, "nobody writes to it"),
+        ("--api-key-file", ExitCode.KEYS_MISSING, "nobody writes to it"),
+        ("--ca-file", ExitCode.BAD_CONFIG, "it is not a regular file"),
+        ("--log-file", ExitCode.NOT_WRITABLE, "nobody reads it"),
+    ],
+)
+def test_a_pipe_without_another_end(option: str, code: ExitCode, said: str, shell: Shell, lab: Lab, point: str) -> None:
+    """5.8: a pipe in the place of a file is said to be one, and not waited for."""
+    pipe = shell.path("pipe")
+    os.mkfifo(pipe)
+    line = refused(shell, code, said, "mount", option, pipe, "--api-url", lab.url, point)
+    assert pipe in line
+
+
 @contextlib.contextmanager
 def web_server(body: bytes, content_type: str) -> Iterator[str]:
     """Run a plain web server on loopback that answers anything with `body`. Yields its URL."""

@@ -323,11 +323,11 @@ def test_who_has_seen_enough(shell: Shell, lab: Lab) -> None:
     assert (done.text, done.err) == ("141\n", "")
 
 
-def test_a_ca_file_that_hangs(shell: Shell, lab: Lab) -> None:
+def test_a_ca_file_that_is_a_pipe(shell: Shell, lab: Lab) -> None:
     """A pipe into which nobody writes: it is told, and the service is not asked."""
     os.mkfifo(shell.path("ca"))
     told = ask(shell, "--ca-file", shell.path("ca"), code=ExitCode.UNHEALTHY)
-    told.says("certificates", "fault", "does not answer")
+    told.says("certificates", "fault", "it is not a regular file")
     told.says("service", "skipped", "certificates")
 
 

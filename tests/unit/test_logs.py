@@ -3,6 +3,7 @@
 import io
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,24 @@ def root() -> Iterator[logging.Logger]:
     root = logging.getLogger()
     yield root
     for handler in root.handlers[:]:
-        if type(handler).__module__.startswith("logging"):  # pytest's own come and go by themselves
+        if type(handler).__module__.startswith(("logging", "artifactfs")):  # pytest's own come and go by themselves
             root.removeHandler(handler)
             handler.close()
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+
+
+def test_a_log_that_is_a_pipe(root: logging.Logger, tmp_path: Path) -> None:
+    """It is not waited for a reader; where there is one, it is a log like any."""
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="nobody reads it"):
+        configure(LogTarget("file", path), verbose=False)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    configure(LogTarget("file", path), verbose=False)
+    logging.getLogger("artifactfs").warning("read by somebody")
+    assert b"read by somebody" in os.read(reader, 1000)
+    os.close(reader)
 
 
 def test_a_secret_in_the_arguments_is_blotted_out() -> None:
