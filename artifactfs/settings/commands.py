@@ -64,8 +64,16 @@ def answer(
     if process.returncode == 0:
         return out
     code = process.returncode
-    how = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+    how = f"it was ended by {_signal(-code)}" if code < 0 else f"it ended with exit code {code}"
     raise CommandFailed(f"{how}{_said(err, terminal)}")
+
+
+def _signal(number: int) -> str:
+    """Return a signal's name. Of the real-time signals only the first and the last have one."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _collect(

@@ -49,6 +49,7 @@ def test_failures() -> None:
     """Exit code or signal, and what it said of it on its standard error: printable, in one line, cut."""
     assert failure("echo s3cr3t; exit 3") == "it ended with exit code 3"
     assert failure("kill -TERM $$") == "it was ended by SIGTERM"
+    assert failure("kill -40 $$") == "it was ended by signal 40"
     said = failure("printf 'a\\nb \\033[1mc\\377' >&2; exit 1", terminal=True)
     assert said == "it ended with exit code 1: a b [1mc\N{REPLACEMENT CHARACTER}"
     assert len(failure("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1", terminal=True)) < 250
