@@ -96,13 +96,13 @@ def _run(arguments: Sequence[str]) -> None:
         click.echo(_USAGE)
         return
     request = parse(arguments)
-    config_file = next((o.partition("=")[2] for o in reversed(request.options) if o.startswith("config=")), None)
-    known = settings.find_profiles(config_file) if request.names().isdisjoint(_SAYS_WHERE) else ()
+    options = ",".join(request.options)
+    known = settings.find_profiles(None, options=options) if request.names().isdisjoint(_SAYS_WHERE) else ()
     meant = meaning(request, known)
     source = {} if "fsname" in request.names() else {"fsname": request.spec}
     loaded = settings.load(
         {**meant, **source},
-        options=",".join(request.options),
+        options=options,
         before_commands=lambda: checks.mountpoint(request.point, heal=not request.fake),
     )
     if loaded.wait_max is None and "wait" not in request.names():

@@ -120,9 +120,9 @@ def find_config_file(named: str | None, *, options: str = "", environ: Mapping[s
     return os.path.abspath(os.path.expanduser(named)) if named else configfile.default_path()
 
 
-def find_profiles(named: str | None, *, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+def find_profiles(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return the names of the profiles in the config file that counts. Raises UserError as `gather` does."""
-    given = _from_environment(environ).get(CONFIG.name)
+    given = _parse_options(options)[0].get(CONFIG.name) or _from_environment(environ).get(CONFIG.name)
     config = configfile.read(named or (given.text if given is not None else None))
     return tuple(sorted(config.profiles))
 

@@ -186,6 +186,19 @@ def test_a_profile(machine: Machine, lab: Lab, point: str) -> None:
     assert machine.rows() == [("my-lab", point, FUSE_TYPE)]
 
 
+def test_a_comma_in_the_config_files_name(machine: Machine, lab: Lab, point: str) -> None:
+    r"""`\,` in `config=` is a comma, for the profile that SPEC names as well."""
+    path = machine.config(f'[profiles.staging]\napi_url = "{lab.url}"\n')
+    os.rename(path, os.path.join(os.path.dirname(path), "a,b.toml"))
+    options = "config=" + os.path.join(os.path.dirname(path), r"a\,b.toml")
+    machine.run("mount", "-t", "artifactfs", "-o", options, "staging", point).ok()
+    assert machine.rows() == [("staging", point, FUSE_TYPE)]
+    machine.run("umount", point).ok()
+    machine.fstab(f"staging {point} artifactfs noauto,{options}")
+    machine.run("mount", "-T", machine.shell.path("fstab"), point).ok()
+    machine.check_tree(point)
+
+
 def test_at_boot(machine: Machine, lab: Lab, shell: Shell) -> None:
     """As systemd runs it, with an empty environment: root mounts for alice, and keeps things in root's own home."""
     config = machine.config(f'[profiles.eu]\napi_url = "{lab.url}"\n')
