@@ -107,6 +107,14 @@ def _run(arguments: Sequence[str]) -> None:
     )
     if loaded.wait_max is None and "wait" not in request.names():
         loaded = dataclasses.replace(loaded, wait_max=_WAIT_MAX_S)
+    if loaded.origin_is_default and request.spec not in _LABELS and loaded.profile is None:
+        # Somebody may have meant a profile of a config file that is not where he thinks: the keys go elsewhere then.
+        click.echo(
+            f"mount.artifactfs: warning: {one_line(request.spec)} is taken as a label, since there are no profiles in "
+            f"{one_line(loaded.config_file)}; {loaded.site} is asked: say so with site={loaded.site}, or give another "
+            f"site=, or config=FILE",
+            err=True,
+        )
     if request.verbose:
         what = next((f"the {name.replace('_', ' ')} {text}" for name, text in meant.items()), "a label")
         click.echo(f"mount.artifactfs: {one_line(request.spec)} is {what}; mounting {loaded.origin}")

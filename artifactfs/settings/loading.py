@@ -59,6 +59,8 @@ class Settings:
     kernel_options: frozenset[str] = frozenset()
     # What the user named as the origin: for messages.
     origin: str = ""
+    # Whether that is the default: nobody named a site or an API URL.
+    origin_is_default: bool = False
     # The config file's profile, if one was chosen; and what the user should know of where all this came from.
     profile: str | None = None
     warnings: tuple[str, ...] = ()
@@ -120,6 +122,7 @@ def load(
         config_file=sources.config.path,
         kernel_options=sources.kernel_options,
         origin=urllib.parse.urlsplit(values["api_url"]).netloc,
+        origin_is_default=sources.find("site") is None and sources.find("api_url") is None,
         profile=sources.profile,
         warnings=tuple(warnings),
         keys=keys,

@@ -199,6 +199,26 @@ def test_a_comma_in_the_config_files_name(machine: Machine, lab: Lab, point: str
     machine.check_tree(point)
 
 
+def test_a_label_that_may_be_a_profile(machine: Machine, lab: Lab, point: str, shell: Shell) -> None:
+    """Where nobody says which site to ask, it is said which one is, and that SPEC has no part in it."""
+    fake = ("mount", "-f", "-t", "artifactfs")
+    done = machine.run(*fake, "eu", point).ok()
+    assert done.err.count("\n") == 1
+    assert "warning: eu is taken as a label, since there are no profiles in " in done.err
+    assert "/config.toml; datadoghq.com is asked: say so with site=datadoghq.com" in done.err
+    for spec, options in (
+        ("none", "ro"),
+        ("artifactfs", "ro"),
+        (lab.url, "ro"),
+        ("datadoghq.eu", "ro"),
+        ("eu", "site=datadoghq.com"),
+        ("eu", f"api_url={lab.url}"),
+        ("eu", "config=" + machine.config('site = "datadoghq.eu"\n')),
+    ):
+        assert machine.run(*fake, "-o", options, spec, point).ok().err == "", (spec, options)
+    assert machine.run(*fake, "eu", point, env=shell.env | {"DD_SITE": "datadoghq.eu"}).ok().err == ""
+
+
 def test_at_boot(machine: Machine, lab: Lab, shell: Shell) -> None:
     """As systemd runs it, with an empty environment: root mounts for alice, and keeps things in root's own home."""
     config = machine.config(f'[profiles.eu]\napi_url = "{lab.url}"\n')
