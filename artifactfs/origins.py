@@ -12,7 +12,9 @@ def parse_site(text: str) -> str:
     host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
     label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
     if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
-        raise ValueError(f"{text!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
+        # A URL that was pasted may have a password in it, or a key behind its ?.
+        shown = re.sub(r"\?.*", "?***", re.sub(r"^(.*//)?.*@", r"\1***@", text, flags=re.DOTALL), flags=re.DOTALL)
+        raise ValueError(f"{shown!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
     return host
 
 
@@ -64,6 +66,11 @@ def without_password(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     return urllib.parse.urlunsplit(parts._replace(netloc=f"***@{host}")) if at and user else url
+
+
+def without_passwords(message: str) -> str:
+    """Return a message that repeats what somebody gave, without users' names and passwords in the URLs in it."""
+    return re.sub(r"//.*@", "//***@", message)
 
 
 def is_host(text: str, netloc: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.origins import without_passwords
 from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
 from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, KeySource, Origin, checked
@@ -324,7 +325,8 @@ def parsed(setting: Setting, given: Given) -> object:
     try:
         return setting.parse(given.text)
     except ValueError as error:
-        raise UserError(given.code, f"{given.place}: {error}") from None
+        # A URL may stand where none belongs.
+        raise UserError(given.code, f"{given.place}: {without_passwords(str(error))}") from None
 
 
 def without_keys(environ: Mapping[str, str]) -> dict[str, str]:

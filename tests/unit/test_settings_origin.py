@@ -70,6 +70,28 @@ def test_what_is_no_site(text: str) -> None:
         parse_site(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://u:s3cr3t@datadoghq.eu", "'https://***@datadoghq.eu'"), ("u:s3cr3t@a.b", "'***@a.b'"),
+        ("https://u:s3/cr3t@s3cr3t@a.b", "'https://***@a.b'"), ("a.b?api_key=s3cr3t", "'a.b?***'"),
+        ("https://u:s3cr3t\n@a.b", "'https://***@a.b'"),
+    ],
+)  # fmt: skip
+def test_secrets_in_a_site_are_not_repeated(text: str, shown: str) -> None:
+    """6.1: nor by what `config show` says of it."""
+    error = refusal(KEYS, {"site": text})
+    assert str(error) == f"--site: {shown} is not a Datadog site: give a host like datadoghq.eu, or use --api-url"
+
+
+@pytest.mark.parametrize(
+    "name", ["deadline", "cache_size", "uid", "umask", "wait", "runs_listed", "prefetch", "log_to"]
+)
+def test_a_password_where_no_url_belongs_is_not_repeated(name: str) -> None:
+    """6.1: whatever the setting, a message repeats what it holds without user name and password."""
+    assert "://***@" in str(refusal(KEYS, {name: "https://u:s3cr3t@h"}))
+
+
 # --- the API URL --------------------------------------------------------------------------------------------
 
 
