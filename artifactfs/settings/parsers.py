@@ -73,10 +73,16 @@ def group_id(value: str) -> int:
     return _id(value) if value.strip().isdecimal() else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
 
 
+# All options of a mount go to the kernel in one page of 4096 bytes (mount(2)); arbitrary below that.
+_MAX_SOURCE_BYTES = 255
+
+
 def source_name(value: str) -> str:
     # A comma would be another option to the kernel, a backslash an escape to libfuse.
     if not value or "," in value or "\\" in value or not value.isprintable():
         raise ValueError(f"{value!r} cannot be a mount's source: no commas, backslashes or control characters")
+    if len(os.fsencode(value)) > _MAX_SOURCE_BYTES:
+        raise ValueError(f"a mount's source can have {_MAX_SOURCE_BYTES} bytes at most: {value[:20]!r}… has more")
     return value
 
 

@@ -269,3 +269,12 @@ def test_what_asks_to_be_waited_for() -> None:
 def test_what_no_mount_table_can_hold(name: str) -> None:
     """A comma would be another option to the kernel, a newline another row to who reads the table."""
     assert "cannot be a mount's source" in str(refusal(flags={"fsname": name}))
+
+
+def test_a_source_that_the_kernel_would_not_take() -> None:
+    """It goes to the kernel with all other options, in 4096 bytes: a long one is refused where it is given."""
+    assert load(flags={"fsname": "é" * 127}).fsname == "é" * 127
+    for name in ("x" * 5000, "é" * 128):
+        error = refusal(flags={"fsname": name})
+        assert error.code is ExitCode.USAGE
+        assert str(error) == f"--fsname: a mount's source can have 255 bytes at most: {name[:20]!r}… has more"
