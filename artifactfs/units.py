@@ -73,10 +73,23 @@ def _escaped(text: str, more: dict[str, str] | None = None) -> str:
     return "".join(known.get(c, c) if c.isprintable() else _bytes_of(c) for c in text)
 
 
-def install(unit: Unit) -> None:
-    """Write a unit. Raises UserError where a file of somebody else's is in its place, or it cannot be written."""
+def _unescaped(text: str) -> str:
+    """Return the word that `quoted` made this of."""
+    raw = re.sub(
+        rb"\\x([0-9a-f]{2})|\\(.)|([%$])\3",
+        lambda found: bytes.fromhex(found[1].decode()) if found[1] else found[2] or found[3],
+        os.fsencode(text),
+    )
+    return os.fsdecode(raw)
+
+
+def install(unit: Unit) -> str | None:
+    """Write a unit; returns where the one mounted that it replaces, None unless that is elsewhere.
+
+    Raises UserError where a file of somebody else's is in its place, or it cannot be written.
+    """
     try:
-        _refuse_foreign(unit.path)
+        before = _point_of(_refuse_foreign(unit.path))
         os.makedirs(unit.directory, exist_ok=True)
         beside = f"{unit.path}.new"
         with open(beside, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -84,6 +97,7 @@ def install(unit: Unit) -> None:
         os.replace(beside, unit.path)
     except OSError as error:
         raise _cannot("write", unit.path, error) from None
+    return before if before != _point_of(unit.text) else None
 
 
 def uninstall(directory: str, profile: str | None) -> str:
@@ -106,14 +120,23 @@ def uninstall(directory: str, profile: str | None) -> str:
     return path
 
 
-def _refuse_foreign(path: str) -> None:
+def _refuse_foreign(path: str) -> str:
+    """Return the text of a unit of ours; empty where there is none. Raises UserError for another file."""
     if not os.path.lexists(path):
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        if not file.readline().startswith(_MARK):
+        return ""
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        first = file.readline()
+        if not first.startswith(_MARK):
             raise UserError(
                 ExitCode.NOT_WRITABLE, f"{path} was not written by `artifactfs service install`: move it away first"
             )
+        return first + file.read()
+
+
+def _point_of(text: str) -> str | None:
+    """Return where a unit of ours mounts, None if it does not say so."""
+    found = re.search(r'(?m)^ExecStartPre=-mkdir -p "(.*)"$', text)
+    return _unescaped(found[1]) if found else None
 
 
 def _cannot(what: str, path: str, error: OSError) -> UserError:

@@ -9,6 +9,7 @@ import click
 
 from artifactfs import settings, units
 from artifactfs.cli.options import config_options
+from artifactfs.logs import one_line
 from artifactfs.mount import checks
 from artifactfs.settings import user_unit_dir
 
@@ -34,9 +35,13 @@ def service_install(mountpoint: str, profile: str | None, config_file: str | Non
     if dry_run:
         click.echo(unit.text, nl=False)
         return
-    units.install(unit)
+    replaced = units.install(unit)
     name = _typed(unit.name)
     click.echo(f"wrote {unit.path}")
+    if replaced is not None:
+        click.echo(f"it replaces the unit that mounted at {one_line(replaced)}; for both, give each a --profile")
+        click.echo("end that mount, if it runs:")
+        click.echo(f"    systemctl --user stop {name}")
     click.echo("start it, now and at each log-in:")
     click.echo(f"    systemctl --user daemon-reload && systemctl --user enable --now {name}")
     click.echo("have it from boot on, logged in or not:")

@@ -227,6 +227,16 @@ def test_an_unknown_profile(shell: Shell, lab: Lab) -> None:
     assert not os.path.exists(os.path.join(shell.path("config"), "systemd"))
 
 
+def test_a_unit_in_the_place_of_another(shell: Shell) -> None:
+    """Without profiles there is one unit: it is said where the one before it mounted, and how to have both."""
+    first, second = shell.path("first"), shell.path("second")
+    for place in (first, first):
+        assert "replaces" not in shell.cli("service", "install", place).ok().text
+    done = shell.cli("service", "install", second).ok()
+    assert f"it replaces the unit that mounted at {first}; for both, give each a --profile\n" in done.text
+    assert "    systemctl --user stop artifactfs\n" in done.text
+
+
 def test_a_mount_point_that_can_never_be(shell: Shell) -> None:
     """No unit is written that fails at each log-in: the mount point is looked at now. A directory that is missing is
     made by the unit, and where something is mounted now the unit takes its place."""

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -98,11 +99,25 @@ def test_a_unit_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     units.install(made)
     units.install(made)
     (tmp_path / made.name).write_text("[Unit]\n")
-    for act in (lambda: units.install(made), lambda: units.uninstall(str(tmp_path), None)):
+    acts: list[Callable[[], object]] = [lambda: units.install(made), lambda: units.uninstall(str(tmp_path), None)]
+    for act in acts:
         with pytest.raises(UserError, match="was not written by") as caught:
             act()
         assert caught.value.code is ExitCode.NOT_WRITABLE
     assert (tmp_path / made.name).read_text() == "[Unit]\n"
+
+
+@pytest.mark.parametrize("point", ["/mnt/a", f"/tmp/{AWKWARD}", "/tmp/\udcff\n", r"/a\x41\\"])
+def test_what_a_unit_replaces(point: str, tmp_path: Path) -> None:
+    """Where the unit before it mounted, unless that is the same place, or there was none."""
+
+    def install(point: str, profile: str | None = None) -> str | None:
+        return units.install(units.make(str(tmp_path), ("/bin/true",), point, profile, None))
+
+    assert install(point) is None
+    assert install(point) is None
+    assert install("/mnt/b", "eu") is None
+    assert install("/mnt/b") == point
 
 
 def test_a_unit_that_is_not_there(tmp_path: Path) -> None:
