@@ -115,6 +115,8 @@ def _trouble(parts: Parts, traffic: Traffic, tree: TreeState, now: float) -> Tro
         paused_s=paused.paused_s if paused is not None else 0.0,
         paused_since=paused.paused_since if paused is not None else None,
         old_since=tree.trouble_since,
+        old_served=tree.trouble_old,
+        only_slow=not tree.trouble_errors,
         recovered_at=max(traffic.taken_at, breaker.recovered_at, tree.recovered_at, parts.limits.recovered_at(now)),
     )
 

@@ -11,6 +11,7 @@ SCHEMA = 1
 
 OK = "ok"
 _TRY_AGAIN = "nothing now: it is tried again every few seconds"
+_IF_SLOW = "nothing now: new ones show when they have come; if it goes on, check the network and --proxy"
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -179,6 +180,7 @@ class Trouble(msgspec.Struct, frozen=True):
     """What the parts of a mount know of their troubles: since when each is there (None: it is not), in seconds.
 
     `paused_s`: for how long the rate limit that is away longest holds requests back, since `paused_since`.
+    `old_since`: since a listing could not be had; `old_served`: there were old ones; `only_slow`: none failed.
     `recovered_at`: when the last trouble of all was over.
     """
 
@@ -190,6 +192,8 @@ class Trouble(msgspec.Struct, frozen=True):
     paused_since: float | None
     old_since: float | None
     recovered_at: float
+    old_served: bool = False
+    only_slow: bool = False
 
 
 def health_of(trouble: Trouble, origin: str) -> tuple[str, float, str, str]:
@@ -212,6 +216,10 @@ def health_of(trouble: Trouble, origin: str) -> tuple[str, float, str, str]:
         todo = "wait for the reset; other tools with these keys use up the same limit"
         return "rate_limited", trouble.paused_since, said, todo
     if trouble.old_since is not None:
-        said = "old listings are served: asking for new ones failed, or takes long"
+        if trouble.only_slow:
+            said = f"old listings are served: {origin} takes longer to list than anybody waits with those at hand"
+            return "degraded", trouble.old_since, said, _IF_SLOW
+        served = "old listings are served" if trouble.old_served else "there is no old one to serve"
+        said = f"{origin} failed when it was asked for a listing; {served}"
         return "degraded", trouble.old_since, said, f"see the last error; {_TRY_AGAIN}"
     return OK, trouble.recovered_at, "the service answered when it was asked last", ""

@@ -99,9 +99,11 @@ class Health:
     def __init__(self) -> None:
         self._trouble = False
         self._next_probe = 0.0
-        # For who asks how it is: since when there is trouble, when the last was over, and how often an old value was
-        # served.
+        # For who asks how it is: since when there is trouble, whether something failed or only took long, and whether
+        # an old value was served in it; when the last was over, and how often an old value was served.
         self.trouble_since: float | None = None
+        self.with_errors = False
+        self.with_old = False
         self.recovered_at = float("-inf")
         self.old_served = 0
         # Somebody asked for what is there now: the first who looks may wait for it, trouble or not.
@@ -115,11 +117,24 @@ class Health:
         self._trouble = False
 
     def failed(self, now: float) -> None:
-        """A refresh failed for a passing reason, or took longer than anybody waits."""
+        """A fetch failed for a passing reason."""
+        self._in_trouble(now)
+        self.with_errors = True
+
+    def slow(self, now: float) -> None:
+        """A refresh took longer than anybody waits."""
+        self._in_trouble(now)
+
+    def _in_trouble(self, now: float) -> None:
         if not self._trouble:
             self._next_probe = now + PROBE_INTERVAL_S
-            self.trouble_since = now
+            self.trouble_since, self.with_errors, self.with_old = now, False, False
         self._trouble = True
+
+    def served_old(self) -> None:
+        """An old value was served in place of a new one."""
+        self.old_served += 1
+        self.with_old = True
 
     def in_trouble(self) -> bool:
         """Whether the last thing known of the service is that it does not answer."""
@@ -294,11 +309,11 @@ class FreshCache(Generic[K, V]):
                 return await self._wait(key, flight)
             except _PASSES:
                 return self._old(held)  # the flight itself has said so in the log
-        self._health.failed(self._clock())
+        self._health.slow(self._clock())
         return self._old(held)
 
     def _old(self, held: Held[V]) -> Held[V]:
-        self._health.old_served += 1
+        self._health.served_old()
         return held
 
     async def _wait(self, key: K, flight: Flight[V]) -> Held[V]:

@@ -24,7 +24,10 @@ class ListingFacts(msgspec.Struct, frozen=True):
 
 
 class TreeState(msgspec.Struct, frozen=True):
-    """How a tree is: what it remembers, old listings served, and since when there is trouble (None: there is none)."""
+    """How a tree is: what it remembers, old listings served, and since when there is trouble (None: there is none).
+
+    `trouble_errors`: something failed in it, and did not only take long; `trouble_old`: old listings were served.
+    """
 
     listings: int
     entries: int
@@ -32,6 +35,8 @@ class TreeState(msgspec.Struct, frozen=True):
     projects: int
     old_served: int
     trouble_since: float | None
+    trouble_errors: bool
+    trouble_old: bool
     recovered_at: float
     indexes: tuple[IndexState, ...]
     walking: int

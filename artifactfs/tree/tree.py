@@ -314,6 +314,8 @@ class Tree:
             projects=projects,
             old_served=health.old_served,
             trouble_since=health.trouble_since,
+            trouble_errors=health.with_errors,
+            trouble_old=health.with_old,
             recovered_at=health.recovered_at,
             indexes=tuple(self._index.states()) if self._index is not None else (),
             walking=len(walks),

@@ -56,7 +56,11 @@ def away(how: str, lab: Lab) -> int:
     if how == "refuses":
         lab.stop()
     else:
-        faults = {"stalls": {"stall": True}, "fails": {"status": 500}, "portal": {"html": True}}
+        faults: dict[str, dict[str, object]] = {
+            "stalls": {"stall": True},
+            "fails": {"status": 500},
+            "portal": {"html": True},
+        }
         lab.fault("any", faults[how])
     return port
 

@@ -233,6 +233,30 @@ def test_what_went_wrong(
         assert mounted.shell.cli("status", mounted.point).code == 0
 
 
+def test_nothing_old_is_claimed(lab: Lab, mounting: Mounting) -> None:
+    """5.3: a service that fails before anything is known is not said to have its old listings served."""
+    mounted = mounting("--deadline", "2s")
+    mounted.log.announce("answered 501")
+    lab.fault("runs", {"status": 501})
+    mounted.sh('! ls "$M/runs"').ok()
+    told = status(mounted)
+    assert (told["health"]["state"], told["listings"]["old_served"]) == ("degraded", 0)
+    assert "there is no old one to serve" in told["health"]["message"]
+    assert told["last_error"]
+
+
+def test_slow_is_said_to_be_slow(lab: Lab, mounting: Mounting) -> None:
+    """5.3: where a service only takes long, nobody is sent to look for an error that is not there."""
+    mounted = mounting("--listing-ttl", "0")
+    mounted.sh('ls "$M/runs"').ok()
+    lab.fault("runs", {"stall": True})
+    mounted.sh('ls "$M/runs"').ok()
+    told = status(mounted)
+    assert (told["health"]["state"], told["failures"]) == ("degraded", 0)
+    assert "takes longer" in told["health"]["message"]
+    assert "last error" not in told["health"]["what_to_do"]
+
+
 def test_a_failure_is_kept_once_and_counted(lab: Lab, mounting: Mounting) -> None:
     """5.3: the last failures are listed once each, with how often and since when."""
     mounted = mounting("--deadline", "2s")

@@ -245,6 +245,25 @@ async def test_a_refresh_that_nobody_waits_for_tells_the_log(
     assert await value(cache) == 3
 
 
+async def test_what_is_told_of_a_trouble(
+    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+) -> None:
+    """5.3: whether something failed or only took long, and whether something old was served, of this trouble alone."""
+    await old(cache)
+    source.latency_s = 3
+    assert await value(cache) == 1
+    assert (health.in_trouble(), health.with_errors, health.with_old) == (True, False, True)
+    await trio.sleep(3)
+    assert not health.in_trouble()
+    source.error, source.latency_s = errors.ServerFailed("x", 500), 0.0
+    with pytest.raises(errors.ServerFailed):
+        await cache.get("new")
+    assert (health.in_trouble(), health.with_errors, health.with_old) == (True, True, False)
+    await trio.sleep(60)
+    assert await value(cache) == 2
+    assert (health.with_errors, health.with_old, health.old_served) == (True, True, 2)
+
+
 # --- Health -------------------------------------------------------------------------------------------------
 
 

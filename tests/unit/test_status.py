@@ -32,6 +32,27 @@ def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> N
     assert bool(found[3]) == (state != "ok")
 
 
+@pytest.mark.parametrize(
+    ("told", "said", "todo"),
+    [
+        (
+            {"old_served": True},
+            "api.test failed when it was asked for a listing; old listings are served",
+            "last error",
+        ),
+        ({}, "api.test failed when it was asked for a listing; there is no old one to serve", "last error"),
+        ({"old_served": True, "only_slow": True}, "old listings are served: api.test takes longer", "if it goes on"),
+    ],
+)
+def test_what_is_degraded(told: dict[str, bool], said: str, todo: str) -> None:
+    """5.3: old listings are said to be served where they are, and errors to be seen where there are some."""
+    found = health_of(msgspec.structs.replace(NONE, old_since=7.0, **told), "api.test")
+    assert found[0] == "degraded"
+    assert found[2].startswith(said)
+    assert todo in found[3]
+    assert ("last error" in found[3]) == ("only_slow" not in told)
+
+
 def a_status(**told: object) -> Status:
     values: dict[str, object] = {
         "schema": 1, "version": "1", "mountpoint": '/m"\\\n', "pid": 1, "user_id": 0, "mounted_since": "x", "at": "x",
