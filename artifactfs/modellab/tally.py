@@ -58,6 +58,8 @@ _OUTCOME: dict[type[BaseException], Outcome] = {
     errors.TlsFailed: Outcome.TLS,
     trio.Cancelled: Outcome.CANCELLED,
 }
+# From these nothing is learned of the service: who asked went away, or the fault is ours.
+_SAYS_NOTHING = frozenset({Outcome.CANCELLED, Outcome.BUG})
 
 
 def outcome_of(kind: type[BaseException] | None) -> Outcome:
@@ -83,7 +85,7 @@ class Traffic(msgspec.Struct, frozen=True):
     """What was asked so far: attempts by kind and outcome, times by kind, bodies that broke off.
 
     `denied_since`: when the service began to refuse the keys, None while it takes them; `taken_at`: when it took them
-    again. Both in seconds of the mount's clock.
+    again. Both in seconds of the mount's clock. `denied_last`: the last request was refused so, too.
     """
 
     outcomes: dict[str, dict[str, int]]
@@ -91,6 +93,7 @@ class Traffic(msgspec.Struct, frozen=True):
     bodies_broken: int
     denied_since: float | None
     taken_at: float
+    denied_last: bool = False
 
 
 class Attempt:
@@ -122,6 +125,7 @@ class Tally:
         self._heads: dict[str, list[int]] = {}
         self._head_sums: dict[str, float] = {}
         self._denied_since: float | None = None
+        self._denied_last = False
         self._taken_at = float("-inf")
         # Bodies that did not come to their end, though their answer's head was in order.
         self.bodies_broken = 0
@@ -135,8 +139,9 @@ class Tally:
         if outcome is Outcome.CANCELLED and self._clock() >= until - _SLACK_S:
             outcome = Outcome.TIMED_OUT
         self._outcomes[kind, outcome] += 1
-        if not ours:
+        if not ours or outcome in _SAYS_NOTHING:
             return
+        self._denied_last = outcome is Outcome.DENIED
         if outcome is Outcome.OK:
             if self._denied_since is not None:
                 self._denied_since, self._taken_at = None, self._clock()
@@ -167,4 +172,4 @@ class Tally:
         for (kind, outcome), count in sorted(self._outcomes.items()):
             outcomes.setdefault(kind, {})[str(outcome)] = count
         heads = {kind: HeadTimes(tuple(counts), self._head_sums[kind]) for kind, counts in sorted(self._heads.items())}
-        return Traffic(outcomes, heads, self.bodies_broken, self._denied_since, self._taken_at)
+        return Traffic(outcomes, heads, self.bodies_broken, self._denied_since, self._taken_at, self._denied_last)

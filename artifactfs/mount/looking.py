@@ -109,6 +109,7 @@ def _trouble(parts: Parts, traffic: Traffic, tree: TreeState, now: float) -> Tro
     breaker = parts.breaker
     return Trouble(
         denied_since=traffic.denied_since,
+        denied_last=traffic.denied_last,
         silent_since=breaker.silent_since,
         failing_since=breaker.failing_since,
         strange_since=breaker.strange_since,

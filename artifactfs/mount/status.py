@@ -11,6 +11,7 @@ SCHEMA = 1
 
 OK = "ok"
 _TRY_AGAIN = "nothing now: it is tried again every few seconds"
+_CHECK_KEYS = "check the keys, that they are of this site (--site), and that they may read Model Lab"
 _IF_SLOW = "nothing now: new ones show when they have come; if it goes on, check the network and --proxy"
 
 
@@ -179,9 +180,10 @@ class Status(msgspec.Struct, frozen=True):
 class Trouble(msgspec.Struct, frozen=True):
     """What the parts of a mount know of their troubles: since when each is there (None: it is not), in seconds.
 
-    `paused_s`: for how long the rate limit that is away longest holds requests back, since `paused_since`.
-    `old_since`: since a listing could not be had; `old_served`: there were old ones; `only_slow`: none failed.
-    `recovered_at`: when the last trouble of all was over.
+    `denied_last`: the last request was refused, too; nothing has failed in another way since. `paused_s`: for how long
+    the rate limit that is away longest holds requests back, since `paused_since`. `old_since`: since a listing could
+    not be had; `old_served`: there were old ones; `only_slow`: none failed. `recovered_at`: when the last trouble of
+    all was over.
     """
 
     denied_since: float | None
@@ -194,14 +196,13 @@ class Trouble(msgspec.Struct, frozen=True):
     recovered_at: float
     old_served: bool = False
     only_slow: bool = False
+    denied_last: bool = False
 
 
 def health_of(trouble: Trouble, origin: str) -> tuple[str, float, str, str]:
     """Return state, since when (seconds), what it means and what to do: of the worst that is wrong."""
-    if trouble.denied_since is not None:
-        said = f"{origin} refused these keys when it was asked last"
-        todo = "check the keys, that they are of this site (--site), and that they may read Model Lab"
-        return "keys_rejected", trouble.denied_since, said, todo
+    if trouble.denied_since is not None and trouble.denied_last:
+        return "keys_rejected", trouble.denied_since, f"{origin} refused these keys when it was asked last", _CHECK_KEYS
     if trouble.silent_since is not None:
         said = f"{origin} does not answer; what is known is served"
         return "not_answering", trouble.silent_since, said, f"check the network and --proxy; {_TRY_AGAIN}"
@@ -222,4 +223,8 @@ def health_of(trouble: Trouble, origin: str) -> tuple[str, float, str, str]:
         served = "old listings are served" if trouble.old_served else "there is no old one to serve"
         said = f"{origin} failed when it was asked for a listing; {served}"
         return "degraded", trouble.old_since, said, f"see the last error; {_TRY_AGAIN}"
+    if trouble.denied_since is not None:
+        # What failed since was no answer to the question whether it takes them.
+        said = f"{origin} refused these keys, and has not taken them since"
+        return "keys_rejected", trouble.denied_since, said, _CHECK_KEYS
     return OK, trouble.recovered_at, "the service answered when it was asked last", ""

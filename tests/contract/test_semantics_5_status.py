@@ -233,6 +233,27 @@ def test_what_went_wrong(
         assert mounted.shell.cli("status", mounted.point).code == 0
 
 
+def test_keys_are_not_blamed_for_what_came_later(lab: Lab, mounting: Mounting) -> None:
+    """5.3: after one refusal, a service that fails whatever it is asked is said to fail; taken keys end both."""
+    mounted = mounting("--deadline", "2s", "--negative-ttl", "0")
+    mounted.log.announce("answered 403")
+    mounted.log.announce("answered 501")
+    run_id = lab.new_run()
+    lab.fault("any", {"status": 403}, times=1)
+    mounted.sh('! ls "$M/runs/$1"', run_id).ok()
+    assert status(mounted)["health"]["state"] == "keys_rejected"
+    lab.faults()
+    lab.fault("any", {"status": 501})
+    for _ in range(3):
+        mounted.sh('! ls "$M/runs/$1"', run_id).ok()
+    told = status(mounted)
+    assert told["health"]["state"] == "failing"
+    assert "keys" not in told["health"]["what_to_do"]
+    lab.faults()
+    mounted.sh('ls "$M/runs/$1"', run_id).ok()
+    assert status(mounted)["health"]["state"] == "ok"
+
+
 def test_nothing_old_is_claimed(lab: Lab, mounting: Mounting) -> None:
     """5.3: a service that fails before anything is known is not said to have its old listings served."""
     mounted = mounting("--deadline", "2s")

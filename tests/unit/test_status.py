@@ -21,7 +21,10 @@ NONE = Trouble(None, None, None, None, 0.0, None, None, 5.0)
         ({"old_since": 7.0, "failing_since": 9.0}, "failing", 9.0),
         ({"old_since": 7.0, "strange_since": 9.0}, "failing", 9.0),
         ({"failing_since": 9.0, "silent_since": 6.0}, "not_answering", 6.0),
-        ({"silent_since": 6.0, "denied_since": 8.5, "old_since": 1.0}, "keys_rejected", 8.5),
+        ({"silent_since": 6.0, "denied_since": 8.5, "denied_last": True, "old_since": 1.0}, "keys_rejected", 8.5),
+        ({"denied_since": 8.5, "failing_since": 9.0}, "failing", 9.0),
+        ({"denied_since": 8.5, "old_since": 9.0}, "degraded", 9.0),
+        ({"denied_since": 8.5}, "keys_rejected", 8.5),
     ],
 )
 def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> None:

@@ -54,9 +54,10 @@ def test_since_when_keys_are_refused() -> None:
     for _ in range(2):
         with pytest.raises(errors.AccessDenied), tally.attempt("run", 100.0):
             raise errors.AccessDenied("x")
-    assert tally.traffic().denied_since == 10.0
+    assert (tally.traffic().denied_since, tally.traffic().denied_last) == (10.0, True)
     with pytest.raises(errors.ServerFailed), tally.attempt("run", 100.0):
         raise errors.ServerFailed("x")
+    assert not tally.traffic().denied_last
     with tally.attempt("content", 100.0, ours=False):
         pass
     assert tally.traffic().denied_since == 10.0
