@@ -1,18 +1,16 @@
 """The protocol adapter: what the kernel asks, answered from the tree. Nothing else.
 
-Every handler goes through `guarded`: an exception of ours becomes its errno, any other is logged and becomes
-EIO, because an exception that leaves a handler ends the mount (pitfalls.md). From `# no await below:` on a
-handler does not let another task run, so that lookup counts and replies stay in step.
+Every handler goes through `guarded`, because an exception that leaves a handler ends the mount. From `# no await
+below:` on a handler does not let another task run, so that lookup counts and replies stay in step.
 """
 
 import errno
-import functools
 import itertools
 import logging
 import math
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn, TypeVar, cast
 
 import msgspec
 import pyfuse3
@@ -24,15 +22,26 @@ from artifactfs.content.files import Files, FileVersion
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.callers import Callers
 from artifactfs.fuse.desk import Desk
+from artifactfs.fuse.guard import guarded, shown
 from artifactfs.fuse.inodes import Inode, Inodes
-from artifactfs.tree.nodes import AnyDirectory, Contents, Directory, File, Found, Link, Node, Private, Report, completes
+from artifactfs.tree.nodes import (
+    AnyDirectory,
+    Contents,
+    Directory,
+    File,
+    Found,
+    Link,
+    Node,
+    Private,
+    Report,
+    completes,
+    path_of,
+)
 from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-Self = TypeVar("Self", bound="Operations")
 
 # A version's attributes do not change, so how long the kernel keeps them is arbitrary; names have times of
 # their own.
@@ -72,27 +81,6 @@ class Ownership(msgspec.Struct, frozen=True):
         if not self.shared:
             return bits & ~stat.S_IROTH, self.gid
         return (bits & ~stat.S_IRGRP, _NOBODYS_GROUP) if bits == 0o444 else (bits, self.gid)
-
-
-def guarded(handler: Callable[[Self, *Ts], Coroutine[Any, Any, T]]) -> Callable[[Self, *Ts], Coroutine[Any, Any, T]]:
-    """Wrap a handler: nothing but FUSEError (and a cancellation) gets out of it."""
-
-    @functools.wraps(handler)
-    async def guard(self: Self, *args: *Ts) -> T:
-        try:
-            return await handler(self, *args)
-        except FUSEError:
-            raise
-        except errors.ServiceError as error:
-            log.warning("%s: %s; %s", handler.__name__, error, errors.what_to_do(error))
-            raise FUSEError(errors.errno_of(error)) from error
-        except errors.ArtifactfsError as error:
-            raise FUSEError(errors.errno_of(error)) from error
-        except Exception as error:
-            log.exception("%s failed: this is a bug in artifactfs, please report it", handler.__name__)
-            raise FUSEError(errno.EIO) from error
-
-    return guard
 
 
 class _DirectoryHandle(msgspec.Struct):
@@ -302,7 +290,7 @@ class Operations(pyfuse3.Operations):
             return await handle.opened.read(offset, size)
         except errors.Superseded as error:
             if not inode.superseded:
-                log.warning("a file of run %d changed while it was read: %s", file.directory.run_id, error)
+                log.warning("%s changed while it was read: %s", shown(path_of(file)), error)
                 inode.superseded = True
                 self._tree.contradicted(file, error.size_bytes)
             raise
@@ -314,7 +302,7 @@ class Operations(pyfuse3.Operations):
 
         Within the deadline of the call that `began` then (of trio's clock).
         """
-        log.warning("content of a file of run %d: %s", file.directory.run_id, error)
+        log.warning("content of %s: %s", shown(path_of(file)), error)
         inode.superseded = True
         self._tree.doubt(file.directory)
         try:
@@ -343,6 +331,15 @@ class Operations(pyfuse3.Operations):
         """Return what the kernel holds, for who asks."""
         sizeless = sum(handle.opened.size is None for handle in self._open_files.values())
         return KernelState(len(self.inodes), len(self._open_files), len(self._directories), sizeless)
+
+    def node_of(self, number: int, *, is_open: bool) -> Node | None:
+        """Return the place of an inode, or of a handle (`is_open`); None where there is none."""
+        if not is_open:
+            inode = self.inodes.find(number)
+            return inode.node if inode is not None else None
+        if (directory := self._directories.get(number)) is not None:
+            return directory.directory
+        return opened.file if (opened := self._open_files.get(number)) is not None else None
 
     def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> Found | None:
         if isinstance(parent, Private):

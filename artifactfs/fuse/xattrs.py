@@ -11,7 +11,8 @@ from typing import Any
 import pyfuse3
 from pyfuse3 import FUSEError, RequestContext
 
-from artifactfs.fuse.operations import Operations, guarded
+from artifactfs.fuse.guard import guarded
+from artifactfs.fuse.operations import Operations
 from artifactfs.tree.nodes import Node
 
 # What the kernel takes (XATTR_SIZE_MAX, linux/limits.h).

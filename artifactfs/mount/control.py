@@ -27,7 +27,7 @@ from artifactfs.mount.info import FileInfo, Info, Listed, ProjectInfo, ProjectNa
 from artifactfs.mount.looking import Parts, failures, look, rfc3339
 from artifactfs.mount.status import SCHEMA, Status
 from artifactfs.tree.freshness import FreshCache, Health
-from artifactfs.tree.nodes import ROOT_NUMBER, Directory, File, Fixed, Link, Node, Private, Report, Shelf
+from artifactfs.tree.nodes import Directory, File, Fixed, Node, Report, Shelf, path_of
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Control:
         node = self._inode(number).node
         dropped = await self._fresh(node)
         log.info("refresh: the next look at %s is fresh", _shown(node))
-        return _json({"schema": SCHEMA, "refreshed": _path(node), "kernel_names_dropped": dropped})
+        return _json({"schema": SCHEMA, "refreshed": path_of(node), "kernel_names_dropped": dropped})
 
     async def _fresh(self, node: Node) -> bool:
         self._parts.tree.refresh(node)
@@ -135,7 +135,7 @@ class Control:
                 found |= await self._project(node.project_id)
         except errors.ServiceError as error:
             found |= {"error": str(error), "what_to_do": errors.what_to_do(error)}
-        return _json(Info(SCHEMA, _kind(node), _path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
+        return _json(Info(SCHEMA, _kind(node), path_of(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
     async def _run(self, run_id: int) -> dict[str, object]:
         known = self._parts.tree.known_run(run_id)
@@ -260,23 +260,5 @@ def _kind(node: Node) -> str:
     return "project" if isinstance(node, Shelf) else "file" if isinstance(node, File) else "other"
 
 
-def _path(node: Node) -> str:
-    """Return where a place is, from the mount point."""
-    if isinstance(node, Directory):
-        return f"runs/{node.run_id}" + (f"/{node.path}" if node.path else "")
-    if isinstance(node, File):
-        return f"runs/{node.directory.run_id}/{node.path}"
-    if isinstance(node, Shelf):
-        return ("names/" if node.by_name else "projects/") + node.entry.name.decode("utf-8", "replace")
-    if isinstance(node, Report | Private):
-        # A report that is about a place is in the directory of its order.
-        order = f"{node.what}/" if isinstance(node, Report) and node.about else ""
-        above = "" if node.parent_number == ROOT_NUMBER else ".artifactfs/"
-        return above + order + node.entry.name.decode()
-    if isinstance(node, Link):
-        return node.entry.name.decode("utf-8", "replace")
-    return node.entry.name.decode()
-
-
 def _shown(node: Node) -> str:
-    return repr(_path(node) or "/")
+    return repr(path_of(node) or "/")

@@ -43,7 +43,7 @@ def errors_text(failures: Iterable[Failed], at: str) -> bytes:
     """Return the failures in sentences, the last first. `at`: now."""
     lines = []
     for failed in failures:
-        often = "once" if failed.count == 1 else f"{failed.count} times since {failed.first}"
+        often = "once" if failed.count == 1 else f"the last of {failed.count} since {failed.first}"
         lines.append(f"{failed.last}  {printable(failed.message)} ({often})")
         if failed.what_to_do:
             lines.append(f"    what to do: {failed.what_to_do}")

@@ -135,6 +135,24 @@ def child(directory: Directory, entry: Entry) -> Directory | File:
     return File(directory, entry)
 
 
+def path_of(node: Node) -> str:
+    """Return where a place is, from the mount point; of a link, its name."""
+    if isinstance(node, Directory):
+        return f"runs/{node.run_id}" + (f"/{node.path}" if node.path else "")
+    if isinstance(node, File):
+        return f"runs/{node.directory.run_id}/{node.path}"
+    if isinstance(node, Shelf):
+        return ("names/" if node.by_name else "projects/") + node.entry.name.decode("utf-8", "replace")
+    if isinstance(node, Report | Private):
+        # A report that is about a place is in the directory of its order.
+        order = f"{node.what}/" if isinstance(node, Report) and node.about else ""
+        above = "" if node.parent_number == ROOT_NUMBER else ".artifactfs/"
+        return above + order + node.entry.name.decode()
+    if isinstance(node, Link):
+        return node.entry.name.decode("utf-8", "replace")
+    return node.entry.name.decode()
+
+
 def completes(old: Entry, new: Entry) -> bool:
     """Whether `new` is the same version as `old`, or the same with more or less known of it (semantics 2.4)."""
     if old.is_dir or new.is_dir:

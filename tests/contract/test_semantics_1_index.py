@@ -247,7 +247,7 @@ def test_a_file_that_is_gone(lab: Lab, mounting: Mounting) -> None:
     """1.6: a file that the index named and that is gone is found out when it is read, and not shown after that."""
     run_id = new_run(lab)
     mounted = mounting()
-    mounted.log.announce("content of a file of run|answered 404")
+    mounted.log.announce("content of /runs/|answered 404")
     found(mounted, run_id)
     path, *others = unlisted(lab)[::10]
     lab.files(run_id, remove=[f"{path}/f3", *(f"{other}/f4" for other in others)])

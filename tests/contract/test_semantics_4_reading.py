@@ -191,7 +191,7 @@ def test_a_file_that_is_gone_is_stale_for_who_has_it_open(lab: Lab, mounting: Mo
     """4.1: reading a file that was deleted on the server fails with ESTALE, and looking it up again with ENOENT."""
     run_id = lab.new_run({"gone.bin": SIZE, "stays": 1})
     mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0")
-    mounted.log.announce("content of a file of run")
+    mounted.log.announce("content of /runs/")
     with_open = """
 import json, os, sys
 fd = os.open(sys.argv[2], os.O_RDONLY)

@@ -233,6 +233,33 @@ def test_what_went_wrong(
         assert mounted.shell.cli("status", mounted.point).code == 0
 
 
+def test_a_failure_says_of_what(lab: Lab, mounting: Mounting) -> None:
+    """5.3: each failure names its place: a name that was looked up, a directory listed, a file read."""
+    mounted = mounting()
+    run_id = lab.new_run({"sub dir/a.bin": 10})
+    mounted.tree(run_id)
+    unknown = run_id + 1
+    for kind, then, script, where, said in (
+        ("run", {"status": 422}, '! stat "$M/runs/$2"', f"lookup of /runs/{unknown}", "answered 422"),
+        ("runs", {"html": True}, '! ls "$M/projects/3006"', "the runs last updated of project 3006", "not JSON"),
+        ("runs", {"status": 403}, '! ls "$M/projects/3006"', "opendir of /projects/3006", "answered 403"),
+        (
+            "content",
+            {"status": 403},
+            '! cat "$M/runs/$1/sub dir/a.bin"',
+            f"read of /runs/{run_id}/sub dir/a.bin",
+            "403",
+        ),
+    ):
+        mounted.log.announce(said)
+        lab.fault(kind, then)
+        mounted.sh(script, run_id, unknown).ok()
+        lab.faults()
+        assert f"  {where}: " in report(mounted, "errors").splitlines()[0]
+        assert any(f" {where}: " in line and said in line for line in mounted.log.lines())
+        assert where in status(mounted)["last_error"]["message"]
+
+
 def test_keys_are_not_blamed_for_what_came_later(lab: Lab, mounting: Mounting) -> None:
     """5.3: after one refusal, a service that fails whatever it is asked is said to fail; taken keys end both."""
     mounted = mounting("--deadline", "2s", "--negative-ttl", "0")
@@ -286,7 +313,7 @@ def test_a_failure_is_kept_once_and_counted(lab: Lab, mounting: Mounting) -> Non
     for _ in range(3):
         mounted.sh('ls "$M/runs/$1"', lab.new_run())
     (line, todo) = report(mounted, "errors").splitlines()
-    assert re.search(r"answered 500.* \(3 times since \S+Z\)$", line)
+    assert re.search(r"answered 500.* \(the last of 3 since \S+Z\)$", line)
     assert "try again later" in todo
     assert status(mounted)["failures"] == 3
 

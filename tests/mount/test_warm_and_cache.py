@@ -39,7 +39,7 @@ def test_a_dry_run_says_what_it_would_cost(lab: Lab, shell: Shell) -> None:
 def test_warm_names_what_it_could_not_read(lab: Lab, shell: Shell) -> None:
     """5.3: a file that fails (it is listed, so it is not gone) is named in one line, and the others are fetched."""
     mounted = shell.mount()
-    mounted.log.announce("content of a file of run")
+    mounted.log.announce("content of /runs/")
     lab.faults({"match": {"kind": "content", "query_contains": "run_config"}, "then": {"status": 404}})
     done = shell.cli("warm", mounted.path("runs", sample.RUN))
     assert done.code == ExitCode.INCOMPLETE

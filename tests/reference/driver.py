@@ -34,7 +34,7 @@ HOUR_S = 3601
 # What the faults make of it in the log; anything else there fails the test.
 _SAID = (
     "answered [45]|was lost|not answer|no answer within|no content came|rate-limiting",  # the service's doing
-    "changed while it was read|content of a file of run",  # the files'
+    "changed while it was read|content of /runs/",  # the files'
 )
 
 # What there is to do: each prints one line of JSON, an error as the number that it has.

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pyfuse3
@@ -19,7 +19,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.files import Files
+from artifactfs.fuse.guard import place, shown
 from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.tree.nodes import Entry, Fixed, Node
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -27,6 +29,7 @@ DEADLINE_S = 30.0
 # A caller whom nobody can see.
 CONTEXT: Any = SimpleNamespace(pid=0)
 TOKEN: Any = None
+FIXED = Fixed(Entry(b"runs", True, 2, 0), 1)
 
 
 @dataclass
@@ -117,6 +120,40 @@ def at_once(handler: Coroutine[Any, Any, Any]) -> Any:
     except StopIteration as done:
         return done.value
     raise AssertionError("it waits")
+
+
+async def test_a_failure_names_its_place(
+    operations: Operations,
+    service: FakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+) -> None:
+    """5.3: what failed is said with the place that was asked for."""
+
+    async def refuse(_run_id: int) -> NoReturn:
+        raise errors.BadRequest("refused", 400)
+
+    monkeypatch.setattr(service, "get_run", refuse)
+    parent = await enter(operations, "runs")
+    with pytest.raises(FUSEError):
+        await operations.lookup(parent, b"7", CONTEXT)
+    assert caplog.messages[-1].startswith("lookup of /runs/7: refused; ")
+
+
+def test_places_as_they_are_shown() -> None:
+    """5.3: of a long path the end is told, of a name that is no text what it is made of, and nothing raises."""
+
+    class Here:
+        def node_of(self, number: int, *, is_open: bool) -> Node | None:
+            if number == 0:
+                raise RuntimeError("a bug")
+            return FIXED if number == 1 else None
+
+    assert place(Here(), "lookup", (1, b"a\xffb")) == "/runs/a\\xffb"
+    assert place(Here(), "opendir", (1, None)) == "/runs"
+    assert place(Here(), "opendir", (2, None)) == place(Here(), "read", (0, 0, 0)) == "what is no longer known"
+    assert shown("x" * 300) == "…" + "x" * 200
 
 
 # --- what readdir gives -------------------------------------------------------------------------------------

@@ -124,6 +124,6 @@ def test_errors_in_sentences() -> None:
     """5.3: time, what happened, how often, and what to do, the last first; nothing that a terminal would obey."""
     failures = [Failed("x \x1b[2J", "do it", 3, "T1", "T2"), Failed("y", "", 1, "T0", "T0")]
     assert reports.errors_text(failures, "T3").decode().splitlines() == [
-        "T2  x  [2J (3 times since T1)", "    what to do: do it", "T0  y (once)",
+        "T2  x  [2J (the last of 3 since T1)", "    what to do: do it", "T0  y (once)",
     ]  # fmt: skip
     assert reports.errors_text([], "T3") == b"no failures until T3\n"
