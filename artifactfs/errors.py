@@ -9,6 +9,7 @@
     │   └── ReadOnly                every attempt to write
     └── ServiceError                Model Lab, or the way to it, says no
         ├── NotFound                404, 410
+        │   └── NoList              the same of all runs, or of all projects
         ├── AccessDenied            401, 403
         ├── BadRequest              400, 422
         ├── UnexpectedAnswer        a 2xx (or 3xx) that is not what was asked for
@@ -126,6 +127,10 @@ class NotFound(ServiceError):
     """404 or 410."""
 
 
+class NoList(NotFound):
+    """404 or 410 of all runs, or of all projects: nothing that could have been deleted."""
+
+
 class AccessDenied(ServiceError):
     """401 or 403: keys that are wrong, of another site, or without the permission."""
 
@@ -227,8 +232,9 @@ _WHAT_TO_DO: dict[type[BaseException], str] = {
     Superseded: "open the file again: the server has another version by now",
     ReadOnly: "copy it elsewhere and change the copy: the mount is read-only",
     NotFound: "list its directory to see what is there: the server no longer has it",
+    NoList: "check --site or --api-url: what answers there has no such list, and may be no Model Lab",
     AccessDenied: "check the keys, that they are of this site (--site), and that they may see this",
-    BadRequest: "if it goes on, report it with the log: the service does not take what it is asked",
+    BadRequest: "check the number or the name that was asked for; if it is right, report this with the log",
     UnexpectedAnswer: "check --site or --api-url, and what proxy is in between; if it goes on, report it with the log",
     AnswerTooLarge: "look at what is below it by name: as a whole it is more than artifactfs takes",
     RateLimited: "try again after the reset; other tools with these keys use up the same limit",

@@ -249,7 +249,8 @@ class Catalogue:
 
     async def _fetch_runs(self, project_id: int | None, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
         asked_at = self._clock()
-        found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id))
+        missing = errors.NoList if project_id is None else errors.NotFound
+        found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id), missing)
         runs = [run for run in found if is_id(run.run_id)]
         for run in runs:
             self.known_runs.put(run.run_id, run, asked_at)
@@ -257,7 +258,7 @@ class Catalogue:
 
     async def _fetch_projects(self, _key: None, _old: tuple[Project, ...] | None) -> tuple[Project, ...]:
         asked_at = self._clock()
-        found = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED))
+        found = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED), errors.NoList)
         projects = [project for project in found if is_id(project.project_id)]
         for project in projects:
             self._known_projects.put(project.project_id, project, asked_at)
@@ -271,10 +272,11 @@ def _contents(places: Iterable[Node], left_s: Callable[[], float]) -> Contents:
     return Contents(tuple(place.entry for place in by_name.values()), lambda entry: by_name[entry.name], left_s)
 
 
-async def _listed(what: str, answer: Awaitable[list[T]]) -> list[T]:
+async def _listed(what: str, answer: Awaitable[list[T]], missing: type[errors.NotFound]) -> list[T]:
     try:
         return await answer
     except errors.NotFound as error:
         # Of one thing that is an ordinary answer; of all of them nobody would know why there are none.
-        log.warning("the service has no list of %s: %s", what, error)
-        raise
+        none = missing(f"the service has no list of {what}: {error}", error.status)
+        log.warning("%s; %s", none, errors.what_to_do(none))
+        raise none from error

@@ -260,6 +260,21 @@ def test_a_failure_says_of_what(lab: Lab, mounting: Mounting) -> None:
         assert where in status(mounted)["last_error"]["message"]
 
 
+def test_ways_out_that_lead_somewhere(lab: Lab, mounting: Mounting) -> None:
+    """5.3: where the list of all runs is missing nobody is told to list it; a wrong number is first doubted itself."""
+    mounted = mounting()
+    mounted.log.announce("the service has no list of runs")
+    lab.fault("runs", {"status": 404})
+    mounted.sh('! ls "$M/runs"').ok()
+    failed = status(mounted)["last_error"]
+    assert "no list of runs" in failed["message"]
+    assert "--api-url" in failed["what_to_do"]
+    mounted.log.announce("answered 400")
+    lab.fault("run", {"status": 400})
+    mounted.sh('! stat "$M/runs/99"').ok()
+    assert status(mounted)["last_error"]["what_to_do"].startswith("check the number")
+
+
 def test_keys_are_not_blamed_for_what_came_later(lab: Lab, mounting: Mounting) -> None:
     """5.3: after one refusal, a service that fails whatever it is asked is said to fail; taken keys end both."""
     mounted = mounting("--deadline", "2s", "--negative-ttl", "0")
