@@ -97,7 +97,8 @@ def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
     elif isinstance(error, errors.RateLimited):
         yield fault("service", str(error), f"sleep {error.reset_s:.0f}  # and again")
     elif isinstance(error, errors.PassingError) and error.status is None:
-        yield fault("service", f"{_bare(error)}{way}", _network_mend(settings, error))
+        named = "" if "proxy" in str(error) else way
+        yield fault("service", f"{_bare(error)}{named}", _network_mend(settings, error))
     elif isinstance(error, errors.PassingError):
         yield fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # goes on trying")
     else:
@@ -129,7 +130,7 @@ def _tls_mend(text: str) -> str:
 
 def _network_mend(settings: Settings, error: ServiceError) -> str:
     host = settings.origin
-    if settings.proxy is not None and "proxy" in str(error):
+    if settings.proxy is not None and "proxy" in str(error) and not isinstance(error, errors.TimedOut):
         return "artifactfs doctor --proxy http://HOST:PORT  # is it the right one, does it want a password?"
     if settings.proxy is not None:
         return f"curl -x {without_password(settings.proxy)} -I {settings.api_url}"

@@ -1,6 +1,7 @@
 """What went wrong, as an exception of ours with a sentence for the user: of an answer, or of httpx's exceptions."""
 
 import errno
+import re
 import ssl
 
 import httpx
@@ -29,8 +30,11 @@ def of_answer(host: str, status: int, said: str, reset_s: float) -> errors.Servi
     return errors.BadRequest(what, status)
 
 
-def of_exception(host: str, error: httpx.HTTPError) -> errors.ServiceError:
-    """Turn an httpx exception into ours. Its text may name the proxy's URL, so it is never repeated whole."""
+def of_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) -> errors.ServiceError:
+    """Turn an httpx exception into ours. Its text may name the proxy's URL, so it is never repeated whole.
+
+    `proxy`: what the request went through, as it may be shown. It alone is connected to then.
+    """
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
@@ -40,10 +44,16 @@ def of_exception(host: str, error: httpx.HTTPError) -> errors.ServiceError:
     if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
         return errors.ConnectionLost("too many files are open in this process or on this machine")
     if isinstance(error, httpx.TimeoutException):
-        return errors.TimedOut(f"{host} did not answer in time")
+        return errors.TimedOut(f"{host} did not answer in time" + (f" through the proxy {proxy}" if proxy else ""))
     if isinstance(error, httpx.ProxyError):
-        return errors.Unreachable("the proxy refused the connection: see --proxy")
+        # Its words are a stranger's; its status says whether it wants a password (407), or may not go there (403).
+        status = re.match(r"[45]\d\d\b", str(error))
+        said = f" with {status[0]}" if status else ""
+        named = f"the proxy {proxy}" if proxy else "the proxy"
+        return errors.Unreachable(f"{named} refused the connection{said}: see --proxy")
     if isinstance(error, httpx.ConnectError):
+        if proxy is not None:
+            return _of_proxy(host, proxy, causes)
         if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
             return errors.ConnectionRefused(f"{host} refuses connections: is the address right, is it up?")
         reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
@@ -51,6 +61,17 @@ def of_exception(host: str, error: httpx.HTTPError) -> errors.ServiceError:
     if isinstance(error, httpx.DecodingError):
         return errors.UnexpectedAnswer(f"{host} sent a body that does not decompress")
     return errors.ConnectionLost(f"the connection to {host} was lost: {type(error).__name__}")
+
+
+def _of_proxy(host: str, proxy: str, causes: list[BaseException]) -> errors.ServiceError:
+    """Return what is to be said where no connection came about by way of a proxy."""
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return errors.ConnectionRefused(f"the proxy {proxy} refuses connections: is --proxy right, is it up?")
+    for cause in causes:
+        # A connection that is reset was there: that is within the tunnel, and anybody's.
+        if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
+            return errors.Unreachable(f"cannot reach the proxy {proxy}: {cause.strerror}; see --proxy")
+    return errors.Unreachable(f"cannot reach {host} through the proxy {proxy}: no connection")
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

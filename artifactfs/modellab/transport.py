@@ -30,6 +30,7 @@ from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.modellab.streams import Stream, decoded
 from artifactfs.modellab.tally import Outcome, Tally
 from artifactfs.origins import is_loopback
+from artifactfs.settings import without_password
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +118,13 @@ class Transport:
             raise UserError(ExitCode.USAGE, f"--api-url {api_url!r} is not a URL that can be asked") from None
         self.host = self._origin.netloc.decode("ascii")
         self._keys = keys if isinstance(keys, KeyRing) else KeyRing(keys)
+        # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
+        proxy = None if is_loopback(self._origin.host) else proxy
+        self._proxy_shown = None if proxy is None else without_password(proxy)
         self._connections = Connections(
             width=CONCURRENCY,
             tls=tls_context(ca_file),
-            # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
-            proxy=None if is_loopback(self._origin.host) else proxy,
+            proxy=proxy,
             clock=clock,
             transport=transport,
         )
@@ -232,7 +235,7 @@ class Transport:
             response = await self._send(endpoint, url, headers | (self._keys.headers() if ours else {}), deadline_s)
         except httpx.HTTPError as error:
             # Who was asked, and not who sent us there.
-            raise failures.of_exception(url.netloc.decode("ascii"), error) from error
+            raise failures.of_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
         if ours:
             self._observe(endpoint, response)
         if response.status_code in expected:
@@ -389,7 +392,7 @@ class Transport:
                 ok = 200 <= response.status_code < 300
                 body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, whole=ok)
         except httpx.HTTPError as error:
-            raise failures.of_exception(self.host, error) from error
+            raise failures.of_exception(self.host, error, self._proxy_shown) from error
         if not ok:
             raise self._failure(response, body, endpoint, generation)
         return body

@@ -249,8 +249,12 @@ def test_a_proxy(shell: Shell, lab: Lab) -> None:
             "doctor", "--json", *options, "--proxy", f"http://127.0.0.1:{front.port}", env={"DD_APP_KEY": "x"}
         )
         Told(wrong_keys).says("service", "fault", "datadoghq.eu rejects the keys", "another site", "DD_SITE")
-    told = Told(shell.cli("doctor", "--json", *options, "--proxy", f"http://127.0.0.1:{front.port}"))
-    told.says("service", "fault", "proxy", f"curl -x http://127.0.0.1:{front.port}")
+    proxy = ("--proxy", f"http://me:pass-word@127.0.0.1:{front.port}")
+    told = Told(shell.cli("doctor", "--json", *options, *proxy))
+    refused = f"the proxy http://127.0.0.1:{front.port} refuses connections: is --proxy right, is it up?"
+    told.says("service", "fault", refused, "artifactfs doctor --proxy")
+    done = shell.cli("mount", *options, *proxy, shell.directory_for_mount())
+    assert (done.code, done.err) == (11, f"artifactfs: {refused}\n")
 
 
 # --- how it is told -------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ REFUSALS: list[tuple[dict[str, str], errors.ServiceError, list[str]]] = [
     ({}, errors.TlsFailed("TLS to h failed: certificate has expired; see --ca-file"), ["expired", "timedatectl"]),
     ({}, errors.TlsFailed("TLS to h failed: Hostname mismatch, certificate is not valid for 'h'."), ["--site"]),
     (PROXY, errors.Unreachable("the proxy refused the connection: see --proxy"), ["proxy refused", "--proxy http"]),
+    (PROXY, errors.ConnectionRefused("the proxy http://p:1 refuses connections: is it up?"), ["up?", "--proxy http"]),
+    (PROXY, errors.TimedOut("h did not answer in time through the proxy http://p:1"), ["http://p:1", "curl -x"]),
     (PROXY, errors.TimedOut("h did not answer in time"), ["through the proxy http://proxy:3128", "curl -x http://proxy:3128"]),
     ({}, errors.Unreachable("cannot reach h: Name or service not known"), ["Name or service", "getent hosts"]),
     ({}, errors.ConnectionRefused("h refuses connections"), ["refuses", "curl -I https://api.datadoghq.com"]),

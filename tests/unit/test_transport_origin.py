@@ -256,6 +256,43 @@ async def test_foreign_exceptions_end_here(raised: httpx.HTTPError, error: type[
     assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
 
 
+@pytest.mark.parametrize(
+    ("cause", "error", "said"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), errors.ConnectionRefused, "^the proxy http://p:9 refuses"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            errors.Unreachable,
+            "^cannot reach the proxy http://p:9: Na",
+        ),
+        (OSError(113, "No route to host"), errors.Unreachable, "^cannot reach the proxy http://p:9: No route to host"),
+        (ConnectionResetError(104, "reset"), errors.Unreachable, "^cannot reach api.test through the proxy http://p:9"),
+        (httpx.ProxyError("407 http://u:s3cr3t@p"), errors.Unreachable, "^the proxy http://p:9 refused .* with 407"),
+        (httpx.ConnectTimeout("x"), errors.TimedOut, "^api.test did not answer in time through the proxy http://p:9"),
+    ],
+)
+async def test_a_proxy_that_is_not_there_is_named(
+    cause: Exception, error: type[errors.PassingError], said: str
+) -> None:
+    """5.3, 6.1: with a proxy it is the proxy that cannot be connected to; its password is not told."""
+
+    def fail(_request: httpx.Request) -> httpx.Response:
+        if isinstance(cause, httpx.HTTPError):
+            raise cause
+        raise httpx.ConnectError("All connection attempts failed") from cause
+
+    sender = Transport(
+        "https://api.test",
+        KEYS,
+        clock=trio.current_time,
+        transport=httpx.MockTransport(fail),
+        proxy="http://u:s3cr3t@p:9",
+    )
+    with pytest.raises(error, match=said) as caught:
+        await sender.get("run", "/x", deadline_s=30)
+    assert "s3cr3t" not in str(caught.value)
+
+
 async def test_a_path_too_long_for_a_url() -> None:
     """5.3: httpx refuses URLs of more than 64 KiB: BadRequest, not a bug."""
     async with sending("https://api.test") as sender:
