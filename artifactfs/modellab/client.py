@@ -69,6 +69,8 @@ class ModelLab:
         # What this server wants, learned from its answers; None until one of them told.
         self._slash: bool | None = None
         self._base: Base | None = None
+        # Of which pages the log has it that they are cut.
+        self._cut: set[str] = set()
         # What was said in the log of which directory: once, not at every refresh (semantics 1.3).
         self._told: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_TOLD)
 
@@ -104,7 +106,7 @@ class ModelLab:
         async def ask(page: dict[str, str]) -> Page[Run]:
             return await self._ask("runs", "/runs", query | page, models.decode_runs)
 
-        found = await pages.first_rows("runs", ask, count, lambda run: run.run_id)
+        found = await pages.first_rows("runs", ask, count, lambda run: run.run_id, self._cut)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
         if project_id is not None and any(_number(run.project_id) != project_id for run in found):
             log.warning(
@@ -121,7 +123,7 @@ class ModelLab:
         async def ask(page: dict[str, str]) -> Page[Project]:
             return await self._ask("projects", "/projects", page, models.decode_projects)
 
-        found = await pages.first_rows("projects", ask, count, lambda project: project.project_id)
+        found = await pages.first_rows("projects", ask, count, lambda project: project.project_id, self._cut)
         return [project for project in found if not project.deleted][:count]
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:

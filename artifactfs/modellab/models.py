@@ -85,13 +85,14 @@ class Project(msgspec.Struct, frozen=True, gc=False):
 class Page(msgspec.Struct, Generic[T], frozen=True):
     """One page of runs or projects. `next_number` None: it is the last, as far as the server lets one see.
 
-    `last_number`: the last page's, where the server tells it.
+    `last_number`: the last page's, `total`: how many rows there are in all, where the server tells it.
     """
 
     rows: list[T]
     number: int | None
     next_number: int | None
     last_number: int | None
+    total: int | None = None
 
 
 # --- the shapes on the wire -----------------------------------------------------------------------------
@@ -187,12 +188,13 @@ def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
     meta = answer.get("meta")
     page = meta.get("page") if isinstance(meta, dict) else None
     page = page if isinstance(page, dict) else {}
-    number, following, last = (_whole(page.get(key)) for key in ("number", "next_number", "last_number"))
+    keys = ("number", "next_number", "last_number", "total")
+    number, following, last, total = (_whole(page.get(key)) for key in keys)
     if not sent or (number is not None and following is not None and following <= number):
         following = None
     if number is not None and last is not None and number >= last:
         following = None
-    return Page(rows, number, following, last)
+    return Page(rows, number, following, last, total)
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:

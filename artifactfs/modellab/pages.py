@@ -25,11 +25,15 @@ _SIDE_BY_SIDE = 8
 
 
 async def first_rows(
-    what: str, ask: Callable[[dict[str, str]], Awaitable[Page[T]]], count: int, id_of: Callable[[T], int]
+    what: str,
+    ask: Callable[[dict[str, str]], Awaitable[Page[T]]],
+    count: int,
+    id_of: Callable[[T], int],
+    told: set[str] | None = None,
 ) -> list[T]:
     """Return the rows of the pages that hold the first `count`, each id once. `ask` gets a page by its parameters.
 
-    Raises what `ask` raises of the first page to fail.
+    `told`: of what the log already has that it is cut. Raises what `ask` raises of the first page to fail.
     """
     if count <= 0:
         return []
@@ -52,9 +56,31 @@ async def first_rows(
             if not numbers:
                 break
     # The last page that was looked at.
-    if rows < count and page.number is None and len(page.rows) == PAGE_SIZE:
-        log.info("this server does not number its pages of %s: only the first %d are listed", what, rows)
+    if rows < count and what not in (told := set() if told is None else told):
+        if page.next_number is None and _says_more(page, size, rows):
+            told.add(what)
+            log.warning(
+                "this server says that there are more %s, and does not name the next page: only the first %d are "
+                "listed, others are entered by their id",
+                what,
+                rows,
+            )
+        elif page.number is None and len(page.rows) == PAGE_SIZE:
+            told.add(what)
+            log.info("this server does not number its pages of %s: only the first %d are listed", what, rows)
     return list(found.values())
+
+
+def _says_more(page: Page[T], size: int, rows: int) -> bool:
+    """Whether a page, the last that is named, says itself that others follow it. `rows`: how many there were so far.
+
+    Nothing is made of it but a line in the log: pages count from 0 or from 1, and the total may count what is hidden.
+    """
+    if page.total is not None and page.total <= rows:
+        return False
+    if page.number is not None and page.last_number is not None:
+        return page.last_number > page.number and len(page.rows) >= size
+    return page.total is not None and len(page.rows) >= size
 
 
 def _following(page: Page[T], size: int, wanted: int) -> list[int | None]:

@@ -144,3 +144,45 @@ async def test_who_waits_gives_up(autojump_clock: MockClock) -> None:
     with contextlib.suppress(trio.TooSlowError), trio.fail_after(SLOW_S * 1.5):
         await first(service, 2000)
     assert (service.under_way, service.at_once) == (0, 8)
+
+
+# --- pages that end too soon --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "total", "warned"),
+    [
+        (0, 2, 300, True),
+        (1, 3, None, True),
+        (None, None, 300, True),
+        (None, 2, 300, True),
+        (0, 0, 300, False),
+        (0, 1, 100, False),
+        (None, None, 100, False),
+        (0, None, None, False),
+    ],
+)
+async def test_more_than_is_named_is_said_once(
+    number: int | None, last: int | None, total: int | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1: where a server says that there is more, and names no next page, the log says that it is not listed; once."""
+    told: set[str] = set()
+
+    async def page(_query: dict[str, str]) -> Page[int]:
+        return Page(list(range(100)), number, None, last, total)
+
+    for _ in range(3):
+        assert len(await pages.first_rows("runs", page, 200, lambda row: row, told)) == 100
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == warned
+    assert all("only the first 100 are listed" in line for line in lines)
+
+
+async def test_all_that_was_wanted_is_no_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """1: nothing is said of pages that nobody asked for."""
+
+    async def page(_query: dict[str, str]) -> Page[int]:
+        return Page(list(range(100)), 0, None, 7, 800)
+
+    assert len(await pages.first_rows("runs", page, 100, lambda row: row)) == 100
+    assert not caplog.records
