@@ -110,6 +110,10 @@ class Desk:
         # Nothing of it stays in the kernel: the next one who opens it sees what is there then.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
+    def number_of(self, handle: int) -> int:
+        """Return the inode's number that a handle is of; 0 for one that is not of these."""
+        return self._open[handle][0] if handle in self._open else 0
+
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Return part of what a handle holds."""
         return self._open[handle][1][offset : offset + size]

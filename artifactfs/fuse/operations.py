@@ -339,7 +339,10 @@ class Operations(pyfuse3.Operations):
             return inode.node if inode is not None else None
         if (directory := self._directories.get(number)) is not None:
             return directory.directory
-        return opened.file if (opened := self._open_files.get(number)) is not None else None
+        if (opened := self._open_files.get(number)) is not None:
+            return opened.file
+        report = self.inodes.find(self._desk.number_of(number))
+        return report.node if report is not None else None
 
     def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> Found | None:
         if isinstance(parent, Private):

@@ -13,6 +13,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.modellab import failures
+from artifactfs.modellab.requestlog import Line
 
 # What a body is inflated to at a time.
 _MAX_PIECE_BYTES = 1 << 20
@@ -35,14 +36,15 @@ class Listener(Protocol):
 
 
 class Stream:
-    """An open answer of `Transport.open`: its head, and its body as it comes, undecoded."""
+    """An open answer of `Transport.open`: its head, and its body as it comes, undecoded. `line`: said when it ends."""
 
-    def __init__(self, transport: Listener, response: httpx.Response, release: Callable[[], None]) -> None:
+    def __init__(self, transport: Listener, response: httpx.Response, release: Callable[[], None], line: Line) -> None:
         self._transport = transport
         self._response = response
         # When something of it came last.
         self._heard_at = transport.received(0)
         self._release: Callable[[], None] | None = release
+        self._line = line
 
     @property
     def status(self) -> int:
@@ -66,6 +68,7 @@ class Stream:
             # Straight from the connection: httpx's own way to it costs, and only counts.
             async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
                 self._heard_at = self._transport.received(len(chunk))
+                self._line.size_bytes += len(chunk)
                 yield chunk
                 if (pieces := pieces + 1) % _PIECES == 0:
                     await trio.lowlevel.checkpoint()
@@ -78,6 +81,7 @@ class Stream:
             async with aclosing(decoded(self._response)) as pieces:
                 async for piece in pieces:
                     self._heard_at = self._transport.received(len(piece))
+                    self._line.size_bytes += len(piece)
                     yield piece
         except httpx.HTTPError as error:
             raise self._failed(error) from error
@@ -86,7 +90,9 @@ class Stream:
         self._transport.broke_off()
         if isinstance(error, httpx.ReadTimeout):
             self._transport.silent(self._heard_at)
-        return failures.of_exception(self.url.netloc.decode("ascii"), error)
+        failure = failures.of_exception(self.url.netloc.decode("ascii"), error)
+        self._line.error = failure
+        return failure
 
     async def aclose(self) -> None:
         """Give back the connection, or close it where the body was not read to its end."""
@@ -97,6 +103,7 @@ class Stream:
             if self._release is not None:
                 release, self._release = self._release, None
                 release()
+                self._line.end()
 
 
 async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:

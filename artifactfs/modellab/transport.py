@@ -23,7 +23,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import failures, models, throttle
+from artifactfs.modellab import failures, models, requestlog, throttle
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
 from artifactfs.modellab.connections import Connections, tls_context
@@ -208,15 +208,18 @@ class Transport:
         async def attempt(left_s: float) -> Stream:
             # The place is given back by the stream; on behalf of it, since another task may close it.
             place = object()
-            until = self._clock() + left_s
+            until, ours = self._clock() + left_s, self.is_ours(absolute)
             await self._limiter.acquire_on_behalf_of(place)
+            line = requestlog.begin(endpoint, absolute, ours=ours)
             try:
-                with self._tally.attempt(endpoint, until, ours=self.is_ours(absolute)):
-                    response = await self._open(endpoint, absolute, headers, deadline_s, expected)
-            except BaseException:
+                with self._tally.attempt(endpoint, until, ours=ours):
+                    response = await self._open(endpoint, absolute, headers, deadline_s, expected, line)
+            except BaseException as error:
                 self._limiter.release_on_behalf_of(place)
+                line.error = error
+                line.end()
                 raise
-            return Stream(self, response, lambda: self._limiter.release_on_behalf_of(place))
+            return Stream(self, response, lambda: self._limiter.release_on_behalf_of(place), line)
 
         return await self._retrying(endpoint, deadline_s, attempt, attempts)
 
@@ -227,7 +230,13 @@ class Transport:
             raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
 
     async def _open(
-        self, endpoint: str, url: httpx.URL, headers: dict[str, str], deadline_s: float, expected: frozenset[int]
+        self,
+        endpoint: str,
+        url: httpx.URL,
+        headers: dict[str, str],
+        deadline_s: float,
+        expected: frozenset[int],
+        line: requestlog.Line,
     ) -> httpx.Response:
         ours = self.is_ours(url)
         generation = self._keys.generation
@@ -236,6 +245,7 @@ class Transport:
         except httpx.HTTPError as error:
             # Who was asked, and not who sent us there.
             raise failures.of_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
+        line.status = response.status_code
         if ours:
             self._observe(endpoint, response)
         if response.status_code in expected:
@@ -384,13 +394,19 @@ class Transport:
 
     async def _attempt(self, endpoint: str, target: str, left_s: float) -> bytes:
         url = self._url(target)
+        with requestlog.begin(endpoint, url, ours=True) as line:
+            return await self._answer(endpoint, url, left_s, line)
+
+    async def _answer(self, endpoint: str, url: httpx.URL, left_s: float, line: requestlog.Line) -> bytes:
         generation = self._keys.generation
         try:
             response = await self._send(endpoint, url, self._keys.headers(), left_s)
             async with aclosing(response):
                 self._observe(endpoint, response)
                 ok = 200 <= response.status_code < 300
+                line.status = response.status_code
                 body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, whole=ok)
+                line.size_bytes = len(body)
         except httpx.HTTPError as error:
             raise failures.of_exception(self.host, error, self._proxy_shown) from error
         if not ok:

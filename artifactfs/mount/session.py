@@ -32,6 +32,7 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.desk import Desk
 from artifactfs.fuse.names import KernelNames
 from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogTarget
 from artifactfs.modellab.auth import Credentials, KeyRing
@@ -242,7 +243,7 @@ def _operations(
 ) -> Operations:
     make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
     makers, orders = control.makers(), control.orders()
-    return make(
+    operations = make(
         tree,
         files,
         Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
@@ -250,6 +251,8 @@ def _operations(
         on_ready=on_ready,
         desk=Desk(Reports(Numbering(settings.api_url), time.time_ns(), makers, orders), makers, orders),
     )
+    trace(operations)
+    return operations
 
 
 async def _mounted(

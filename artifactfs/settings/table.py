@@ -96,7 +96,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("log_file", path, None, "FILE", "Log of a mount in the background."),
     Setting("log_format", one_of("text", "json"), "text", "text|json", "How a line of the log looks [text]."),
-    Setting("verbose", flag, False, None, "Log each operation."),
+    Setting("verbose", flag, False, None, "Log each request to the service and each operation."),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 

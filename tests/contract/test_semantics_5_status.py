@@ -275,6 +275,35 @@ def test_ways_out_that_lead_somewhere(lab: Lab, mounting: Mounting) -> None:
     assert status(mounted)["last_error"]["what_to_do"].startswith("check the number")
 
 
+def test_what_v_logs(lab: Lab, mounting: Mounting) -> None:
+    """5.3: with -v the log has a line for each request and for each operation that may wait; without it, none."""
+    run_id = lab.new_run({"sub dir/a\nb.bin": 1000})
+    mounted, plain = mounting("-v"), mounting(name="plain")
+    mounted.log.announce("answered 501")
+    for each in (mounted, plain):
+        each.sh('ls "$M/runs/$1"; cat "$M/runs/$1"/*/*; stat "$M/runs/$1/missing"; cat "$M/.artifactfs/errors"', run_id)
+    lab.fault("run", {"status": 501})
+    mounted.sh('! stat "$M/runs/$1"', run_id + 1).ok()
+    ms = r"\d+\.\d ms$"
+    inside = rf"/runs/{run_id}/sub dir/a\\nb\.bin"
+    for expected in (
+        rf"DEBUG .*: GET run /runs/{run_id}: 200, \d+ bytes, {ms}",
+        rf"DEBUG .*: GET listing /runs/{run_id}/artifacts\?path=sub%20dir%2F: 200, \d+ bytes, {ms}",
+        rf"DEBUG .*: GET content /artifacts/content\?.*: 20[06], 1000 bytes, {ms}",
+        rf"DEBUG .*: GET run /runs/{run_id + 1}: 501, \d+ bytes, {ms}",
+        rf"DEBUG .*: lookup of /runs/{run_id}: ok, {ms}",
+        rf"DEBUG .*: lookup of /runs/{run_id}/missing: ENOENT, {ms}",
+        rf"DEBUG .*: lookup of /runs/{run_id + 1}: EIO, {ms}",
+        rf"DEBUG .*: opendir of /runs/{run_id}: ok, {ms}",
+        rf"DEBUG .*: readdir of /runs/{run_id}: ok, {ms}",
+        rf"DEBUG .*: open of {inside}: ok, {ms}",
+        rf"DEBUG .*: read of {inside} at 0, \d+ bytes: ok, {ms}",
+        rf"DEBUG .*: read of /\.artifactfs/errors at 0, \d+ bytes: ok, {ms}",
+    ):
+        wait_until(lambda wanted=expected: mounted.log.has(wanted), expected)  # type: ignore[misc]
+    assert not plain.log.has("DEBUG| GET | of /runs")
+
+
 def test_keys_are_not_blamed_for_what_came_later(lab: Lab, mounting: Mounting) -> None:
     """5.3: after one refusal, a service that fails whatever it is asked is said to fail; taken keys end both."""
     mounted = mounting("--deadline", "2s", "--negative-ttl", "0")
