@@ -210,7 +210,7 @@ def health_of(trouble: Trouble, origin: str) -> tuple[str, float, str, str]:
         said = f"{origin} cannot be reached, or fails whatever it is asked; what is known is served"
         return "failing", trouble.failing_since, said, f"see the last error; {_TRY_AGAIN}"
     if trouble.strange_since is not None:
-        said = f"what answers at {origin} is not Model Lab, as a proxy's page is not; what is known is served"
+        said = f"what answers at {origin} is not Model Lab (a proxy's page?); what is listed is served until it is old"
         return "failing", trouble.strange_since, said, "see the last error; check the network, --proxy and --api-url"
     if trouble.paused_since is not None:
         said = f"the rate limit of these keys is used up for {trouble.paused_s:.0f} s more"

@@ -29,9 +29,6 @@ REFRESH_WAIT_S = 1.0
 ASKED_WAIT_S = 10.0
 # A first fetch that everybody gave up on is looked after this often; who comes when it has taken longer asks himself.
 _ABANDONED_S = 1.0
-# With these the old value is served (semantics 3.2). What is not Model Lab's says nothing of what there is: a login
-# page of the network, or a gateway's, is in front of all of it, and goes away as an outage does.
-_PASSES = (errors.PassingError, errors.UnexpectedAnswer)
 # Absences are one small record each; arbitrary.
 _MAX_ABSENCES = 10_000
 
@@ -307,7 +304,7 @@ class FreshCache(Generic[K, V]):
         with trio.move_on_after(wait_s):
             try:
                 return await self._wait(key, flight)
-            except _PASSES:
+            except errors.PassingError:
                 return self._old(held)  # the flight itself has said so in the log
         self._health.slow(self._clock())
         return self._old(held)
@@ -400,7 +397,7 @@ class FreshCache(Generic[K, V]):
                 return  # what was asked for later says, or will say, what is there
             self._held.pop(key, None)
             self._absent[key] = self._clock() + self._negative_ttl_s
-        elif isinstance(error, _PASSES):
+        elif isinstance(error, errors.PassingError):
             # Who waits for a first one says himself what can be done.
             served = f"; the old one is served; {errors.what_to_do(error)}" if had_old else ""
             log.warning("%s: %s%s", self._what(key), error, served)
