@@ -182,3 +182,23 @@ async def test_runs_of_odd_ids_are_left_out(tree: Tree, service: FakeService, au
     assert await shown(tree, "projects") == [b"10", b"20"]
     assert await shown(tree, "projects/10") == [b"1", b"2"]
     assert len(await shown(tree, "runs")) == 3
+
+
+async def test_links_of_a_large_shelf_cost_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """7: what a page told is known, of however many runs: its rows and the runs are remembered as long as each other."""
+    count = 25_000
+    service = FakeService(
+        runs={number: run(number, name="sweep") for number in range(1, count + 1)},
+        catalogue={10: Project(10, "vision")},
+    )
+    tree = Tree(
+        service, site="test", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS, runs_listed=count
+    )
+    names = await shown(tree, "projects/10")
+    assert len(names) == count
+    service.asked()
+    shelf = await walk(tree, "projects/10")
+    for name in names:
+        assert isinstance((await tree.lookup(shelf, name)).node, Link)
+        assert tree.lookup_at_hand(tree.runs, name) is not None
+    assert service.asked() == []
