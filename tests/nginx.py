@@ -16,6 +16,9 @@ CONFIGURATION = os.path.join(CHECKOUT, "docs", "nginx", "artifactfs.conf")
 # Debian has it where only root looks.
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
+# How docs/fleets.md adds a line to the file of accounts.
+_APPEND = "sudo tee -a /etc/nginx/artifactfs/accounts >/dev/null"
+
 # What is around the file in /etc/nginx/nginx.conf, and no place of the system's.
 _MAIN = """
 {user}
@@ -85,7 +88,7 @@ def configured(text: str, changes: Mapping[str, str]) -> str:
 def accounts(env: Mapping[str, str]) -> str:
     """Return the lines that the commands of docs/fleets.md make of keys, or of a token, in the environment."""
     with open(os.path.join(CHECKOUT, "docs", "fleets.md"), encoding="utf-8") as file:
-        commands = re.findall(r"^    (umask 077; printf .*) >>accounts$", file.read(), re.MULTILINE)
+        commands = re.findall(rf"^    (printf .*) \| {_APPEND}$", file.read(), re.MULTILINE)
     assert len(commands) == 2
     command = commands["DD_ACCESS_TOKEN" in env]
     return run("sh", "-c", command, env=env).ok().text
