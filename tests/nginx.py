@@ -123,6 +123,7 @@ def nginx(
         "/etc/nginx/artifactfs/accounts": its.path("accounts"),
         "/var/cache/nginx/artifactfs": its.path("cache"),
         "max_size=200g min_free=10g": "max_size=1g",
+        "/var/log/nginx/error.log": its.path("error.log"),
         "listen 8443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "/etc/nginx/artifactfs/server.pem": certificate[0],
         "/etc/nginx/artifactfs/server.key": certificate[1],
