@@ -40,7 +40,12 @@ class Source:
         self._artifact = artifact
         self._run_stamp = run_stamp
         self._pieces = Pieces(shop, size, name, run_stamp)
-        asked = msgspec.structs.replace(artifact, version=run_stamp.hex()) if run_stamp is not None else artifact
+        asked = artifact
+        if run_stamp is not None:
+            # With the size: a cache on the way would answer with a file of another one, too. The stamp's is fixed.
+            asked = msgspec.structs.replace(
+                artifact, version=run_stamp.hex() + (f"{size:x}" if size is not None else "")
+            )
         self._download = Download(shop, asked, self._pieces)
         self._fills: dict[int, Fill] = {}
         self._scopes: set[trio.CancelScope] = set()

@@ -39,7 +39,7 @@ _ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
 class Artifact(msgspec.Struct, frozen=True):
     """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
 
-    `version`: a digest, in hex, of what stays the same as long as the content does; empty where nothing is known that
+    `version`: in hex, what stays the same as long as the content does; empty where nothing is known that
     does. It is told with the request: a cache on the way may answer with what it has of the same one (semantics 4.3).
     """
 

@@ -53,9 +53,9 @@ _MAX_DOUBTED = 10_000
 class Location(msgspec.Struct, frozen=True):
     """Where a file's content is, and by what it is known over remounts (semantics 4.3).
 
-    `stamp`: a digest of its run's times if the run is settled, or else of its own time; None where neither is known.
-    `variant`: tells versions of one size apart; 0 for the first that was seen. `settled`: whether its run is over, so
-    that the file is what was listed.
+    `stamp`: a digest of its run's times, and of `variant`, if the run is settled, or else of its own time; None where
+    neither is known. `variant`: tells versions of one size apart; 0 for the first that was seen. `settled`: whether its
+    run is over, so that the file is what was listed.
     """
 
     artifact: Artifact
@@ -202,7 +202,8 @@ class Tree:
         # The first version of a size has the number that stands for the size alone.
         first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
         variant = 0 if entry.number == first else entry.number
-        return Location(artifact, self._stamp(run, entry), variant, listings.settled(run, self._wall_clock_ns()))
+        settled = listings.settled(run, self._wall_clock_ns())
+        return Location(artifact, self._stamp(run, entry, variant), variant, settled)
 
     def check(self, file: File) -> None:
         """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""
@@ -357,10 +358,13 @@ class Tree:
                 self._listings.drop((directory.run_id, parent, slash))
             raise
 
-    def _stamp(self, run: Run, entry: Entry) -> bytes | None:
+    def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
         """Return a digest of what stays the same as long as a file's content does (semantics 4.3)."""
         if listings.settled(run, self._wall_clock_ns()):
             known_by = f"{run.completed_ns} {run.updated_ns}"
+            # A cache on the way to the service knows nothing of variants but this.
+            if variant:
+                known_by += f" {variant}"
         elif entry.created_ns is not None:
             known_by = f"created {entry.created_ns}"
         else:

@@ -195,6 +195,46 @@ def test_the_version_is_part_of_the_key(fleet: Fleet) -> None:
     assert fleet.lab.sha256(run_id, "f.bin") in after
 
 
+def test_a_file_of_a_finished_run_with_another_size(fleet: Fleet) -> None:
+    """What is of another size than the listing says is not even asked for, though the run's times are the same."""
+    run_id = fleet.lab.new_run({"f.bin": 5000})
+    read(fleet.mount("one"), run_id)
+    fleet.lab.files(run_id, change={"f.bin": {"size": 6000}})
+    forget_listings(fleet)
+    second = fleet.mount("two")
+    assert fleet.lab.sha256(run_id, "f.bin") in read(second, run_id)
+
+
+def forget_listings(fleet: Fleet) -> None:
+    """As after their 20 s: nginx is asked for listings that it does not have."""
+    for path, content in fleet.proxy.cached().items():
+        if CONTENT.encode() not in content[:2000]:
+            os.unlink(path)
+
+
+def test_a_file_of_a_finished_run_with_another_time(fleet: Fleet) -> None:
+    """Who has seen that a file is another, by its own time, gets it, though size and the run's times are the same."""
+    files = {f"d{number}/e/f.bin": 5000 for number in range(12)}
+    run_id = fleet.lab.new_run(files, project=fleet.lab.new_project())
+    first = fleet.mount("one", "--prefetch", "auto")
+
+    def told(mounted: Mount) -> dict[str, tuple[str, str]]:
+        """Return time and digest of each file."""
+        script = 'cd "$M/runs/$1" && find . -type f -printf "%P %T@ " -exec sha256sum {} ";"'
+        rows = [line.split() for line in mounted.sh(script, run_id).ok().text.splitlines()]
+        return {path: (time, digest) for path, time, digest, _ in rows}
+
+    before = told(first)
+    fleet.lab.files(run_id, change={path: {"created_at": "2026-05-18T00:00:00Z"} for path in files})
+    forget_listings(fleet)
+    fleet.shell.cli("refresh", first.path("runs", run_id)).ok()
+    after = told(first)
+    # Of what was listed before the walk was seen to be one, the mount has never known the time.
+    seen = [path for path in files if after[path][0] != before[path][0]]
+    assert len(seen) >= len(files) // 2
+    assert [path for path in seen if after[path][1] != fleet.lab.sha256(run_id, path)] == []
+
+
 # --- who gets what --------------------------------------------------------------------------------------
 
 
