@@ -342,7 +342,8 @@ def _text(text: str) -> str:
 def _plain(text: str) -> str:
     """Return a text that roff shows as it is."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("~", "\\(ti")
-    escaped = escaped.replace("^", "\\(ha").replace('"', "\\(dq")
+    # Three periods, as groff has no such character where the terminal has not: in the locale C, say.
+    escaped = escaped.replace("^", "\\(ha").replace('"', "\\(dq").replace("…", "...")
     escaped = "".join(c if c.isascii() else f"\\[u{ord(c):04X}]" for c in escaped)
     return f"\\&{escaped}" if escaped.startswith(".") else escaped
 
