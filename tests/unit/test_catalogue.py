@@ -185,7 +185,7 @@ async def test_runs_of_odd_ids_are_left_out(tree: Tree, service: FakeService, au
 
 
 async def test_links_of_a_large_shelf_cost_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """7: what a page told is known, of however many runs: its rows and the runs are remembered as long as each other."""
+    """7: what a page told is known, of however many runs: as many are remembered as rows of pages are."""
     count = 25_000
     service = FakeService(
         runs={number: run(number, name="sweep") for number in range(1, count + 1)},
