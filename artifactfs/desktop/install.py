@@ -194,13 +194,24 @@ def _put(data_home: str, place: str, content: bytes | None) -> None:
 
 
 def _make_directories(path: str, made: list[str]) -> None:
-    """Make a directory and those above it; what was made is added to `made`, uppermost first. Raises OSError."""
+    """Make a directory and those above it; what was made is added to `made`, uppermost first.
+
+    Raises OSError; UserError where something else is in the way.
+    """
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):
-        os.mkdir(directory)
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            if os.path.islink(directory):
+                target = os.path.realpath(directory)
+                found = f"is a link to {target}, where no directory is: make that, or remove the link"
+            else:
+                found = "is in the way and no directory: move it away"
+            raise UserError(ExitCode.DESKTOP_FAILED, f"cannot install for the desktop: {directory} {found}") from None
         made.append(directory)
 
 

@@ -200,8 +200,18 @@ def test_a_place_that_cannot_be_written(at_desk: Shell) -> None:
     share = Path(at_desk.make_directory("data/share"))
     (share / "icons").write_text("a file")
     done = at_desk.cli("desktop", "install")
-    assert_one_line(done, ExitCode.DESKTOP_FAILED, str(share / "icons"))
+    assert_one_line(done, ExitCode.DESKTOP_FAILED, str(share / "icons"), "no directory", "move it away")
     assert everything(str(share)) == {"icons": (stat.S_IFREG, b"a file")}
+
+
+def test_a_link_that_leads_nowhere(at_desk: Shell) -> None:
+    """A data directory that is a link to what is not there: one line that says so, and nothing is made."""
+    link = Path(at_desk.make_directory("data")) / "share"
+    link.symlink_to("../elsewhere")
+    done = at_desk.cli("desktop", "install")
+    assert_one_line(done, ExitCode.DESKTOP_FAILED, str(link), at_desk.path("elsewhere"), "remove the link")
+    assert "exists" not in done.err
+    assert list(everything(at_desk.path("data"))) == ["share"]
 
 
 def test_a_note_that_lies(at_desk: Shell) -> None:
