@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import table
+from artifactfs.mount import asking, table
 from artifactfs.quantities import format_size
 
 _READ_BYTES = 256 << 10
@@ -122,7 +122,9 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
         if not stat.S_ISDIR(status.st_mode):
             yield path, status.st_size
             return
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if (point := asking.point_of(path)) is not None:
+            raise asking.unreadable(error.errno or errno.ENOENT, path, point) from None
         raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs") from None
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):

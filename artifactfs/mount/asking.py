@@ -169,7 +169,7 @@ def _answer(path: str, said: bytes) -> Answer:
         raise NoAnswer(f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again", dead=True)
     inside = told.get("inside")
     if isinstance(inside, str) and "/.artifactfs/" not in where:
-        raise _unreadable(number, path, inside)
+        raise unreadable(number, path, inside)
     if "/.artifactfs/" in where or (number == errno.EACCES and _type_at(path) == table.FUSE_TYPE):
         raise _refused(number, where)
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
@@ -192,7 +192,7 @@ def _type_at(path: str) -> str | None:
     return inner.fstype if inner is not None and inner.point != "/" else None
 
 
-def _unreadable(number: int, path: str, point: str) -> UserError:
+def unreadable(number: int, path: str, point: str) -> UserError:
     """Return what to say of a path in a live mount that the service, by way of the mount, does not give."""
     if number in (errno.ENOENT, errno.ENOTDIR):
         said = f"there is no {path} in the mount at {point}: is its number or name right?"

@@ -59,8 +59,11 @@ def test_warm_of_what_is_not_there(lab: Lab, shell: Shell) -> None:
     """5.8: a path that is not there, and a mount that is dead, are one line, as for `info`; one file is one file."""
     mounted = shell.mount()
     done = shell.cli("warm", mounted.path("runs", sample.RUN, "none"))
-    assert (done.code, done.err.count("\n")) == (ExitCode.NOT_MOUNTED, 1)
+    assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1)
     assert done.err.startswith("artifactfs: there is no ")
+    assert f" in the mount at {mounted.point}: is its number or name right? " in done.err
+    done = shell.cli("warm", shell.path("none"))
+    assert (done.code, done.err.count("\n")) == (ExitCode.NOT_MOUNTED, 1)
     one = mounted.path("runs", sample.RUN, "lora_model", "run_config.json")
     assert shell.cli("warm", one).ok().text.startswith("1 file, ")
     os.kill(mounted.pid, signal.SIGKILL)
