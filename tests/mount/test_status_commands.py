@@ -182,7 +182,7 @@ def test_what_the_service_does_not_give(
 ) -> None:
     """A path in a live mount is told to be that, with a way out; the mount itself, by that path, says how it is."""
     mounted = mounting("--deadline", "1")
-    mounted.log.announce(r"run \d+: |lookup: |does not answer", optional=True)
+    mounted.log.announce(r"run \d+: |lookup of |does not answer", optional=True)
     lab.fault("run", then)
     for command in (("info",), ("info", "--json"), ("refresh",)):
         path = mounted.path("runs", lab.new_run())
