@@ -126,6 +126,8 @@ def test_pages_without_a_next_number_end_the_list(form: str, lab: Lab, mounting:
     """1.2: where the server does not say that there is another page, /runs shows the first and does not guess."""
     lab.switch(page_meta=form)
     mounted = mounting()
+    if form == "no_next":
+        mounted.log.announce("there are more runs, and does not name the next page")
 
     shown = [name for name in mounted.sh('ls -f "$M/runs"').ok().text.split() if not name.startswith(".")]
     assert shown == list(map(str, lab.newest_runs(100)))

@@ -99,7 +99,7 @@ def test_a_wrong_body_fails_the_read(
     """4.1: what is not the file fails with its errno: never a wrong byte, never a short file. Then it reads again."""
     run_id = lab.new_run({"model.bin": SIZE})
     mounted = mounting()
-    mounted.log.announce("content|read:|changed while it was read", optional=True)
+    mounted.log.announce("content|read of|changed while it was read", optional=True)
     lab.switch(**wrong)
     found = read(mounted, "whole", "runs", run_id, "model.bin")
     assert found in failures if failures else found == lab.sha256(run_id, "model.bin")
@@ -115,7 +115,7 @@ def test_a_body_that_always_breaks_off_at_half_is_an_error(lab: Lab, mounting: M
     lab.switch(ranges="ignored")
     run_id = lab.new_run({"big.bin": SIZE})
     mounted = mounting()
-    mounted.log.announce("content|read:")
+    mounted.log.announce("content|read of")
     lab.fault("content", {"cut_after": SIZE // 2})
     assert read(mounted, "whole", "runs", run_id, "big.bin") == errno.EIO
 

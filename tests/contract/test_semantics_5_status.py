@@ -241,7 +241,7 @@ def test_a_failure_says_of_what(lab: Lab, mounting: Mounting) -> None:
     unknown = run_id + 1
     for kind, then, script, where, said in (
         ("run", {"status": 422}, '! stat "$M/runs/$2"', f"lookup of /runs/{unknown}", "answered 422"),
-        ("runs", {"html": True}, '! ls "$M/projects/3006"', "the runs last updated of project 3006", "not JSON"),
+        ("runs", {"html": True}, '! ls "$M/projects/3006"', "opendir of /projects/3006", "not JSON"),
         ("runs", {"status": 403}, '! ls "$M/projects/3006"', "opendir of /projects/3006", "answered 403"),
         (
             "content",
