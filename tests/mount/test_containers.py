@@ -16,7 +16,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from tests.harness import CHECKOUT, END_S, Done, Lab, Shell, needs_root, run, start_process, wait_until
-from tests.processes import LIMIT_S
+from tests.processes import LIMIT_S, command_line
 
 pytestmark = needs_root
 
@@ -131,7 +131,7 @@ def test_a_sidecar(who: str, node: Node, user_shell: Shell, lab: Lab) -> None:
             assert digest in look(reader, node.point, file).ok().text
             assert look(reader, node.point, 'touch "$M/x"').code != 0
             # Out of memory.
-            served = [pid for pid in user_shell.processes() if b"mount\0-f" in _command(pid)]
+            served = [pid for pid in user_shell.processes() if "mount\0-f" in command_line(pid)]
             assert len(served) == 1
             os.kill(served[0], signal.SIGKILL)
             process.wait(LIMIT_S)
@@ -146,11 +146,6 @@ def test_a_sidecar(who: str, node: Node, user_shell: Shell, lab: Lab) -> None:
         for look_from in (reader, node.enter):
             assert look(look_from, node.point, COUNT).text == "0\n"
         node.sees('rmdir "$M"').ok()
-
-
-def _command(pid: int) -> bytes:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
 
 
 def test_a_term_is_enough(node: Node, user_shell: Shell) -> None:

@@ -8,6 +8,7 @@ import pytest
 from artifactfs.emulator import sample
 from tests.harness import ARTIFACTFS, FUSE_TYPE, Lab, Shell, mount_type, needs_root, wait_until
 from tests.mount.test_service import Manager, manager, write_config
+from tests.processes import command_line
 
 pytestmark = needs_root
 __all__ = ["manager"]
@@ -67,12 +68,7 @@ def test_a_line_of_fstab(at_boot: Manager, shell: Shell, lab: Lab) -> None:
 
 
 def serving(shell: Shell) -> list[int]:
-    found = []
-    for pid in shell.processes():
-        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
-            if "mount.artifactfs\0" in file.read():
-                found.append(pid)
-    return found
+    return [pid for pid in shell.processes() if "mount.artifactfs\0" in command_line(pid)]
 
 
 def test_an_automount(at_boot: Manager, shell: Shell, lab: Lab) -> None:
