@@ -10,9 +10,9 @@ LOWEST := .venv-lowest
 MOUNT := demo-mount
 # Which: make test TESTS=tests/unit
 TESTS := tests
-# Two processes for each core, as most of a test is waiting; each has an emulator and mounts of its own. PARALLEL= for
-# one, as a debugger wants it.
-PARALLEL = -n $$((2 * $$(nproc))) --dist loadfile
+# A process for each core, each with an emulator and mounts of its own. PARALLEL= for one, as a debugger wants it. Most of
+# a test is waiting: with two a core it takes two thirds of the time, and one sees more of another's mounts.
+PARALLEL := -n auto --dist loadfile
 PIP := -m pip --disable-pip-version-check --no-input
 
 # make bench REPEAT=1 ONLY="find": how often each is measured, and which rows of the comparison (those whose names hold it).
