@@ -128,8 +128,7 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
         raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs") from None
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            said = f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again"
-            raise UserError(ExitCode.NO_ANSWER, said) from None
+            raise asking.process_gone(path) from None
         found.failures.append(f"{path}: {error.strerror}")
         return
     pending = [path]

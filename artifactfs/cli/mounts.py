@@ -133,9 +133,8 @@ def _serve(loaded: Settings, point: str, target: LogTarget, parent: daemon.Paren
 
     # In the background it is not ours: systemd heeds only the process that it has started.
     address = settings.take_notify_socket()
-    if parent is None:
-        return session.run(loaded, point, target=target, parent=None, notify=Notifier(address))
-    return session.run(loaded, point, target=target, parent=parent)
+    notify = Notifier(address if parent is None else None)
+    return session.run(loaded, point, target=target, parent=parent, notify=notify)
 
 
 def start(

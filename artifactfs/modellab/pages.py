@@ -29,7 +29,7 @@ async def first_rows(
     ask: Callable[[dict[str, str]], Awaitable[Page[T]]],
     count: int,
     id_of: Callable[[T], int],
-    told: set[str] | None = None,
+    told: set[str],
 ) -> list[T]:
     """Return the rows of the pages that hold the first `count`, each id once. `ask` gets a page by its parameters.
 
@@ -56,7 +56,7 @@ async def first_rows(
             if not numbers:
                 break
     # The last page that was looked at.
-    if rows < count and what not in (told := set() if told is None else told):
+    if rows < count and what not in told:
         if page.next_number is None and _says_more(page, size, rows):
             told.add(what)
             log.warning(

@@ -166,7 +166,7 @@ def _answer(path: str, said: bytes) -> Answer:
     number, where = told.get("errno"), str(told.get("path"))
     number = number if isinstance(number, int) else errno.EIO
     if number in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV) and _type_at(path) in (table.FUSE_TYPE, None):
-        raise NoAnswer(f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again", dead=True)
+        raise process_gone(path)
     inside = told.get("inside")
     if isinstance(inside, str) and "/.artifactfs/" not in where:
         raise unreadable(number, path, inside)
@@ -190,6 +190,11 @@ def _type_at(path: str) -> str | None:
     """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
     inner = table.innermost(path)
     return inner.fstype if inner is not None and inner.point != "/" else None
+
+
+def process_gone(path: str) -> NoAnswer:
+    """Return what to say of a mount that is dead."""
+    return NoAnswer(f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again", dead=True)
 
 
 def unreadable(number: int, path: str, point: str) -> UserError:

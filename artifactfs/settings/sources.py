@@ -116,16 +116,20 @@ def gather(
 
 def find_config_file(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """Return where the config file is that counts, whether it is there or not. Raises UserError for bad options."""
-    given = _parse_options(options)[0].get(CONFIG.name) or _from_environment(environ).get(CONFIG.name)
-    named = named or (given.text if given is not None else None)
+    named = _config_named(named, options, environ)
     return os.path.abspath(os.path.expanduser(named)) if named else configfile.default_path()
 
 
 def find_profiles(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return the names of the profiles in the config file that counts. Raises UserError as `gather` does."""
-    given = _parse_options(options)[0].get(CONFIG.name) or _from_environment(environ).get(CONFIG.name)
-    config = configfile.read(named or (given.text if given is not None else None))
+    config = configfile.read(_config_named(named, options, environ))
     return tuple(sorted(config.profiles))
+
+
+def _config_named(named: str | None, options: str, environ: Mapping[str, str]) -> str | None:
+    """Return the config file that somebody names, the strongest first; None where nobody does."""
+    given = _parse_options(options)[0].get(CONFIG.name) or _from_environment(environ).get(CONFIG.name)
+    return named or (given.text if given is not None else None)
 
 
 # --- the levels -------------------------------------------------------------------------------------------

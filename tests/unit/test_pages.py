@@ -50,7 +50,7 @@ class Service:
 
 
 async def first(service: Service, count: int) -> list[int]:
-    return await pages.first_rows("rows", service.page, count, lambda row: row)
+    return await pages.first_rows("rows", service.page, count, lambda row: row, set())
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -184,5 +184,5 @@ async def test_all_that_was_wanted_is_no_cut(caplog: pytest.LogCaptureFixture) -
     async def page(_query: dict[str, str]) -> Page[int]:
         return Page(list(range(100)), 0, None, 7, 800)
 
-    assert len(await pages.first_rows("runs", page, 100, lambda row: row)) == 100
+    assert len(await pages.first_rows("runs", page, 100, lambda row: row, set())) == 100
     assert not caplog.records
