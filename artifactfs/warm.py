@@ -11,13 +11,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import asking, table
 from artifactfs.quantities import format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _READ_BYTES = 256 << 10
 
@@ -49,7 +52,7 @@ def plan(paths: Iterable[str]) -> Plan:
     return found
 
 
-def fetch(todo: Plan, *, jobs: int, console: Console) -> int:
+def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
     """Read all files of a plan, `jobs` at once, with a progress bar on a terminal; returns the bytes that were read.
 
     What cannot be read is added to the plan's failures.

@@ -12,9 +12,8 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, services, status
+from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, output, services, status
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.logs import one_line
 from artifactfs.mount import table
 
 
@@ -32,15 +31,15 @@ def _run() -> int:
             sys.stdout.flush()
         code = int(ExitCode.OK)
     except UserError as error:
-        click.echo(f"artifactfs: {one_line(str(error))}", err=True)
+        output.complain(str(error))
         code = int(error.code)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        output.tell(*error.format_message().split("\n"))
         code = int(ExitCode.USAGE)
     except click.ClickException as error:
-        message = one_line(" ".join(error.format_message().split())).rstrip(".")
+        message = error.format_message().rstrip(".")
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "artifactfs"
-        click.echo(f"artifactfs: {message}; see `{command} --help`", err=True)
+        output.complain(f"{message}; see `{command} --help`")
         code = int(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
         # At once: threads of ours may be waiting in a read, and have nothing to clean up.
@@ -49,7 +48,7 @@ def _run() -> int:
         # Wherever a relative path was to be made a whole one.
         gone = table.directory_gone() if isinstance(error, OSError) else None
         said = str(gone) if gone else f"{type(error).__name__}: {error} (this is a bug, please report it)"
-        click.echo(f"artifactfs: {said}", err=True)
+        output.complain(said)
         code = int(gone.code if gone else ExitCode.BUG)
     return code
 
@@ -83,12 +82,12 @@ def guard_standard_output() -> None:
     """Have what cannot be written to standard output told as what it is: the disk is full, say."""
     before = sys.stdout
     if isinstance(before, io.TextIOWrapper):
-        encoding, errors = before.encoding, before.errors
-        by_line = before.line_buffering or before.write_through
+        encoding, by_line = before.encoding, before.line_buffering or before.write_through
         below = before.detach()
         # Without a buffer (PYTHONUNBUFFERED) it would write half a line, and not say so.
         below = io.BufferedWriter(below) if isinstance(below, io.RawIOBase) else below
-        sys.stdout = _Output(below, encoding, errors, line_buffering=by_line)
+        # What is printed exactly may be a path that is no text.
+        sys.stdout = _Output(below, encoding, "surrogateescape", line_buffering=by_line)
 
 
 def open_standard_descriptors() -> None:

@@ -22,6 +22,7 @@ from click.shell_completion import (
 )
 
 from artifactfs import settings
+from artifactfs.cli import output
 from artifactfs.errors import ArtifactfsError, ExitCode, UserError
 from artifactfs.mount import asking, table
 
@@ -85,7 +86,8 @@ def completion(context: click.Context, shell: str | None) -> None:
     if shell not in _SHELLS:
         said = "there is no shell to complete for" if shell is None else f"there is no completion for {shell!r}"
         raise UserError(ExitCode.USAGE, f"{said}: give one of {', '.join(_SHELLS)}")
-    click.echo(_SHELLS[shell](context.find_root().command, {}, "artifactfs", _VARIABLE).source(), nl=False)
+    script = _SHELLS[shell](context.find_root().command, {}, "artifactfs", _VARIABLE).source()
+    output.exact(script.removesuffix("\n"))
 
 
 class _Offering(click.types.StringParamType):

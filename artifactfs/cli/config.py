@@ -1,11 +1,11 @@
 """`artifactfs config`: what a mount would be asked to be, and who said so."""
 
-import json
 from typing import Any
 
 import click
 
 from artifactfs import settings
+from artifactfs.cli import output
 from artifactfs.cli.options import config_file_option, setting_options
 from artifactfs.errors import UserError
 from artifactfs.settings import Explanation, Shown
@@ -25,9 +25,12 @@ def config_show(options: tuple[str, ...], config_file: str | None, as_json: bool
     No command is run and no key is shown. A value that makes no sense is marked, and the exit code is that of `mount`.
     """
     found = settings.explain(flags, options=",".join(options), config_file=config_file)
-    click.echo(_as_json(found) if as_json else "\n".join(_as_text(found)))
+    if as_json:
+        output.data(_for_programs(found))
+    else:
+        output.say(*_as_text(found))
     for warning in found.warnings:
-        click.echo(f"artifactfs: warning: {warning}", err=True)
+        output.warn(warning)
     if found.problem is not None:
         raise UserError(found.code, found.problem)
 
@@ -36,7 +39,7 @@ def config_show(options: tuple[str, ...], config_file: str | None, as_json: bool
 @config_file_option
 def config_path(config_file: str | None) -> None:
     """Print where the config file is, whether there is one or not: for `$EDITOR "$(artifactfs config path)"`."""
-    click.echo(settings.find_config_file(config_file))
+    output.exact(settings.find_config_file(config_file))
 
 
 def _as_text(found: Explanation) -> list[str]:
@@ -60,21 +63,17 @@ def _remark(shown: Shown) -> str:
     return shown.source if shown.used else f"{shown.source} (not used: another key is stronger)"
 
 
-def _as_json(found: Explanation) -> str:
-    return json.dumps(
-        {
-            "config_file": found.config_file if found.config_exists else None,
-            "profile": found.profile,
-            "profile_source": found.profile_source,
-            "profiles": list(found.profiles),
-            "settings": {
-                shown.name: {"value": shown.value, "source": shown.source}
-                | ({} if shown.problem is None else {"problem": shown.problem})
-                | ({} if shown.used else {"used": False})
-                for shown in found.settings
-            },
-            "warnings": list(found.warnings),
+def _for_programs(found: Explanation) -> dict[str, object]:
+    return {
+        "config_file": found.config_file if found.config_exists else None,
+        "profile": found.profile,
+        "profile_source": found.profile_source,
+        "profiles": list(found.profiles),
+        "settings": {
+            shown.name: {"value": shown.value, "source": shown.source}
+            | ({} if shown.problem is None else {"problem": shown.problem})
+            | ({} if shown.used else {"used": False})
+            for shown in found.settings
         },
-        indent=2,
-        ensure_ascii=False,
-    )
+        "warnings": list(found.warnings),
+    }

@@ -6,6 +6,7 @@ import shutil
 import click
 
 from artifactfs import settings
+from artifactfs.cli import output
 from artifactfs.cli.options import Command, config_options
 from artifactfs.content.blocks import BlockStore, refuse_foreign
 from artifactfs.errors import ExitCode, UserError
@@ -34,13 +35,13 @@ def cache_info(cache_dir: str | None, config_file: str | None, profile: str | No
     loaded = _load(cache_dir, config_file, profile)
     usage = _store(loaded).usage()
     is_there = os.path.isdir(loaded.cache_dir)
-    click.echo(f"directory  {loaded.cache_dir}" + ("" if is_there else " (not there yet: the first mount makes it)"))
-    click.echo(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
-    click.echo(
+    output.say(f"directory  {loaded.cache_dir}" + ("" if is_there else " (not there yet: the first mount makes it)"))
+    output.say(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
+    output.say(
         f"limit      {format_size(loaded.cache_size)}, leaving {format_size(loaded.cache_min_free)} free on the disk"
     )
     if is_there:
-        click.echo(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
+        output.say(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
 
 
 @cache.command("verify")
@@ -52,9 +53,9 @@ def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | 
     damaged = 0
     for path, size in store.verify():
         damaged += 1
-        click.echo(f"damaged, deleted: {path} ({format_size(size)})")
+        output.say(f"damaged, deleted: {path} ({format_size(size)})")
     usage = store.usage()
-    click.echo(f"{usage.blocks} blocks are whole ({format_size(usage.size_bytes)}), {damaged} were damaged")
+    output.say(f"{usage.blocks} blocks are whole ({format_size(usage.size_bytes)}), {damaged} were damaged")
 
 
 @cache.command("clear")
@@ -63,7 +64,7 @@ def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | N
     """Delete everything in the cache. Mounts that are using it go on, and fetch anew."""
     loaded = _load(cache_dir, config_file, profile)
     gone = _store(loaded).clear()
-    click.echo(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
+    output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
 
 
 @click.command()
@@ -75,18 +76,16 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
 
     Stopped and called again, it goes on where it was.
     """
-    from rich.console import Console
-
     from artifactfs import warm as warming
 
     todo = warming.plan(paths)
     if dry_run:
-        click.echo(warming.describe(todo))
+        output.say(warming.describe(todo))
     else:
-        read_bytes = warming.fetch(todo, jobs=jobs, console=Console(stderr=True))
-        click.echo(f"{warming.files(len(todo.files))}, {format_size(read_bytes)}")
+        read_bytes = warming.fetch(todo, jobs=jobs, console=output.console(err=True))
+        output.say(f"{warming.files(len(todo.files))}, {format_size(read_bytes)}")
     for failure in todo.failures[:_FAILURES_SHOWN]:
-        click.echo(f"artifactfs: {failure}", err=True)
+        output.complain(failure)
     if todo.failures:
         count = len(todo.failures)
         what = "1 file or directory" if count == 1 else f"{count} files or directories"

@@ -6,6 +6,7 @@ import sys
 import click
 
 from artifactfs import settings
+from artifactfs.cli import output
 from artifactfs.desktop import install as installing
 from artifactfs.desktop import opening
 from artifactfs.desktop.files import Choice
@@ -37,11 +38,11 @@ def install(with_bin: bool, mountpoint: str | None) -> None:
     data_home = settings.data_home()
     choice = Choice(_absolute(mountpoint or _MOUNTPOINT), _program(), with_bin)
     for path in installing.install(data_home, choice):
-        click.echo(f"installed {path}")
-    click.echo(f"the launcher “Model Lab” mounts {choice.mountpoint} and opens it; keys: see `artifactfs mount --help`")
+        output.say(f"installed {path}")
+    output.say(f"the launcher “Model Lab” mounts {choice.mountpoint} and opens it; keys: see `artifactfs mount --help`")
     if with_bin:
-        click.echo("every *.bin file of yours is “Binary data” now, wherever it is; `install` without --bin undoes it")
-    click.echo("file managers that are open may have to be started again")
+        output.say("every *.bin file of yours is “Binary data” now, wherever it is; `install` without --bin undoes it")
+    output.say("file managers that are open may have to be started again")
 
 
 @desktop.command("uninstall")
@@ -49,9 +50,9 @@ def uninstall() -> None:
     """Remove what `install` installed, and nothing else."""
     removed = installing.uninstall(settings.data_home())
     for path in removed:
-        click.echo(f"removed {path}")
+        output.say(f"removed {path}")
     if not removed:
-        click.echo("nothing is installed")
+        output.say("nothing is installed")
 
 
 @desktop.command("status")
@@ -61,9 +62,9 @@ def status() -> None:
     mountpoint = installing.launcher_mountpoint(data_home)
     choice = Choice(mountpoint or _absolute(_MOUNTPOINT), _program(), installing.has_bin(data_home))
     for part in installing.status(data_home, choice):
-        click.echo(f"{part.name:<10}  {part.state}" + (f"  {part.path}" if part.state != "not installed" else ""))
+        output.say(f"{part.name:<10}  {part.state}" + (f"  {part.path}" if part.state != "not installed" else ""))
     if mountpoint is not None:
-        click.echo(f"the launcher opens {mountpoint}")
+        output.say(f"the launcher opens {mountpoint}")
 
 
 @desktop.command("open")

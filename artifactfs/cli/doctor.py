@@ -1,13 +1,13 @@
 """`artifactfs doctor`: prints what the doctor finds."""
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from artifactfs import __version__
+from artifactfs.cli import output
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
 
@@ -74,34 +74,25 @@ def _visit(request: "Request", *, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        report = visit.Report(__version__, not faults, findings, requests)
-        click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+        output.data(msgspec.to_builtins(visit.Report(__version__, not faults, findings, requests)))
     if faults:
         names = ", ".join(dict.fromkeys(finding.check for finding in faults))
         raise UserError(ExitCode.UNHEALTHY, f"something is wrong: {names}")
     if not as_json:
         warnings = sum(finding.mark is visit.Mark.WARNING for finding in findings)
         said = {0: "", 1: ", with a warning"}.get(warnings, f", with {warnings} warnings")
-        click.echo(f"A mount works here{said}{', as far as this machine goes' if request.offline else ''}.")
+        output.say(f"A mount works here{said}{', as far as this machine goes' if request.offline else ''}.")
 
 
 def _printer() -> Callable[[str, str, str | None], None]:
     """Return a function that prints a line with its mark, and its mend below it."""
-    from rich.console import Console
     from rich.text import Text
 
-    class OurConsole(Console):
-        def on_broken_pipe(self) -> None:
-            # rich would exit with 1.
-            raise BrokenPipeError
-
-    console = OurConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    plain = not _can("✓✗→…", encoding)
+    console = output.console()
+    plain = not output.can_show("✓✗→…")
 
     def fit(text: str) -> str:
-        # What a terminal cannot show must not end the report.
-        return text.replace("…", "...").encode(encoding, "replace").decode(encoding) if plain else text
+        return output.shown(text.replace("…", "...") if plain else text)
 
     def show(mark: str, text: str, mend: str | None) -> None:
         sign, ascii_sign, colour = _MARKS[mark]
@@ -111,11 +102,3 @@ def _printer() -> Callable[[str, str, str | None], None]:
         console.print(line, soft_wrap=True)
 
     return show
-
-
-def _can(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

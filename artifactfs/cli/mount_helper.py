@@ -18,15 +18,13 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import click
-
 from artifactfs import __version__, cli, settings
-from artifactfs.cli import mounts
+from artifactfs.cli import mounts, output
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.logs import one_line
 from artifactfs.mount import checks
 from artifactfs.settings import SETTINGS
 
+_PROGRAM = "mount.artifactfs"
 _USAGE = "usage: mount.artifactfs SPEC DIR [-sfnvw] [-o OPTIONS]; `mount -t artifactfs SPEC DIR` calls it"
 
 # What mount(8) and fstab say to every file system, and what says nothing to one that is read-only.
@@ -77,23 +75,22 @@ def main() -> None:
         _run(sys.argv[1:])
         code = _OK
     except UserError as error:
-        click.echo(f"mount.artifactfs: {one_line(str(error))}", err=True)
+        output.complain(str(error), _PROGRAM)
         code = _EXIT_CODES.get(error.code, _FAILED)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:
-        said = one_line(f"{type(error).__name__}: {error}")
-        click.echo(f"mount.artifactfs: {said} (this is a bug, please report it)", err=True)
+        output.complain(f"{type(error).__name__}: {error} (this is a bug, please report it)", _PROGRAM)
         code = _BUG
     sys.exit(code)
 
 
 def _run(arguments: Sequence[str]) -> None:
     if arguments in (["-V"], ["--version"]):
-        click.echo(f"mount.artifactfs {__version__}")
+        output.say(f"{_PROGRAM} {__version__}")
         return
     if arguments in (["-h"], ["--help"]):
-        click.echo(_USAGE)
+        output.say(_USAGE)
         return
     request = parse(arguments)
     options = ",".join(request.options)
@@ -109,20 +106,19 @@ def _run(arguments: Sequence[str]) -> None:
         loaded = dataclasses.replace(loaded, wait_max=_WAIT_MAX_S)
     if loaded.origin_is_default and request.spec not in _LABELS and loaded.profile is None:
         # Somebody may have meant a profile of a config file that is not where he thinks: the keys go elsewhere then.
-        click.echo(
-            f"mount.artifactfs: warning: {one_line(request.spec)} is taken as a label, since there are no profiles in "
-            f"{one_line(loaded.config_file)}; {loaded.site} is asked: say so with site={loaded.site}, or give another "
-            f"site=, or config=FILE",
-            err=True,
+        output.warn(
+            f"{request.spec} is taken as a label, since there are no profiles in {loaded.config_file}; "
+            f"{loaded.site} is asked: say so with site={loaded.site}, or give another site=, or config=FILE",
+            _PROGRAM,
         )
     if request.verbose:
         what = next((f"the {name.replace('_', ' ')} {text}" for name, text in meant.items()), "a label")
-        click.echo(f"mount.artifactfs: {one_line(request.spec)} is {what}; mounting {loaded.origin}")
+        output.say(f"{_PROGRAM}: {request.spec} is {what}; mounting {loaded.origin}")
     if request.fake:
         checks.fuse(loaded)
         checks.mountpoint(request.point, heal=False)
         return
-    mounts.start(request.point, loaded, foreground=False, program="mount.artifactfs")
+    mounts.start(request.point, loaded, foreground=False, program=_PROGRAM)
 
 
 def parse(arguments: Sequence[str]) -> Request:

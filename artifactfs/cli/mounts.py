@@ -12,9 +12,11 @@ from typing import Any
 import click
 
 from artifactfs import settings
+from artifactfs.cli import output
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.logs import LogTarget, one_line
+from artifactfs.escaping import shell_word
+from artifactfs.logs import LogTarget
 from artifactfs.mount import checks, daemon, ending, table
 from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
 
@@ -53,17 +55,19 @@ def umount(mountpoint: str) -> None:
 def serve(directory: str, port: int) -> None:
     """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."""
     _need_emulator()
-    from artifactfs.emulator.__main__ import main as emulator
     from artifactfs.emulator.disk import Disk
+    from artifactfs.emulator.serve import Options, ServeError, serve_forever
 
     # It is read live, so a run may still come.
     nothing = False
     with contextlib.suppress(OSError):
         nothing = os.path.isdir(directory) and not Disk(directory).runs()
     if nothing:
-        said = one_line(f"no subdirectory of {directory} is a run's number: nothing is served")
-        click.echo(f"artifactfs: warning: {said}", err=True)
-    sys.exit(emulator([directory, "--port", str(port)]))
+        output.warn(f"no subdirectory of {directory} is a run's number: nothing is served")
+    try:
+        serve_forever(Options(directory=directory, port=port), announce=lambda told: output.data(told, indent=None))
+    except ServeError as problem:
+        raise UserError(ExitCode.USAGE, str(problem)) from None
 
 
 @click.command()
@@ -116,7 +120,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
             if made:
                 _remove_if_empty(point)
             raise
-        click.echo(f"the sample is at {point}: try `ls {point}/runs/70158`; Ctrl-C ends it", err=True)
+        output.tell(f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`; Ctrl-C ends it")
     try:
         start(point, loaded, not background, serve_sample)
     except UserError:
@@ -149,7 +153,7 @@ def start(
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
     for sentence in (*loaded.warnings, *([warning] if warning else [])):
-        click.echo(f"{program}: warning: {one_line(sentence)}", err=True)
+        output.warn(sentence, program)
     target = settings.log_target(loaded, point, foreground=foreground)
     if target.file is not None:
         checks.log_file(target.file, point)
@@ -157,7 +161,7 @@ def start(
         sys.exit(serving(loaded, point, target, None))
 
     def hear(reason: str) -> None:
-        click.echo(f"{program}: {one_line(reason)}; waiting until it answers, Ctrl-C gives up", err=True)
+        output.complain(f"{reason}; waiting until it answers, Ctrl-C gives up", program)
 
     daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, hear=hear)
 

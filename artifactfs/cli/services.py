@@ -8,8 +8,8 @@ import sys
 import click
 
 from artifactfs import settings, units
+from artifactfs.cli import output
 from artifactfs.cli.options import config_options
-from artifactfs.logs import one_line
 from artifactfs.mount import checks
 from artifactfs.settings import user_unit_dir
 
@@ -33,29 +33,29 @@ def service_install(mountpoint: str, profile: str | None, config_file: str | Non
     config = loaded.config_file if config_file is not None else None
     unit = units.make(user_unit_dir(), _program(), checks.to_come(mountpoint), profile, config)
     if dry_run:
-        click.echo(unit.text, nl=False)
+        output.exact(unit.text.removesuffix("\n"))
         return
     replaced = units.install(unit)
     name = _typed(unit.name)
-    click.echo(f"wrote {unit.path}")
+    output.say(f"wrote {unit.path}")
     if replaced is not None:
-        click.echo(f"it replaces the unit that mounted at {one_line(replaced)}; for both, give each a --profile")
-        click.echo("end that mount, if it runs:")
-        click.echo(f"    systemctl --user stop {name}")
-    click.echo("start it, now and at each log-in:")
-    click.echo(f"    systemctl --user daemon-reload && systemctl --user enable --now {name}")
-    click.echo("have it from boot on, logged in or not:")
-    click.echo("    loginctl enable-linger")
+        output.say(f"it replaces the unit that mounted at {replaced}; for both, give each a --profile")
+        output.say("end that mount, if it runs:")
+        output.say(f"    systemctl --user stop {name}")
+    output.say("start it, now and at each log-in:")
+    output.say(f"    systemctl --user daemon-reload && systemctl --user enable --now {name}")
+    output.say("have it from boot on, logged in or not:")
+    output.say("    loginctl enable-linger")
 
 
 @service.command("uninstall")
 @click.option("--profile", metavar="NAME", help="Profile whose unit it is.")
 def service_uninstall(profile: str | None) -> None:
     """Delete the unit that `install` wrote."""
-    click.echo(f"deleted {units.uninstall(user_unit_dir(), profile)}")
+    output.say(f"deleted {units.uninstall(user_unit_dir(), profile)}")
     name = _typed(units.name_of(profile))
-    click.echo("end it, if it runs:")
-    click.echo(f"    systemctl --user stop {name}; systemctl --user daemon-reload")
+    output.say("end it, if it runs:")
+    output.say(f"    systemctl --user stop {name}; systemctl --user daemon-reload")
 
 
 def _typed(name: str) -> str:

@@ -1,13 +1,13 @@
 """Status and info as text for a terminal: rows of a label and what it says. Pure functions.
 
-Text of the server's is made printable here; the JSON that scripts get keeps it exact.
+Text of the server's is exact in rows, and escaped in lines.
 """
 
 import datetime
 from collections.abc import Iterable
 
+from artifactfs.escaping import one_line
 from artifactfs.modellab.details import Metric, Pair
-from artifactfs.modellab.models import printable
 from artifactfs.mount.info import FileInfo, Info, Listed, ProjectInfo, RunInfo
 from artifactfs.mount.status import OK, Cache, Reading, Status
 from artifactfs.quantities import format_size
@@ -28,16 +28,16 @@ _STATES = {
 
 def health_line(status: Status) -> str:
     """Return how a mount is, in a few words."""
-    said = _STATES.get(status.health.state, printable(status.health.state))
+    said = _STATES.get(status.health.state, status.health.state)
     return f"{said}, since {ago(status.health.since, status.at)}"
 
 
-def one_line(status: Status) -> str:
+def summary(status: Status) -> str:
     """Return a mount in a line: what changes when it is watched."""
     asked = sum(sum(outcomes.values()) for outcomes in status.requests.by_kind.values())
     held = "" if status.cache.size_bytes is None else f", cache {format_size(status.cache.size_bytes)}"
     return (
-        f"{status.at}  {_STATES.get(status.health.state, printable(status.health.state))}, {asked} requests, "
+        f"{status.at}  {_STATES.get(status.health.state, status.health.state)}, {asked} requests, "
         f"{format_size(status.requests.received_bytes)} received{held}, {status.failures} failures"
     )
 
@@ -46,22 +46,22 @@ def status_rows(status: Status) -> list[Row]:
     """Return all that a mount says of itself."""
     health, asked = status.health, status.requests
     rows = [
-        ("mount point", printable(status.mountpoint)),
-        ("health", f"{health_line(status)}: {printable(health.message)}"),
+        ("mount point", status.mountpoint),
+        ("health", f"{health_line(status)}: {health.message}"),
     ]
     if health.what_to_do:
-        rows.append(("what to do", printable(health.what_to_do)))
+        rows.append(("what to do", health.what_to_do))
     rows += [
         ("mounted", f"{ago(status.mounted_since, status.at)}, process {status.pid}, artifactfs {status.version}"),
-        ("site", printable(status.site or status.origin) + (f", profile {status.profile}" if status.profile else "")),
-        ("account", printable(status.account) if status.account else "not named"),
+        ("site", (status.site or status.origin) + (f", profile {status.profile}" if status.profile else "")),
+        ("account", status.account or "not named"),
     ]
     rows += [
-        (f"requests: {printable(kind)}", ", ".join(f"{count:,} {_words(out)}" for out, count in outcomes.items()))
+        (f"requests: {kind}", ", ".join(f"{count:,} {_words(out)}" for out, count in outcomes.items()))
         for kind, outcomes in asked.by_kind.items()
     ]
     rows += [
-        (f"answers: {printable(kind)}", f"{times.sum_s / times.count * 1000:,.0f} ms on average")
+        (f"answers: {kind}", f"{times.sum_s / times.count * 1000:,.0f} ms on average")
         for kind, times in asked.times.items()
         if times.count
     ]
@@ -71,7 +71,7 @@ def status_rows(status: Status) -> list[Row]:
         left = "nothing known" if limit.remaining is None else f"{limit.remaining:,.0f} of {limit.limit:,.0f} left"
         reset = "" if limit.reset_s is None else f", reset in {limit.reset_s:.0f} s"
         paused = f", paused for {limit.paused_s:.0f} s" if limit.paused_s else ""
-        rows.append((f"rate limit: {printable(limit.name) or 'unnamed'}", left + reset + paused))
+        rows.append((f"rate limit: {limit.name or 'unnamed'}", left + reset + paused))
     rows += _cache_rows(status.cache) + _reading_rows(status.reading)
     listings, held = status.listings, status.open
     rows.append(
@@ -83,22 +83,22 @@ def status_rows(status: Status) -> list[Row]:
     )
     rows.append(("walks", f"{listings.walks:,} over, {listings.walking} going on; {listings.listed_ahead:,} ahead"))
     if (walk := listings.last_walk) is not None:
-        cost = ", ".join(f"{count:,} {printable(kind)}" for kind, count in sorted(walk.requests.items())) or "none"
+        cost = ", ".join(f"{count:,} {kind}" for kind, count in sorted(walk.requests.items())) or "none"
         what = f"run {walk.run_id}, {walk.directories:,} directories in {walk.seconds:.1f} s; requests: {cost}"
         rows.append(("last walk", what))
     rows += [
-        (f"index: {printable(index.project_id)}", f"{index.state}, {index.files:,} files, {index.age_s:.0f} s old")
+        (f"index: {index.project_id}", f"{index.state}, {index.files:,} files, {index.age_s:.0f} s old")
         for index in listings.indexes
     ]
     sizeless = f", {held.files_without_size} without a known size" if held.files_without_size else ""
     rows.append(("open", f"{held.files:,} files{sizeless}, {held.directories:,} directories, {held.inodes:,} inodes"))
     if (failed := status.last_error) is not None:
         often = "" if failed.count == 1 else f", {failed.count:,} times since {ago(failed.first, status.at)}"
-        rows.append(("last error", f"{ago(failed.last, status.at)}: {printable(failed.message)}{often}"))
+        rows.append(("last error", f"{ago(failed.last, status.at)}: {failed.message}{often}"))
         if failed.what_to_do:
-            rows.append(("what to do", printable(failed.what_to_do)))
+            rows.append(("what to do", failed.what_to_do))
     if status.log_file:
-        rows.append(("log", printable(status.log_file)))
+        rows.append(("log", status.log_file))
     return rows
 
 
@@ -111,7 +111,7 @@ def _cache_rows(cache: Cache) -> list[Row]:
     evicted = f"; {format_size(cache.evicted_bytes)} evicted" if cache.evicted_bytes else ""
     return [
         ("cache", f"{held} of {format_size(cache.limit_bytes)}{free}{evicted}{slow}"),
-        ("", printable(cache.directory)),
+        ("", cache.directory),
     ]
 
 
@@ -127,7 +127,7 @@ def _reading_rows(reading: Reading) -> list[Row]:
     for body in reading.streaming:
         size = "unknown size" if body.size_bytes is None else format_size(body.size_bytes)
         how = "" if body.fits else "; fits neither cache nor memory: a step back starts it again"
-        rows.append(("streaming", f"{printable(body.path)}, {size}, {format_size(body.came_to)} so far{how}"))
+        rows.append(("streaming", f"{body.path}, {size}, {format_size(body.came_to)} so far{how}"))
     if reading.streamed:
         rows.append(("streamed", f"{reading.streamed:,} bodies, begun anew {reading.restarted:,} times"))
     return rows
@@ -138,7 +138,7 @@ def _reading_rows(reading: Reading) -> list[Row]:
 
 def info_rows(info: Info) -> list[Row]:
     """Return what is known of a place."""
-    rows = [("path", printable(info.path) or "/")]
+    rows = [("path", info.path or "/")]
     if info.file is not None:
         rows += _file_rows(info.file)
     if info.project is not None:
@@ -150,7 +150,7 @@ def info_rows(info: Info) -> list[Row]:
     if info.app_url is not None and info.kind in ("run", "project"):
         rows.append(("Datadog", f"{info.app_url} (the address of a single one is not documented)"))
     if info.error:
-        rows.append(("not all", f"the service did not tell all: {printable(info.error)}"))
+        rows.append(("not all", f"the service did not tell all: {info.error}"))
     return rows
 
 
@@ -170,7 +170,7 @@ def _file_rows(file: FileInfo) -> list[Row]:
 
 
 def _project_rows(project: ProjectInfo) -> list[Row]:
-    rows = [("name", printable(project.name or "") or "(none)"), ("id", str(project.id))]
+    rows = [("name", (project.name or "").strip() or "(none)"), ("id", str(project.id))]
     rows += _given(
         ("description", project.description),
         ("created", project.created_at),
@@ -182,8 +182,8 @@ def _project_rows(project: ProjectInfo) -> list[Row]:
 
 
 def _run_rows(run: RunInfo, *, whole: bool) -> list[Row]:
-    project = f"{printable(run.project.name)} ({run.project.id})" if run.project.name else printable(run.project.id)
-    rows = [("run", f"{printable(run.name) or '(no name)'} ({run.id})"), ("status", printable(run.status))]
+    project = f"{run.project.name} ({run.project.id})" if run.project.name else run.project.id
+    rows = [("run", f"{run.name.strip() or '(no name)'} ({run.id})"), ("status", run.status)]
     rows.append(("project", project))
     if not whole:
         return rows
@@ -198,7 +198,7 @@ def _run_rows(run: RunInfo, *, whole: bool) -> list[Row]:
         ("link", link(run.external_url)),
     )
     rows += _pairs("parameter", run.params) + _pairs("tag", run.tags)
-    shown = [("metric", f"{printable(metric.key)} = {_metric(metric)}") for metric in run.metrics[:_MAX_ROWS]]
+    shown = [("metric", f"{metric.key} = {_metric(metric)}") for metric in run.metrics[:_MAX_ROWS]]
     return rows + shown + _more("metrics", len(run.metrics))
 
 
@@ -209,7 +209,7 @@ def _metric(metric: Metric) -> str:
 
 
 def _pairs(what: str, pairs: tuple[Pair, ...]) -> list[Row]:
-    rows = [(what, f"{printable(pair.key)} = {printable(pair.value)}") for pair in pairs[:_MAX_ROWS]]
+    rows = [(what, f"{pair.key} = {pair.value}") for pair in pairs[:_MAX_ROWS]]
     return rows + _more(f"{what}s", len(pairs))
 
 
@@ -218,7 +218,7 @@ def _more(what: str, count: int) -> list[Row]:
 
 
 def _given(*rows: tuple[str, str | None]) -> list[Row]:
-    return [(label, printable(text)) for label, text in rows if text]
+    return [(label, text) for label, text in rows if text]
 
 
 def _listing(listing: Listed) -> str:
@@ -232,15 +232,15 @@ def _listing(listing: Listed) -> str:
 
 def link(url: str | None) -> str | None:
     """Return an address of the server's if it is one that a browser would open, and nothing else."""
-    return url if url is not None and url.startswith(("https://", "http://")) and url.isprintable() else None
+    return url if url is not None and url.startswith(("https://", "http://")) and one_line(url) == url else None
 
 
 # --- words ------------------------------------------------------------------------------------------------
 
 
 def lines(rows: Iterable[Row]) -> list[str]:
-    """Return rows as lines of two columns."""
-    rows = list(rows)
+    """Return rows as lines of two columns, escaped."""
+    rows = [(one_line(label), one_line(text)) for label, text in rows]
     width = max((len(label) for label, _ in rows), default=0)
     return [f"{label:<{width}}  {text}".rstrip() for label, text in rows]
 
@@ -262,9 +262,9 @@ def ago(moment: str, now: str) -> str:
     try:
         seconds = (datetime.datetime.fromisoformat(now) - datetime.datetime.fromisoformat(moment)).total_seconds()
     except (ValueError, TypeError):
-        return printable(moment)
+        return moment
     return f"{moment} ({span(max(0.0, seconds))} ago)"
 
 
 def _words(outcome: str) -> str:
-    return printable(outcome).replace("_", " ")
+    return outcome.replace("_", " ")

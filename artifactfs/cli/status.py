@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from artifactfs.cli import output
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.logs import one_line
+from artifactfs.escaping import shell_word
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def refresh(paths: tuple[str, ...]) -> None:
             failed.append(error)
             continue
         if not told.get("kernel_names_dropped", True):
-            click.echo(f"artifactfs: warning: {path}: the kernel may repeat old names for a while", err=True)
+            output.warn(f"{path}: the kernel may repeat old names for a while")
     _tell_all(failed)
 
 
@@ -79,7 +80,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     from artifactfs.mount.info import Info
 
     whole: list[object] = []
-    shown: list[str] = []
+    shown: list[list[str]] = []
     failed: list[UserError] = []
     for path in paths:
         try:
@@ -90,23 +91,23 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
         except UserError as error:
             failed.append(error)
             continue
-        shown.append("\n".join(showing.lines(showing.info_rows(found))))
+        shown.append(showing.lines(showing.info_rows(found)))
         if found.error:
             todo = f"; {found.what_to_do}" if found.what_to_do else ""
             failed.append(
                 UserError(ExitCode.INCOMPLETE, f"{found.path}: the service did not tell all: {found.error}{todo}")
             )
     if as_json and (whole or len(paths) > 1):
-        click.echo(json.dumps(whole if len(paths) > 1 else whole[0], indent=2))
+        output.data(whole if len(paths) > 1 else whole[0])
     elif shown and not as_json:
-        click.echo("\n\n".join(shown))
+        output.say(*[line for lines in shown for line in ("", *lines)][1:])
     _tell_all(failed)
 
 
 def _tell_all(failed: list[UserError]) -> None:
     """Say of each path what is wrong with it: the others are not left out for one. Raises the last."""
     for error in failed[:-1]:
-        click.echo(f"artifactfs: {one_line(str(error))}", err=True)
+        output.complain(str(error))
     if failed:
         raise failed[-1]
 
@@ -120,13 +121,13 @@ def _one(path: str, as_json: bool) -> None:
         answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
     except UserError as error:
         if as_json and error.code == ExitCode.NO_ANSWER:
-            click.echo(reports.json_text(_no_status(asking.point_of(path) or path, error)))
+            output.exact(reports.json_text(_no_status(asking.point_of(path) or path, error)))
         raise
     if as_json:
-        click.echo(answer.text.rstrip())
+        output.exact(answer.text.rstrip())
     found = _decoded(answer.text, Status, answer.point)
     if not as_json:
-        click.echo("\n".join(showing.lines(showing.status_rows(found))))
+        output.say(*showing.lines(showing.status_rows(found)))
     if found.health.state != OK:
         raise UserError(ExitCode.UNHEALTHY, f"{answer.point}: {showing.health_line(found)}; {found.health.what_to_do}")
 
@@ -135,7 +136,6 @@ def _all(as_json: bool) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from artifactfs.cli import showing
-    from artifactfs.modellab.models import printable
     from artifactfs.mount import asking, reports
 
     mounts = asking.mounts_of(os.geteuid())
@@ -143,11 +143,11 @@ def _all(as_json: bool) -> None:
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
         looks = list(pool.map(_look, [mount.point for mount in mounts]))
     if as_json:
-        click.echo(reports.json_text([look.told for look in looks]))
+        output.exact(reports.json_text([look.told for look in looks]))
     elif looks:
-        click.echo("\n".join(showing.lines((printable(look.point), look.line) for look in looks)))
+        output.say(*showing.lines((look.point, look.line) for look in looks))
     else:
-        click.echo("artifactfs: you have no mounts: `artifactfs mount MOUNTPOINT` makes one", err=True)
+        output.complain("you have no mounts: `artifactfs mount MOUNTPOINT` makes one")
     wrong = [look.error for look in looks if look.error is not None]
     if wrong:
         raise max(wrong, key=lambda error: error.code)
@@ -179,7 +179,7 @@ def _look(point: str) -> _Look:
         return _Look(point, told, line, None if gone else error)
     wrong = None
     if found.health.state != OK:
-        said = f"{point}: {found.health.message}; `artifactfs status {point}` says more"
+        said = f"{point}: {found.health.message}; `artifactfs status {shell_word(point)}` says more"
         wrong = UserError(ExitCode.UNHEALTHY, said)
     line = f"{showing.health_line(found)}; {found.site or found.origin}"
     return _Look(point, json.loads(answer.text), line, wrong)
@@ -195,7 +195,6 @@ def _no_status(point: str, error: UserError) -> dict[str, Any]:
 
 def _watch(path: str, interval_s: float, as_json: bool) -> None:
     """Look again and again, until Ctrl-C or the end of the mount."""
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
@@ -207,11 +206,14 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
         answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
         return _decoded(answer.text, Status, answer.point), answer.text
 
-    console = Console()
+    console = output.console()
     if as_json or not console.is_terminal:
         while True:
             found, text = look()
-            print(json.dumps(json.loads(text)) if as_json else showing.one_line(found), flush=True)  # noqa: T201
+            if as_json:
+                output.data(json.loads(text), indent=None)
+            else:
+                output.say(showing.summary(found))
             time.sleep(interval_s)
     with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
         while True:

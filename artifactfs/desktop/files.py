@@ -4,7 +4,6 @@ Hard: `Exec` of a launcher is quoted twice, as an argument and then as a string 
 Specification, "The Exec key").
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,9 +79,8 @@ def _string(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        printable = os.fsencode(text).decode(errors="replace")
         raise UserError(
-            ExitCode.USAGE, f"a launcher cannot hold a path that is not UTF-8: {printable}; choose another"
+            ExitCode.USAGE, f"a launcher cannot hold a path that is not UTF-8: {text}; choose another"
         ) from None
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise UserError(ExitCode.USAGE, f"a launcher cannot hold a path with control characters: {text!r}")

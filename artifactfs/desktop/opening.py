@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import one_line
 from artifactfs.mount import register, table
 
 # What opens a directory with the desktop's own file manager, the first that is there.
@@ -53,11 +54,14 @@ def tell(message: str) -> None:
     """Show what went wrong in a window, by the first program that can; without one there is only standard error."""
     if not settings.has_display():
         return
+    text = one_line(message)
+    # All but the last undo backslash escapes (g_strcompress; KDialog's parseString), and show what comes of them.
+    literal = text.replace("\\", "\\\\")
     ways = (
-        ("zenity", "--error", "--no-markup", f"--title={_TITLE}", f"--text={message}"),
-        ("kdialog", "--title", _TITLE, "--error", html.escape(message)),
-        ("notify-send", "--icon=artifactfs", "--", _TITLE, html.escape(message)),
-        ("xmessage", "-center", "-title", _TITLE, message),
+        ("zenity", "--error", "--no-markup", f"--title={_TITLE}", f"--text={literal}"),
+        ("kdialog", "--title", _TITLE, "--error", html.escape(literal)),
+        ("notify-send", "--icon=artifactfs", "--", _TITLE, html.escape(literal)),
+        ("xmessage", "-center", "-title", _TITLE, text),
     )
     for words in ways:
         if shutil.which(words[0]) is not None and _succeeds(words):

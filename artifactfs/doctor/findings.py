@@ -39,22 +39,22 @@ class Report(msgspec.Struct, frozen=True):
 
 def good(check: str, text: str) -> Finding:
     """Return a finding that all is well."""
-    return Finding(check, Mark.GOOD, shown(text))
+    return Finding(check, Mark.GOOD, _whole(text))
 
 
 def warning(check: str, text: str, mend: str | None = None) -> Finding:
     """Return a finding of something that a mount works with, less well."""
-    return Finding(check, Mark.WARNING, shown(text), mend and shown(mend))
+    return Finding(check, Mark.WARNING, _whole(text), mend and _whole(mend))
 
 
 def fault(check: str, text: str, mend: str | None = None) -> Finding:
     """Return a finding of something that a mount, or reading from it, fails with."""
-    return Finding(check, Mark.FAULT, shown(text), mend and shown(mend))
+    return Finding(check, Mark.FAULT, _whole(text), mend and _whole(mend))
 
 
 def skipped(check: str, text: str) -> Finding:
     """Return a finding that there was nothing to find."""
-    return Finding(check, Mark.SKIPPED, shown(text))
+    return Finding(check, Mark.SKIPPED, _whole(text))
 
 
 # Where a sentence of an error goes over to what to do about it, which is said apart here.
@@ -66,7 +66,6 @@ def fact(error: UserError) -> str:
     return _ADVICE.sub("", str(error))
 
 
-def shown(text: str) -> str:
-    """Return text for any terminal and for JSON: one line, no control characters, no halves of characters."""
-    whole = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(each if each.isprintable() else " " for each in whole)
+def _whole(text: str) -> str:
+    """Return a text without halves of characters, which msgspec's JSON does not take."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,6 @@
 """Mount point, cache, log, config file: the places that are the user's. Call through apart.py: any of them may hang."""
 
 import os
-import shlex
 import stat
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ from artifactfs.content import blocks
 from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.logs import datagrams
 from artifactfs.mount import checks, table
 from artifactfs.mount.table import Mount
@@ -35,7 +35,7 @@ def mountpoint(path: str) -> Finding:
             ExitCode.ALREADY_MOUNTED: _command("umount", path),
         }
         if error.code is ExitCode.MOUNTPOINT_MISSING and table.directory_gone() is None:
-            mends[error.code] = f"mkdir -p {shlex.quote(os.path.abspath(path))}"
+            mends[error.code] = f"mkdir -p {shell_word(os.path.abspath(path))}"
         return fault("mount point", fact(error), mends.get(error.code, "mkdir -p ~/model-lab  # and mount there"))
     if hidden is not None:
         return warning("mount point", hidden, "mkdir -p ~/model-lab  # and mount there")
@@ -43,7 +43,7 @@ def mountpoint(path: str) -> Finding:
 
 
 def _command(name: str, path: str) -> str:
-    return f"artifactfs {name} {shlex.quote(path)}"
+    return f"artifactfs {name} {shell_word(path)}"
 
 
 def config(settings: Settings, *, understood: bool = True) -> Finding:
@@ -59,11 +59,11 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
     except FileNotFoundError:
         return good("config file", f"none at {path}")
     except OSError as error:
-        return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shlex.quote(path)}")
+        return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o022:
         # It may name commands, and where the keys go.
-        return warning("config file", f"others can write {path}", f"chmod go-w {shlex.quote(path)}")
+        return warning("config file", f"others can write {path}", f"chmod go-w {shell_word(path)}")
     if not understood:
         return good("config file", path)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
@@ -93,7 +93,7 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
         return warning("cache", f"{path} lies on a read-only disk, so nothing is kept", _elsewhere())
     if not os.access(lies_at, os.W_OK | os.X_OK):
         if there:
-            mend = f"chmod u+rwx {shlex.quote(path)}"
+            mend = f"chmod u+rwx {shell_word(path)}"
             return warning("cache", f"{path} cannot be written, so nothing is kept", mend)
         # Where nobody else can even enter, a directory that root makes is out of reach as well.
         mend = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
@@ -113,7 +113,7 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
 
 
 def _own(path: str) -> str:
-    return f"sudo install -d -m 700 -o $(id -u) {shlex.quote(path)}"
+    return f"sudo install -d -m 700 -o $(id -u) {shell_word(path)}"
 
 
 def _elsewhere() -> str:

@@ -7,7 +7,6 @@ understood nobody knows where the keys may go, so the service is not asked then 
 import dataclasses
 import os
 import re
-import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from types import FrameType
 from artifactfs import settings
 from artifactfs.doctor.findings import Finding, fault, good, warning
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.origins import is_loopback
 from artifactfs.settings import Settings
 
@@ -90,7 +90,7 @@ def _mend(error: UserError, file: str) -> str:
     if error.code is ExitCode.USAGE:
         variable = re.match(r"([A-Z_]+): ", said)
         return f"unset {variable[1]}  # or set it to what is meant" if variable else "artifactfs mount --help"
-    quoted = shlex.quote(file)
+    quoted = shell_word(file)
     if not os.path.lexists(file):
         return "artifactfs doctor --config FILE  # one that is there"
     if not os.path.isfile(file) or not os.access(file, os.R_OK):

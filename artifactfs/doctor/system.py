@@ -3,13 +3,13 @@
 import importlib.metadata
 import os
 import re
-import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from artifactfs.doctor.findings import Finding, fact, fault, good, shown, skipped, warning
+from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import UserError
+from artifactfs.escaping import shell_word
 from artifactfs.mount import checks, table
 
 _LOWEST_PYTHON = (3, 11)
@@ -123,7 +123,7 @@ def fusermount(machine: Machine) -> Finding:
     except OSError as error:
         return fault("fusermount3", f"{path}: {error.strerror}", "sudo apt-get install --reinstall fuse3")
     if not found.st_mode & stat.S_ISUID or found.st_uid != 0:
-        real = shlex.quote(os.path.realpath(path))
+        real = shell_word(os.path.realpath(path))
         return fault(
             "fusermount3",
             f"{path} is not set-uid root, so it cannot mount",
@@ -200,7 +200,7 @@ def logout(machine: Machine) -> Finding | None:
     return warning(
         "logout",
         "systemd ends all that you started when you log out (KillUserProcesses), a mount in the background too",
-        f"loginctl enable-linger {shlex.quote(machine.user)}",
+        f"loginctl enable-linger {shell_word(machine.user)}",
     )
 
 
@@ -212,9 +212,9 @@ def mounts(machine: Machine) -> Iterator[Finding]:
         return
     dead = [mount for mount in ours if machine.is_dead(mount)]
     for mount in dead:
-        mend = f"artifactfs umount {shlex.quote(mount.point)}"
+        mend = f"artifactfs umount {shell_word(mount.point)}"
         yield warning("mounts", f"the mount at {mount.point} is dead: its process was killed", mend)
-    live = [shown(mount.point) for mount in ours if mount not in dead]
+    live = [mount.point for mount in ours if mount not in dead]
     if live:
         yield good("mounts", f"mounted at {', '.join(live)}")
     elif not dead:

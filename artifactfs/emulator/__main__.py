@@ -3,17 +3,26 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from artifactfs.emulator.serve import Options, ServeError, serve_forever
 from artifactfs.emulator.state import Keys
 from artifactfs.emulator.switches import SwitchError, assignment
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(_shown(message))
+
+
+def _shown(text: object) -> str:
+    """Return a text for a terminal: it may repeat an argument, which may hold what a terminal obeys."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def _parser() -> argparse.ArgumentParser:
     defaults = Keys()
-    parser = argparse.ArgumentParser(
-        prog="python -m artifactfs.emulator", description="A Datadog Model Lab on loopback."
-    )
+    parser = _Parser(prog="python -m artifactfs.emulator", description="A Datadog Model Lab on loopback.")
     parser.add_argument("directory", metavar="DIR", nargs="?", help="serve DIR/<run id>/... (default: a sample)")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
@@ -41,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         serve_forever(options)
     except (ServeError, SwitchError) as problem:
-        sys.stderr.write(f"artifactfs emulator: {problem}\n")
+        sys.stderr.write(f"artifactfs emulator: {_shown(problem)}\n")
         return 2
     return 0
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 
 from artifactfs.logs.datagrams import JournalHandler, SyslogHandler
-from artifactfs.logs.forms import JsonFormatter, RedactingFormatter, Redaction, one_line
+from artifactfs.logs.forms import JsonFormatter, RedactingFormatter, Redaction
 from artifactfs.logs.limiter import EACH, RepeatLimiter
 from artifactfs.logs.target import LogTarget
 
@@ -25,7 +25,6 @@ __all__ = [
     "RepeatLimiter",
     "configure",
     "hear",
-    "one_line",
     "opener",
     "redact",
 ]

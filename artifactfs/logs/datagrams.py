@@ -14,7 +14,8 @@ import os
 import socket
 import struct
 
-from artifactfs.logs.forms import Redaction, message_of, one_line, traceback_of
+from artifactfs.escaping import one_line
+from artifactfs.logs.forms import Redaction, message_of, traceback_of
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"

@@ -9,6 +9,8 @@ import json
 import logging
 from collections.abc import Iterable
 
+from artifactfs.escaping import one_line
+
 _INDENT = "\n  "
 
 
@@ -28,13 +30,6 @@ class Redaction:
         for secret in self._secrets:
             text = text.replace(secret, "********")
         return text
-
-
-def one_line(text: str) -> str:
-    r"""Return a text with everything escaped that is not to be seen: a newline is `\n`, an escape sequence `\x1b[…`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class RedactingFormatter(logging.Formatter):

@@ -239,13 +239,13 @@ class ModelLab:
         if seen == self._told.get((run_id, path), (0, 0, False)):
             return
         self._told[run_id, path] = seen
-        where = f"run {run_id}, directory {models.printable(path) or '/'}"
+        where = f"run {run_id}, directory {path or '/'}"
         if children.bad_names:
             log.warning("%s: left out %d entries whose names no filesystem can hold", where, children.bad_names)
         for name in children.shadowed[:1]:
             log.warning(
                 "%s: %d names are both file and directory, the directories are shown; one is %s",
-                where, len(children.shadowed), models.printable(name.decode()),
+                where, len(children.shadowed), name.decode(),
             )  # fmt: skip
         if cut:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)

@@ -198,7 +198,7 @@ def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
-    """Return what an error body says, in one line; empty where it says nothing. Never raises.
+    """Return what an error body says, exact but for blanks, in one line; empty where it says nothing. Never raises.
 
     `secrets` are blotted out: an answer may repeat what it was sent.
 
@@ -216,16 +216,11 @@ def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> s
         else:
             text = error
         if text is not None:
-            parts.append(printable(str(text)))
+            parts.append(" ".join(str(text).split()))
     said = "; ".join(dict.fromkeys(parts))
     for secret in secrets:
         said = said.replace(secret, "********")
     return said[:300]
-
-
-def printable(text: str) -> str:
-    """Return server text for a log or terminal: one line, no control characters, no surrogates."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def parse_time_ns(value: object) -> int | None:

@@ -9,13 +9,13 @@ path is called in the order (tree/reports.py).
 import errno
 import json
 import os
-import shlex
 import subprocess
 from collections.abc import Mapping
 
 import msgspec
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.mount import table
 
 # For what a mount has at hand, on a busy machine.
@@ -203,7 +203,7 @@ def unreadable(number: int, path: str, point: str) -> UserError:
         said = f"there is no {path} in the mount at {point}: is its number or name right?"
         return UserError(ExitCode.INCOMPLETE, f"{said} `artifactfs refresh` its directory, if it is new")
     said = f"{path}: {os.strerror(number)}"
-    return UserError(ExitCode.INCOMPLETE, f"{said}: `artifactfs status {point}` says why; try again")
+    return UserError(ExitCode.INCOMPLETE, f"{said}: `artifactfs status {shell_word(point)}` says why; try again")
 
 
 def _owners(path: str) -> str:
@@ -211,7 +211,7 @@ def _owners(path: str) -> str:
     mount = table.innermost(path)
     if mount is None or mount.user is None:
         return f"{path} says that only to the user who mounted it: `sudo -u USER artifactfs …`"
-    way = "sudo" if mount.user_id == 0 else f"sudo -u {shlex.quote(mount.user)}"
+    way = "sudo" if mount.user_id == 0 else f"sudo -u {shell_word(mount.user)}"
     if mount.allow_other:
         root_too = "" if mount.user_id == 0 else ", and to root"
     else:

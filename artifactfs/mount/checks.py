@@ -10,6 +10,7 @@ import shutil
 import stat
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.mount import table
 from artifactfs.settings import Settings
 
@@ -88,7 +89,8 @@ def directory(point: str) -> str | None:
         found = os.stat(point)
     except FileNotFoundError:
         raise UserError(
-            ExitCode.MOUNTPOINT_MISSING, f"mount point {point} does not exist: create it with `mkdir -p {point}`"
+            ExitCode.MOUNTPOINT_MISSING,
+            f"mount point {point} does not exist: create it with `mkdir -p {shell_word(point)}`",
         ) from None
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point}: {error.strerror}") from None

@@ -9,7 +9,7 @@ import math
 import socket
 import time
 
-from artifactfs.logs import one_line
+from artifactfs.escaping import one_line
 
 log = logging.getLogger(__name__)
 

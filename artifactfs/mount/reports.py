@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from artifactfs.modellab.models import printable
+from artifactfs.escaping import one_line
 from artifactfs.mount.status import OK, Failed, Status
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -44,10 +44,10 @@ def errors_text(failures: Iterable[Failed], at: str) -> bytes:
     lines = []
     for failed in failures:
         often = "once" if failed.count == 1 else f"the last of {failed.count} since {failed.first}"
-        lines.append(f"{failed.last}  {printable(failed.message)} ({often})")
+        lines.append(f"{failed.last}  {failed.message} ({often})")
         if failed.what_to_do:
             lines.append(f"    what to do: {failed.what_to_do}")
-    return ("\n".join(lines or [f"no failures until {at}"]) + "\n").encode("utf-8", "backslashreplace")
+    return ("\n".join(map(one_line, lines or [f"no failures until {at}"])) + "\n").encode()
 
 
 def metrics_text(status: Status) -> bytes:
@@ -155,7 +155,7 @@ class _Page:
         self._lines.append(f"artifactfs_{name}{{{told}}} {shown}" if told else f"artifactfs_{name} {shown}")
 
     def text(self) -> bytes:
-        return ("\n".join(self._lines) + "\n").encode("utf-8", "replace")
+        return ("\n".join(self._lines) + "\n").encode()
 
     def _family(self, name: str, kind: str, about: str, samples: Iterable[tuple[Labels, float | None]]) -> None:
         known = [(labels, value) for labels, value in samples if value is not None]
@@ -166,4 +166,6 @@ class _Page:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    # People look at it, too: what a terminal would obey is escaped first, but for newlines, which the format escapes.
+    lines = text.encode("utf-8", "replace").decode().split("\n")
+    return "\n".join(map(one_line, lines)).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

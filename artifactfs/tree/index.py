@@ -17,7 +17,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.modellab.forms import Child, encode_name
-from artifactfs.modellab.models import ProjectFile, Run, printable
+from artifactfs.modellab.models import ProjectFile, Run
 from artifactfs.tree.listings import look_up, slices
 from artifactfs.tree.nodes import Entry
 from artifactfs.tree.packed import MAX_PACKED_BYTES, ProjectFiles
@@ -365,7 +365,7 @@ class Index:
         belief.state, belief.since = False, self._clock()
         log.info(
             "the listing of project %s is wrong about run %d, directory %s: %s",
-            run.project_id, run.run_id, printable(path) or "/", _INSTEAD,
+            run.project_id, run.run_id, path or "/", _INSTEAD,
         )  # fmt: skip
         self._asks.forget_indexed(run.run_id)
 

@@ -18,7 +18,7 @@ from artifactfs import errors
 from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.content import Artifact
 from artifactfs.modellab.forms import Child
-from artifactfs.modellab.models import Run, printable
+from artifactfs.modellab.models import Run
 from artifactfs.tree import listings
 from artifactfs.tree.catalogue import MAX_RUNS, Catalogue
 from artifactfs.tree.freshness import Caches, FreshCache, Health, Held
@@ -114,7 +114,7 @@ class Tree:
         )
         self._runs = self._catalogue.known_runs
         self._listings: FreshCache[tuple[int, str, bool], _RunListing] = caches.make(
-            lambda key: f"run {key[0]}, directory {printable(key[1]) or '/'}",
+            lambda key: f"run {key[0]}, directory {key[1] or '/'}",
             fetch=self._fetch_listing,
             ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
             weight=lambda found: len(found.listing) + 1,

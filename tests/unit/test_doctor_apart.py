@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.doctor.apart import apart
-from artifactfs.doctor.findings import Finding, Mark, fact, good, shown
+from artifactfs.doctor.findings import Finding, Mark, fact, good
 from artifactfs.errors import ExitCode, UserError
 
 # pytest-xdist has threads, which the program itself has not when it forks.
@@ -77,9 +77,8 @@ def test_one_that_dies() -> None:
 
 
 def test_what_is_shown() -> None:
-    """No control character, no half of a character reaches a terminal or JSON."""
-    assert shown("a\x1b[31m\nb\udcff c") == "a [31m b\\udcff c"
-    assert shown("späth ✓") == "späth ✓"
+    """A finding has a text as it is, but for halves of characters, which its JSON could not hold."""
+    assert good("x", "a\x1b[31m\nb\udcff c späth ✓").text == "a\x1b[31m\nb\\udcff c späth ✓"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "artifactfs"
 # From the bottom up; a room imports rooms with a lower number, and itself. A module of the package's top that is not
 # named here (cachecli, say) is a command's and belongs to the top.
 LAYER = {
+    "escaping": -1,
     "errors": 0, "clock": 0, "quantities": 0, "origins": 0, "logs": 0,
     "settings": 1, "modellab": 2, "tree": 3, "content": 3,
     "fuse": 4,

@@ -5,10 +5,8 @@ import json
 import logging
 import sys
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from artifactfs.logs.forms import JsonFormatter, RedactingFormatter, Redaction, one_line
+from artifactfs.escaping import one_line
+from artifactfs.logs.forms import JsonFormatter, RedactingFormatter, Redaction
 
 SECRET = 'k3y-"0123\\456789abcdef'
 FORGED = "x\n2026-01-01 00:00:00,000 INFO artifactfs.mount: all is well\x1b[2J\r\x85\u2028"
@@ -89,14 +87,6 @@ def test_a_record_that_does_not_fit_its_arguments() -> None:
         except TypeError:
             continue
         raise AssertionError(form)
-
-
-@given(st.text())
-def test_any_text_is_one_line(text: str) -> None:
-    """Printable text stays as it is; the rest can be told from what it was escaped to, and is printable."""
-    assert one_line(text).isprintable()
-    if text.isprintable():
-        assert one_line(text) == text
 
 
 def test_the_stack_of_a_record_is_shown() -> None:

@@ -76,11 +76,11 @@ def samples(text: bytes) -> dict[tuple[str, ...], float]:
 
 
 def test_odd_names_in_metrics() -> None:
-    """5.3: quotes, backslashes, line ends and lone surrogates in names do not break the format."""
-    limit = status.RateLimit('a"b\\c\nd\ud800', 10, 5, 1.5, 0.0)
+    """5.3: quotes, backslashes, line ends lone surrogates and controls in names do not break the format."""
+    limit = status.RateLimit('a"b\\c\nd\ud800\x9b\u202e', 10, 5, 1.5, 0.0)
     found = samples(reports.metrics_text(a_status(rate_limits=(limit,))))
     assert found["artifactfs_info", "1", '/m"\\\n', "o", ""] == 1
-    assert found["artifactfs_rate_limit_reset_seconds", 'a"b\\c\nd?'] == 1.5
+    assert found["artifactfs_rate_limit_reset_seconds", 'a"b\\c\nd?\\x9b\\u202e'] == 1.5
     assert found["artifactfs_uptime_seconds",] == 1.5
 
 
@@ -124,6 +124,6 @@ def test_errors_in_sentences() -> None:
     """5.3: time, what happened, how often, and what to do, the last first; nothing that a terminal would obey."""
     failures = [Failed("x \x1b[2J", "do it", 3, "T1", "T2"), Failed("y", "", 1, "T0", "T0")]
     assert reports.errors_text(failures, "T3").decode().splitlines() == [
-        "T2  x  [2J (the last of 3 since T1)", "    what to do: do it", "T0  y (once)",
+        "T2  x \\x1b[2J (the last of 3 since T1)", "    what to do: do it", "T0  y (once)",
     ]  # fmt: skip
     assert reports.errors_text([], "T3") == b"no failures until T3\n"

@@ -1,0 +1,184 @@
+"""artifactfs.cli.output: the one way to the terminal, and that there is no other."""
+
+import ast
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from artifactfs.cli import output
+from artifactfs.escaping import one_line
+from tests.nasty import NASTY, NOT_UTF8, obeyed
+
+PACKAGE = Path(__file__).parents[2] / "artifactfs"
+THE_ONE = "cli/output.py"
+
+# Calls that print, by the last part of their names.
+PRINTING = {
+    "print", "input", "breakpoint", "echo", "secho", "echo_via_pager", "confirm", "prompt", "progressbar", "pprint",
+    "print_exc", "print_exception", "print_stack", "print_tb", "print_last", "displayhook", "getpass", "Console",
+    "get_console", "print_json", "inspect", "print_help", "print_usage", "get_text_stream", "get_binary_stream",
+}  # fmt: skip
+# Whose they are no prints: the module's, and what it makes.
+OURS = (["output"], ["console"])
+# What is printed to; and who may name it, for what other than printing.
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+MAY_NAME = {
+    "cli/__init__.py": "gives standard output another wrapper, which tells what cannot be written",
+    "cli/desktop.py": "asks whether a terminal is there",
+    "mount/daemon.py": "flushes them before the fork",
+    "logs/__init__.py": "the log of a mount in front: its form escapes each record",
+}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Yield all modules but the one, and the emulator, which stands alone."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = str(path.relative_to(PACKAGE))
+        if name != THE_ONE and not name.startswith("emulator/"):
+            yield name, ast.parse(path.read_bytes())
+
+
+def prints(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, what) of each call that prints, and each name of a stream."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in ("/dev/stdout", "/dev/stderr"):
+            yield node.lineno, str(node.value)
+        if not isinstance(node, ast.Call):
+            continue
+        *owner, name = ast.unparse(node.func).split(".")
+        if name in PRINTING and owner not in OURS:
+            yield node.lineno, name
+        if name == "write" and node.args and ast.unparse(node.args[0]) in ("1", "2"):
+            yield node.lineno, "os.write"
+
+
+def named(tree: ast.AST) -> set[str]:
+    """Return which of the standard streams a module names."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in STREAMS
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "sys"
+    } | {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "sys"
+        for alias in node.names
+        if alias.name in STREAMS
+    }
+
+
+def test_nothing_else_prints() -> None:
+    """6.5: no module but the one prints, makes a console, or names a standard stream without a reason."""
+    assert [f"{name}:{line}: {what}" for name, tree in modules() for line, what in prints(tree)] == []
+    assert {name for name, tree in modules() if named(tree)} == set(MAY_NAME)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(1)", "click.echo('x', err=True)", "Console(stderr=True)", "rich.console.Console()", "os.write(2, b'x')",
+        "traceback.print_exc()", "click.confirm('?')", "open('/dev/stderr')", "rich.print('x')",
+    ],
+)  # fmt: skip
+def test_what_prints_is_seen(source: str) -> None:
+    """The test above finds what it looks for."""
+    assert len(list(prints(ast.parse(source)))) == 1
+
+
+def test_who_names_a_stream_is_seen() -> None:
+    for source in ("import sys\nsys.stderr.write('x')", "from sys import stdout\nstdout.write('x')", "sys.__stdout__"):
+        assert named(ast.parse(source))
+
+
+# --- what it does -----------------------------------------------------------------------------------------
+
+
+class Stream(io.StringIO):
+    """A standard stream. `encoding`: of what it can show."""
+
+    def __init__(self, encoding: str = "utf-8", *, tty: bool = False) -> None:
+        super().__init__()
+        self._encoding, self._tty = encoding, tty
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # StringIO has none
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return self._tty
+
+
+@contextlib.contextmanager
+def standard(out: Stream | None = None) -> Iterator[tuple[Stream, Stream]]:
+    """Put streams in place of standard output and standard error."""
+    out, err = out or Stream(), Stream()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield out, err
+
+
+ALL = [*NASTY.values(), NOT_UTF8]
+
+
+def test_lines_are_lines() -> None:
+    """6.5: each text that is printed is one line, on either stream, and nothing in it is obeyed."""
+    with standard() as (out, err):
+        output.say(*ALL)
+        output.tell(*ALL)
+        assert out.getvalue() == err.getvalue() == "".join(f"{one_line(text)}\n" for text in ALL)
+        output.complain("a\nb")
+        output.warn("a\nb", "mount.artifactfs")
+    assert obeyed(out.getvalue()) == set()
+    assert err.getvalue().splitlines()[-2:] == ["artifactfs: a\\nb", "mount.artifactfs: warning: a\\nb"]
+
+
+def test_json_is_exact() -> None:
+    """6.5: JSON is ASCII without controls, and what is read from it is what was given."""
+    with standard() as (out, _):
+        output.data({text: text for text in ALL})
+    assert out.getvalue().isascii()
+    assert obeyed(out.getvalue()) == set()
+    assert json.loads(out.getvalue()) == {text: text for text in ALL}
+
+
+@pytest.mark.parametrize(("tty", "said"), [(False, "\x1b[31m\n\tx\n"), (True, "\\x1b[31m\n\\tx\n")])
+def test_what_programs_read(tty: bool, said: str) -> None:
+    """6.5: what is exact is so for a program; on a terminal, where none reads it, its lines are escaped."""
+    with standard(Stream(tty=tty)) as (out, _):
+        output.exact("\x1b[31m\n\tx")
+    assert out.getvalue() == said
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("ascii", "sp\\xe4th \\u65e5"), ("latin-1", "späth \\u65e5")])
+def test_a_terminal_that_has_not_all_characters(encoding: str, said: str) -> None:
+    """What standard output has no character for is escaped: it ends no command."""
+    with standard(Stream(encoding)) as (out, _):
+        output.say("späth 日")
+        assert not output.can_show("日")
+    assert out.getvalue() == f"{said}\n"
+
+
+def test_streams_that_are_closed() -> None:
+    """Python has None in place of a stream that was closed before it began."""
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        for print_ in (output.say, output.tell, output.complain, output.warn, output.exact, output.data):
+            print_("x")
+
+
+def test_rich_prints_its_own_sequences_only() -> None:
+    """6.5: what a console is given is escaped, and is no markup."""
+    with standard() as (_, err):
+        console = output.console(err=True)
+        for text in ALL:
+            console.print(Text(one_line(text), style="red"))
+            console.print(text, soft_wrap=True)
+        console.print("[red]x[/] :smile: \x1b]0;x")
+    assert obeyed(err.getvalue()) == set()
+    assert err.getvalue().endswith("[red]x[/] :smile: \\x1b]0;x\n")
