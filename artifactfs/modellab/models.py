@@ -226,14 +226,33 @@ def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> s
 def parse_time_ns(value: object) -> int | None:
     """Return nanoseconds since the epoch for an RFC 3339 time with 0 to 9 digits; None if it is none.
 
-    Microseconds are what datetime keeps; the recordings have at most six digits.
+    Years are 1 to 9999 as they are written; by an offset the moment may lie in the year 0 or 10000 of UTC, and is kept.
+    Without an offset it is UTC. Microseconds are what datetime keeps; the recordings have at most six digits.
     """
     if not isinstance(value, str):
         return None
     try:
-        when = datetime.datetime.fromisoformat(value)
+        return _since_epoch_ns(datetime.datetime.fromisoformat(value))
+    except ValueError:
+        return _rare_time_ns(value)
+
+
+def _rare_time_ns(text: str) -> int | None:
+    """Return what RFC 3339 allows and datetime refuses: small letters, and a leap second at the end of a day of UTC."""
+    text = text.upper()
+    leap = text[16:19] == ":60"
+    try:
+        time_ns = _since_epoch_ns(datetime.datetime.fromisoformat(f"{text[:16]}:59{text[19:]}" if leap else text))
     except ValueError:
         return None
+    if not leap:
+        return time_ns
+    # As POSIX counts, it is the second that follows.
+    following_ns = time_ns + 10**9
+    return following_ns if following_ns // 10**9 % 86400 == 0 else None
+
+
+def _since_epoch_ns(when: datetime.datetime) -> int:
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)
     since = when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

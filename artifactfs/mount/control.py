@@ -189,8 +189,8 @@ class Control:
         kept = await self._parts.files.kept(version)
         return FileInfo(
             entry.size_bytes,
-            rfc3339(entry.mtime_ns / 1e9),
-            None if entry.created_ns is None else rfc3339(entry.created_ns / 1e9),
+            rfc3339(entry.mtime_ns // 10**9),
+            None if entry.created_ns is None else rfc3339(entry.created_ns // 10**9),
             str(inode.number),
             kept.disk_bytes,
             kept.memory_bytes,

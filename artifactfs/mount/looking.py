@@ -1,6 +1,7 @@
 """A look at the parts of a mount: what each knows, as one Status. All of it is at hand: nothing here waits."""
 
 import datetime
+import math
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from artifactfs.tree.tree import Tree
 
 # A server can name as many rate limits and projects as it likes; so many are shown.
 _MAX_SHOWN = 50
+# 400 years, after which the calendar repeats itself.
+_GREGORIAN_S = 146_097 * 86_400
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -96,12 +99,14 @@ def failures(parts: Parts) -> list[Failed]:
 
 
 def rfc3339(seconds: float) -> str:
-    """Return a moment (seconds since the epoch) as RFC 3339, in UTC, to the second."""
-    try:
-        when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (OverflowError, ValueError, OSError):
-        when = datetime.datetime.fromtimestamp(0, datetime.UTC)
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return a moment (seconds since the epoch) as RFC 3339, in UTC, to the second that it is in: as `stat` shows it.
+
+    Any moment: the years 0 and 10000, which offsets can lead to, have the form of the others.
+    """
+    # datetime ends at the years 1 and 9999, and strftime writes the year 1 as `1`.
+    cycles, within_s = divmod(math.floor(seconds), _GREGORIAN_S)
+    when = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=within_s)
+    return f"{when.year + 400 * cycles:04}-{when:%m-%dT%H:%M:%SZ}"
 
 
 def _trouble(parts: Parts, traffic: Traffic, tree: TreeState, now: float) -> Trouble:

@@ -171,8 +171,51 @@ def test_times_with_an_offset_and_without() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0001-01-01T00:00:00Z", -62_135_596_800),
+        ("0001-01-01T00:00:00-14:00", -62_135_596_800 + 14 * 3600),
+        # Of the years 0 and 10000, in UTC.
+        ("0001-01-01T00:00:00+14:00", -62_135_596_800 - 14 * 3600),
+        ("9999-12-31T23:59:59-14:00", 253_402_300_799 + 14 * 3600),
+        ("9999-12-31T23:59:59Z", 253_402_300_799),
+        ("1601-01-01T00:00:00Z", -11_644_473_600),
+        ("1969-12-31t23:59:59z", -1),
+        ("2026-05-16t11:00:00+02:00", 1778922000),
+        # Leap seconds: at the end of a day, of UTC.
+        ("2016-12-31T23:59:60Z", 1483228800),
+        ("2017-01-01T00:59:60+01:00", 1483228800),
+        ("2016-12-31t23:59:60z", 1483228800),
+    ],
+)
+def test_times_far_off_and_in_rare_forms(text: str, seconds: int) -> None:
+    """2.3: what RFC 3339 allows is the moment that it says, whatever the year."""
+    assert parse_time_ns(text) == seconds * 10**9
+
+
+def test_a_fraction_before_1970_and_in_a_leap_second() -> None:
+    assert parse_time_ns("1601-01-01T00:00:00.25Z") == -11_644_473_600 * 10**9 + 250_000_000
+    assert parse_time_ns("2016-12-31T23:59:60.5Z") == 1483228800 * 10**9 + 500_000_000
+    assert parse_time_ns("9999-12-31T23:59:59.999999Z") == 253_402_300_799 * 10**9 + 999_999_000
+
+
+@pytest.mark.parametrize(
     "value",
-    [None, "", "x", 5, 1.5, True, [], {}, "2026-13-01T00:00:00Z", "2026-05-16T09:00:60Z", "\ud800", "0000-00-00"],
+    [
+        None,
+        "",
+        "x",
+        5,
+        1.5,
+        True,
+        [],
+        {},
+        "2026-13-01T00:00:00Z",
+        "2026-05-16T09:00:60Z",
+        "\ud800",
+        "0000-00-00",
+        "2016-12-31T23:59:61Z",
+    ],
 )
 def test_what_is_no_time(value: object) -> None:
     """2.3: a time is never invented; what cannot be read is None."""
