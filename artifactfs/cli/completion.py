@@ -24,6 +24,7 @@ from click.shell_completion import (
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.errors import ArtifactfsError, ExitCode, UserError
+from artifactfs.escaping import one_line
 from artifactfs.mount import asking, table
 
 # As text: click 8.2's is no generic yet.
@@ -150,7 +151,7 @@ def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
     except ArtifactfsError:
         # A config file with a mistake in it: the command will say so, a key press does not.
         return []
-    return [CompletionItem(name) for name in known if name.startswith(incomplete) and name.isprintable()]
+    return [CompletionItem(name) for name in known if name.startswith(incomplete) and one_line(name) == name]
 
 
 def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
@@ -171,5 +172,5 @@ def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
             forms = ["~" + point.removeprefix(home)] if point.startswith(home + "/") else []
         elif incomplete and not incomplete.startswith("/"):
             forms = [os.path.relpath(point, here)]
-        found += [form for form in forms if form.startswith(incomplete) and form.isprintable()]
+        found += [form for form in forms if form.startswith(incomplete) and one_line(form) == form]
     return [CompletionItem(form) for form in found]

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from artifactfs.errors import UserError
-from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting, find_profiles
+from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting
 
 Command = Callable[..., None]
 
@@ -32,24 +31,13 @@ def setting_options(command: Command, without: frozenset[str] = frozenset()) -> 
 
 def config_options(command: Command) -> Command:
     """Add the options that name the config file and its profile."""
-    command = click.option(
-        PROFILE.option, PROFILE.name, metavar=PROFILE.metavar, help=_help(PROFILE), shell_complete=_profiles
-    )(command)
+    command = click.option(PROFILE.option, PROFILE.name, metavar=PROFILE.metavar, help=_help(PROFILE))(command)
     return config_file_option(command)
 
 
 def config_file_option(command: Command) -> Command:
     """Add the option that names the config file."""
     return click.option(CONFIG.option, "config_file", metavar=CONFIG.metavar, help=_help(CONFIG))(command)
-
-
-def _profiles(context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
-    """Return the profiles that a shell may complete `begun` to."""
-    try:
-        return [name for name in find_profiles(context.params.get("config_file")) if name.startswith(begun)]
-    except UserError:
-        # In the middle of a command line is no place to say what is wrong with a file.
-        return []
 
 
 def _help(setting: Setting) -> str:

@@ -1,7 +1,6 @@
 """`artifactfs service`: a mount that systemd starts at log-in, and looks after."""
 
 import os
-import shlex
 import shutil
 import sys
 
@@ -10,6 +9,7 @@ import click
 from artifactfs import settings, units
 from artifactfs.cli import output
 from artifactfs.cli.options import config_options
+from artifactfs.escaping import shell_word
 from artifactfs.mount import checks
 from artifactfs.settings import user_unit_dir
 
@@ -60,7 +60,7 @@ def service_uninstall(profile: str | None) -> None:
 
 def _typed(name: str) -> str:
     """Return a unit's name as it is typed in a shell."""
-    return shlex.quote(name.removesuffix(".service"))
+    return shell_word(name.removesuffix(".service"))
 
 
 def _program() -> tuple[str, ...]:

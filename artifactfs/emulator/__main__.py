@@ -17,7 +17,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _shown(text: object) -> str:
     """Return a text for a terminal: it may repeat an argument, which may hold what a terminal obeys."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return str(text).encode("unicode_escape").decode("ascii")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -98,7 +98,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except (OSError, OverflowError) as problem:
+    except (OSError, OverflowError, TypeError) as problem:  # TypeError: a host that no name server could be asked for
         listener.close()
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise ServeError(f"cannot listen on {host} port {port}: {reason}") from problem

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import platformdirs
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.settings import reading
 from artifactfs.settings.nearest import hint, nearest
 from artifactfs.settings.parsers import path as parse_path
@@ -139,10 +140,13 @@ def _refuse_touched(path: str, status: os.stat_result, tables: list[dict[str, st
     names = {name for table in tables for name in table}
     mode = stat.S_IMODE(status.st_mode)
     if names & set(KEYS) and mode & 0o077:
-        raise UserError(ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {path}`")
+        raise UserError(
+            ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {shell_word(path)}`"
+        )
     if names & _COMMANDS and mode & 0o022:
         raise UserError(
-            ExitCode.BAD_CONFIG, f"{path} names commands and others can write to it: run `chmod go-w {path}`"
+            ExitCode.BAD_CONFIG,
+            f"{path} names commands and others can write to it: run `chmod go-w {shell_word(path)}`",
         )
     if names & _COMMANDS and status.st_uid not in (0, os.geteuid()):
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Any
 import platformdirs
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, KeySource, everybody_can_read
 from artifactfs.settings.nearest import nearest
@@ -162,7 +163,7 @@ def _open_files(keys: KeySource) -> list[str]:
     """Warn of key files that everybody can read. Not refused: that is how Docker and Kubernetes hand out secrets."""
     origins = (keys.api_key, keys.app_key, keys.access_token)
     return [
-        f"everybody on this machine can read the key in {origin.path}: run `chmod 600 {origin.path}`"
+        f"everybody on this machine can read the key in {origin.path}: run `chmod 600 {shell_word(origin.path)}`"
         for origin in origins
         if isinstance(origin, InFile) and everybody_can_read(origin.path)
     ]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 from artifactfs.origins import without_passwords
 from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
@@ -244,7 +245,7 @@ def _overridden(profile: str, levels: Sequence[Level], environment: Level, in_pr
         return []
     return [
         f"{', '.join(stronger)} of the environment counts in place of what the profile {profile} says; "
-        f"`artifactfs config show --profile {profile}` shows all"
+        f"`artifactfs config show --profile {shell_word(profile)}` shows all"
     ]
 
 

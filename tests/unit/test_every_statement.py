@@ -15,7 +15,7 @@ from tests.harness import CHECKOUT
 CONTRACT_TESTS = os.path.join(CHECKOUT, "tests", "contract")
 # Where the contract itself is: beside the checkout, later in it. A lone clone has neither, so its numbers are here too.
 PAGES = [os.path.join(CHECKOUT, "..", "shared", "semantics.md"), os.path.join(CHECKOUT, "docs", "semantics.md")]
-STATEMENTS = {1: 6, 2: 6, 3: 5, 4: 5, 5: 8, 6: 4}
+STATEMENTS = {1: 6, 2: 6, 3: 5, 4: 5, 5: 8, 6: 5}
 
 # What issue 6 builds: statements, or parts of them, by a word that a test's docstring would have. As soon as a test of
 # that number has it, its line here is to go.

@@ -81,6 +81,17 @@ def test_nothing_else_prints() -> None:
     assert {name for name, tree in modules() if named(tree)} == set(MAY_NAME)
 
 
+def test_words_for_a_shell_need_no_escape() -> None:
+    """6.5: a command that is to be pasted has its words from `shell_word`: escaped by `shlex.quote` they are others."""
+    quoting = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "shlex.quote" and name != "escaping.py"
+    ]
+    assert quoting == []
+
+
 @pytest.mark.parametrize(
     "source",
     [
