@@ -203,7 +203,8 @@ def _run_rows(run: RunInfo, *, whole: bool) -> list[Row]:
 
 
 def _metric(metric: Metric) -> str:
-    told = [f"{value:g}" if value is not None else "?" for value in (metric.latest, metric.min, metric.max)]
+    values = (metric.latest, metric.min, metric.max)
+    told = ["?" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values]
     steps = f", {metric.count:,} values" if metric.count is not None else ""
     return f"{told[0]} (from {told[1]} to {told[2]}{steps})"
 

@@ -1,13 +1,14 @@
 """The endpoints of Model Lab that the tree needs. GET only.
 
-Owns URLs, and what is learned about the forms that this server speaks (whether a directory's `path`
-wants its slash, and what returned paths are relative to). Source: model-lab-api.md.
+Owns URLs, and what is learned about the forms that this server speaks: whether a directory's `path` wants its slash, or
+the `/` or `./` that the server writes in front of it, and what returned paths are relative to. Source:
+model-lab-api.md.
 """
 
 import logging
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 import cachetools
@@ -52,12 +53,23 @@ class _Answer(msgspec.Struct, frozen=True):
 
     run_id: int
     path: str
-    slash: bool
+    form: "_Form"
     verdict: Verdict
     listing: DirectoryListing
     base: Base | None
     echoed: bool
+    lead: str
     rows: int
+
+
+class _Form(msgspec.Struct, frozen=True):
+    """How a directory's path is sent: what stands in front of it, and whether a slash ends it."""
+
+    lead: str
+    slash: bool
+
+    def __call__(self, path: str) -> str:
+        return f"{self.lead}{path}/" if self.slash else self.lead + path
 
 
 class ModelLab:
@@ -69,10 +81,15 @@ class ModelLab:
         # What this server wants, learned from its answers; None until one of them told.
         self._slash: bool | None = None
         self._base: Base | None = None
+        # What this server was seen to write in front of a directory's path, and whether it wants that sent.
+        self._written_lead = ""
+        self._lead: str | None = None
         # Of which pages the log has it that they are cut.
         self._cut: set[str] = set()
         # What was said in the log of which directory: once, not at every refresh (semantics 1.3).
         self._told: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_TOLD)
+        # Of which pages the log has it that rows of them were left out.
+        self._odd_told: cachetools.LRUCache[str, bool] = cachetools.LRUCache(_MAX_TOLD)
 
     async def check_keys(self) -> None:
         """Make one cheap call that needs valid keys and a Model Lab on the other side."""
@@ -103,10 +120,15 @@ class ModelLab:
         """Return the `count` runs last updated, of one project or of all, newest first."""
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
 
+        odd: list[str] = []
+
         async def ask(page: dict[str, str]) -> Page[Run]:
-            return await self._ask("runs", "/runs", query | page, models.decode_runs)
+            answer = await self._ask("runs", "/runs", query | page, models.decode_runs)
+            odd.extend(answer.odd)
+            return answer
 
         found = await pages.first_rows("runs", ask, count, lambda run: run.run_id, self._cut)
+        self._report_odd("runs" if project_id is None else f"runs of project {project_id}", odd)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
         if project_id is not None and any(_number(run.project_id) != project_id for run in found):
             log.warning(
@@ -120,31 +142,38 @@ class ModelLab:
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
 
+        odd: list[str] = []
+
         async def ask(page: dict[str, str]) -> Page[Project]:
-            return await self._ask("projects", "/projects", page, models.decode_projects)
+            answer = await self._ask("projects", "/projects", page, models.decode_projects)
+            odd.extend(answer.odd)
+            return answer
 
         found = await pages.first_rows("projects", ask, count, lambda project: project.project_id, self._cut)
+        self._report_odd("projects", odd)
         return [project for project in found if not project.deleted][:count]
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         """Return one directory of a run in one call, or two while the server's form is unknown.
 
+        Four, once, where it writes `/` or `./` in front of its paths.
+
         `path`: relative to the run's root, without slashes at its ends, "" for the root. `slash`: whether the
         server itself wrote this directory with a slash at its end.
         """
-        first = slash if self._slash is None else self._slash
-        if not path or self._slash is not None:
+        first, *others = self._forms(slash)
+        if not path or not others:
             return self._adopt(await self._list(run_id, path, first))
         answers: list[_Answer] = []
         refusal: errors.ServiceError | None = None
-        for form in (first, not first):
+        for form in (first, *others):
             try:
                 answer = await self._list(run_id, path, form)
             except (errors.NotFound, errors.BadRequest) as error:
                 # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
                 refusal = refusal or error
                 continue
-            if answer.verdict is Verdict.CHILDREN and not (answer.echoed and not form):
+            if answer.verdict is Verdict.CHILDREN and not (answer.echoed and not form.slash):
                 return self._adopt(answer)
             answers.append(answer)
         if refusal is not None and not answers:
@@ -193,6 +222,16 @@ class ModelLab:
         """Return what was asked so far."""
         return self._transport.cost()
 
+    def _forms(self, slash: bool) -> list[_Form]:
+        """Return the forms in which a directory may have to be asked for, the likeliest first.
+
+        Without what stands in front: `path` is documented as relative, and servers refuse absolute paths (MLflow: 400).
+        Object storage whose keys begin so wants what it wrote itself.
+        """
+        slashes = [slash, not slash] if self._slash is None else [self._slash]
+        leads = list(dict.fromkeys(["", self._written_lead])) if self._lead is None else [self._lead]
+        return [_Form(lead, each) for lead in leads for each in slashes]
+
     def _adopt(self, answer: "_Answer") -> DirectoryListing:
         """Take an answer for the directory's, and learn from it what this server wants."""
         if answer.base is not None and answer.base is not self._base:
@@ -200,19 +239,27 @@ class ModelLab:
             log.info("the paths of this server's listings are relative to %s", answer.base.value)
         # Names that were left out prove nothing: they may come from anywhere.
         children = answer.listing.children
-        if answer.path and self._slash is None and answer.verdict is Verdict.CHILDREN and children.by_name:
-            self._slash = answer.slash
-            form = "with" if answer.slash else "without"
-            log.info("this server lists a directory by its path %s a slash at the end", form)
+        if answer.path and answer.verdict is Verdict.CHILDREN and children.by_name:
+            if self._slash is None:
+                self._slash = answer.form.slash
+                form = "with" if answer.form.slash else "without"
+                log.info("this server lists a directory by its path %s a slash at the end", form)
+            if self._lead is None and self._written_lead:
+                self._lead = answer.form.lead
+                log.info("this server lists a directory by its path with %r in front", answer.form.lead)
+        self._written_lead = self._written_lead or answer.lead
         self._report(answer)
         return answer.listing
 
-    async def _list(self, run_id: int, path: str, slash: bool) -> "_Answer":
-        query = {"path": path + "/" if slash else path} if path else {}
-        answer = await self._ask("listing", f"/runs/{run_id}/artifacts", query, models.decode_run_listing)
+    async def _list(self, run_id: int, path: str, form: _Form) -> "_Answer":
+        query = {"path": form(path)} if path else {}
+        body = await self._get("listing", f"/runs/{run_id}/artifacts", query)
+        with self._judged("listing"):
+            answer = await _step_by_step(models.run_listing_in_steps(body))
+        del body
         if len(answer.files) > MAX_ROWS:
             raise errors.AnswerTooLarge(f"a listing of run {run_id} has more than {MAX_ROWS:,} entries")
-        sorter = Sorter(path, sent_slash=slash, known=self._base)
+        sorter = Sorter(path, sent_slash=form.slash, known=self._base)
         for rows in _slices(answer.files):
             sorter.weigh(rows)
             await trio.lowlevel.checkpoint()
@@ -224,11 +271,12 @@ class ModelLab:
         return _Answer(
             run_id=run_id,
             path=path,
-            slash=slash,
+            form=form,
             verdict=verdict,
             listing=DirectoryListing(children, answer.path_in_project),
             base=sorter.base,
             echoed=sorter.echoed,
+            lead=sorter.lead,
             rows=len(answer.files),
         )
 
@@ -250,15 +298,32 @@ class ModelLab:
         if cut:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
 
+    def _report_odd(self, what: str, odd: list[str]) -> None:
+        """Say once of which pages rows are left out: another refresh brings the same ones."""
+        if odd and what not in self._odd_told:
+            self._odd_told[what] = True
+            log.warning(
+                "%s: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the first of "
+                "theirs is %s",
+                what,
+                len(odd),
+                odd[0],
+            )
+
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
         body = await self._get(endpoint, path, query)
+        with self._judged(endpoint):
+            return decode(body)
+
+    @contextmanager
+    def _judged(self, endpoint: str) -> Iterator[None]:
+        """Note whether an answer that came is understood, or is not the JSON expected."""
         try:
-            found = decode(body)
+            yield
         except errors.UnexpectedAnswer:
             self._transport.strange(endpoint)
             raise
         self._transport.understood()
-        return found
 
     async def _get(self, endpoint: str, path: str, query: dict[str, str]) -> bytes:
         # Each value is encoded exactly once, by us; names hold %, #, +, & and ? (model-lab-api.md, 9).
@@ -288,6 +353,17 @@ def _the_project(project_id: int, project: Project) -> Project:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() else None
+
+
+async def _step_by_step(steps: Generator[None, None, T]) -> T:
+    """Return what a generator does; others run after each of its steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        await trio.lowlevel.checkpoint()
 
 
 def _slices(rows: Sequence[FileRow]) -> Iterator[Sequence[FileRow]]:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -18,8 +18,13 @@ from artifactfs.modellab import models
 
 T = TypeVar("T")
 
+# A loss that has diverged: JSON has no number for it.
+NotFinite = Literal["NaN", "Infinity", "-Infinity"]
+Value = float | NotFinite
+
 # As JSON writes numbers, and a little more; short enough for what they are. `float` would take `1_0` and `nan`.
 _NUMERIC = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
+_NOT_FINITE: tuple[NotFinite, ...] = get_args(NotFinite)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -34,10 +39,10 @@ class Metric(msgspec.Struct, frozen=True):
     """A metric in summary. None: the service did not say, or said no number."""
 
     key: str
-    latest: float | None = None
-    min: float | None = None
-    max: float | None = None
-    mean: float | None = None
+    latest: Value | None = None
+    min: Value | None = None
+    max: Value | None = None
+    mean: Value | None = None
     count: int | None = None
     first_step: int | None = None
     last_step: int | None = None
@@ -133,6 +138,13 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _value(value: object) -> Value | None:
+    """Return a metric's value, a number or what stands for one that is not finite, as the service wrote it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        value = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return next((name for name in _NOT_FINITE if name == value), None) or _number(value)
+
+
 def _whole(value: object) -> int | None:
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
@@ -194,6 +206,6 @@ def _metric(row: dict[str, Any]) -> Metric | None:
     key = row.get("key")
     if not isinstance(key, str):
         return None
-    latest, least, most, mean = (_number(row.get(name)) for name in ("latest", "min", "max", "mean"))
+    latest, least, most, mean = (_value(row.get(name)) for name in ("latest", "min", "max", "mean"))
     count, first, last = (_whole(row.get(name)) for name in ("count", "first_step", "last_step"))
     return Metric(key, latest, least, most, mean, count, first, last)

@@ -1,5 +1,9 @@
 """The forms a listing can come in, brought to one: the children of one directory.
 
+A path may begin with any mixture of `/` and `./`: these are no part of a name, and are stripped. Within a path an empty
+component or `.` is a name that no filesystem can hold (semantics 1.3): in object storage `a//b` and `a/b` are two
+objects, and showing one as the other could give the bytes of the wrong one.
+
 Owns "What the documentation leaves open" 1-5 and 7-9 of model-lab-api.md. Pure: rows in, children and
 evidence out; `client.py` asks, remembers what the evidence says about this server, and asks again.
 
@@ -9,6 +13,7 @@ relative to the queried directory. `Sorter` weighs the whole answer before it de
 """
 
 import enum
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -18,6 +23,9 @@ from artifactfs.modellab.models import FileRow, ProjectFile
 # The kernel's limit for one name (NAME_MAX), in bytes of UTF-8.
 _NAME_MAX_BYTES = 255
 _MAX_SIZE = 2**63 - 1
+# A longer one is not worth sending back; arbitrary.
+_MAX_LEAD = 8
+_LEAD = re.compile(r"\A(?:\.?/)+")
 
 
 class Base(enum.Enum):
@@ -74,6 +82,8 @@ class Sorter:
         self._sent_slash = sent_slash
         self._known = known
         self._under = self._outside = self._namesake = self._must_be_child = self._self = False
+        # What stood in front of the path of a directory, "" where nothing did: the first that came.
+        self.lead = ""
         self._children = Children({}, shadowed=[])
         self._base: Base | None = None
 
@@ -83,7 +93,7 @@ class Sorter:
         if not directory:
             return
         for row in rows:
-            path = row.path
+            path = without_lead(row.path)
             if path.startswith(prefix):
                 if path.rstrip("/") == directory:
                     self._self = True
@@ -126,23 +136,25 @@ class Sorter:
         base = self.base or self._known or Base.ROOT
         if not self._directory:
             for row in rows:
-                self._put(row, row.path)
+                self._put(row, without_lead(row.path))
         elif base is Base.ROOT:
             start = len(self._prefix)
             for row in rows:
+                path = without_lead(row.path)
                 # All others are the directory itself, or namesakes of it.
-                if row.path.startswith(self._prefix):
-                    self._put(row, row.path[start:])
+                if path.startswith(self._prefix):
+                    self._put(row, path[start:])
         else:
             basename = self._directory.rpartition("/")[2]
             for row in rows:
-                bare = row.path.rstrip("/")
+                path = without_lead(row.path)
+                bare = path.rstrip("/")
                 if bare == self._directory and bare != basename:
                     continue  # the directory itself by its full path; a child would be `a/b/a/b`
                 # A zero-byte entry that ends in a slash and names the directory itself is its marker.
-                if bare in (basename, ".") and bare != row.path and not row.is_dir and not size_of(row):
+                if bare == basename and bare != path and not row.is_dir and not size_of(row):
                     continue
-                self._put(row, row.path)
+                self._put(row, path)
 
     def result(self) -> tuple[Verdict, Children]:
         """Return the verdict, and the children (none unless the verdict is CHILDREN)."""
@@ -162,6 +174,9 @@ class Sorter:
         slash = path.endswith("/") and not deeper
         # A row further down makes the directory in between, slash and all.
         is_dir = bool(deeper) or slash or bool(row.is_dir)
+        if is_dir and not self.lead and row.path.startswith(("/", "./")):
+            lead = row.path[: len(row.path) - len(without_lead(row.path))]
+            self.lead = lead if len(lead) <= _MAX_LEAD else ""
         child = Child(encoded, is_dir, None if is_dir else size_of(row), slash or bool(deeper))
         known = self._children.by_name.setdefault(encoded, child)
         if known is child or known.is_dir == is_dir:
@@ -169,6 +184,22 @@ class Sorter:
         self._children.shadowed.append(encoded)
         if is_dir:
             self._children.by_name[encoded] = child
+
+
+def without_lead(path: str) -> str:
+    """Return a path without the `/` and `./` that it begins with; "" for one that is nothing else."""
+    return _LEAD.sub("", path) if path.startswith(("/", "./")) else path
+
+
+def below_prefix(prefix: str, path: str) -> str:
+    """Return the path in the project of what a run has at `path`: what the content endpoint takes (model-lab-api.md).
+
+    `prefix`: the run's `path_in_project`, opaque. Where it is empty or the project's root, the path stands alone.
+    """
+    root = prefix.rstrip("/")
+    if not without_lead(f"{root}/"):
+        return path
+    return f"{root}/{path}" if path else root
 
 
 def encode_name(name: str) -> bytes | None:
@@ -183,7 +214,10 @@ def encode_name(name: str) -> bytes | None:
 
 
 def size_of(row: FileRow | ProjectFile) -> int | None:
-    """Return a row's size in bytes; None for absent, null or nonsense. Numeric text counts."""
+    """Return a row's size in bytes; None for absent, null or nonsense. Numeric text counts.
+
+    A size that cannot be understood does not cost its row: the name is good, and `open` finds the size (semantics 2.2).
+    """
     size = row.file_size
     if isinstance(size, str):
         text = size.strip()

@@ -1,18 +1,19 @@
 """JSON of Model Lab -> frozen structs. What may be absent, null or odd is said per field.
 
 The schemas are a preview and subject to change (model-lab-api.md): unknown fields are ignored, absent ones
-tolerated. msgspec decodes the well-formed answer in one pass; what it refuses (lone surrogates, broken UTF-8,
-a row of another type) goes the slow way, row by row, so that one odd row costs itself and nothing else.
+tolerated. msgspec decodes the well-formed answer in one pass; what it refuses (lone surrogates, broken UTF-8, NaN, a
+number without end, a row of another type) goes the slow way, row by row, so that one odd row costs itself and nothing
+else.
 """
 
 import datetime
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from artifactfs.errors import UnexpectedAnswer
+from artifactfs.modellab import nearly_json
 
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 NESTING_HINT = "it is nested too deeply"
@@ -20,6 +21,13 @@ NESTING_HINT = "it is nested too deeply"
 FINISHED = frozenset({"completed", "failed", "killed"})
 # Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
 _MAX_NAME = 255
+# Characters of an odd id that a log shows; arbitrary.
+_MAX_ODD = 40
+# Ids are int64 in the paths of requests: nothing else can be asked for.
+_MAX_ID = 2**63 - 1
+# Of a listing with something odd in it: bytes, and rows, between two looks at the event loop; some milliseconds.
+_STEP_BYTES = 256 << 10
+_STEP_ROWS = 2_000
 
 T = TypeVar("T")
 
@@ -83,44 +91,67 @@ class Project(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """One page of runs or projects. `next_number` None: it is the last, as far as the server lets one see.
+    """One page of runs or projects, and where it says that it stands; None where it does not.
 
-    `last_number`: the last page's, `total`: how many rows there are in all, where the server tells it.
+    `next_number`: the next page's, `last_number`: the last one's, `size`: of every page, `total`: of all rows.
+    `says_last`: it is said that no page follows. `odd`: the ids of rows that were sent and are not among `rows`.
     """
 
     rows: list[T]
-    number: int | None
-    next_number: int | None
-    last_number: int | None
+    number: int | None = None
+    next_number: int | None = None
+    last_number: int | None = None
     total: int | None = None
+    size: int | None = None
+    says_last: bool = False
+    odd: list[str] = []
+
+    @property
+    def sent(self) -> int:
+        """How many rows came, odd ones too."""
+        return len(self.rows) + len(self.odd)
 
 
 # --- the shapes on the wire -----------------------------------------------------------------------------
 
 
-class _ListingAttributes(msgspec.Struct):
-    files: list[FileRow] | None = None
+class _ListingAttributes(msgspec.Struct, Generic[T]):
+    files: list[T] | None = None
     path_in_project: str | None = None
 
 
-class _ListingData(msgspec.Struct):
-    attributes: _ListingAttributes
+class _ListingData(msgspec.Struct, Generic[T]):
+    attributes: _ListingAttributes[T]
 
 
-class _ListingAnswer(msgspec.Struct):
-    data: _ListingData
+class _ListingAnswer(msgspec.Struct, Generic[T]):
+    data: _ListingData[T]
 
 
-_listing_decoder = msgspec.json.Decoder(_ListingAnswer)
+_listing_decoder = msgspec.json.Decoder(_ListingAnswer[FileRow])
+# The rows as they were sent, each to be decoded on its own.
+_raw_listing_decoder = msgspec.json.Decoder(_ListingAnswer[msgspec.Raw])
+_row_decoder = msgspec.json.Decoder(FileRow)
 
 
 def decode_run_listing(body: bytes) -> RunListing:
     """Decode the answer of `/runs/{id}/artifacts`. Raises UnexpectedAnswer."""
+    steps = run_listing_in_steps(body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            listing: RunListing = done.value
+            return listing
+
+
+def run_listing_in_steps(body: bytes) -> Generator[None, None, RunListing]:
+    """Decode as `decode_run_listing`; yields every few milliseconds where an odd row makes it long."""
     try:
         attributes = _listing_decoder.decode(body).data.attributes
         files, prefix, odd = attributes.files or [], attributes.path_in_project, 0
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        files, prefix, odd = _listing_row_by_row(body)
+        files, prefix, odd = yield from _listing_row_by_row(body)
     if prefix is None:
         raise UnexpectedAnswer("the listing holds no path_in_project, so nothing in it could be read")
     if not _can_be_sent(prefix):
@@ -128,23 +159,43 @@ def decode_run_listing(body: bytes) -> RunListing:
     return RunListing(files, prefix, odd)
 
 
-def _listing_row_by_row(body: bytes) -> tuple[list[FileRow], str | None, int]:
-    attributes = _attributes(_data(_lenient_json(body)))
-    raw = attributes.get("files") or []
-    prefix = attributes.get("path_in_project")
-    if not isinstance(raw, list) or not isinstance(prefix, str | None):
-        raise UnexpectedAnswer("the listing's files are no list")
+def _listing_row_by_row(body: bytes) -> Generator[None, None, tuple[list[FileRow], str | None, int]]:
+    repair = nearly_json.Repair()
+    pieces = []
+    for start in range(0, len(body), _STEP_BYTES):
+        pieces.append(repair.feed(body[start : start + _STEP_BYTES]))
+        yield
+    pieces.append(repair.feed(b"", final=True))
+    try:
+        attributes = _raw_listing_decoder.decode(b"".join(pieces)).data.attributes
+    except RecursionError:
+        raise UnexpectedAnswer(f"the answer is not the JSON expected: {NESTING_HINT}") from None
+    except msgspec.ValidationError as error:
+        raise UnexpectedAnswer(f"the answer is no listing: {error}") from None
+    except (msgspec.MsgspecError, UnicodeError):
+        raise UnexpectedAnswer("the answer is not JSON") from None
+    del pieces
+    raw = attributes.files or []
     files = []
-    for row in raw:
-        try:
-            files.append(msgspec.convert(row, FileRow))
-        except (msgspec.ValidationError, UnicodeError):
-            # msgspec refuses text with lone surrogates; such names are the tree's to leave out and count.
-            if isinstance(row, dict) and isinstance(path := row.get("path"), str):
-                size = row.get("file_size")
-                sized = isinstance(size, int | float | str) and not isinstance(size, bool)
-                files.append(FileRow(path, row.get("is_dir") in (True, "true"), size if sized else None))
-    return files, prefix, len(raw) - len(files)
+    for place, text in enumerate(raw, 1):
+        if (row := _file_row(text)) is not None:
+            files.append(row)
+        if place % _STEP_ROWS == 0:
+            yield
+    return files, attributes.path_in_project, len(raw) - len(files)
+
+
+def _file_row(text: msgspec.Raw) -> FileRow | None:
+    """Return the row that a text is, odd fields left out; None for one without a path."""
+    try:
+        return _row_decoder.decode(text)
+    except msgspec.MsgspecError:
+        row = msgspec.json.decode(text)
+    if not isinstance(row, dict) or not isinstance(path := row.get("path"), str):
+        return None
+    size = row.get("file_size")
+    sized = isinstance(size, int | float | str) and not isinstance(size, bool)
+    return FileRow(path, row.get("is_dir") in (True, "true"), size if sized else None)
 
 
 def decode_run(body: bytes) -> Run:
@@ -158,7 +209,7 @@ def attributes_of(body: bytes) -> dict[str, Any]:
 
 
 def decode_runs(body: bytes) -> Page[Run]:
-    """Decode a page of `/runs`; a row without a usable id is left out. Raises UnexpectedAnswer."""
+    """Decode a page of `/runs`; a row that cannot be asked for is left out, and told. Raises UnexpectedAnswer."""
     return _page(body, "runs", _run)
 
 
@@ -168,7 +219,7 @@ def decode_project(body: bytes) -> Project:
 
 
 def decode_projects(body: bytes) -> Page[Project]:
-    """Decode a page of `/projects`; a row without a usable id is left out. Raises UnexpectedAnswer."""
+    """Decode a page of `/projects`; a row that cannot be asked for is left out, and told. Raises UnexpectedAnswer."""
     return _page(body, "projects", _project)
 
 
@@ -180,21 +231,30 @@ def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
     if not isinstance(sent, list):
         raise UnexpectedAnswer(f"the page of {what} holds no list of {what}")
     rows = []
+    odd = []
     for row in sent:
         try:
             rows.append(decode(row))
         except UnexpectedAnswer:
-            continue
+            odd.append(_written(row.get("id") if isinstance(row, dict) else row))
     meta = answer.get("meta")
     page = meta.get("page") if isinstance(meta, dict) else None
     page = page if isinstance(page, dict) else {}
-    keys = ("number", "next_number", "last_number", "total")
-    number, following, last, total = (_whole(page.get(key)) for key in keys)
+    keys = ("number", "next_number", "last_number", "total", "size")
+    number, following, last, total, size = (_whole(page.get(key)) for key in keys)
     if not sent or (number is not None and following is not None and following <= number):
         following = None
     if number is not None and last is not None and number >= last:
         following = None
-    return Page(rows, number, following, last, total)
+    says_last = "next_number" in page and following is None
+    return Page(rows, number, following, last, total, size, says_last, odd)
+
+
+def _written(value: object) -> str:
+    """Return how an odd value looks, for a log."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(value[:_MAX_ODD]) if isinstance(value, str) else "null" if value is None else str(value)
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
@@ -263,10 +323,9 @@ def _lenient_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        pass  # the standard library's decoder takes lone surrogates; try it before giving up
+        pass  # it takes neither lone surrogates nor NaN
     try:
-        # Broken UTF-8 becomes lone surrogates, and with them names that are left out one by one.
-        return json.loads(body.decode("utf-8", "surrogateescape"))
+        return nearly_json.loads(body)
     except RecursionError:
         raise UnexpectedAnswer(f"the answer is not the JSON expected: {NESTING_HINT}") from None
     except ValueError:
@@ -289,7 +348,7 @@ def _attributes(data: dict[str, Any]) -> dict[str, Any]:
 
 def _run(data: Any) -> Run:
     attributes = _attributes(data) if isinstance(data, dict) else None
-    run_id = _whole(data.get("id")) if attributes is not None else None
+    run_id = _id(data) if attributes is not None else None
     if attributes is None or run_id is None:
         raise UnexpectedAnswer("the answer holds no run")
     project, name, status = (attributes.get(key) for key in ("project_id", "name", "status"))
@@ -309,7 +368,7 @@ def _run(data: Any) -> Run:
 
 def _project(data: Any) -> Project:
     attributes = _attributes(data) if isinstance(data, dict) else None
-    project_id = _whole(data.get("id")) if attributes is not None else None
+    project_id = _id(data) if attributes is not None else None
     if attributes is None or project_id is None:
         raise UnexpectedAnswer("the answer holds no project")
     name = attributes.get("name")
@@ -328,6 +387,12 @@ def _can_be_sent(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _id(data: dict[str, Any]) -> int | None:
+    """Return the id of a run or project; None for one that cannot be asked for."""
+    number = _whole(data.get("id"))
+    return number if number is not None and 1 <= number <= _MAX_ID else None
 
 
 def _whole(value: object) -> int | None:

@@ -1,8 +1,12 @@
 """The pages of `/runs` and `/projects`: which to ask for, and when there are no more. Source: model-lab-api.md, Pages.
 
-A page names the next, and only what it names is followed: pages count from 0 or from 1. Where it also names the last,
-those between are asked for side by side: a service that takes its time is waited for once or twice, not ten times, and
-fewer rows move between pages meanwhile.
+A page may name the next, the last, and how many rows there are; of these only the last is sure to be there, and any of
+them may be wrong. The next page is the one that is named, else the number behind this one's, as long as the last page's
+number or the total says that more is to come, or nothing is said and the page is full. The list ends with a page that
+brings no new row. Pages count from 0 or from 1.
+
+Where a page also names the last, those between are asked for side by side: a service that takes its time is waited for
+once or twice, not ten times, and fewer rows move between pages meanwhile.
 """
 
 import logging
@@ -18,8 +22,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The documented maximum of page[size].
+# The documented maximum of page[size]; and its default, which a server keeps to that does not know page[size].
 PAGE_SIZE = 100
+_DEFAULT_SIZE = 25
 # Half of what the transport has under way at a time: others look, too.
 _SIDE_BY_SIDE = 8
 
@@ -46,53 +51,64 @@ async def first_rows(
     found: dict[int, T] = {}
     rows = 0
     numbers: list[int | None] = [None]
+    # Whether these numbers were named by a page, or counted on; the latter may be one less than the server counts.
+    is_named, may_shift = True, True
     while numbers:
-        for page in await _side_by_side(page_of, numbers):
-            # Rows move between pages while reading; a page without a new id ends it.
+        for number, page in zip(numbers, await _side_by_side(page_of, numbers), strict=True):
             fresh = {id_of(row): row for row in page.rows if id_of(row) not in found}
-            rows += len(page.rows)
             found |= fresh
-            numbers = _following(page, size, count - rows) if fresh else []
+            if fresh or (page.odd and not page.rows):
+                rows += page.sent
+                numbers = _following(page, number, size, count, rows)
+                is_named = page.next_number is not None
+            elif page.rows and may_shift and not is_named and number is not None and page.number != number:
+                # The same page once more, which does not say that it is the one asked for: pages count from 1.
+                may_shift, numbers = False, [number + 1]
+            else:
+                # Rows move between pages while reading; a page without a new id ends it.
+                if page.rows and not is_named and what not in told:
+                    told.add(what)
+                    log.warning(
+                        "this server does not give the pages of %s that follow: only the first %d are listed, others "
+                        "are entered by their id",
+                        what,
+                        rows,
+                    )
+                numbers = []
             if not numbers:
                 break
-    # The last page that was looked at.
-    if rows < count and what not in told:
-        if page.next_number is None and _says_more(page, size, rows):
-            told.add(what)
-            log.warning(
-                "this server says that there are more %s, and does not name the next page: only the first %d are "
-                "listed, others are entered by their id",
-                what,
-                rows,
-            )
-        elif page.number is None and len(page.rows) == PAGE_SIZE:
-            told.add(what)
-            log.info("this server does not number its pages of %s: only the first %d are listed", what, rows)
     return list(found.values())
 
 
-def _says_more(page: Page[T], size: int, rows: int) -> bool:
-    """Whether a page, the last that is named, says itself that others follow it. `rows`: how many there were so far.
+def _following(page: Page[T], asked: int | None, size: int, count: int, rows: int) -> list[int | None]:
+    """Return the numbers of the pages after `page` that are to be there and hold what is wanted.
 
-    Nothing is made of it but a line in the log: pages count from 0 or from 1, and the total may count what is hidden.
+    `asked`: the number by which it was asked for. `rows`: how many came so far, of `count` that are wanted.
     """
-    if page.total is not None and page.total <= rows:
-        return False
-    if page.number is not None and page.last_number is not None:
-        return page.last_number > page.number and len(page.rows) >= size
-    return page.total is not None and len(page.rows) >= size
-
-
-def _following(page: Page[T], size: int, wanted: int) -> list[int | None]:
-    """Return the numbers of the pages after `page` that are known to be there and hold what is `wanted`."""
-    if page.next_number is None or wanted <= 0:
+    if rows >= count:
         return []
     following = page.next_number
-    # A page with fewer rows than were asked for, or a gap in the numbers: who knows what they count. One at a time.
-    if page.last_number is None or page.number is None or following != page.number + 1 or len(page.rows) < size:
+    if following is None:
+        if not _says_more(page, size, rows):
+            return []
+        # A server that does not number its pages is taken to count from 0, as recorded.
+        following = 1 + max(page.number or 0, asked or 0)
+    each = min(size, page.size) if page.size else size
+    # A page with fewer rows than it is to have, or a gap in the numbers: who knows what they count. One at a time.
+    if page.last_number is None or page.number is None or following != page.number + 1 or page.sent < each:
         return [following]
-    last = min(page.last_number, following + -(-wanted // size) - 1, following + _SIDE_BY_SIDE - 1)
+    last = min(page.last_number, following + -(-(count - rows) // each) - 1, following + _SIDE_BY_SIDE - 1)
     return list(range(following, max(last, following) + 1))
+
+
+def _says_more(page: Page[T], size: int, rows: int) -> bool:
+    """Whether a page that does not name the next says that one follows. `rows`: how many came so far."""
+    if page.number is not None and page.last_number is not None:
+        return page.number < page.last_number
+    # A total of less than what is there tells nothing.
+    if page.total is not None and page.total >= rows:
+        return page.total > rows
+    return not page.says_last and page.sent in (size, page.size, _DEFAULT_SIZE)
 
 
 async def _side_by_side(

@@ -2,7 +2,8 @@
 
 From ijson's events until the rows have begun. From there on msgspec decodes all rows that are there, in a fifth of
 the time: what stands before a `},{` is whole rows, or else, with its bracket, no JSON. What it refuses goes by
-events, with all that follows; ijson's ready-made `items` would take 10 GB of memory for 100 KB of opening brackets.
+events, with all that follows, repaired before (nearly_json.py); ijson's ready-made `items` would take 10 GB of memory
+for 100 KB of opening brackets.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab.models import NESTING_HINT, ProjectFile
+from artifactfs.modellab.nearly_json import Repair
 
 # Where the rows of a project's listing stand, and how deep; None is a list.
 _ROWS_AT = ["data", "attributes", "files", None]
@@ -32,6 +34,7 @@ class ProjectDecoder:
     """Decodes one listing. Feed it in pieces of a millisecond of work; by events 64 KiB are half of one."""
 
     def __init__(self) -> None:
+        self._repair = Repair()
         self._events = ijson.sendable_list()
         self._parser = ijson.basic_parse_coro(self._events, use_float=True)
         # Containers that are open, and by what the value that comes next stands in each of the outer ones: None in
@@ -80,12 +83,11 @@ class ProjectDecoder:
         self._rest = None
         return self._by_events(rest)
 
-    def _by_events(self, piece: bytes) -> list[ProjectFile]:
-        if not piece:
-            return []  # for the parser that would be the end
+    def _by_events(self, piece: bytes, *, final: bool = False) -> list[ProjectFile]:
+        sound = self._repair.feed(piece, final=final)
         try:
-            self._parser.send(piece)
-        # Text that is no text (broken UTF-8) is refused as a whole here: which row it was in is not known.
+            if sound:  # for the parser nothing would be the end
+                self._parser.send(sound)
         except (ijson.JSONError, UnicodeError, StopIteration) as error:
             raise UnexpectedAnswer("the project's listing is not the JSON expected") from error
         self._silent_bytes = 0 if self._events else self._silent_bytes + len(piece)
@@ -129,7 +131,7 @@ class ProjectDecoder:
 
     def finish(self) -> list[ProjectFile]:
         """Return the last rows. Raises UnexpectedAnswer unless the listing has come to its end."""
-        files = self._by_events(self._rest or b"")
+        files = self._by_events(self._rest or b"", final=True)
         try:
             self._parser.close()
         except ijson.JSONError as error:

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.forms import Child, encode_name
+from artifactfs.modellab.forms import Child, below_prefix, encode_name, without_lead
 from artifactfs.modellab.models import ProjectFile, Run
 from artifactfs.tree.listings import look_up, slices
 from artifactfs.tree.nodes import Entry
@@ -307,7 +307,7 @@ class Index:
 
     async def _find_out(self, run: Run, prefix: str, files: ProjectFiles, belief: _Belief) -> None:
         try:
-            root = prefix.rstrip("/")
+            root = _join(prefix, "")
             if root not in files:
                 self._distrust(run, belief, "")
             seen: set[str] = set()
@@ -371,5 +371,5 @@ class Index:
 
 
 def _join(prefix: str, path: str) -> str:
-    root = prefix.rstrip("/")
-    return f"{root}/{path}" if root and path else root or path
+    """Return where an index has a run's directory: its own paths are without `/` and `./` in front, too."""
+    return without_lead(below_prefix(prefix, path))

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from artifactfs import errors
-from artifactfs.modellab.forms import Child, encode_name, size_of
+from artifactfs.modellab.forms import Child, encode_name, size_of, without_lead
 from artifactfs.modellab.models import ProjectFile, parse_time_ns
 from artifactfs.tree.listings import look_up, slices
 
@@ -41,10 +41,10 @@ class ProjectFiles:
         directory: _Packed | None = None
         size_bytes = count = 0
         for row in rows:
-            path, slash, last = row.path.rpartition("/")
+            path, _, last = without_lead(row.path).rpartition("/")
             name = encode_name(last)
             # A row that ends in a slash is a marker of a directory, and says nothing of a file.
-            if name is None or (slash and not path) or len(row.path) > _MAX_PATH:
+            if name is None or len(row.path) > _MAX_PATH:
                 continue
             if path != here:
                 here, directory = path, self._make(path)

@@ -17,7 +17,7 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab.client import DirectoryListing
 from artifactfs.modellab.content import Artifact
-from artifactfs.modellab.forms import Child
+from artifactfs.modellab.forms import Child, below_prefix
 from artifactfs.modellab.models import Run
 from artifactfs.tree import listings
 from artifactfs.tree.catalogue import MAX_RUNS, Catalogue
@@ -197,7 +197,7 @@ class Tree:
         run, prefix = place
         if (held := self._runs.peek(run_id)) is not None:
             run = held.value
-        artifact = Artifact(run.project_id, f"{prefix.rstrip('/')}/{file.path}")
+        artifact = Artifact(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
         # The first version of a size has the number that stands for the size alone.
         first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)

@@ -3,7 +3,7 @@
 import json
 import logging
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import httpx
 import pytest
@@ -59,7 +59,7 @@ def row(run_id: int, **attributes: object) -> dict[str, object]:
     return {"id": str(run_id), "type": "runs", "attributes": {"status": "running"} | attributes}
 
 
-def pages(rows: list[dict[str, object]], first: int = 0, **meta: object) -> Handler:
+def pages(rows: Sequence[object], first: int = 0, **meta: object) -> Handler:
     """Return a server that pages `rows`, counting pages from `first`."""
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -214,6 +214,24 @@ async def test_deleted_runs_are_not_listed(autojump_clock: MockClock) -> None:
     """1.2: they are among the rows and not among the runs."""
     lab, _ = connect(pages([row(3), row(2, deleted_at="2026-05-16T09:00:00Z"), row(1)]))
     assert [run.run_id for run in await lab.list_runs(10)] == [3, 1]
+
+
+async def test_rows_that_cannot_be_asked_for(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """1.2: rows whose id is no integer, or that are none, are left out, with a line in the log; once for each place."""
+    good = [row(i) for i in range(1, 201)]
+    odd: list[object] = [
+        {"id": each, "attributes": {}} for each in ("abc\x1b", "12.5", "", None, "-1", "0", str(2**63))
+    ]
+    sent = [*good[:100], *odd, None, 5, "x", [], {"attributes": {}}, *good[100:]]
+    lab, server = connect(pages(sent))
+    for _ in range(3):
+        assert len(await lab.list_runs(1000)) == 200
+        assert len(await lab.list_runs(1000, 7)) == 0
+        assert len(await lab.list_projects(1000)) == 200
+    assert len(server.requests) == 3 * 3 * 3
+    told = [record.getMessage() for record in caplog.records if "cannot be asked for" in record.getMessage()]
+    assert [line.partition(":")[0] for line in told] == ["runs", "runs of project 7", "projects"]
+    assert all("left out 12 rows" in line and "'abc" in line and line.isprintable() for line in told)
 
 
 # --- listings -----------------------------------------------------------------------------------------------

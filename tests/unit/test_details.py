@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from artifactfs.errors import UnexpectedAnswer
@@ -51,6 +52,18 @@ def test_values_of_other_types() -> None:
     assert [pair.value for pair in told.params] == ["5", "true", "null", ""]
     assert told.metrics == (Metric("m", min=3.0, mean=1.0, last_step=3),)
     assert (told.name, told.duration_s, told.owner_id) == ("5", None, None)
+
+
+def test_metrics_that_have_diverged() -> None:
+    """A loss that is NaN or infinite is told so: JSON has no number for it, and some encoders write it all the same."""
+    sent = b'{"key":"m","latest":NaN,"min":-Infinity,"max":"Infinity","mean":1e400,"count":%b,"last_step":3}' % (
+        b"9" * 5000
+    )
+    rest = b'"duration":NaN,"params":[{"key":"a","value":%b}]' % (b"9" * 5000)
+    _, told = details.decode_run(b'{"data":{"id":"7","attributes":{"metric_summaries":[%b],%b}}}' % (sent, rest))
+    assert told.metrics == (Metric("m", "NaN", "-Infinity", "Infinity", None, last_step=3),)
+    assert msgspec.json.decode(msgspec.json.encode(told.metrics), type=tuple[Metric, ...]) == told.metrics
+    assert (told.duration_s, told.params) == (None, (Pair("a", "9" * 5000),))
 
 
 def test_odd_forms_whose_meaning_is_plain() -> None:

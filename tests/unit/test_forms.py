@@ -3,6 +3,8 @@
 The same by random trees and all combinations: test_forms_property.py.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from artifactfs.modellab.forms import (
@@ -11,6 +13,7 @@ from artifactfs.modellab.forms import (
     Children,
     Sorter,
     Verdict,
+    below_prefix,
     encode_name,
     size_of,
     sort_rows,
@@ -112,7 +115,7 @@ def test_evidence_beats_what_was_known() -> None:
 
 def test_names_that_nothing_can_hold_are_no_evidence() -> None:
     """1.3: one hostile row does not turn the reading of a whole server around."""
-    for path in ("../../etc/passwd", "..", "/etc/passwd", "x\0y", "\ud800", "n" * 256):
+    for path in ("../../etc/passwd", "..", "/..", "./../x", "x\0y", "\ud800", "n" * 256):
         _, children, base = sort("dir", f(path), known=Base.ROOT)
         assert (names(children), base) == ([], None), path
 
@@ -225,10 +228,14 @@ def test_odd_names_are_names(name: str) -> None:
         "..",
         ".",
         "../x",
+        "/..",
+        "/.",
+        "./../x",
         "x/../y",
-        "./x",
-        "/x",
+        "x/./y",
         "a//b",
+        "/a//b",
+        ".//a/./b",
         "x\0",
         "\ud800",
         "x/\udfff/y",
@@ -248,6 +255,64 @@ def test_bad_names_below_the_directory() -> None:
     """1.3: the same below `d/`, where a name may not climb either."""
     _, children, _ = sort("d", f("d/.."), f("d/../../x"), f("d//x"), f("d/ok"))
     assert (names(children), children.bad_names) == ([b"ok"], 3)
+
+
+LEADS = ["/", "./", "//", "/./", "././", ".//", "/././/"]
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_what_stands_in_front_is_no_part_of_a_name(lead: str) -> None:
+    """1.3: `/` and `./` in front, in any mixture, are stripped, whatever the paths are relative to, on any level."""
+    rows = [f(f"{lead}a"), d(f"{lead}d/"), d(f"{lead}e"), f(f"{lead}g/h"), f(f"{lead}.hidden"), d(f"{lead}..x/")]
+    for directory in ("", "dir", "dir/sub"):
+        _, children, base = sort(directory, *rows)
+        assert names(children) == [b"a", b"d", b"e", b"g", b".hidden", b"..x"]
+        assert (base, children.bad_names) == (Base.DIRECTORY if directory else None, 0)
+    _, children, base = sort(
+        "dir/sub", *(FileRow(f"{lead}dir/sub/{row.path[len(lead) :]}", row.is_dir) for row in rows)
+    )
+    assert names(children) == [b"a", b"d", b"e", b"g", b".hidden", b"..x"]
+    assert base is Base.ROOT
+    assert [child.is_dir for child in children.by_name.values()] == [False, True, True, True, False, True]
+
+
+@pytest.mark.parametrize("path", LEADS)
+@pytest.mark.parametrize("row", [d, f])
+def test_what_stands_in_front_alone_is_the_directory_itself(path: str, row: Callable[[str], FileRow]) -> None:
+    """1.3: a row that is nothing else names the directory that was asked for, and is none of its children."""
+    for directory in ("", "dir"):
+        _, children, _ = sort(directory, row(path), f("x"))
+        assert (names(children), children.bad_names) == ([b"x"], 0)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_an_echo_with_something_in_front(lead: str) -> None:
+    """Form 1: the prefix that was asked for is recognised with `/` or `./` in front, and so are its namesakes."""
+    verdict, children, base = sort("dir", d(f"{lead}dir/"), d(f"{lead}dirx/"), f(f"{lead}dir.txt"), sent_slash=False)
+    assert (verdict, names(children), base) == (Verdict.ECHO, [], None)
+    _, children, _ = sort("dir", f(f"{lead}dir/", 0), f(f"{lead}dir/x"))
+    assert names(children) == [b"x"]
+
+
+def test_with_and_without_something_in_front_it_is_one_name() -> None:
+    """1.5: `/a` and `a` are duplicates: the first counts."""
+    _, children, _ = sort("", f("/a", 1), f("a", 2), f("./a", 3))
+    assert [(child.name, child.size_bytes) for child in children.by_name.values()] == [(b"a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "joined"),
+    [
+        ("p/artifacts", "a/b", "p/artifacts/a/b"),
+        ("p/artifacts/", "a/b", "p/artifacts/a/b"),
+        ("/p", "a", "/p/a"),
+        ("p", "", "p"),
+        *((root, path, path) for root in ("", "/", "//", ".", "./", "/.", "./.") for path in ("", "a/b")),
+    ],
+)
+def test_paths_in_the_project(prefix: str, path: str, joined: str) -> None:
+    """1.3: an empty `path_in_project`, or one that names the project's root, puts no slash in front; others stay."""
+    assert below_prefix(prefix, path) == joined
 
 
 @pytest.mark.parametrize(("name", "ok"), [("n" * 255, True), ("n" * 256, False), ("é" * 127, True), ("é" * 128, False)])

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab.models import (
-    Page,
     Run,
     decode_run,
     decode_runs,
@@ -77,12 +76,37 @@ def test_any_name(name: object) -> None:
     assert decode_run(body(name=name)).name == (name[:255] if isinstance(name, str) else "")
 
 
-@pytest.mark.parametrize("run_id", [None, True, "", "x", "-1", "1.5", 1.5, "9" * 30, [], "٣"])
+@pytest.mark.parametrize(
+    "run_id",
+    [
+        None,
+        True,
+        "",
+        "x",
+        "-1",
+        -1,
+        "0",
+        0,
+        "1.5",
+        1.5,
+        "9" * 30,
+        str(2**63),
+        2**63,
+        [],
+        {},
+        "٣",
+        " 5",
+        "5\n",
+        "+5",
+        "5_0",
+    ],
+)
 def test_a_run_without_a_usable_id(run_id: object) -> None:
     """An id is a whole number, as text or not."""
     with pytest.raises(UnexpectedAnswer):
         decode_run(body(run_id))
-    assert decode_run(body(5)).run_id == decode_run(body("5")).run_id == 5
+    assert decode_run(body(5)).run_id == decode_run(body("5")).run_id == decode_run(body("005")).run_id == 5
+    assert decode_run(body(str(2**63 - 1))).run_id == 2**63 - 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +146,8 @@ def test_where_pages_end(meta: dict[str, object]) -> None:
 @pytest.mark.parametrize("rows", [[], None])
 def test_an_empty_page_is_the_last(rows: object) -> None:
     """Stop on empty data, whatever `next_number` says."""
-    assert decode_runs(page(rows, number=0, next_number=1, last_number=5)) == Page([], 0, None, 5)
+    found = decode_runs(page(rows, number=0, next_number=1, last_number=5))
+    assert (found.rows, found.sent, found.number, found.next_number, found.last_number) == ([], 0, 0, None, 5)
 
 
 @pytest.mark.parametrize("meta", [None, [], "x", {}, {"page": None}, {"page": []}])
@@ -135,8 +160,25 @@ def test_a_page_without_numbers(meta: object) -> None:
 
 def test_an_odd_row_of_a_page_is_left_out() -> None:
     """One odd row costs itself and nothing else."""
-    rows = [row("1"), None, 5, {}, {"id": "3"}, row("x"), {"id": "4", "attributes": None}, row("2", name="\ud800")]
-    assert [run.run_id for run in decode_runs(page(rows, number=0)).rows] == [1, 2]
+    rows = [row("1"), None, 5, {}, {"id": "3"}, row("x\n"), {"id": "4", "attributes": None}, row("2", name="\ud800")]
+    found = decode_runs(page(rows, number=0))
+    assert [run.run_id for run in found.rows] == [1, 2]
+    assert found.odd == ["null", "5", "null", "'3'", "'x\\n'", "'4'"]
+    assert found.sent == len(rows)
+
+
+@pytest.mark.parametrize("told", [b"NaN", b"-Infinity", b"1e400", b"9" * 5000, b'"\\ud800"', b'"\xff"', b'"\x01"'])
+@pytest.mark.parametrize("field", [b"duration", b"id", b"project_id", b"name", b"metric_summaries"])
+def test_an_odd_value_costs_its_own_row_only(field: bytes, told: bytes) -> None:
+    """Item of a preview: a value that is no JSON, or that no machine has, costs its own row at most."""
+    odd = b'{"id":"2","attributes":{"%b":%b}}' % (field, told)
+    if field == b"id":
+        odd = b'{"id":%b,"attributes":{}}' % told
+    sent = b'{"data":[{"id":"1","attributes":{}},%b,{"id":"3","attributes":{}}],"meta":{"page":{"number":0}}}' % odd
+    found = decode_runs(sent)
+    assert [run.run_id for run in found.rows if run.run_id != 2] == [1, 3]
+    assert found.sent == 3
+    assert (len(found.rows) == 2) >= (field == b"id")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"null", b'{"data":{}}', b'{"data":"x"}', b"<html>", b"5"])
@@ -256,7 +298,9 @@ def test_any_text_is_a_time_or_none(text: str) -> None:
         (b"<!DOCTYPE html><p>Forbidden", "an HTML page"),
         (b'{"errors":["line\\none\\u001b[31m"]}', "line one\x1b[31m"),
         (b'{"errors":["\\ud83d\\ude00x"]}', "\U0001f600x"),
-        (b'{"errors":[' + b"9" * 5000 + b"]}", ""),
+        (b'{"errors":["\\ud800x"]}', "\ud800x"),
+        (b'{"errors":[' + b"9" * 5000 + b"]}", "9" * 300),
+        (b'{"errors":[NaN]}', "nan"),
     ],
 )
 def test_what_an_error_says(raw: bytes, said: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -47,6 +48,32 @@ class Service:
         last = self.first + max(0, (self.total - 1) // size)
         rows = list(range(start, min(start + size, self.total)))
         return Page(rows, number, number + 1 if number < last else None, last if self.tells_last else None)
+
+
+class Preview(Service):
+    """Gives `cap` rows a page at most, and tells of it the fields that `tells` names, as far as it knows them right."""
+
+    def __init__(self, total: int, first: int, tells: str, cap: int = 100, /, **wrong: int | None) -> None:
+        super().__init__(total, first)
+        self.tells = tells.split()
+        self.cap = cap
+        self.wrong = wrong
+
+    def answer(self, number: int, size: int) -> Page[int]:
+        size = min(size, self.cap)
+        start = (number - self.first) * size
+        last = self.first + max(0, (self.total - 1) // size)
+        true = {
+            "number": number,
+            "size": size,
+            "total": self.total,
+            "last_number": last,
+            "next_number": number + 1 if number < last else None,
+        } | self.wrong
+        told = {name: value for name, value in true.items() if name in self.tells}
+        rows = list(range(max(0, start), max(0, min(start + size, self.total))))
+        found = Page(rows, says_last=told.get("next_number", 0) is None)
+        return msgspec.structs.replace(found, **told)
 
 
 async def first(service: Service, count: int) -> list[int]:
@@ -149,32 +176,150 @@ async def test_who_waits_gives_up(autojump_clock: MockClock) -> None:
 # --- pages that end too soon --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first_number", [0, 1, 7])
+@pytest.mark.parametrize("cap", [25, 100])
 @pytest.mark.parametrize(
-    ("number", "last", "total", "warned"),
+    "tells",
+    ["number size total", "number size total next_number", "number size total next_number last_number",
+     "number total", "number last_number", "number next_number", "number size total last_number", "number"],
+)  # fmt: skip
+async def test_pages_that_tell_little(first_number: int, cap: int, tells: str, autojump_clock: MockClock) -> None:
+    """1: 250 of 250 rows, whatever the pages tell of themselves; and a request for each page and none more.
+
+    Where neither a total nor the last page is told, the end is seen only at a page that is not full.
+    """
+    service = Preview(250, first_number, tells, cap)
+    assert sorted(await first(service, 1000)) == list(range(250))
+    needed = 250 // cap + bool(250 % cap)
+    blind = not {"total", "last_number", "next_number"} & set(tells.split())
+    assert len(service.asked) == needed + (blind and 250 % cap == 0)
+    service.asked.clear()
+    assert sorted((await first(service, 100))[:100]) == list(range(100))
+    assert len(service.asked) == 100 // cap
+
+
+@pytest.mark.parametrize("tells", ["number size total", "number size total last_number"])
+@pytest.mark.parametrize("first_number", [0, 1])
+async def test_a_next_number_of_null(tells: str, first_number: int, autojump_clock: MockClock) -> None:
+    """1: null on every page does not end the list where the total or the last page's number says that there is more."""
+    service = Preview(250, first_number, f"{tells} next_number", next_number=None)
+    assert sorted(await first(service, 1000)) == list(range(250))
+    assert len(service.asked) == 3
+    alone = Preview(250, first_number, "number size next_number", next_number=None)
+    assert await first(alone, 1000) == list(range(100))
+    assert len(alone.asked) == 1
+
+
+@pytest.mark.parametrize(("first_number", "requests"), [(0, 3), (1, 4)])
+@pytest.mark.parametrize("cap", [25, 100])
+async def test_pages_that_tell_nothing(first_number: int, requests: int, cap: int, autojump_clock: MockClock) -> None:
+    """1: without numbers pages are counted from 0; where the first comes twice, from 1, at the cost of one request."""
+    service = Preview(240, first_number, "", cap)
+    assert await first(service, 1000) == list(range(240))
+    assert len(service.asked) == requests + (7 if cap == 25 else 0)
+    few = Preview(20, first_number, "", cap)
+    assert await first(few, 1000) == list(range(20))
+    assert few.asked == [None]
+
+
+@pytest.mark.parametrize(("total", "requests"), [(0, 3), (1, 3), (99, 3), (251, 4), (100_000, 4)])
+async def test_a_total_that_is_wrong(total: int, requests: int, autojump_clock: MockClock) -> None:
+    """1: a total of less than what has come tells nothing; one of more than there is costs a request."""
+    service = Preview(250, 0, "number size total", total=total)
+    assert await first(service, 1000) == list(range(250))
+    assert len(service.asked) == requests
+
+
+class Growing(Preview):
+    """Gets a new row, which is the first of all then, with each page that is asked for."""
+
+    def answer(self, number: int, size: int) -> Page[int]:
+        page = super().answer(number, size)
+        page.rows[:] = [self.total - 1 - row for row in page.rows]
+        self.total += 1
+        return page
+
+
+async def test_a_total_that_grows(autojump_clock: MockClock) -> None:
+    """1: rows that move to the next page meanwhile come once, and none of the others is missing."""
+    service = Growing(250, 1, "number size total")
+    found = await first(service, 1000)
+    assert found == list(range(249, -1, -1))
+
+
+async def test_numbers_of_answers_that_count_otherwise(autojump_clock: MockClock) -> None:
+    """1: a server that is asked from 1 on and tells its numbers from 0: the first page comes twice, then the others."""
+
+    class Shifted(Preview):
+        def answer(self, number: int, size: int) -> Page[int]:
+            page = super().answer(max(number, 1), size)
+            return Page(page.rows, max(number, 1) - 1, None, None, page.total, page.size)
+
+    service = Shifted(250, 1, "number size total")
+    assert await first(service, 1000) == list(range(250))
+    assert service.asked == [None, 1, 2, 3]
+
+
+async def test_pages_with_fewer_rows_in_the_middle(autojump_clock: MockClock) -> None:
+    """1: what is hidden from a page, and counted in the total, hides no page behind it."""
+
+    class Hiding(Preview):
+        def answer(self, number: int, size: int) -> Page[int]:
+            page = super().answer(number, size)
+            page.rows[:] = [row for row in page.rows if row // 10 % 2]
+            return page
+
+    for tells, requests in (("number size total", 4), ("number size total last_number", 3), ("number next_number", 3)):
+        service = Hiding(250, 0, tells)
+        assert await first(service, 1000) == [row for row in range(250) if row // 10 % 2]
+        assert len(service.asked) == requests
+
+
+async def test_a_page_of_odd_rows_only(autojump_clock: MockClock) -> None:
+    """1: a page of which no row can be shown ends nothing, and counts: there is no endless looking for better ones."""
+
+    class Odd(Preview):
+        def answer(self, number: int, size: int) -> Page[int]:
+            page = super().answer(number, size)
+            odd = ["'x'"] * len(page.rows)
+            return Page([], page.number, None, None, page.total, page.size, odd=odd) if number == 0 else page
+
+    service = Odd(250, 0, "number size total")
+    assert await first(service, 1000) == list(range(100, 250))
+    assert len(service.asked) == 3
+    assert await first(Odd(10**9, 0, "number size total"), 150) == list(range(100, 200))
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "total", "requests"),
     [
-        (0, 2, 300, True),
-        (1, 3, None, True),
-        (None, None, 300, True),
-        (None, 2, 300, True),
-        (0, 0, 300, False),
-        (0, 1, 100, False),
-        (None, None, 100, False),
-        (0, None, None, False),
+        (0, 2, 300, 3),
+        (1, 3, None, 3),
+        (None, None, 300, 3),
+        (None, 2, 300, 3),
+        (0, None, None, 3),
+        (0, 0, 300, 1),
+        (None, None, 100, 1),
     ],
 )
-async def test_more_than_is_named_is_said_once(
-    number: int | None, last: int | None, total: int | None, warned: bool, caplog: pytest.LogCaptureFixture
+async def test_a_server_that_does_not_page(
+    number: int | None, last: int | None, total: int | None, requests: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """1: where a server says that there is more, and names no next page, the log says that it is not listed; once."""
+    """1: where a server says that there is more, and gives the same page again, the log says so; once."""
     told: set[str] = set()
+    asked = 0
 
     async def page(_query: dict[str, str]) -> Page[int]:
+        nonlocal asked
+        asked += 1
         return Page(list(range(100)), number, None, last, total)
 
     for _ in range(3):
+        asked = 0
         assert len(await pages.first_rows("runs", page, 200, lambda row: row, told)) == 100
+        assert asked <= requests
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(lines) == warned
+    assert len(lines) == (requests > 1)
     assert all("only the first 100 are listed" in line for line in lines)
 
 

@@ -65,8 +65,8 @@ async def test_what_is_no_directory(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "/f", "a//f", "a/./f", "a/../f", "../f", ".", "..", "a/..", "a/\0", "a\0b/f", "a/" + "x" * 256,
-     "x" * 256 + "/f", "é" * 128, "a/\ud800", "\udfff/f", "a/b/", "a/", "/".join(["ab"] * 1400)],
+    ["", "/", "./", "/..", "/a//f", "a//f", "a/./f", "a/../f", "../f", ".", "..", "a/..", "a/\0", "a\0b/f",
+     "a/" + "x" * 256, "x" * 256 + "/f", "é" * 128, "a/\ud800", "\udfff/f", "a/b/", "a/", "/".join(["ab"] * 1400)],
 )  # fmt: skip
 async def test_what_no_tree_can_hold(path: str) -> None:
     """1.3: such a row is left out, makes no directories, and costs the others nothing."""
@@ -96,6 +96,14 @@ async def test_of_duplicates_the_first() -> None:
     """1.5: of two rows for one file the first counts, with its size and time."""
     found = await packed(ProjectFile("f", 1, CREATED_AT), ProjectFile("f", 2, "")).directory("")
     assert found == {b"f": Child(b"f", False, 1, False, CREATED_NS)}
+
+
+@pytest.mark.parametrize("lead", ["/", "./", "//", "/./", "././"])
+async def test_what_stands_in_front_is_no_part_of_a_name(lead: str) -> None:
+    """1.3: a path that begins with `/` or `./` is the path behind it."""
+    files = packed(f"{lead}a/f", "a/g", f"{lead}top")
+    assert await names(files) == {"a": None, "top": 1}
+    assert await names(files, "a") == {"f": 1, "g": 1}
 
 
 async def test_a_marker_is_no_file() -> None:
@@ -147,10 +155,13 @@ def test_what_is_added_comes_out_and_nothing_else(batches: list[list[ProjectFile
         files.add(batch)
     expected: dict[str, bool] = {}
     for row in (row for batch in batches for row in batch):
-        parts = row.path.split("/")
+        path = row.path
+        while path.startswith(("/", "./")):
+            path = path.partition("/")[2]
+        parts = path.split("/")
         if all(encode_name(part) is not None for part in parts):
             expected |= {"/".join(parts[:depth]): True for depth in range(1, len(parts))}
-            expected.setdefault(row.path, False)
+            expected.setdefault(path, False)
     assert {path: child.is_dir for path, child in trio.run(everything, files).items()} == expected
 
 
