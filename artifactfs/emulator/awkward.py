@@ -100,7 +100,7 @@ IMPOSSIBLE = (
     "/",
     "../escape.txt",
     "ok/../../escape.txt",
-    "/etc/passwd",
+    "/../etc/passwd",
     "dir//double.txt",
     "dir/./dot.txt",
     "dir/../up.txt",

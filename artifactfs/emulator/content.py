@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from artifactfs.emulator.answers import LOGIN_PAGE, CutShort, error, missing
+from artifactfs.emulator.answers import LOGIN_PAGE, CutShort, error
+from artifactfs.emulator.filters import number
 from artifactfs.emulator.lab import File, Run, moment
 from artifactfs.emulator.state import Emulator
 from artifactfs.emulator.switches import Switches
@@ -73,7 +74,7 @@ async def stored(emulator: Emulator, request: Request) -> ASGIApp:
     project, artifact_path = request.query_params.get("project_id"), request.query_params.get("artifact_path")
     if not project or not artifact_path:
         return error(emulator, 400, "project_id and artifact_path are required")
-    found = emulator.lab.by_artifact_path(artifact_path)
+    found = _place(emulator, project, artifact_path)
     if found is None or str(found[0].project) != project:
         return _missing(emulator)
     run, path = found
@@ -90,10 +91,21 @@ async def stored(emulator: Emulator, request: Request) -> ASGIApp:
     return _file(switches, request, run, path, file, emulator.answers)
 
 
+def _place(emulator: Emulator, project: str, artifact_path: str) -> tuple[Run, str] | None:
+    """Return the run that a path in a project belongs to, and the path below its root."""
+    if emulator.switches.path_in_project == "hash":
+        return emulator.lab.by_artifact_path(artifact_path)
+    # All runs of a project share its root: the first that has something there.
+    runs = emulator.lab.runs_of(number(project) or 0)
+    bare = artifact_path.removesuffix("/")
+    found = (run for run in runs if run.tree.find(artifact_path) is not None or run.tree.is_dir(bare))
+    return next(((run, artifact_path) for run in found), None)
+
+
 def _missing(emulator: Emulator) -> Response:
-    if emulator.switches.missing_content == "500":
-        return error(emulator, 500, "Internal Server Error")
-    return missing(emulator, "artifact")
+    details = {"400": "artifact_path is not valid", "404": "artifact not found", "500": "Internal Server Error"}
+    form = emulator.switches.missing_content
+    return error(emulator, int(form), details[form])
 
 
 def _file(switches: Switches, request: Request, run: Run, path: str, file: File, answer: int) -> ASGIApp:

@@ -6,9 +6,9 @@ Owns little: artifactfs never asks for them. They are here so that the whole of 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from artifactfs.emulator.answers import answer, document, error, resource
+from artifactfs.emulator.answers import answer, document, error, missing, resource
+from artifactfs.emulator.filters import number
 from artifactfs.emulator.lab import Row
-from artifactfs.emulator.listing import number
 from artifactfs.emulator.state import Emulator
 
 
@@ -26,6 +26,8 @@ async def run_keys(emulator: Emulator, request: Request) -> ASGIApp:
     project_id = number(request.query_params.get("filter[project_id]", ""))
     if project_id is None:
         return error(emulator, 400, "filter[project_id] is required")
+    if emulator.lab.project(project_id) is None:
+        return missing(emulator, "project")
     if recorded := emulator.lab.recorded.get(f"facet-keys {project_id}"):
         return answer(recorded)
     rows = [run.attributes for run in emulator.lab.runs_of(project_id)]
@@ -53,6 +55,8 @@ async def run_values(emulator: Emulator, request: Request) -> ASGIApp:
     kind, name = query.get("facet_type"), query.get("facet_name")
     if project_id is None or kind not in ("tag", "parameter", "attribute", "metric") or not name:
         return error(emulator, 400, "filter[project_id], facet_type and facet_name are required")
+    if emulator.lab.project(project_id) is None:
+        return missing(emulator, "project")
     rows = [run.attributes for run in emulator.lab.runs_of(project_id)]
     return document(
         emulator, resource(emulator, f"{kind}:{name}:{project_id}", "facet_values", _values(rows, kind, name))

@@ -3,6 +3,7 @@
 Owns in which of the possible forms a tree is told (model-lab-api: "What the documentation leaves open", 1 to 7).
 """
 
+import re
 from collections.abc import Iterator
 
 from starlette.requests import Request
@@ -10,12 +11,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from artifactfs.emulator.answers import LOGIN_PAGE, Broken, Silence, document, error, missing, resource
+from artifactfs.emulator.filters import number
 from artifactfs.emulator.lab import CREATED_AT, File, Row, Run
 from artifactfs.emulator.state import Emulator
 from artifactfs.emulator.switches import SizeForm, Switches
 
 EVERY_TENTH = 10  # of the files, the partial index lacks one
 GHOST = "gone.bin"  # what an index of ghosts has more in every directory
+# What `path_start` puts in front of paths; of several, another one for paths of another length.
+STARTS = {"none": ("",), "slash": ("/",), "dot_slash": ("./",), "mixed": ("", "/", "./", "//", "/./", "././")}
+
+
+_START = re.compile(r"\A(?:\.?/)+")
 
 
 class Refused(Exception):
@@ -24,11 +31,6 @@ class Refused(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
-
-
-def number(text: str) -> int | None:
-    """Return a decimal id, None for anything else."""
-    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 async def run_artifacts(emulator: Emulator, request: Request) -> ASGIApp:
@@ -43,7 +45,7 @@ async def run_artifacts(emulator: Emulator, request: Request) -> ASGIApp:
         rows = run_rows(run, request.query_params.get("path", ""), emulator.switches)
     except Refused as refusal:
         return error(emulator, refusal.status, "path cannot be listed")
-    attributes = files(emulator, rows) | {"path_in_project": run.prefix}
+    attributes = files(emulator, rows) | {"path_in_project": prefix(run, emulator.switches)}
     return document(emulator, resource(emulator, run.id, "artifacts", attributes))
 
 
@@ -79,6 +81,8 @@ def files(emulator: Emulator, rows: list[Row]) -> Row:
 
 def run_rows(run: Run, asked: str, switches: Switches) -> list[Row]:
     """Return the rows for the query value `asked`, decoded once. Raises Refused where an error is the answer."""
+    if switches.path_start != "none":
+        asked = _START.sub("", asked)
     slash = asked.endswith("/")
     path = asked[:-1] if slash else asked
     if slash and switches.slash == "refused":
@@ -106,7 +110,7 @@ def _directory_rows(run: Run, path: str, switches: Switches) -> list[Row]:
     if path and switches.self_marker != "none":
         shown = path.rpartition("/")[2] if switches.base == "relative" else path
         marker = shown + "/" if switches.self_marker == "slash" else shown
-        rows.append({"path": marker, "is_dir": False, "file_size": 0})
+        rows.append({"path": _started(marker, switches), "is_dir": False, "file_size": 0})
     base = path + "/" if path else ""
     if switches.depth == "one":
         rows += [_row(run, base + name, file, path, switches) for name, file in run.tree.children(path)]
@@ -140,9 +144,20 @@ def _prefix_rows(run: Run, path: str, switches: Switches) -> list[Row]:
 
 def _row(run: Run, path: str, file: File | None, relative_to: str, switches: Switches) -> Row:
     shown = path[len(relative_to) + 1 :] if relative_to and switches.base == "relative" else path
+    shown = _started(shown, switches)
     if file is None:
         return {"path": shown + "/" if switches.dir_slash else shown, "is_dir": switches.dir_flag}
     return {"path": shown, "is_dir": False, **_size(run, file, switches.size_form)}
+
+
+def _started(path: str, switches: Switches) -> str:
+    starts = STARTS[switches.path_start]
+    return starts[len(path) % len(starts)] + path
+
+
+def prefix(run: Run, switches: Switches) -> str:
+    """Return a run's `path_in_project`, as it is told."""
+    return {"hash": run.prefix, "empty": "", "slash": "/"}[switches.path_in_project]
 
 
 def _size(run: Run, file: File, form: SizeForm) -> Row:
@@ -164,7 +179,8 @@ def index_rows(runs: list[Run], switches: Switches) -> list[Row]:
     for run in runs:
         for path, file in run.tree.walk(""):
             if file is not None:
-                row: Row = {"filename": path.rpartition("/")[2], "artifact_path": f"{run.prefix}/{path}"}
+                place = f"{run.prefix}/{path}" if switches.path_in_project == "hash" else path
+                row: Row = {"filename": path.rpartition("/")[2], "artifact_path": _started(place, switches)}
                 rows.append({**row, "created_at": file.created_at, **_size(run, file, form)})
         rows += run.raw_index
     if switches.index == "partial":

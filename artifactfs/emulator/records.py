@@ -1,7 +1,7 @@
 """Runs and projects: one, and pages of many, filtered and sorted.
 
-Owns pages, filters and orders. Hard: pages are recorded counted from 0 and documented counted from 1 (switch
-`page_base`), and `links` name another host, which no client may follow.
+Owns pages and orders; filters are filters.py's. Hard: pages are recorded counted from 0 and documented counted from 1
+(switch `page_base`), and `links` name another host, which no client may follow.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from artifactfs.emulator.answers import document, error, missing, resource
+from artifactfs.emulator.filters import BadQuery, attributes_test, integer, number, run_test
 from artifactfs.emulator.lab import Project, Row, Run, moment
-from artifactfs.emulator.listing import number
 from artifactfs.emulator.state import Emulator
 
 ELSEWHERE = "https://api.datad0g.com"  # the recorded host of `links`: not the one that was asked
@@ -21,10 +21,6 @@ PAGE_SIZE = 25  # rows, recorded
 MAX_PAGE_SIZE = 100  # rows, documented
 
 Sorting: TypeAlias = dict[str, Callable[[Row], Any]]
-
-
-class BadQuery(ValueError):
-    """A query value that the service refuses."""
 
 
 _TIMES: Sorting = {
@@ -56,7 +52,7 @@ async def one_project(emulator: Emulator, request: Request) -> ASGIApp:
 async def runs(emulator: Emulator, request: Request) -> ASGIApp:
     """Answer GET /runs. Soft-deleted runs are among them, with `deleted_at` ([?]: the harder case)."""
     try:
-        found = [run for run in emulator.lab.runs() if all(test(run) for test in _tests(request))]
+        found = list(filter(run_test(dict(request.query_params)), emulator.lab.runs()))
         ordered = _sorted(found, request, _RUN_ORDERS)
         return _page(emulator, request, "runs", ordered, _run)
     except BadQuery as problem:
@@ -65,9 +61,9 @@ async def runs(emulator: Emulator, request: Request) -> ASGIApp:
 
 async def projects(emulator: Emulator, request: Request) -> ASGIApp:
     """Answer GET /projects"""
-    text = request.query_params.get("filter", "").lower()
     try:
-        found = [each for each in emulator.lab.projects() if text in str(each.attributes["name"]).lower()]
+        test = attributes_test(dict(request.query_params))
+        found = [project for project in emulator.lab.projects() if test(project.attributes)]
         ordered = _sorted(found, request, _PROJECT_ORDERS)
         return _page(emulator, request, "projects", ordered, _project)
     except BadQuery as problem:
@@ -81,33 +77,6 @@ def _run(emulator: Emulator, run: Run) -> Row:
 
 def _project(emulator: Emulator, project: Project) -> Row:
     return resource(emulator, project.id, "projects", project.attributes)
-
-
-def _tests(request: Request) -> list[Callable[[Run], bool]]:
-    """Return what a run must pass to be among the answers. Raises BadQuery."""
-    query = request.query_params
-    tests: list[Callable[[Run], bool]] = []
-    if ids := query.get("filter[id]"):
-        wanted = {_integer("filter[id]", each) for each in ids.split(",")}
-        tests.append(lambda run: run.id in wanted)
-    if project := query.get("filter[project_id]"):
-        project_id = _integer("filter[project_id]", project)
-        tests.append(lambda run: run.project == project_id)
-    if parent := query.get("filter[parent_run_id]"):
-        parent_id = _integer("filter[parent_run_id]", parent)
-        tests.append(lambda run: run.parent == parent_id)
-    if status := query.get("filter[status]"):
-        tests.append(lambda run: run.attributes["status"] == status)
-    if text := query.get("filter", "").lower():
-        tests.append(lambda run: text in str(run.attributes["name"]).lower())
-    return tests
-
-
-def _integer(name: str, text: str) -> int:
-    value = number(text.strip())
-    if value is None:
-        raise BadQuery(f"{name} is not an integer: {text!r}")
-    return value
 
 
 def _sorted(found: Sequence[Run] | Sequence[Project], request: Request, orders: Sorting) -> list[Run | Project]:
@@ -128,10 +97,11 @@ Teller: TypeAlias = "Callable[[Emulator, Run], Row] | Callable[[Emulator, Projec
 def _page(emulator: Emulator, request: Request, what: str, rows: list[Run | Project], tell: Teller) -> ASGIApp:
     query = request.query_params
     first = emulator.switches.page_base
-    size = _integer("page[size]", query.get("page[size]", str(PAGE_SIZE)))
-    at = _integer("page[number]", query.get("page[number]", str(first)))
+    size = integer("page[size]", query.get("page[size]", str(PAGE_SIZE)))
+    at = integer("page[number]", query.get("page[number]", str(first)))
     if not 1 <= size <= MAX_PAGE_SIZE:
         raise BadQuery(f"page[size] is 1 to {MAX_PAGE_SIZE}, not {size}")
+    size = min(size, emulator.switches.page_cap)
     if at < first:
         raise BadQuery(f"page[number] starts at {first}")
     last = first + max(0, (len(rows) - 1) // size)
@@ -147,9 +117,14 @@ def _page(emulator: Emulator, request: Request, what: str, rows: list[Run | Proj
         "next_number": at + 1 if at < last else None,
         "last_number": last,
     }
-    if emulator.switches.page_meta == "no_next":
+    form = emulator.switches.page_meta
+    if form == "no_next":
         del page["next_number"]
-    more: Row = {"meta": {"page": page}} if emulator.switches.page_meta != "none" else {}
+    elif form in ("required", "null_next"):
+        page = {name: page[name] for name in ("number", "size", "total")}
+        if form == "null_next":
+            page["next_number"] = None
+    more: Row = {"meta": {"page": page}} if form != "none" else {}
     return document(emulator, data, **more, links=_links(request, what, at, first, last, size))
 
 

@@ -83,7 +83,13 @@ def _add_small(lab: Lab, run_id: int) -> None:
     name = f"sweep-{place % 10}"  # ten runs share each name, as in the recorded organisation
     started = f"2026-05-12T09:{minute:02d}:{second:02d}Z"
     times = {"created_at": started, "started_at": started, "completed_at": updated, "updated_at": updated}
-    lab.create(run_id, MANY_PROJECT, MemoryTree(f"run {run_id}", _fill_small), name=name, **times)
+    params = [
+        {"key": "lr", "value": str(round(0.05 * (1 + place % 20), 2))},
+        {"key": "bf16", "value": str(place % 2 == 0)},
+    ]
+    tags = [{"key": "team", "value": ("vision", "speech")[place % 2]}]
+    tree = MemoryTree(f"run {run_id}", _fill_small)
+    lab.create(run_id, MANY_PROJECT, tree, name=name, params=params, tags=tags, **times)
 
 
 def _rows(body: Row) -> list[Row]:

@@ -60,11 +60,22 @@ class Switches:
     path_missing: Literal["empty", "400", "404", "500"] = "empty"
     """What a listing answers whose `path` names nothing."""
 
+    path_start: Literal["none", "slash", "dot_slash", "mixed"] = "none"
+    """What stands in front of paths in listing and index, which the schema allows: `/`, `./`, or any mixture of both.
+    A listing's `path` is then taken with it and without."""
+
+    path_in_project: Literal["hash", "empty", "slash"] = "hash"
+    """A run's place in its project: as recorded, or, for projects of one run, the project's root: "" or "/"."""
+
     page_base: Literal[0, 1] = 0
     """The number of the first page: 0 as recorded, 1 as documented."""
 
-    page_meta: Literal["full", "no_next", "none"] = "full"
-    """Whether a page tells where it stands: all of it, without `next_number`, or without `meta`."""
+    page_meta: Literal["full", "no_next", "null_next", "required", "none"] = "full"
+    """Whether a page tells where it stands: all of it, without `next_number`, only what the schema requires (`number`,
+    `size`, `total`), the same with a `next_number` of null, or without `meta`."""
+
+    page_cap: int = 100
+    """The most rows of a page, whatever `page[size]` asks for (a `size` of less is told)."""
 
     extra_fields: bool = False
     """Whether answers hold fields that nobody documented."""
@@ -114,7 +125,7 @@ class Switches:
     """html: 200 with a login page. short: half of the bytes and of the Content-Length. wrong_range: a 206 of
     another span. wrong_total: a Content-Range with another total."""
 
-    missing_content: Literal["404", "500"] = "404"
+    missing_content: Literal["400", "404", "500"] = "404"
     """What content answers for a file that is not there."""
 
     directory_content: Literal["empty", "404", "500"] = "empty"
@@ -132,6 +143,8 @@ class Switches:
     def __post_init__(self) -> None:
         if not (self.dir_slash or self.dir_flag):
             raise SwitchError("dir_slash and dir_flag cannot both be off: nothing would mark a directory")
+        if self.page_cap < 1:
+            raise SwitchError("page_cap is at least 1")
         if self.latency_s < 0 or self.bytes_per_s < 0:
             raise SwitchError("latency_s and bytes_per_s cannot be negative")
 
