@@ -302,13 +302,12 @@ class ModelLab:
         """Say once of which pages rows are left out: another refresh brings the same ones."""
         if odd and what not in self._odd_told:
             self._odd_told[what] = True
-            log.warning(
-                "%s: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the first of "
-                "theirs is %s",
-                what,
-                len(odd),
-                odd[0],
+            # A sentence of its own for runs and for projects: the list of errors counts the same sentence once.
+            sentence = (
+                f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
+                "first of theirs is %s"
             )
+            log.warning(sentence, len(odd), odd[0])
 
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
         body = await self._get(endpoint, path, query)

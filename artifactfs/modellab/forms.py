@@ -194,12 +194,10 @@ def without_lead(path: str) -> str:
 def below_prefix(prefix: str, path: str) -> str:
     """Return the path in the project of what a run has at `path`: what the content endpoint takes (model-lab-api.md).
 
-    `prefix`: the run's `path_in_project`, opaque. Where it is empty or the project's root, the path stands alone.
+    `prefix`: the run's `path_in_project`, opaque. Where it is empty, or slashes alone, the path stands alone.
     """
     root = prefix.rstrip("/")
-    if not without_lead(f"{root}/"):
-        return path
-    return f"{root}/{path}" if path else root
+    return f"{root}/{path}" if root and path else root or path
 
 
 def encode_name(name: str) -> bytes | None:

@@ -121,18 +121,6 @@ def test_pages_of_runs_in_every_form(form: dict[str, object], lab: Lab, mounting
     assert shown == list(map(str, lab.newest_runs(200)))
 
 
-@pytest.mark.parametrize("form", ["no_next", "none"])
-def test_pages_without_a_next_number_end_the_list(form: str, lab: Lab, mounting: Mounting) -> None:
-    """1.2: where the server does not say that there is another page, /runs shows the first and does not guess."""
-    lab.switch(page_meta=form)
-    mounted = mounting()
-    if form == "no_next":
-        mounted.log.announce("there are more runs, and does not name the next page")
-
-    shown = [name for name in mounted.sh('ls -f "$M/runs"').ok().text.split() if not name.startswith(".")]
-    assert shown == list(map(str, lab.newest_runs(100)))
-
-
 @pytest.mark.parametrize("form", ["object", "strings", "title_only", "html", "empty", "nonsense"])
 def test_errors_in_every_form_are_absences(form: str, lab: Lab, mounting: Mounting) -> None:
     """1.2: an unknown run is ENOENT whatever the error's body looks like."""

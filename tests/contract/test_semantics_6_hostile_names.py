@@ -21,9 +21,9 @@ JSON = "Content-Type: application/json"
 
 # As they stand in JSON, broken UTF-8 and all: each is left out, and counted.
 IMPOSSIBLE = [
-    b".", b"..", b"../", b"./", b"../up.txt", b"ok/../../up.txt", b"sub/..", b"./a.bin", b"/etc/passwd", b"//", b"/..",
-    b"sub//b.txt", b"\\u0000", b"nul\\u0000byte", b"nul\\u0000/b.txt", b"sub/nul\\u0000", b"\\u002e\\u002e",
-    b"\\u002e\\u002e\\u002fup", b"\\/etc\\/passwd", b"\\ud800", b"\\udfff\\ud800", b"sub/\\ud800", b"\xed\xa0\x80",
+    b".", b"..", b"../", b"./", b"../up.txt", b"ok/../../up.txt", b"sub/..", b"./../a.bin", b"/../passwd", b"//",
+    b"/..", b"sub//b.txt", b"\\u0000", b"nul\\u0000byte", b"nul\\u0000/b.txt", b"sub/nul\\u0000", b"\\u002e\\u002e",
+    b"\\u002e\\u002e\\u002fup", b"\\/etc\\/..\\/passwd", b"\\ud800", b"\\udfff\\ud800", b"sub/\\ud800", b"\xed\xa0\x80",
     b"\xff\xfe", b"latin-\xe9", b"\xc0\xaf", b"\xc0\xae\xc0\xae", b"\xf5\x80\x80\x80", b"cut-\xe2\x82",
     b"x" * 256, "\u65e5".encode() * 86, b"sub/" + b"y" * 256, b"z" * 100_000, b"../" * 10_000,
 ]  # fmt: skip
@@ -50,7 +50,8 @@ def test_impossible_names(tmp_path: Path) -> None:
             found = attack.mounted.tree(run_id)
             assert found == {name.encode(): 3 for name in POSSIBLE}
         assert len(attack.server.asked(f"/runs/{run_id}/artifacts")) >= 3
-        counted = len([each for each in IMPOSSIBLE if each.strip(b"/")])
+        # Some only name the directory itself.
+        counted = len([each for each in IMPOSSIBLE if each not in (b"./", b"//")])
         said = [line for line in attack.mounted.log.lines() if "left out" in line]
         assert len(said) == 1
         assert f"run {run_id}, directory /: left out {counted} entries" in said[0]
@@ -137,7 +138,7 @@ def test_a_path_in_project_is_opaque(prefix: str, attack: Attacked) -> None:
     done = attack.mounted.sh('cd "$M/runs/$1" && find . -mindepth 1 | sort && cat a.bin sub/b.txt', run_id).ok()
     assert done.out == b"./a.bin\n./sub\n./sub/b.txt\n" + BODY + FILES["sub/b.txt"]
     asked = [each.query for each in attack.server.asked(f"content?project_id={run_id}&")]
-    start = prefix.rstrip("/") + "/"
+    start = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
     assert asked == [{"project_id": str(run_id), "artifact_path": start + name} for name in ("a.bin", "sub/b.txt")]
     only_known_files(attack)
 

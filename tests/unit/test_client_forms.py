@@ -19,6 +19,7 @@ from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
+from tests.unit.test_client import connect
 
 RUN = 7
 KEYS = Credentials(Secret("demo-api-key"), Secret("demo-app-key"))
@@ -119,6 +120,47 @@ async def test_learning_the_slash_costs_one_request_once(wants: str, wrong: bool
     assert await server.children("dir/sub", slash=wrong) == TRUTH["dir/sub"]
     assert await server.children("other", slash=wrong) == TRUTH["other"]
     assert server.asked() == ["dir/sub" + second[3:], "other" + second[3:]]
+
+
+@pytest.mark.parametrize("form", ["slash", "dot_slash", "mixed"])
+async def test_what_stands_in_front_of_paths(form: str, autojump_clock: MockClock) -> None:
+    """1.3, form 3: `/` and `./` in front of paths, in any mixture, change nothing, in whatever form the rest is."""
+    for rest in product(("any", "required", "refused"), ("root", "relative"), ("one", "recursive"), (True, False)):
+        switches = dict(zip(("slash", "base", "depth", "dir_slash"), rest, strict=True))
+        if rest == ("required", "relative", "recursive", False):
+            continue  # see `combinations`
+        server = Connected((), KEYS, path_start=form, **switches)
+        assert await server.walk() == TRUTH, switches
+        # It is asked as documented, without; and nothing is tried that was not needed.
+        asked = server.asked()
+        assert not any(path.startswith(("/", "./")) for path in asked), switches
+        assert len(asked) <= len(TRUTH) + 1, switches
+
+
+@pytest.mark.parametrize("lead", ["/", "./", "//"])
+@pytest.mark.parametrize("wants_slash", [True, False])
+@pytest.mark.parametrize("status", [200, 400, 404])
+async def test_a_server_that_wants_its_own_string(
+    lead: str, wants_slash: bool, status: int, autojump_clock: MockClock
+) -> None:
+    """1.3, form 1: object storage whose keys begin so knows them by no other name: found out once, then remembered."""
+    rows = {"": ["dir/", "top"], "dir": ["dir/sub/", "dir/f"], "dir/sub": ["dir/sub/g"]}
+    known = {"": ""} | {f"{lead}{path}{'/' * wants_slash}": path for path in rows if path}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        found = known.get(request.url.params.get("path", ""))
+        if found is None and status != 200:
+            return httpx.Response(status)
+        files = [{"path": lead + path, "is_dir": path.endswith("/")} for path in rows.get(found or "?", [])]
+        files = files if found else [{"path": lead + path, "is_dir": path.endswith("/")} for path in rows[""]]
+        attributes = {"files": files if found is not None else [], "path_in_project": "p"}
+        return httpx.Response(200, json={"data": {"attributes": attributes}})
+
+    lab, server = connect(handler)
+    for path, names in (("", [b"dir", b"top"]), ("dir", [b"sub", b"f"]), ("dir/sub", [b"g"]), ("dir", [b"sub", b"f"])):
+        found = await lab.list_directory(RUN, path, slash=True)
+        assert list(found.children.by_name) == names
+    assert len(server.requests) == 4 + (2 if wants_slash else 3)
 
 
 @pytest.mark.parametrize("status", ["400", "404"])

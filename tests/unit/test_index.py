@@ -170,7 +170,7 @@ async def test_two_runs_with_one_prefix(tree: Tree, service: FakeService, autoju
     assert await walk(tree, 1) == await walk(tree, 2) == truth(service, 1)
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "a", "a/b/c/d", "a/", "é/x y", "lost/g0", "%2e", "deep/" * 60])
+@pytest.mark.parametrize("prefix", ["", "/", "a", "a/b/c/d", "a/", "/abs", "./a", "é/x y", "lost/g0", "deep/" * 60])
 async def test_any_prefix(prefix: str, tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.6: `path_in_project` is opaque: none, with slashes, odd."""
     service.runs[2] = run(2, project_id="20")
@@ -179,7 +179,7 @@ async def test_any_prefix(prefix: str, tree: Tree, service: FakeService, autojum
     assert len(service.asked()) <= 9
 
 
-@pytest.mark.parametrize("prefix", ["../x", "a/../b", "/abs", "a//b", "x" * 300, "\ud800", "a\0b", "."])
+@pytest.mark.parametrize("prefix", ["../x", "a/../b", "a//b", "x" * 300, "\ud800", "a\0b", "."])
 async def test_a_prefix_that_no_index_can_have(
     prefix: str, tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
