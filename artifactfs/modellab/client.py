@@ -84,6 +84,8 @@ class ModelLab:
         # What this server was seen to write in front of a directory's path, and whether it wants that sent.
         self._written_lead = ""
         self._lead: str | None = None
+        # A listing with something odd in it takes its size once more in memory.
+        self._long_decoding = trio.Lock()
         # Of which pages the log has it that they are cut.
         self._cut: set[str] = set()
         # What was said in the log of which directory: once, not at every refresh (semantics 1.3).
@@ -255,7 +257,7 @@ class ModelLab:
         query = {"path": form(path)} if path else {}
         body = await self._get("listing", f"/runs/{run_id}/artifacts", query)
         with self._judged("listing"):
-            answer = await _step_by_step(models.run_listing_in_steps(body))
+            answer = await self._step_by_step(models.run_listing_in_steps(body))
         del body
         if len(answer.files) > MAX_ROWS:
             raise errors.AnswerTooLarge(f"a listing of run {run_id} has more than {MAX_ROWS:,} entries")
@@ -314,6 +316,19 @@ class ModelLab:
         with self._judged(endpoint):
             return decode(body)
 
+    async def _step_by_step(self, steps: Generator[None, None, T]) -> T:
+        """Return what a generator does; others run after each of its steps. Of several that are long, one at a time."""
+        found: T
+        try:
+            next(steps)
+            async with self._long_decoding:
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    next(steps)
+        except StopIteration as done:
+            found = done.value
+        return found
+
     @contextmanager
     def _judged(self, endpoint: str) -> Iterator[None]:
         """Note whether an answer that came is understood, or is not the JSON expected."""
@@ -352,17 +367,6 @@ def _the_project(project_id: int, project: Project) -> Project:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() else None
-
-
-async def _step_by_step(steps: Generator[None, None, T]) -> T:
-    """Return what a generator does; others run after each of its steps."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            found: T = done.value
-            return found
-        await trio.lowlevel.checkpoint()
 
 
 def _slices(rows: Sequence[FileRow]) -> Iterator[Sequence[FileRow]]:

@@ -7,6 +7,7 @@ else.
 """
 
 import datetime
+import re
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -131,6 +132,7 @@ class _ListingAnswer(msgspec.Struct, Generic[T]):
 _listing_decoder = msgspec.json.Decoder(_ListingAnswer[FileRow])
 # The rows as they were sent, each to be decoded on its own.
 _raw_listing_decoder = msgspec.json.Decoder(_ListingAnswer[msgspec.Raw])
+_OBJECT_BEGINS = re.compile(rb"[ \t\r\n]*\{")
 _row_decoder = msgspec.json.Decoder(FileRow)
 
 
@@ -160,21 +162,26 @@ def run_listing_in_steps(body: bytes) -> Generator[None, None, RunListing]:
 
 
 def _listing_row_by_row(body: bytes) -> Generator[None, None, tuple[list[FileRow], str | None, int]]:
+    # A page of HTML, or megabytes of spaces, are not worth the work.
+    if _OBJECT_BEGINS.match(body) is None:
+        raise UnexpectedAnswer("the answer is not JSON")
     repair = nearly_json.Repair()
-    pieces = []
+    sound = bytearray()
     for start in range(0, len(body), _STEP_BYTES):
-        pieces.append(repair.feed(body[start : start + _STEP_BYTES]))
+        sound += repair.feed(body[start : start + _STEP_BYTES])
         yield
-    pieces.append(repair.feed(b"", final=True))
+    sound += repair.feed(b"", final=True)
     try:
-        attributes = _raw_listing_decoder.decode(b"".join(pieces)).data.attributes
+        attributes = _raw_listing_decoder.decode(sound).data.attributes
     except RecursionError:
         raise UnexpectedAnswer(f"the answer is not the JSON expected: {NESTING_HINT}") from None
     except msgspec.ValidationError as error:
         raise UnexpectedAnswer(f"the answer is no listing: {error}") from None
     except (msgspec.MsgspecError, UnicodeError):
         raise UnexpectedAnswer("the answer is not JSON") from None
-    del pieces
+    prefix = attributes.path_in_project
+    if prefix is not None and "\0" in prefix:  # it was no text before the repair
+        raise UnexpectedAnswer("the listing's path_in_project is no text")
     raw = attributes.files or []
     files = []
     for place, text in enumerate(raw, 1):
@@ -182,7 +189,7 @@ def _listing_row_by_row(body: bytes) -> Generator[None, None, tuple[list[FileRow
             files.append(row)
         if place % _STEP_ROWS == 0:
             yield
-    return files, attributes.path_in_project, len(raw) - len(files)
+    return files, prefix, len(raw) - len(files)
 
 
 def _file_row(text: msgspec.Raw) -> FileRow | None:

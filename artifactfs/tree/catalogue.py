@@ -14,7 +14,7 @@ from artifactfs.modellab.models import Project, Run
 from artifactfs.tree import listings
 from artifactfs.tree.freshness import Caches, Held
 from artifactfs.tree.listings import Service, TreeTimes
-from artifactfs.tree.naming import named, number_of, parse_id
+from artifactfs.tree.naming import is_id, named, number_of, parse_id
 from artifactfs.tree.nodes import (
     ROOT_NUMBER,
     Contents,
@@ -250,14 +250,16 @@ class Catalogue:
     async def _fetch_runs(self, project_id: int | None, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
         asked_at = self._clock()
         missing = errors.NoList if project_id is None else errors.NotFound
-        runs = await _listed("runs", self._service.list_runs(self._runs_listed, project_id), missing)
+        found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id), missing)
+        runs = [run for run in found if is_id(run.run_id)]
         for run in runs:
             self.known_runs.put(run.run_id, run, asked_at)
         return tuple(runs)
 
     async def _fetch_projects(self, _key: None, _old: tuple[Project, ...] | None) -> tuple[Project, ...]:
         asked_at = self._clock()
-        projects = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED), errors.NoList)
+        found = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED), errors.NoList)
+        projects = [project for project in found if is_id(project.project_id)]
         for project in projects:
             self._known_projects.put(project.project_id, project, asked_at)
         if len(projects) == _PROJECTS_LISTED:

@@ -36,5 +36,10 @@ def parse_id(name: bytes) -> int | None:
     return number if number <= _MAX_ID else None
 
 
+def is_id(number: int) -> bool:
+    """Whether a number can be the id of a run or project."""
+    return 1 <= number <= _MAX_ID
+
+
 def _is_unsafe(character: str) -> bool:
     return character == "/" or character in _TURNS or unicodedata.category(character) in _CONTROLS

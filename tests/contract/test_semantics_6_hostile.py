@@ -77,8 +77,9 @@ ANSWERS: dict[str, tuple[Answer, int]] = {
     "deep beside": (raw(ok(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"," + GOOD[1:])), errno.EBADMSG),
     "deep in a row": (
         raw(ok(OPEN + b'{"path":"a.bin","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}" + CLOSE)), errno.EBADMSG),
-    "a number of 5,000 digits": (raw(ok(OPEN + b'{"path":"a.bin","file_size":1%b}' % (b"0" * 5000) + CLOSE)),
-                                 errno.EBADMSG),
+    "a number of 5,000 digits": (raw(ok(OPEN + b'{"path":"a.bin","file_size":1%b}' % (b"0" * 5000) + CLOSE)), 0),
+    "no number": (raw(ok(OPEN + b'{"path":"a.bin","file_size":NaN,"x":[-Infinity,1e400]}' + CLOSE)), 0),
+    "a number of 3 million": (raw(ok(OPEN + b'{"path":"a.bin","file_size":' + b"9" * 3_000_000 + b"}" + CLOSE)), 0),
 }  # fmt: skip
 
 # No HTTP at all, or cut off: an I/O error each, after the retries.

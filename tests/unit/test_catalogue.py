@@ -175,6 +175,15 @@ async def test_a_refresh_of_a_project_that_was_renamed(
     assert isinstance(await walk(tree, "names/sight~10"), Shelf)
 
 
+async def test_runs_of_odd_ids_are_left_out(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.2: what cannot be entered is not shown."""
+    service.runs[2**63] = run(2**63)
+    service.catalogue[0] = Project(0, "zero")
+    assert await shown(tree, "projects") == [b"10", b"20"]
+    assert await shown(tree, "projects/10") == [b"1", b"2"]
+    assert len(await shown(tree, "runs")) == 3
+
+
 async def test_links_of_a_large_shelf_cost_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """7: what a page told is known, of however many runs: as many are remembered as rows of pages are."""
     count = 25_000

@@ -73,6 +73,13 @@ def test_what_is_no_listing(body: bytes) -> None:
         decode_run_listing(body)
 
 
+@pytest.mark.parametrize("body", [b" " * (4 << 20), b"<html>" * 500_000, b"[" * (4 << 20), b"\xff" * (4 << 20)])
+def test_what_cannot_be_a_listing_costs_no_work(body: bytes) -> None:
+    """6.4: megabytes that do not begin as a listing does are refused at once."""
+    with pytest.raises(UnexpectedAnswer):
+        next(models.run_listing_in_steps(body))
+
+
 def test_unknown_fields_are_ignored() -> None:
     """All of it is a preview: fields that nobody documented change nothing."""
     assert rows({"path": "a", "is_dir": False, "file_size": 1, "checksum": None, "x": {"y": [1]}}) == [
