@@ -31,6 +31,8 @@ class TcpProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.taken = 0
+        # All that clients sent, in pieces.
+        self.sent: list[bytes] = []
         self._pairs: list[_Pair] = []
         self._threads: list[threading.Thread] = []
 
@@ -76,10 +78,11 @@ class TcpProxy:
         for each in sockets:
             each.close()
 
-    @staticmethod
-    def _pump(pair: _Pair, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, pair: _Pair, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(_PIECE):
+                if source is pair.client:
+                    self.sent.append(piece)
                 if not pair.forgotten:
                     target.sendall(piece)
         if not pair.forgotten:

@@ -38,6 +38,8 @@ class TlsProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.seen: list[bytes] = []
+        # What they sent inside of it, in pieces.
+        self.sent: list[bytes] = []
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
 
@@ -89,12 +91,14 @@ class TlsProxy:
             lab = socket.create_connection(("127.0.0.1", self._lab_port))
             self._sockets.append(lab)
             self._start(_pump, lab, secured)
-            _pump(secured, lab)
+            _pump(secured, lab, self.sent)
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, note: list[bytes] | None = None) -> None:
     with contextlib.suppress(OSError, ssl.SSLError, ValueError):
         while piece := source.recv(_PIECE):
+            if note is not None:
+                note.append(piece)
             target.sendall(piece)
     with contextlib.suppress(OSError, ssl.SSLError):
         target.shutdown(socket.SHUT_RDWR)

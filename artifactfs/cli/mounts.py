@@ -31,7 +31,7 @@ _OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "
 def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
     """Mount at MOUNTPOINT; returns when the mount answers.
 
-    The keys come from DD_API_KEY and DD_APP_KEY, key files, or the config file.
+    The keys come from DD_API_KEY and DD_APP_KEY (or DD_BEARER_TOKEN), key files, or the config file.
     """
     loaded = settings.load(
         flags,

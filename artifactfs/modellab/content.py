@@ -29,7 +29,7 @@ _EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS
 # Past this a header is no Location (semantics 6.4); signed links have one or two KiB.
 _MAX_URL = 16 << 10
 _JSON = "application/json"
-# What a cache between many mounts and the service goes by: docs/fleets.md.
+# The cache key's part that tells versions apart, for a caching proxy between many mounts and the API: docs/fleets.md.
 _VERSION = "Artifactfs-Version"
 # How every error of this API begins (model-lab-api.md, "Errors").
 _PEEK_BYTES = 64
@@ -40,7 +40,7 @@ class Artifact(msgspec.Struct, frozen=True):
     """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
 
     `version`: in hex, what stays the same as long as the content does; empty where nothing is known that
-    does. It is told with the request: a cache on the way may answer with what it has of the same one (semantics 4.3).
+    does. Where an endpoint names versions, a cache on the way may answer with what it has of the same one (4.3).
     """
 
     project_id: str
@@ -64,11 +64,15 @@ class Body(msgspec.Struct):
 
 
 class ContentEndpoint:
-    """Content of artifacts through one `Transport`. `deadline_s` bounds the wait for a head and between pieces."""
+    """Content of artifacts through one `Transport`. `deadline_s` bounds the wait for a head and between pieces.
 
-    def __init__(self, transport: Transport, *, deadline_s: float) -> None:
+    `name_versions`: send each artifact's version along. Off unless a setting asks for it: the API has no such header.
+    """
+
+    def __init__(self, transport: Transport, *, deadline_s: float, name_versions: bool = False) -> None:
         self._transport = transport
         self._deadline_s = deadline_s
+        self._name_versions = name_versions
         # Whether this server grants ranges; None until an answer told.
         self.ranges: bool | None = None
 
@@ -114,8 +118,9 @@ class ContentEndpoint:
         """Send the request, and follow redirects by hand: https only, and never with our keys elsewhere."""
         query = {"project_id": artifact.project_id, "artifact_path": artifact.path}
         url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
-        # To the API, or what stands before it: a redirect leads to who knows nothing of runs.
-        sent = headers | {_VERSION: artifact.version} if artifact.version else headers
+        # Only to the configured origin, where the caching proxy is: never to a redirect's target.
+        named = self._name_versions and artifact.version
+        sent = headers | {_VERSION: artifact.version} if named else headers
         for _ in range(_MAX_REDIRECTS + 1):
             stream = await self._transport.open(
                 "content", url, headers=sent, deadline_s=self._deadline_s, expected=_EXPECTED

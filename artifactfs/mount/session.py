@@ -223,7 +223,7 @@ def _block_store(settings: Settings) -> BlockStore | None:
 
 def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio.Nursery) -> Shop:
     return Shop(
-        service=ContentEndpoint(contents, deadline_s=settings.deadline),
+        service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
         keeper=keeper,
         pool=Pool(_POOL_BYTES),
         budget=Budget(_AHEAD_BYTES),

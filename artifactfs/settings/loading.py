@@ -34,6 +34,7 @@ class Settings:
     account: str | None
     proxy: str | None = field(repr=False)  # may hold a password
     ca_file: str | None
+    version_header: bool
     cache_dir: str
     cache_size: int
     cache_min_free: int

@@ -7,7 +7,7 @@ among ways to give a key. What the texts mean is `loading.py`'s.
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
@@ -101,7 +101,7 @@ def gather(
     if profile is not None:
         in_profile = _from_file(config, profile.text, config.profile(profile.text, profile.place))
     levels = [given, environment, _from_credentials(environ), in_profile, _from_file(config, None, config.top)]
-    warnings = _typing_errors(environ)
+    warnings = [*_typing_errors(environ), *_contradictions(levels, environ)]
     if profile is not None and chosen_here:
         warnings += _overridden(profile.text, levels, environment, in_profile)
     _prefer_site(levels)
@@ -187,7 +187,7 @@ def _from_credentials(environ: Mapping[str, str]) -> dict[str, Given]:
     if not os.path.isabs(directory):
         return found
     for key in KEYS:
-        for name in (key, f"dd_{key}", f"DD_{key.upper()}"):
+        for name in (key, *(form for variable in BY_NAME[key].more_env for form in (variable.lower(), variable))):
             path = os.path.join(directory, name)
             if os.path.lexists(path):
                 source = f"systemd credential {name}"
@@ -219,6 +219,17 @@ def _typing_errors(environ: Mapping[str, str]) -> list[str]:
         if name != variable and name not in known and (meant := nearest(name, known, _TYPING_ERROR)) is not None:
             found.append(f"{variable} is no variable of artifactfs; did you mean {_PREFIX}{meant}?")
     return found
+
+
+def _contradictions(levels: Sequence[Level], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each key in use that two of Datadog's variables give differently: one may be outdated."""
+    api, app, token = _chosen(levels)
+    for way in (token,) if token is not None else (api, app):
+        if way is None or way.given.source not in BY_NAME[way.name].more_env:
+            continue
+        for other in BY_NAME[way.name].more_env:
+            if environ.get(other, "").strip() not in ("", way.given.text):
+                yield f"{way.given.source} counts, and not {other}, which holds another: unset one of them"
 
 
 def _overridden(profile: str, levels: Sequence[Level], environment: Level, in_profile: Level) -> list[str]:

@@ -330,7 +330,8 @@ def test_new_keys_are_as_secret(tmp_path: Path) -> None:
     old, new = ((f"api-{uuid.uuid4().hex}", f"app-{uuid.uuid4().hex}") for _ in range(2))
     keeper.put(*old)
     shell = Shell(str(tmp_path / "shell"), None)
-    shell.more_env = {"DD_API_KEY": old[0], "ARTIFACTFS_APP_KEY": old[1], "DD_ACCESS_TOKEN": f"token-{old[1]}"}
+    tokens = dict.fromkeys(("DD_ACCESS_TOKEN", "DD_BEARER_TOKEN"), f"token-{old[1]}")
+    shell.more_env = {"DD_API_KEY": old[0], "ARTIFACTFS_APP_KEY": old[1], **tokens}
     seen = shell.path("seen-by-the-command")
     script = f'(env; tr "\\0" " " < /proc/$$/cmdline) >> "{seen}"; cat "{keeper.path("app")}"'
     options = ("--api-key-file", keeper.path("api"), "--app-key-command", keeper.program("prints", script))
@@ -349,4 +350,4 @@ def test_new_keys_are_as_secret(tmp_path: Path) -> None:
             watched.given = {mounted.pid}
             assert watched.leaks() == [], keys is new
         assert Path(seen).read_text("utf-8").count("PATH=") >= 2
-        assert not any(name in Path(seen).read_text("utf-8") for name in ("DD_API_KEY", "ACCESS_TOKEN"))
+        assert not any(name in Path(seen).read_text("utf-8") for name in ("DD_API_KEY", "_TOKEN"))

@@ -227,10 +227,11 @@ def test_a_config_of_ones_own(lab: Lab, shell: Shell) -> None:
     assert len(mounted.sh('ls "$M/runs"').ok().text.split()) == 2
 
 
-def test_an_access_token(lab: Lab, shell: Shell) -> None:
+@pytest.mark.parametrize("variable", ["DD_BEARER_TOKEN", "DD_ACCESS_TOKEN"])
+def test_an_access_token(variable: str, lab: Lab, shell: Shell) -> None:
     """6.1: an access token is sent in place of keys, and is as little to be seen."""
     mounted = shell.expected_mount()
-    env = {"DD_API_KEY": None, "DD_APP_KEY": None, "DD_ACCESS_TOKEN": lab.access_token}
+    env = {"DD_API_KEY": None, "DD_APP_KEY": None, variable: lab.access_token}
     shell.cli("mount", "-v", "--api-url", lab.url, "--log-file", mounted.log_file, mounted.point, env=env).ok()
     assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
     assert not mounted.log.has(lab.access_token)

@@ -16,6 +16,7 @@ from artifactfs.errors import ExitCode
 from tests.harness import Lab, Mount, Shell, wait_until
 from tests.leaks import found
 from tests.nginx import CONFIGURATION, Nginx, accounts, configured, nginx
+from tests.tcpproxy import tcp_proxy
 from tests.tlsproxy import TlsProxy, certificate, tls_proxy
 
 HOST = "api.datadoghq.com"
@@ -42,7 +43,8 @@ class Fleet:
 
     def options(self, machine: str) -> tuple[str, ...]:
         cache = self.shell.path(f"cache of {machine}")
-        return ("--api-url", self.proxy.url, "--ca-file", self.proxy.ca_file, "--cache-dir", cache, "--prefetch", "off")
+        proxy = ("--api-url", self.proxy.url, "--ca-file", self.proxy.ca_file, "--version-header")
+        return (*proxy, "--cache-dir", cache, "--prefetch", "off")
 
     def get(self, target: str, as_written: Mapping[str, str] | None = None, /, **headers: str) -> "Got":
         """Ask nginx as curl would; `headers` with underscores for dashes, but for those `as_written`."""
@@ -420,6 +422,40 @@ def kept_content(fleet: Fleet) -> tuple[str, str]:
         if words[2].startswith(CONTENT):
             return words[2], words[1]
     raise AssertionError("no content is kept")
+
+
+# --- the header that names a version --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["nothing", "false", "--version-header", "variable", "config file", "-o"])
+def test_no_version_is_named_unless_it_is_asked_for(way: str, shell: Shell, lab: Lab) -> None:
+    """The API gets no header of ours: only a setting has a mount name versions, for the proxy of a fleet."""
+    config = Path(shell.path("config.toml"))
+    config.write_text("version_header = true\n", "ascii")
+    config.chmod(0o600)
+    options = {"config file": ["--config", str(config)], "-o": ["-o", "version_header"]}.get(way, [])
+    options += [way] if way.startswith("--") else []
+    env = {"variable": {"ARTIFACTFS_VERSION_HEADER": "1"}, "false": {"ARTIFACTFS_VERSION_HEADER": "no"}}.get(way, {})
+    run_id = lab.new_run({"a.txt": 10, "sub/b.bin": 3_000_000})
+    with tcp_proxy(lab.port) as wire:
+        mounted = shell.mount("--api-url", wire.url, *options, env=env)
+        assert lab.sha256(run_id, "sub/b.bin") in read(mounted, run_id)
+        sent = b"".join(wire.sent).lower()
+        mounted.umount()
+    assert sent.count(CONTENT.encode()) >= 2
+    assert (b"artifactfs-version" in sent) == (way not in ("nothing", "false"))
+
+
+def test_the_header_ends_at_the_proxy(fleet: Fleet) -> None:
+    """nginx keeps by the version, and does not send it on to the API: neither for what it keeps nor for the rest."""
+    finished, growing = fleet.lab.new_run({"a.bin": 2_000_000}), fleet.lab.new_run({"b.bin": 10}, status="RUNNING")
+    mounted = fleet.mount("one")
+    assert read(mounted, finished)
+    assert read(mounted, growing)
+    assert kept_content(fleet)
+    sent = b"".join(fleet.front.sent).lower()
+    assert CONTENT.encode() in sent
+    assert b"artifactfs-version" not in sent
 
 
 # --- when something is down -----------------------------------------------------------------------------

@@ -53,9 +53,9 @@ def chunked(body: bytes, **headers: str) -> Said:
 class Asked:
     """What one `get` gave."""
 
-    def __init__(self, *answers: Said, url: str = "https://api.test") -> None:
+    def __init__(self, *answers: Said, url: str = "https://api.test", name_versions: bool = False) -> None:
         self.transport, self.network = connect(*answers, url=url)
-        self.endpoint = ContentEndpoint(self.transport, deadline_s=30)
+        self.endpoint = ContentEndpoint(self.transport, deadline_s=30, name_versions=name_versions)
 
     async def get(
         self, start: int = 0, end: int | None = 100, size: int | None = 100, artifact: Artifact = MODEL
@@ -89,13 +89,16 @@ async def test_what_is_asked(autojump_clock: MockClock) -> None:
     assert asked.endpoint.ranges is True
 
 
-async def test_a_version_is_told(autojump_clock: MockClock) -> None:
-    """4.3: what the content is known by goes with the request, to the API and not to where a redirect leads."""
+@pytest.mark.parametrize("target", ["https://elsewhere.test/f", "https://api.test/other", "/other"])
+@pytest.mark.parametrize("name_versions", [False, True])
+async def test_a_version_is_named(target: str, name_versions: bool, autojump_clock: MockClock) -> None:
+    """4.3: the version goes along where that is asked for, to the configured URL and never to a redirect's target."""
     known = Artifact("10", "p/artifacts/f", version="00ff")
-    asked = Asked(said(302, Location="https://elsewhere.test/f"), part(10, 19))
+    asked = Asked(said(302, Location=target), part(10, 19), name_versions=name_versions)
     assert await asked.get(10, 20, artifact=known) == DATA[10:20]
-    assert [request.headers.get("artifactfs-version") for request in asked.network.requests] == ["00ff", None]
-    asked = Asked(part(10, 19))
+    first = "00ff" if name_versions else None
+    assert [request.headers.get("artifactfs-version") for request in asked.network.requests] == [first, None]
+    asked = Asked(part(10, 19), name_versions=name_versions)
     await asked.get(10, 20)
     assert "artifactfs-version" not in asked.network.requests[0].headers
 

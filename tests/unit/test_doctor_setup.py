@@ -48,6 +48,12 @@ def test_whole(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert keys == f"API key from DD_API_KEY, application key from --app-key-file ({tmp_path / 'key'})"
     environment.setenv("DD_ACCESS_TOKEN", "s3cr3t-token")
     assert found(read(), "keys").text == "access token from DD_ACCESS_TOKEN"
+    environment.setenv("DD_BEARER_TOKEN", "s3cr3t-bearer")
+    its = read()
+    assert found(its, "keys").text == "access token from DD_BEARER_TOKEN"
+    assert [each.text for each in its.findings if each.mark is Mark.WARNING] == [
+        "DD_BEARER_TOKEN counts, and not DD_ACCESS_TOKEN, which holds another: unset one of them"
+    ]
 
 
 def test_a_key_in_the_config_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -148,12 +148,16 @@ def test_the_forms_at_one_level(said: Said) -> None:
     assert said.load().api_key == Secret("file")
 
 
-@pytest.mark.parametrize("name", ["api_key", "dd_api_key", "DD_API_KEY"])
+@pytest.mark.parametrize(
+    "name",
+    ["api_key", "dd_api_key", "DD_API_KEY", "access_token", "DD_ACCESS_TOKEN", "dd_bearer_token", "DD_BEARER_TOKEN"],
+)
 def test_names_of_credentials(said: Said, name: str) -> None:
-    """systemd's credentials are looked for by the name of the setting and by that of the variable."""
+    """systemd's credentials are looked for by the name of the setting and by those of its variables."""
     said.give("credential", "app_key", "app")
     said.file(f"credentials/{name}", "from-systemd\n")
-    assert said.load().api_key == Secret("from-systemd")
+    found = said.load()
+    assert (found.access_token if "token" in name.lower() else found.api_key) == Secret("from-systemd")
 
 
 def test_no_directory_of_credentials(said: Said) -> None:
@@ -199,6 +203,7 @@ def test_a_command_is_split_like_a_shell_does_and_run_without_one(said: Said) ->
         "DD_API_KEY": "s3cr3t",
         "DATADOG_APP_KEY": "s3cr3t",
         "DD_ACCESS_TOKEN": "s3cr3t",
+        "DD_BEARER_TOKEN": "s3cr3t",
         "OP_SESSION": "x",
     }
     said.say("flag", "api_key_command", r"~/show\ key 'a-b' $HOME *")

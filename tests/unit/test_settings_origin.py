@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import traceback
 from pathlib import Path
 
@@ -199,10 +200,37 @@ def test_keys_of_the_official_tools() -> None:
     assert (found.api_key, found.app_key) == (Secret("new"), Secret("ours"))
 
 
-def test_an_access_token_needs_no_keys() -> None:
-    """DD_ACCESS_TOKEN stands in for both keys."""
-    found = load({"DD_ACCESS_TOKEN": "ddpat_x"})
+TOKENS = ("ARTIFACTFS_ACCESS_TOKEN", "DD_BEARER_TOKEN", "DD_ACCESS_TOKEN")
+
+
+@pytest.mark.parametrize("variable", TOKENS)
+def test_an_access_token_needs_no_keys(variable: str) -> None:
+    """Each variable of a token stands in for both keys."""
+    found = load({variable: "ddpat_x"})
     assert (found.access_token, found.api_key, found.app_key) == (Secret("ddpat_x"), None, None)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(("strong", "weak"), list(itertools.combinations(TOKENS, 2)))
+def test_the_first_variable_of_a_token_counts(strong: str, weak: str) -> None:
+    """Ours, then the one of the API's document, then the one of Datadog's CLI; an empty one says nothing."""
+    assert load({weak: "s3cr3t-2", strong: "s3cr3t-1"}).access_token == Secret("s3cr3t-1")
+    assert load({weak: "s3cr3t-2", strong: " "}).access_token == Secret("s3cr3t-2")
+
+
+def test_two_of_datadogs_variables_that_differ() -> None:
+    """The user is told which one counts: for a token, and for keys. One of ours is there to be another."""
+    said = "counts, and not"
+    both = {"DD_BEARER_TOKEN": "s3cr3t-1", "DD_ACCESS_TOKEN": "s3cr3t-2"}
+    (warning,) = load(both).warnings
+    assert warning == f"DD_BEARER_TOKEN {said} DD_ACCESS_TOKEN, which holds another: unset one of them"
+    assert settings.explain({}, environ=both).warnings == (warning,)
+    assert load(dict.fromkeys(both, "same")).warnings == ()
+    assert load(both | {"ARTIFACTFS_ACCESS_TOKEN": "s3cr3t-3"}).warnings == ()
+    old = {"DATADOG_API_KEY": "s3cr3t-3", "DATADOG_APP_KEY": "s3cr3t-4"}
+    assert [each.partition(f" {said} ")[0] for each in load(KEYS | old).warnings] == ["DD_API_KEY", "DD_APP_KEY"]
+    # Where the token counts, nothing is asked with the keys.
+    assert load(KEYS | old | {"DD_BEARER_TOKEN": "t"}).warnings == ()
 
 
 def test_missing_keys_say_what_to_do(home: Path) -> None:

@@ -105,4 +105,4 @@ def test_children_get_no_keys() -> None:
     environ = others | dict.fromkeys(secret, "s3cr3t")
     drop_keys(environ)
     assert environ == others
-    assert {"DD_API_KEY", "DD_APP_KEY", "DD_ACCESS_TOKEN"} <= set(secret)
+    assert {"DD_API_KEY", "DD_APP_KEY", "DD_ACCESS_TOKEN", "DD_BEARER_TOKEN"} <= set(secret)
