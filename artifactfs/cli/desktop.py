@@ -80,7 +80,7 @@ def open_(mountpoint: str) -> None:
 
 
 def _absolute(path: str) -> str:
-    return table.resolve(os.path.expanduser(path))
+    return table.resolve(settings.expanded(path))
 
 
 def _program() -> tuple[str, ...]:

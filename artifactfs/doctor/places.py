@@ -60,12 +60,10 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
         return good("config file", f"none at {path}")
     except OSError as error:
         return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & 0o022:
-        # It may name commands, and where the keys go.
-        return warning("config file", f"others can write {path}", f"chmod go-w {shell_word(path)}")
     if not understood:
-        return good("config file", path)
+        # Another user's, say: the finding about the settings has told.
+        return skipped("config file", path)
+    mode = stat.S_IMODE(found.st_mode)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
     return good("config file", f"{path}; {private}")
 

@@ -5,7 +5,7 @@ from artifactfs.settings.keys import Keys, KeySource, Origin
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.nearest import hint
 from artifactfs.settings.outside import Unread, unread_ca_files, unread_exceptions, unread_proxies, without_password
-from artifactfs.settings.places import data_home, default_log_file, has_display, state_dir, user_unit_dir
+from artifactfs.settings.places import data_home, default_log_file, expanded, has_display, state_dir, user_unit_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
 from artifactfs.settings.surroundings import log_target, take_notify_socket
@@ -29,6 +29,7 @@ __all__ = [
     "data_home",
     "default_log_file",
     "drop_keys",
+    "expanded",
     "explain",
     "find_config_file",
     "find_profiles",

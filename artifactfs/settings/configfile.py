@@ -11,14 +11,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import platformdirs
-
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.escaping import shell_word
-from artifactfs.settings import reading
+from artifactfs.settings import reading, trusted
 from artifactfs.settings.nearest import hint, nearest
 from artifactfs.settings.parsers import path as parse_path
-from artifactfs.settings.places import APP
+from artifactfs.settings.places import APP, config_home
 from artifactfs.settings.table import BY_NAME, KEYS
 
 _PROFILES = "profiles"
@@ -62,7 +60,7 @@ class ConfigFile:
 
 def default_path() -> str:
     """Return where the config file of this user is, whether there is one or not."""
-    return os.path.join(platformdirs.user_config_dir(APP, appauthor=False), "config.toml")
+    return os.path.join(config_home(), APP, "config.toml")
 
 
 def read(named: str | None, *, once: bool = False) -> ConfigFile:
@@ -76,14 +74,31 @@ def read(named: str | None, *, once: bool = False) -> ConfigFile:
     except ValueError as error:
         raise UserError(ExitCode.BAD_CONFIG, f"the config file: {error}") from None
     try:
-        text, status = reading.read(path, most_bytes=_MAX_BYTES, limit_s=_LIMIT_S if once else 0)
-        raw = tomllib.loads(text.decode("utf-8"))
+        limit_s = _LIMIT_S if once else 0
+        text, status = reading.read(path, most_bytes=_MAX_BYTES, limit_s=limit_s, opener=trusted.open_ours)
+    except trusted.NotOurs as error:
+        raise _not_ours(path, error, named=named is not None) from None
     except FileNotFoundError:
         if named is not None:
             raise UserError(ExitCode.BAD_CONFIG, f"there is no config file {path}") from None
         return ConfigFile(path, False, {}, {}, None)
     except OSError as error:
         raise UserError(ExitCode.BAD_CONFIG, f"cannot read the config file {path}: {error.strerror}") from None
+    try:
+        top, profiles, default = _parsed(path, text)
+    except UserError:
+        # Nobody need mend what does not count.
+        _refuse_touched(path, status, holds_keys=False)
+        raise
+    holds_keys = any(name in KEYS for table in (top, *profiles.values()) for name in table)
+    _refuse_touched(path, status, holds_keys=holds_keys)
+    return ConfigFile(path, True, top, profiles, default, lasting=stat.S_ISREG(status.st_mode))
+
+
+def _parsed(path: str, text: bytes) -> tuple[dict[str, str], dict[str, dict[str, str]], str | None]:
+    """Return what is in a file: its top, its profiles, and which of them it names itself. Raises UserError."""
+    try:
+        raw = tomllib.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         # Not TOML, not UTF-8, a number of thousands of digits, brackets without end.
         # A parser's message names a line and column, never the line's text, which may hold a key.
@@ -104,8 +119,7 @@ def read(named: str | None, *, once: bool = False) -> ConfigFile:
         if not isinstance(table, dict):
             raise _bad(path, f"{name} in profiles is no profile: its settings go below a line [profiles.{name}]")
         profiles[name] = dict(_values(table, where=where, more=()))
-    _refuse_touched(path, status, [top, *profiles.values()])
-    return ConfigFile(path, True, top, profiles, profile, lasting=stat.S_ISREG(status.st_mode))
+    return top, profiles, profile
 
 
 def section(path: str, profile: str | None) -> str:
@@ -135,25 +149,25 @@ def _values(table: Mapping[str, object], *, where: str, more: tuple[str, ...]) -
         yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refuse_touched(path: str, status: os.stat_result, tables: list[dict[str, str]]) -> None:
-    """Refuse a file that others may read though it holds keys, or write though it says what is to be run."""
-    names = {name for table in tables for name in table}
-    mode = stat.S_IMODE(status.st_mode)
-    if names & set(KEYS) and mode & 0o077:
-        raise UserError(
-            ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {shell_word(path)}`"
-        )
-    if names & _COMMANDS and mode & 0o022:
-        raise UserError(
-            ExitCode.BAD_CONFIG,
-            f"{path} names commands and others can write to it: run `chmod go-w {shell_word(path)}`",
-        )
-    if names & _COMMANDS and status.st_uid not in (0, os.geteuid()):
-        raise UserError(
-            ExitCode.BAD_CONFIG,
-            f"{path} names commands and belongs to another user (uid {status.st_uid}): they would be run as you; "
-            f"use a config file of your own",
-        )
+def _refuse_touched(path: str, status: os.stat_result, *, holds_keys: bool) -> None:
+    """Refuse a file that others may read though it holds keys, or write, whatever is in it."""
+    quoted = shell_word(path)
+    if holds_keys and status.st_mode & 0o077:
+        raise UserError(ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {quoted}`")
+    if trusted.others_write(status):
+        said = f"others can write to {path}, so it does not count"
+        raise UserError(ExitCode.BAD_CONFIG, f"{said}: run `chmod go-w {quoted}`")
+
+
+def _not_ours(path: str, error: trusted.NotOurs, *, named: bool) -> UserError:
+    """Return what to say of a file of another user, and what to type: it does not count, whatever is in it."""
+    if named:
+        todo = f"give a copy of your own: run `install -m 600 {shell_word(path)} COPY`, look at it, and name COPY"
+    elif os.geteuid() == 0:
+        todo = "HOME or XDG_CONFIG_HOME leads there: run `sudo -H artifactfs …`, or name another with --config FILE"
+    else:
+        todo = "HOME or XDG_CONFIG_HOME leads there: set it to a place of your own, or name another with --config FILE"
+    return UserError(ExitCode.BAD_CONFIG, f"{path} {error}, so it does not count; {todo}")
 
 
 def _bad(path: str, what: str) -> UserError:

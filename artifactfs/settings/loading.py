@@ -5,18 +5,17 @@ Owns what the texts of the sources come to. Secrets are wrapped: neither `repr` 
 
 import os
 import urllib.parse
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import platformdirs
-
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.escaping import shell_word
+from artifactfs.settings import trusted
 from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, KeySource, everybody_can_read
 from artifactfs.settings.nearest import nearest
-from artifactfs.settings.places import APP
+from artifactfs.settings.places import APP, cache_home
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import Sources, gather, key_source, parsed, without_keys
 from artifactfs.settings.table import BY_NAME, KEY_FORMS, SETTINGS
@@ -109,7 +108,7 @@ def load(
     warnings = [*sources.warnings]
     if need_keys:
         _need(keys, sources, environ)
-        warnings += _open_files(keys)
+        warnings += [*_open_files(keys), *_foreign_certificates(values["ca_file"])]
         if keys.has_commands:
             before_commands()
         found, keys = keys.read()
@@ -136,7 +135,7 @@ def fill_in(values: dict[str, Any]) -> None:
     if values.get("api_url") is None and "site" in values:
         values["api_url"] = f"https://api.{values['site']}"
     if values.get("cache_dir") is None:
-        values["cache_dir"] = platformdirs.user_cache_dir(APP, appauthor=False)
+        values["cache_dir"] = os.path.join(cache_home(), APP)
     for name, own in (("uid", os.geteuid()), ("gid", os.getegid())):
         if values.get(name) is None:
             values[name] = own
@@ -158,6 +157,24 @@ def _need(keys: KeySource, sources: Sources, environ: Mapping[str, str]) -> None
                 f"{option}-file FILE or {option}-command COMMAND, or put {key} into "
                 f"{section(sources.config.path, sources.profile)}",
             )
+
+
+def _foreign_certificates(ca_file: str | None) -> Iterator[str]:
+    """Warn of CA certificates that other users can change: they could have the keys sent to a server of theirs.
+
+    Not refused: containers get such files with any owner.
+    """
+    if ca_file is None:
+        return
+    try:
+        found = os.stat(ca_file)
+    except OSError:
+        # The mount will say so.
+        return
+    if trusted.others_write(found):
+        yield f"others can change whose certificates are trusted: run `chmod go-w {shell_word(ca_file)}`"
+    elif found.st_uid not in (0, os.geteuid()):
+        yield f"another user (uid {found.st_uid}) can change whose certificates are trusted: {ca_file} is theirs"
 
 
 def _open_files(keys: KeySource) -> list[str]:

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Callable
 
 from artifactfs.quantities import parse_duration
+from artifactfs.settings.places import expanded
 
 
 def path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError(f"{value!r} is not a path")
     # Absolute at once: the mount leaves its working directory when it goes to the background.
-    return os.path.abspath(os.path.expanduser(value))
+    return os.path.abspath(expanded(value))
 
 
 def command(value: str) -> tuple[str, ...]:
@@ -25,7 +26,7 @@ def command(value: str) -> tuple[str, ...]:
         raise ValueError(f"not a command: {str(error).lower()}") from None
     if not words or "\0" in value:
         raise ValueError("not a command: it is empty")
-    return tuple(os.path.expanduser(word) if word.startswith("~/") else word for word in words)
+    return tuple(expanded(word) if word.startswith("~/") else word for word in words)
 
 
 def account(value: str) -> str:

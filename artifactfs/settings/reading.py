@@ -11,21 +11,28 @@ import os
 import select
 import stat
 import time
+from collections.abc import Callable
 
 from artifactfs.quantities import format_size
 
 _PIECE_BYTES = 64 << 10
 
 
-def read(path: str, *, most_bytes: int, limit_s: float) -> tuple[bytes, os.stat_result]:
+def open_plainly(path: str) -> int:
+    """Open a file for reading at once: a pipe, too, whether another process writes to it or not. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+
+
+def read(
+    path: str, *, most_bytes: int, limit_s: float, opener: Callable[[str], int] = open_plainly
+) -> tuple[bytes, os.stat_result]:
     """Return what is in a file, and what it is. Raises OSError, whose `strerror` says it in words for the user.
 
     A pipe is waited for until it ends, for `limit_s` seconds in all; 0: pipes are refused, and nothing taken from them.
     A byte order mark, with which editors on Windows begin a file, is left out.
     """
     end = time.monotonic() + limit_s
-    # A pipe is opened at once this way, whether anybody writes to it or not.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    fd = opener(path)
     try:
         status = os.fstat(fd)
         if stat.S_ISFIFO(status.st_mode) and limit_s <= 0:

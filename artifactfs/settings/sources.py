@@ -17,6 +17,7 @@ from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
 from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, KeySource, Origin, checked
 from artifactfs.settings.nearest import hint, nearest
+from artifactfs.settings.places import expanded
 from artifactfs.settings.table import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, SETTINGS, Setting
 
 # Options of mount(8) that say nothing new here: the mount is read-only, and the rest is for fstab's readers.
@@ -118,7 +119,7 @@ def gather(
 def find_config_file(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """Return where the config file is that counts, whether it is there or not. Raises UserError for bad options."""
     named = _config_named(named, options, environ)
-    return os.path.abspath(os.path.expanduser(named)) if named else configfile.default_path()
+    return os.path.abspath(expanded(named)) if named else configfile.default_path()
 
 
 def find_profiles(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:

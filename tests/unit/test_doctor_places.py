@@ -71,8 +71,6 @@ def test_the_command_for_a_mount_point(tmp_path: Path) -> None:
     [
         (0o600, Mark.GOOD, "you alone"),
         (0o644, Mark.GOOD, "holds no keys"),
-        (0o664, Mark.WARNING, "others can write"),
-        (0o602, Mark.WARNING, "chmod go-w"),
     ],
 )
 def test_the_config_file(mode: int, mark: Mark, said: str, tmp_path: Path) -> None:

@@ -272,20 +272,6 @@ def test_bad_commands(said: Said, command: str, code: ExitCode | None, words: st
 # --- who may touch what -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_a_config_file_with_commands_that_others_can_write(said: Said, mode: int) -> None:
-    """6.2: who can write to it says what is run as the user; it is refused with the command that mends it."""
-    said.say("profile", "app_key_command", "echo x")
-    path = said.config()
-    os.chmod(path, mode)
-    for chosen in ("p", None):  # whether the profile is used or not
-        with pytest.raises(UserError, match=f"chmod go-w {path}") as caught:
-            settings.load({"profile": chosen}, config_file=path, environ={}, need_keys=False)
-        assert caught.value.code is ExitCode.BAD_CONFIG
-    os.chmod(path, 0o644)
-    settings.load({"profile": "p"}, config_file=path, environ={}, need_keys=False)
-
-
 def test_a_config_file_with_keys_in_a_profile(said: Said) -> None:
     """6.2: keys in any profile make the file one that holds keys."""
     said.say("profile", "app_key", "s3cr3t")

@@ -1,0 +1,165 @@
+"""Whose a file is: opening a file that decides something, so that no other user of the machine decides it (6.2).
+
+Owns the rule, which is OpenSSH's for its own configuration (ssh_config(5)): a file counts if it belongs to this user or
+to root, and nobody else can write to it. Two things are hard. The rule must hold for the very file that is read, so the
+open descriptor is asked, not the path. And "belongs to root" says less than it seems to: a symbolic link of another
+user may lead to a file in /proc that root owns and that user fills, and a FUSE mount of another user may claim any
+owner. So the path is resolved here, with each directory held open, and each link is looked at before it is followed.
+"""
+
+import errno
+import os
+import re
+import stat
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# A pipe is opened at once this way, whether another process writes to it or not.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# As many as the kernel follows (path_resolution(7)).
+_MOST_LINKS = 40
+
+
+class NotOurs(Exception):
+    """A file of another user. `str()` goes on after its path: "belongs to another user (uid 7)"."""
+
+
+def open_ours(path: str) -> int:
+    """Open a file of ours or of root's for reading, at an absolute path, without waiting.
+
+    Whether others can write to it is the caller's to ask (`others_write`): what is in it may say more about that.
+    Raises NotOurs, and OSError as `os.open` does.
+    """
+    fd = _walk(path)
+    try:
+        _check(os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def others_write(status: os.stat_result) -> bool:
+    """Whether others can put anything into a file, or a pipe; into /dev/null nobody can.
+
+    The group's bit tells of access control lists, too (acl(5)).
+    """
+    return bool(status.st_mode & 0o022) and (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode))
+
+
+def refuse_foreign(path: str) -> None:
+    """Raise NotOurs for a path where another user could put something else, as far as it exists: root's only concern.
+
+    For places that root is led to by HOME or a variable, and writes to.
+    """
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    while True:
+        found = os.lstat(path)
+        if not _is_ours(found.st_uid) and _is_known(found.st_uid):
+            raise NotOurs(f"can be changed by another user (uid {found.st_uid})")
+        if path == (above := os.path.dirname(path)):
+            return
+        path = above
+
+
+def _is_ours(user_id: int) -> bool:
+    return user_id in (0, os.geteuid())
+
+
+def _is_known(user_id: int) -> bool:
+    """Whether this number is a user's: in a user namespace root's own `/` and `/dev/fd` show as the overflow uid.
+
+    Of links and directories that is taken for root's, of a file it is not (user_namespaces(7)).
+    """
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            ranges = [[int(word) for word in row.split()] for row in file.read().splitlines()]
+    except OSError:
+        return True
+    return any(first <= user_id < first + count for first, _, count in ranges)
+
+
+def _check(status: os.stat_result) -> None:
+    if not _is_ours(status.st_uid):
+        raise NotOurs(f"belongs to another user (uid {status.st_uid})")
+    if (mounter := _mounter(status.st_dev)) is not None and not _is_ours(mounter):
+        raise NotOurs(f"lies in a mount of another user (uid {mounter})")
+
+
+def _mounter(device: int) -> int | None:
+    """Return who mounted a FUSE file system, by its device; None for others, and where no mount table is there."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            rows = file.read().split(b"\n")
+    except OSError:
+        return None
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    for fields in (row.split(b" ") for row in rows):
+        if len(fields) > 2 and fields[2] == number and (user := re.search(rb"(?:^|,)user_id=(\d+)", fields[-1])):
+            return int(user[1])
+    return None
+
+
+def _walk(path: str) -> int:
+    """Open a file with every link on its way looked at; each step is relative to a directory that is held open."""
+    steps = path.split("/")[::-1]
+    links = 0
+    at = os.open("/", _DIRECTORY)
+    try:
+        while steps:
+            name = steps.pop()
+            if name in ("", "."):
+                continue
+            try:
+                if not any(steps):
+                    return os.open(name, _FILE | os.O_NOFOLLOW, dir_fd=at)
+                below = os.open(name, _DIRECTORY, dir_fd=at)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
+                target = _target(name, at)
+                if target is None:
+                    raise
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+                if not _is_procfs(at):
+                    if target.startswith("/"):
+                        at = _replaced(at, os.open("/", _DIRECTORY))
+                    steps += target.split("/")[::-1]
+                    continue
+                # /dev/fd/63 of `<(...)`: such a link has no path, only the kernel can follow it.
+                if not any(steps):
+                    return os.open(name, _FILE, dir_fd=at)
+                below = os.open(name, _DIRECTORY & ~os.O_NOFOLLOW, dir_fd=at)
+            at = _replaced(at, below)
+        return os.open(".", _FILE, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def _replaced(old: int, new: int) -> int:
+    os.close(old)
+    return new
+
+
+def _target(name: str, at: int) -> str | None:
+    """Return where a link leads, None for what is no link. Raises NotOurs for one of another user."""
+    link = os.open(name, _LINK, dir_fd=at)
+    try:
+        found = os.fstat(link)
+        if not stat.S_ISLNK(found.st_mode):
+            return None
+        if not _is_ours(found.st_uid) and _is_known(found.st_uid):
+            raise NotOurs(f"leads through a symbolic link of another user (uid {found.st_uid})")
+        return os.readlink("", dir_fd=link)
+    finally:
+        os.close(link)
+
+
+def _is_procfs(directory: int) -> bool:
+    try:
+        return os.fstat(directory).st_dev == os.stat("/proc/self/").st_dev
+    except OSError:
+        return False
