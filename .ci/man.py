@@ -39,8 +39,8 @@ config file; never from the command line, which everybody on the machine can rea
 
 _FILES = (
     ("~/.config/artifactfs/config.toml", "The config file: settings by their names, with underscores. It counts "
-     "only if it belongs to the user or to root, and nobody else can write to it. One that holds keys must be readable by "
-     "its owner alone."),
+     "only if it belongs to the user or to root, and nobody else can write to it. One that holds keys must be readable "
+     "by its owner alone."),
     ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user."),
     ("~/.local/state/artifactfs/log", "The log of each mount in the background, named after the mount point."),
     ("~/.config/systemd/user/artifactfs.service", "What `artifactfs service install` writes."),

@@ -31,6 +31,7 @@ errno. `errno_of` does: the table of model-lab-api.md, "Status to errno". `what_
 
 import enum
 import errno
+import os
 
 
 class ExitCode(enum.IntEnum):
@@ -62,6 +63,7 @@ class ExitCode(enum.IntEnum):
     UNHEALTHY = 23
     NO_ANSWER = 24
     DESKTOP_FAILED = 25
+    SYSTEM_FAILED = 26
 
 
 class ArtifactfsError(Exception):
@@ -74,6 +76,31 @@ class UserError(ArtifactfsError):
     def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def of_the_system(error: BaseException) -> UserError | None:
+    """Return what to say of an exception that is the machine's doing, and no defect of ours; None for any other.
+
+    A file that does not open, a disk that is full, a limit that is reached: for what no caller had a better word for.
+    """
+    if isinstance(error, MemoryError):
+        said = _LIMITS[errno.ENOMEM]
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        said = _LIMITS[errno.EAGAIN]
+    elif isinstance(error, OSError):
+        at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        said = _LIMITS.get(error.errno or 0) or f"{at}{error.strerror or error}"
+    else:
+        return None
+    return UserError(ExitCode.SYSTEM_FAILED, f"the system refuses something that is needed: {said}")
+
+
+_LIMITS = {
+    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n 1024`",
+    errno.ENFILE: "too many files are open on the whole machine: see /proc/sys/fs/file-nr",
+    errno.ENOMEM: "there is no memory left: see `free -h` and `ulimit -v`",
+    errno.EAGAIN: "no process or thread can be started: raise the limit with `ulimit -u`",
+}
 
 
 class TreeError(ArtifactfsError):

@@ -13,7 +13,7 @@ import click
 
 from artifactfs import __version__
 from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, output, services, status
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import table
 
 
@@ -21,6 +21,7 @@ def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
     open_standard_descriptors()
     guard_standard_output()
+    keep_own_files_usable()
     sys.exit(_run())
 
 
@@ -45,11 +46,11 @@ def _run() -> int:
         # At once: threads of ours may be waiting in a read, and have nothing to clean up.
         os._exit(130)
     except Exception as error:
-        # Wherever a relative path was to be made a whole one.
-        gone = table.directory_gone() if isinstance(error, OSError) else None
-        said = str(gone) if gone else f"{type(error).__name__}: {error} (this is a bug, please report it)"
+        # First what there is wherever a relative path was to be made a whole one.
+        known = (table.directory_gone() if isinstance(error, OSError) else None) or of_the_system(error)
+        said = str(known) if known else f"{type(error).__name__}: {error} (this is a bug, please report it)"
         output.complain(said)
-        code = int(gone.code if gone else ExitCode.BUG)
+        code = int(known.code if known else ExitCode.BUG)
     return code
 
 
@@ -95,6 +96,11 @@ def open_standard_descriptors() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue
     os.close(fd)
+
+
+def keep_own_files_usable() -> None:
+    """Leave the owner's bits out of the umask: with 0777 we could not enter the directories that we make."""
+    os.umask(os.umask(0o077) & 0o077)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

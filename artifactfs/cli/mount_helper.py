@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from artifactfs import __version__, cli, settings
 from artifactfs.cli import mounts, output
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import checks
 from artifactfs.settings import SETTINGS
 
@@ -71,6 +71,7 @@ class Request:
 def main() -> None:
     """Run the helper. One line on stderr and mount(8)'s exit code for whatever goes wrong."""
     cli.open_standard_descriptors()
+    cli.keep_own_files_usable()
     try:
         _run(sys.argv[1:])
         code = _OK
@@ -80,8 +81,10 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:
-        output.complain(f"{type(error).__name__}: {error} (this is a bug, please report it)", _PROGRAM)
-        code = _BUG
+        known = of_the_system(error)
+        said = str(known) if known else f"{type(error).__name__}: {error} (this is a bug, please report it)"
+        output.complain(said, _PROGRAM)
+        code = _SYSTEM_ERROR if known else _BUG
     sys.exit(code)
 
 

@@ -150,6 +150,8 @@ def start(
 ) -> None:
     """Check what must hold, and mount; in the background, return when the mount answers."""
     settings.drop_keys()
+    # Nothing that a mount makes (log, register, cache, and the directories above them) is for other users.
+    os.umask(0o077)
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
     for sentence in (*loaded.warnings, *([warning] if warning else [])):

@@ -9,6 +9,7 @@ child that is left behind if it must be (apart.py).
     machine.py    what is read of this machine; tests have one of their own
     apart.py      a function in a child process, for so long and no longer
     system.py     Python, FUSE, limits, other mounts: what the machine has to offer
+    fusermount.py what fusermount3 refuses to an ordinary user
     places.py     mount point, cache, log, config file: what is the user's
     setup.py      the settings, where keys come from, what of the environment is not read
     service.py    the few requests, and the time that they may take

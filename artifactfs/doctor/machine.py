@@ -31,6 +31,13 @@ def _user() -> str:
         return str(os.geteuid())  # a container's user need not have a name
 
 
+def _is_named() -> bool:
+    try:
+        return bool(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:
+        return False
+
+
 def _files_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
@@ -43,6 +50,7 @@ class Machine:
     euid: int = field(default_factory=os.geteuid)
     python: tuple[int, int, int] = tuple(sys.version_info[:3])  # type: ignore[assignment]  # mypy takes it for any length
     user: str = field(default_factory=_user)
+    is_named: bool = field(default_factory=_is_named)
     kernel: str = field(default_factory=_running_on)
     files_limit: int = field(default_factory=_files_limit)
     mounts: Sequence[Mount] = field(default_factory=table.mounts)

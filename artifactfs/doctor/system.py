@@ -138,7 +138,9 @@ def fusermount(machine: Machine) -> Finding:
 
 def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
     """Check /etc/fuse.conf: allow_other, where it is asked for, and how many mounts ordinary users may have."""
-    lines = [line.split("#", 1)[0].strip() for line in (machine.read(checks.FUSE_CONF) or "").splitlines()]
+    # fusermount3 does not read a last line that does not end.
+    whole = machine.read(checks.FUSE_CONF) or ""
+    lines = [line.split("#", 1)[0].strip() for line in whole.rpartition("\n")[0].splitlines()]
     allowed = "user_allow_other" in lines
     if machine.euid == 0:
         yield good("allow_other", "root may let others in")
@@ -146,16 +148,17 @@ def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
     if allowed:
         yield good("allow_other", f"{checks.FUSE_CONF} lets ordinary users let others in")
     elif allow_other:
-        mend = f"echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
+        newline = "" if not whole or whole.endswith("\n") else f"echo | sudo tee -a {checks.FUSE_CONF}; "
+        mend = f"{newline}echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
         yield fault(
             "allow_other", f"allow_other is asked for, and {checks.FUSE_CONF} has no line user_allow_other", mend
         )
     else:
         yield skipped("allow_other", f"not asked for; {checks.FUSE_CONF} would not allow it")
-    stated = [match[1] for line in lines if (match := re.fullmatch(r"mount_max\s*=\s*(\d{1,9})", line))]
+    stated = [match[1] for line in lines if (match := re.fullmatch(r"mount_max\s*=\s*(-?\d{1,9})", line))]
     most = int(stated[-1]) if stated else _MOUNT_MAX
     there = sum(mount.fstype == "fuse" or mount.fstype.startswith("fuse.") for mount in machine.mounts)
-    if there >= most:
+    if there >= most != -1:
         mend = f"sudo sed -i '/^ *mount_max/d; $a mount_max = {most + 1000}' {checks.FUSE_CONF}"
         yield fault("mount_max", f"{there} FUSE mounts are there, and {checks.FUSE_CONF} allows {most}", mend)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from artifactfs import settings
-from artifactfs.doctor import places, setup, system
+from artifactfs.doctor import fusermount, places, setup, system
 from artifactfs.doctor.apart import apart
 from artifactfs.doctor.findings import Finding, Mark, fault, skipped, warning
 from artifactfs.doctor.machine import Machine
 from artifactfs.doctor.setup import Given
-from artifactfs.errors import UserError
+from artifactfs.errors import UserError, of_the_system
 from artifactfs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     _aside(tell, "config file", partial(places.config, loaded, understood=its.may_ask))
     if request.mountpoint is not None:
         _aside(tell, "mount point", partial(places.mountpoint, request.mountpoint))
+        _aside(tell, "file system", partial(fusermount.place, machine, request.mountpoint))
     _aside(tell, "cache", partial(places.cache, machine, loaded, request.mountpoint))
     _aside(tell, "log", partial(places.log, loaded, request.mountpoint))
     trusted = _aside(tell, "certificates", lambda: setup.certificates(loaded, settings.unread_ca_files()))
@@ -77,6 +78,7 @@ def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
     _here(tell, "fuse device", lambda: system.device(machine))
     _here(tell, "privilege", lambda: system.privilege(machine))
     _here(tell, "fusermount3", lambda: system.fusermount(machine))
+    _here(tell, "user", lambda: fusermount.user(machine))
     _here(tell, "allow_other", lambda: system.fuse_conf(machine, allow_other=loaded.allow_other))
     _here(tell, "open files", lambda: system.open_files(machine))
     _here(tell, "updatedb", lambda: system.updatedb(machine))
@@ -90,8 +92,8 @@ def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
     found: list[Finding] = []
     try:
         found = _listed(look())
-    except (OSError, UserError) as error:
-        found = [warning(check, f"could not be looked at: {error}")]
+    except (OSError, UserError, MemoryError) as error:
+        found = [_not_looked_at(check, error)]
     except Exception as error:
         log.debug("a check broke", exc_info=True)
         text = f"could not be looked at: {type(error).__name__} (this is a bug, please report it)"
@@ -104,11 +106,22 @@ def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
 def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
     """Make a check in a child process, which is left behind if it hangs. Returns whether there is no fault."""
 
+    def looked() -> list[Finding]:
+        # Here, since the exception's kind does not get out of the child.
+        try:
+            return _listed(look())
+        except (OSError, UserError) as error:
+            return [_not_looked_at(check, error)]
+
     def findings() -> Iterable[Finding]:
-        found = apart(lambda: _listed(look()), _LOOK_S)
+        found = apart(looked, _LOOK_S)
         return [_silent(check)] if found is None else found
 
     return _here(tell, check, findings)
+
+
+def _not_looked_at(check: str, error: Exception) -> Finding:
+    return warning(check, f"could not be looked at: {of_the_system(error) or error}")
 
 
 def _silent(check: str) -> Finding:

@@ -6,6 +6,7 @@ nothing. All raise UserError with what to do.
 
 import logging
 import os
+import pwd
 import shutil
 import stat
 
@@ -96,10 +97,15 @@ def directory(point: str) -> str | None:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point}: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} is not a directory: give an empty directory")
-    if os.geteuid() != 0 and not os.access(point, os.W_OK):
-        # fusermount3 asks for it too, and says less.
+    # fusermount3 asks for both too, and says less (its check_perm; root does without it).
+    if os.geteuid() != 0 and not os.access(point, os.W_OK | os.X_OK):
         raise UserError(
             ExitCode.MOUNT_REFUSED, f"mount point {point} is not yours to write: mount on a directory of your own"
+        )
+    if os.geteuid() != 0 and found.st_mode & stat.S_ISVTX and found.st_uid != os.getuid():
+        raise UserError(
+            ExitCode.MOUNT_REFUSED,
+            f"mount point {point} is shared (its sticky bit is set) and not yours: mount on a directory of your own",
         )
     try:
         with os.scandir(point) as entries:
@@ -136,6 +142,7 @@ def fuse(settings: Settings) -> None:
     if os.geteuid() == 0:
         return
     fusermount()
+    user_name()
     if settings.allow_other and not user_allow_other():
         raise UserError(
             ExitCode.ALLOW_OTHER_REFUSED,
@@ -173,12 +180,26 @@ def device() -> None:
 
 def fusermount() -> str:
     """Return the path of fusermount3, which mounts for ordinary users. Raises UserError."""
-    found = shutil.which("fusermount3")
+    # Without a PATH libfuse finds it where it is installed.
+    found = shutil.which("fusermount3", path=f"{os.environ.get('PATH', '')}:{os.defpath}")
     if found is None:
         raise UserError(
             ExitCode.NO_FUSERMOUNT, "fusermount3 is missing: install it with `apt-get install fuse3` (as root)"
         )
     return found
+
+
+def user_name() -> str:
+    """Return the name of the user, without which fusermount3 does not mount. Raises UserError."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        number = os.getuid()
+        raise UserError(
+            ExitCode.MOUNT_REFUSED,
+            f"fusermount3 mounts for users with a name, and user {number} has none: "
+            f"run `useradd -M -u {number} artifactfs` as root; or, in a container, be root",
+        ) from None
 
 
 def binding() -> str:
@@ -197,6 +218,7 @@ def user_allow_other() -> bool:
     """Whether ordinary users may use allow_other here."""
     try:
         with open(FUSE_CONF, encoding="utf-8", errors="replace") as file:
-            return any(line.split("#", 1)[0].strip() == "user_allow_other" for line in file)
+            # fusermount3 does not read a last line that does not end.
+            return any(line.endswith("\n") and line.split("#", 1)[0].strip() == "user_allow_other" for line in file)
     except OSError:
         return False

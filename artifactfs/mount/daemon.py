@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, UserError, of_the_system
 
 # How long a child that was told to end gets before it is killed.
 _GRACE_S = 5.0
@@ -144,7 +144,10 @@ def _child(serve: Callable[[Parent], int], writer: int) -> None:
         code = 130
     except BaseException as error:
         # A traceback helps nobody on a terminal; `serve` has logged it where it had a log.
-        parent.last({"error": f"artifactfs failed: {type(error).__name__}: {error}", "code": int(ExitCode.BUG)})
+        known = of_the_system(error)
+        said = str(known) if known else f"artifactfs failed: {type(error).__name__}: {error}"
+        code = int(known.code if known else ExitCode.BUG)
+        parent.last({"error": said, "code": code})
     finally:
         # Not sys.exit: the parent's exit handlers are not ours.
         os._exit(code)

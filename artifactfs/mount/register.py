@@ -13,6 +13,7 @@ import signal
 import time
 from typing import IO
 
+from artifactfs.errors import UserError
 from artifactfs.settings import state_dir
 
 
@@ -49,8 +50,8 @@ def wait_for_end(point: str, within_s: float) -> int | None:
     """Wait until no process serves `point`. Returns None, or the pid of the one that still does."""
     try:
         file = open(_path(point), "r+", encoding="utf-8")  # noqa: SIM115
-    except OSError:
-        return None  # never registered: by another user, or where no state could be written
+    except (OSError, UserError):
+        return None  # never registered: by another user, or where no state could be written, or without a home
     with file:
         try:
             _lock(file, within_s)

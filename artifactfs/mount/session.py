@@ -299,7 +299,7 @@ async def _mounted(
 
 def _mount(settings: Settings, point: str, operations: Operations) -> None:
     options = {*pyfuse3.default_options, "ro", "nosuid", "nodev", "subtype=artifactfs"}
-    options |= settings.kernel_options | {f"fsname={settings.fsname}"}
+    options |= settings.kernel_options | {_Option(f"fsname={settings.fsname}")}
     if settings.allow_other:
         options.add("allow_other")
     with _captured_stderr() as said:
@@ -310,6 +310,15 @@ def _mount(settings: Settings, point: str, operations: Operations) -> None:
             if "Operation not permitted" in cause:
                 cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
             raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
+
+
+class _Option(str):
+    """A mount option in the bytes that it was typed in: pyfuse3 encodes options as ASCII, and fails for any other."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:  # noqa: ARG002 - the signature is str's
+        return os.fsencode(self)
 
 
 async def _read_ahead(device: str, begun: trio.Event) -> None:
@@ -388,7 +397,7 @@ def _register(point: str) -> None:
         raise UserError(
             ExitCode.ALREADY_MOUNTED, f"another artifactfs still serves {point}: wait for it to end"
         ) from None
-    except OSError as error:
+    except (OSError, UserError) as error:
         # `umount` then cannot wait for this process; nothing else depends on it.
         log.warning("cannot register the mount: %s", error)
 

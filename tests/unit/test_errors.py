@@ -140,3 +140,31 @@ def test_errors_hold_facts() -> None:
     assert errors.RateLimited("x", 17.0).reset_s == 17.0
     assert errors.RateLimited("x", 17.0).status == 429
     assert errors.NoSuchEntry("x", 3.0).valid_s == 3.0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", b"/x"), "/x: Permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (OSError("without a number"), "without a number"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (MemoryError(), "no memory left"),
+    ],
+)
+def test_what_the_machine_refuses(error: BaseException, said: str) -> None:
+    """It is told as what it is, with the limit to raise: no defect of ours."""
+    told = errors.of_the_system(error)
+    assert told is not None
+    assert told.code is errors.ExitCode.SYSTEM_FAILED
+    assert said in str(told)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), RuntimeError("x"), KeyError("x"), UnicodeEncodeError("a", "b", 0, 1, "c")]
+)
+def test_what_is_a_defect(error: BaseException) -> None:
+    """Everything else is one."""
+    assert errors.of_the_system(error) is None
