@@ -4,6 +4,7 @@
 trio, httpx and their threads exist, so those come in with the functions that need them, in the child.
 """
 
+import contextlib
 import io
 import os
 import signal
@@ -21,6 +22,7 @@ def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
     open_standard_descriptors()
     guard_standard_output()
+    guard_standard_error()
     keep_own_files_usable()
     sys.exit(_run())
 
@@ -77,6 +79,27 @@ class _Output(io.TextIOWrapper):
         # Or Python would try it again at its end, and say so in three lines.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return UserError(ExitCode.NOT_WRITABLE, f"cannot write to standard output: {error.strerror}")
+
+
+class _Errors(io.TextIOWrapper):
+    """Standard error that never raises OSError: where it cannot be written, there is no place to say so."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def guard_standard_error() -> None:
+    """Have a command end with its own exit code where standard error is full, or closed at its other end."""
+    before = sys.stderr
+    if isinstance(before, io.TextIOWrapper):
+        encoding, errors = before.encoding, before.errors
+        sys.stderr = _Errors(before.detach(), encoding, errors, line_buffering=True)
 
 
 def guard_standard_output() -> None:

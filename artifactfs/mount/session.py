@@ -318,7 +318,8 @@ class _Option(str):
     __slots__ = ()
 
     def encode(self, encoding: str = "", errors: str = "") -> bytes:  # noqa: ARG002 - the signature is str's
-        return os.fsencode(self)
+        # Not os.fsencode, which would come back here.
+        return super().encode("utf-8", "surrogateescape")
 
 
 async def _read_ahead(device: str, begun: trio.Event) -> None:

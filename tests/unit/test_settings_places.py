@@ -21,6 +21,11 @@ PLACES: tuple[Callable[[], str], ...] = (
 )  # fmt: skip
 
 
+WITH_A_TILDE: tuple[Callable[[], object], ...] = (
+    places.home, lambda: path("~/x"), lambda: command("~/x y"), lambda: settings.find_config_file("~/x"),
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A home, and none of the XDG variables."""
@@ -65,11 +70,11 @@ def test_a_home_that_is_none(value: str | None, environment: pytest.MonkeyPatch)
 def test_no_home_at_all(value: str | None, environment: pytest.MonkeyPatch) -> None:
     """A sentence says what to set, whichever place is asked for; what needs no home works."""
     set_home(environment, value)
-    for place in (*PLACES[:-1], places.home, lambda: path("~/x"), lambda: settings.find_config_file("~/x")):
+    for nowhere in (*PLACES, *WITH_A_TILDE):
         with pytest.raises(
             UserError, match=r"^there is no home directory: .* set HOME to a directory of your own"
         ) as caught:
-            place()
+            nowhere()
         assert caught.value.code is ExitCode.USAGE
         assert len(str(caught.value).splitlines()) == 1
     assert path("/x/~") == "/x/~"
