@@ -4,6 +4,7 @@
 trio, httpx and their threads exist, so those come in with the functions that need them, in the child.
 """
 
+import codecs
 import contextlib
 import io
 import os
@@ -17,6 +18,8 @@ from artifactfs.cli import completion, config, contents, desktop, doctor, mounts
 from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import table
 
+# The name under which `_exact_or_escaped` is known to codecs.
+_EXACT_OR_ESCAPED = "artifactfs"
 
 def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
@@ -110,8 +113,17 @@ def guard_standard_output() -> None:
         below = before.detach()
         # Without a buffer (PYTHONUNBUFFERED) it would write half a line, and not say so.
         below = io.BufferedWriter(below) if isinstance(below, io.RawIOBase) else below
-        # What is printed exactly may be a path that is no text.
-        sys.stdout = _Output(below, encoding, "surrogateescape", line_buffering=by_line)
+        # A path that is no text is printed exactly, and a character that an old locale lacks must not end the command.
+        codecs.register_error(_EXACT_OR_ESCAPED, _exact_or_escaped)
+        sys.stdout = _Output(below, encoding, _EXACT_OR_ESCAPED, line_buffering=by_line)
+
+
+def _exact_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Handle an error of encoding (codecs.register_error): a byte of a path as it was, another character escaped."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def open_standard_descriptors() -> None:

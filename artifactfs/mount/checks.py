@@ -181,7 +181,7 @@ def device() -> None:
 def fusermount() -> str:
     """Return the path of fusermount3, which mounts for ordinary users. Raises UserError."""
     # Without a PATH libfuse finds it where it is installed.
-    found = shutil.which("fusermount3", path=f"{os.environ.get('PATH', '')}:{os.defpath}")
+    found = shutil.which("fusermount3") or shutil.which("fusermount3", path=os.defpath)
     if found is None:
         raise UserError(
             ExitCode.NO_FUSERMOUNT, "fusermount3 is missing: install it with `apt-get install fuse3` (as root)"

@@ -112,6 +112,18 @@ def test_odd_surroundings(name: str, shell: Shell) -> None:
         assert done.code in (*allowed, ExitCode.NOT_WRITABLE) or command == "status", about
 
 
+@pytest.mark.parametrize("encoding", ["latin-1:strict", "ascii:strict", "utf-8:strict"])
+def test_letters_that_a_locale_lacks(encoding: str, shell: Shell) -> None:
+    """They are escaped, in the output as in what is said of it; so are bytes of a path that are no letters."""
+    env = {"PYTHONIOENCODING": encoding, "HOME": shell.path("ü 模\udcff"), **dict.fromkeys(XDG)}
+    place = ("service", "install", "-n", shell.path("模"))
+    for command in (("config", "path"), ("config", "show"), place, ("cache", "info")):
+        done = shell.cli(*command, env=env)
+        in_one_line(done, f"{command}: {done.code} {done.err}")
+        assert done.code == 0, (command, done.err)
+        assert done.out
+
+
 MOUNTED = (
     "HOME is unset", "XDG is relative", "all are closed", "the directory is gone", "ASCII alone", "the locale is none",
     "the umask is 0777", "the umask is 0", "PATH is empty", "COLUMNS is none", "TZ is odd", "warnings are errors",

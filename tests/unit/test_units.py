@@ -14,7 +14,7 @@ from artifactfs.errors import ExitCode, UserError
 
 SHIPPED = ["artifactfs.service", "artifactfs@.service"]
 # Exit codes that another try may mend: it is tried again. Everything else waits for somebody.
-TRIED_AGAIN = {ExitCode.BUG, ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED}
+TRIED_AGAIN = {ExitCode.BUG, ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED, ExitCode.SYSTEM_FAILED}
 # Of commands that are no mount; and what is no failure.
 NOT_OF_A_MOUNT = {ExitCode.OK, ExitCode.NOT_MOUNTED, ExitCode.UMOUNT_FAILED, ExitCode.INCOMPLETE}
 AWKWARD = "a \"b\" %h $HOME \\n ü\n'c' ; x"
