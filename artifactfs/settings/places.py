@@ -49,17 +49,21 @@ def cache_home() -> str:
 
 
 def state_dir() -> str:
-    """Return the user's state directory for artifactfs: logs, and the register of live mounts."""
-    return os.path.join(_base("XDG_STATE_HOME", ".local/state"), APP)
+    """Return the user's state directory for artifactfs: logs, and the register of live mounts.
+
+    Raises UserError without a home, and where root would write to what another user can change.
+    """
+    directory = os.path.join(_base("XDG_STATE_HOME", ".local/state"), APP)
+    return _root_s_own(directory, "logs (unless --log-file names another) and of the register of mounts")
 
 
 def user_unit_dir() -> str:
-    """Return where this user's systemd units are (systemd.unit(5)). Raises UserError where root is led astray."""
+    """Return where this user's systemd units are (systemd.unit(5)). Raises UserError as `state_dir` does."""
     return _root_s_own(os.path.join(config_home(), "systemd", "user"), "units")
 
 
 def data_home() -> str:
-    """Return where this user's desktop looks for MIME packages, launchers and icons. Raises UserError as above."""
+    """Return where this user's desktop looks for MIME packages, launchers and icons. UserError as `state_dir`."""
     return _root_s_own(_base("XDG_DATA_HOME", ".local/share"), "the desktop's files")
 
 
@@ -69,17 +73,13 @@ def has_display() -> bool:
 
 
 def default_log_file(point: str) -> str:
-    """Return where a mount in the background logs: a file of its own, so that two never rotate one.
-
-    Raises UserError where root is led astray.
-    """
+    """Return where a mount in the background logs: a file of its own, so that two never rotate one."""
     bare = point.strip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare)[-200:] or "root"
     if name.replace("-", "/") != bare:
         # Something was lost: another mount point may have the same name.
         name += "-" + hashlib.blake2b(os.fsencode(point), digest_size=4).hexdigest()
-    directory = _root_s_own(os.path.join(state_dir(), "log"), "the log (unless --log-file names another)")
-    return os.path.join(directory, f"{name}.log")
+    return os.path.join(state_dir(), "log", f"{name}.log")
 
 
 def _base(variable: str, below_home: str) -> str:
@@ -88,7 +88,7 @@ def _base(variable: str, below_home: str) -> str:
 
 
 def _root_s_own(directory: str, what: str) -> str:
-    """Return a directory that root is going to write to, if no other user can lead it elsewhere (semantics 6.2).
+    """Return a directory that is written to, if no other user can lead root elsewhere by it (semantics 6.2).
 
     HOME is often another user's (`sudo -E`, `su -m`), and a symbolic link there would have root write to any file.
     """

@@ -198,6 +198,13 @@ def test_the_log_of_another_users_home(home: str, lab: Lab, shell: Shell) -> Non
     assert f"can be changed by another user (uid {OTHER}): run `sudo -H artifactfs …`" in done.err
     assert not victim.exists()
     assert mount_type(point) is None
+    # With a log elsewhere it mounts, and is not in that user's register either.
+    mounted = shell.expected_mount()
+    mounted.log.announce("cannot register the mount")
+    victim.mkdir()
+    shell.cli("mount", "--api-url", lab.url, "--log-file", mounted.log_file, "--cache-size", "0", point, env=env).ok()
+    assert os.listdir(victim) == []
+    assert shell.cli("umount", point, env=env).ok().err == ""
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
