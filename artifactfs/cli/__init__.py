@@ -21,6 +21,7 @@ from artifactfs.mount import table
 # The name under which `_exact_or_escaped` is known to codecs.
 _EXACT_OR_ESCAPED = "artifactfs"
 
+
 def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
     open_standard_descriptors()
