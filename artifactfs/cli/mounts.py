@@ -81,7 +81,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     """
     _need_emulator()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
-    point = table.resolve(mountpoint)
+    point = checks.place(mountpoint)
     made = table.mounted_at(point) is None and not os.path.lexists(point)
     try:
         if made:

@@ -7,6 +7,7 @@ nothing. All raise UserError with what to do.
 import logging
 import os
 import pwd
+import re
 import shutil
 import stat
 
@@ -22,7 +23,16 @@ FUSE_DEVICE = "/dev/fuse"
 _FUSE_NUMBERS = os.makedev(10, 229)
 FUSE_CONF = "/etc/fuse.conf"
 REMADE = f"rm -r {FUSE_DEVICE}; mknod -m 666 {FUSE_DEVICE} c 10 229"
-_NO_PLACE = frozenset({"/", "/dev", "/etc", "/proc", "/run", "/sys", "/usr"})
+# The system's own directories (hier(7), file-hierarchy(7)): none of them, nor anything below, is a mount point.
+_SYSTEM = (
+    "/bin", "/boot", "/dev", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/proc", "/run", "/sbin",
+    "/snap", "/sys", "/usr",
+)  # fmt: skip
+# But for these: of a session (its directory itself holds sockets), of removable media, of a unit of ours.
+_USERS = re.compile(r"/run/(?:user/[^/]+/.+|media/.+|artifactfs(?:/.+)?)", re.DOTALL)
+# Users mount below these, and every program needs the directory itself.
+_SHARED = frozenset({"/", "/home", "/root", "/tmp", "/var"})  # noqa: S108 - nothing is written there
+_SHARED_VAR = frozenset({"cache", "lib", "log", "spool", "tmp"})
 
 
 def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
@@ -43,12 +53,28 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
 def place(path: str) -> str:
     """Return the resolved mount point for a path. Raises UserError where nothing may be mounted."""
     point = table.resolve(path)
-    if not path or point in _NO_PLACE:
+    if not path or point in _SHARED or point.removeprefix("/var/") in _SHARED_VAR:
         # A mount there takes away what every program needs.
         raise UserError(
             ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount: give an empty directory of your own"
         )
+    if (system := _system_directory(point)) is not None:
+        raise UserError(
+            ExitCode.MOUNT_REFUSED,
+            f"{path!r} is no place for a mount: {system} is the system's; give an empty directory of your own",
+        )
     return point
+
+
+def _system_directory(point: str) -> str | None:
+    """Return the directory of the system that a resolved path is or is in; None where it is in none."""
+    if _USERS.fullmatch(point):
+        return None
+    # The links among them last, such as /bin to /usr/bin.
+    for top in (*_SYSTEM, *map(os.path.realpath, _SYSTEM)):
+        if top != "/" and (point == top or point.startswith(f"{top}/")):
+            return top
+    return None
 
 
 def to_come(path: str) -> str:
@@ -217,8 +243,8 @@ def binding() -> str:
 def user_allow_other() -> bool:
     """Whether ordinary users may use allow_other here."""
     try:
-        with open(FUSE_CONF, encoding="utf-8", errors="replace") as file:
-            # fusermount3 does not read a last line that does not end.
-            return any(line.endswith("\n") and line.split("#", 1)[0].strip() == "user_allow_other" for line in file)
+        with open(FUSE_CONF, "rb") as file:
+            # fusermount3 reads it by lines that end with a line feed, and not a last line that does not end.
+            return any(line.endswith(b"\n") and line.split(b"#", 1)[0].strip() == b"user_allow_other" for line in file)
     except OSError:
         return False

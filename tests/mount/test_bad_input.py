@@ -82,12 +82,21 @@ def test_umount_of_nothing(shell: Shell) -> None:
     refused(shell, ExitCode.NOT_MOUNTED, "empty", "umount", "")
 
 
-@pytest.mark.parametrize("place", ["", "/", "/..", "//", "/proc", "/sys"])
+@pytest.mark.parametrize("place", ["", "/", "/..", "//", "/proc", "/usr/bin", "/boot", "/bin", "link", "link/below"])
 def test_a_place_that_is_none(place: str, shell: Shell, lab: Lab) -> None:
-    """5.8: over the root, and at no place at all, nothing is mounted."""
+    """5.8: over the root, in the system's directories, and at no place at all, nothing is mounted."""
     # Bad keys: should the check ever be lost, the mount fails all the same, and the machine survives the test.
     env = {"DD_API_KEY": "wrong"}
+    if place.startswith("link"):
+        os.symlink("/usr/lib", shell.path("link"))
+        place = shell.path(place)
     refused(shell, ExitCode.MOUNT_REFUSED, "no place for a mount", "mount", "--api-url", lab.url, place, env=env)
+
+
+def test_a_demo_in_a_directory_of_the_system(shell: Shell) -> None:
+    """5.8: its mount point, which it would make, is refused before it is made."""
+    refused(shell, ExitCode.MOUNT_REFUSED, "/usr is the system's", "demo", "/usr/share/a-demo")
+    assert not os.path.exists("/usr/share/a-demo")
 
 
 @pytest.mark.parametrize("way", ["removed", "ended"])

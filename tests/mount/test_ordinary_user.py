@@ -75,7 +75,7 @@ def test_a_users_mount_in_use_ends(user_shell: Shell) -> None:
 
 def test_a_directory_of_somebody_else(user_shell: Shell, lab: Lab) -> None:
     """5.8: a mount point that is not the user's is refused in one line."""
-    done = user_shell.cli("mount", "--api-url", lab.url, "/usr/share")
+    done = user_shell.cli("mount", "--api-url", lab.url, "/mnt")
     assert done.code == ExitCode.MOUNT_REFUSED
     assert "is not yours to write" in done.err
     assert done.err.count("\n") == 1
