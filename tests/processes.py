@@ -165,13 +165,17 @@ def mount_type(point: str, seen_by: int | None = None) -> str | None:
     `seen_by`: a process in another mount namespace.
     """
     found = None
-    with open(f"/proc/{seen_by or 'self'}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            head, _, tail = line.partition(" - ")
-            at = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), head.split(" ")[4])
-            if at == point:
-                found = tail.split(" ")[0]
+    for fields in mount_rows(seen_by):
+        at = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+        if at == os.fsencode(point):
+            found = fields[fields.index(b"-", 6) + 1].decode()
     return found
+
+
+def mount_rows(seen_by: int | None = None) -> list[list[bytes]]:
+    """Return the fields of each row of the mount table. Nothing but a line feed ends a row, whatever is mounted."""
+    with open(f"/proc/{seen_by or 'self'}/mountinfo", "rb") as table:
+        return [row.split(b" ") for row in table.read().split(b"\n") if row]
 
 
 def marked(mark: str) -> list[int]:

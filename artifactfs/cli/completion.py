@@ -157,9 +157,8 @@ def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
 def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
     """Offer the mounts of who asks, all to root, written as the word was begun: from the root, home, or here."""
     try:
-        user_id = os.geteuid()
         # Root may end anybody's; others only their own.
-        mounts = table.mounts() if user_id == 0 else asking.mounts_of(user_id)
+        mounts = table.mounts() if os.geteuid() == 0 else asking.my_mounts()
         points = [mount.point for mount in mounts if mount.fstype == table.FUSE_TYPE]
         here = os.getcwd()
     except OSError:

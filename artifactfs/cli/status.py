@@ -1,16 +1,18 @@
 """`artifactfs status`, `refresh` and `info`: asking a mount, whoever serves it. They need no keys and no network."""
 
 import json
-import os
 import time
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from artifactfs.cli import output
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.escaping import shell_word
+
+if TYPE_CHECKING:
+    from artifactfs.mount.asking import Answer
 
 T = TypeVar("T")
 
@@ -58,7 +60,8 @@ def refresh(paths: tuple[str, ...]) -> None:
     failed: list[UserError] = []
     for path in paths:
         try:
-            told = json.loads(asking.ask("refresh", path, within_s=asking.ORDER_S, parent_too=True).text)
+            answer = asking.ask("refresh", path, within_s=asking.ORDER_S, parent_too=True)
+            told = _parsed(answer)
         except UserError as error:
             failed.append(error)
             continue
@@ -85,9 +88,9 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     for path in paths:
         try:
             answer = asking.ask("info", path, within_s=asking.ORDER_S)
-            if as_json:
-                whole.append(json.loads(answer.text))
-            found = _decoded(answer.text, Info, answer.point)
+            told = _parsed(answer)
+            whole.append(told)
+            found = _decoded(told, Info, answer.point)
         except UserError as error:
             failed.append(error)
             continue
@@ -123,9 +126,10 @@ def _one(path: str, as_json: bool) -> None:
         if as_json and error.code == ExitCode.NO_ANSWER:
             output.exact(reports.json_text(_no_status(asking.point_of(path) or path, error)))
         raise
+    told = _parsed(answer)
     if as_json:
-        output.exact(answer.text.rstrip())
-    found = _decoded(answer.text, Status, answer.point)
+        output.exact(reports.json_text(told))
+    found = _decoded(told, Status, answer.point)
     if not as_json:
         output.say(*showing.lines(showing.status_rows(found)))
     if found.health.state != OK:
@@ -138,10 +142,10 @@ def _all(as_json: bool) -> None:
     from artifactfs.cli import showing
     from artifactfs.mount import asking, reports
 
-    mounts = asking.mounts_of(os.geteuid())
+    mounts = asking.my_mounts()
     # At once: one that does not answer takes its time, and must not add to that of the next.
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
-        looks = list(pool.map(_look, [mount.point for mount in mounts]))
+        looks = [look for look in pool.map(_look, [mount.point for mount in mounts]) if look is not None]
     if as_json:
         output.exact(reports.json_text([look.told for look in looks]))
     elif looks:
@@ -163,14 +167,18 @@ class _Look:
     error: UserError | None = None
 
 
-def _look(point: str) -> _Look:
+def _look(point: str) -> _Look | None:
+    """Return what a mount says; None for one that is another user's."""
     from artifactfs.cli import showing
     from artifactfs.mount import asking
     from artifactfs.mount.status import OK, Status
 
     try:
         answer = asking.ask("status.json", point, within_s=asking.REPORT_S)
-        found = _decoded(answer.text, Status, answer.point)
+        told = _parsed(answer)
+        found = _decoded(told, Status, answer.point)
+    except asking.NotOurs:
+        return None
     except UserError as error:
         told = _no_status(point, error)
         line = "dead: its process is gone" if told["health"]["state"] == "dead" else f"no answer: {error}"
@@ -182,7 +190,7 @@ def _look(point: str) -> _Look:
         said = f"{point}: {found.health.message}; `artifactfs status {shell_word(point)}` says more"
         wrong = UserError(ExitCode.UNHEALTHY, said)
     line = f"{showing.health_line(found)}; {found.site or found.origin}"
-    return _Look(point, json.loads(answer.text), line, wrong)
+    return _Look(point, told, line, wrong)
 
 
 def _no_status(point: str, error: UserError) -> dict[str, Any]:
@@ -202,16 +210,17 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
     from artifactfs.mount import asking
     from artifactfs.mount.status import Status
 
-    def look() -> tuple[Status, str]:
+    def look() -> tuple[Status, dict[str, Any]]:
         answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
-        return _decoded(answer.text, Status, answer.point), answer.text
+        told = _parsed(answer)
+        return _decoded(told, Status, answer.point), told
 
     console = output.console()
     if as_json or not console.is_terminal:
         while True:
-            found, text = look()
+            found, told = look()
             if as_json:
-                output.data(json.loads(text), indent=None)
+                output.data(told, indent=None)
             else:
                 output.say(showing.summary(found))
             time.sleep(interval_s)
@@ -222,12 +231,24 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
             time.sleep(interval_s)
 
 
-def _decoded(text: str, kind: type[T], point: str) -> T:
+def _parsed(answer: "Answer") -> dict[str, Any]:
+    """Return the object that a mount answered with, as it was told. Raises UserError where it is none."""
+    try:
+        # The standard library's: lone surrogates of the server's are escaped in it.
+        told = json.loads(answer.text)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise UserError(ExitCode.NO_ANSWER, f"{answer.point} does not answer as a mount of artifactfs does")
+    # It tells where it was made; by `mount --move` it may be elsewhere since.
+    return {**told, "mountpoint": answer.point} if "mountpoint" in told else told
+
+
+def _decoded(told: dict[str, Any], kind: type[T], point: str) -> T:
     import msgspec
 
     try:
-        # The standard library's first: lone surrogates of the server's are escaped in it.
-        return msgspec.convert(json.loads(text), kind)
+        return msgspec.convert(told, kind)
     except (ValueError, msgspec.ValidationError):
         raise UserError(
             ExitCode.NO_ANSWER, f"{point} is served by another version of artifactfs: use that one, or --json"

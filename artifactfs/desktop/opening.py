@@ -75,7 +75,7 @@ def _succeeds(words: Sequence[str]) -> bool:
 
 def _is_served(point: str) -> bool:
     mounted = table.mounted_at(point)
-    return mounted is not None and mounted.fstype == table.FUSE_TYPE and register.wait_for_end(point, 0.0) is not None
+    return mounted is not None and mounted.fstype == table.FUSE_TYPE and register.is_served(point)
 
 
 def _mount(point: str, program: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ name until the time that the kernel was told runs out.
 import errno
 import logging
 import os
+import select
 import struct
 from collections.abc import Callable, Iterable
 
@@ -66,6 +67,17 @@ class KernelNames:
         except OSError as error:
             if error.errno != errno.ENOENT:  # it did not know it
                 log.info("the kernel did not drop a name: %s", error)
+
+
+def is_connected() -> bool:
+    """Whether the kernel still has the mount that this process serves, at whatever place."""
+    device = _device()
+    if device is None:
+        return False
+    poll = select.poll()
+    poll.register(device, 0)
+    # The kernel's word for a connection whose last mount is gone.
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _new_epoch() -> bool:

@@ -16,33 +16,38 @@ import msgspec
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.escaping import shell_word
-from artifactfs.mount import table
+from artifactfs.mount import table, whose
 
 # For what a mount has at hand, on a busy machine.
 REPORT_S = 5.0
 # For what may need a few looks at the service on the way to a path: more than the longest wait of an ordinary mount.
 ORDER_S = 40.0
 _END_S = 1.0
+# An answer is some KiB long, that about a run with many metrics a few MiB; a mount of another user's may never end one.
+_MOST_BYTES = 64 << 20
 # What is about the whole mount, whichever path in it was given.
 _REPORTS = frozenset({"status.json", "metrics", "errors"})
 
 # Prints one JSON object: the answer and whose it is; or the errno, what could not be read, and the mount that it is in.
 _CHILD = r"""
 import json, os, sys
-order, path, parent_too = sys.argv[1], sys.argv[2], sys.argv[3] == "yes"
+order, path, parent_too, most_bytes = sys.argv[1], sys.argv[2], sys.argv[3] == "yes", int(sys.argv[4])
 def say(**told):
     print(json.dumps(told)); sys.exit()
-def points_of(found):
-    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
-    points = []
-    with open("/proc/self/mountinfo", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as table:
-        for line in table:
-            head, _, tail = line.partition(" - ")
-            fields = head.split(" ")
-            if fields[2] == device and fields[3] == "/" and tail.startswith("fuse.artifactfs "):
-                parts = fields[4].split("\\")
-                points.append(parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:]))
-    return points
+def places_of(found):
+    # As mount/table.py reads it: rows end with a line feed, fields with a space, and nothing else.
+    device = b"%d:%d" % (os.major(found.st_dev), os.minor(found.st_dev))
+    places = []
+    with open("/proc/self/mountinfo", "rb") as table:
+        for row in table.read().split(b"\n"):
+            fields = row.split(b" ")
+            if fields[2:3] == [device] and b"-" in fields[6:]:
+                if fields[fields.index(b"-", 6):][1:2] == [b"fuse.artifactfs"]:
+                    parts = fields[4].split(b"\\")
+                    point = parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
+                    places.append((fields[3], os.fsdecode(point)))
+    # Whole ones first: a bind mount of a part has no .artifactfs.
+    return sorted(places, key=lambda place: place[0] != b"/")
 def around(path):
     # From the top, so that what fails is asked for once more and not once for each name below it.
     found = None
@@ -52,8 +57,8 @@ def around(path):
             found = os.stat(above[:end])
     except OSError:
         pass
-    points = points_of(found) if found is not None else []
-    return points[0] if points else None
+    places = places_of(found) if found is not None else []
+    return places[0][1] if places else None
 try:
     try:
         fd = os.open(path, os.O_PATH)
@@ -63,10 +68,14 @@ try:
         path = os.path.dirname(os.path.abspath(path))
         fd = os.open(path, os.O_PATH)
     found = os.fstat(fd)
-    points = points_of(found)
-    if not points:
+    places = places_of(found)
+    if not places:
         say(outside=True)
-    for point in points:
+    if places[0][0] != b"/":
+        say(part=places[0][1])
+    for root, point in places:
+        if root != b"/":
+            continue
         try:
             if os.stat(point).st_dev == found.st_dev:
                 break
@@ -78,7 +87,7 @@ try:
     path = f"{point}/.artifactfs/{name}"
     with open(path, "rb", buffering=0) as file:
         answer = b""
-        while piece := file.read(1 << 20):
+        while len(answer) <= most_bytes and (piece := file.read(1 << 20)):
             answer += piece
     say(point=point, answer=answer.decode("utf-8", "replace"))
 except OSError as error:
@@ -101,10 +110,18 @@ class NoAnswer(UserError):
         self.dead = dead
 
 
-def mounts_of(user_id: int) -> list[table.Mount]:
-    """Return the mounts of artifactfs that a user has made, each place once."""
+class NotOurs(UserError):
+    """A mount that the kernel keeps from this user: it is another's."""
+
+
+def my_mounts() -> list[table.Mount]:
+    """Return the mounts of artifactfs that this user has made, each place once.
+
+    In a user namespace, those of another user may be among them, who has the same number outside: they are `NotOurs`.
+    """
     found = {mount.point: mount for mount in table.mounts() if mount.fstype == table.FUSE_TYPE}
-    return [mount for mount in found.values() if mount.user_id == user_id]
+    ids = whose.my_ids()
+    return [mount for mount in found.values() if mount.user_id in ids]
 
 
 def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> Answer:
@@ -122,7 +139,7 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
         # One that is stopped is found out soon; the order itself may take a while.
         ask("status.json", point, within_s=REPORT_S)
     process = subprocess.Popen(
-        ["/proc/self/exe", "-I", "-S", "-c", _CHILD, order, path, "yes" if parent_too else "no"],
+        ["/proc/self/exe", "-I", "-S", "-c", _CHILD, order, path, "yes" if parent_too else "no", str(_MOST_BYTES)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -158,8 +175,11 @@ def _answer(path: str, said: bytes) -> Answer:
     if isinstance(point := told.get("point"), str) and isinstance(text := told.get("answer"), str):
         return Answer(point, text)
     if "outside" in told:
-        raise UserError(
-            ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: `artifactfs status` lists the mounts"
+        raise _outside(path)
+    if isinstance(part := told.get("part"), str):
+        raise NoAnswer(
+            f"{part} is a bind mount of a part of a mount that is at no other place, so it cannot be asked; "
+            f"its process serves it on: `artifactfs umount {shell_word(part)}` ends both"
         )
     if "hidden" in told:
         raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount: unmount that")
@@ -186,6 +206,20 @@ def point_of(path: str) -> str | None:
     return inner.point if inner is not None and inner.fstype == table.FUSE_TYPE else None
 
 
+def _outside(path: str) -> UserError:
+    """Return what to say of a path that the kernel finds in no mount of ours."""
+    try:
+        place = table.resolve(path)
+    except UserError as error:
+        return error
+    around = [mount for mount in table.mounts() if mount.point == place]
+    if any(mount.fstype == table.FUSE_TYPE for mount in around):
+        above = f"a {around[-1].fstype} mount" if around[-1].fstype != table.FUSE_TYPE else "another mount above it"
+        said = f"the mount at {place} is hidden by {above}: `umount` that first; `findmnt` shows it"
+        return UserError(ExitCode.NOT_MOUNTED, said)
+    return UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: `artifactfs status` lists the mounts")
+
+
 def _type_at(path: str) -> str | None:
     """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
     inner = table.innermost(path)
@@ -206,24 +240,10 @@ def unreadable(number: int, path: str, point: str) -> UserError:
     return UserError(ExitCode.INCOMPLETE, f"{said}: `artifactfs status {shell_word(point)}` says why; try again")
 
 
-def _owners(path: str) -> str:
-    """Return what to say to somebody whose mount that is not."""
-    mount = table.innermost(path)
-    if mount is None or mount.user is None:
-        return f"{path} says that only to the user who mounted it: `sudo -u USER artifactfs …`"
-    way = "sudo" if mount.user_id == 0 else f"sudo -u {shell_word(mount.user)}"
-    if mount.allow_other:
-        root_too = "" if mount.user_id == 0 else ", and to root"
-    else:
-        # The kernel's own rule: who mounted gets in, and nobody else.
-        root_too = ", and not to root either" if os.geteuid() == 0 else ""
-    return f"{mount.point} says that only to {mount.user}, who mounted it{root_too}: `{way} artifactfs …`"
-
-
 def _refused(number: int, where: str) -> UserError:
     point = where.partition("/.artifactfs/")[0]
     if number == errno.EACCES:  # the kernel's, for the whole mount or for what is private in it
-        return UserError(ExitCode.NO_ANSWER, _owners(point))
+        return NotOurs(ExitCode.NO_ANSWER, whose.only_owner(point, table.innermost(point)))
     if number in (errno.ENOENT, errno.ENOTDIR):
         return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs that does not know this: mount again")
     return NoAnswer(f"{point} did not answer: {os.strerror(number)}; see its log")

@@ -42,7 +42,7 @@ from artifactfs.modellab.content import ContentEndpoint
 from artifactfs.modellab.tally import Tally
 from artifactfs.modellab.throttle import RateLimits
 from artifactfs.modellab.transport import Transport
-from artifactfs.mount import accounts, reaching, register, table
+from artifactfs.mount import accounts, ending, presence, reaching, register, table, whose
 from artifactfs.mount.control import Control
 from artifactfs.mount.daemon import Parent
 from artifactfs.mount.journal import Journal
@@ -272,7 +272,7 @@ async def _mounted(
         _mount(settings, point, operations)
         mount: table.Mount | None = None
         try:
-            mount = table.mounted_at(point)
+            mount = presence.own_row(point)
             log.info("mounted %s", _status(settings, point))
             # What exists now stays: no collection needs to look at it again, and each would stop the loop.
             gc.collect()
@@ -283,7 +283,7 @@ async def _mounted(
                 nursery.start_soon(_signals, received, refresh, end, nursery, hangup_ends)
                 nursery.start_soon(operations.callers.watch)
                 if mount is not None:
-                    nursery.start_soon(_end_when_unmounted, mount.device, end)
+                    nursery.start_soon(presence.end_when_unmounted, mount.device, end)
                     nursery.start_soon(_read_ahead, mount.device, begun)
                 with main:
                     await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
@@ -291,9 +291,7 @@ async def _mounted(
         finally:
             notify.stopping()
             control.end()
-            # Detaching goes by path: never take away what somebody else has mounted there since.
-            still_there = mount is None or _is_mounted(mount.device)
-            pyfuse3.close(unmount=still_there)
+            pyfuse3.close(unmount=presence.take_away(point, mount))
             log.info("unmounted %s", point)
 
 
@@ -308,6 +306,8 @@ def _mount(settings: Settings, point: str, operations: Operations) -> None:
         except RuntimeError as error:
             cause = said() or f"{error}; is it yours, and not busy?"
             if "Operation not permitted" in cause:
+                if os.geteuid() == 0 and whose.in_user_namespace():
+                    cause += "; root of a user namespace mounts in a mount namespace of its own (`unshare -Urm`)"
                 cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
             raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
 
@@ -354,25 +354,6 @@ async def _signals(
         await end()
 
 
-async def _end_when_unmounted(device: str, end: "_Ending") -> None:
-    """End the mount when it is gone from the mount table: a lazy unmount tells us nothing while files are open."""
-    with table.changes() as changed:
-        while _is_mounted(device):
-            await trio.lowlevel.wait_readable(changed.fileno())
-            changed.poll(0)
-    log.info("no longer mounted: ending")
-    await end()
-
-
-def _is_mounted(device: str) -> bool:
-    try:
-        return any(mount.device == device for mount in table.mounts())
-    except OSError as error:
-        # Out of descriptors, or /proc is gone: nothing but unmounting ends a mount (semantics 5.5).
-        log.warning("the mount table cannot be read: %s", error)
-        return True
-
-
 class _Ending:
     """Ends a mount: what is in flight has a moment, then it is cancelled."""
 
@@ -395,10 +376,8 @@ def _register(point: str) -> None:
     try:
         register.enter(point)
     except BlockingIOError:
-        raise UserError(
-            ExitCode.ALREADY_MOUNTED, f"another artifactfs still serves {point}: wait for it to end"
-        ) from None
-    except (OSError, UserError) as error:
+        raise ending.still_served(point) from None
+    except (OSError, UserError, register.Refused) as error:
         # `umount` then cannot wait for this process; nothing else depends on it.
         log.warning("cannot register the mount: %s", error)
 

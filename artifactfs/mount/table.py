@@ -6,9 +6,6 @@ import pwd
 import re
 import select
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 
@@ -25,8 +22,9 @@ _PROBE_S = 2.0
 class Mount(msgspec.Struct, frozen=True):
     """A row of the mount table. `device` is "major:minor", the same for every place it is mounted at.
 
-    `user_id`: who made a FUSE mount, in the namespace of who looks; None where it does not say. `allow_other`: whether
-    the kernel lets others into it, root among them.
+    `user_id`: who made a FUSE mount, as the user namespace in which it was made counts users; None where the row does
+    not say. `allow_other`: whether the kernel lets others into it, root among them. `root`: the directory of the file
+    system that is seen at `point`; another than "/" for a bind mount of a part.
     """
 
     device: str
@@ -35,6 +33,7 @@ class Mount(msgspec.Struct, frozen=True):
     source: str
     user_id: int | None = None
     allow_other: bool = False
+    root: str = "/"
 
     @property
     def user(self) -> str | None:
@@ -47,19 +46,33 @@ class Mount(msgspec.Struct, frozen=True):
             return f"#{self.user_id}"
 
 
-def mounts() -> list[Mount]:
-    """Return this process's mount table, in order; of several at one place the last is on top."""
-    found = []
-    # As paths from the command line are read, whatever the locale.
-    with open("/proc/self/mountinfo", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as table:
-        for line in table:
-            head, _, tail = line.rstrip("\n").partition(" - ")
-            fields, kinds = head.split(" "), tail.split(" ")
-            user = re.search(r"(?:^|,)user_id=(\d+)", kinds[2]) if len(kinds) > 2 else None
-            user_id = int(user[1]) if user else None
-            open_to_all = len(kinds) > 2 and "allow_other" in kinds[2].split(",")
-            found.append(Mount(fields[2], _unescape(fields[4]), kinds[0], _unescape(kinds[1]), user_id, open_to_all))
-    return found
+def parse(row: bytes) -> Mount | None:
+    """Return what a row of mountinfo says (proc_pid_mountinfo(5)); None for a row that cannot be understood.
+
+    A field is what is between two single spaces, and may be empty: the kernel escapes blanks and line feeds in all
+    that users name, and nothing else (a carriage return, bytes that are not UTF-8).
+    """
+    fields = row.split(b" ")
+    try:
+        # After six fields come any number of optional ones, and a "-" that ends them.
+        fstype, source, *options = fields[fields.index(b"-", 6) + 1 :]
+    except ValueError:
+        return None
+    device, root, point = map(_text, fields[2:5])
+    flags = options[0].split(b",") if options else []
+    user_id = next((int(flag[8:]) for flag in flags if re.fullmatch(rb"user_id=\d{1,10}", flag)), None)
+    return Mount(device, point, _text(fstype), _text(source), user_id, b"allow_other" in flags, root)
+
+
+def mounts(pid: int | None = None) -> list[Mount]:
+    """Return the mount table, in order; of several at one place the last is on top. `pid`: as that process has it."""
+    with open(f"/proc/{'self' if pid is None else pid}/mountinfo", "rb") as table:
+        return [mount for row in table.read().split(b"\n") if (mount := parse(row)) is not None]
+
+
+def places_of(device: str, pid: int | None = None) -> list[Mount]:
+    """Return where a file system is mounted, and parts of it, in order. `pid`: as that process has it."""
+    return [mount for mount in mounts(pid) if mount.device == device]
 
 
 def mounted_at(point: str) -> Mount | None:
@@ -148,18 +161,41 @@ def unmount(point: str, *, lazy: bool) -> str | None:
     return re.sub(r"^fusermount3: (?:failed to unmount \S+: )?", "", said) or "fusermount3 failed"
 
 
-@contextmanager
-def changes() -> Iterator[select.epoll]:
-    """Yield an epoll whose own descriptor turns readable when the mount table changed.
+class Watch:
+    """The mount table, kept open: a look takes no descriptor, and `fileno` turns readable when the table changed.
 
-    The table signals a change as an exceptional condition (proc(5)), which trio cannot wait for; an epoll
-    instance around it is plainly readable. `poll(0)` on it takes the change off.
+    The table signals a change as an exceptional condition (proc(5)), which trio cannot wait for; an epoll instance
+    around it is plainly readable.
     """
-    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as epoll:
-        epoll.register(table.fileno(), select.EPOLLPRI)
-        yield epoll
+
+    def __init__(self) -> None:
+        self._table = open("/proc/self/mountinfo", "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        try:
+            self._epoll = select.epoll()
+            self._epoll.register(self._table.fileno(), select.EPOLLPRI)
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def changed(self) -> bool:
+        """Whether the table changed since this was asked last."""
+        return bool(self._epoll.poll(0))
+
+    def has(self, device: str) -> bool:
+        """Whether a file system is mounted anywhere; a row that cannot be understood counts, too."""
+        self._table.seek(0)
+        wanted = os.fsencode(device)
+        return any(row.split(b" ", 3)[2:3] == [wanted] for row in self._table.read().split(b"\n"))
+
+    def close(self) -> None:
+        self._table.close()
+        if hasattr(self, "_epoll"):
+            self._epoll.close()
 
 
-def _unescape(field: str) -> str:
-    """Undo the octal escapes of the mount table; what was not UTF-8 stays as surrogates."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+def _text(field: bytes) -> str:
+    """Undo the octal escapes of the mount table; text as paths from the command line are read, whatever the locale."""
+    return os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field))

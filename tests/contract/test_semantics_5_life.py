@@ -26,7 +26,7 @@ from tests.harness import (
     start_process,
     wait_until,
 )
-from tests.processes import state_of
+from tests.processes import mount_rows, state_of
 
 SIZE = 24 << 20
 # How often to mount; ARTIFACTFS_MOUNTS=1000 takes a quarter of an hour.
@@ -193,8 +193,9 @@ def orphaned_connections() -> set[int]:
     listed = 'mount -t fusectl none "$1" && ls "$1"'
     with tempfile.TemporaryDirectory() as place:
         done = run("unshare", "-m", "--", "sh", "-c", listed, "sh", place).ok()
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        mounts = {int(line.split(" ")[2].partition(":")[2]) for line in table if " - fuse" in line}
+    mounts = {
+        int(fields[2].partition(b":")[2]) for fields in mount_rows() if fields[fields.index(b"-", 6) + 1][:4] == b"fuse"
+    }
     return set(map(int, done.text.split())) - mounts
 
 

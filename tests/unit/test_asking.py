@@ -12,7 +12,7 @@ from artifactfs.cli import completion
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import asking, table
 
-TABLE = r"""22 1 8:1 / / rw,relatime - ext4 /dev/root rw
+TABLE = rb"""22 1 8:1 / / rw,relatime - ext4 /dev/root rw
 40 22 0:50 / /home/a\040b ro,nosuid - fuse.artifactfs artifactfs ro,user_id=1000,group_id=1000,allow_other
 41 22 0:51 / /mnt ro - fuse.artifactfs artifactfs ro,user_id=0,group_id=0
 42 22 0:52 / /ssh rw - fuse.sshfs me@there: rw,user_id=1000,group_id=1000
@@ -20,20 +20,27 @@ TABLE = r"""22 1 8:1 / / rw,relatime - ext4 /dev/root rw
 44 22 0:53 / /odd ro - fuse.artifactfs artifactfs
 45 22 0:54 / /closed ro - fuse.artifactfs artifactfs ro,user_id=123456,group_id=0
 46 22 0:55 / /open ro - fuse.artifactfs artifactfs ro,user_id=123456,group_id=0,allow_other
+47 22 0:56 / /under ro - fuse.artifactfs artifactfs ro,user_id=123456,group_id=0
+48 47 0:57 / /under rw - tmpfs none rw
 """
 
 
 @pytest.fixture
 def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builtins.open", lambda *_args, **_keywords: io.StringIO(TABLE))
+    real = open
+
+    def opened(path: str, *args: Any, **keywords: Any) -> Any:
+        return io.BytesIO(TABLE) if path == "/proc/self/mountinfo" else real(path, *args, **keywords)
+
+    monkeypatch.setattr("builtins.open", opened)
 
 
-def test_whose_mounts_there_are(mounts: None) -> None:
+def test_whose_mounts_there_are(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each place once, of the user who made it; other kinds, and those of nobody known, are left out."""
-    assert [mount.point for mount in asking.mounts_of(1000)] == ["/home/a b"]
-    assert [mount.point for mount in asking.mounts_of(0)] == ["/mnt"]
-    assert asking.mounts_of(7) == []
-    assert [mount.user_id for mount in table.mounts()] == [None, 1000, 0, 1000, 0, None, 123456, 123456]
+    for user_id, points in ((1000, ["/home/a b"]), (0, ["/mnt"]), (7, [])):
+        monkeypatch.setattr("os.geteuid", lambda user_id=user_id: user_id)
+        assert [mount.point for mount in asking.my_mounts()] == points
+    assert [mount.user_id for mount in table.mounts()] == [None, 1000, 0, 1000, 0, None, *[123456] * 3, None]
 
 
 def test_whose_mounts_a_key_press_offers(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +61,9 @@ def told(**said: Any) -> bytes:
     [
         ("/x", told(outside=True), ExitCode.NOT_MOUNTED, "in no mount of artifactfs"),
         ("/x", told(hidden=True), ExitCode.NOT_MOUNTED, "hidden"),
+        ("/x", told(part="/a b"), ExitCode.NO_ANSWER, "/a b is a bind mount of a part of a mount"),
+        ("/mnt", told(outside=True), ExitCode.NOT_MOUNTED, "the mount at /mnt is hidden by another mount above it"),
+        ("/under", told(outside=True), ExitCode.NOT_MOUNTED, "the mount at /under is hidden by a tmpfs mount"),
         ("/mnt/x", told(errno=errno.ENOENT, path="/mnt/x"), ExitCode.NOT_MOUNTED, "there is no /mnt/x"),
         ("/mnt", told(errno=errno.ENOTCONN, path="/mnt"), ExitCode.NO_ANSWER, "artifactfs umount"),
         ("/ssh/x", told(errno=errno.ENOTCONN, path="/ssh/x"), ExitCode.NOT_MOUNTED, "/ssh/x"),

@@ -1,0 +1,91 @@
+"""The own mount of a serving process, in the mount table: found, watched, and taken away at the end.
+
+Hard: nothing but unmounting ends a mount (semantics 5.5), so no look that fails counts as one that found nothing; and
+the mount may be at other places than it was made at, by `mount --bind` and `mount --move`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+
+import trio
+
+from artifactfs.fuse import names
+from artifactfs.mount import register, table
+
+log = logging.getLogger(__name__)
+
+# Between two looks at a mount table that changes all the time. Within the 3 s of semantics 5.6.
+_SETTLE_S = 0.05
+# Between two tries to read a mount table that cannot be read; each pause is twice the one before. Arbitrary.
+_FIRST_PAUSE_S = 0.5
+_LAST_PAUSE_S = 16.0
+
+
+def own_row(point: str) -> table.Mount | None:
+    """Return the mount that was just made, and note it in the register; None where it cannot be found out."""
+    try:
+        ours = (each for each in reversed(table.mounts()) if each.point == point and each.fstype == table.FUSE_TYPE)
+        mount = next(ours, None)
+        if mount is not None:
+            register.serves(point, mount.device)
+    except Exception as error:
+        # Nothing but unmounting ends a mount (semantics 5.5).
+        log.warning("the mount table cannot be read: %r", error)
+        return None
+    return mount
+
+
+def take_away(point: str, mount: table.Mount | None) -> bool:
+    """Detach a mount that ends from all places but its own, where it would be dead; returns whether it is there, too.
+
+    Unmounting goes by path: nothing is taken away that another process has mounted there since.
+    """
+    if mount is None:
+        return True
+    if not names.is_connected():
+        return False
+    try:
+        places = table.places_of(mount.device)
+        on_top = table.mounted_at(point)
+    except Exception as error:
+        log.warning("the mount table cannot be read: %r", error)
+        return True
+    for place in reversed(places):
+        # What is below another place goes with that. A path through it would be a question to ourselves.
+        below = any(place.point.startswith(other.point + "/") for other in places)
+        if place.point != point and not below and (reason := table.unmount(place.point, lazy=True)) is not None:
+            log.warning("cannot unmount %s: %s", place.point, reason)
+    return on_top is not None and on_top.device == mount.device
+
+
+async def end_when_unmounted(device: str, end: Callable[[], Awaitable[None]]) -> None:
+    """End the mount when it is gone from the mount table: a lazy unmount tells us nothing while files are open."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            await _unmounted(device)
+            break
+        except Exception as error:
+            # No memory, no descriptor, no /proc: nothing but unmounting ends a mount (semantics 5.5).
+            log.warning("the mount table cannot be read: %r; trying again in %g s", error, pause_s)
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+    log.info("no longer mounted: ending")
+    await end()
+
+
+async def _unmounted(device: str) -> None:
+    """Wait until a device is gone from the mount table."""
+    with closing(table.Watch()) as watch:
+        while True:
+            there = watch.has(device)
+            # Before Linux 5.8 a table that changes while it is read can lack a row.
+            if not there and not watch.changed():
+                return
+            if there:
+                await trio.lowlevel.wait_readable(watch.fileno())
+            # Where others mount and unmount all the time, one look is for many changes.
+            await trio.sleep(_SETTLE_S)
+            if there:
+                watch.changed()
