@@ -56,9 +56,9 @@ class Machine:
     mounts: Sequence[Mount] = field(default_factory=table.mounts)
 
     def read(self, path: str) -> str | None:
-        """Return the start of a text file, None where there is none that can be read."""
+        """Return the start of a text file, None where there is none that can be read. Lines end with "\\n" only."""
         try:
-            with open(self._at(path), encoding="utf-8", errors="replace") as file:
+            with open(self._at(path), encoding="utf-8", errors="replace", newline="\n") as file:
                 return file.read(_MOST_BYTES)
         except OSError:
             return None
@@ -102,7 +102,7 @@ class Machine:
 
     def process_status(self, name: str) -> str:
         """Return a field of this process's status (proc(5)), empty where the kernel has none of that name."""
-        for line in (self.read("/proc/self/status") or "").splitlines():
+        for line in (self.read("/proc/self/status") or "").split("\n"):
             key, _, value = line.partition(":")
             if key == name:
                 return value.strip()

@@ -10,7 +10,7 @@ from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warn
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import UserError
 from artifactfs.escaping import shell_word
-from artifactfs.mount import checks, table
+from artifactfs.mount import checks, table, whose
 
 _LOWEST_PYTHON = (3, 11)
 # Two pools of connections, blocks that are loaded and saved, the log: some 60 at most, and room for what comes.
@@ -95,6 +95,12 @@ def privilege(machine: Machine) -> Finding:
     capabilities = machine.process_status("CapEff" if machine.euid == 0 else "CapBnd")
     if capabilities and not int(capabilities, 16) & _SYS_ADMIN:
         return fault("privilege", "mounting takes CAP_SYS_ADMIN, which nobody has here", _CONTAINER)
+    if machine.euid == 0 and whose.in_user_namespace(machine.read("/proc/self/uid_map")):
+        return warning(
+            "privilege",
+            "you are root of a user namespace, not of the machine: root mounts in a mount namespace of its own only",
+            "unshare -Urm  # unless this is such a namespace, as that of a container is",
+        )
     if machine.euid == 0:
         return good("privilege", "root may mount")
     if machine.process_status("NoNewPrivs") == "1":
@@ -138,9 +144,9 @@ def fusermount(machine: Machine) -> Finding:
 
 def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
     """Check /etc/fuse.conf: allow_other, where it is asked for, and how many mounts ordinary users may have."""
-    # fusermount3 does not read a last line that does not end.
+    # fusermount3 reads it by lines that end with a line feed, and not a last line that does not end.
     whole = machine.read(checks.FUSE_CONF) or ""
-    lines = [line.split("#", 1)[0].strip() for line in whole.rpartition("\n")[0].splitlines()]
+    lines = [line.split("#", 1)[0].strip() for line in whole.rpartition("\n")[0].split("\n")]
     allowed = "user_allow_other" in lines
     if machine.euid == 0:
         yield good("allow_other", "root may let others in")

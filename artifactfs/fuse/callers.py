@@ -88,7 +88,8 @@ def signal_is_pending(tid: int) -> bool:
     """Whether a signal that ends or interrupts waits for a thread, neither blocked nor ignored (proc_pid_status(5))."""
     try:
         with open(f"/proc/{tid}/status", "rb") as file:
-            fields = dict(line.split(b":", 1) for line in file.read().splitlines())
+            # A thread's name may have any other character in it that ends a line elsewhere.
+            fields = dict(line.split(b":", 1) for line in file.read().split(b"\n") if line)
         own, shared, blocked, ignored = (int(fields[name], 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigIgn"))
     except (OSError, KeyError, ValueError):
         return False  # gone, or not to be seen: then he waits as long as anybody

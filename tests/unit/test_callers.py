@@ -134,8 +134,25 @@ def test_what_counts_as_a_signal(sleeper: "subprocess.Popen[bytes]", sent: int |
     assert signal_is_pending(sleeper.pid) is pending
 
 
+@pytest.mark.parametrize("name", [r"a\rb", r"a\rSigPnd:\t0", r"\r", r"a\205b\034", r"a\nb:c", r"SigPnd: 0"])
+def test_a_caller_with_any_name(name: str) -> None:
+    """5.2: a thread's name is in the same table, and may have any character in it but a line feed."""
+    script = f'printf "{name}" > /proc/$$/comm; echo ready; read word'
+    with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            os.kill(process.pid, signal.SIGSTOP)
+            wait_until(lambda: _state(process.pid) == "T", "the stop")
+            assert not signal_is_pending(process.pid)
+            os.kill(process.pid, signal.SIGTERM)
+            assert signal_is_pending(process.pid)
+        finally:
+            process.kill()
+
+
 def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+    with open(f"/proc/{pid}/stat", encoding="latin-1") as file:
         return file.read().rpartition(")")[2].split()[0]
 
 

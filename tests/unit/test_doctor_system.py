@@ -56,7 +56,7 @@ def made(
 ) -> Made:
     for path, text in {"proc/self/status": ALL_RIGHTS, **(files or {})}.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_text(text)
+        (directory / path).write_bytes(text.encode())
     machine = Made(str(directory), euid=euid, user="me", kernel="Linux 6.1", files_limit=1024, mounts=mounts)
     return dataclasses.replace(machine, **more)  # type: ignore[arg-type]  # fields of Made
 
@@ -148,6 +148,9 @@ def test_privilege(tmp_path: Path) -> None:
     without = "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\n"
     check(system.privilege(made(tmp_path)), Mark.GOOD, "fusermount3")
     check(system.privilege(made(tmp_path, euid=0)), Mark.GOOD, "root")
+    apart = made(tmp_path, {"proc/self/uid_map": "         0       1000          1\n"}, euid=0)
+    check(system.privilege(apart), Mark.WARNING, "root of a user namespace, not of the machine", "unshare -Urm")
+    (tmp_path / "proc/self/uid_map").unlink()
     check(system.privilege(made(tmp_path, {"proc/self/status": without})), Mark.FAULT, "CAP_SYS_ADMIN", "--cap-add")
     check(system.privilege(made(tmp_path, {"proc/self/status": without}, euid=0)), Mark.FAULT, "CAP_SYS_ADMIN")
     none_new = ALL_RIGHTS.replace("NoNewPrivs:\t0", "NoNewPrivs:\t1")
@@ -180,6 +183,9 @@ def test_allow_other(tmp_path: Path) -> None:
     lacking = made(tmp_path, {"etc/fuse.conf": "# user_allow_other\n"})
     check(conf(lacking)["allow_other"], Mark.SKIPPED, "not asked for")
     check(conf(lacking, allow_other=True)["allow_other"], Mark.FAULT, "user_allow_other", "sudo tee -a /etc/fuse.conf")
+    # A line ends with a line feed, and nothing else.
+    for text in ("#\ruser_allow_other\n", "x\x85user_allow_other\n", "x\u2028user_allow_other\n"):
+        check(conf(made(tmp_path, {"etc/fuse.conf": text}), allow_other=True)["allow_other"], Mark.FAULT)
     there = made(tmp_path, {"etc/fuse.conf": " user_allow_other # yes\n"})
     check(conf(there, allow_other=True)["allow_other"], Mark.GOOD)
     check(conf(dataclasses.replace(lacking, euid=0), allow_other=True)["allow_other"], Mark.GOOD, "root")
@@ -240,6 +246,12 @@ def test_logout(tmp_path: Path) -> None:
     assert system.logout(made(tmp_path, {more: no})) is None
     assert system.logout(made(tmp_path, {more: yes})) is not None
     assert system.logout(made(tmp_path, {"var/lib/systemd/linger/me": ""})) is None
+
+
+def test_a_name_in_the_status_of_a_process(tmp_path: Path) -> None:
+    """A process may be called as it likes: that is no field of its status."""
+    status = "Name:\tx\rNoNewPrivs:\t1\x85NoNewPrivs:\t1\n" + ALL_RIGHTS
+    assert made(tmp_path, {"proc/self/status": status}).process_status("NoNewPrivs") == "0"
 
 
 def test_mounts(tmp_path: Path) -> None:
