@@ -43,19 +43,19 @@ def take_away(point: str, mount: table.Mount | None) -> bool:
     """
     if mount is None:
         return True
-    if not names.is_connected():
-        return False
     try:
+        if not names.is_connected():
+            return False
         places = table.places_of(mount.device)
         on_top = table.mounted_at(point)
+        for place in reversed(places):
+            # What is below another place goes with that. A path through it would be a question to ourselves.
+            below = any(place.point.startswith(other.point + "/") for other in places)
+            if place.point != point and not below and (reason := table.unmount(place.point, lazy=True)) is not None:
+                log.warning("cannot unmount %s: %s", place.point, reason)
     except Exception as error:
         log.warning("the mount table cannot be read: %r", error)
         return True
-    for place in reversed(places):
-        # What is below another place goes with that. A path through it would be a question to ourselves.
-        below = any(place.point.startswith(other.point + "/") for other in places)
-        if place.point != point and not below and (reason := table.unmount(place.point, lazy=True)) is not None:
-            log.warning("cannot unmount %s: %s", place.point, reason)
     return on_top is not None and on_top.device == mount.device
 
 

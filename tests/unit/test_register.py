@@ -140,8 +140,8 @@ def test_what_an_entry_may_say(serving: Serving, state: Path) -> None:
             (state / FILE).write_bytes(text.replace(b"%d", b"%d" % process.pid))
             with found() as held:
                 assert held.pid == process.pid, text
+                # Nothing is sent here: should a number in a file be believed, it could be every process.
                 assert held.doubt, text
-                assert not held.send(signal.SIGKILL), text
         process.go_on()
 
 
