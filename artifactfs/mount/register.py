@@ -264,15 +264,17 @@ def _has_open(pid: int, device: str) -> bool:
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return True  # it is not dumpable, and then only root may look
+        return True  # as of a process that is not dumpable
     for number in numbers:
         try:
             is_fuse = os.readlink(f"/proc/{pid}/fd/{number}") == _DEVICE
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
                 connection = re.search(rb"^fuse_connection:\s*(\d+)$", file.read(), re.MULTILINE)
-        except OSError:
+        except FileNotFoundError:
             continue
-        # Since Linux 6.15 or so it names the connection, which has the minor number of the device.
+        except OSError:
+            return True  # as from within a user namespace
+        # Newer kernels (seen: 6.18) name the connection, which has the minor number of the device.
         if int(connection[1]) == int(device.partition(":")[2]) if connection else is_fuse:
             return True
     return False
