@@ -86,6 +86,11 @@ def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
                     todo.failures.append(f"{path}: {error.strerror}")
                 else:
                     read_bytes += done.result()
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        why = "no thread can be had: end some processes of this user, or raise the limit (`ulimit -u`), and call again"
+        raise UserError(ExitCode.INCOMPLETE, why) from None
     finally:
         # Not waited for: a read may be waiting for the service, and whoever pressed Ctrl-C does not.
         stop.set()

@@ -41,7 +41,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 def scaled_down() -> Iterator[None]:
     """Let blocks, windows and queues be 1/512 of what they are, and threads plain calls."""
 
-    async def inline(call: Callable[..., object], *args: object, limiter: object = None) -> object:
+    async def inline(call: Callable[..., object], *args: object, **_: object) -> object:
         await trio.lowlevel.checkpoint()
         return call(*args)
 
@@ -192,11 +192,7 @@ async def bench(
     """Yield the contents of a mount; nothing may be left at the end. `directory`: of the cache, None for none."""
     now = list(now_s)
     async with trio.open_nursery() as nursery:
-        store = (
-            BlockStore(directory, max_bytes=cache, min_free_bytes=0, wall_clock=lambda: now[0])
-            if directory is not None
-            else None
-        )
+        store = BlockStore(directory, max_bytes=cache, min_free_bytes=0) if directory is not None else None
         kept = Keeper(store, nursery)
         shop = Shop(
             service=server,

@@ -6,6 +6,8 @@
 `count-inodes`: the size of the inode table is written to the file $TEST_INODE_COUNT after each forget.
 `clock`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK: the machine slept so long.
 `old-kernel`: the kernel knows no epochs, as before Linux 6.16.
+`hasty-threads`: a thread ends as soon as it has nothing to do, so that each call needs a new one; none can be had as
+long as the file $TEST_THREADS, if it is named, says `none`.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
 not resolve, with `stalls` nobody ever says.
 """
@@ -14,8 +16,11 @@ import functools
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
+
+from trio._core import _thread_cache
 
 from artifactfs import cli
 from artifactfs.clock import boottime
@@ -92,6 +97,22 @@ def old_kernel() -> None:
     vars(kernel_names)["_new_epoch"] = lambda: False
 
 
+def hasty_threads() -> None:
+    """Let no thread wait for more to do, and let none be had while the test says so."""
+    start, path = threading.Thread.start, os.environ.get("TEST_THREADS")
+
+    @functools.wraps(start)
+    def planted(self: threading.Thread) -> None:
+        if path is not None:
+            with open(path, encoding="ascii") as file:
+                if file.read() == "none":
+                    raise RuntimeError("can't start new thread")
+        start(self)
+
+    vars(_thread_cache)["IDLE_TIMEOUT"] = 0
+    threading.Thread.start = planted  # type: ignore[method-assign]
+
+
 def names() -> None:
     """Let one host name resolve, or not, as the test says."""
     resolve, name, path = socket.getaddrinfo, os.environ["TEST_NAME"], os.environ["TEST_RESOLVER"]
@@ -114,7 +135,7 @@ def names() -> None:
 if __name__ == "__main__":
     plants = {
         "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
-        "old-kernel": old_kernel,
+        "old-kernel": old_kernel, "hasty-threads": hasty_threads,
     }  # fmt: skip
     plants[sys.argv.pop(1)]()
     cli.main()

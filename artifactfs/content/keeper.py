@@ -1,20 +1,27 @@
 """Between readers and the cache on disk: loads and saves blocks in threads, so that the loop never waits for a disk.
 
 Saving is behind the readers and bounded: where the disk is slower than the network, a fetch waits a little for it,
-then goes on without keeping (semantics 4.4: a cache costs speed, never a read).
+then goes on without keeping (semantics 4.4: a cache costs speed, never a read). Where no thread can be had, nothing is
+found and nothing is kept until one can (5.5).
 """
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 import trio
 
+from artifactfs import threads
 from artifactfs.content import blockfile
 from artifactfs.content.blockfile import Block, Stamp
 from artifactfs.content.blocks import BlockStore
 from artifactfs.content.tally import CacheState
+from artifactfs.threads import NoThread
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +71,9 @@ class Keeper:
         self._written = trio.Event()
         # The disk has done nothing while a fetch waited for it: none waits until it has.
         self._stuck = False
+        # No thread could be had the last time; and versions of which some blocks are to be deleted since.
+        self._without_threads = False
+        self._doomed: set[bytes] = set()
         # What fits on the disk; 0 where what was saved of late was not kept.
         self.room_bytes = store.max_bytes if store is not None else 0
         self._idle = trio.Event()
@@ -80,8 +90,10 @@ class Keeper:
         found = {index: self._waiting[key, index].block for index in indices if (key, index) in self._waiting}
         missing = [index for index in indices if index not in found]
         if missing:
-            loaded = await trio.to_thread.run_sync(store.load, key, missing, accept, limiter=self._threads)
-            found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
+            with contextlib.suppress(NoThread):  # as if nothing were kept
+                await self._delete(store, key)
+                loaded = await self._in_thread(store.load, key, missing, accept)
+                found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
         return [found.get(index) for index in indices]
 
     async def save(self, key: bytes, index: int, data: bytearray, size: int, stamp: Stamp) -> None:
@@ -113,7 +125,15 @@ class Keeper:
             with trio.CancelScope(shield=True):
                 if key in self._writing:
                     await self._written.wait()
-                await trio.to_thread.run_sync(self._store.discard, key, limiter=self._threads)
+                self._doomed.add(key)
+                with contextlib.suppress(NoThread):  # done before anything of it is loaded
+                    await self._delete(self._store, key)
+
+    async def _delete(self, store: BlockStore, key: bytes) -> None:
+        """Delete what is kept of a version, if that is still to be done."""
+        if key in self._doomed:
+            await self._in_thread(store.discard, key)
+            self._doomed.discard(key)
 
     async def held_bytes(self, key: bytes) -> int:
         """Return how many bytes of a version are kept, or wait to be."""
@@ -121,7 +141,9 @@ class Keeper:
         if store is None:
             return 0
         waiting = sum(len(each.block.data) for (its_key, _), each in self._waiting.items() if its_key == key)
-        return waiting + await trio.to_thread.run_sync(store.held_bytes, key, limiter=self._threads)
+        with contextlib.suppress(NoThread):
+            waiting += await self._in_thread(store.held_bytes, key)
+        return waiting
 
     def state(self) -> CacheState | None:
         """Return how the cache is, without a look at the disk; None without one. `look_soon` brings it up to date."""
@@ -141,17 +163,40 @@ class Keeper:
 
     def look_soon(self) -> None:
         """Have a thread look how full the cache and its disk are. Never waits."""
-        if self._store is not None and not self._looking:
-            self._looking = True
-            self._nursery.start_soon(self._look, self._store)
+        if self._store is not None:
+            self._soon(self._store.look)
 
-    async def _look(self, store: BlockStore) -> None:
+    def _soon(self, look: Callable[[], None]) -> None:
+        if not self._looking:
+            self._looking = True
+            self._nursery.start_soon(self._look, look)
+
+    async def _look(self, look: Callable[[], None]) -> None:
         try:
-            await trio.to_thread.run_sync(store.look, limiter=self._looks, abandon_on_cancel=True)
+            await threads.run(look, limiter=self._looks, abandon_on_cancel=True)
+        except NoThread as error:
+            self._no_thread(error)
         except Exception:
             log.exception("looking at the cache's disk failed")
         finally:
             self._looking = False
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        """Return what a call of the store returns. Raises NoThread, which is logged here."""
+        try:
+            result = await threads.run(call, *args, limiter=self._threads)
+        except NoThread as error:
+            self._no_thread(error)
+            raise
+        if self._without_threads:
+            self._without_threads = False
+            log.info("threads can be had again: the cache on disk is used again")
+        return result
+
+    def _no_thread(self, error: NoThread) -> None:
+        if not self._without_threads:
+            self._without_threads = True
+            log.warning("%s; until one can, reading goes on without the cache on disk", error)
 
     async def flush(self) -> None:
         """Wait until everything given to `save` is written."""
@@ -216,7 +261,7 @@ class Keeper:
                     continue
                 batch = [(place, self._waiting[place].block) for place in places]
                 self._writing = frozenset(key for key, _ in places)
-                kept = await trio.to_thread.run_sync(save, store, batch, limiter=self._threads)
+                kept = await self._in_thread(save, store, batch)
                 self.room_bytes = store.max_bytes if kept else 0
                 self._stuck = False
                 for place, block in batch:
@@ -224,9 +269,10 @@ class Keeper:
                     if place in self._waiting and self._waiting[place].block is block:
                         self._take(place)
                 self._done_writing()
-        except Exception:
-            # No thread to be had, or a bug: not a reason to end the mount.
-            log.exception("writing to the cache failed; what waits for it is not kept")
+        except Exception as error:
+            # A bug is no reason to end the mount; a lack of threads is logged.
+            if not isinstance(error, NoThread):
+                log.exception("writing to the cache failed; what waits for it is not kept")
             self.room_bytes = 0
             for place in list(self._waiting):
                 self._take(place)

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable
 import pyfuse3
 import trio
 
+from artifactfs import threads
+from artifactfs.threads import NoThread
+
 log = logging.getLogger(__name__)
 
 _DEVICE = "/dev/fuse"
@@ -54,9 +57,13 @@ class KernelNames:
         """
         if self._ended or _new_epoch():
             return True
-        with trio.move_on_after(_WAIT_S) as waited:
-            for parent, name in names:
-                await trio.to_thread.run_sync(self._drop, parent, name, limiter=self._thread, abandon_on_cancel=True)
+        try:
+            with trio.move_on_after(_WAIT_S) as waited:
+                for parent, name in names:
+                    await threads.run(self._drop, parent, name, limiter=self._thread, abandon_on_cancel=True)
+        except NoThread as error:
+            log.warning("%s; the kernel keeps names for the time that it was told", error)
+            return False
         return not waited.cancelled_caught
 
     def _drop(self, parent: int, name: bytes) -> None:

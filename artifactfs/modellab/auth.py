@@ -15,9 +15,10 @@ from functools import partial
 
 import trio
 
-from artifactfs import logs
+from artifactfs import logs, threads
 from artifactfs.errors import UserError
 from artifactfs.settings import Keys, KeySource, Secret
+from artifactfs.threads import NoThread
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class KeyRing:
         try:
             with trio.fail_after(_GIVE_UP_S):
                 found = await _in_a_thread(partial(self._source.read_again, known, commands=commands))
-        except UserError as error:
+        except (UserError, NoThread) as error:
             log.warning("the keys were refused, and cannot be read again: %s", error)
         except trio.TooSlowError:
             log.warning("the keys were refused, and reading them again takes more than %g s", _GIVE_UP_S)
@@ -170,7 +171,10 @@ async def _in_a_thread(read: Callable[..., Keys]) -> Keys:
             _tell(token, ended)
 
     try:
-        return await trio.to_thread.run_sync(reading, abandon_on_cancel=True)
+        return await threads.run(reading, abandon_on_cancel=True)
+    except NoThread:
+        ended.set()
+        raise
     finally:
         if not ended.is_set():
             stop.set()

@@ -14,7 +14,7 @@ import httpx
 import trio
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import received
+from artifactfs.modellab import received, resolver
 from artifactfs.settings import reading
 
 # Idle connections are closed after this; below what load balancers commonly allow (60 s).
@@ -61,6 +61,7 @@ class Connections:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         received.install()
+        resolver.install()
 
         def connect() -> httpx.AsyncBaseTransport:
             return transport or httpx.AsyncHTTPTransport(

@@ -7,6 +7,7 @@ import ssl
 import httpx
 
 from artifactfs import errors
+from artifactfs.threads import NoThread
 
 
 def of_answer(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
@@ -41,6 +42,9 @@ def of_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) ->
             # OpenSSL's own words for what is wrong with a certificate: expired, self-signed, another host's.
             why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
             return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}; see --ca-file")
+    for cause in causes:
+        if isinstance(cause, NoThread):
+            return errors.ConnectionLost(f"the name of {host} cannot be resolved: {cause}")
     if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
         return errors.ConnectionLost("too many files are open in this process or on this machine")
     if isinstance(error, httpx.TimeoutException):

@@ -51,7 +51,7 @@ class Disk:
 
 @asynccontextmanager
 async def keeping(disk: Disk | None, monkeypatch: pytest.MonkeyPatch, queue: int = 100) -> AsyncIterator[Keeper]:
-    async def run_sync(call: Callable[..., object], *args: object, limiter: object = None) -> object:
+    async def run_sync(call: Callable[..., object], *args: object, **_: object) -> object:
         await trio.sleep(disk.call_s if disk is not None else 0)
         return call(*args)
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "artifactfs"
 # named here (cachecli, say) is a command's and belongs to the top.
 LAYER = {
     "escaping": -1,
-    "errors": 0, "clock": 0, "quantities": 0, "origins": 0, "logs": 0,
+    "errors": 0, "clock": 0, "quantities": 0, "origins": 0, "logs": 0, "threads": 0,
     "settings": 1, "modellab": 2, "tree": 3, "content": 3,
     "fuse": 4,
     "mount": 5,
@@ -89,7 +89,7 @@ def test_the_package_was_found() -> None:
 
 
 def test_arrows_point_down() -> None:
-    """cli → mount → fuse → {tree, content} → modellab → settings → {errors, logs, clock, quantities}: no other way."""
+    """cli → mount → fuse → {tree, content} → modellab → settings → {errors, logs, clock, …}: no other way."""
     wrong = [
         f"{name}:{line}: {source} imports {target}"
         for name, line, source, target, _ in ours()

@@ -1,0 +1,55 @@
+"""Host names while no thread can be had: a name is resolved in a thread, and what it was the last time is remembered.
+
+Without it a request to a name fails with the interpreter's own RuntimeError, and reads that need a new connection fail
+for as long as the user's limit on processes is reached (semantics 5.5).
+"""
+
+import socket
+from typing import Any
+
+import cachetools
+import trio
+
+from artifactfs import threads
+from artifactfs.threads import NoThread
+
+# The API's, a proxy's, and those that content is redirected to.
+_REMEMBERED = 64
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """The system's resolver, in a thread; without one, its last answer."""
+
+    def __init__(self) -> None:
+        self._known: cachetools.LRUCache[tuple[Any, ...], list[Any]] = cachetools.LRUCache(_REMEMBERED)
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,  # noqa: A002, as the interface has it
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        """Return the addresses of a name. Raises OSError, from NoThread where none are known and none can be asked."""
+        query = (host, port, family, type, proto, flags)
+        try:
+            found = await threads.run(socket.getaddrinfo, *query, abandon_on_cancel=True)
+        except NoThread as error:
+            if query not in self._known:
+                raise OSError(str(error)) from error
+            return self._known[query]
+        self._known[query] = found
+        return found
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """Return the name of an address."""
+        return await threads.run(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)
+
+
+def install() -> None:
+    """Have all names of this run of trio resolved so, unless something else resolves them."""
+    before = trio.socket.set_custom_hostname_resolver(Resolver())
+    if before is not None:
+        trio.socket.set_custom_hostname_resolver(before)
