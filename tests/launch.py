@@ -8,6 +8,8 @@
 `old-kernel`: the kernel knows no epochs, as before Linux 6.16.
 `hasty-threads`: a thread ends as soon as it has nothing to do, so that each call needs a new one; none can be had as
 long as the file $TEST_THREADS, if it is named, says `none`.
+`stuck-disk`: what is written to the cache gets stuck before its first byte as long as the file $TEST_DISK says `empty`,
+and when all of it but its name is written as long as that says `full`.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
 not resolve, with `stalls` nobody ever says.
 """
@@ -19,11 +21,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from trio._core import _thread_cache
 
 from artifactfs import cli
 from artifactfs.clock import boottime
+from artifactfs.content import blockfile
 from artifactfs.fuse import names as kernel_names
 from artifactfs.fuse.operations import Operations
 from artifactfs.mount import session
@@ -113,6 +117,29 @@ def hasty_threads() -> None:
     threading.Thread.start = planted  # type: ignore[method-assign]
 
 
+def stuck_disk() -> None:
+    """Let the cache's disk be stuck as long as the test says so."""
+    write, rename, path = blockfile.write, os.rename, os.environ["TEST_DISK"]
+
+    def wait_while(state: str) -> None:
+        while True:
+            with open(path, encoding="ascii") as file:
+                if file.read() != state:
+                    return
+            time.sleep(0.02)
+
+    def stuck_write(*arguments: Any) -> None:
+        wait_while("empty")
+        write(*arguments)
+
+    def stuck_rename(*names: str, **where: Any) -> None:
+        wait_while("full")
+        rename(*names, **where)
+
+    vars(blockfile)["write"] = stuck_write
+    vars(os)["rename"] = stuck_rename
+
+
 def names() -> None:
     """Let one host name resolve, or not, as the test says."""
     resolve, name, path = socket.getaddrinfo, os.environ["TEST_NAME"], os.environ["TEST_RESOLVER"]
@@ -136,6 +163,7 @@ if __name__ == "__main__":
     plants = {
         "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
         "old-kernel": old_kernel, "hasty-threads": hasty_threads,
+        "stuck-disk": stuck_disk,
     }  # fmt: skip
     plants[sys.argv.pop(1)]()
     cli.main()

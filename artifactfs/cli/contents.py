@@ -8,7 +8,8 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.options import Command, config_options
-from artifactfs.content.blocks import BlockStore, refuse_foreign
+from artifactfs.content import cachedir
+from artifactfs.content.blocks import BlockStore
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.quantities import format_size
 from artifactfs.settings import Settings
@@ -97,6 +98,13 @@ def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -
 
 
 def _store(loaded: Settings) -> BlockStore:
-    if os.path.lexists(loaded.cache_dir):
-        refuse_foreign(loaded.cache_dir)
-    return BlockStore(loaded.cache_dir, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)
+    try:
+        directory = cachedir.find(loaded.cache_dir).path
+    except FileNotFoundError:
+        directory = loaded.cache_dir  # the first mount makes it
+    except OSError as error:
+        raise UserError(
+            ExitCode.CACHE_REFUSED,
+            f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror}): give another with --cache-dir",
+        ) from None
+    return BlockStore(directory, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)

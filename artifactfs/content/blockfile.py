@@ -5,9 +5,9 @@ each block, so a bit flip, a cut file or a crash in the middle is noticed. Which
 blocks.py's. Everything here blocks, and raises OSError for what the disk does.
 """
 
-import contextlib
 import errno
 import os
+import re
 import struct
 from collections.abc import Sequence
 
@@ -27,6 +27,7 @@ _MAGIC = b"AFSBLK1\n"
 _HEADER = struct.Struct(f"<8s16sQIId8s16s16s{GROUP_BLOCKS}Q")
 HEADER_BYTES = _HEADER.size + 8
 _GROUP_SUFFIX = "-group"
+_NAME = re.compile(rf"[0-9a-f]{{8,}}(?:{_GROUP_SUFFIX})?")
 _NONE = bytes(16)
 # What one call writes: larger ones have ext4 ask for page-cache folios of megabytes, which the kernel takes from memory
 # that was not used before; that is slow where a host must give it first (0.15 or 0.9 s for 512 MiB in a guest of
@@ -59,13 +60,18 @@ def file_name(first: int, count: int) -> str:
     return f"{first:08x}{_GROUP_SUFFIX if count > 1 else ''}"
 
 
+def is_name(name: str) -> bool:
+    """Whether a file of this name holds blocks."""
+    return _NAME.fullmatch(name) is not None
+
+
 def count_in(name: str) -> int:
     """Return how many blocks a file of this name holds."""
     return GROUP_BLOCKS if name.endswith(_GROUP_SUFFIX) else 1
 
 
 def first_in(name: str) -> int:
-    """Return the index of the first block in a file of this name. Raises ValueError for a name of another kind."""
+    """Return the index of the first block in a file of this name, which must be one (`is_name`)."""
     return int(name.removesuffix(_GROUP_SUFFIX), 16)
 
 
@@ -94,10 +100,8 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int]) -> 
     return blocks
 
 
-def write(
-    aside: str, path: str, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Stamp
-) -> None:
-    """Write blocks from index `first` on into the file `aside`, and rename it to `path`; `aside` is gone either way."""
+def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Stamp) -> None:
+    """Write blocks from index `first` on into an empty file."""
     checksums = [_checksum(block) for block in blocks] + [0] * (GROUP_BLOCKS - len(blocks))
     header = _HEADER.pack(
         _MAGIC,
@@ -111,18 +115,8 @@ def write(
         stamp.run or _NONE,
         *checksums,
     )
-    try:
-        fd = os.open(aside, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            for part in (header, _checksum(header).to_bytes(8, "little"), *blocks):
-                for start in range(0, len(part), _WRITE_BYTES):
-                    piece = memoryview(part)[start : start + _WRITE_BYTES]
-                    if os.write(fd, piece) != len(piece):
-                        raise OSError(errno.ENOSPC, "the disk took only part of a block")
-        finally:
-            os.close(fd)
-        os.rename(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise
+    for part in (header, _checksum(header).to_bytes(8, "little"), *blocks):
+        for start in range(0, len(part), _WRITE_BYTES):
+            piece = memoryview(part)[start : start + _WRITE_BYTES]
+            if os.write(fd, piece) != len(piece):
+                raise OSError(errno.ENOSPC, "the disk took only part of a block")

@@ -166,6 +166,11 @@ class Keeper:
         if self._store is not None:
             self._soon(self._store.look)
 
+    def sweep_soon(self) -> None:
+        """Have a thread delete what earlier mounts left that were killed, and look. Never waits."""
+        if self._store is not None:
+            self._soon(self._store.sweep)
+
     def _soon(self, look: Callable[[], None]) -> None:
         if not self._looking:
             self._looking = True

@@ -11,25 +11,32 @@ from collections.abc import Iterator
 
 from xxhash import xxh3_64_intdigest as _checksum
 
+_NAME = "usage"
 # bytes in all; checksum of that
 _USAGE = struct.Struct("<QQ")
 
 
 class Total:
-    """The count, while its lock is held: what is set is written down."""
+    """The count of what is in the directory `within`, while its lock is held: what is set is written down."""
 
-    def __init__(self, value: int) -> None:
+    def __init__(self, value: int, within: int) -> None:
         self.value = value
+        self.within = within
 
 
 @contextlib.contextmanager
-def held(path: str, *, unknown: int) -> Iterator[Total]:
-    """Hold the lock of all processes over the count. `unknown`: what it is taken for where there is none."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def held(within: int, *, unknown: int) -> Iterator[Total]:
+    """Hold the lock of all processes over the count in a directory. `unknown`: what it is taken for where it lacks."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(_NAME, flags, dir_fd=within)
+    except FileNotFoundError:
+        fd = os.open(_NAME, flags | os.O_CREAT, 0o600, dir_fd=within)
+        os.fchmod(fd, 0o600)  # whatever the umask
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         known = _count_in(os.pread(fd, _USAGE.size, 0))
-        total = Total(unknown if known is None else known)
+        total = Total(unknown if known is None else known, within)
         yield total
         count = total.value.to_bytes(8, "little")
         os.pwrite(fd, count + _checksum(count).to_bytes(8, "little"), 0)
@@ -37,10 +44,10 @@ def held(path: str, *, unknown: int) -> Iterator[Total]:
         os.close(fd)
 
 
-def last_known(path: str) -> int | None:
-    """Return the count without its lock; None where there is none."""
+def last_known(within: int) -> int | None:
+    """Return the count in a directory without its lock; None where there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=within)
     except FileNotFoundError:
         return None
     try:

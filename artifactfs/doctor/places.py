@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from artifactfs.content import blocks
+from artifactfs.content import cachedir
 from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
 from artifactfs.doctor.machine import Machine
 from artifactfs.errors import ExitCode, UserError
@@ -80,11 +80,12 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
     private = ""
     if there:
         try:
-            found = blocks.refuse_foreign(path)
-        except UserError as error:
-            return fault("cache", fact(error), "artifactfs mount --cache-dir ~/.cache/artifactfs-2 …")
+            directory = cachedir.find(path)
+            found = os.fstat(directory.fd)
+        except cachedir.ForeignDirectory as error:
+            return fault("cache", fact(error), f"artifactfs mount --cache-dir {error.instead} …")
         except OSError as error:
-            return warning("cache", f"{path}: {error.strerror}; everything is fetched anew", _elsewhere())
+            return warning("cache", f"{path}: {error.strerror}; everything is fetched again", _elsewhere())
         private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
     state = os.statvfs(lies_at)
     if state.f_flag & os.ST_RDONLY:

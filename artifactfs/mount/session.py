@@ -22,7 +22,6 @@ import trio
 
 from artifactfs import logs
 from artifactfs.clock import boottime
-from artifactfs.content import blocks
 from artifactfs.content.blocks import BlockStore
 from artifactfs.content.files import Files
 from artifactfs.content.keeper import Keeper
@@ -203,7 +202,7 @@ async def _serve(
                 control.forget()
 
             keys.start(root, on_keys)
-            keeper.look_soon()
+            keeper.sweep_soon()
             await _mounted(settings, point, operations, control, refresh, hangup_ends, begun, notify)
             log.info("requests sent: %s", (listings.cost() + contents.cost()).requests)
             with trio.move_on_after(_FLUSH_S):
@@ -216,9 +215,10 @@ async def _serve(
 
 
 def _block_store(settings: Settings) -> BlockStore | None:
-    if settings.cache_size == 0 or not blocks.prepare(settings.cache_dir):
+    if settings.cache_size == 0:
         return None
-    return BlockStore(settings.cache_dir, max_bytes=settings.cache_size, min_free_bytes=settings.cache_min_free)
+    store = BlockStore(settings.cache_dir, max_bytes=settings.cache_size, min_free_bytes=settings.cache_min_free)
+    return store if store.claim() else None
 
 
 def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio.Nursery) -> Shop:

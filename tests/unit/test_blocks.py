@@ -14,8 +14,7 @@ import pytest
 
 from artifactfs.content import blockfile
 from artifactfs.content.blockfile import GROUP_BLOCKS, Block, Stamp
-from artifactfs.content.blocks import BlockStore, prepare
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.content.blocks import BlockStore
 
 KEY = bytes(range(16))
 OTHER = bytes(range(1, 17))
@@ -27,10 +26,8 @@ def anything(_stamp: Stamp) -> bool:
     return True
 
 
-def store_in(
-    path: Path, *, max_bytes: int = 1 << 30, min_free: int = 0, clock: Callable[[], float] = lambda: 0.0
-) -> BlockStore:
-    return BlockStore(str(path), max_bytes=max_bytes, min_free_bytes=min_free, wall_clock=clock)
+def store_in(path: Path, *, max_bytes: int = 1 << 30, min_free: int = 0) -> BlockStore:
+    return BlockStore(str(path), max_bytes=max_bytes, min_free_bytes=min_free)
 
 
 def stamp_of(store: BlockStore) -> Stamp:
@@ -43,7 +40,12 @@ def load(store: BlockStore, key: bytes, index: int, accept: Callable[[Stamp], bo
 
 
 def block_files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "usage")
+    return sorted(path.glob("blocks-1/*/*/*"))
+
+
+def path_of(store: BlockStore, key: bytes, first: int, count: int) -> str:
+    name = key.hex()
+    return os.path.join(store.directory, "blocks-1", name[:2], name[2:], blockfile.file_name(first, count))
 
 
 @pytest.fixture
@@ -128,40 +130,9 @@ def test_what_is_not_accepted_goes(tmp_path: Path, store: BlockStore) -> None:
     assert store.usage().size_bytes == 0
 
 
-_CRASHING = """
-import os, sys
-from artifactfs.content.blockfile import Stamp
-from artifactfs.content.blocks import BlockStore
-store = BlockStore(sys.argv[1], max_bytes=1 << 30, min_free_bytes=0)
-os.rename = lambda _from, _to: os._exit(9)
-store.save(bytes(range(16)), 0, [b"half"], Stamp(0.0, store.session))
-"""
-
-
-def test_a_crash_leaves_no_block(tmp_path: Path) -> None:
-    """4.4: killed before the rename, a writer leaves a file aside: no block, not in the way, and swept up in time."""
-    now = [1_000_000_000.0]
-    assert subprocess.run([sys.executable, "-c", _CRASHING, str(tmp_path)]).returncode == 9
-    store = store_in(tmp_path, clock=lambda: now[0])
-    (aside,) = block_files(tmp_path)
-    assert aside.name.startswith(".")
-    assert load(store, KEY, 0) is None
-    assert store.usage().blocks == 0
-    again = store_in(tmp_path, clock=lambda: now[0])
-    assert again.save(KEY, 0, [DATA], stamp_of(again))
-    now[0] = os.stat(aside).st_mtime + 599
-    again.usage()
-    assert aside.exists()
-    now[0] += 2
-    again.usage()
-    assert not aside.exists()
-    assert load(again, KEY, 0) is not None
-
-
 def test_wiped_while_in_use(tmp_path: Path) -> None:
     """4.4, 6.2: the whole directory goes; what is saved next is kept, for the user's eyes only."""
     directory = tmp_path / "cache"
-    assert prepare(str(directory))
     store = store_in(directory)
     store.save(KEY, 0, [DATA], stamp_of(store))
     subprocess.run(["rm", "-r", str(directory)], check=True)
@@ -219,7 +190,7 @@ def test_least_recently_used_goes_first(tmp_path: Path) -> None:
     store = store_in(tmp_path, max_bytes=limit)
     for index in range(39):
         assert store.save(KEY, index, [DATA], stamp_of(store))
-        os.utime(store._path(KEY, index, 1), (index, index))
+        os.utime(path_of(store, KEY, index, 1), (index, index))
     assert load(store, KEY, 0) is not None  # used just now
     assert store.save(KEY, 39, [DATA], stamp_of(store))
     assert store.save(KEY, 40, [DATA], stamp_of(store))
@@ -237,7 +208,7 @@ def test_what_must_stay_free(store: BlockStore, tmp_path: Path, monkeypatch: pyt
     free = [5 * PAGE]
     real = os.statvfs(tmp_path)
 
-    def statvfs(_path: str) -> os.statvfs_result:
+    def statvfs(_path: str | int) -> os.statvfs_result:
         gained = 10 - len([file for file in block_files(tmp_path) if not file.name.startswith(".")])
         values = list(real)
         values[1], values[4] = PAGE, free[0] // PAGE + gained
@@ -285,12 +256,12 @@ def test_what_others_are_writing_counts(tmp_path: Path, monkeypatch: pytest.Monk
         assert one.save(KEY, index, [DATA], stamp_of(one))
     real = os.rename
 
-    def rename(aside: str, path: str) -> None:
+    def rename(aside: str, name: str, **where: int) -> None:
         monkeypatch.setattr(os, "rename", real)
         for index in range(30, 60):
             assert one.save(KEY, index, [DATA], stamp_of(one))
         assert one.usage().size_bytes <= limit - 10 * PAGE
-        real(aside, path)
+        real(aside, name, **where)
 
     monkeypatch.setattr(os, "rename", rename)
     large = bytes(9 * PAGE)
@@ -314,9 +285,9 @@ def test_the_count_is_never_too_low(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if way == "discard":
         real_unlink = os.unlink
 
-        def unlink(path: str) -> None:
+        def unlink(name: str, *, dir_fd: int) -> None:
             monkeypatch.setattr(os, "unlink", real_unlink)
-            real_unlink(path)
+            real_unlink(name, dir_fd=dir_fd)
             # Another process would wait for the lock.
             with open(tmp_path / "blocks-1" / "usage", "rb") as usage, pytest.raises(BlockingIOError):
                 fcntl.flock(usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -327,9 +298,9 @@ def test_the_count_is_never_too_low(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     else:
         real_rename = os.rename
 
-        def rename(aside: str, path: str) -> None:
+        def rename(aside: str, name: str, **where: int) -> None:
             one.clear()
-            real_rename(aside, path)
+            real_rename(aside, name, **where)
 
         monkeypatch.setattr(os, "rename", rename)
         assert other.save(OTHER, 0, [bytes(9 * PAGE)], stamp_of(other))
@@ -374,8 +345,8 @@ def test_what_is_evicted_while_it_is_verified_is_not_damaged(store: BlockStore) 
     """4.4: a block that goes in this moment is no damage."""
     store.save(KEY, 0, [DATA], stamp_of(store))
     store.save(OTHER, 0, [DATA], stamp_of(store))
-    found = list(store._scan())
-    store._scan = lambda: iter(found)  # type: ignore[method-assign]
+    found = list(store._files())
+    store._files = lambda: iter(found)  # type: ignore[method-assign]
     store.discard(KEY)
     assert list(store.verify()) == []
 
@@ -490,16 +461,16 @@ def test_a_cut_group_is_noticed(tmp_path: Path, store: BlockStore, length: int) 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_group_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -> None:
     """4.4: a good group under the name of another, of a single block, or a single block under that of a group."""
-    for first, name in ((0, store._path(KEY, 0, 1)), (0, store._path(KEY, GROUP_BLOCKS, GROUP_BLOCKS))):
+    for first, name in ((0, path_of(store, KEY, 0, 1)), (0, path_of(store, KEY, GROUP_BLOCKS, GROUP_BLOCKS))):
         store.save(KEY, first, GROUP, stamp_of(store))
         os.rename(group_file(tmp_path), name)
         assert store.load(KEY, range(2 * GROUP_BLOCKS), anything) == [None] * 2 * GROUP_BLOCKS
         assert not block_files(tmp_path)
     store.save(KEY, 0, [GROUP[0]], stamp_of(store))
-    os.rename(store._path(KEY, 0, 1), store._path(KEY, 0, GROUP_BLOCKS))
+    os.rename(path_of(store, KEY, 0, 1), path_of(store, KEY, 0, GROUP_BLOCKS))
     assert load(store, KEY, 0) is None
     store.save(OTHER, 0, GROUP, stamp_of(store))
-    os.rename(group_file(tmp_path), store._path(KEY, 0, GROUP_BLOCKS))
+    os.rename(group_file(tmp_path), path_of(store, KEY, 0, GROUP_BLOCKS))
     assert load(store, KEY, 0) is None
 
 
@@ -551,7 +522,7 @@ def test_usage_verify_and_clear_of_groups(tmp_path: Path, store: BlockStore) -> 
     usage = store.usage()
     assert (usage.size_bytes, usage.blocks, usage.files) == (3 * GROUP_ON_DISK + PAGE, 3 * GROUP_BLOCKS + 1, 2)
     assert list(store.verify()) == []
-    victim = Path(store._path(KEY, GROUP_BLOCKS, GROUP_BLOCKS))
+    victim = Path(path_of(store, KEY, GROUP_BLOCKS, GROUP_BLOCKS))
     good = victim.read_bytes()
     for index in range(GROUP_BLOCKS):
         bad = bytearray(good)
@@ -583,7 +554,7 @@ def test_the_least_recently_used_group_goes_first(tmp_path: Path) -> None:
     store = store_in(tmp_path, max_bytes=limit)
     for number in range(13):
         assert store.save(KEY, number * GROUP_BLOCKS, GROUP, stamp_of(store))
-        os.utime(store._path(KEY, number * GROUP_BLOCKS, GROUP_BLOCKS), (number, number))
+        os.utime(path_of(store, KEY, number * GROUP_BLOCKS, GROUP_BLOCKS), (number, number))
     assert load(store, KEY, 3) is not None  # used just now
     assert store.save(KEY, 13 * GROUP_BLOCKS, GROUP, stamp_of(store))
     assert store.usage().size_bytes <= limit
@@ -612,25 +583,3 @@ def test_a_disk_that_takes_part_of_a_group(store: BlockStore, tmp_path: Path, mo
             assert not store.save(KEY, 0, GROUP, stamp_of(store))
         assert bytes_of(store.load(KEY, [0, 1], anything)) == [DATA, None]
         assert len(block_files(tmp_path)) == 1
-
-
-def test_another_owner_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """6.2: a cache directory of somebody else's."""
-    owner = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    with pytest.raises(UserError) as refused:
-        prepare(str(tmp_path))
-    assert refused.value.code == ExitCode.CACHE_REFUSED
-
-
-def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
-    """4.4: where no directory can be made there is no cache, and no error."""
-    (tmp_path / "file").write_bytes(b"")
-    assert not prepare(str(tmp_path / "file" / "cache"))
-
-
-def test_others_are_kept_out(tmp_path: Path) -> None:
-    """6.2: a directory of ours that others could read is closed to them."""
-    os.chmod(tmp_path, 0o755)
-    assert prepare(str(tmp_path))
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from artifactfs import settings
-from artifactfs.content import blocks
+from artifactfs.content.blocks import BlockStore
 from artifactfs.doctor import places
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.machine import Machine
@@ -124,14 +124,14 @@ def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:
 def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
     """A mount refuses it, so it is a fault."""
     (tmp_path / "cache").touch()
-    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to somebody else", "--cache-dir")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "is no directory", "--cache-dir")
 
 
 @needs_root
 def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, 12345)
-    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to somebody else")
+    check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to another user")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_cache_on_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_cache_that_mounts_refuse_is_one_that_the_doctor_refuses(tmp_path: Path) -> None:
     """Doctor and mount go by the same function: what the one lets pass, the other does."""
     (tmp_path / "cache").mkdir()
-    assert blocks.prepare(str(tmp_path / "cache"))
+    assert BlockStore(str(tmp_path / "cache"), max_bytes=1, min_free_bytes=0).claim()
     check(places.cache(on("ext4"), loaded(tmp_path), None), Mark.GOOD)
 
 
