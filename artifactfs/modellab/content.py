@@ -117,13 +117,13 @@ class ContentEndpoint:
     async def _follow(self, artifact: Artifact, headers: dict[str, str]) -> Stream:
         """Send the request, and follow redirects by hand: https only, and never with our keys elsewhere."""
         query = {"project_id": artifact.project_id, "artifact_path": artifact.path}
-        url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
+        target = url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
         # Only to the configured origin, where the caching proxy is: never to a redirect's target.
         named = self._name_versions and artifact.version
         sent = headers | {_VERSION: artifact.version} if named else headers
         for _ in range(_MAX_REDIRECTS + 1):
             stream = await self._transport.open(
-                "content", url, headers=sent, deadline_s=self._deadline_s, expected=_EXPECTED
+                "content", url, headers=sent, deadline_s=self._deadline_s, expected=_EXPECTED, target=target
             )
             if stream.status not in _REDIRECTS:
                 return stream

@@ -13,6 +13,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.modellab import failures
+from artifactfs.modellab.breaker import Wait
 from artifactfs.modellab.requestlog import Line
 
 # What a body is inflated to at a time.
@@ -25,26 +26,33 @@ _CLOSE_S = 1.0
 class Listener(Protocol):
     """Who counts what comes: the transport."""
 
-    def received(self, size_bytes: int) -> float:
-        """Count bytes of a body that came; returns when."""
+    def now(self) -> float:
+        """Return the time, in seconds of the mount's clock."""
 
-    def silent(self, since: float) -> None:
-        """Take note that of a body nothing came after that moment, for as long as anybody waits."""
+    def received(self, size_bytes: int, wait: Wait) -> None:
+        """Count bytes of a body that came."""
 
     def broke_off(self) -> None:
         """Take note that a body ended before its end."""
 
 
 class Stream:
-    """An open answer of `Transport.open`: its head, and its body as it comes, undecoded. `line`: said when it ends."""
+    """An open answer of `Transport.open`: its head, and its body as it comes, undecoded. `line`: said when it ends.
 
-    def __init__(self, transport: Listener, response: httpx.Response, release: Callable[[], None], line: Line) -> None:
+    `wait`: its request's, which ends with it.
+    """
+
+    def __init__(
+        self, transport: Listener, response: httpx.Response, release: Callable[[], None], line: Line, wait: Wait
+    ) -> None:
         self._transport = transport
         self._response = response
-        # When something of it came last.
-        self._heard_at = transport.received(0)
         self._release: Callable[[], None] | None = release
         self._line = line
+        self._wait = wait
+        # Until a reader asks for its body, nothing waits for that; and the head alone is an answer, too.
+        wait.pause(transport.now())
+        self._answered = True
 
     @property
     def status(self) -> int:
@@ -64,32 +72,45 @@ class Stream:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes, without undoing any Content-Encoding. Raises ServiceError."""
         pieces = 0
+        self._awaits_body()
         try:
             # Straight from the connection: httpx's own way to it costs, and only counts.
             async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
-                self._heard_at = self._transport.received(len(chunk))
-                self._line.size_bytes += len(chunk)
+                self._came(len(chunk))
                 yield chunk
+                self._wait.resume(self._transport.now())
                 if (pieces := pieces + 1) % _PIECES == 0:
                     await trio.lowlevel.checkpoint()
         except httpx.HTTPError as error:
             raise self._failed(error) from error
+        self._answered = True
 
     async def decoded(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes, its Content-Encoding undone. Raises ServiceError."""
+        self._awaits_body()
         try:
             async with aclosing(decoded(self._response)) as pieces:
                 async for piece in pieces:
-                    self._heard_at = self._transport.received(len(piece))
-                    self._line.size_bytes += len(piece)
+                    self._came(len(piece))
                     yield piece
+                    self._wait.resume(self._transport.now())
         except httpx.HTTPError as error:
             raise self._failed(error) from error
+        self._answered = True
+
+    def _awaits_body(self) -> None:
+        self._answered = False
+        self._wait.resume(self._transport.now())
+
+    def _came(self, size_bytes: int) -> None:
+        self._transport.received(size_bytes, self._wait)
+        self._line.size_bytes += size_bytes
+        self._wait.pause(self._transport.now())
 
     def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
         self._transport.broke_off()
         if isinstance(error, httpx.ReadTimeout):
-            self._transport.silent(self._heard_at)
+            self._wait.timed_out(self._transport.now())
         failure = failures.of_exception(self.url.netloc.decode("ascii"), error)
         self._line.error = failure
         return failure
@@ -103,6 +124,11 @@ class Stream:
             if self._release is not None:
                 release, self._release = self._release, None
                 release()
+                if self._answered:
+                    self._wait.answered()
+                else:
+                    self._wait.given_up(self._transport.now())
+                self._wait.ended()
                 self._line.end()
 
 

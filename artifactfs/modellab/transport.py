@@ -4,7 +4,7 @@ Foreign exceptions end here: what leaves is a body or an artifactfs.errors.Servi
 endpoints or JSON. What is hard:
 
 - httpcore's pool is poisoned by cancellations while requests queue inside it (encode/httpcore#1093), so a
-  limiter as wide as the pool stands in front and nothing ever queues there;
+  queue of our own stands in front and nothing ever queues there;
 - httpx's time-outs are per chunk, so the deadline is trio's;
 - a redirect is never followed: httpx would take the keys along (model-lab-api.md, 12).
 """
@@ -17,6 +17,7 @@ from contextlib import aclosing
 from importlib.metadata import version
 from typing import TypeVar
 
+import cachetools
 import httpx
 import msgspec
 import trio
@@ -25,8 +26,9 @@ from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import failures, models, requestlog, throttle
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
+from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker, Wait
 from artifactfs.modellab.connections import Connections, tls_context
+from artifactfs.modellab.request_queue import RequestQueue
 from artifactfs.modellab.streams import Stream, decoded
 from artifactfs.modellab.tally import Outcome, Tally
 from artifactfs.origins import is_loopback
@@ -39,8 +41,10 @@ T = TypeVar("T")
 # Told of every answer: the kind of request, the status, the headers by their names in lower case.
 OnAnswer = Callable[[str, int, Mapping[str, str]], None]
 
-# As many requests at once as one mount may have in flight, and connections in the pool.
+# As many requests at once as one mount may have in flight, as long as none stalls.
 CONCURRENCY = 16
+# Origins that redirects lead to, of which it is known whether they answer. Arbitrary.
+_MAX_ORIGINS = 32
 # Of those, how many are left free by requests that nobody waits for.
 RESERVED = 2
 # A listing of 1,000,000 entries is about 100 MB; past this an answer is not a listing (semantics 6.4).
@@ -121,16 +125,18 @@ class Transport:
         # Loopback never goes through a proxy: it would see the keys (pitfalls.md).
         proxy = None if is_loopback(self._origin.host) else proxy
         self._proxy_shown = None if proxy is None else without_password(proxy)
+        self._queue = RequestQueue(CONCURRENCY)
         self._connections = Connections(
-            width=CONCURRENCY,
+            width=self._queue.most,
             tls=tls_context(ca_file),
             proxy=proxy,
             clock=clock,
             transport=transport,
         )
-        self._limiter = trio.CapacityLimiter(CONCURRENCY)
         self._limits = limits or throttle.RateLimits()
         self._breaker = breaker or Breaker(self.host)
+        # Where redirects lead: object storage that is silent says nothing about the API.
+        self._elsewhere: cachetools.LRUCache[str, Breaker] = cachetools.LRUCache(_MAX_ORIGINS)
         self._tally = tally or Tally(clock)
         self._on_answer = on_answer
         self._clock = clock
@@ -146,15 +152,15 @@ class Transport:
     def has_room_ahead(self, endpoint: str) -> bool:
         """Whether a request that nobody waits for may go: it delays none that somebody does, and the limit is far."""
         return (
-            self._limiter.available_tokens > RESERVED
+            self._queue.free > RESERVED
             and not self._breaker.is_open
-            and not self._limits.is_near(endpoint, self._clock(), self._limiter.borrowed_tokens)
+            and not self._limits.is_near(endpoint, self._clock(), self._queue.taken)
         )
 
     @property
     def crowded(self) -> bool:
         """Whether requests wait for a place: all connections are in use."""
-        return self._limiter.statistics().tasks_waiting > 0
+        return self._queue.waiting > 0
 
     async def aclose(self) -> None:
         """Close the pool and its connections."""
@@ -167,17 +173,45 @@ class Transport:
         pauses and attempts. Raises a ServiceError.
         """
 
+        wait = self._breaker.wait(endpoint, target)
+
         async def attempt(left_s: float) -> bytes:
             until = self._clock() + left_s
-            async with self._limiter:
+            leave = await self._queue.enter(wait, self._clock(), left_s)
+            try:
                 with self._tally.attempt(endpoint, until):
-                    return await self._attempt(endpoint, target, left_s)
+                    return await self._attempt(endpoint, target, left_s, wait)
+            finally:
+                leave()
 
         try:
-            return await self._retrying(endpoint, deadline_s, attempt)
+            found = await self._retrying(self._breaker, wait, deadline_s, attempt)
         except errors.UnexpectedAnswer:
             self._breaker.strange(self._clock())
             raise
+        finally:
+            wait.ended()
+        wait.answered()
+        return found
+
+    async def ask(self, endpoint: str, target: str, limit_s: float) -> None:
+        """Make one attempt, past the queue and the breaker, which hears of the answer, whatever that is.
+
+        Raises ServiceError; TimedOut after `limit_s` seconds.
+        """
+        wait = self._breaker.wait(endpoint, target)
+        wait.limit_s = limit_s
+        try:
+            with trio.move_on_after(limit_s), self._tally.attempt(endpoint, self._clock() + limit_s):
+                await self._attempt(endpoint, target, limit_s, wait)
+                return
+        finally:
+            wait.ended()
+        raise errors.TimedOut(f"{self.host} did not answer within {limit_s:g} s")
+
+    def is_held_back(self, endpoint: str) -> bool:
+        """Whether a rate limit forbids a request of this kind just now."""
+        return self._limits.pause_s(endpoint, self._clock()) > 0
 
     def understood(self) -> None:
         """Take note that an answer was Model Lab's."""
@@ -197,31 +231,48 @@ class Transport:
         deadline_s: float,
         expected: frozenset[int] = frozenset({200}),
         attempts: int = throttle.MAX_ATTEMPTS,
+        target: str | None = None,
     ) -> Stream:
         """Return an open answer to a GET of `url`, a target (path and query) here or a whole URL elsewhere.
 
         Answers with another status than `expected` raise. Credentials go with it to the API's own origin only.
         `deadline_s` bounds the wait for the answer's head, and later for each piece of its body. Close the stream.
+        `target`: what is asked for, where `url` is a link that is another one each time.
         """
         absolute = self._url(url)
+        ours = self.is_ours(absolute)
+        breaker = self._breaker if ours else self._breaker_of(absolute)
+        wait = breaker.wait(endpoint, url if target is None else target)
 
         async def attempt(left_s: float) -> Stream:
-            # The place is given back by the stream; on behalf of it, since another task may close it.
-            place = object()
-            until, ours = self._clock() + left_s, self.is_ours(absolute)
-            await self._limiter.acquire_on_behalf_of(place)
+            # The place is given back by the stream.
+            until = self._clock() + left_s
+            leave = await self._queue.enter(wait, self._clock(), left_s)
             line = requestlog.begin(endpoint, absolute, ours=ours)
             try:
                 with self._tally.attempt(endpoint, until, ours=ours):
-                    response = await self._open(endpoint, absolute, headers, deadline_s, expected, line)
+                    response = await self._open(endpoint, absolute, headers, deadline_s, expected, line, wait)
             except BaseException as error:
-                self._limiter.release_on_behalf_of(place)
+                leave()
                 line.error = error
                 line.end()
                 raise
-            return Stream(self, response, lambda: self._limiter.release_on_behalf_of(place), line)
+            # A probe's time is short; of its body, each piece has the whole of it.
+            wait.limit_s = deadline_s
+            return Stream(self, response, leave, line, wait)
 
-        return await self._retrying(endpoint, deadline_s, attempt, attempts)
+        try:
+            return await self._retrying(breaker, wait, deadline_s, attempt, attempts)
+        except BaseException:
+            wait.ended()
+            raise
+
+    def _breaker_of(self, url: httpx.URL) -> Breaker:
+        """Return what is known of an origin that is not the API's."""
+        origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        if (found := self._elsewhere.get(origin)) is None:
+            found = self._elsewhere[origin] = Breaker(url.netloc.decode("ascii"))
+        return found
 
     def _url(self, target: str) -> httpx.URL:
         try:
@@ -237,11 +288,13 @@ class Transport:
         deadline_s: float,
         expected: frozenset[int],
         line: requestlog.Line,
+        wait: Wait,
     ) -> httpx.Response:
         ours = self.is_ours(url)
         generation = self._keys.generation
         try:
-            response = await self._send(endpoint, url, headers | (self._keys.headers() if ours else {}), deadline_s)
+            sent = headers | (self._keys.headers() if ours else {})
+            response = await self._send(endpoint, url, sent, deadline_s, wait)
         except httpx.HTTPError as error:
             # Who was asked, and not who sent us there.
             raise failures.of_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
@@ -251,34 +304,35 @@ class Transport:
         if response.status_code in expected:
             return response
         try:
-            body = await self._body(response, _MAX_ERROR_BYTES, whole=False)
+            body = await self._body(response, _MAX_ERROR_BYTES, wait, whole=False)
         except httpx.HTTPError:
             body = b""  # the status says enough
         finally:
             await response.aclose()
         raise self._failure(response, body, endpoint, generation if ours else None)
 
-    async def _send(self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
+    async def _send(
+        self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float, wait: Wait
+    ) -> httpx.Response:
         self._requests[endpoint] += 1
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
-        sent_at = self._clock()
-        response = await self._connections.send(request, alone=self._limiter.borrowed_tokens <= 1)
-        self._breaker.heard(now := self._clock())
+        wait.sent(sent_at := self._clock())
+        response = await self._connections.send(request, alone=self._queue.taken <= 1)
+        wait.heard(now := self._clock())
         self._tally.head(endpoint, now - sent_at)
         if self._on_answer is not None:
             self._on_answer(endpoint, response.status_code, response.headers)
         return response
 
-    def received(self, size_bytes: int) -> float:
-        """Count bytes of a body that came; returns when."""
-        self._received_bytes += size_bytes
-        self._breaker.heard(now := self._clock())
-        return now
+    def now(self) -> float:
+        """Return the time, in seconds of the mount's clock."""
+        return self._clock()
 
-    def silent(self, since: float) -> None:
-        """Take note that of a body nothing came after that moment, for as long as anybody waits."""
-        self._breaker.silent(since)
+    def received(self, size_bytes: int, wait: Wait) -> None:
+        """Count bytes of a body that came."""
+        self._received_bytes += size_bytes
+        wait.heard(self._clock(), size_bytes)
 
     def broke_off(self) -> None:
         """Count a body that did not come to its end."""
@@ -293,45 +347,53 @@ class Transport:
 
     async def _retrying(
         self,
-        endpoint: str,
+        breaker: Breaker,
+        wait: Wait,
         deadline_s: float,
         attempt: Callable[[float], Awaitable[T]],
         most: int = throttle.MAX_ATTEMPTS,
     ) -> T:
         """Make attempts within a deadline, each given the seconds that are left. Raises ServiceError."""
-        since = self._clock()
-        if (limit_s := self._breaker.admit(since, deadline_s)) is None:
-            self._tally.not_sent(endpoint, Outcome.NOT_ASKED)
+        since, target = self._clock(), wait.target
+        if (limit_s := breaker.admit(target, since, deadline_s)) is None:
+            self._tally.not_sent(wait.endpoint, Outcome.NOT_ASKED)
             raise errors.NotAsked(
-                f"{self.host} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
+                f"{breaker.name} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
             )
-        deadline_s = limit_s
-        most = 1 if self._breaker.is_failing else most
+        wait.limit_s = limit_s
+        most = 1 if breaker.is_failing else most
         last: list[errors.PassingError] = []
         try:
-            with trio.move_on_after(deadline_s):
-                found = await self._attempts(endpoint, since + deadline_s, attempt, last, most)
-                self._breaker.worked(self._clock())
+            with trio.move_on_after(limit_s):
+                found = await self._attempts(wait, since + limit_s, attempt, last, most)
+                breaker.worked(target, self._clock())
                 return found
             if not last or not isinstance(last[-1], errors.RateLimited):
-                self._breaker.silent(since)
+                wait.timed_out(self._clock())
             # What went wrong before the time was over says more than that it is over.
-            raise last[-1] if last else errors.TimedOut(f"{self.host} did not answer within {deadline_s:g} s")
+            raise last[-1] if last else errors.TimedOut(f"{breaker.name} did not answer within {limit_s:g} s")
+        except trio.Cancelled:
+            wait.given_up(self._clock())
+            raise
+        except errors.NotAsked:
+            self._tally.not_sent(wait.endpoint, Outcome.NOT_ASKED)
+            raise
         except errors.TimedOut as error:
             if error.status is None:
-                self._breaker.silent(since)
+                wait.timed_out(self._clock())
             raise
         except (errors.ServerFailed, errors.ConnectionLost, errors.ConnectionRefused, errors.Unreachable) as error:
             surely = isinstance(error, errors.ConnectionRefused | errors.Unreachable)
-            self._breaker.failed(self._clock(), surely=surely)
+            breaker.failed(target, self._clock(), surely=surely)
             raise
         except (errors.NotFound, errors.AccessDenied, errors.BadRequest):
-            self._breaker.worked(self._clock())
+            breaker.worked(target, self._clock())
+            wait.answered()
             raise
 
     async def _attempts(
         self,
-        endpoint: str,
+        wait: Wait,
         end: float,
         attempt: Callable[[float], Awaitable[T]],
         last: list[errors.PassingError],
@@ -340,23 +402,26 @@ class Transport:
         attempts = renewals = 0
         while True:
             attempts += 1
-            await self._wait_for_rate_limit(endpoint, end, last)
+            await self._wait_for_rate_limit(wait.endpoint, end, last)
             try:
                 return await attempt(max(0.001, end - self._clock()))
             except _KeysRefused as refused:
+                wait.failed_at_once()
                 renewals += 1
                 if renewals > _MAX_RENEWALS or not await self._renewed(refused, end):
                     raise refused.denied from None
                 attempts -= 1
-            except errors.TlsFailed:
+            except (errors.TlsFailed, errors.NotAsked):
                 raise
             except errors.PassingError as error:
+                if not isinstance(error, errors.TimedOut) or error.status is not None:
+                    wait.failed_at_once()
                 last.append(error)
                 retried = error.status is None or throttle.is_retried(error.status)
                 if attempts >= most or not retried:
                     raise
                 # A reset that the server named is waited for at the top of the loop.
-                throttled = isinstance(error, errors.RateLimited) and self._limits.pause_s(endpoint, self._clock()) > 0
+                throttled = isinstance(error, errors.RateLimited) and self.is_held_back(wait.endpoint)
                 pause_s = 0.0 if throttled else throttle.backoff_s(attempts)
                 if self._clock() + pause_s >= end:
                     raise
@@ -392,20 +457,20 @@ class Transport:
         await trio.sleep(seconds)
         self._paused_s += seconds
 
-    async def _attempt(self, endpoint: str, target: str, left_s: float) -> bytes:
+    async def _attempt(self, endpoint: str, target: str, left_s: float, wait: Wait) -> bytes:
         url = self._url(target)
         with requestlog.begin(endpoint, url, ours=True) as line:
-            return await self._answer(endpoint, url, left_s, line)
+            return await self._answer(endpoint, url, left_s, line, wait)
 
-    async def _answer(self, endpoint: str, url: httpx.URL, left_s: float, line: requestlog.Line) -> bytes:
+    async def _answer(self, endpoint: str, url: httpx.URL, left_s: float, line: requestlog.Line, wait: Wait) -> bytes:
         generation = self._keys.generation
         try:
-            response = await self._send(endpoint, url, self._keys.headers(), left_s)
+            response = await self._send(endpoint, url, self._keys.headers(), left_s, wait)
             async with aclosing(response):
                 self._observe(endpoint, response)
                 ok = 200 <= response.status_code < 300
                 line.status = response.status_code
-                body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, whole=ok)
+                body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, wait, whole=ok)
                 line.size_bytes = len(body)
         except httpx.HTTPError as error:
             raise failures.of_exception(self.host, error, self._proxy_shown) from error
@@ -413,14 +478,14 @@ class Transport:
             raise self._failure(response, body, endpoint, generation)
         return body
 
-    async def _body(self, response: httpx.Response, cap_bytes: int, *, whole: bool) -> bytes:
+    async def _body(self, response: httpx.Response, cap_bytes: int, wait: Wait, *, whole: bool) -> bytes:
         """Read a body up to `cap_bytes`; past it raise if it is needed whole, else cut it there."""
         pieces: list[bytes] = []
         size = 0
         async with aclosing(decoded(response)) as body:
             async for piece in body:
                 size += len(piece)
-                self.received(len(piece))
+                self.received(len(piece), wait)
                 pieces.append(piece)
                 if size > cap_bytes:
                     if whole:

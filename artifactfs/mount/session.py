@@ -38,9 +38,10 @@ from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import Breaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content import ContentEndpoint
+from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.tally import Tally
 from artifactfs.modellab.throttle import RateLimits
-from artifactfs.modellab.transport import Transport
+from artifactfs.modellab.transport import Cost, Transport
 from artifactfs.mount import accounts, ending, presence, reaching, register, table, whose
 from artifactfs.mount.control import Control
 from artifactfs.mount.daemon import Parent
@@ -143,8 +144,9 @@ async def _serve(
     limits, breaker, tally = RateLimits(), Breaker(settings.origin), Tally(boottime)
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
-    # Two pools: a dozen bodies that come slowly must not keep a listing from a connection.
-    listings, contents = (
+    # Pools of their own: a dozen bodies that come slowly must not keep a listing from a connection, and what is stuck
+    # must not keep the question from one whether the service lives.
+    listings, contents, questions = (
         Transport(
             settings.api_url,
             keys,
@@ -155,13 +157,18 @@ async def _serve(
             breaker=breaker,
             tally=tally,
         )
-        for _ in range(2)
+        for _ in range(3)
     )
     # A little less than an operation's own: so that it ends with what went wrong, not with its time.
     service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
+
+    def cost() -> Cost:
+        return listings.cost() + contents.cost() + questions.cost()
+
     try:
         await reaching.reach(service, settings, notify, parent)
         async with trio.open_nursery() as root:
+            Liveness(breaker, questions, root, clock=boottime, limit_s=settings.deadline)
             tree = Tree(
                 service,
                 site=settings.api_url,
@@ -183,8 +190,8 @@ async def _serve(
                 notify.ready(_status(settings, point))
 
             parts = Parts(
-                settings, point, log_file, service, lambda: listings.cost() + contents.cost(), tally, breaker, limits,
-                tree, files, shop, journal, root, keys,
+                settings, point, log_file, service, cost, tally, breaker, limits, tree, files, shop, journal, root,
+                keys,
             )  # fmt: skip
             control = Control(parts, KernelNames())
             operations = _operations(settings, tree, files, control, on_begun)
@@ -204,14 +211,14 @@ async def _serve(
             keys.start(root, on_keys)
             keeper.sweep_soon()
             await _mounted(settings, point, operations, control, refresh, hangup_ends, begun, notify)
-            log.info("requests sent: %s", (listings.cost() + contents.cost()).requests)
+            log.info("requests sent: %s", cost().requests)
             with trio.move_on_after(_FLUSH_S):
                 await keeper.flush()
             root.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            await listings.aclose()
-            await contents.aclose()
+            for transport in (listings, contents, questions):
+                await transport.aclose()
 
 
 def _block_store(settings: Settings) -> BlockStore | None:

@@ -72,7 +72,7 @@ async def test_what_the_transport_counts(autojump_clock: MockClock) -> None:
 
     async def answer(request: httpx.Request) -> httpx.Response:
         kind = request.url.path
-        if kind == "/slow":
+        if kind.startswith("/slow"):
             await trio.sleep_forever()
         if kind == "/lost":
             raise httpx.ReadError("x")
@@ -91,15 +91,16 @@ async def test_what_the_transport_counts(autojump_clock: MockClock) -> None:
             await sender.get(kind, f"/{kind}", deadline_s=30)
     with trio.move_on_after(1):
         await sender.get("given_up", "/slow", deadline_s=30)
-    with pytest.raises(errors.TimedOut):
-        await sender.get("slow", "/slow", deadline_s=2)
+    for path in ("/slow", "/slow2"):
+        with pytest.raises(errors.TimedOut):
+            await sender.get("slow", path, deadline_s=2)
     assert breaker.silent_since is not None
     for _ in range(2):
         with pytest.raises(errors.TimedOut):
             await sender.get("probe", "/slow", deadline_s=2)
     assert tally.traffic().outcomes == {
         "ok": {"ok": 1}, "no": {"not_found": 1}, "down": {"server_error": 4}, "lost": {"connection_lost": 4},
-        "given_up": {"cancelled": 1}, "slow": {"timed_out": 1}, "probe": {"timed_out": 1, "not_asked": 1},
+        "given_up": {"cancelled": 1}, "slow": {"timed_out": 2}, "probe": {"timed_out": 1, "not_asked": 1},
     }  # fmt: skip
     assert tally.traffic().heads["ok"].sum_s == pytest.approx(0.2)
     assert sum(times.count for times in tally.traffic().heads.values()) == 6
@@ -137,18 +138,18 @@ def test_since_when_a_service_is_silent_or_fails() -> None:
     """5.3: each kind of trouble knows since when, and when the last one was over."""
     breaker, never = Breaker("x"), float("-inf")
     assert since(breaker) == (None, None, never)
-    breaker.silent(100.0)
-    breaker.silent(105.0)
+    for target in "abc":
+        breaker.stalled(target, 130.0, 100.0)
     assert since(breaker) == (100.0, None, never)
     breaker.heard(110.0)
     assert since(breaker) == (None, None, 110.0)
-    breaker.failed(120.0, surely=False)
+    breaker.failed("a", 120.0, surely=False)
     assert since(breaker) == (None, None, 110.0)  # one may be chance
-    breaker.failed(121.0, surely=True)
-    breaker.failed(122.0, surely=True)
+    breaker.failed("a", 121.0, surely=True)
+    breaker.failed("a", 122.0, surely=True)
     assert since(breaker) == (None, 121.0, 110.0)
-    breaker.worked(130.0)
-    breaker.worked(140.0)
+    breaker.worked("a", 130.0)
+    breaker.worked("a", 140.0)
     assert since(breaker) == (None, None, 130.0)
 
 

@@ -1,0 +1,83 @@
+"""A sign of life: a request of our own that tells a dead service from one object that stalls (semantics 5.1).
+
+It is sent while requests wait, once nothing at all came of the service for half of the time that one of them has. So
+by the end of that time it is known which of the two it is. It goes over a connection of its own, since all others may
+be taken, and asks for what is cheap and of another kind than what waits.
+"""
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from artifactfs import errors
+from artifactfs.modellab.breaker import Breaker
+from artifactfs.modellab.transport import Transport
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "/api/v2/model-lab-api"
+# The same calls as those that check the keys, and list projects.
+_QUESTIONS = {"runs": f"{_PREFIX}/runs?page%5Bsize%5D=1", "projects": f"{_PREFIX}/projects?page%5Bsize%5D=1"}
+# After a question that a rate limit forbade, or that failed at once, and between two looks, at least. Arbitrary.
+_PAUSE_S = 1.0
+_LOOK_S = 0.05
+
+
+class Liveness:
+    """Asks on behalf of one breaker. `transport`: used for nothing else. `limit_s`: how long an answer may take."""
+
+    def __init__(
+        self,
+        breaker: Breaker,
+        transport: Transport,
+        nursery: trio.Nursery,
+        *,
+        clock: Callable[[], float],
+        limit_s: float,
+    ) -> None:
+        self._breaker = breaker
+        self._transport = transport
+        self._nursery = nursery
+        self._clock = clock
+        self._limit_s = limit_s
+        self._watches = False
+        breaker.on_wait = self._begin
+
+    def _begin(self) -> None:
+        if not self._watches:
+            self._watches = True
+            self._nursery.start_soon(self._watch)
+
+    async def _watch(self) -> None:
+        """Look after the requests that are under way, until there are none."""
+        try:
+            while (due_s := self._breaker.question_due_s(self._clock())) is not None:
+                if due_s > 0:
+                    await trio.sleep(max(due_s, _LOOK_S))
+                elif not await self._ask():
+                    await trio.sleep(_PAUSE_S)
+        except Exception:
+            # The mount's nursery: this would end the mount.
+            log.exception("looking after the service failed: this is a bug in artifactfs, please report it")
+        finally:
+            self._watches = False
+
+    async def _ask(self) -> bool:
+        """Ask; returns whether that said something: an answer, or silence."""
+        waited_for = self._breaker.endpoints_waited_for()
+        endpoint = next((each for each in _QUESTIONS if each not in waited_for), "runs")
+        if self._transport.is_held_back(endpoint):
+            return False
+        self._breaker.asked(True)
+        try:
+            await self._transport.ask(endpoint, _QUESTIONS[endpoint], self._limit_s)
+        except errors.TimedOut as error:
+            return error.status is None
+        except errors.PassingError:
+            # Refused, or reset: others will hear that themselves.
+            self._breaker.asked(False)
+            return False
+        except errors.ServiceError:
+            pass  # an answer, too
+        return True
