@@ -31,6 +31,9 @@ ASKED_WAIT_S = 10.0
 _ABANDONED_S = 1.0
 # Absences are one small record each; arbitrary.
 _MAX_ABSENCES = 10_000
+# Keys that are remembered as slow or failing, and for how long after that was seen last. Arbitrary.
+_MAX_SICK = 1_000
+_SICK_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +92,16 @@ class Flight(Generic[V]):
 class Health:
     """Whether the service seems to be in trouble: shared by all caches of a mount.
 
-    Set by a refresh that failed for a passing reason or took too long, cleared by any success. While it is set
-    nobody waits for a refresh of what is at hand, and refreshes are tried at most every PROBE_INTERVAL_S.
+    Set by a refresh that failed for a passing reason or took too long, cleared by any success. While it is set, old
+    values are served at once, and refreshes are tried at most every PROBE_INTERVAL_S. One sick directory is not a
+    service in trouble: a key that is not known to be sick has a turn of its own, the first at once, and is waited for.
     """
 
     def __init__(self) -> None:
         self._trouble = False
-        self._next_probe = 0.0
+        # When a refresh may be tried again: of what was slow or failed of late, and of anything else.
+        self._next_probe = self._next_other = 0.0
+        self._sick: cachetools.LRUCache[Hashable, float] = cachetools.LRUCache(_MAX_SICK)
         # For who asks how it is: since when there is trouble, whether something failed or only took long, and whether
         # an old value was served in it; when the last was over, and how often an old value was served.
         self.trouble_since: float | None = None
@@ -106,25 +112,27 @@ class Health:
         # Somebody asked for what is there now: the first who looks may wait for it, trouble or not.
         self.patient = False
 
-    def ok(self, now: float) -> None:
+    def ok(self, key: Hashable, now: float) -> None:
         """A fetch succeeded."""
+        self._sick.pop(key, None)
         if self._trouble:
             log.info("the service answers again")
             self.trouble_since, self.recovered_at = None, now
         self._trouble = False
 
-    def failed(self, now: float) -> None:
+    def failed(self, key: Hashable, now: float) -> None:
         """A fetch failed for a passing reason."""
-        self._in_trouble(now)
+        self._in_trouble(key, now)
         self.with_errors = True
 
-    def slow(self, now: float) -> None:
+    def slow(self, key: Hashable, now: float) -> None:
         """A refresh took longer than anybody waits."""
-        self._in_trouble(now)
+        self._in_trouble(key, now)
 
-    def _in_trouble(self, now: float) -> None:
+    def _in_trouble(self, key: Hashable, now: float) -> None:
+        self._sick[key] = now
         if not self._trouble:
-            self._next_probe = now + PROBE_INTERVAL_S
+            self._next_probe, self._next_other = now + PROBE_INTERVAL_S, 0.0
             self.trouble_since, self.with_errors, self.with_old = now, False, False
         self._trouble = True
 
@@ -142,10 +150,22 @@ class Health:
         patient, self.patient = self.patient, False
         return patient
 
-    def may_probe(self, now: float) -> bool:
-        """Whether it is time to try again; if so, it is not for the next PROBE_INTERVAL_S."""
-        if now < self._next_probe:
+    def is_sick(self, key: Hashable, now: float) -> bool:
+        """Whether a key itself was slow, or failed, of late."""
+        return now - self._sick.get(key, float("-inf")) < _SICK_S
+
+    def may_probe(self, key: Hashable, now: float) -> bool:
+        """Whether it is time to try again; if so, it is not for the next PROBE_INTERVAL_S.
+
+        A key that is sick itself never takes the turn of others, which the service may answer.
+        """
+        if self.is_sick(key, now):
+            if now < self._next_probe:
+                return False
+        elif now < self._next_other:
             return False
+        else:
+            self._next_other = now + PROBE_INTERVAL_S
         self._next_probe = now + PROBE_INTERVAL_S
         return True
 
@@ -180,6 +200,8 @@ class FreshCache(Generic[K, V]):
         self._ttl_s = ttl_s
         self._stale_max_s = stale_max_s
         self._health = health
+        # Health is shared by caches whose keys may be equal.
+        self._kind = object()
         self._nursery = nursery
         self._clock = clock
         self._has_room = has_room
@@ -295,9 +317,9 @@ class FreshCache(Generic[K, V]):
         wait_s = ASKED_WAIT_S if wanted else REFRESH_WAIT_S
         patient = wanted and self._health.be_patient()
         if self._health.in_trouble() and not patient:
-            if key not in self._flights and not self._health.may_probe(now):
+            if key not in self._flights and not self._health.may_probe((self._kind, key), now):
                 return self._old(held)
-            wait_s = 0.0
+            wait_s = 0.0 if self._health.is_sick((self._kind, key), now) else min(wait_s, REFRESH_WAIT_S)
         flight = self._flight(key, held.value)
         # Whoever comes later waits only for what is left of the first one's second.
         wait_s = max(0.0, wait_s - (now - flight.started))
@@ -306,7 +328,7 @@ class FreshCache(Generic[K, V]):
                 return await self._wait(key, flight)
             except errors.PassingError:
                 return self._old(held)  # the flight itself has said so in the log
-        self._health.slow(self._clock())
+        self._health.slow((self._kind, key), self._clock())
         return self._old(held)
 
     def _old(self, held: Held[V]) -> Held[V]:
@@ -353,7 +375,7 @@ class FreshCache(Generic[K, V]):
             with flight.scope:
                 value = await self._fetch(key, old)
                 held = self._holding(value, flight.started) if flight.void else self._store(key, value, flight.started)
-                self._health.ok(self._clock())
+                self._health.ok((self._kind, key), self._clock())
             if flight.scope.cancelled_caught:
                 error = errors.PassingError("others needed its place")
         except Exception as caught:  # whoever waits gets it, and its guard logs it if it is a bug
@@ -387,7 +409,7 @@ class FreshCache(Generic[K, V]):
 
     def _note_failure(self, key: K, flight: Flight[V], error: Exception, had_old: bool) -> None:
         if isinstance(error, errors.NotFound):
-            self._health.ok(self._clock())
+            self._health.ok((self._kind, key), self._clock())
             known = self._held.get(key)
             if (
                 flight.void
@@ -401,7 +423,7 @@ class FreshCache(Generic[K, V]):
             # Who waits for a first one says himself what can be done.
             served = f"; the old one is served; {errors.what_to_do(error)}" if had_old else ""
             log.warning("%s: %s%s", self._what(key), error, served)
-            self._health.failed(self._clock())
+            self._health.failed((self._kind, key), self._clock())
         elif not flight.waiters:
             log.warning(
                 "%s: the refresh failed: %s",

@@ -123,7 +123,7 @@ async def test_a_failure_that_does_not_pass_is_told(
 async def test_in_trouble_nobody_waits(
     cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
 ) -> None:
-    """5.1: after a failure old values are served at once, and the service is asked at most once in 5 s, by anybody."""
+    """5.1: after a failure old values are served at once; another is asked for at once, and in 5 s again."""
     await old(cache, "a", "b", "c")
     source.error, source.latency_s = errors.TimedOut("x"), 0.5
     assert await value(cache, "a") == 1
@@ -132,13 +132,14 @@ async def test_in_trouble_nobody_waits(
     started = trio.current_time()
     for _ in range(10):
         assert [await value(cache, key) for key in "abc"] == [1, 2, 3]
-    assert trio.current_time() == started
-    assert source.asked == []
+    assert trio.current_time() == started + 0.5
+    assert source.asked == ["b"]  # a alone may be sick
+    started = trio.current_time()
     await trio.sleep(PROBE_INTERVAL_S)
     for _ in range(10):
         assert [await value(cache, key) for key in "abc"] == [1, 2, 3]
-    assert trio.current_time() == pytest.approx(started + PROBE_INTERVAL_S)
-    assert source.asked == ["a"]
+    assert trio.current_time() == pytest.approx(started + PROBE_INTERVAL_S + 0.5)
+    assert source.asked == ["b", "a", "c"]
 
 
 async def test_a_probe_that_is_answered_ends_the_trouble(
@@ -160,22 +161,50 @@ async def test_a_probe_that_is_answered_ends_the_trouble(
 async def test_a_slow_refresh_is_trouble(
     cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
 ) -> None:
-    """3.2: while one refresh takes too long, nobody waits a second for each other name; its answer ends that."""
-    await old(cache, "a", "b")
+    """3.2: where refreshes take too long, no second is waited for each other name; an answer ends that."""
+    await old(cache, *"abcdef")
     source.latency_s = 3
     await cache.get("a")
     assert health.in_trouble()
     started = trio.current_time()
-    assert await value(cache, "b") == 2
-    assert trio.current_time() == started
-    await trio.sleep(2.5)
+    assert [await value(cache, name) for name in "bcdef"] == [2, 3, 4, 5, 6]
+    assert trio.current_time() == started + REFRESH_WAIT_S
+    await trio.sleep(1.5)
     assert not health.in_trouble()
+
+
+@pytest.mark.parametrize("names", [1, 12])
+@pytest.mark.parametrize(
+    ("latency_s", "error"), [(30.0, errors.TimedOut("x")), (2.0, None), (0.0, errors.ServerFailed("x", 500))]
+)
+async def test_sick_directories_make_no_other_old(
+    latency_s: float, error: Exception | None, names: int, cache: FreshCache[str, int], source: Source,
+    autojump_clock: MockClock,
+) -> None:  # fmt: skip
+    """3.2, 5.1: while one name is refreshed in vain again and again, others are as fresh as ever, however rarely."""
+    sick = [f"sick{number}" for number in range(names)]
+    await old(cache, "well", *sick)
+    source.latency_s, source.error, source.well = latency_s, error, "well"
+
+    async def look(name: str) -> None:
+        while True:
+            await cache.get(name)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as lookers:
+        for name in sick:
+            lookers.start_soon(look, name)
+        await trio.sleep(20)  # by now each of them was slow, or failed
+        for _ in range(3):
+            assert cache.left_s(await cache.get("well")) > 0
+            await trio.sleep(61)
+        lookers.cancel_scope.cancel()
 
 
 async def test_trouble_is_everybodys(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.1: the caches of one mount share what is known of the service; any answer, a 404 too, clears it."""
     health = Health()
-    health.failed(trio.current_time())
+    health.failed("k", trio.current_time())
     assert health.in_trouble()
     source = Source()
     source.error = errors.NotFound("no", 404)
@@ -201,7 +230,7 @@ async def test_fresh_values_need_no_service(
 ) -> None:
     """5.1: what is cached and fresh never waits for the network, in trouble or not."""
     await cache.get("k")
-    health.failed(trio.current_time())
+    health.failed("k", trio.current_time())
     source.asked.clear()
     assert await value(cache) == 1
     assert source.asked == []
@@ -249,18 +278,31 @@ async def test_what_is_told_of_a_trouble(
 
 
 def test_probes_have_a_distance() -> None:
-    """5.1: at most one probe in 5 s, counted from the failure and from the last probe."""
+    """5.1: at most one probe in 5 s of what failed, counted from the failure and from the last probe."""
     health = Health()
     assert not health.in_trouble()
-    health.failed(100.0)
-    assert not health.may_probe(104.9)
-    assert health.may_probe(105.0)
-    assert not health.may_probe(105.0)
-    health.failed(105.5)
-    assert not health.may_probe(109.9)
-    assert health.may_probe(110.0)
-    health.ok(106.0)
+    health.failed("k", 100.0)
+    assert not health.may_probe("k", 104.9)
+    assert health.may_probe("k", 105.0)
+    assert not health.may_probe("k", 105.0)
+    health.failed("k", 105.5)
+    assert not health.may_probe("k", 109.9)
+    assert health.may_probe("k", 110.0)
+    health.ok("k", 106.0)
     assert not health.in_trouble()
+
+
+def test_others_have_turns_of_their_own() -> None:
+    """5.1: what failed takes no turn of others: the first of those may go at once, and then one in 5 s."""
+    health = Health()
+    health.failed("sick", 100.0)
+    assert health.may_probe("well", 100.1)
+    assert not health.may_probe("another", 100.2)
+    assert not health.may_probe("sick", 105.0)  # its answer tells
+    assert health.may_probe("another", 105.1)
+    health.ok("another", 105.2)
+    health.slow("sick", 106.0)
+    assert health.may_probe("well", 106.1)
 
 
 async def test_a_doubted_value_is_asked_for_again_and_kept(
