@@ -32,6 +32,9 @@ _SPOOL_AHEAD_BYTES = 8 << 20
 _SPOOL_IDLE_S = 20.0
 _SPOOL_IDLE_CROWDED_S = 1.0
 _SPOOL_LOOK_S = 0.25
+# For how long a request waits for another file's to tell whether this server grants ranges: that one may stall.
+# Arbitrary.
+_PROBE_WAIT_S = 1.0
 
 
 class Fill:
@@ -116,14 +119,15 @@ class Download:
         """Ask for a fill; None if somebody else's answer turned out to bring everything.
 
         Of several answers at once of a server that ignores ranges, each would be the whole file: so one asks at a time
-        where that may be, of one file, and of one mount as long as it is not known of the server.
+        where that may be, of one file, and for a moment of one mount as long as it is not known of the server.
         """
         shop, size = self._shop, self._pieces.size
         async with AsyncExitStack() as turn:
             if shop.service.ranges is not True:
                 await turn.enter_async_context(self._turn)
             if shop.service.ranges is None and not (fill.at == 0 and size is not None and fill.upto >= size):
-                await turn.enter_async_context(shop.probe)
+                with trio.move_on_after(_PROBE_WAIT_S):
+                    await turn.enter_async_context(shop.probe)
             if self._spool_at is not None:
                 yield None
                 return
