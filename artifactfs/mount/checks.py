@@ -8,13 +8,12 @@ import logging
 import os
 import pwd
 import re
-import shutil
 import stat
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.escaping import shell_word
 from artifactfs.mount import table
-from artifactfs.settings import Settings
+from artifactfs.settings import Settings, find_program
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +205,7 @@ def device() -> None:
 
 def fusermount() -> str:
     """Return the path of fusermount3, which mounts for ordinary users. Raises UserError."""
-    # Without a PATH libfuse finds it where it is installed.
-    found = shutil.which("fusermount3") or shutil.which("fusermount3", path=os.defpath)
+    found = find_program("fusermount3")
     if found is None:
         raise UserError(
             ExitCode.NO_FUSERMOUNT, "fusermount3 is missing: install it with `apt-get install fuse3` (as root)"

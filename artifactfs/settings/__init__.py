@@ -8,7 +8,7 @@ from artifactfs.settings.outside import Unread, unread_ca_files, unread_exceptio
 from artifactfs.settings.places import data_home, default_log_file, expanded, has_display, state_dir, user_unit_dir
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
-from artifactfs.settings.surroundings import log_target, take_notify_socket
+from artifactfs.settings.surroundings import find_program, log_target, take_notify_socket
 from artifactfs.settings.table import CONFIG, DEFAULT_SITE, KEY_FORMS, PROFILE, SETTINGS, Setting
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "explain",
     "find_config_file",
     "find_profiles",
+    "find_program",
     "has_display",
     "hint",
     "load",

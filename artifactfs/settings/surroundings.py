@@ -1,6 +1,7 @@
 """What started this process, as its environment tells: systemd, and where its standard error goes."""
 
 import os
+import shutil
 from collections.abc import Mapping, MutableMapping
 
 from artifactfs.errors import ExitCode, UserError
@@ -15,6 +16,11 @@ def take_notify_socket(environ: MutableMapping[str, str] = os.environ) -> str | 
     What this process starts (fusermount3) must not speak in its name.
     """
     return environ.pop("NOTIFY_SOCKET", None) or None
+
+
+def find_program(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return where a program is by PATH, or where it would be without one: an empty PATH is none. None: nowhere."""
+    return shutil.which(name, path=environ.get("PATH") or os.defpath)
 
 
 def log_target(
