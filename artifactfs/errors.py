@@ -32,6 +32,7 @@ errno. `errno_of` does: the table of model-lab-api.md, "Status to errno". `what_
 import enum
 import errno
 import os
+import sys
 
 
 class ExitCode(enum.IntEnum):
@@ -240,10 +241,40 @@ _ERRNO: dict[type[BaseException], int] = {
     Unreachable: errno.EHOSTUNREACH,
     TlsFailed: errno.EPROTO,
 }
+# What the system may not have for an operation, by the errno that says so.
+_LACKS = {
+    errno.ENOMEM: "memory",
+    errno.ENOBUFS: "memory",
+    errno.EMFILE: "descriptor",
+    errno.ENFILE: "descriptor",
+}
+
+
+def lack_of(error: BaseException) -> str | None:
+    """Return what the system did not have for an operation: memory, a descriptor, a thread; None for other failures."""
+    if isinstance(error, BaseExceptionGroup):
+        lacks = {lack_of(each) for each in error.exceptions}
+        return lacks.pop() if len(lacks) == 1 else None
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno is not None:
+        return _LACKS.get(error.errno)
+    # threading's own words; there is no exception of its own for it.
+    return "thread" if isinstance(error, RuntimeError) and str(error).startswith("can't start new thread") else None
+
+
+def unexpected() -> str:
+    """Return what the log says of the exception in hand, where it is none of ours: a lack of the system's is no bug."""
+    error = sys.exception()
+    lack = lack_of(error) if error is not None else None
+    return f"the system has no {lack} for it" if lack else "this is a bug in artifactfs, please report it"
 
 
 def errno_of(error: BaseException) -> int:
     """Return the errno for an exception; EIO for whatever has no row."""
+    if lack_of(error) is not None:
+        # Not EAGAIN for a thread: see above.
+        return error.errno if isinstance(error, OSError) and error.errno is not None else errno.ENOMEM
     for kind in type(error).__mro__:
         if kind in _ERRNO:
             return _ERRNO[kind]

@@ -263,7 +263,7 @@ class Source:
             except Exception as error:
                 fill.error = error
                 if not isinstance(error, errors.ArtifactfsError):
-                    log.exception("fetching content failed: this is a bug in artifactfs, please report it")
+                    log.exception("fetching content failed: %s", errors.unexpected())
             finally:
                 self._scopes.discard(scope)
                 self._finish(fill)

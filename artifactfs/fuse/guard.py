@@ -1,10 +1,11 @@
 """What stands around each handler: nothing but FUSEError leaves it, and what fails is logged with its place.
 
-An exception that leaves a handler ends the mount (pitfalls.md): one of ours becomes its errno, any other is logged and
-becomes EIO. The log and /.artifactfs/errors are the mount's owner's and root's, so a path may be told there.
+An exception that leaves a handler ends the mount (pitfalls.md): one of ours becomes its errno, a lack of memory or
+descriptors the system's, any other EIO; both are logged. The log and /.artifactfs/errors are the mount's owner's and
+root's, so a path may be told there.
 """
 
-import errno
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine
@@ -52,8 +53,10 @@ def guarded(handler: Callable[[Self, *Ts], Coroutine[Any, Any, T]]) -> Callable[
         except errors.ArtifactfsError as error:
             raise FUSEError(errors.errno_of(error)) from error
         except Exception as error:
-            log.exception("%s failed: this is a bug in artifactfs, please report it", name)
-            raise FUSEError(errno.EIO) from error
+            # A log that finds no memory either must not keep the answer from the caller.
+            with contextlib.suppress(MemoryError):
+                log.exception("%s failed: %s", name, errors.unexpected())
+            raise FUSEError(errors.errno_of(error)) from error
 
     return guard
 

@@ -4,6 +4,7 @@ Every handler goes through `guarded`, because an exception that leaves a handler
 below:` on a handler does not let another task run, so that lookup counts and replies stay in step.
 """
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -183,7 +184,8 @@ class Operations(pyfuse3.Operations):
             for number, lookups in inode_list:
                 self.inodes.forget(number, lookups)
         except Exception:
-            log.exception("forget failed: this is a bug in artifactfs, please report it")
+            with contextlib.suppress(MemoryError):
+                log.exception("forget failed: %s", errors.unexpected())
 
     @guarded
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:

@@ -15,7 +15,7 @@ from functools import partial
 
 import trio
 
-from artifactfs import logs, threads
+from artifactfs import errors, logs, threads
 from artifactfs.errors import UserError
 from artifactfs.settings import Keys, KeySource, Secret
 from artifactfs.threads import NoThread
@@ -137,7 +137,7 @@ class KeyRing:
         except trio.TooSlowError:
             log.warning("the keys were refused, and reading them again takes more than %g s", _GIVE_UP_S)
         except Exception:
-            log.exception("reading the keys again failed: this is a bug in artifactfs, please report it")
+            log.exception("reading the keys again failed: %s", errors.unexpected())
         else:
             if found != known:
                 self._adopt(Credentials(found.api_key, found.app_key, found.access_token))

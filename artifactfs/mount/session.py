@@ -20,7 +20,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from artifactfs import logs
+from artifactfs import headroom, logs
 from artifactfs.clock import boottime
 from artifactfs.content.blocks import BlockStore
 from artifactfs.content.files import Files
@@ -31,6 +31,7 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.desk import Desk
 from artifactfs.fuse.names import KernelNames
 from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.receiving import Receiver
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogTarget
@@ -92,6 +93,7 @@ def run(
     mounted.
     """
     _no_core_dumps()
+    headroom.refuse_threads()
     notify = notify or Notifier()
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
@@ -293,7 +295,7 @@ async def _mounted(
                     nursery.start_soon(presence.end_when_unmounted, mount.device, end)
                     nursery.start_soon(_read_ahead, mount.device, begun)
                 with main:
-                    await pyfuse3.main(_IDLE_WORKERS, _MAX_WORKERS)
+                    await Receiver().main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
         finally:
             notify.stopping()

@@ -275,7 +275,7 @@ class Index:
         except errors.ArtifactfsError as error:
             log.info("the listing of project %s is of no use (%s): %s", project_id, error, _INSTEAD)
         except Exception:
-            log.exception("reading a project's listing failed: this is a bug in artifactfs, please report it")
+            log.exception("reading a project's listing failed: %s", errors.unexpected())
         finally:
             if project.files is None:
                 project.retry_at = self._clock() + _RETRY_S
@@ -332,7 +332,7 @@ class Index:
             # Nothing is known against it, and nothing for it: the next one who walks finds out.
             log.info("the listing of project %s cannot be checked now: %s", run.project_id, failures.exceptions[0])
         except* Exception:
-            log.exception("checking a project's listing failed: this is a bug in artifactfs, please report it")
+            log.exception("checking a project's listing failed: %s", errors.unexpected())
         finally:
             if belief.state is None:
                 belief.since = self._clock()

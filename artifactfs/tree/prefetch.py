@@ -130,7 +130,7 @@ class Prefetch:
                 with trio.move_on_after(1.0 if self._begin(ahead) else _LOOK_AGAIN_S):
                     await ahead.news.wait()
         except Exception:
-            log.exception("listing ahead failed: this is a bug in artifactfs, please report it")
+            log.exception("listing ahead failed: %s", errors.unexpected())
         finally:
             # The walk itself may go on: then nothing more is listed ahead of it.
             ahead.ended = True
@@ -183,7 +183,7 @@ class Prefetch:
                 ahead.resume_at = trio.current_time() + pause_s
                 log.info("listing ahead in run %d pauses for %g s: %s", ahead.walk.run_id, pause_s, error)
         except Exception:
-            log.exception("listing ahead failed: this is a bug in artifactfs, please report it")
+            log.exception("listing ahead failed: %s", errors.unexpected())
             ahead.ended = True
         finally:
             self._flights -= 1

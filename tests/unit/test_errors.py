@@ -168,3 +168,29 @@ def test_what_the_machine_refuses(error: BaseException, said: str) -> None:
 def test_what_is_a_defect(error: BaseException) -> None:
     """Everything else is one."""
     assert errors.of_the_system(error) is None
+
+
+LACKS: list[tuple[BaseException, str | None, str]] = [
+    (MemoryError(), "memory", "ENOMEM"),
+    (OSError(errno.ENOMEM, "x"), "memory", "ENOMEM"),
+    (OSError(errno.EMFILE, "x"), "descriptor", "EMFILE"),
+    (OSError(errno.ENFILE, "x"), "descriptor", "ENFILE"),
+    (RuntimeError("can't start new thread"), "thread", "ENOMEM"),
+    (ExceptionGroup("x", [MemoryError(), MemoryError()]), "memory", "ENOMEM"),
+    (ExceptionGroup("x", [MemoryError(), ValueError()]), None, "EIO"),
+    (OSError(errno.EIO, "x"), None, "EIO"),
+    (OSError("x"), None, "EIO"),
+    (RuntimeError("x"), None, "EIO"),
+]
+
+
+@pytest.mark.parametrize(("error", "lack", "name"), LACKS, ids=[repr(error) for error, _, _ in LACKS])
+def test_a_lack_of_the_systems_is_no_bug(error: BaseException, lack: str | None, name: str) -> None:
+    """5.5: memory, descriptors or threads that cannot be had have an errno of their own, and are not to be reported."""
+    assert errors.lack_of(error) == lack
+    assert errno.errorcode[errors.errno_of(error)] == name
+    try:
+        raise error  # noqa: TRY301 - it has to be in hand
+    except BaseException:
+        said = errors.unexpected()
+    assert ("please report it" in said) == (lack is None)
