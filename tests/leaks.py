@@ -53,7 +53,7 @@ def found(places: Mapping[str, bytes], secrets: Iterable[str]) -> list[str]:
 class Watched:
     """Everything around mounts of one server that was given these keys: the API's, then the application's.
 
-    `said`: commands whose output counts. `given`: the processes that have the keys in their environment by right.
+    `said`: commands whose output counts.
     """
 
     shell: Shell
@@ -61,7 +61,6 @@ class Watched:
     elsewhere: HostileServer
     keys: tuple[str, str]
     said: list[Done] = field(default_factory=list)
-    given: set[int] = field(default_factory=set)
     since: float = field(default_factory=time.time)
 
     def leaks(self) -> list[str]:
@@ -98,8 +97,6 @@ class Watched:
         kept: dict[str, bytes] = {}
         for pid in filter(str.isdecimal, os.listdir("/proc")):
             for name in ("cmdline", "environ"):
-                if name == "environ" and int(pid) in self.given:
-                    continue
                 # Gone, or somebody else's.
                 with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
                     kept[f"/proc/{pid}/{name}"] = file.read()

@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from artifactfs import __version__
+from artifactfs import __version__, settings
 from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, output, services, status
 from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import table
@@ -24,10 +24,8 @@ _EXACT_OR_ESCAPED = "artifactfs"
 
 def main() -> None:
     """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
-    open_standard_descriptors()
+    begin()
     guard_standard_output()
-    guard_standard_error()
-    keep_own_files_usable()
     sys.exit(_run())
 
 
@@ -125,6 +123,27 @@ def _exact_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
         return codecs.lookup_error("backslashreplace")(error)
+
+
+def begin() -> None:
+    """Make this process independent of what its parent left it, and closed to others: before anything else."""
+    open_standard_descriptors()
+    guard_standard_error()
+    heed_signals()
+    keep_own_files_usable()
+    settings.hide()
+
+
+def heed_signals() -> None:
+    """Undo what a parent may have done to signals that are needed here.
+
+    Blocked, or SIGTERM ignored, they would not end a mount. With SIGCHLD ignored the exit codes of children are lost:
+    those of fusermount3, of a command that prints a key, of the look whether a mount is dead. That SIGINT or SIGHUP is
+    ignored is the user's wish (`&` in a script, nohup), and stays.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def open_standard_descriptors() -> None:

@@ -70,9 +70,7 @@ class Request:
 
 def main() -> None:
     """Run the helper. One line on stderr and mount(8)'s exit code for whatever goes wrong."""
-    cli.open_standard_descriptors()
-    cli.guard_standard_error()
-    cli.keep_own_files_usable()
+    cli.begin()
     try:
         _run(sys.argv[1:])
         code = _OK

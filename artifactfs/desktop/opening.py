@@ -39,7 +39,13 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
         _mount(point, program)
     settings.drop_keys()
     # Its own words come beside ours, and some openers are content without a display.
-    done = subprocess.run([*opener, point], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*opener, point],
+        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=settings.environment(keys=False),
+    )
     if done.returncode == 0 and not settings.has_display():
         raise UserError(ExitCode.DESKTOP_FAILED, f"{point} is mounted, but there is no display to show it on")
     if done.returncode != 0:
@@ -85,7 +91,14 @@ def _mount(point: str, program: Sequence[str]) -> None:
             os.makedirs(point)
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
-    done = subprocess.run([*program, "mount", point], check=False, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        [*program, "mount", point],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=settings.environment(keys=True),
+    )
     if done.returncode != 0:
         if made:
             # Not ours to remove if somebody put something in meanwhile.

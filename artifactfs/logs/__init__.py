@@ -67,7 +67,7 @@ def configure(target: LogTarget, *, verbose: bool, secrets: Iterable[str] = ()) 
 def opener(path: str, flags: int) -> int:
     """Open a file to log to, for `open`. Raises OSError for a pipe that nobody reads, which would be waited for."""
     try:
-        fd = os.open(path, flags | os.O_NONBLOCK, 0o666)
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(errno.ENXIO, "nobody reads it") from None

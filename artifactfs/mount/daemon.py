@@ -79,7 +79,9 @@ def _forward_interrupts(child: int) -> list[int]:
         os.kill(child, signal.SIGTERM)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, forward)
+        # Ignored: behind `&` in a script, or nohup.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, forward)
     return came
 
 
@@ -125,17 +127,31 @@ class _Waiting:
             os.write(self._writer, json.dumps(message).encode() + b"\n")
 
 
+def _let_go(writer: int) -> None:
+    """Keep nothing of the process that started this one but the pipe to it (semantics 5.6).
+
+    A lock or the end of a pipe that it was given would be held for as long as the mount lives. Nothing of ours is open
+    yet; what came through a descriptor (`--config <(…)`) has been read.
+    """
+    os.chdir("/")
+    # Not closed: 0 to 2 would become the numbers of the next sockets.
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    # Not up to the limit: that may be a billion, and a descriptor from before it was lowered lies above it.
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor != writer:
+            # The listing's own is closed by now.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
 def _child(serve: Callable[[Parent], int], writer: int) -> None:
     """Everything that happens in the child; never returns."""
     code = int(ExitCode.BUG)
     parent = _Waiting(writer)
     try:
-        os.chdir("/")
-        # Not closed: 0 to 2 would become the numbers of the next sockets.
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        os.close(null)
+        _let_go(writer)
         code = serve(parent)
     except UserError as error:
         parent.last({"error": str(error), "code": int(error.code)})

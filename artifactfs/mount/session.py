@@ -93,6 +93,8 @@ def run(
     mounted.
     """
     _no_core_dumps()
+    # What a mount writes (log, cache, register) is its user's alone, whatever the caller's mask.
+    os.umask(0o077)
     headroom.refuse_threads()
     notify = notify or Notifier()
     try:

@@ -1,6 +1,7 @@
 """What a mount is asked to be, and where that comes from. The only room that reads `os.environ`."""
 
 from artifactfs.settings.explaining import Explanation, Shown, explain
+from artifactfs.settings.hiding import environment, hide
 from artifactfs.settings.keys import Keys, KeySource, Origin
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.nearest import hint
@@ -29,12 +30,14 @@ __all__ = [
     "data_home",
     "default_log_file",
     "drop_keys",
+    "environment",
     "expanded",
     "explain",
     "find_config_file",
     "find_profiles",
     "find_program",
     "has_display",
+    "hide",
     "hint",
     "load",
     "log_target",

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import commands, configfile, reading
+from artifactfs.settings.parsers import is_descriptor
 from artifactfs.settings.secret import Secret
 
 # Somebody may have to find a hardware key, or type a passphrase, before there is a mount. Arbitrary.
@@ -59,7 +60,7 @@ class InFile:
         return self._open(0)[0]
 
     def open(self) -> tuple[Secret, bool]:
-        """Return the key, and whether the file is one that can be read again: a pipe is not. Raises UserError."""
+        """Return the key, and whether it can be read again: not from a pipe or a descriptor. Raises UserError."""
         return self._open(_FIRST_LIMIT_S)
 
     def _open(self, limit_s: float) -> tuple[Secret, bool]:
@@ -71,7 +72,7 @@ class InFile:
             raise _unusable(self.source, f"cannot read the key from {self.path}: {reason}") from None
         if not text.strip():
             raise _unusable(self.source, f"{self.path} is empty")
-        return checked(text, self.source), stat.S_ISREG(status.st_mode)
+        return checked(text, self.source), stat.S_ISREG(status.st_mode) and not is_descriptor(self.path)
 
 
 @dataclass(frozen=True)

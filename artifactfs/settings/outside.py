@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from artifactfs.origins import parse_proxy
 
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -25,7 +25,7 @@ class Unread:
 
 def unread_proxies(environ: Mapping[str, str] = os.environ) -> list[Unread]:
     """Return the variables that other programs would take a proxy from. Never their values: one may be a password."""
-    return [Unread(name, "--proxy" if _is_proxy(environ[name]) else None) for name in _PROXIES if environ.get(name)]
+    return [Unread(name, "--proxy" if _is_proxy(environ[name]) else None) for name in PROXIES if environ.get(name)]
 
 
 def unread_exceptions(environ: Mapping[str, str] = os.environ) -> list[Unread]:

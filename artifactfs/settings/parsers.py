@@ -1,9 +1,11 @@
 """What the values of settings may be: text -> value. Pure but for users' names; ValueError says what was expected."""
 
+import contextlib
 import os
 import pwd
 import re
 import shlex
+import stat
 from collections.abc import Callable
 
 from artifactfs.quantities import parse_duration
@@ -14,7 +16,19 @@ def path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError(f"{value!r} is not a path")
     # Absolute at once: the mount leaves its working directory when it goes to the background.
-    return os.path.abspath(expanded(value))
+    named = os.path.abspath(expanded(value))
+    if is_descriptor(named):
+        # Nor does it keep the caller's descriptors. What such a one is open on may have a path of its own.
+        real = os.path.realpath(named)
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.stat(real).st_mode) and os.path.samefile(real, named):
+                return real
+    return named
+
+
+def is_descriptor(named: str) -> bool:
+    """Return whether a path names an open descriptor of a process: for a pipe or a deleted file there is no other."""
+    return re.fullmatch(r"/dev/(fd/\d+|std(in|out|err))|/proc/(self|thread-self|\d+)/fd/\d+", named) is not None
 
 
 def command(value: str) -> tuple[str, ...]:

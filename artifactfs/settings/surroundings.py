@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import LogTarget
 from artifactfs.settings.loading import Settings
+from artifactfs.settings.parsers import is_descriptor
 from artifactfs.settings.places import default_log_file
 
 
@@ -34,6 +35,10 @@ def log_target(
         to = "journal" if _stderr_is_journal(environ) else "stderr"
     if to == "stderr" and not foreground:
         raise UserError(ExitCode.USAGE, "a mount in the background has no standard error to log to: add -f")
+    if to == "file" and file is not None and is_descriptor(file) and not foreground:
+        raise UserError(
+            ExitCode.USAGE, f"the log {file} is the caller's, of which a mount in the background keeps nothing: add -f"
+        )
     return LogTarget(to, (file or default_log_file(point)) if to == "file" else None, settings.log_format)
 
 
