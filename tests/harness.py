@@ -154,7 +154,7 @@ class Shell:
 
     def processes(self) -> list[int]:
         """Return what still runs of all that was started from here."""
-        return marked(self.mark)
+        return marked(self.mark, self.directory)
 
     def close(self) -> None:
         """End all mounts and processes. Fails the test if they would not end, or logged what it did not announce."""

@@ -178,16 +178,26 @@ def mount_rows(seen_by: int | None = None) -> list[list[bytes]]:
         return [row.split(b" ") for row in table.read().split(b"\n") if row]
 
 
-def marked(mark: str) -> list[int]:
-    """Return the living processes (no zombies) that have `mark` in their environment: started by a test of ours."""
+def marked(mark: str, place: str | None = None) -> list[int]:
+    """Return the living processes (no zombies) that have `mark` in their environment: started by a test of ours.
+
+    A mount shows its environment to root alone. To a developer who is not root it is known by its command line, which
+    names something in the directory `place`.
+    """
     wanted = f"{MARK}={mark}".encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) == os.getpid():
             continue
-        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if wanted in file.read().split(b"\0") and state_of(int(name)) not in ("Z", "X", "gone"):
-                found.append(int(name))
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                is_ours = wanted in file.read().split(b"\0")
+        except PermissionError:
+            is_ours = place is not None and place in command_line(int(name))
+        except OSError:
+            continue
+        if is_ours and state_of(int(name)) not in ("Z", "X", "gone"):
+            found.append(int(name))
     return found
 
 
