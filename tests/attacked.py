@@ -69,13 +69,14 @@ def bounded(pid: int, growth_bytes: int) -> Iterator[None]:
     """Check that a process's memory (resident, at its most) grows by no more than this meanwhile."""
     with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # the high-water mark starts again from here (proc(5))
-    before = _memory(pid, "VmRSS")
+    before = memory(pid, "VmRSS")
     yield
-    grown = _memory(pid, "VmHWM") - before
+    grown = memory(pid, "VmHWM") - before
     assert grown <= growth_bytes, f"grew by {grown >> 20} MiB"
 
 
-def _memory(pid: int, name: str) -> int:
+def memory(pid: int, name: str) -> int:
+    """Return bytes of a process's memory, by their name in /proc/PID/status."""
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
         row = next(line for line in file if line.startswith(name + ":"))
     return int(row.split()[1]) << 10

@@ -2,7 +2,8 @@
 
 What it is asked for that nothing is planted for, it answers well: a run, its listing, its contents, so that a test can
 see that a mount still works. It keeps all that it received, head by head: the test of where keys go. Every connection
-serves one request. Plain sockets, because a library for servers refuses to send what this one has to.
+serves one request, unless something is to follow its answer (`behind`). Plain sockets, because a library for servers
+refuses to send what this one has to.
 """
 
 import contextlib
@@ -30,12 +31,16 @@ class HostileServer:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.received: list[Asked] = []
+        # Connections that were taken.
+        self.accepted = 0
         # Bytes sent of answers, by the path that was asked for.
         self.sent: dict[str, int] = {}
         self.closed = threading.Event()
         # In place of everything: of the page of runs, and of what is no part of the API.
         self.runs: Answer | None = None
         self.other: Answer | None = None
+        # What goes together with each answer, in a piece behind it, on a connection that then goes on.
+        self.behind: Answer | None = None
         self._planted: dict[int, Planted] = {}
         self._next_run = 100_001
         self._lock = threading.Lock()
@@ -80,6 +85,14 @@ class HostileServer:
         """Return the requests whose target holds `part`."""
         return [each for each in self.received if part in each.target]
 
+    def interject(self, data: bytes) -> None:
+        """Send this on every connection that is open, as far as its client's socket takes it: it may never read."""
+        with self._lock:
+            clients = list(self._open)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.send(data, socket.MSG_DONTWAIT)
+
     # --- answering --------------------------------------------------------------------------------
 
     def _answer(self, asked: Asked) -> Answer:
@@ -109,6 +122,7 @@ class HostileServer:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.accepted += 1
                 thread = threading.Thread(target=self._converse, args=[client])
                 with self._lock:
                     self._open.add(client)
@@ -119,10 +133,14 @@ class HostileServer:
         # A client that has enough just goes.
         with contextlib.suppress(OSError), client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            asked = self._read(client)
-            if asked is None:
-                return
-            self.received.append(asked)
+            while True:
+                asked = self._read(client)
+                if asked is None:
+                    return
+                self.received.append(asked)
+                if (behind := self.behind) is None:
+                    break
+                self._answer_and_more(client, asked, behind)
             try:
                 for piece in self._answer(asked)(asked):
                     client.sendall(piece)
@@ -137,6 +155,10 @@ class HostileServer:
                 continue
         with self._lock:
             self._open.discard(client)
+
+    def _answer_and_more(self, client: socket.socket, asked: Asked, behind: Answer) -> None:
+        answer = b"".join(self._answer(asked)(asked)).replace(b"Connection: close\r\n", b"", 1)
+        client.sendall(answer + b"".join(behind(asked)))
 
     def _read(self, client: socket.socket) -> Asked | None:
         head = b""

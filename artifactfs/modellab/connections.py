@@ -5,6 +5,7 @@ environment, and the client's part costs 0.07 ms of CPU a request (measured 2026
 httpx's clock stands still while the machine sleeps, so that it takes for fresh what nobody answers at any more.
 """
 
+import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import httpx
 import trio
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import received, resolver
+from artifactfs.modellab import received, resolver, unsolicited
 from artifactfs.settings import reading
+
+log = logging.getLogger(__name__)
 
 # Idle connections are closed after this; below what load balancers commonly allow (60 s).
 _KEEPALIVE_S = 30.0
@@ -62,18 +65,29 @@ class Connections:
     ) -> None:
         received.install()
         resolver.install()
+        unsolicited.install()
 
         def connect() -> httpx.AsyncBaseTransport:
-            return transport or httpx.AsyncHTTPTransport(
+            if transport is not None:
+                return transport
+            sender = httpx.AsyncHTTPTransport(
                 verify=tls,
                 proxy=proxy,
                 trust_env=False,
                 limits=httpx.Limits(
-                    max_connections=width, max_keepalive_connections=width, keepalive_expiry=_KEEPALIVE_S
+                    max_connections=width,
+                    max_keepalive_connections=width if self._may_keep else 0,
+                    keepalive_expiry=_KEEPALIVE_S,
                 ),
                 socket_options=_SOCKET_OPTIONS,
             )
+            # httpx has no argument for it. `send` sees whether it was taken.
+            if (pool := getattr(sender, "_pool", None)) is not None:
+                pool._network_backend = unsolicited.GuardedNetwork()
+            return sender
 
+        # Whether connections may be used again: not where a test's network, or another httpx, makes them itself.
+        self._may_keep = transport is None
         self._clock = clock
         self._connect = connect
         self._sender = connect()
@@ -86,8 +100,7 @@ class Connections:
         now, before = self._clock(), self._sent_at
         self._sent_at = now
         if now - before > _KEEPALIVE_S:
-            self._retired.append(self._sender)
-            self._sender = self._connect()
+            self._renew()
         if self._retired and alone:
             retired, self._retired = self._retired, []
             with trio.move_on_after(_CLOSE_S, shield=True):
@@ -95,7 +108,15 @@ class Connections:
                     await sender.aclose()
         response = await self._sender.handle_async_request(request)
         response.request = request
+        if self._may_keep and not isinstance(response.extensions.get("network_stream"), unsolicited.GuardedStream):
+            log.warning("this httpx makes its connections otherwise: each serves one request only")
+            self._may_keep = False
+            self._renew()
         return response
+
+    def _renew(self) -> None:
+        self._retired.append(self._sender)
+        self._sender = self._connect()
 
     async def aclose(self) -> None:
         """Close them all."""

@@ -7,6 +7,7 @@ import pytest
 from trio.testing import MockClock
 
 from artifactfs.modellab.transport import Transport
+from artifactfs.modellab.unsolicited import GuardedStream
 from tests.fakes import TurnedClock
 from tests.unit.test_transport import KEYS
 
@@ -23,7 +24,8 @@ class Pool(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.asked += 1
-        return httpx.Response(200, content=b"body")
+        stream = GuardedStream.__new__(GuardedStream)  # as if the answer had come by one
+        return httpx.Response(200, content=b"body", extensions={"network_stream": stream})
 
     async def aclose(self) -> None:
         self.closed = True

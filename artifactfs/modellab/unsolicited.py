@@ -1,0 +1,250 @@
+"""A connection whose bytes are taken for an answer only if a request was sent before they came (semantics 4.1).
+
+HTTP/1.1 pairs answers with requests by nothing but their order. httpcore gives a connection back once an answer is
+complete, whatever its parser, TLS or the socket still hold, and its next request gets that as its answer. So here a
+connection is used again only if its last answer was seen to end cleanly, and a request is sent only while nothing has
+come that could be mistaken for its answer. What crosses a request on its way cannot be told apart from an answer.
+
+What is hard: decrypted bytes wait within TLS where a look at the socket shows nothing, and so does half a TLS record;
+session tickets come at any time, and belong to no answer.
+
+The end of an answer is known to httpcore's private names only. Where a release lacks them no end is ever seen, and
+each connection serves one request: slower, and right.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from ssl import SSLContext
+from typing import Any
+
+import h11
+import httpcore
+import trio
+
+log = logging.getLogger(__name__)
+
+# How long a new connection is listened to before its first request: a server that speaks first is no HTTP server.
+# A greeting over loopback takes a tenth of that (measured 2026-11-29); it is small beside a TLS handshake.
+_GREETING_S = 0.002
+# Kind, version, length (RFC 8446, 5.1).
+_RECORD_HEADER_BYTES = 5
+_SOCKET_OPTION = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+
+
+class _NothingThere(Exception):
+    """Raised in place of waiting for bytes."""
+
+
+class _AlreadyThere(Exception):
+    """Raised in place of sending: bytes have come."""
+
+
+class _Wire:
+    """The socket at the bottom of a connection. `dry`: reads do not wait; `strict`: nothing is sent if bytes came."""
+
+    def __init__(self, socket: trio.socket.SocketType) -> None:
+        self.socket = socket
+        self.dry = False
+        self.strict = False
+
+
+class _Records(trio.abc.Stream):
+    """What TLS is spoken over: a socket, or the TLS of a proxy. Knows whether what came ends where a record does."""
+
+    def __init__(self, below: trio.abc.Stream, wire: _Wire) -> None:
+        self._below = below
+        self._wire = wire
+        self._is_bottom = isinstance(below, trio.SocketStream)
+        # Of a record that has come in part: its header as far as it is there, or the bytes that are missing.
+        self._header = b""
+        self._missing = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a record has come in part."""
+        return bool(self._header or self._missing)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._is_bottom and self._wire.dry and not self._wire.socket.is_readable():
+            raise _NothingThere
+        piece = await self._below.receive_some(max_bytes)
+        at = 0
+        while at < len(piece):
+            if self._missing:
+                step = min(self._missing, len(piece) - at)
+                self._missing -= step
+            else:
+                step = min(_RECORD_HEADER_BYTES - len(self._header), len(piece) - at)
+                self._header += piece[at : at + step]
+                if len(self._header) == _RECORD_HEADER_BYTES:
+                    self._missing = int.from_bytes(self._header[3:])
+                    self._header = b""
+            at += step
+        return piece
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._is_bottom and self._wire.strict and self._wire.socket.is_readable():
+            raise _AlreadyThere
+        await self._below.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._below.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._below.aclose()
+
+
+class GuardedStream(httpcore.AsyncNetworkStream):
+    """A connection that sends one request at a time. Free for another one only after `answered`."""
+
+    def __init__(self, stream: trio.abc.Stream, wire: _Wire, layers: tuple[_Records, ...] = ()) -> None:
+        self._stream = stream
+        self._wire = wire
+        self._layers = layers
+        self._is_new = True
+        self._is_free = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore has it
+        with _errors_of(httpcore.ReadTimeout, httpcore.ReadError), trio.fail_after(_or_ever(timeout)):
+            return await self._stream.receive_some(max_bytes)  # type: ignore[return-value]  # never a bytearray
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as httpcore has it
+        """Send a request. Raises ConnectionNotAvailable, for another connection, where it could not know its answer."""
+        if not buffer:
+            return
+        with _errors_of(httpcore.WriteTimeout, httpcore.WriteError), trio.fail_after(_or_ever(timeout)):
+            if self._is_new:
+                await self._refuse_greeting()
+            elif not self._is_free or await self._has_more():
+                raise httpcore.ConnectionNotAvailable
+            # Once more at the socket: TLS yields between that look and the sending. On a new one it may be a ticket.
+            self._wire.strict = not self._is_new
+            self._is_new = self._is_free = False
+            try:
+                await self._stream.send_all(buffer)
+            except _AlreadyThere:
+                raise httpcore.ConnectionNotAvailable from None
+
+    async def answered(self) -> bool:
+        """Take note that an answer has ended, with nothing left in the parser. Returns whether nothing follows it."""
+        self._is_free = not await self._has_more()
+        return self._is_free
+
+    async def aclose(self) -> None:
+        self._is_new = self._is_free = False
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as httpcore has it
+    ) -> httpcore.AsyncNetworkStream:
+        records = _Records(self._stream, self._wire)
+        stream = trio.SSLStream(records, ssl_context, server_hostname=server_hostname, https_compatible=True)
+        try:
+            with _errors_of(httpcore.ConnectTimeout, httpcore.ConnectError), trio.fail_after(_or_ever(timeout)):
+                await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(self._stream)
+            raise
+        return GuardedStream(stream, self._wire, (*self._layers, records))
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            # For httpcore: whether an idle connection is of no use any more.
+            return not self._is_free or self._wire.socket.is_readable()
+        if info == "ssl_object":
+            return self._stream if isinstance(self._stream, trio.SSLStream) else None
+        return self._wire.socket if info == "socket" else None
+
+    async def _refuse_greeting(self) -> None:
+        with trio.move_on_after(_GREETING_S):
+            if await self._stream.receive_some(1):
+                raise httpcore.RemoteProtocolError("bytes came before a request was sent")
+            raise httpcore.RemoteProtocolError("closed before a request was sent")
+        if not self._layers and self._wire.socket.is_readable():
+            raise httpcore.RemoteProtocolError("bytes came before a request was sent")
+
+    async def _has_more(self) -> bool:
+        """Whether anything has come that is not read yet, its end included. Does not wait."""
+        if not self._layers:
+            return self._wire.socket.is_readable()
+        self._wire.dry = True
+        try:
+            await self._stream.receive_some(1)
+        except _NothingThere:
+            return any(layer.is_cut for layer in self._layers)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        finally:
+            self._wire.dry = False
+        return True
+
+
+class GuardedNetwork(httpcore.AsyncNetworkBackend):
+    """Makes such connections. `backend` replaces the network in tests: its streams have sockets."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
+        self._backend = backend or httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - as httpcore has it
+        local_address: str | None = None,
+        socket_options: Iterable[_SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        socket = stream.get_extra_info("socket")
+        return GuardedStream(trio.SocketStream(socket), _Wire(socket))
+
+
+_httpcores_own: Callable[[httpcore.AsyncHTTP11Connection], Awaitable[None]] | None = getattr(
+    httpcore.AsyncHTTP11Connection, "_response_closed", None
+)
+
+
+async def _response_closed(self: httpcore.AsyncHTTP11Connection) -> None:
+    """Close a connection after an answer that something follows; else do as httpcore does."""
+    stream, parser = (getattr(self, name, None) for name in ("_network_stream", "_h11_state"))
+    if (
+        isinstance(stream, GuardedStream)
+        and isinstance(parser, h11.Connection)
+        and parser.our_state is parser.their_state is h11.DONE
+    ):
+        left, _ = parser.trailing_data
+        if left:
+            log.warning(
+                "%d bytes came behind the end of an answer: the connection is closed, and they are not used; the "
+                "server, or a proxy in between, is out of step",
+                len(left),
+            )
+        if left or not await stream.answered():
+            await self.aclose()
+            return
+    if _httpcores_own is not None:
+        await _httpcores_own(self)
+
+
+def install() -> None:
+    """Have httpcore tell a GuardedStream of the end of each answer, as far as the installed release can."""
+    if _httpcores_own is not None:
+        httpcore.AsyncHTTP11Connection._response_closed = _response_closed  # type: ignore[method-assign]  # its own name
+
+
+@contextmanager
+def _errors_of(late: type[Exception], broken: type[Exception]) -> Iterator[None]:
+    """Raise trio's exceptions as httpcore's."""
+    try:
+        yield
+    except trio.TooSlowError as error:
+        raise late(error) from error
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise broken(error) from error
+
+
+def _or_ever(seconds: float | None) -> float:
+    return float("inf") if seconds is None else seconds
