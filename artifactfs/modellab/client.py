@@ -7,8 +7,8 @@ model-lab-api.md.
 
 import logging
 import urllib.parse
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import cachetools
@@ -30,6 +30,11 @@ T = TypeVar("T")
 _PREFIX = "/api/v2/model-lab-api"
 # Rows of a listing; past it the listing is refused (semantics 6.4, EFBIG).
 MAX_ROWS = 1_000_000
+# Bodies up to this are decoded as they are; in a larger one there are not many more values than so many entries have.
+# A row has four fields, or more in time to come; names have brackets and commas in them, but few.
+_LARGE_BYTES = 8 << 20
+_CONTAINERS_PER_ROW = 2
+_VALUES_PER_ROW = 16
 # Rows sorted between two looks at the event loop: about 5 ms of work.
 _SLICE = 2_000
 # A project's listing is decoded as it comes, in pieces of a millisecond of work; given up past this many bytes.
@@ -255,19 +260,15 @@ class ModelLab:
 
     async def _list(self, run_id: int, path: str, form: _Form) -> "_Answer":
         query = {"path": form(path)} if path else {}
-        body = await self._get("listing", f"/runs/{run_id}/artifacts", query)
-        with self._judged("listing"):
-            answer = await self._step_by_step(models.run_listing_in_steps(body))
-        del body
-        if len(answer.files) > MAX_ROWS:
-            raise errors.AnswerTooLarge(f"a listing of run {run_id} has more than {MAX_ROWS:,} entries")
-        sorter = Sorter(path, sent_slash=form.slash, known=self._base)
-        for rows in _slices(answer.files):
-            sorter.weigh(rows)
-            await trio.lowlevel.checkpoint()
-        for rows in _slices(answer.files):
-            sorter.add(rows)
-            await trio.lowlevel.checkpoint()
+        # Rows take as much memory as the body that they came in, and have its room until they are sorted.
+        async with self._asked("listing", f"/runs/{run_id}/artifacts", query, _run_listing) as answer:
+            sorter = Sorter(path, sent_slash=form.slash, known=self._base)
+            for rows in _slices(answer.files):
+                sorter.weigh(rows)
+                await trio.lowlevel.checkpoint()
+            for rows in _slices(answer.files):
+                sorter.add(rows)
+                await trio.lowlevel.checkpoint()
         verdict, children = sorter.result()
         children.bad_names += answer.odd_rows
         return _Answer(
@@ -312,9 +313,44 @@ class ModelLab:
             log.warning(sentence, len(odd), odd[0])
 
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
-        body = await self._get(endpoint, path, query)
-        with self._judged(endpoint):
-            return decode(body)
+        async with self._asked(endpoint, path, query, _in_one_step(decode)) as found:
+            return found
+
+    @asynccontextmanager
+    async def _asked(
+        self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], Generator[None, None, T]]
+    ) -> AsyncIterator[T]:
+        # Each value is encoded exactly once, by us; names hold %, #, +, & and ? (model-lab-api.md, 9).
+        encoded = "&".join(
+            f"{urllib.parse.quote(k, safe='')}={urllib.parse.quote(v, safe='')}" for k, v in query.items()
+        )
+        target = f"{_PREFIX}{path}" + (f"?{encoded}" if encoded else "")
+        async with self._transport.whole(endpoint, target, deadline_s=self._deadline_s) as body:
+            found, failure = await self._decoded(decode, body)
+            del body
+            if isinstance(failure, errors.UnexpectedAnswer):
+                self._transport.strange(endpoint)
+            if failure is not None:
+                raise failure
+            self._transport.understood()
+            yield found  # type: ignore[misc]  # there is one where there is no failure
+
+    async def _decoded(
+        self, decode: Callable[[bytes], Generator[None, None, T]], body: bytes
+    ) -> tuple[T | None, errors.ServiceError | None]:
+        """Decode a body, or say why not: an exception without a traceback, which would keep the body (semantics 6.4).
+
+        Values are counted before they are made: a body of 256 MiB can become 10 GB of empty lists.
+        """
+        if len(body) > _LARGE_BYTES and (
+            body.count(b"{") + body.count(b"[") > _CONTAINERS_PER_ROW * MAX_ROWS
+            or body.count(b",") > _VALUES_PER_ROW * MAX_ROWS
+        ):
+            return None, errors.AnswerTooLarge(f"a listing has more than {MAX_ROWS:,} entries")
+        try:
+            return await self._step_by_step(decode(body)), None
+        except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
+            return None, type(error)(str(error))
 
     async def _step_by_step(self, steps: Generator[None, None, T]) -> T:
         """Return what a generator does; others run after each of its steps. Of several that are long, one at a time."""
@@ -329,24 +365,20 @@ class ModelLab:
             found = done.value
         return found
 
-    @contextmanager
-    def _judged(self, endpoint: str) -> Iterator[None]:
-        """Note whether an answer that came is understood, or is not the JSON expected."""
-        try:
-            yield
-        except errors.UnexpectedAnswer:
-            self._transport.strange(endpoint)
-            raise
-        self._transport.understood()
 
-    async def _get(self, endpoint: str, path: str, query: dict[str, str]) -> bytes:
-        # Each value is encoded exactly once, by us; names hold %, #, +, & and ? (model-lab-api.md, 9).
-        encoded = "&".join(
-            f"{urllib.parse.quote(k, safe='')}={urllib.parse.quote(v, safe='')}" for k, v in query.items()
-        )
-        return await self._transport.get(
-            endpoint, f"{_PREFIX}{path}" + (f"?{encoded}" if encoded else ""), deadline_s=self._deadline_s
-        )
+def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[None, None, T]]:
+    def steps(body: bytes) -> Generator[None, None, T]:
+        yield from ()
+        return decode(body)
+
+    return steps
+
+
+def _run_listing(body: bytes) -> Generator[None, None, models.RunListing]:
+    listing = yield from models.run_listing_in_steps(body)
+    if len(listing.files) > MAX_ROWS:
+        raise errors.AnswerTooLarge(f"a listing has more than {MAX_ROWS:,} entries")
+    return listing
 
 
 def _the_run(run_id: int, run: Run) -> Run:

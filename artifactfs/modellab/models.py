@@ -20,6 +20,8 @@ from artifactfs.modellab import nearly_json
 NESTING_HINT = "it is nested too deeply"
 
 FINISHED = frozenset({"completed", "failed", "killed"})
+# A larger answer is what the schema says, or refused: the standard library's decoder takes several times its size.
+_MAX_LENIENT_BYTES = 64 << 20
 # Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
 _MAX_NAME = 255
 # Characters of an odd id that a log shows; arbitrary.
@@ -165,6 +167,9 @@ def _listing_row_by_row(body: bytes) -> Generator[None, None, tuple[list[FileRow
     # A page of HTML, or megabytes of spaces, are not worth the work.
     if _OBJECT_BEGINS.match(body) is None:
         raise UnexpectedAnswer("the answer is not JSON")
+    # What is repaired takes its size once more, and each row an object before it is looked at.
+    if len(body) > _MAX_LENIENT_BYTES:
+        raise UnexpectedAnswer("the answer is not the JSON expected, and too large to look closer")
     repair = nearly_json.Repair()
     sound = bytearray()
     for start in range(0, len(body), _STEP_BYTES):
@@ -327,6 +332,8 @@ def _since_epoch_ns(when: datetime.datetime) -> int:
 
 
 def _lenient_json(body: bytes) -> Any:
+    if len(body) > _MAX_LENIENT_BYTES:
+        raise UnexpectedAnswer("the answer is not the JSON expected, and too large to look closer")
     try:
         return msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

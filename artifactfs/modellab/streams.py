@@ -1,8 +1,11 @@
 """An answer's body as it comes: from its connection, and with its Content-Encoding undone.
 
+Most bodies stream; those of listings and of facts are kept whole until they are decoded, as far as there is room.
+
 What is hard: a chunk may be a byte long, and many come at once; and what is compressed may be a thousand times as long.
 """
 
+import io
 import zlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -21,6 +24,60 @@ _MAX_PIECE_BYTES = 1 << 20
 # Pieces of a body between two turns of the event loop: a chunk may be a byte long, and many come at once.
 _PIECES = 256
 _CLOSE_S = 1.0
+
+
+class Room:
+    """Memory for the bodies that are kept whole: the oldest is never short of it, all others share `others_bytes`.
+
+    So bodies cannot wait for each other half-way: the oldest goes on, and when it is done with the next one does.
+    """
+
+    def __init__(self, others_bytes: int) -> None:
+        self._others_bytes = others_bytes
+        # Bytes of each body, the oldest first.
+        self._held: dict[Kept, int] = {}
+        self._freed = trio.Event()
+
+    async def take(self, body: "Kept", size_bytes: int) -> None:
+        """Wait until a body may have so much more, and count it."""
+        while not self._has(body, size_bytes):
+            await self._freed.wait()
+        self._held[body] = self._held.get(body, 0) + size_bytes
+
+    def leave(self, body: "Kept") -> None:
+        """Count nothing of a body any more."""
+        if self._held.pop(body, None) is not None:
+            self._freed.set()
+            self._freed = trio.Event()
+
+    def _has(self, body: "Kept", size_bytes: int) -> bool:
+        oldest = next(iter(self._held), body)
+        others_bytes = sum(self._held.values()) - self._held.get(oldest, 0)
+        return body is oldest or others_bytes + size_bytes <= self._others_bytes
+
+
+class Kept:
+    """A body that is kept whole. Close it: its bytes go, though a traceback may still refer to it."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._buffer = io.BytesIO()
+        self.size_bytes = 0
+
+    async def add(self, piece: bytes) -> None:
+        """Keep a piece, when there is room for it."""
+        await self._room.take(self, len(piece))
+        self._buffer.write(piece)
+        self.size_bytes += len(piece)
+
+    def value(self) -> bytes:
+        """Return all that came, without copying it."""
+        return self._buffer.getvalue()
+
+    def close(self) -> None:
+        """Give its memory and its room back. A value that was taken lives as long as it is referred to."""
+        self._buffer.close()
+        self._room.leave(self)
 
 
 class Listener(Protocol):

@@ -12,8 +12,8 @@ endpoints or JSON. What is hard:
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker, Wait
 from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.modellab.request_queue import RequestQueue
-from artifactfs.modellab.streams import Stream, decoded
+from artifactfs.modellab.streams import Kept, Room, Stream, decoded
 from artifactfs.modellab.tally import Outcome, Tally
 from artifactfs.origins import is_loopback
 from artifactfs.settings import without_password
@@ -49,6 +49,10 @@ _MAX_ORIGINS = 32
 RESERVED = 2
 # A listing of 1,000,000 entries is about 100 MB; past this an answer is not a listing (semantics 6.4).
 MAX_ANSWER_BYTES = 256 << 20
+# Of the bodies that are kept whole, all but the oldest hold this together: 300,000 entries (semantics 6.4).
+_OTHER_ANSWERS_BYTES = 16 << 20
+# A body that waits for room gives up so long before its time is over, so that it can say why.
+_SAY_SO_S = 0.2
 # What is read of an error's body: enough for a sentence.
 _MAX_ERROR_BYTES = 64 << 10
 _CONNECT_TIMEOUT_S = 10.0
@@ -133,6 +137,7 @@ class Transport:
             clock=clock,
             transport=transport,
         )
+        self._room = Room(_OTHER_ANSWERS_BYTES)
         self._limits = limits or throttle.RateLimits()
         self._breaker = breaker or Breaker(self.host)
         # Where redirects lead: object storage that is silent says nothing about the API.
@@ -167,15 +172,27 @@ class Transport:
         await self._connections.aclose()
 
     async def get(self, endpoint: str, target: str, *, deadline_s: float) -> bytes:
-        """Return the body of a 2xx answer to `GET target` (path and query, encoded).
+        """Return the body of a 2xx answer as `whole` does, and keep no room for it: for small ones."""
+        async with self.whole(endpoint, target, deadline_s=deadline_s) as body:
+            return body
+
+    @asynccontextmanager
+    async def whole(self, endpoint: str, target: str, *, deadline_s: float) -> AsyncIterator[bytes]:
+        """Give the body of a 2xx answer to `GET target` (path and query, encoded), and room for what it is made into.
 
         `endpoint`: the kind, for counting and rate limits. Waits at most `deadline_s` seconds in all: queue,
-        pauses and attempts. Raises a ServiceError.
+        pauses, attempts, and other bodies that need the room. Raises a ServiceError.
         """
+        kept = await self._whole(endpoint, target, deadline_s)
+        try:
+            yield kept.value()
+        finally:
+            kept.close()
 
+    async def _whole(self, endpoint: str, target: str, deadline_s: float) -> Kept:
         wait = self._breaker.wait(endpoint, target)
 
-        async def attempt(left_s: float) -> bytes:
+        async def attempt(left_s: float) -> Kept:
             until = self._clock() + left_s
             leave = await self._queue.enter(wait, self._clock(), left_s)
             try:
@@ -203,7 +220,7 @@ class Transport:
         wait.limit_s = limit_s
         try:
             with trio.move_on_after(limit_s), self._tally.attempt(endpoint, self._clock() + limit_s):
-                await self._attempt(endpoint, target, limit_s, wait)
+                (await self._attempt(endpoint, target, limit_s, wait)).close()
                 return
         finally:
             wait.ended()
@@ -304,7 +321,7 @@ class Transport:
         if response.status_code in expected:
             return response
         try:
-            body = await self._body(response, _MAX_ERROR_BYTES, wait, whole=False)
+            body = await self._start_of(response, wait)
         except httpx.HTTPError:
             body = b""  # the status says enough
         finally:
@@ -457,41 +474,68 @@ class Transport:
         await trio.sleep(seconds)
         self._paused_s += seconds
 
-    async def _attempt(self, endpoint: str, target: str, left_s: float, wait: Wait) -> bytes:
+    async def _attempt(self, endpoint: str, target: str, left_s: float, wait: Wait) -> Kept:
         url = self._url(target)
-        with requestlog.begin(endpoint, url, ours=True) as line:
-            return await self._answer(endpoint, url, left_s, line, wait)
+        kept = Kept(self._room)
+        try:
+            with requestlog.begin(endpoint, url, ours=True) as line:
+                await self._answer(kept, endpoint, url, left_s, line, wait)
+        except errors.ServiceError as error:
+            kept.close()
+            # The frames of a traceback would keep what they were working on: pieces of the body, the connection.
+            raise error.with_traceback(None) from error.__cause__
+        except BaseException:
+            kept.close()
+            raise
+        return kept
 
-    async def _answer(self, endpoint: str, url: httpx.URL, left_s: float, line: requestlog.Line, wait: Wait) -> bytes:
+    async def _answer(
+        self, kept: Kept, endpoint: str, url: httpx.URL, left_s: float, line: requestlog.Line, wait: Wait
+    ) -> None:
         generation = self._keys.generation
+        until = self._clock() + left_s - _SAY_SO_S
+        body = b""
         try:
             response = await self._send(endpoint, url, self._keys.headers(), left_s, wait)
             async with aclosing(response):
                 self._observe(endpoint, response)
                 ok = 200 <= response.status_code < 300
                 line.status = response.status_code
-                body = await self._body(response, MAX_ANSWER_BYTES if ok else _MAX_ERROR_BYTES, wait, whole=ok)
-                line.size_bytes = len(body)
+                if ok:
+                    await self._fill(kept, response, until, wait)
+                else:
+                    body = await self._start_of(response, wait)
+                line.size_bytes = kept.size_bytes + len(body)
         except httpx.HTTPError as error:
             raise failures.of_exception(self.host, error, self._proxy_shown) from error
         if not ok:
             raise self._failure(response, body, endpoint, generation)
-        return body
 
-    async def _body(self, response: httpx.Response, cap_bytes: int, wait: Wait, *, whole: bool) -> bytes:
-        """Read a body up to `cap_bytes`; past it raise if it is needed whole, else cut it there."""
-        pieces: list[bytes] = []
-        size = 0
-        async with aclosing(decoded(response)) as body:
-            async for piece in body:
-                size += len(piece)
+    async def _fill(self, kept: Kept, response: httpx.Response, until: float, wait: Wait) -> None:
+        """Keep a body whole. Raises AnswerTooLarge past MAX_ANSWER_BYTES."""
+        async with aclosing(decoded(response)) as pieces:
+            async for piece in pieces:
                 self.received(len(piece), wait)
-                pieces.append(piece)
-                if size > cap_bytes:
-                    if whole:
-                        raise errors.AnswerTooLarge(f"{self.host} sent an answer of more than {cap_bytes >> 20} MiB")
+                if kept.size_bytes + len(piece) > MAX_ANSWER_BYTES:
+                    raise errors.AnswerTooLarge(f"{self.host} sent an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
+                # A wait for room says nothing about the service.
+                wait.pause(self._clock())
+                with trio.move_on_after(max(0.0, until - self._clock())) as room_wait:
+                    await kept.add(piece)
+                wait.resume(self._clock())
+                if room_wait.cancelled_caught:
+                    raise errors.TimedOut("other large listings took all the memory that there is for them")
+
+    async def _start_of(self, response: httpx.Response, wait: Wait) -> bytes:
+        """Read an error's body as far as it is of use."""
+        body = bytearray()
+        async with aclosing(decoded(response)) as pieces:
+            async for piece in pieces:
+                self.received(len(piece), wait)
+                body += piece
+                if len(body) > _MAX_ERROR_BYTES:
                     break
-        return b"".join(pieces)
+        return bytes(body)
 
     def _failure(self, response: httpx.Response, body: bytes, endpoint: str, generation: int | None) -> Exception:
         """Return what to raise for an answer that is none; `generation`: of the keys that it was asked with, if any."""

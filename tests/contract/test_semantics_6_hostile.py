@@ -3,7 +3,7 @@
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tests.answers import (
     ok,
     raw,
 )
-from tests.attacked import Attacked, attacked, check_failed
+from tests.attacked import Attacked, attacked, check_failed, memory
 from tests.harness import LIMIT_S, Done, start_process, wait_until
 from tests.hostile import API
 
@@ -214,6 +214,42 @@ def test_a_compressed_bomb(own_attack: Attacked) -> None:
 
     with own_attack.survives(growth_bytes=512 << 20):
         check_failed(own_attack.mounted.sh('ls "$M/runs/$1"', run_id), errno.EFBIG)
+
+
+# One body at its most, what others may hold beside it, and what goes with them.
+TOGETHER_BYTES = (256 + 16 + 64) << 20
+
+
+def packed(filler: bytes, count: int) -> Answer:
+    """Send the gzip of a listing of so many of these, which is made once."""
+    body = GZIP + gzipped(OPEN + filler * count + b"{}" + CLOSE)
+    return lambda _: iter([body])
+
+
+# How eight listings are made that are refused, and with what.
+REFUSED: dict[str, tuple[Callable[[], Answer], int]] = {
+    "too long": (lambda: lambda _: itertools.chain([GZIP], bomb(2048)), errno.EFBIG),
+    "no listing": (lambda: lambda _: itertools.chain([GZIP], bomb(250)), errno.EBADMSG),
+    "too many rows": (lambda: packed(b'{"path":"f"},', 5 * MANY), errno.EFBIG),
+    "too many lists": (lambda: packed(b"[],", 20 * MANY), errno.EFBIG),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_listings_side_by_side(name: str, own_attack: Attacked) -> None:
+    """6.4: eight listings at once that are refused take the memory of one, and keep none of it."""
+    mounted = own_attack.mounted
+    make, expected = REFUSED[name]
+    answer = make()
+    runs = [own_attack.server.plant(listing=answer) for _ in range(8)]
+    own_attack.works()
+    before = memory(mounted.pid, "VmRSS")
+    with own_attack.survives(growth_bytes=TOGETHER_BYTES):
+        with ThreadPoolExecutor(len(runs)) as pool:
+            done = list(pool.map(lambda run: mounted.sh('ls "$M/runs/$1"', run, limit_s=2 * LIMIT_S), runs))
+        for each in done:
+            check_failed(each, expected)
+        assert memory(mounted.pid, "VmRSS") - before < 64 << 20
 
 
 DRIPS: dict[str, bytes] = {
