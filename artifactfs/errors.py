@@ -2,6 +2,7 @@
 
     ArtifactfsError
     ├── UserError                   a command cannot be carried out; holds an ExitCode
+    ├── NoThread                    the system has no thread for a call
     ├── TreeError                   the tree says no
     │   ├── NoSuchEntry             no such name, for `valid_s` seconds
     │   ├── NotADirectory, IsADirectory, NotALink
@@ -102,6 +103,10 @@ _LIMITS = {
     errno.ENOMEM: "there is no memory left: see `free -h` and `ulimit -v`",
     errno.EAGAIN: "no process or thread can be started: raise the limit with `ulimit -u`",
 }
+
+
+class NoThread(ArtifactfsError):
+    """No thread can be had for a call, of which nothing has happened. It may be had a moment later."""
 
 
 class TreeError(ArtifactfsError):
@@ -221,6 +226,8 @@ class TlsFailed(PassingError):
 
 # One row per row of the table in model-lab-api.md; a subclass without a row has its parent's.
 _ERRNO: dict[type[BaseException], int] = {
+    # Not EAGAIN: see RateLimited.
+    NoThread: errno.ENOMEM,
     NoSuchEntry: errno.ENOENT,
     NotADirectory: errno.ENOTDIR,
     IsADirectory: errno.EISDIR,
@@ -283,6 +290,7 @@ def errno_of(error: BaseException) -> int:
 
 # What a user can do about it; a subclass without a row has its parent's. A test sees that each kind has one.
 _WHAT_TO_DO: dict[type[BaseException], str] = {
+    NoThread: "raise the limit on processes (`ulimit -u`), or end some",
     NoSuchEntry: "list its directory to see what is there",
     NotADirectory: "give a directory",
     IsADirectory: "give a file",

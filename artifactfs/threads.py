@@ -9,11 +9,9 @@ from typing import TypeVar
 
 import trio
 
+from artifactfs.errors import NoThread
+
 T = TypeVar("T")
-
-
-class NoThread(Exception):
-    """No thread can be had for a call, of which nothing has happened. It may be had a moment later."""
 
 
 async def run(

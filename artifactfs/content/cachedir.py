@@ -13,11 +13,11 @@ import contextlib
 import errno
 import os
 import re
-import shlex
 import stat
 from collections.abc import Callable
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.escaping import shell_word
 
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -180,7 +180,7 @@ def _is_marked(directory: Directory, path: str) -> bool:
     if found.st_uid != os.geteuid():
         # The likes of /tmp have a place for others.
         has_place = found.st_uid == 0 and os.access(path, os.W_OK | os.X_OK)
-        instead = shlex.quote(os.path.join(path, f"artifactfs-{os.geteuid()}")) if has_place else _OF_OWN_HOME
+        instead = shell_word(os.path.join(path, f"artifactfs-{os.geteuid()}")) if has_place else _OF_OWN_HOME
         raise ForeignDirectory(f"the cache directory {path} belongs to another user", instead)
     tag = _read_tag(directory.fd)
     if not _is_ours(tag) and (stranger := _stranger(directory.fd, tag)) is not None:
@@ -196,7 +196,7 @@ def _is_marked(directory: Directory, path: str) -> bool:
 
 
 def _below(path: str) -> str:
-    return shlex.quote(os.path.join(path, "artifactfs"))
+    return shell_word(os.path.join(path, "artifactfs"))
 
 
 def _read_tag(fd: int) -> bytes | None:

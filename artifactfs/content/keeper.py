@@ -19,7 +19,7 @@ from artifactfs.content import blockfile
 from artifactfs.content.blockfile import Block, Stamp
 from artifactfs.content.blocks import BlockStore
 from artifactfs.content.tally import CacheState
-from artifactfs.threads import NoThread
+from artifactfs.errors import NoThread
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ import pyfuse3
 import trio
 
 from artifactfs import threads
-from artifactfs.threads import NoThread
+from artifactfs.errors import NoThread
 
 log = logging.getLogger(__name__)
 

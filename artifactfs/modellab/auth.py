@@ -16,9 +16,8 @@ from functools import partial
 import trio
 
 from artifactfs import errors, logs, threads
-from artifactfs.errors import UserError
+from artifactfs.errors import NoThread, UserError
 from artifactfs.settings import Keys, KeySource, Secret
-from artifactfs.threads import NoThread
 
 log = logging.getLogger(__name__)
 

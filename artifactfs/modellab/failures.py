@@ -7,7 +7,7 @@ import ssl
 import httpx
 
 from artifactfs import errors
-from artifactfs.threads import NoThread
+from artifactfs.errors import NoThread
 
 
 def of_answer(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:

@@ -11,7 +11,7 @@ import cachetools
 import trio
 
 from artifactfs import threads
-from artifactfs.threads import NoThread
+from artifactfs.errors import NoThread
 
 # The API's, a proxy's, and those that content is redirected to.
 _REMEMBERED = 64

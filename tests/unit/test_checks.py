@@ -74,7 +74,7 @@ def test_lines_of_fuse_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for text, allows in (
         (b"user_allow_other\n", True),
         (b"mount_max = 3\n  user_allow_other\t # yes\r\n", True),
-        (b"user_allow_other", True),
+        (b"user_allow_other", False),  # a last line that does not end is not read
         (b"#user_allow_other\n", False),
         (b"# no\ruser_allow_other\n", False),
         (b"x\x0buser_allow_other\n", False),

@@ -16,13 +16,13 @@ from artifactfs import errors, threads
 from artifactfs.content.blockfile import Stamp
 from artifactfs.content.blocks import BlockStore
 from artifactfs.content.keeper import Keeper
+from artifactfs.errors import NoThread
 from artifactfs.fuse import names as kernel_names
 from artifactfs.modellab import auth, resolver
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.modellab.failures import of_exception
 from artifactfs.settings import Keys, Secret
-from artifactfs.threads import NoThread
 from tests.content_harness import BLOCK, Server, bench, scaled_down
 
 KEY = b"k" * 16
