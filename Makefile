@@ -62,7 +62,8 @@ test-lowest: $(LOWEST)/.developing ## Run every test with the oldest dependencie
 	@.ci/setup.sh tests
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(PARALLEL) $(TESTS)
 
-lint: $(VENV)/.developing ## Check style, format and types
+lint: $(VENV)/.developing ## Check style, spelling, format and types
+	$(VENV)/bin/codespell $$(git ls-files 2>/dev/null || echo .)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
