@@ -193,9 +193,17 @@ def orphaned_connections() -> set[int]:
     listed = 'mount -t fusectl none "$1" && ls "$1"'
     with tempfile.TemporaryDirectory() as place:
         done = run("unshare", "-m", "--", "sh", "-c", listed, "sh", place).ok()
-    mounts = {
-        int(fields[2].partition(b":")[2]) for fields in mount_rows() if fields[fields.index(b"-", 6) + 1][:4] == b"fuse"
-    }
+    # Other tests have mount namespaces of their own.
+    namespaces = {}
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            namespaces[os.readlink(f"/proc/{name}/ns/mnt")] = int(name)
+    mounts = set()
+    for pid in namespaces.values():
+        with contextlib.suppress(OSError):
+            mounts |= {
+                int(row[2].partition(b":")[2]) for row in mount_rows(pid) if b"fuse" in row[row.index(b"-", 6) + 1]
+            }
     return set(map(int, done.text.split())) - mounts
 
 

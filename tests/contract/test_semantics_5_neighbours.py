@@ -54,14 +54,11 @@ class Apart:
     def directory(self, name: str) -> str:
         path = self.shell.path(name)
         os.makedirs(path)
-        os.chmod(path, 0o777)
         return path
 
 
 @pytest.fixture
 def apart(shell: Shell) -> Iterator[Apart]:
-    for path in (shell.directory, os.path.dirname(shell.directory), os.path.dirname(os.path.dirname(shell.directory))):
-        os.chmod(path, 0o755)
     command = ("unshare", "-m", "--propagation", "slave", "--", "sh", "-c", "echo ready; read word")
     with holding(command) as held:
         shell.prefix = ("nsenter", "-m", "-t", str(held.pid), "--")
@@ -166,7 +163,7 @@ def test_mounts_of_an_ordinary_user(apart: Apart, user_shell: Shell, lab: Lab) -
         "subtype=artifactfs,fsname= - fuse.artifactfs artifactfs ro",
         "subtype=artifactfs\ry,fsname=artifactfs",
     )
-    directory = apart.directory("theirs")
+    directory = user_shell.make_directory("theirs")
     with silent_mounts(apart, user_shell.python, directory, user_shell.owner, options) as points:
         all_commands_work(apart, lab, point, other)
         for theirs in points[:2]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -184,11 +186,21 @@ def namespace(more: Sequence[str] = ()) -> tuple[str, ...]:
     return ("python3", "-c", _ROOT_OF_A_NAMESPACE, str(USER_ID), *more)
 
 
-def test_root_of_a_user_namespace(shell: Shell, user_shell: Shell) -> None:
+@pytest.fixture
+def open_shell(lab: Lab) -> Iterator[Shell]:
+    """Where root types, in a directory that others can enter."""
+    directory = tempfile.mkdtemp(prefix="artifactfs-root-")
+    os.chmod(directory, 0o755)
+    shell = Shell(directory, lab)
+    yield shell
+    shell.close()
+    if all(mount_type(mounted.point) is None for mounted in shell.mounts):
+        shutil.rmtree(directory)
+
+
+def test_root_of_a_user_namespace(open_shell: Shell, user_shell: Shell) -> None:
     """5.6, 6.2: in a user namespace a user's own mounts are known for that, and root's outside are told apart."""
-    for path in (shell.directory, os.path.dirname(shell.directory), os.path.dirname(os.path.dirname(shell.directory))):
-        os.chmod(path, 0o755)
-    roots, own = shell.mount(), user_shell.mount()
+    roots, own = open_shell.mount(), user_shell.mount()
     prefix, user_shell.prefix = user_shell.prefix, namespace()
     try:
         mounts = {each["mountpoint"]: each for each in json.loads(user_shell.cli("status", "--json").text)}
