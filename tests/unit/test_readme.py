@@ -9,7 +9,7 @@ from artifactfs import cli
 from artifactfs.errors import ExitCode
 
 CHECKOUT = Path(__file__).parents[2]
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+LAYOUT = (CHECKOUT / "docs" / "dev" / "layout.md").read_text(encoding="utf-8")
 TROUBLE = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
 
@@ -28,7 +28,7 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_every_room_is_in_the_picture() -> None:
-    picture = README[README.index("    artifactfs/\n") : README.index("    tests/\n")]
+    picture = LAYOUT[LAYOUT.index("    artifactfs/\n") : LAYOUT.index("    tests/\n")]
     drawn = set(re.findall(r"^ {6}(\w+(?:\.py|/))", picture, re.MULTILINE))
     package = CHECKOUT / "artifactfs"
     there = {path.name for path in package.glob("*.py")} | {
@@ -41,17 +41,17 @@ def test_every_room_is_in_the_picture() -> None:
     "room", ["cli", "desktop", "doctor", "settings", "logs", "modellab", "tree", "content", "fuse", "mount"]
 )
 def test_every_module_of_a_room_is_in_the_picture(room: str) -> None:
-    picture = README[README.index(f"      {room}/") :]
+    picture = LAYOUT[LAYOUT.index(f"      {room}/") :]
     drawn = re.match(r".*\n((?: {8}.*\n)+)", picture)
     assert drawn is not None
     there = {path.name for path in (CHECKOUT / "artifactfs" / room).glob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"^ {8}(\w+\.py)", drawn[1], re.MULTILINE)) == there
 
 
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+PAGES = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Each link within the checkout leads to a file that is there, and to a heading that is in it."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
