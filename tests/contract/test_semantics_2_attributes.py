@@ -3,8 +3,10 @@
 import errno
 import os
 import stat
+import tarfile
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,27 @@ def test_umask_uid_and_gid(mounting: Mounting) -> None:
     assert stat.S_IMODE(directory["st_mode"]) == 0o550
     assert stat.S_IMODE(file["st_mode"]) == 0o440
     assert {(told["st_uid"], told["st_gid"]) for told in (directory, file)} == {(1234, 2345)}
+
+
+@pytest.mark.parametrize(("options", "mode"), [((), 0o440), (("--allow-other",), 0o404)], ids=["own", "shared"])
+def test_copies_of_files_without_a_size(
+    options: tuple[str, ...], mode: int, lab: Lab, mounting: Mounting, tmp_path: Path
+) -> None:
+    """2.1, 2.2: what marks a file without a size does not come along with the copies that docs/using.md names."""
+    lab.switch(size_form="absent", index="404")
+    mounted = mounting(*options)
+    run_id = lab.new_run({"a.bin": 5000, "d/b.bin": 70_000})
+    assert stat.S_IMODE(look(mounted, "runs", run_id, "a.bin")["st_mode"]) == mode
+    mounted.sh(
+        'cp -a --no-preserve=ownership "$M/runs/$1" "$2/cp" && tar -C "$M/runs/$1" -cf "$2/tar" .', run_id, tmp_path
+    )
+    with tarfile.open(tmp_path / "tar") as archive:
+        assert {(each.size, each.mode, each.gid) for each in archive if each.isfile()} == {
+            (size, 0o444, os.getegid()) for size in (5000, 70_000)
+        }
+    for name, size in (("a.bin", 5000), ("d/b.bin", 70_000)):
+        copied = (tmp_path / "cp" / name).stat()
+        assert (copied.st_size, stat.S_IMODE(copied.st_mode), copied.st_gid) == (size, 0o444, os.getegid())
 
 
 def test_blocks_are_the_size_rounded_up(lab: Lab, standing: Mount) -> None:

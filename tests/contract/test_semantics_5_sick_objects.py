@@ -15,6 +15,8 @@ from tests.hostile import HostileServer, hostile_server
 DEADLINE_S = 2.0
 KIND = "Content-Type: application/octet-stream"
 SIZE = 300_000
+# More than is fetched at once for a first read.
+LARGE_SIZE = 8 << 20
 # What a form of sickness has besides the deadline, and between two bytes of a drip.
 LATE_S = DEADLINE_S * 1.5
 DRIP_S = 0.1
@@ -136,10 +138,12 @@ def read_well(patient: Attacked, run_id: int, number: int) -> None:
     assert done.out == b"f\n" + bytes([65 + number]) * SIZE
 
 
-@pytest.mark.parametrize("what", ["content", "listing"])
-@pytest.mark.parametrize("how", FORMS)
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [*(("content", how) for how in FORMS), *(("listing", how) for how in (late_head, half, drip))],
+)
 def test_one_sick_object_fails_its_own_readers_only(
-    how: Callable[[HostileServer, bytes], Iterable[bytes]], what: str, patient: Attacked
+    what: str, how: Callable[[HostileServer, bytes], Iterable[bytes]], patient: Attacked
 ) -> None:
     """5.1: while one program tries one sick object again and again, others get what they ask for, however rarely."""
     server = patient.server
@@ -151,8 +155,29 @@ def test_one_sick_object_fails_its_own_readers_only(
         for number in range(ROUNDS):
             next_failure(sick)
             read_well(patient, run_id, number)
+
+
+def test_a_sick_object_that_gets_well(patient: Attacked) -> None:
+    """5.1: what stalled is read as soon as the service answers it again."""
+    server = patient.server
+    run_id = server.plant(files=files(["sick/f"]))
+    server.of(run_id).content = sickly(server, no_head, well(server.of(run_id), "content"))
+    with trying(patient, run_id, "sick/f", "content") as sick:
+        next_failure(sick)
         server.heal(run_id)
-        assert sick.go_on() is not None  # it succeeds in the end
+        sick.go_on()
+
+
+def test_a_large_file_that_stalls_first(patient: Attacked) -> None:
+    """5.1: while it is not known whether ranges are granted, too, a file that stalls keeps no other from being read."""
+    server = patient.server
+    run_id = server.plant(files={name: bytes(LARGE_SIZE) for name in ("sick", "a", "b")})
+    server.of(run_id).content = sickly(server, no_head, well(server.of(run_id), "content"))
+    with trying(patient, run_id, "sick", "content") as sick:
+        for name in "ab":
+            next_failure(sick)
+            done = patient.mounted.sh('head -c 5000 "$M/runs/$1/$2"', run_id, name).ok()
+            assert done.out == bytes(5000)
 
 
 def test_a_run_that_stalls(patient: Attacked) -> None:
