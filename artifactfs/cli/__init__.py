@@ -148,9 +148,15 @@ def heed_signals() -> None:
 
 def open_standard_descriptors() -> None:
     """Where 0 to 2 are closed, open them on nothing: else the next pipe or socket becomes standard output."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        continue
-    os.close(fd)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Opens the lowest number that is free, which is this one. Without a /dev the root directory does.
+            try:
+                os.open(os.devnull, os.O_RDWR)
+            except OSError:
+                os.open("/", os.O_RDONLY)
 
 
 def keep_own_files_usable() -> None:

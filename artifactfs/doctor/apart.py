@@ -4,6 +4,7 @@ A process that waits inside the kernel for a dead file system cannot be killed; 
 end. So a child waits in its place, and is left behind. Call before there are threads: a fork does not take them along.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -54,10 +55,11 @@ def apart(look: Callable[[], Sequence[Finding]], within_s: float) -> Sequence[Fi
 def _child(look: Callable[[], Sequence[Finding]], writer: int) -> None:
     """Everything that happens in the child; never returns."""
     try:
-        # If it is left behind, whoever waits for the end of our output must not wait for it.
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
+        # If it is left behind, whoever waits for the end of our output must not wait for it; but for want of a /dev.
+        with contextlib.suppress(OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
             answer = msgspec.json.encode(look())

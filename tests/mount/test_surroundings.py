@@ -65,6 +65,7 @@ ODD: dict[str, Odd] = {
     "a credential's place is odd": Odd({"CREDENTIALS_DIRECTORY": "\udcff\n"}),
     "systemd's socket is odd": Odd({"NOTIFY_SOCKET": "@" + "x" * 300, "JOURNAL_STREAM": "x:y"}),
     "namespace: no /proc": Odd(before="mount -t tmpfs none /proc", codes=(0, ExitCode.SYSTEM_FAILED)),
+    "namespace: no /dev": Odd(before="exec 0<&- && mount -t tmpfs none /dev", codes=(0, ExitCode.SYSTEM_FAILED)),
     "namespace: no /etc": Odd(before="mount -t tmpfs none /etc"),
     "namespace: no /sys": Odd(before="mount -t tmpfs none /sys"),
     "namespace: no space": Odd(
