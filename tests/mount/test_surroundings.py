@@ -125,6 +125,22 @@ def test_letters_that_a_locale_lacks(encoding: str, shell: Shell) -> None:
         assert done.out
 
 
+@pytest.mark.parametrize("path", ["/x" * 2047, "/" + "x" * 5000, "x/.." * 900], ids=len)
+def test_a_path_that_is_none(path: str, shell: Shell) -> None:
+    """Too deep, too long, or roundabout: each command that takes a path says so in one line."""
+    point = shell.expected_mount().point
+    for command in (
+        *(("mount", path), ("umount", path), ("info", path), ("warm", path), ("demo", "--background", path)),
+        *(("service", "install", "-n", path), ("desktop", "open", path), ("config", "show", "--config", path)),
+        *(("mount", f"--{name}", path, point) for name in ("log-file", "ca-file", "api-key-file")),
+        ("cache", "info", "--cache-dir", path + "/y"),
+    ):
+        done = shell.cli(*command)
+        in_one_line(done, f"{command[:2]}: {done.code} {done.err[-200:]}")
+        assert done.err.count("\n") <= 1, (command[:2], done.err[:300])
+    assert mount_type(point) is None
+
+
 MOUNTED = (
     "HOME is unset", "XDG is relative", "all are closed", "the directory is gone", "ASCII alone", "the locale is none",
     "the umask is 0777", "the umask is 0", "PATH is empty", "COLUMNS is none", "TZ is odd", "warnings are errors",
