@@ -6,6 +6,7 @@ root's, so a path may be told there.
 """
 
 import contextlib
+import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
@@ -14,15 +15,21 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 from pyfuse3 import FUSEError
 
 from artifactfs import errors
+from artifactfs.headroom import Reserve
 from artifactfs.tree.nodes import Node, path_of
 
 log = logging.getLogger(__name__)
+
+# Of this process, as its memory is.
+_reserve = Reserve()
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 # These are given what is open, the others an inode.
 _OF_HANDLES = frozenset({"readdir", "releasedir", "read", "release"})
+# These begin something. The others answer from memory, or end what was begun, which must not fail.
+_BEGIN = frozenset({"lookup", "opendir", "readdir", "open", "read", "readlink", "getxattr", "listxattr"})
 # What is told of a place: its end is what tells it from others, and the error has to fit behind it.
 _MAX_SHOWN = 200
 
@@ -40,9 +47,13 @@ Self = TypeVar("Self", bound=Handlers)
 def guarded(handler: Callable[[Self, *Ts], Coroutine[Any, Any, T]]) -> Callable[[Self, *Ts], Coroutine[Any, Any, T]]:
     """Wrap a handler: nothing but FUSEError (and a cancellation) gets out of it."""
     name = handler.__name__
+    begins = name in _BEGIN
 
     @functools.wraps(handler)
     async def guard(self: Self, *args: *Ts) -> T:
+        if begins and _reserve.is_short():
+            # What is under way needs what is left.
+            raise FUSEError(errno.ENOMEM)
         try:
             return await handler(self, *args)
         except FUSEError:

@@ -44,6 +44,8 @@ def outlives(limit: int, now: Callable[[int], int], lab: Lab, mounting: Mounting
     mounted.log.announce("", optional=True)  # what fails is not this test's matter, nor what is said of it
     names = [f"f{number}" for number in range(FILES)]
     run_id = lab.new_run(dict.fromkeys(names, SIZE))
+    known = lab.new_run(dict.fromkeys(names, SIZE))
+    mounted.sh('cat "$M/runs/$1"/* | wc -c', known).ok()
     pid = mounted.pid
     before = resource.prlimit(pid, limit)
     resource.prlimit(pid, limit, (now(pid), before[1]))
