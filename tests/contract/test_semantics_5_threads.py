@@ -2,10 +2,7 @@
 
 import os
 import resource
-import signal
 from pathlib import Path
-
-import pytest
 
 from artifactfs.errors import ExitCode
 from tests.contract.reading import read
@@ -53,8 +50,7 @@ def check_without_threads(mounted: Mount, lab: Lab, run_id: int) -> None:
 FILES = {f"{name}.bin": SIZE for name in ("kept", "whole", "backwards", "mmap", "later")}
 
 
-@pytest.mark.parametrize("end", ["umount", "SIGTERM"])
-def test_no_thread_can_be_had(end: str, lab: Lab, shell: Shell, tmp_path: Path) -> None:
+def test_no_thread_can_be_had(lab: Lab, shell: Shell, tmp_path: Path) -> None:
     """5.5, 4.4, 5.6: without threads every byte is read from the service, nothing hangs or is called a bug, the mount
     ends as always, and with threads it keeps again."""
     said = str(tmp_path / "threads")
@@ -74,10 +70,7 @@ def test_no_thread_can_be_had(end: str, lab: Lab, shell: Shell, tmp_path: Path) 
     assert read(mounted, "whole", "runs", run_id, "later.bin") == lab.sha256(run_id, "later.bin")
     wait_until(lambda: cached_bytes(cache) >= before + SIZE, "the blocks of later.bin")
     tell(said, "none")
-    if end == "umount":
-        mounted.umount()
-    else:
-        os.kill(mounted.pid, signal.SIGTERM)
+    mounted.umount()
     wait_until(lambda: not shell.processes(), "the end of the mount")
 
 

@@ -224,8 +224,8 @@ def test_wiped_in_use_it_is_made_again(wiped: str, lab: Lab, shell: Shell) -> No
 
 
 def test_many_mounts_begin_at_once(lab: Lab, shell: Shell) -> None:
-    """6.2: twelve mounts that begin at once with a new cache directory all have it for theirs."""
-    mounts = [shell.expected_mount(f"mnt{number}") for number in range(12)]
+    """6.2: eight mounts that begin at once with a new cache directory all have it for theirs."""
+    mounts = [shell.expected_mount(f"mnt{number}") for number in range(8)]
     cache = shell.path("new/cache")
     command = [*shell.program, "mount", "--api-url", lab.url, "--cache-dir", cache, "--log-file"]
     started = [
