@@ -1,18 +1,20 @@
 """The circuit breaker of one origin: a dead service is waited for once, a sick object by its own readers (5.1).
 
-One time-out does not tell a dead service from one artifact or directory that stalls. So the breaker opens only where
-nothing at all came of the service meanwhile, and two different targets say so: two that ran into their deadlines, or
-one and a request of our own (liveness.py). Whatever comes closes it.
+One time-out does not tell a dead service from one artifact or directory that stalls. So a circuit opens only where
+nothing at all came through it meanwhile, and two different targets say so: two that ran into their deadlines, or one
+and a request of our own (liveness.py). Whatever comes closes it. The service is one circuit; each kind of request is
+one more, since the contents may be dead while the listings live.
 
-While it is open, requests fail at once. One in 5 s is a probe. A target that has stalled before has a turn of its own,
-so that it never takes the turn of a target that may be answered. Every other probe has one second, so that its caller
-is not kept either; the others have their whole deadline, so that a slow service is found as well.
+While a circuit is open, requests fail at once. One in 5 s is a probe. A target that stalled or failed before has a turn
+of its own, so that it never takes the turn of a target that may be answered. Every other probe has little time, so that
+its caller is not kept either; the others have their whole deadline, so that a slow service is found as well.
 
 A service that fails at once (refused, 5xx) is asked once by each caller, without retries, after three different
 targets failed and nothing worked. No sleeping: time is an argument, of one clock, in seconds.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 import cachetools
@@ -21,7 +23,10 @@ log = logging.getLogger(__name__)
 
 # How often a service in trouble is tried, at most (semantics 5.1); for refreshes, too (3.2).
 PROBE_INTERVAL_S = 5.0
+# A short probe's time, where our own question went unanswered; and where it did not, so that objects may be sick alone.
+# Arbitrary; well below the interval, so that a walk over a thousand files comes on between two probes.
 _PROBE_S = 1.0
+_DOUBTFUL_PROBE_S = 2.5
 _PATIENT = 2
 # Different targets that failed after all their attempts, with nothing that worked between them. Three may be chance.
 _FAILURES = 3
@@ -53,10 +58,11 @@ class _Sick:
 
 
 class _Turns:
-    """Who may probe while the breaker is open: one in PROBE_INTERVAL_S, the first at once."""
+    """Who may probe while a circuit is open: one in PROBE_INTERVAL_S, the first at once. `short_s`: a short probe's."""
 
-    def __init__(self) -> None:
+    def __init__(self, short_s: float) -> None:
         self.next_at = 0.0
+        self._short_s = short_s
         self._taken = 0
 
     def take(self, now: float, deadline_s: float) -> float | None:
@@ -65,7 +71,45 @@ class _Turns:
             return None
         self.next_at = now + PROBE_INTERVAL_S
         self._taken += 1
-        return deadline_s if self._taken % _PATIENT == 0 else min(_PROBE_S, deadline_s / 2)
+        return deadline_s if self._taken % _PATIENT == 0 else min(self._short_s, deadline_s / 2)
+
+
+class _Circuit:
+    """Requests that are judged together. `since`: from when on it is silent; None: it is not open."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self._heard_at = float("-inf")
+        # Targets that ran into their deadlines since something came last.
+        self._silent: set[str] = set()
+        self._fresh, self._sick = _Turns(_PROBE_S), _Turns(_PROBE_S)
+
+    def heard(self, now: float) -> bool:
+        """Something came; returns whether that closes it."""
+        self._heard_at = now
+        self._silent.clear()
+        was_open, self.since = self.since is not None, None
+        return was_open
+
+    def stalled(self, target: str, since: float, *, asked: bool) -> bool:
+        """Nothing came of a target from then on; returns whether that opens it. `asked`: nor of our own question."""
+        if self.since is not None or self._heard_at > since:
+            return False
+        self._silent.add(target)
+        if len(self._silent) < _SILENT and not asked:
+            return False
+        short_s = _PROBE_S if asked else _DOUBTFUL_PROBE_S
+        self.since, self._fresh, self._sick = since, _Turns(short_s), _Turns(short_s)
+        return True
+
+    def take_turn(self, now: float, deadline_s: float, *, sick: bool) -> float | None:
+        """Return for how many seconds a probe may wait; None: it is not its turn. `sick`: its target stalled before."""
+        if sick:
+            return self._sick.take(now, deadline_s)
+        if (limit_s := self._fresh.take(now, deadline_s)) is not None:
+            # The others learn of its answer, too.
+            self._sick.next_at = now + PROBE_INTERVAL_S
+        return limit_s
 
 
 class Breaker:
@@ -76,14 +120,12 @@ class Breaker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # When something came last.
+        # When something came last, and whether our own question went since.
         self._heard_at = float("-inf")
-        self._open = False
-        self._fresh_turns, self._sick_turns = _Turns(), _Turns()
-        self._stalled, self._failed = _Sick(), _Sick()
-        # Since something came last: targets that ran into their deadlines, and whether our own question went.
-        self._silent: set[str] = set()
         self._asked = False
+        self._service = _Circuit()
+        self._kinds: defaultdict[str, _Circuit] = defaultdict(_Circuit)
+        self._stalled, self._failed = _Sick(), _Sick()
         # Since something worked last: targets that failed, requests that failed, and whether a connection was refused.
         self._failing: set[str] = set()
         self._failures = 0
@@ -91,8 +133,7 @@ class Breaker:
         self._waits: set[Wait] = set()
         # Told that a request has begun to wait; must not await or raise.
         self.on_wait: Callable[[], None] | None = None
-        # For who asks how it is: since when it is in trouble, of each kind, and when the last one was over.
-        self.silent_since: float | None = None
+        # For status: since when it is in trouble, of each sort, and when the last one was over.
         self.failing_since: float | None = None
         self.recovered_at = float("-inf")
         # Since when answers come that are not Model Lab's: a login page, a gateway's JSON.
@@ -137,35 +178,39 @@ class Breaker:
     # --- a service that is silent ---------------------------------------------------------------------------
 
     @property
-    def is_open(self) -> bool:
-        """Whether the service is taken for dead."""
-        return self._open
+    def silent_since(self) -> float | None:
+        """Since when the service, or a kind of requests, is taken for dead; None: it is not."""
+        return min(
+            (each.since for each in (self._service, *self._kinds.values()) if each.since is not None), default=None
+        )
 
-    def admit(self, target: str, now: float, deadline_s: float) -> float | None:
+    def is_open(self, endpoint: str) -> bool:
+        """Whether requests of a kind fail at once but for probes."""
+        return any(each.since is not None for each in self._circuits(endpoint))
+
+    def admit(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:
         """Return for how many seconds a request may wait that has so many; None: it is not to be sent."""
-        if not self._open:
-            return deadline_s
-        if self.has_stalled(target, now):
-            return self._sick_turns.take(now, deadline_s)
-        if (limit_s := self._fresh_turns.take(now, deadline_s)) is not None:
-            # The others learn of its answer, too.
-            self._sick_turns.next_at = now + PROBE_INTERVAL_S
-        return limit_s
+        for circuit in self._circuits(endpoint):
+            if circuit.since is not None:
+                sick = self.has_stalled(target, now) or self._failed.has(target, now)
+                return circuit.take_turn(now, deadline_s, sick=sick)
+        return deadline_s
 
     def has_stalled(self, target: str, now: float) -> bool:
         """Whether a target ran into its deadline when it was last asked for."""
         return self._stalled.has(target, now)
 
-    def heard(self, now: float) -> None:
+    def heard(self, endpoint: str, now: float) -> None:
         """Something came: the head of an answer, or bytes of a body."""
         self._heard_at = now
-        if self._silent or self._asked:
-            self._silent.clear()
-            self._asked = False
-        if self._open:
-            self._open = False
-            self.silent_since, self.recovered_at = None, now
+        self._asked = False
+        closed = [circuit.heard(now) for circuit in self._circuits(endpoint)]
+        if any(closed):
+            self.recovered_at = now
             log.info("%s answers again", self.name)
+
+    def _circuits(self, endpoint: str) -> tuple[_Circuit, _Circuit]:
+        return self._service, self._kinds[endpoint]
 
     def wait(self, endpoint: str, target: str) -> "Wait":
         """Return the wait of a request that is about to be made."""
@@ -178,7 +223,7 @@ class Breaker:
         """
         if not self._waits:
             return None
-        if self._open or self._asked:
+        if self._service.since is not None or self._asked:
             return min(wait.limit_s for wait in self._waits) / 2
         return max(0.0, min(wait.quiet_from(self._heard_at, now) + wait.limit_s / 2 for wait in self._waits) - now)
 
@@ -204,22 +249,22 @@ class Breaker:
         """A target is as it should be."""
         self._stalled.remove(target)
 
-    def stalled(self, target: str, now: float, since: float | None) -> None:
+    def stalled(self, endpoint: str, target: str, now: float, since: float | None) -> None:
         """A target ran into its deadline. `since`: from when on nothing came of it; None: too little came."""
         self._stalled.add(target, now)
-        if self._open or since is None or self._heard_at > since:
+        if since is None:
             return
-        self._silent.add(target)
-        if len(self._silent) < _SILENT and not self._asked:
-            return
-        self._open, self._fresh_turns, self._sick_turns = True, _Turns(), _Turns()
-        self._silent.clear()
-        self.silent_since = since
-        log.warning(
-            "%s does not answer: others fail at once until it does; it is tried every %g s",
-            self.name,
-            PROBE_INTERVAL_S,
-        )
+        opened = [
+            self._service.stalled(target, since, asked=self._asked),
+            self._kinds[endpoint].stalled(target, since, asked=False),
+        ]
+        if any(opened):
+            log.warning(
+                "%s does not answer%s: others fail at once until it does; it is tried every %g s",
+                self.name,
+                "" if opened[0] else f" requests of the kind {endpoint}",
+                PROBE_INTERVAL_S,
+            )
 
 
 class Wait:
@@ -256,13 +301,13 @@ class Wait:
     def heard(self, now: float, size_bytes: int = 0) -> None:
         """Something of it came."""
         self._since = now
-        self._breaker.heard(now)
+        self._breaker.heard(self.endpoint, now)
         self._came_bytes += size_bytes
         if self._came_bytes >= _PROGRESS_BYTES:
             self._breaker.answered(self.target)
             self._slow_since, self._came_bytes = now, 0
         elif now - self._slow_since >= self.limit_s:
-            self._breaker.stalled(self.target, now, None)
+            self._breaker.stalled(self.endpoint, self.target, now, None)
             self._slow_since, self._came_bytes = now, 0
 
     def has_stalled(self, now: float) -> bool:
@@ -301,4 +346,5 @@ class Wait:
 
     def _over(self, now: float, least_s: float) -> None:
         if self._sent_at is not None and self._paused_at is None and now - self._slow_since >= least_s:
-            self._breaker.stalled(self.target, now, self._since if now - self._since >= least_s else None)
+            since = self._since if now - self._since >= least_s else None
+            self._breaker.stalled(self.endpoint, self.target, now, since)

@@ -158,7 +158,7 @@ class Transport:
         """Whether a request that nobody waits for may go: it delays none that somebody does, and the limit is far."""
         return (
             self._queue.free > RESERVED
-            and not self._breaker.is_open
+            and not self._breaker.is_open(endpoint)
             and not self._limits.is_near(endpoint, self._clock(), self._queue.taken)
         )
 
@@ -372,7 +372,7 @@ class Transport:
     ) -> T:
         """Make attempts within a deadline, each given the seconds that are left. Raises ServiceError."""
         since, target = self._clock(), wait.target
-        if (limit_s := breaker.admit(target, since, deadline_s)) is None:
+        if (limit_s := breaker.admit(wait.endpoint, target, since, deadline_s)) is None:
             self._tally.not_sent(wait.endpoint, Outcome.NOT_ASKED)
             raise errors.NotAsked(
                 f"{breaker.name} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"

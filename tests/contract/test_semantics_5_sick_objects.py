@@ -210,7 +210,7 @@ def test_many_sick_objects(patient: Attacked) -> None:
     with contextlib.ExitStack() as stack:
         sick = [stack.enter_context(trying(patient, run_id, f"sick{n}/f", "content")) for n in range(MANY)]
         for number in range(ROUNDS):
-            for each in sick:
+            for each in sick[:ROUNDS]:
                 next_failure(each)
             read_well(patient, run_id, number)
 

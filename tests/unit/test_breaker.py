@@ -16,14 +16,14 @@ from tests.unit.test_transport import KEYS, OK, Answer, Network, never
 def silent(breaker: Breaker, *targets: str, since: float = 0.0, now: float = 30.0) -> None:
     """Let requests for these targets run into their deadlines, of which nothing came."""
     for target in targets:
-        breaker.stalled(target, now, since)
+        breaker.stalled("listing", target, now, since)
 
 
 def test_all_is_well() -> None:
     """Requests may wait as long as they want."""
     breaker = Breaker("x")
-    assert [breaker.admit("a", now, 30.0) for now in (0, 1, 100)] == [30.0] * 3
-    assert not breaker.is_open
+    assert [breaker.admit("listing", "a", now, 30.0) for now in (0, 1, 100)] == [30.0] * 3
+    assert not breaker.is_open("listing")
 
 
 @pytest.mark.parametrize("times", [1, 2, 100])
@@ -31,16 +31,34 @@ def test_one_target_that_stalls_is_no_dead_service(times: int) -> None:
     """5.1: however often one target runs into its deadline, the service is not judged by it."""
     breaker = Breaker("x")
     silent(breaker, *["sick"] * times)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
     assert breaker.has_stalled("sick", 31.0)
-    assert breaker.admit("well", 31.0, 30.0) == 30.0
+    assert breaker.admit("listing", "well", 31.0, 30.0) == 30.0
 
 
 def test_a_second_target_tells() -> None:
     """5.1: two different targets of which nothing came, and nothing else either: nobody answers."""
     breaker = Breaker("x")
     silent(breaker, "a", "b")
-    assert breaker.is_open
+    assert breaker.is_open("listing")
+
+
+@pytest.mark.parametrize("others", [["runs"], ["runs", "listing"]])
+def test_one_kind_of_requests_may_be_dead(others: list[str]) -> None:
+    """5.1: contents of which none comes fail at once, but for probes, while listings are answered."""
+    breaker = Breaker("x")
+    for now, target in ((30.0, "a"), (60.0, "b")):
+        for kind in others:
+            breaker.heard(kind, now - 15)
+        breaker.stalled("content", target, now, now - 30)
+    assert [breaker.is_open(kind) for kind in ("content", "listing")] == [True, False]
+    assert breaker.silent_since == 30.0
+    assert breaker.admit("listing", "a", 60.0, 30.0) == 30
+    assert [breaker.admit("content", target, 60.0, 30.0) for target in "cd"] == [2.5, None]
+    breaker.heard("listing", 61.0)
+    assert breaker.is_open("content")
+    breaker.heard("content", 62.0)
+    assert breaker.admit("content", "d", 62.0, 30.0) == 30
 
 
 def test_our_own_question_tells() -> None:
@@ -48,7 +66,7 @@ def test_our_own_question_tells() -> None:
     breaker = Breaker("x")
     breaker.asked(True)
     silent(breaker, "a")
-    assert breaker.is_open
+    assert breaker.is_open("listing")
 
 
 def test_a_question_that_failed_tells_nothing() -> None:
@@ -57,71 +75,75 @@ def test_a_question_that_failed_tells_nothing() -> None:
     breaker.asked(True)
     breaker.asked(False)
     silent(breaker, "a")
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
 
 
-def test_after_a_silence_only_probes_go() -> None:
-    """5.1: at most one in 5 s; the first at once. They have a second, every other one all of its deadline."""
+@pytest.mark.parametrize("asked", [True, False])
+def test_after_a_silence_only_probes_go(asked: bool) -> None:
+    """5.1: at most one in 5 s; the first at once. They have a second where our own question went unanswered, else a
+    little more; every other one has all of its deadline."""
     breaker = Breaker("x")
+    breaker.asked(asked)
     silent(breaker, "a", "b")
     went = {
         now / 10: limit_s
         for now in range(300, 700)
-        if (limit_s := breaker.admit(f"c{now}", now / 10, 30.0)) is not None
+        if (limit_s := breaker.admit("listing", f"c{now}", now / 10, 30.0)) is not None
     }
-    assert went == {30: 1, 35: 30, 40: 1, 45: 30, 50: 1, 55: 30, 60: 1, 65: 30}
+    short_s = 1 if asked else 2.5
+    assert went == {30: short_s, 35: 30, 40: short_s, 45: 30, 50: short_s, 55: 30, 60: short_s, 65: 30}
 
 
 def test_what_stalled_takes_no_turn_of_others() -> None:
     """5.1: a target that stalled before probes too, where no other does, and never in place of another."""
     breaker = Breaker("x")
     silent(breaker, "a", "b")
-    assert breaker.admit("a", 30.0, 30.0) == 1
-    assert breaker.admit("b", 30.0, 30.0) is None
-    assert breaker.admit("c", 30.1, 30.0) == 1
-    assert breaker.admit("d", 30.2, 30.0) is None
-    assert breaker.admit("a", 35.05, 30.0) is None  # c's answer will tell it
-    assert breaker.admit("a", 35.2, 30.0) == 30
+    assert breaker.admit("listing", "a", 30.0, 30.0) == 2.5
+    assert breaker.admit("listing", "b", 30.0, 30.0) is None
+    assert breaker.admit("listing", "c", 30.1, 30.0) == 2.5
+    assert breaker.admit("listing", "d", 30.2, 30.0) is None
+    assert breaker.admit("listing", "a", 35.05, 30.0) is None  # c's answer will tell it
+    assert breaker.admit("listing", "a", 35.2, 30.0) == 30
 
 
 def test_a_probe_never_has_a_whole_deadline_at_first() -> None:
     """5.1: the first two together stay below two deadlines, however short that is."""
     breaker = Breaker("x")
     silent(breaker, "a", "b")
-    assert breaker.admit("c", 1.0, 0.5) == 0.25
+    assert breaker.admit("listing", "c", 1.0, 0.5) == 0.25
 
 
 @pytest.mark.parametrize("heard_at", [0.1, 15.0, 30.0])
 def test_a_service_that_answers_others_is_not_dead(heard_at: float) -> None:
     """5.1: directories that stall, however many, fail nobody who asks for another."""
     breaker = Breaker("x")
-    breaker.heard(heard_at)
+    breaker.heard("listing", heard_at)
     silent(breaker, *"abcdef")
-    assert breaker.admit("g", 30.0, 30.0) == 30.0
+    assert breaker.admit("listing", "g", 30.0, 30.0) == 30.0
 
 
 def test_anything_that_comes_ends_it() -> None:
     """5.1: until a probe is answered, or an older request; the next silence begins with nothing known of it."""
     breaker = Breaker("x")
     silent(breaker, "a", "b")
-    for now, limit_s in ((30.0, 1), (40.0, 30), (50.0, 1)):
-        assert breaker.admit("c", now, 30.0) == limit_s
-    breaker.heard(51.0)
-    assert breaker.admit("c", 51.0, 30.0) == 30.0
+    for now, limit_s in ((30.0, 2.5), (40.0, 30), (50.0, 2.5)):
+        assert breaker.admit("listing", "c", now, 30.0) == limit_s
+    breaker.heard("listing", 51.0)
+    assert breaker.admit("listing", "c", 51.0, 30.0) == 30.0
     silent(breaker, "a", since=51.0)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
     silent(breaker, "d", since=51.0)
-    assert breaker.admit("e", 80.0, 30.0) == 1
-    assert breaker.admit("f", 80.0, 30.0) is None
+    assert breaker.admit("listing", "e", 80.0, 30.0) == 2.5
+    assert breaker.admit("listing", "f", 80.0, 30.0) is None
 
 
 def test_a_second_silence_changes_nothing() -> None:
     """5.1: sixteen requests that time out together are one dead service."""
     breaker = Breaker("x")
     silent(breaker, "a", "b")
-    assert breaker.admit("x", 30.0, 30.0) == 1
+    assert breaker.admit("listing", "x", 30.0, 30.0) == 2.5
     silent(breaker, "a", "b", "c", "d")
-    assert breaker.admit("y", 30.0, 30.0) is None
+    assert breaker.admit("listing", "y", 30.0, 30.0) is None
 
 
 def test_a_target_is_sick_until_it_answers() -> None:
@@ -161,7 +183,7 @@ def test_a_refused_connection_is_no_chance() -> None:
 
 
 def waiting(breaker: Breaker, target: str, sent_at: float, limit_s: float = 30.0) -> Wait:
-    wait = breaker.wait("content", target)
+    wait = breaker.wait("listing", target)
     wait.limit_s = limit_s
     wait.sent(sent_at)
     return wait
@@ -171,11 +193,11 @@ def test_a_request_that_queued_says_nothing() -> None:
     """5.1: one that was never sent, or only at the end of its time, is no sign of anything."""
     breaker = Breaker("x")
     breaker.asked(True)
-    never_sent = breaker.wait("content", "a")
+    never_sent = breaker.wait("listing", "a")
     never_sent.limit_s = 30.0
     never_sent.timed_out(30.0)
     waiting(breaker, "b", 16.0).timed_out(30.0)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
     assert not any(breaker.has_stalled(target, 30.0) for target in "ab")
 
 
@@ -187,7 +209,7 @@ def test_a_time_out_and_another_attempt_are_one_wait() -> None:
     wait.sent(10.0)
     wait.sent(20.0)
     wait.timed_out(30.0)
-    assert breaker.is_open
+    assert breaker.is_open("listing")
 
 
 @pytest.mark.parametrize("size_bytes", [1, 400])
@@ -199,7 +221,7 @@ def test_a_drip_is_a_sick_object_of_a_live_service(size_bytes: int) -> None:
     for now in range(1, 31):
         wait.heard(float(now), size_bytes)
     assert breaker.has_stalled("a", 30.0)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
     wait.heard(31.0, 16 << 10)
     assert not breaker.has_stalled("a", 31.0)
 
@@ -231,7 +253,7 @@ def test_when_to_ask_for_a_sign_of_life() -> None:
     assert breaker.question_due_s(0.0) is None
     wait = waiting(breaker, "a", 10.0)
     assert breaker.question_due_s(10.0) == 15.0
-    breaker.heard(20.0)
+    breaker.heard("listing", 20.0)
     assert breaker.question_due_s(30.0) == 5.0
     assert breaker.question_due_s(35.0) == 0.0
     breaker.asked(True)
@@ -283,7 +305,7 @@ async def test_the_first_look_after_the_trouble_works(nursery: trio.Nursery, aut
     sender, network, breaker = connect(nursery, never, never, OK)
     with pytest.raises(errors.TimedOut):
         await sender.get("listing", "/x", deadline_s=30)
-    assert breaker.is_open
+    assert breaker.is_open("listing")
     for _ in range(3):
         assert await sender.get("listing", "/x", deadline_s=30) == b"body"
     assert trio.current_time() == 30
@@ -296,7 +318,7 @@ async def test_a_slow_service_is_found_again(nursery: trio.Nursery, autojump_clo
     sender, _, breaker = connect(nursery, never, never, slow)
     with pytest.raises(errors.TimedOut):
         await sender.get("listing", "/x", deadline_s=30)
-    while breaker.is_open:
+    while breaker.is_open("listing"):
         try:
             await sender.get("listing", "/x", deadline_s=30)
         except errors.TimedOut:
@@ -327,7 +349,7 @@ async def test_any_answer_to_our_own_question_is_a_sign_of_life(
     sender, network, breaker = connect(nursery, never, answer, OK)
     with pytest.raises(errors.TimedOut):
         await sender.get("listing", "/x", deadline_s=30)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
     assert [request.url.path for request in network.requests[:2]] == ["/x", "/api/v2/model-lab-api/runs"]
     assert await sender.get("listing", "/y", deadline_s=30)
 
@@ -358,7 +380,7 @@ async def test_a_refused_question_is_no_silence(nursery: trio.Nursery, autojump_
     sender, _, breaker = connect(nursery, never, httpx.ConnectError("refused"))
     with pytest.raises(errors.TimedOut):
         await sender.get("listing", "/x", deadline_s=30)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
     with pytest.raises(errors.Unreachable):
         await sender.get("listing", "/y", deadline_s=30)
 
@@ -368,7 +390,7 @@ async def test_an_error_is_an_answer(nursery: trio.Nursery, autojump_clock: Mock
     for answer in (httpx.Response(500), httpx.ConnectError("refused")):
         sender, _, breaker = connect(nursery, answer, OK)
         assert await sender.get("listing", "/x", deadline_s=30) == b"body"
-        assert not breaker.is_open
+        assert not breaker.is_open("listing")
 
 
 @pytest.mark.parametrize(("answer", "tries"), [(httpx.Response(500), 3), (httpx.ConnectError("refused"), 1)], ids=str)
@@ -405,7 +427,7 @@ async def test_a_stall_after_another_failure(nursery: trio.Nursery, autojump_clo
     sender, _, breaker = connect(nursery, httpx.ReadError("reset"), never)
     with pytest.raises(errors.ConnectionLost):
         await sender.get("listing", "/x", deadline_s=30)
-    assert breaker.is_open
+    assert breaker.is_open("listing")
 
 
 async def test_a_rate_limit_is_no_silence(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -414,7 +436,7 @@ async def test_a_rate_limit_is_no_silence(nursery: trio.Nursery, autojump_clock:
     sender, _, breaker = connect(nursery, throttled)
     with pytest.raises(errors.RateLimited):
         await sender.get("listing", "/x", deadline_s=15)
-    assert not breaker.is_open
+    assert not breaker.is_open("listing")
 
 
 class Stalling(httpx.AsyncByteStream):
@@ -439,5 +461,5 @@ async def test_a_body_that_stalls(others: bool, nursery: trio.Nursery, autojump_
         async for _ in stream.chunks():
             pass
     await stream.aclose()
-    assert breaker.is_open is not others
+    assert breaker.is_open("listing") is not others
     assert breaker.has_stalled("/x", trio.current_time())

@@ -68,6 +68,8 @@ class Service:
         self.deadline_s = deadline_s
         self.latency_s = latency_s
         self.dead = False
+        # Of contents alone, nothing comes.
+        self.dead_contents = False
         self.asked = 0
         # Whether content is where a redirect leads.
         self.redirects = False
@@ -75,7 +77,8 @@ class Service:
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked += 1
         target = request.url.params.get("artifact_path") or request.url.path.rpartition("/")[2]
-        if self.dead:
+        stored = request.url.host == "bucket.test" if self.redirects else "content" in request.url.path
+        if self.dead or (self.dead_contents and stored):
             await trio.sleep_forever()
         if self.redirects and "content" in request.url.path:
             await self._take_time()
@@ -205,7 +208,7 @@ def test_any_mixture(sick: list[tuple[str, str]], deadline_s: float, slow: float
     """5.1: whatever else is asked for, what the service answers is served, in the time that the service takes."""
 
     async def main() -> None:
-        async with sick_service(sick, deadline_s, slow * deadline_s) as (service, mount):
+        async with sick_service(sick, deadline_s, min(2.0, slow * deadline_s)) as (service, mount):
             for number, pause_s in enumerate(pauses):
                 await trio.sleep(pause_s)
                 await served(mount, number, service)
@@ -244,6 +247,27 @@ def test_any_service_that_dies(
             await found_again(mount)
 
     run(main)
+
+
+@pytest.mark.parametrize("redirects", [False, True])
+@pytest.mark.parametrize("deadline_s", [1.0, 4.0, 30.0])
+async def test_contents_that_are_dead(deadline_s: float, redirects: bool, autojump_clock: MockClock) -> None:
+    """5.1: where no content comes at all, a walk over files waits for two, and for probes; listings are served."""
+    async with sick_service([], deadline_s, 0.05, redirects=redirects) as (service, mount):
+        service.dead_contents = True
+        waits = []
+        for number in range(100):
+            await mount.list(f"well-{number}")
+            began = trio.current_time()
+            with pytest.raises(errors.TimedOut):
+                await mount.read(f"well-{number}")
+            waits.append(trio.current_time() - began)
+        # The walk itself takes ten seconds; between two probes there are at least two and a half.
+        assert len([wait for wait in waits if wait > 2 * service.latency_s]) <= 2 + 8
+        assert len([wait for wait in waits if wait > 0.9 * deadline_s]) <= 2 + 4
+        service.dead_contents = False
+        await trio.sleep(PROBE_INTERVAL_S)
+        await served(mount, 200, service)
 
 
 async def found_again(mount: Mount) -> None:

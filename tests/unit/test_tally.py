@@ -139,9 +139,9 @@ def test_since_when_a_service_is_silent_or_fails() -> None:
     breaker, never = Breaker("x"), float("-inf")
     assert since(breaker) == (None, None, never)
     for target in "abc":
-        breaker.stalled(target, 130.0, 100.0)
+        breaker.stalled("run", target, 130.0, 100.0)
     assert since(breaker) == (100.0, None, never)
-    breaker.heard(110.0)
+    breaker.heard("run", 110.0)
     assert since(breaker) == (None, None, 110.0)
     breaker.failed("a", 120.0, surely=False)
     assert since(breaker) == (None, None, 110.0)  # one may be chance
