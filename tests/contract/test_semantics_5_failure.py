@@ -46,7 +46,7 @@ def hasty(_hasty_mount: Mount, lab: Lab) -> Iterator[Mount]:
         ({"reset_after": 0}, errno.EIO, "was lost"),
         ({"cut_after": 50}, errno.EIO, "was lost"),
         ({"html": True}, errno.EBADMSG, "not JSON"),
-        ({"body": "{}"}, errno.EBADMSG, "holds no data"),
+        ({"body": "{}"}, errno.EBADMSG, "is no listing"),
         ({"body": '{"data": {"attributes": {"files": []}}}'}, errno.EBADMSG, "path_in_project"),
         ({"status": 302, "headers": {"Location": "/elsewhere"}}, errno.EBADMSG, "redirect"),
     ],

@@ -141,7 +141,7 @@ def test_what_the_cache_counts(lab: Lab, mounting: Mounting) -> None:
     mounted = mounting()
     read = 'cat "$M/runs/$1/a.bin" | wc -c'
     mounted.sh(read, run_id).ok()
-    wait_until(lambda: status(mounted)["cache"]["size_bytes"] >= 3 * MIB, "the cache's size")
+    wait_until(lambda: (status(mounted)["cache"]["size_bytes"] or 0) >= 3 * MIB, "the cache's size")
     told = status(mounted)["cache"]
     assert told["directory"] == os.path.join(mounted.shell.path("cache"), "artifactfs")
     assert told["disk_free_bytes"] > 0

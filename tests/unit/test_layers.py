@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "artifactfs"
 # named here (cachecli, say) is a command's and belongs to the top.
 LAYER = {
     "escaping": -1,
-    "errors": 0, "clock": 0, "quantities": 0, "origins": 0, "headroom": 0, "logs": 0, "threads": 0,
+    "errors": 0, "clock": 0, "quantities": 0, "origins": 0, "headroom": 0, "logs": 0,
+    "threads": 1,
     "settings": 1, "modellab": 2, "tree": 3, "content": 3,
     "fuse": 4,
     "mount": 5,
