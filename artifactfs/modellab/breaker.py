@@ -252,7 +252,7 @@ class Breaker:
     def stalled(self, endpoint: str, target: str, now: float, since: float | None) -> None:
         """A target ran into its deadline. `since`: from when on nothing came of it; None: too little came."""
         self._stalled.add(target, now)
-        if since is None:
+        if since is None or self._service.since is not None:
             return
         opened = [
             self._service.stalled(target, since, asked=self._asked),

@@ -94,7 +94,7 @@ class Health:
 
     Set by a refresh that failed for a passing reason or took too long, cleared by any success. While it is set, old
     values are served at once, and refreshes are tried at most every PROBE_INTERVAL_S. One sick directory is not a
-    service in trouble: a key that is not known to be sick has a turn of its own, the first at once, and is waited for.
+    service in trouble: a key that is not known to be sick has a turn of its own, and is waited for.
     """
 
     def __init__(self) -> None:
@@ -130,11 +130,13 @@ class Health:
         self._in_trouble(key, now)
 
     def _in_trouble(self, key: Hashable, now: float) -> None:
-        self._sick[key] = now
         if not self._trouble:
-            self._next_probe, self._next_other = now + PROBE_INTERVAL_S, 0.0
+            self._next_probe = now + PROBE_INTERVAL_S
+            # Others are tried at once where it is this key again: it is known to be sick alone.
+            self._next_other = now if self.is_sick(key, now) else self._next_probe
             self.trouble_since, self.with_errors, self.with_old = now, False, False
         self._trouble = True
+        self._sick[key] = now
 
     def served_old(self) -> None:
         """An old value was served in place of a new one."""
