@@ -8,13 +8,10 @@ import os
 import re
 from collections.abc import Iterator
 
-import pytest
-
 from tests.harness import CHECKOUT
 
 CONTRACT_TESTS = os.path.join(CHECKOUT, "tests", "contract")
-# Where the contract itself is: beside the checkout, later in it. A lone clone has neither, so its numbers are here too.
-PAGES = [os.path.join(CHECKOUT, "..", "shared", "semantics.md"), os.path.join(CHECKOUT, "docs", "semantics.md")]
+PAGE = os.path.join(CHECKOUT, "docs", "semantics.md")
 STATEMENTS = {1: 6, 2: 6, 3: 5, 4: 5, 5: 8, 6: 5}
 
 # What issue 6 builds: statements, or parts of them, by a word that a test's docstring would have. As soon as a test of
@@ -74,13 +71,11 @@ def test_each_statement_has_a_test() -> None:
     assert sorted(set(tested) - set(numbered())) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["shared", "docs"])
-def test_the_numbers_are_those_of_the_contract(page: str) -> None:
-    """The numbers above are those of the page, where it is at hand."""
-    if os.path.exists(page):
-        with open(page, encoding="utf-8") as file:
-            found = re.findall(r"^- (\d+\.\d+) ", file.read(), re.MULTILINE)
-        assert found == numbered()
+def test_the_numbers_are_those_of_the_contract() -> None:
+    """The numbers above are those of the page."""
+    with open(PAGE, encoding="utf-8") as file:
+        found = re.findall(r"^- (\d+\.\d+) ", file.read(), re.MULTILINE)
+    assert found == numbered()
 
 
 def test_what_is_not_built_has_no_test() -> None:
