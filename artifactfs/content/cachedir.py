@@ -190,7 +190,9 @@ def _is_marked(directory: Directory, path: str) -> bool:
             raise ForeignDirectory(
                 f"{path} is no cache of artifactfs, since it holds other files ({stranger})", _below(path)
             )
-    if not _is_ours(tag) and found.st_mode & (stat.S_IWOTH | stat.S_ISVTX):
+    # A user's own group is mostly that user alone, and a umask of 002 lets it write.
+    others = stat.S_IWOTH | stat.S_ISVTX | (stat.S_IWGRP if found.st_gid != os.getegid() else 0)
+    if not _is_ours(tag) and found.st_mode & others:
         raise ForeignDirectory(f"{path} is no cache of artifactfs, since other users may write to it", _below(path))
     return _is_ours(tag)
 

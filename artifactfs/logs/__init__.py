@@ -4,11 +4,13 @@ Owns handlers, forms, the limiter of repeated lines and the levels of the librar
 calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock and file do not survive one.
 """
 
+import contextlib
 import errno
 import io
 import logging
 import logging.handlers
 import os
+import stat
 import sys
 from collections.abc import Iterable
 
@@ -32,6 +34,8 @@ __all__ = [
 # 5 files of 5 MiB: some weeks of a mount at info; arbitrary.
 _ROTATE_BYTES = 5 << 20
 _ROTATE_FILES = 4
+# As many links as the kernel follows (path_resolution(7)).
+_MOST_LINKS = 40
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # The system's log has its own time and level.
@@ -65,7 +69,12 @@ def configure(target: LogTarget, *, verbose: bool, secrets: Iterable[str] = ()) 
 
 
 def opener(path: str, flags: int) -> int:
-    """Open a file to log to, for `open`. Raises OSError for a pipe that nobody reads, which would be waited for."""
+    """Open a file to log to, for `open`.
+
+    Raises OSError for a pipe without a reader, which would be waited for, and for a path with a link of another user in
+    it: where that leads is not this user's choice, and root may write everywhere.
+    """
+    _refuse_foreign_links(path)
     try:
         fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
@@ -74,6 +83,26 @@ def opener(path: str, flags: int) -> int:
         raise
     os.set_blocking(fd, True)
     return fd
+
+
+def _refuse_foreign_links(path: str) -> None:
+    todo = os.path.abspath(path).split("/")
+    at, followed = "/", 0
+    # In a user namespace all that is the machine's belongs to one unmapped user, and so do its links.
+    trusted = {0, os.geteuid(), os.stat("/").st_uid}
+    with contextlib.suppress(FileNotFoundError):
+        while todo and followed < _MOST_LINKS:
+            below = os.path.join(at, todo.pop(0))
+            found = os.lstat(below)
+            if not stat.S_ISLNK(found.st_mode):
+                at = below
+                continue
+            if found.st_uid not in trusted:
+                raise OSError(errno.EACCES, f"{below} is a link of another user")
+            followed += 1
+            target = os.readlink(below)
+            todo = target.split("/") + todo
+            at = "/" if target.startswith("/") else at
 
 
 class _RotatingFile(logging.handlers.RotatingFileHandler):

@@ -7,7 +7,8 @@ one more, since the contents may be dead while the listings live.
 
 While a circuit is open, requests fail at once. One in 5 s is a probe. A target that stalled or failed before has a turn
 of its own, so that it never takes the turn of a target that may be answered. Every other probe has little time, so that
-its caller is not kept either; the others have their whole deadline, so that a slow service is found as well.
+its caller is not kept either; the others have their whole deadline, so that a slow service is found as well. Runs and
+projects, which the kernel looks up one at a time, are not refused where others of their kind stall: they have a second.
 
 A service that fails at once (refused, 5xx) is asked once by each caller, without retries, after three different
 targets failed and nothing worked. No sleeping: time is an argument, of one clock, in seconds.
@@ -28,6 +29,9 @@ PROBE_INTERVAL_S = 5.0
 _PROBE_S = 1.0
 _DOUBTFUL_PROBE_S = 2.5
 _PATIENT = 2
+# Kinds that are asked for in a lookup in a directory of many: of these the kernel has one under way at a time
+# (docs/dev/pitfalls.md), so one that stalls keeps all others waiting where they cannot be seen.
+_ONE_AT_A_TIME = frozenset({"run", "project"})
 # Different targets that failed after all their attempts, with nothing that worked between them. Three may be chance.
 _FAILURES = 3
 # Different targets that nothing came of. One may be sick itself.
@@ -190,11 +194,16 @@ class Breaker:
 
     def admit(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:
         """Return for how many seconds a request may wait that has so many; None: it is not to be sent."""
-        for circuit in self._circuits(endpoint):
-            if circuit.since is not None:
-                sick = self.has_stalled(target, now) or self._failed.has(target, now)
-                return circuit.take_turn(now, deadline_s, sick=sick)
-        return deadline_s
+        kind, stalled = self._kinds[endpoint], self.has_stalled(target, now)
+        sick = stalled or self._failed.has(target, now)
+        if self._service.since is not None:
+            return self._service.take_turn(now, deadline_s, sick=sick)
+        one_at_a_time = endpoint in _ONE_AT_A_TIME
+        if kind.since is None and not (one_at_a_time and stalled):
+            return deadline_s
+        limit_s = kind.take_turn(now, deadline_s, sick=sick)
+        # Refused, a healthy one would never be asked for; with its whole deadline, a sick one keeps the next ones out.
+        return min(_PROBE_S, deadline_s / 2) if limit_s is None and one_at_a_time else limit_s
 
     def has_stalled(self, target: str, now: float) -> bool:
         """Whether a target ran into its deadline when it was last asked for."""

@@ -25,7 +25,8 @@ REMADE = f"rm -r {FUSE_DEVICE}; mknod -m 666 {FUSE_DEVICE} c 10 229"
 # The system's own directories (hier(7), file-hierarchy(7)): none of them, nor anything below, is a mount point.
 _SYSTEM = (
     "/bin", "/boot", "/dev", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/proc", "/run", "/sbin",
-    "/snap", "/sys", "/usr",
+    "/snap", "/sys", "/usr", "/lost+found", "/var/backups", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/rpm",
+    "/var/lib/systemd", "/var/log", "/var/mail", "/var/spool",
 )  # fmt: skip
 # But for these: of a session (its directory itself holds sockets), of removable media, of a unit of ours.
 _USERS = re.compile(r"/run/(?:user/[^/]+/.+|media/.+|artifactfs(?:/.+)?)", re.DOTALL)

@@ -78,7 +78,7 @@ def read(named: str | None, *, once: bool = False) -> ConfigFile:
         text, status = reading.read(path, most_bytes=_MAX_BYTES, limit_s=limit_s, opener=trusted.open_ours)
     except trusted.NotOurs as error:
         raise _not_ours(path, error, named=named is not None) from None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if named is not None:
             raise UserError(ExitCode.BAD_CONFIG, f"there is no config file {path}") from None
         return ConfigFile(path, False, {}, {}, None)

@@ -35,6 +35,21 @@ def test_a_second_target_tells() -> None:
     assert breaker.is_open("listing")
 
 
+@pytest.mark.parametrize("kind", ["run", "project"])
+def test_what_is_looked_up_one_at_a_time_is_not_refused(kind: str) -> None:
+    """5.1: runs that stall refuse no other run; a run that stalled before has little time, so that others come on."""
+    breaker = Breaker("x")
+    for now, target in ((4.0, "a"), (8.0, "b")):
+        breaker.heard("listing", now - 2)
+        breaker.stalled(kind, target, now, now - 4)
+    # The first of them may have the turn of a probe; none is refused, and none has the whole deadline at first.
+    assert [breaker.admit(kind, target, 8.0, 4.0) for target in "cdea"] == [2.0, 1.0, 1.0, 1.0]
+    breaker.heard(kind, 9.0)
+    assert breaker.admit(kind, "c", 9.0, 4.0) == 4.0
+    # It stalled before: a short turn, then less.
+    assert [breaker.admit(kind, "a", now, 4.0) for now in (20.0, 21.0)] == [2.0, 1.0]
+
+
 @pytest.mark.parametrize("others", [["runs"], ["runs", "listing"]])
 def test_one_kind_of_requests_may_be_dead(others: list[str]) -> None:
     """5.1: contents of which none comes fail at once, but for probes, while listings are answered."""

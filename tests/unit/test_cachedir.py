@@ -124,6 +124,21 @@ def test_a_shared_directory_is_refused(tmp_path: Path, before: int, name: str | 
     assert mode(path) == before
 
 
+@needs_root
+@pytest.mark.parametrize("before", [0o770, 0o2775])
+def test_a_directory_of_a_group_is_refused(tmp_path: Path, before: int) -> None:
+    """6.2: a group that may write to an empty directory is locked out by a cache, but for the user's own group."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    os.chown(path, -1, 12345)
+    path.chmod(before)
+    check_refused(path)
+    assert mode(path) == before
+    os.chown(path, -1, os.getegid())
+    path.chmod(0o775)
+    claim(str(path))
+
+
 @pytest.mark.parametrize(
     "names",
     [["thesis.tex"], [".bashrc"], ["photos/"], ["blocks-1/", "thesis.tex"], ["blocks-1/mine/"], ["blocks-x/"],

@@ -12,7 +12,8 @@ SYSTEMS = (
     "/bin", "/bin/x", "/boot", "/boot/efi", "/boot/a/b/c", "/dev", "/dev/shm", "/etc", "/etc/ssl/x", "/lib", "/lib64",
     "/lib/modules", "/nix/store", "/proc/1", "/run", "/run/lock", "/run/media", "/run/systemd/x", "/run/user",
     "/run/user/1000", "/sbin", "/sys/fs/cgroup", "/usr", "/usr/bin", "/usr/local/bin", "/usr/share/x", "/var/run/x",
-    "//usr//bin/", "/mnt/../usr/bin", "/./boot/",
+    "/var/lib/dpkg", "/var/lib/dpkg/info", "/var/log/apt", "/var/spool/x", "/lost+found", "//usr//bin/",
+    "/mnt/../usr/bin", "/./boot/",
 )  # fmt: skip
 OF_ALL = ("/", "//", "/home", "/root", "/tmp", "/var", "/var/cache", "/var/lib", "/var/log", "/var/tmp", "/tmp/..")
 USERS = (

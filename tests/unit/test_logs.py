@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs import logs
 from artifactfs.logs import LogTarget, RepeatLimiter, configure, redact
 from artifactfs.logs.forms import RedactingFormatter, Redaction
+from tests.harness import needs_root
 
 SECRET = "k3y-0123456789abcdef"
 
@@ -188,3 +190,24 @@ def test_a_log_that_cannot_be_opened(root: logging.Logger, tmp_path: Path) -> No
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         configure(LogTarget("file", str(tmp_path / "file" / "mount.log")), verbose=False)
     assert root.handlers == before
+
+
+@needs_root
+@pytest.mark.parametrize("through", ["file", "directory", "own link"])
+def test_a_link_of_another_user_is_not_followed(tmp_path: Path, through: str) -> None:
+    """6.2: root's log never goes where another user's link leads, whatever else is on the way."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "log").write_text("precious\n")
+    link = tmp_path / "link"
+    link.symlink_to(victim / "log" if through == "file" else victim)
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    path = link if through == "file" else link / "log"
+    if through == "own link":
+        (tmp_path / "own").symlink_to(link / "log")
+        path = tmp_path / "own"
+    with pytest.raises(PermissionError, match="link of another user"):
+        logs.opener(os.fspath(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    assert (victim / "log").read_text() == "precious\n"
+    os.chown(link, 0, 0, follow_symlinks=False)
+    os.close(logs.opener(os.fspath(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT))
