@@ -85,7 +85,9 @@ def of_the_system(error: BaseException) -> UserError | None:
 
     A file that does not open, a disk that is full, a limit that is reached: for what no caller had a better word for.
     """
-    if isinstance(error, MemoryError):
+    # CPython's words where an allocation failed within it that was not checked (seen with `ulimit -v 40000`).
+    unchecked = isinstance(error, SystemError) and "without setting an exception" in str(error)
+    if isinstance(error, MemoryError) or unchecked:
         said = _LIMITS[errno.ENOMEM]
     elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         said = _LIMITS[errno.EAGAIN]

@@ -15,6 +15,8 @@ import threading
 _WORKER_BYTES = 2 << 20
 # For what a dozen requests in flight need to fail, and the loop to tell their callers. Arbitrary.
 _RESERVE_BYTES = 8 << 20
+# Beyond what the interpreter and our modules have by then. A mount at rest takes about half of that.
+_MOUNT_BYTES = 32 << 20
 # A thread's stack where its limit says nothing (glibc takes less then), and besides it what the thread begins with.
 _STACK_BYTES = 8 << 20
 _BEGINNING_BYTES = 4 << 20
@@ -53,6 +55,18 @@ class Reserve:
         elif self._block is None:
             self._block = _mapping(_RESERVE_BYTES)
         return self._block is None
+
+
+def for_mount() -> bool:
+    """Return whether there is memory to begin a mount. With less, its loop may lose a task before anything is said.
+
+    Seen 2026-11-29 with `ulimit -v 60000`: no answer, no error, no end.
+    """
+    block = _mapping(_MOUNT_BYTES)
+    if block is None:
+        return False
+    block.close()
+    return True
 
 
 def for_thread() -> bool:

@@ -163,6 +163,17 @@ def test_a_mount_in_odd_surroundings(name: str, shell: Shell, lab: Lab) -> None:
     assert mount_type(mounted.point) is None
 
 
+@pytest.mark.parametrize("kib", [40_000, 60_000, 62_000])
+def test_a_mount_without_memory(kib: int, shell: Shell, lab: Lab) -> None:
+    """5.5, 5.1: with too little memory to begin it says so; it neither hangs nor calls itself a bug."""
+    point = shell.directory_for_mount()
+    odd = Odd(before=f"ulimit -v {kib}")
+    done = odd_run(shell, odd, "memory", "mount", "--api-url", lab.url, point)
+    assert done.code == ExitCode.SYSTEM_FAILED, done.err
+    assert "memory left" in done.err
+    assert mount_type(point) is None
+
+
 @pytest.mark.parametrize("umask", ["0777", "0", "0277", "077"])
 def test_a_users_umask(umask: str, user_shell: Shell, lab: Lab) -> None:
     """Whatever it is, a user's mount works, and nothing that it makes is another user's to write or to enter."""

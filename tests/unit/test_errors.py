@@ -152,6 +152,7 @@ def test_errors_hold_facts() -> None:
         (OSError("without a number"), "without a number"),
         (RuntimeError("can't start new thread"), "ulimit -u"),
         (MemoryError(), "no memory left"),
+        (SystemError("<built-in function compile> returned NULL without setting an exception"), "no memory left"),
     ],
 )
 def test_what_the_machine_refuses(error: BaseException, said: str) -> None:
