@@ -56,6 +56,10 @@ def still_served(point: str) -> UserError:
             said = f"{named} served a mount at {point} and has not ended yet: try again{todo}"
             return UserError(ExitCode.ALREADY_MOUNTED, said)
         said = f"{named} still serves the mount that was made at {point}, now {_where(places)}"
+        top = table.mounted_at(places[0].point)
+        if top is not None and top.device != places[0].device:
+            hidden = f"it is hidden by a {top.fstype} mount: `umount {shell_word(top.point)}` that first"
+            return UserError(ExitCode.ALREADY_MOUNTED, f"{said}; {hidden}")
         return UserError(ExitCode.ALREADY_MOUNTED, f"{said}; end that first: `{_command(places[0], holder)}`")
 
 

@@ -174,6 +174,8 @@ def test_a_hidden_mount(node: Node) -> None:
     said = f"the mount at {node.point} is hidden by a tmpfs mount"
     assert line_of(node.shell.cli("status", node.point), ExitCode.NOT_MOUNTED).startswith(said)
     assert line_of(node.shell.cli("umount", node.point), ExitCode.NOT_MOUNTED).startswith(said)
+    refused = line_of(node.remount(), ExitCode.ALREADY_MOUNTED)
+    assert refused.endswith(f"it is hidden by a tmpfs mount: `umount {node.point}` that first")
     node.sh('umount "$M"').ok()
     node.shell.cli("umount", node.point).ok()
     node.check_end()
