@@ -85,11 +85,9 @@ def of_the_system(error: BaseException) -> UserError | None:
 
     A file that does not open, a disk that is full, a limit that is reached: for what no caller had a better word for.
     """
-    # CPython's words where an allocation failed within it that was not checked (seen with `ulimit -v 40000`).
-    unchecked = isinstance(error, SystemError) and "without setting an exception" in str(error)
-    if isinstance(error, MemoryError) or unchecked:
+    if _is_lack_of_memory(error):
         said = _LIMITS[errno.ENOMEM]
-    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+    elif _is_lack_of_a_thread(error):
         said = _LIMITS[errno.EAGAIN]
     elif isinstance(error, OSError):
         at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
@@ -264,12 +262,22 @@ def lack_of(error: BaseException) -> str | None:
     if isinstance(error, BaseExceptionGroup):
         lacks = {lack_of(each) for each in error.exceptions}
         return lacks.pop() if len(lacks) == 1 else None
-    if isinstance(error, MemoryError):
+    if _is_lack_of_memory(error):
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:
         return _LACKS.get(error.errno)
+    return "thread" if _is_lack_of_a_thread(error) else None
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    # CPython's words where an allocation failed within it that was not checked (seen with `ulimit -v 40000`).
+    unchecked = isinstance(error, SystemError) and "without setting an exception" in str(error)
+    return isinstance(error, MemoryError) or unchecked
+
+
+def _is_lack_of_a_thread(error: BaseException) -> bool:
     # threading's own words; there is no exception of its own for it.
-    return "thread" if isinstance(error, RuntimeError) and str(error).startswith("can't start new thread") else None
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def unexpected() -> str:

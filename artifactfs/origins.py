@@ -4,6 +4,9 @@ import ipaddress
 import re
 import urllib.parse
 
+# Every path of Model Lab's API begins so (model-lab-api.md).
+API_PREFIX = "/api/v2/model-lab-api"
+
 
 def parse_site(text: str) -> str:
     """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""

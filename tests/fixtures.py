@@ -53,6 +53,18 @@ def shell(tmp_path: Path, lab: Lab) -> Iterator[Shell]:
 
 
 @pytest.fixture
+def open_shell(lab: Lab) -> Iterator[Shell]:
+    """Where root types `artifactfs`, in a directory that everybody can enter: what is closed is closed by us."""
+    directory = tempfile.mkdtemp(prefix="artifactfs-root-")
+    os.chmod(directory, 0o755)
+    shell = Shell(directory, lab)
+    yield shell
+    shell.close()
+    if all(mount_type(mounted.point) is None for mounted in shell.mounts):
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
 def mounting(shell: Shell) -> Mounting:
     """Mount the shared lab: `mounting("--listing-ttl", "0")`."""
     return shell.mount

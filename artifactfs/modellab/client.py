@@ -22,12 +22,12 @@ from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
 from artifactfs.modellab.models import FileRow, Page, Project, ProjectFile, Run
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Cost, Transport
+from artifactfs.origins import API_PREFIX
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PREFIX = "/api/v2/model-lab-api"
 # Rows of a listing; past it the listing is refused (semantics 6.4, EFBIG).
 MAX_ROWS = 1_000_000
 # Bodies up to this are decoded as they are; in a larger one there are not many more values than so many entries have.
@@ -193,7 +193,7 @@ class ModelLab:
 
         Raises AnswerTooLarge past MAX_INDEX_BYTES, and what `add` raises. Waits `deadline_s` for each piece.
         """
-        target = f"{_PREFIX}/projects/{urllib.parse.quote(project_id, safe='')}/artifacts"
+        target = f"{API_PREFIX}/projects/{urllib.parse.quote(project_id, safe='')}/artifacts"
         # Once: it is of use only now, and what fails it may be its size.
         stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, attempts=1)
         try:
@@ -324,7 +324,7 @@ class ModelLab:
         encoded = "&".join(
             f"{urllib.parse.quote(k, safe='')}={urllib.parse.quote(v, safe='')}" for k, v in query.items()
         )
-        target = f"{_PREFIX}{path}" + (f"?{encoded}" if encoded else "")
+        target = f"{API_PREFIX}{path}" + (f"?{encoded}" if encoded else "")
         async with self._transport.whole(endpoint, target, deadline_s=self._deadline_s) as body:
             found, failure = await self._decoded(decode, body)
             del body

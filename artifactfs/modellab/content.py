@@ -18,11 +18,11 @@ import msgspec
 from artifactfs import errors
 from artifactfs.modellab.streams import Stream
 from artifactfs.modellab.transport import Transport
-from artifactfs.origins import is_host, is_loopback
+from artifactfs.origins import API_PREFIX, is_host, is_loopback
 
 log = logging.getLogger(__name__)
 
-_TARGET = "/api/v2/model-lab-api/artifacts/content"
+_TARGET = f"{API_PREFIX}/artifacts/content"
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS

@@ -13,12 +13,12 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab.breaker import Breaker
 from artifactfs.modellab.transport import Transport
+from artifactfs.origins import API_PREFIX
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "/api/v2/model-lab-api"
 # The same calls as those that check the keys, and list projects.
-_QUESTIONS = {"runs": f"{_PREFIX}/runs?page%5Bsize%5D=1", "projects": f"{_PREFIX}/projects?page%5Bsize%5D=1"}
+_QUESTIONS = {"runs": f"{API_PREFIX}/runs?page%5Bsize%5D=1", "projects": f"{API_PREFIX}/projects?page%5Bsize%5D=1"}
 # After a question that a rate limit forbade, or that failed at once, and between two looks, at least. Arbitrary.
 _PAUSE_S = 1.0
 _LOOK_S = 0.05
@@ -59,7 +59,7 @@ class Liveness:
                     await trio.sleep(_PAUSE_S)
         except Exception:
             # The mount's nursery: this would end the mount.
-            log.exception("looking after the service failed: this is a bug in artifactfs, please report it")
+            log.exception("looking after the service failed: %s", errors.unexpected())
         finally:
             self._watches = False
 

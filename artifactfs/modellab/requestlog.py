@@ -12,10 +12,10 @@ import httpx
 import trio
 
 from artifactfs import errors
+from artifactfs.origins import API_PREFIX
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "/api/v2/model-lab-api"
 # A path may have 64 KiB.
 _MAX_SHOWN = 500
 
@@ -73,6 +73,6 @@ def begin(endpoint: str, url: httpx.URL, *, ours: bool) -> Line:
     """Return the line of a request that is about to be sent. `ours`: it goes to the API's origin."""
     if not log.isEnabledFor(logging.DEBUG):
         return Line()
-    _, found, below = url.raw_path.decode("ascii").partition(_PREFIX)
+    _, found, below = url.raw_path.decode("ascii").partition(API_PREFIX)
     shown = below if ours and found else f"at {url.netloc.decode('ascii')}"
     return _SaidLine(f"{endpoint} {shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + '…'}")

@@ -10,11 +10,10 @@ import subprocess
 import msgspec
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.settings.parsers import MOST_LEVELS
 
 FUSE_TYPE = "fuse.artifactfs"
 
-# Python's os.makedirs calls itself for each directory, a thousand times at most. Arbitrary below that.
-_MOST_LEVELS = 500
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 # How long a probe of a mount may take before it counts as alive (if busy): a dead one answers at once.
@@ -106,8 +105,8 @@ def innermost(path: str) -> Mount | None:
 
 def resolve(path: str) -> str:
     """Return the absolute path of a mount point without touching what may be mounted there. Raises UserError."""
-    if path.count("/") > _MOST_LEVELS:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"a mount point is at most {_MOST_LEVELS} directories deep")
+    if path.count("/") > MOST_LEVELS:
+        raise UserError(ExitCode.MOUNT_REFUSED, f"a mount point is at most {MOST_LEVELS} directories deep")
     try:
         parent, name = os.path.split(os.path.abspath(path))
     except OSError:

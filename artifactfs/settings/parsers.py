@@ -12,14 +12,14 @@ from artifactfs.quantities import parse_duration
 from artifactfs.settings.places import expanded
 
 # Python's os.makedirs calls itself for each directory, a thousand times at most. Arbitrary below that.
-_MOST_LEVELS = 500
+MOST_LEVELS = 500
 
 
 def path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError(f"{value!r} is not a path")
-    if value.count("/") > _MOST_LEVELS:
-        raise ValueError(f"a path is at most {_MOST_LEVELS} directories deep: {value[:20]!r}… is more")
+    if value.count("/") > MOST_LEVELS:
+        raise ValueError(f"a path is at most {MOST_LEVELS} directories deep: {value[:20]!r}… is more")
     # Absolute at once: the mount leaves its working directory when it goes to the background.
     named = os.path.abspath(expanded(value))
     if is_descriptor(named):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -186,18 +184,6 @@ def test_a_hidden_mount(node: Node) -> None:
 
 def namespace(more: Sequence[str] = ()) -> tuple[str, ...]:
     return ("python3", "-c", _ROOT_OF_A_NAMESPACE, str(USER_ID), *more)
-
-
-@pytest.fixture
-def open_shell(lab: Lab) -> Iterator[Shell]:
-    """Where root types, in a directory that others can enter."""
-    directory = tempfile.mkdtemp(prefix="artifactfs-root-")
-    os.chmod(directory, 0o755)
-    shell = Shell(directory, lab)
-    yield shell
-    shell.close()
-    if all(mount_type(mounted.point) is None for mounted in shell.mounts):
-        shutil.rmtree(directory)
 
 
 def test_root_of_a_user_namespace(open_shell: Shell, user_shell: Shell) -> None:

@@ -2,12 +2,7 @@
 
 import json
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
-
-import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
@@ -58,18 +53,6 @@ for name, call in calls.items():
 found["access"] = "EROFS" if not os.access(file, os.W_OK) else "done"
 print(json.dumps(found))
 """
-
-
-@pytest.fixture
-def open_shell(lab: Lab) -> Iterator[Shell]:
-    """Where root types `artifactfs`, in a directory that everybody can enter: what is closed is closed by us."""
-    directory = tempfile.mkdtemp(prefix="artifactfs-root-")
-    os.chmod(directory, 0o755)
-    shell = Shell(directory, lab)
-    yield shell
-    shell.close()
-    if all(mount_type(mounted.point) is None for mounted in shell.mounts):
-        shutil.rmtree(directory)
 
 
 def refused(done: Done) -> bool:

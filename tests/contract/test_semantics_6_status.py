@@ -2,18 +2,13 @@
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-
-import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.answers import ok, raw
 from tests.attacked import Attacked
 from tests.fixtures import User
-from tests.harness import Lab, Mount, Shell, mount_type, needs_root, run
+from tests.harness import Lab, Mount, Shell, needs_root, run
 from tests.status import report
 
 REPORTS = ("status.json", "metrics", "errors")
@@ -42,18 +37,6 @@ def test_no_keys_in_what_is_said(lab: Lab, mounted: Mount) -> None:
     assert "bad key ********" in said
     for key in (lab.api_key, lab.app_key):
         assert key not in said
-
-
-@pytest.fixture
-def open_shell(lab: Lab) -> Iterator[Shell]:
-    """Where root types `artifactfs`, in a directory that everybody can enter."""
-    directory = tempfile.mkdtemp(prefix="artifactfs-root-")
-    os.chmod(directory, 0o755)
-    shell = Shell(directory, lab)
-    yield shell
-    shell.close()
-    if all(mount_type(mounted.point) is None for mounted in shell.mounts):
-        shutil.rmtree(directory)
 
 
 @needs_root
