@@ -33,6 +33,7 @@ errno. `errno_of` does: the table of model-lab-api.md, "Status to errno". `what_
 import enum
 import errno
 import os
+import re
 import sys
 
 
@@ -270,9 +271,16 @@ def lack_of(error: BaseException) -> str | None:
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    # CPython's words where an allocation failed within it that was not checked (seen with `ulimit -v 40000`).
-    unchecked = isinstance(error, SystemError) and "without setting an exception" in str(error)
-    return isinstance(error, MemoryError) or unchecked
+    if isinstance(error, MemoryError):
+        return True
+    # The words of CPython, of C extensions and of the dynamic loader where an allocation failed that they did not check
+    # (seen with `ulimit -v` from 33000 to 46000).
+    words = {
+        SystemError: r"without (setting an )?exception",
+        ImportError: r"failed to map segment|cannot allocate memory",
+    }
+    pattern = next((words[kind] for kind in words if isinstance(error, kind)), None)
+    return pattern is not None and re.search(pattern, str(error), re.IGNORECASE) is not None
 
 
 def _is_lack_of_a_thread(error: BaseException) -> bool:

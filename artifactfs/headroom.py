@@ -15,8 +15,9 @@ import threading
 _WORKER_BYTES = 2 << 20
 # For what a dozen requests in flight need to fail, and the loop to tell their callers. Arbitrary.
 _RESERVE_BYTES = 8 << 20
-# Beyond what the interpreter and our modules have by then. A mount at rest takes about half of that.
-_MOUNT_BYTES = 32 << 20
+# What a mount takes beyond a command that has imported nothing for it: its modules and their libraries 30 MiB, the
+# mount at rest 16, and twice that in use (measured 2026-11-29 as address space, with `ulimit -v`).
+_MOUNT_BYTES = 64 << 20
 # A thread's stack where its limit says nothing (glibc takes less then), and besides it what the thread begins with.
 _STACK_BYTES = 8 << 20
 _BEGINNING_BYTES = 4 << 20
@@ -58,9 +59,10 @@ class Reserve:
 
 
 def for_mount() -> bool:
-    """Return whether there is memory to begin a mount. With less, its loop may lose a task before anything is said.
+    """Return whether there is memory to begin a mount; to be asked before trio, httpx and pyfuse3 are imported.
 
-    Seen 2026-11-29 with `ulimit -v 60000`: no answer, no error, no end.
+    With less, an import fails in words of its own (ImportError of libssl.so.3, SystemError), or the loop loses a task
+    before the mount has said anything (seen 2026-11-29 with `ulimit -v` from 33000 to 62000: no answer, no end).
     """
     block = _mapping(_MOUNT_BYTES)
     if block is None:

@@ -152,6 +152,7 @@ def start(
     settings.drop_keys()
     # Nothing that a mount makes (log, register, cache, and the directories above them) is for other users.
     os.umask(0o077)
+    checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
     for sentence in (*loaded.warnings, *([warning] if warning else [])):

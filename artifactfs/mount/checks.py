@@ -10,6 +10,7 @@ import pwd
 import re
 import stat
 
+from artifactfs import headroom
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.escaping import shell_word
 from artifactfs.mount import table
@@ -48,6 +49,14 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
     elif dead_mount(point) is not None:
         return point, None
     return point, directory(point)
+
+
+def memory() -> None:
+    """Raise UserError where there is too little memory for a mount."""
+    if not headroom.for_mount():
+        raise UserError(
+            ExitCode.SYSTEM_FAILED, "there is too little memory left for a mount: see `free -h` and `ulimit -v`"
+        )
 
 
 def place(path: str) -> str:

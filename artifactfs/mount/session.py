@@ -95,10 +95,6 @@ def run(
     _no_core_dumps()
     # What a mount writes (log, cache, register) is its user's alone, whatever the caller's mask.
     os.umask(0o077)
-    if not headroom.for_mount():
-        raise UserError(
-            ExitCode.SYSTEM_FAILED, "there is too little memory left for a mount: see `free -h` and `ulimit -v`"
-        )
     headroom.refuse_threads()
     notify = notify or Notifier()
     try:
