@@ -32,7 +32,7 @@ MINUTES := 10
 SEED :=
 EXAMPLES := 2000
 
-.PHONY: help demo demo-stop install test test-lowest lint man soak bench bench-readme screenshots wheel clean
+.PHONY: help demo demo-stop install test test-lowest lint man layout soak bench bench-readme screenshots wheel clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -70,6 +70,9 @@ lint: $(VENV)/.developing ## Check style, spelling, format and types
 
 man: $(VENV)/.developing ## Build the man pages in docs/ anew, from the texts of the program and the README
 	@$(VENV)/bin/python .ci/man.py
+
+layout: $(VENV)/.installed ## Write docs/dev/layout.md anew, from the docstrings of the modules
+	@$(VENV)/bin/python .ci/layout.py
 
 soak: $(VENV)/.developing ## Readers and walkers against random faults, for MINUTES; then the reference model, at length
 	@.ci/setup.sh tests

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import asking, table
-from artifactfs.quantities import format_size
+from artifactfs.mount import control_client, mount_table
+from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +116,8 @@ def describe(todo: Plan) -> str:
 
 
 def _check_is_ours(path: str) -> None:
-    inner = table.innermost(path)
-    if inner is None or inner.fstype != table.FUSE_TYPE:
+    inner = mount_table.innermost(path)
+    if inner is None or inner.fstype != mount_table.FUSE_TYPE:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: give a path below a mount point")
 
 
@@ -131,12 +131,12 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
             yield path, status.st_size
             return
     except FileNotFoundError as error:
-        if (point := asking.point_of(path)) is not None:
-            raise asking.unreadable(error.errno or errno.ENOENT, path, point) from None
+        if (point := control_client.point_of(path)) is not None:
+            raise control_client.unreadable(error.errno or errno.ENOENT, path, point) from None
         raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs") from None
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise asking.process_gone(path) from None
+            raise control_client.process_gone(path) from None
         found.failures.append(f"{path}: {error.strerror}")
         return
     pending = [path]

@@ -15,14 +15,14 @@ import trio
 import trio.testing
 
 from artifactfs import errors
-from artifactfs.content import blockfile, download, files, keeper, pieces, reader, source
-from artifactfs.content.blocks import BlockStore
-from artifactfs.content.files import Files, FileVersion
-from artifactfs.content.keeper import Keeper
-from artifactfs.content.memory import Budget, Pool
+from artifactfs.content import block_format, disk_cache, fetcher, open_files, reader, shared_file, version_blocks
+from artifactfs.content.block_store import BlockStore
+from artifactfs.content.context import ContentContext
+from artifactfs.content.disk_cache import DiskCache
+from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
+from artifactfs.content.open_files import FileVersion, OpenFileTable
 from artifactfs.content.reader import OpenFile
-from artifactfs.content.shop import Shop
-from artifactfs.modellab.content import Artifact, Body
+from artifactfs.modellab.content_endpoint import Artifact, Body
 
 BLOCK = 1 << 10
 GLANCE = BLOCK // 4
@@ -46,17 +46,17 @@ def scaled_down() -> Iterator[None]:
         return call(*args)
 
     with contextlib.ExitStack() as stack:
-        for module in (blockfile, download, pieces, reader, source):
+        for module in (block_format, fetcher, version_blocks, reader, shared_file):
             stack.enter_context(patch.object(module, "BLOCK_BYTES", BLOCK))
-        for module in (reader, files):
-            stack.enter_context(patch.object(module, "GLANCE_BYTES", GLANCE))
+        for module in (reader, open_files):
+            stack.enter_context(patch.object(module, "HEAD_BYTES", GLANCE))
         stack.enter_context(patch.object(reader, "WINDOW_BYTES", 32 * BLOCK))
         stack.enter_context(patch.object(reader, "_SLACK_BYTES", 2 * BLOCK))
         stack.enter_context(patch.object(reader, "_STEADY_BYTES", 8 * BLOCK))
         stack.enter_context(patch.object(reader, "_TENTATIVE_BYTES", 2 * BLOCK))
-        stack.enter_context(patch.object(source, "_MIN_PROGRESS_BYTES", 32))
-        stack.enter_context(patch.object(download, "_SPOOL_AHEAD_BYTES", 8 * BLOCK))
-        stack.enter_context(patch.object(keeper, "_QUEUE_BYTES", 24 * BLOCK))
+        stack.enter_context(patch.object(shared_file, "_MIN_PROGRESS_BYTES", 32))
+        stack.enter_context(patch.object(fetcher, "_SPOOL_AHEAD_BYTES", 8 * BLOCK))
+        stack.enter_context(patch.object(disk_cache, "_QUEUE_BYTES", 24 * BLOCK))
         stack.enter_context(patch.object(trio.to_thread, "run_sync", inline))
         yield
 
@@ -139,9 +139,9 @@ class Server:
 class Bench:
     """The contents of a mount in small, around one server."""
 
-    shop: Shop
-    keeper: Keeper
-    files: Files
+    shop: ContentContext
+    keeper: DiskCache
+    files: OpenFileTable
     nursery: trio.Nursery
     now_s: list[float]
 
@@ -193,18 +193,18 @@ async def bench(
     now = list(now_s)
     async with trio.open_nursery() as nursery:
         store = BlockStore(directory, max_bytes=cache, min_free_bytes=0) if directory is not None else None
-        kept = Keeper(store, nursery)
-        shop = Shop(
+        kept = DiskCache(store, nursery)
+        shop = ContentContext(
             service=server,
             keeper=kept,
-            pool=Pool(pool),
-            budget=Budget(budget),
+            pool=BlockPool(pool),
+            budget=ReadaheadBudget(budget),
             nursery=nursery,
             wall_clock=lambda: now[0],
             deadline_s=DEADLINE_S,
             listing_ttl_s=LISTING_TTL_S,
         )
-        made = Bench(shop, kept, Files(shop, owner=owner), nursery, now)
+        made = Bench(shop, kept, OpenFileTable(shop, owner=owner), nursery, now)
         yield made
         await made.settle()
         assert server.open_bodies == 0

@@ -11,9 +11,9 @@ import trio
 
 from artifactfs.errors import NotFound
 from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.forms import Child, Children
+from artifactfs.modellab.listing_dialects import Child, Children
 from artifactfs.modellab.models import Project, ProjectFile, Run
-from artifactfs.modellab.transport import Cost
+from artifactfs.modellab.transport import RequestUsage
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
@@ -133,11 +133,11 @@ class FakeService:
             raise NotFound(f"project {project_id} is not there", 404)
         add(self.projects[project_id])
 
-    def has_room_ahead(self) -> bool:
+    def can_prefetch(self) -> bool:
         return self.room
 
-    def cost(self) -> Cost:
-        return Cost(dict(Counter(str(kind) for kind, *_ in self.log)))
+    def cost(self) -> RequestUsage:
+        return RequestUsage(dict(Counter(str(kind) for kind, *_ in self.log)))
 
     async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
         await self._called("listing", run_id, path)

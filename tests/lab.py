@@ -15,7 +15,7 @@ Truth = dict[bytes, int | None]  # path below a run's root -> size, None for a d
 
 
 class Lab:
-    """An emulator in a process of its own, and what a test tells and asks it (emulator/control.py)."""
+    """An emulator in a process of its own, and what a test tells and asks it (emulator/control_route.py)."""
 
     program = ("-m", "artifactfs.emulator")  # what Python runs; tests/soak has another
 

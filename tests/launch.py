@@ -26,13 +26,13 @@ from typing import Any
 from trio._core import _thread_cache
 
 from artifactfs import cli
-from artifactfs.clock import boottime
-from artifactfs.content import blockfile
-from artifactfs.fuse import names as kernel_names
+from artifactfs.content import block_format
+from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.operations import Operations
 from artifactfs.mount import session
-from artifactfs.tree.nodes import Contents, Directory, Found, Node
+from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, LookupResult, Node
 from artifactfs.tree.tree import Tree
+from artifactfs.util.clock import boottime
 
 BOOM = "boom"
 
@@ -46,14 +46,14 @@ def lookup_raises() -> None:
     lookup, contents = Tree.lookup, Tree.contents
 
     @functools.wraps(lookup)
-    async def failing_lookup(self: Tree, parent: Node, name: bytes) -> Found:
+    async def failing_lookup(self: Tree, parent: Node, name: bytes) -> LookupResult:
         if name == BOOM.encode():
             raise Planted("a planted bug in lookup")
         return await lookup(self, parent, name)
 
     @functools.wraps(contents)
-    async def failing_contents(self: Tree, node: Node) -> Contents:
-        if isinstance(node, Directory) and node.path.endswith("bang"):
+    async def failing_contents(self: Tree, node: Node) -> DirSnapshot:
+        if isinstance(node, ArtifactDir) and node.path.endswith("bang"):
             raise Planted("a planted bug in contents")
         return await contents(self, node)
 
@@ -62,7 +62,7 @@ def lookup_raises() -> None:
 
     Tree.lookup = failing_lookup  # type: ignore[method-assign]
     Tree.contents = failing_contents  # type: ignore[method-assign]
-    Tree.lookup_at_hand = Tree.contents_at_hand = not_at_hand  # type: ignore[method-assign, assignment]
+    Tree.try_lookup = Tree.try_list = not_at_hand  # type: ignore[method-assign, assignment]
 
 
 def count_inodes() -> None:
@@ -119,7 +119,7 @@ def hasty_threads() -> None:
 
 def stuck_disk() -> None:
     """Let the cache's disk be stuck as long as the test says so."""
-    write, rename, path = blockfile.write, os.rename, os.environ["TEST_DISK"]
+    write, rename, path = block_format.write, os.rename, os.environ["TEST_DISK"]
 
     def wait_while(state: str) -> None:
         while True:
@@ -136,7 +136,7 @@ def stuck_disk() -> None:
         wait_while("full")
         rename(*names, **where)
 
-    vars(blockfile)["write"] = stuck_write
+    vars(block_format)["write"] = stuck_write
     vars(os)["rename"] = stuck_rename
 
 

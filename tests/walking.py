@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import trio
 
 from artifactfs import errors
-from artifactfs.tree.nodes import Directory, Entry, Node
+from artifactfs.tree.nodes import ArtifactDir, Entry, Node
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock
 
@@ -37,10 +37,10 @@ async def is_there(tree: Tree, run_id: int, path: str) -> bool:
     return True
 
 
-async def directory(tree: Tree, run_id: int, path: str = "") -> Directory:
+async def directory(tree: Tree, run_id: int, path: str = "") -> ArtifactDir:
     """Return the directory at a path in a run."""
     found = await node(tree, run_id, path)
-    assert isinstance(found, Directory)
+    assert isinstance(found, ArtifactDir)
     return found
 
 
@@ -59,15 +59,15 @@ async def entries(tree: Tree, run_id: int, path: str = "", *, pause_s: float = 0
     todo = [await node(tree, run_id, path)]
     while todo:
         here = todo.pop()
-        assert isinstance(here, Directory)
+        assert isinstance(here, ArtifactDir)
         contents = await tree.contents(here)
         below = []
         for entry in contents.entries:
             there = contents.node_of(entry)
-            assert not hasattr(there, "parent_number") or isinstance(there, Directory)
+            assert not hasattr(there, "parent_number") or isinstance(there, ArtifactDir)
             name = entry.name.decode()
             found[f"{here.path}/{name}" if here.path else name] = entry
-            if isinstance(there, Directory):
+            if isinstance(there, ArtifactDir):
                 below.append(there)
         todo += reversed(below)
         await trio.sleep(pause_s)

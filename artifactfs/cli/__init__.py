@@ -14,9 +14,9 @@ import sys
 import click
 
 from artifactfs import __version__, settings
-from artifactfs.cli import completion, config, contents, desktop, doctor, mounts, output, services, status
+from artifactfs.cli import completion, config, desktop, doctor, mounts, output, service_units, status, warm_cache
 from artifactfs.errors import ExitCode, UserError, of_the_system
-from artifactfs.mount import table
+from artifactfs.mount import mount_table
 
 # The name under which `_exact_or_escaped` is known to codecs.
 _EXACT_OR_ESCAPED = "artifactfs"
@@ -51,7 +51,7 @@ def _run() -> int:
         os._exit(130)
     except Exception as error:
         # First what there is wherever a relative path was to be made a whole one.
-        known = (table.directory_gone() if isinstance(error, OSError) else None) or of_the_system(error)
+        known = (mount_table.directory_gone() if isinstance(error, OSError) else None) or of_the_system(error)
         said = str(known) if known else f"{type(error).__name__}: {error} (this is a bug, please report it)"
         output.complain(said)
         code = int(known.code if known else ExitCode.BUG)
@@ -178,10 +178,10 @@ for _command in (
     status.status,
     status.refresh,
     status.info,
-    contents.warm,
-    contents.cache,
+    warm_cache.warm,
+    warm_cache.cache,
     config.config,
-    services.service,
+    service_units.service,
     completion.completion,
     doctor.doctor,
     desktop.desktop,

@@ -24,8 +24,8 @@ from click.shell_completion import (
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.errors import ArtifactfsError, ExitCode, UserError
-from artifactfs.escaping import one_line
-from artifactfs.mount import asking, table
+from artifactfs.mount import control_client, mount_table
+from artifactfs.util.escaping import one_line
 
 # As text: click 8.2's is no generic yet.
 _Item: TypeAlias = "CompletionItem[str]"
@@ -158,8 +158,8 @@ def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
     """Offer the mounts of who asks, all to root, written as the word was begun: from the root, home, or here."""
     try:
         # Root may end anybody's; others only their own.
-        mounts = table.mounts() if os.geteuid() == 0 else asking.my_mounts()
-        points = [mount.point for mount in mounts if mount.fstype == table.FUSE_TYPE]
+        mounts = mount_table.mounts() if os.geteuid() == 0 else control_client.my_mounts()
+        points = [mount.point for mount in mounts if mount.fstype == mount_table.FUSE_TYPE]
         here = os.getcwd()
     except OSError:
         return []

@@ -9,9 +9,9 @@ from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.desktop import install as installing
 from artifactfs.desktop import opening
-from artifactfs.desktop.files import Choice
+from artifactfs.desktop.desktop_files import Choice
 from artifactfs.errors import UserError
-from artifactfs.mount import table
+from artifactfs.mount import mount_table
 
 _MOUNTPOINT = "~/model-lab"
 
@@ -80,7 +80,7 @@ def open_(mountpoint: str) -> None:
 
 
 def _absolute(path: str) -> str:
-    return table.resolve(settings.expanded(path))
+    return mount_table.resolve(settings.expanded(path))
 
 
 def _program() -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def doctor(
     # What it logs, it finds.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.doctor import Request
-    from artifactfs.doctor.setup import Given
+    from artifactfs.doctor.settings_checks import Given
 
     given = Given(flags, ",".join(options), config_file)
     request = Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)

@@ -15,10 +15,10 @@ from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import shell_word
-from artifactfs.logs import LogTarget
-from artifactfs.mount import checks, daemon, ending, table
+from artifactfs.logs import LogDestination
+from artifactfs.mount import checks, daemon, mount_table, unmount
 from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
+from artifactfs.util.escaping import shell_word
 
 # What says where the service is and who asks: nothing that a sample has.
 _OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait"}) | KEY_FORMS
@@ -46,7 +46,7 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 @click.argument("mountpoint")
 def umount(mountpoint: str) -> None:
     """End the mount at MOUNTPOINT, lazily where files are open, and wait until its process is gone."""
-    ending.end(mountpoint)
+    unmount.end(mountpoint)
 
 
 @click.command()
@@ -82,18 +82,18 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     _need_emulator()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
     point = checks.place(mountpoint)
-    made = table.mounted_at(point) is None and not os.path.lexists(point)
+    made = mount_table.mounted_at(point) is None and not os.path.lexists(point)
     try:
         if made:
             os.makedirs(point)
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
 
-    def serve_sample(chosen: Settings, at: str, target: LogTarget, parent: daemon.Parent | None) -> int:
-        from artifactfs.mount import sample
+    def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+        from artifactfs.mount import demo_server
 
         try:
-            with sample.emulator() as lab:
+            with demo_server.emulator() as lab:
                 with_keys = dataclasses.replace(
                     chosen,
                     api_url=lab.url,
@@ -129,11 +129,11 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
         raise
 
 
-def _serve(loaded: Settings, point: str, target: LogTarget, parent: daemon.Parent | None) -> int:
+def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.Parent | None) -> int:
     """Serve a mount until its end; in front where nobody waits to hear that it is ready."""
     # Only now, after the fork: this brings in trio, httpx and pyfuse3.
     from artifactfs.mount import session
-    from artifactfs.mount.notify import Notifier
+    from artifactfs.mount.sd_notify import Notifier
 
     # In the background it is not ours: systemd heeds only the process that it has started.
     address = settings.take_notify_socket()
@@ -145,7 +145,7 @@ def start(
     mountpoint: str,
     loaded: Settings,
     foreground: bool,
-    serving: Callable[[Settings, str, LogTarget, daemon.Parent | None], int] = _serve,
+    serving: Callable[[Settings, str, LogDestination, daemon.Parent | None], int] = _serve,
     program: str = "artifactfs",
 ) -> None:
     """Check what must hold, and mount; in the background, return when the mount answers."""

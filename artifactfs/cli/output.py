@@ -9,7 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from artifactfs.escaping import one_line
+from artifactfs.util.escaping import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,10 +9,10 @@ import click
 
 from artifactfs.cli import output
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import shell_word
+from artifactfs.util.escaping import shell_word
 
 if TYPE_CHECKING:
-    from artifactfs.mount.asking import Answer
+    from artifactfs.mount.control_client import Answer
 
 T = TypeVar("T")
 
@@ -55,12 +55,12 @@ def refresh(paths: tuple[str, ...]) -> None:
 
     PATH is a mount point, or a run, directory or file in a mount. Content that is still valid is kept.
     """
-    from artifactfs.mount import asking
+    from artifactfs.mount import control_client
 
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = asking.ask("refresh", path, within_s=asking.ORDER_S, parent_too=True)
+            answer = control_client.ask("refresh", path, within_s=control_client.ORDER_S, parent_too=True)
             told = _parsed(answer)
         except UserError as error:
             failed.append(error)
@@ -78,23 +78,23 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
 
     Of a run: name, status, project, times, parameters, tags, metrics; of a file: size, time, how much is cached.
     """
-    from artifactfs.cli import showing
-    from artifactfs.mount import asking
-    from artifactfs.mount.info import Info
+    from artifactfs.cli import render
+    from artifactfs.control.place_info import Info
+    from artifactfs.mount import control_client
 
     whole: list[object] = []
     shown: list[list[str]] = []
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = asking.ask("info", path, within_s=asking.ORDER_S)
+            answer = control_client.ask("info", path, within_s=control_client.ORDER_S)
             told = _parsed(answer)
             whole.append(told)
             found = _decoded(told, Info, answer.point)
         except UserError as error:
             failed.append(error)
             continue
-        shown.append(showing.lines(showing.info_rows(found)))
+        shown.append(render.lines(render.info_rows(found)))
         if found.error:
             todo = f"; {found.what_to_do}" if found.what_to_do else ""
             failed.append(
@@ -116,40 +116,42 @@ def _tell_all(failed: list[UserError]) -> None:
 
 
 def _one(path: str, as_json: bool) -> None:
-    from artifactfs.cli import showing
-    from artifactfs.mount import asking, reports
-    from artifactfs.mount.status import OK, Status
+    from artifactfs.cli import render
+    from artifactfs.control import exposition
+    from artifactfs.control.status_schema import OK, Status
+    from artifactfs.mount import control_client
 
     try:
-        answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
+        answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
     except UserError as error:
         if as_json and error.code == ExitCode.NO_ANSWER:
-            output.exact(reports.json_text(_no_status(asking.point_of(path) or path, error)))
+            output.exact(exposition.json_text(_no_status(control_client.point_of(path) or path, error)))
         raise
     told = _parsed(answer)
     if as_json:
-        output.exact(reports.json_text(told))
+        output.exact(exposition.json_text(told))
     found = _decoded(told, Status, answer.point)
     if not as_json:
-        output.say(*showing.lines(showing.status_rows(found)))
+        output.say(*render.lines(render.status_rows(found)))
     if found.health.state != OK:
-        raise UserError(ExitCode.UNHEALTHY, f"{answer.point}: {showing.health_line(found)}; {found.health.what_to_do}")
+        raise UserError(ExitCode.UNHEALTHY, f"{answer.point}: {render.health_line(found)}; {found.health.what_to_do}")
 
 
 def _all(as_json: bool) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from artifactfs.cli import showing
-    from artifactfs.mount import asking, reports
+    from artifactfs.cli import render
+    from artifactfs.control import exposition
+    from artifactfs.mount import control_client
 
-    mounts = asking.my_mounts()
+    mounts = control_client.my_mounts()
     # At once: one that does not answer takes its time, and must not add to that of the next.
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
         looks = [look for look in pool.map(_look, [mount.point for mount in mounts]) if look is not None]
     if as_json:
-        output.exact(reports.json_text([look.told for look in looks]))
+        output.exact(exposition.json_text([look.told for look in looks]))
     elif looks:
-        output.say(*showing.lines((look.point, look.line) for look in looks))
+        output.say(*render.lines((look.point, look.line) for look in looks))
     else:
         output.complain("you have no mounts: `artifactfs mount MOUNTPOINT` makes one")
     wrong = [look.error for look in looks if look.error is not None]
@@ -169,15 +171,15 @@ class _Look:
 
 def _look(point: str) -> _Look | None:
     """Return what a mount says; None for one that is another user's."""
-    from artifactfs.cli import showing
-    from artifactfs.mount import asking
-    from artifactfs.mount.status import OK, Status
+    from artifactfs.cli import render
+    from artifactfs.control.status_schema import OK, Status
+    from artifactfs.mount import control_client
 
     try:
-        answer = asking.ask("status.json", point, within_s=asking.REPORT_S)
+        answer = control_client.ask("status.json", point, within_s=control_client.REPORT_S)
         told = _parsed(answer)
         found = _decoded(told, Status, answer.point)
-    except asking.NotOurs:
+    except control_client.NotOurs:
         return None
     except UserError as error:
         told = _no_status(point, error)
@@ -189,15 +191,15 @@ def _look(point: str) -> _Look | None:
     if found.health.state != OK:
         said = f"{point}: {found.health.message}; `artifactfs status {shell_word(point)}` says more"
         wrong = UserError(ExitCode.UNHEALTHY, said)
-    line = f"{showing.health_line(found)}; {found.site or found.origin}"
+    line = f"{render.health_line(found)}; {found.site or found.origin}"
     return _Look(point, told, line, wrong)
 
 
 def _no_status(point: str, error: UserError) -> dict[str, Any]:
     """Return what stands in the place of status.json for a mount that does not answer."""
-    from artifactfs.mount import asking
+    from artifactfs.mount import control_client
 
-    dead = isinstance(error, asking.NoAnswer) and error.dead
+    dead = isinstance(error, control_client.NoAnswer) and error.dead
     return {"mountpoint": point, "health": {"state": "dead" if dead else "no_answer", "message": str(error)}}
 
 
@@ -206,12 +208,12 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from artifactfs.cli import showing
-    from artifactfs.mount import asking
-    from artifactfs.mount.status import Status
+    from artifactfs.cli import render
+    from artifactfs.control.status_schema import Status
+    from artifactfs.mount import control_client
 
     def look() -> tuple[Status, dict[str, Any]]:
-        answer = asking.ask("status.json", path, within_s=asking.REPORT_S)
+        answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
         told = _parsed(answer)
         return _decoded(told, Status, answer.point), told
 
@@ -222,12 +224,12 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
             if as_json:
                 output.data(told, indent=None)
             else:
-                output.say(showing.summary(found))
+                output.say(render.summary(found))
             time.sleep(interval_s)
     with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
         while True:
             found, _ = look()
-            live.update(Text("\n".join(showing.lines(showing.status_rows(found)))), refresh=True)
+            live.update(Text("\n".join(render.lines(render.status_rows(found)))), refresh=True)
             time.sleep(interval_s)
 
 

@@ -9,11 +9,11 @@ a tensor out of a checkpoint as much again, and no more than 1 MiB.
 
 from collections.abc import Callable
 
-from artifactfs.content.blockfile import BLOCK_BYTES
-from artifactfs.content.source import Source
+from artifactfs.content.block_format import BLOCK_BYTES
+from artifactfs.content.shared_file import SharedFile
 
 # What a glance may cost (semantics 4.5).
-GLANCE_BYTES = 128 << 10
+HEAD_BYTES = 128 << 10
 # The window ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
 WINDOW_BYTES = 32 << 20
 # Who goes on from the start, or has come this far, means to go on; of a checkpoint one tensor may be all that is
@@ -29,7 +29,7 @@ _SLACK_BYTES = 1 << 20
 class OpenFile:
     """One handle of one version. `read` may run several times at once; the kernel does that."""
 
-    def __init__(self, source: Source, release: Callable[[], None]) -> None:
+    def __init__(self, source: SharedFile, release: Callable[[], None]) -> None:
         self._source = source
         self._release: Callable[[], None] | None = release
         # Where the run of sequential reads began, where it has come to, and how far ahead of it fetches are under way.
@@ -74,18 +74,18 @@ class OpenFile:
             offset < self._run_end - _SLACK_BYTES
         ):
             if self._ahead_to > self._run_end:
-                self._source.jumped()
+                self._source.on_seek()
             self._run_start = self._run_end = self._ahead_to = offset
         self._run_end = max(self._run_end, end)
-        if self._run_start == 0 and self._run_end <= GLANCE_BYTES and end - offset < GLANCE_BYTES:
-            return GLANCE_BYTES
+        if self._run_start == 0 and self._run_end <= HEAD_BYTES and end - offset < HEAD_BYTES:
+            return HEAD_BYTES
         block_end = -(-end // BLOCK_BYTES) * BLOCK_BYTES
         read_bytes = self._run_end - self._run_start
         # The first read of all tells nothing yet, but a large one at the start is no glance.
-        if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= GLANCE_BYTES):
+        if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= HEAD_BYTES):
             steady = (self._run_start == 0 and read_bytes > end - offset) or read_bytes >= _STEADY_BYTES
             wish = read_bytes * 2 if steady else min(read_bytes, _TENTATIVE_BYTES)
-            window = min(WINDOW_BYTES, self._source.room_ahead(), max(wish, BLOCK_BYTES))
+            window = min(WINDOW_BYTES, self._source.readahead_capacity(), max(wish, BLOCK_BYTES))
             if window < BLOCK_BYTES:
                 return block_end
             goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from artifactfs.desktop import files
+from artifactfs.desktop import desktop_files
 from artifactfs.errors import ExitCode, UserError
 
 _TOOL = "update-mime-database"
@@ -40,19 +40,19 @@ class Part:
     is_there: bool
 
 
-def install(data_home: str, choice: files.Choice) -> list[str]:
+def install(data_home: str, choice: desktop_files.Choice) -> list[str]:
     """Install, or bring up to date; returns the paths of the files. Raises UserError with nothing half done."""
-    contents = files.wanted(choice)
+    contents = desktop_files.wanted(choice)
     tool = _tool()
     _refuse_foreign(data_home, contents)
-    before = {place: _content(data_home, place) for place in (*files.PLACES, _NOTE)}
+    before = {place: _content(data_home, place) for place in (*desktop_files.PLACES, _NOTE)}
     made: list[str] = []
     note = _read_note(data_home)
     try:
         for place in contents:
             _make_directories(os.path.dirname(os.path.join(data_home, place)), made)
         cached = set(_cache(data_home))
-        for place in files.PLACES:
+        for place in desktop_files.PLACES:
             _put(data_home, place, contents.get(place))
         _run(tool, data_home)
         made += sorted(set(_cache(data_home)) - cached)
@@ -70,7 +70,7 @@ def install(data_home: str, choice: files.Choice) -> list[str]:
 
 def uninstall(data_home: str) -> list[str]:
     """Remove what `install` made; returns the paths of the files. Nothing installed is fine too. Raises UserError."""
-    ours = [place for place in files.PLACES if _state_of(data_home, place) == "ours"]
+    ours = [place for place in desktop_files.PLACES if _state_of(data_home, place) == "ours"]
     note = _read_note(data_home)
     if not ours and not note:
         return []
@@ -90,20 +90,20 @@ def uninstall(data_home: str) -> list[str]:
     return [os.path.join(data_home, place) for place in ours]
 
 
-def status(data_home: str, choice: files.Choice) -> list[Part]:
+def status(data_home: str, choice: desktop_files.Choice) -> list[Part]:
     """Return how each file is, held against what `install` would write; `choice.bin` counts for nothing."""
-    installed = files.wanted(choice)
+    installed = desktop_files.wanted(choice)
     globs = _content(data_home, "mime/globs2") or b""
     known = {line.partition(":")[2].partition(":")[2] for line in globs.decode(errors="replace").splitlines()}
     parts = []
-    for place, name in files.PLACES.items():
+    for place, name in desktop_files.PLACES.items():
         found, content = _state_of(data_home, place), _content(data_home, place)
         state = "not installed"
         if found == "foreign":
             state = "not ours: it is in the way"
         elif content is not None and content != installed.get(place, content):
             state = "of another version or place: run `artifactfs desktop install` again"
-        elif content is not None and place.endswith(".xml") and not set(files.globs(content)) <= known:
+        elif content is not None and place.endswith(".xml") and not set(desktop_files.globs(content)) <= known:
             state = f"not taken in by {_TOOL}: run `artifactfs desktop install` again"
         elif content is not None:
             state = "installed"
@@ -113,13 +113,15 @@ def status(data_home: str, choice: files.Choice) -> list[Part]:
 
 def launcher_mountpoint(data_home: str) -> str | None:
     """Return where the installed launcher mounts; None where there is none."""
-    content = _content(data_home, files.LAUNCHER) if _state_of(data_home, files.LAUNCHER) == "ours" else None
-    return files.mountpoint_in(content) if content is not None else None
+    content = (
+        _content(data_home, desktop_files.LAUNCHER) if _state_of(data_home, desktop_files.LAUNCHER) == "ours" else None
+    )
+    return desktop_files.mountpoint_in(content) if content is not None else None
 
 
 def has_bin(data_home: str) -> bool:
     """Say whether `*.bin` is installed."""
-    return _state_of(data_home, files.BIN) == "ours"
+    return _state_of(data_home, desktop_files.BIN) == "ours"
 
 
 def _tool() -> str:
@@ -159,7 +161,7 @@ def _state_of(data_home: str, place: str) -> Literal["ours", "foreign", "absent"
     """Return whose a file is. What cannot be read is not ours."""
     path = os.path.join(data_home, place)
     try:
-        return "ours" if files.is_ours(path) else "foreign"
+        return "ours" if desktop_files.is_ours(path) else "foreign"
     except (FileNotFoundError, NotADirectoryError):
         return "foreign" if os.path.lexists(path) else "absent"
     except OSError:
@@ -179,7 +181,7 @@ def _put(data_home: str, place: str, content: bytes | None) -> None:
     path = os.path.join(data_home, place)
     if content is None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if place == _NOTE or files.is_ours(path):
+            if place == _NOTE or desktop_files.is_ours(path):
                 os.unlink(path)
         return
     new = f"{path}.{os.getpid()}.new"

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import one_line
-from artifactfs.mount import register, table
+from artifactfs.mount import mount_table, registry
+from artifactfs.util.escaping import one_line
 
 # What opens a directory with the desktop's own file manager, the first that is there.
 _OPENERS = (("xdg-open",), ("gio", "open"))
@@ -34,7 +34,7 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
             ExitCode.DESKTOP_FAILED,
             "there is nothing to open a directory with: as root, run `apt-get install xdg-utils`",
         )
-    point = table.resolve(mountpoint)
+    point = mount_table.resolve(mountpoint)
     if not _is_served(point):
         _mount(point, program)
     settings.drop_keys()
@@ -80,8 +80,8 @@ def _succeeds(words: Sequence[str]) -> bool:
 
 
 def _is_served(point: str) -> bool:
-    mounted = table.mounted_at(point)
-    return mounted is not None and mounted.fstype == table.FUSE_TYPE and register.is_served(point)
+    mounted = mount_table.mounted_at(point)
+    return mounted is not None and mounted.fstype == mount_table.FUSE_TYPE and registry.is_served(point)
 
 
 def _mount(point: str, program: Sequence[str]) -> None:

@@ -17,6 +17,6 @@ child that is left behind if it must be (apart.py).
 """
 
 from artifactfs.doctor.findings import Finding, Mark, Report
-from artifactfs.doctor.visit import Request, examine
+from artifactfs.doctor.runner import Request, examine
 
 __all__ = ["Finding", "Mark", "Report", "Request", "examine"]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from artifactfs.doctor.findings import Finding, fault, warning
-from artifactfs.doctor.machine import Machine
+from artifactfs.doctor.host import Machine
 from artifactfs.errors import UserError
 from artifactfs.mount import checks
 

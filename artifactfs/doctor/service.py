@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 import trio
 
 from artifactfs import errors
-from artifactfs.clock import boottime
-from artifactfs.doctor import grants
+from artifactfs.doctor import service_findings
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
-from artifactfs.doctor.grants import Heads
+from artifactfs.doctor.service_findings import Heads
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import DirectoryListing, ModelLab
-from artifactfs.modellab.content import Artifact, ContentEndpoint
-from artifactfs.modellab.forms import Child
+from artifactfs.modellab.content_endpoint import Artifact, ContentEndpoint
+from artifactfs.modellab.listing_dialects import Child
 from artifactfs.modellab.models import Run
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
+from artifactfs.util.clock import boottime
 
 Tell = Callable[[Finding], None]
 
@@ -70,7 +70,7 @@ async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) 
                 with rest:
                     await visit.look(run_id, index=index)
         if whole.cancelled_caught or rest.cancelled_caught:
-            tell(grants.silent(visit.step, settings.deadline))
+            tell(service_findings.silent(visit.step, settings.deadline))
         return transport.cost().requests
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -99,7 +99,7 @@ class Visit:
     """The questions in their order. `step` names the one that is being asked."""
 
     def __init__(self, settings: Settings, transport: Transport, heads: Heads, tell: Tell) -> None:
-        self.step = grants.FIRST
+        self.step = service_findings.FIRST
         self._settings = settings
         self._transport = transport
         self._service = ModelLab(transport, deadline_s=settings.deadline * 0.95)
@@ -114,16 +114,16 @@ class Visit:
         try:
             self._runs = await self._service.list_runs(_RUNS)
         except errors.ServiceError as error:
-            for finding in grants.refused(self._settings, error):
+            for finding in service_findings.refused(self._settings, error):
                 self._tell(finding)
             self._of_the_answer()
             return False
-        self._tell(grants.answered(self._settings, boottime() - start, self._heads.statuses("runs")))
+        self._tell(service_findings.answered(self._settings, boottime() - start, self._heads.statuses("runs")))
         self._of_the_answer()
         return True
 
     def _of_the_answer(self) -> None:
-        for finding in (grants.clock(self._heads), grants.rate_limit(self._heads)):
+        for finding in (service_findings.clock(self._heads), service_findings.rate_limit(self._heads)):
             if finding is not None:
                 self._tell(finding)
 
@@ -154,11 +154,11 @@ class Visit:
                     return None
                 continue
             except errors.ServiceError as error:
-                self._tell(fault("listing", f"run {each} cannot be listed: {error}", grants.ANOTHER_RUN))
+                self._tell(fault("listing", f"run {each} cannot be listed: {error}", service_findings.ANOTHER_RUN))
                 return None
             found = _Found(run, root, {"": root})
             if root.children.by_name:
-                self._tell(grants.listing(each, root))
+                self._tell(service_findings.listing(each, root))
                 return found
         if found is None and not candidates:
             self._tell(skipped("listing", "this account has no run: nothing to try it on"))
@@ -187,13 +187,13 @@ class Visit:
                 fault(
                     "directories",
                     f"a directory of run {found.run.run_id} cannot be listed: {error}",
-                    grants.ANOTHER_RUN,
+                    service_findings.ANOTHER_RUN,
                 )
             )
             return
         found.listings[name] = listing
         asked = (self._transport.cost() - before).requests.get("listing", 0)
-        self._tell(grants.directories(self._service.slash, self._service.base, listing, asked))
+        self._tell(service_findings.directories(self._service.slash, self._service.base, listing, asked))
 
     async def _content(self, found: _Found) -> None:
         """Read some bytes from the middle of the smallest file that has a middle."""
@@ -212,22 +212,22 @@ class Visit:
                 if not body.whole:
                     async for chunk in body.chunks:
                         came += len(chunk)
-                for finding in grants.contents(body, child.size_bytes, end, came, self._heads):
+                for finding in service_findings.contents(body, child.size_bytes, end, came, self._heads):
                     self._tell(finding)
         except errors.ServiceError as error:
-            self._tell(grants.unreadable(error))
+            self._tell(service_findings.unreadable(error))
 
     async def _index(self, found: _Found) -> None:
         """Ask for the project's listing, and compare it with the directories that were listed."""
         self.step = "index"
         prefix = found.root.path_in_project.rstrip("/") + "/"
-        comparison = grants.Comparison(prefix, set(found.listings), dict(found.files()))
+        comparison = service_findings.Comparison(prefix, set(found.listings), dict(found.files()))
 
         start, before = boottime(), self._transport.cost()
         try:
             await self._service.project_files(found.run.project_id, comparison.add)
         except errors.ServiceError as error:
-            self._tell(grants.no_index(error))
+            self._tell(service_findings.no_index(error))
             return
         received_bytes = (self._transport.cost() - before).received_bytes
-        self._tell(grants.index(comparison, boottime() - start, received_bytes))
+        self._tell(service_findings.index(comparison, boottime() - start, received_bytes))

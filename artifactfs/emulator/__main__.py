@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from artifactfs.emulator.lab_state import Keys
 from artifactfs.emulator.serve import Options, ServeError, serve_forever
-from artifactfs.emulator.state import Keys
 from artifactfs.emulator.switches import SwitchError, assignment
 
 

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from artifactfs.emulator import content, control, facets, listing, records
-from artifactfs.emulator.answers import missing
+from artifactfs.emulator import content_route, control_route, facets, listing_route, records
 from artifactfs.emulator.faults import Script
-from artifactfs.emulator.gate import Gate
-from artifactfs.emulator.lab import Lab
-from artifactfs.emulator.state import Emulator, Keys
+from artifactfs.emulator.lab_state import Emulator, Keys
+from artifactfs.emulator.middleware import Gate
+from artifactfs.emulator.model import Lab
+from artifactfs.emulator.responses import missing
 from artifactfs.emulator.switches import Switches
 
 API = "/api/v2/model-lab-api"
@@ -27,20 +27,20 @@ def create_app(
     plan = [
         ("runs", "/runs", records.runs),
         ("run", "/runs/{run_id}", records.one_run),
-        ("listing", "/runs/{run_id}/artifacts", listing.run_artifacts),
+        ("listing", "/runs/{run_id}/artifacts", listing_route.run_artifacts),
         ("projects", "/projects", records.projects),
         ("project", "/projects/{project_id}", records.one_project),
-        ("index", "/projects/{project_id}/artifacts", listing.project_artifacts),
-        ("content", "/artifacts/content", content.content),
+        ("index", "/projects/{project_id}/artifacts", listing_route.project_artifacts),
+        ("content", "/artifacts/content", content_route.content),
         ("facets", "/project-facet-keys", facets.project_keys),
         ("facets", "/project-facet-values", facets.project_values),
         ("facets", "/facet-keys", facets.run_keys),
         ("facets", "/facet-values", facets.run_values),
     ]
     routes = [Route(API + path, Gate(emulator, kind, handler)) for kind, path, handler in plan]
-    storage = Route(content.STORAGE, Gate(emulator, "storage", content.stored, open_to_all=True))
+    storage = Route(content_route.STORAGE, Gate(emulator, "storage", content_route.stored, open_to_all=True))
     rest = Route("/{path:path}", Gate(emulator, "other", _unknown))
-    app = Starlette(routes=[*control.routes(emulator), *routes, storage, rest])
+    app = Starlette(routes=[*control_route.routes(emulator), *routes, storage, rest])
     app.state.emulator = emulator
     return app
 

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from artifactfs.emulator.contents import CHUNK
-from artifactfs.emulator.lab import File, Project, Run, Source, Tree, project_attributes, run_attributes
+from artifactfs.emulator.file_bodies import CHUNK
+from artifactfs.emulator.model import File, Project, Run, Source, Tree, project_attributes, run_attributes
 
 PROJECT = 1  # the id of the one project that DIR is
 

@@ -6,10 +6,10 @@ Owns little: artifactfs never asks for them. They are here so that the whole of 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from artifactfs.emulator.answers import answer, document, error, missing, resource
 from artifactfs.emulator.filters import number
-from artifactfs.emulator.lab import Row
-from artifactfs.emulator.state import Emulator
+from artifactfs.emulator.lab_state import Emulator
+from artifactfs.emulator.model import Row
+from artifactfs.emulator.responses import answer, document, error, missing, resource
 
 
 async def project_keys(emulator: Emulator, _request: Request) -> ASGIApp:

@@ -8,7 +8,7 @@ import operator
 import uuid
 from collections.abc import Callable
 
-from artifactfs.emulator.lab import Row, Run
+from artifactfs.emulator.model import Row, Run
 
 STATUSES = ("pending", "running", "completed", "failed", "killed", "unresponsive", "paused")
 

@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from artifactfs.emulator.answers import document, error, missing, resource
 from artifactfs.emulator.filters import BadQuery, attributes_test, integer, number, run_test
-from artifactfs.emulator.lab import Project, Row, Run, moment
-from artifactfs.emulator.state import Emulator
+from artifactfs.emulator.lab_state import Emulator
+from artifactfs.emulator.model import Project, Row, Run, moment
+from artifactfs.emulator.responses import document, error, missing, resource
 
 ELSEWHERE = "https://api.datad0g.com"  # the recorded host of `links`: not the one that was asked
 PAGE_SIZE = 25  # rows, recorded

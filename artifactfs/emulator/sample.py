@@ -10,8 +10,8 @@ import json
 from importlib import resources
 from typing import cast
 
-from artifactfs.emulator import awkward
-from artifactfs.emulator.lab import Lab, MemoryTree, Project, Row, Run, project_attributes
+from artifactfs.emulator import edge_cases
+from artifactfs.emulator.model import Lab, MemoryTree, Project, Row, Run, project_attributes
 
 RUN = 70158  # the run whose tree was recorded
 PROJECT = 2387
@@ -31,8 +31,8 @@ def sample_lab() -> Lab:
     """Return a new lab with the whole sample."""
     lab = Lab()
     _add_recorded(lab)
-    awkward.add_projects(lab)
-    awkward.add_runs(lab)
+    edge_cases.add_projects(lab)
+    edge_cases.add_runs(lab)
     lab.add_project(Project(MANY_PROJECT, project_attributes(MANY_PROJECT, name="many-runs")))
     for run_id in range(FIRST_OF_MANY, FIRST_OF_MANY + MANY_RUNS):
         _add_small(lab, run_id)

@@ -22,9 +22,9 @@ import uvicorn
 
 from artifactfs.emulator.app import create_app
 from artifactfs.emulator.disk import Disk
-from artifactfs.emulator.lab import Lab
+from artifactfs.emulator.lab_state import Keys
+from artifactfs.emulator.model import Lab
 from artifactfs.emulator.sample import sample_lab
-from artifactfs.emulator.state import Keys
 from artifactfs.emulator.switches import Switches
 from artifactfs.emulator.wire import WireProtocol
 

@@ -13,7 +13,7 @@ import termios
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from artifactfs.emulator.gate import EXTENSION
+from artifactfs.emulator.middleware import EXTENSION
 
 DRAIN_S = 2.0  # how long a reset waits for what was sent to arrive: RST throws away what the client has not yet got
 

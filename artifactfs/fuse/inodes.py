@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from artifactfs.errors import Superseded
-from artifactfs.tree.nodes import Directory, Entry, File, Fixed, Node, child, completes
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, Node, StaticDir, child, same_version
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Inode(msgspec.Struct, gc=False, eq=False):
 
     number: int
     entry: Entry
-    directory: Directory | None
+    directory: ArtifactDir | None
     made: Node | None = None
     lookups: int = 0
     superseded: bool = False
@@ -38,14 +38,14 @@ class Inode(msgspec.Struct, gc=False, eq=False):
         """The place."""
         if self.made is not None:
             return self.made
-        node = child(cast(Directory, self.directory), self.entry)
-        if not isinstance(node, File):
+        node = child(cast(ArtifactDir, self.directory), self.entry)
+        if not isinstance(node, ArtifactFile):
             self.made = node
         return node
 
     def is_version_of(self, other: "Inode") -> bool:
         """Whether both stand for one version of one place, of which one may know more (semantics 2.4)."""
-        return completes(self.entry, other.entry) and self._place() == other._place()
+        return same_version(self.entry, other.entry) and self._place() == other._place()
 
     def learn(self, other: "Inode") -> None:
         """Take over what another one of the same version knows: more completes it, less takes nothing away."""
@@ -67,23 +67,23 @@ class Inode(msgspec.Struct, gc=False, eq=False):
     def _place(self) -> tuple[object, ...]:
         """What tells one place from any other."""
         if self.made is None and not self.entry.is_dir:  # a file, of which no place is made for this
-            directory = cast(Directory, self.directory)
+            directory = cast(ArtifactDir, self.directory)
             return directory.run_id, directory.path, self.entry.name
         node = self.node
-        if isinstance(node, Directory):
+        if isinstance(node, ArtifactDir):
             return node.run_id, node.path
-        if isinstance(node, File):
+        if isinstance(node, ArtifactFile):
             return node.directory.run_id, node.directory.path, node.entry.name
         return node.parent_number, node.entry.name
 
 
-class Inodes:
+class InodeTable:
     """All inodes in use. `pinned` ones (the root) are there without a lookup, and stay.
 
     `find(number)` is the inode of a number, or None for one that is not in use.
     """
 
-    def __init__(self, pinned: Iterable[Fixed]) -> None:
+    def __init__(self, pinned: Iterable[StaticDir]) -> None:
         self._pinned = {node.entry.number: Inode(node.entry.number, node.entry, None, node) for node in pinned}
         self._table: dict[int, Inode] = dict(self._pinned)
         # The table's own, and no method around it: it is called for every entry of every directory that is read.
@@ -101,11 +101,11 @@ class Inodes:
 
     def intern(self, node: Node) -> Inode:
         """Return the inode for a place: the one in use, or a new one that `count` will put into use."""
-        if isinstance(node, File):
-            return self.intern_child(node.directory, node.entry)
+        if isinstance(node, ArtifactFile):
+            return self.intern_entry(node.directory, node.entry)
         return self._intern(Inode(node.entry.number, node.entry, None, node))
 
-    def intern_child(self, directory: Directory, entry: Entry) -> Inode:
+    def intern_entry(self, directory: ArtifactDir, entry: Entry) -> Inode:
         """Do the same for an entry of a directory of artifacts."""
         return self._intern(Inode(entry.number, entry, directory))
 

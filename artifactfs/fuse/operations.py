@@ -1,6 +1,6 @@
 """The protocol adapter: what the kernel asks, answered from the tree. Nothing else.
 
-Every handler goes through `guarded`, because an exception that leaves a handler ends the mount. From `# no await
+Every handler goes through `fuse_handler`, because an exception that leaves a handler ends the mount. From `# no await
 below:` on a handler does not let another task run, so that lookup counts and replies stay in step.
 """
 
@@ -19,24 +19,24 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from artifactfs import errors
-from artifactfs.content.files import Files, FileVersion
+from artifactfs.content.open_files import FileVersion, OpenFileTable
 from artifactfs.content.reader import OpenFile
-from artifactfs.fuse.callers import Callers
-from artifactfs.fuse.desk import Desk
-from artifactfs.fuse.guard import guarded, shown
-from artifactfs.fuse.inodes import Inode, Inodes
+from artifactfs.fuse.control_files import ControlFiles
+from artifactfs.fuse.error_boundary import fuse_handler, shown
+from artifactfs.fuse.inodes import Inode, InodeTable
+from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.tree.nodes import (
     AnyDirectory,
-    Contents,
-    Directory,
-    File,
-    Found,
-    Link,
+    ArtifactDir,
+    ArtifactFile,
+    ControlDir,
+    ControlFile,
+    DirSnapshot,
+    LookupResult,
     Node,
-    Private,
-    Report,
-    completes,
-    path_of,
+    Symlink,
+    mount_path,
+    same_version,
 )
 from artifactfs.tree.tree import Tree
 
@@ -89,7 +89,7 @@ class _DirectoryHandle(msgspec.Struct):
 
     inode: Inode
     directory: AnyDirectory
-    contents: Contents
+    contents: DirSnapshot
     tid: int
     started: bool = False
 
@@ -98,7 +98,7 @@ class _FileHandle(msgspec.Struct):
     """An open file. `tid`: who opened it, and mostly reads it: of a read the binding does not say whose it is."""
 
     inode: Inode
-    file: File
+    file: ArtifactFile
     opened: OpenFile
     tid: int
 
@@ -121,12 +121,12 @@ class Operations(pyfuse3.Operations):
     def __init__(
         self,
         tree: Tree,
-        files: Files,
+        files: OpenFileTable,
         ownership: Ownership,
         *,
         deadline_s: float,
         on_ready: Callable[[], None],
-        desk: Desk | None = None,
+        desk: ControlFiles | None = None,
     ) -> None:
         super().__init__()
         self.deadline_s = deadline_s
@@ -134,10 +134,10 @@ class Operations(pyfuse3.Operations):
         self._files = files
         self._ownership = ownership
         self._on_ready = on_ready
-        self._desk = desk or Desk()
-        self.inodes = Inodes([tree.root])
+        self._desk = desk or ControlFiles()
+        self.inodes = InodeTable([tree.root])
         # Its `watch` is to run as long as the mount does.
-        self.callers = Callers()
+        self.callers = InterruptWatcher()
         self._directories: dict[int, _DirectoryHandle] = {}
         self._open_files: dict[int, _FileHandle] = {}
         self._handles = itertools.count(1)
@@ -158,11 +158,11 @@ class Operations(pyfuse3.Operations):
         except Exception:
             log.exception("reporting that the mount is ready failed")
 
-    @guarded
+    @fuse_handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes.get(parent_inode).node
         try:
-            found = self._tree.lookup_at_hand(parent, name) or self._private(parent, name, ctx)
+            found = self._tree.try_lookup(parent, name) or self._private(parent, name, ctx)
             if found is None:
                 found = await self._wait(ctx.pid, self._tree.lookup(parent, name))
         except errors.NoSuchEntry as absence:
@@ -187,25 +187,25 @@ class Operations(pyfuse3.Operations):
             with contextlib.suppress(MemoryError):
                 log.exception("forget failed: %s", errors.unexpected())
 
-    @guarded
+    @fuse_handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         # From the inode, never from the network (semantics 2.5): a page read asks for it first.
         return self._attributes(self.inodes.get(inode), _DIRECTORY_VALID_S)
 
-    @guarded
+    @fuse_handler
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         link = self.inodes.get(inode).node
-        if not isinstance(link, Link):
+        if not isinstance(link, Symlink):
             raise errors.NotALink("not a symbolic link")
         return link.target
 
-    @guarded
+    @fuse_handler
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
         directory = opened.node
-        if isinstance(directory, File | Link | Report):
+        if isinstance(directory, ArtifactFile | Symlink | ControlFile):
             raise errors.NotADirectory("not a directory")
-        if isinstance(directory, Private):
+        if isinstance(directory, ControlDir):
             self._desk.check(ctx)
         contents = await self._contents(ctx.pid, directory)
         # no await below:
@@ -213,7 +213,7 @@ class Operations(pyfuse3.Operations):
         self._directories[handle] = _DirectoryHandle(opened, directory, contents, ctx.pid)
         return handle
 
-    @guarded
+    @fuse_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         handle = self._directories[fh]
         if start_id == 0 and handle.started:
@@ -225,19 +225,19 @@ class Operations(pyfuse3.Operations):
         if start_id < _DOTS + len(handle.contents.entries):
             self._reply(handle, start_id, token)
 
-    @guarded
+    @fuse_handler
     async def releasedir(self, fh: int) -> None:
         self._directories.pop(fh, None)
 
-    @guarded
+    @fuse_handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
         opened = self.inodes.get(inode)
         file = opened.node
-        if isinstance(file, Report):
+        if isinstance(file, ControlFile):
             self._desk.check(ctx)
             made = await self._wait(ctx.pid, self._desk.make(file))
             return self._desk.opened(next(self._handles), inode, made)
-        if not isinstance(file, File):
+        if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
         if opened.superseded:
             raise errors.Superseded("another version of this file is there by now")
@@ -246,7 +246,7 @@ class Operations(pyfuse3.Operations):
         handle = await self._wait(ctx.pid, self._open(opened, file), math.inf)
         # no await below:
         if file.entry.size_bytes is None and handle.size is not None:
-            opened.entry = self._tree.learned(file, handle.size).entry
+            opened.entry = self._tree.record_size(file, handle.size).entry
         number = next(self._handles)
         self._open_files[number] = _FileHandle(opened, file, handle, ctx.pid)
         # Another version is another inode, so what the kernel has of this one is still true. Without a size it
@@ -255,24 +255,24 @@ class Operations(pyfuse3.Operations):
         self._dropping.discard(inode)
         return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.size is None)
 
-    @guarded
+    @fuse_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if (handle := self._open_files.get(fh)) is None:
             return self._desk.read(fh, off, size)
         # A view of what is in memory, not a copy: the binding takes any buffer.
         return cast("bytes", await self._wait(handle.tid, self._read(handle, off, size), math.inf))
 
-    @guarded
+    @fuse_handler
     async def release(self, fh: int) -> None:
         if (handle := self._open_files.pop(fh, None)) is not None:
             handle.opened.close()
         else:
             self._desk.close(fh)
 
-    async def _open(self, inode: Inode, file: File) -> OpenFile:
+    async def _open(self, inode: Inode, file: ArtifactFile) -> OpenFile:
         began = trio.current_time()
         try:
-            location = await self._tree.locate(file)
+            location = await self._tree.locate_content(file)
             size = file.entry.size_bytes
             version = FileVersion(location.artifact, size, location.stamp, location.variant, location.settled)
             return await self._files.open(version)
@@ -280,7 +280,7 @@ class Operations(pyfuse3.Operations):
             # The kernel looks the name up again, and must get another inode: it holds pages of this one.
             if not inode.superseded:
                 inode.superseded = True
-                self._tree.contradicted(file, error.size_bytes)
+                self._tree.record_size_conflict(file, error.size_bytes)
             raise
         except _MAY_BE_GONE as error:
             raise await self._why(inode, file, error, began, gone=errno.ENOENT) from error
@@ -292,19 +292,21 @@ class Operations(pyfuse3.Operations):
             return await handle.opened.read(offset, size)
         except errors.Superseded as error:
             if not inode.superseded:
-                log.warning("%s changed while it was read: %s", shown(path_of(file)), error)
+                log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)
                 inode.superseded = True
-                self._tree.contradicted(file, error.size_bytes)
+                self._tree.record_size_conflict(file, error.size_bytes)
             raise
         except _MAY_BE_GONE as error:
             raise await self._why(inode, file, error, began, gone=errno.ESTALE) from error
 
-    async def _why(self, inode: Inode, file: File, error: errors.ServiceError, began: float, *, gone: int) -> FUSEError:
+    async def _why(
+        self, inode: Inode, file: ArtifactFile, error: errors.ServiceError, began: float, *, gone: int
+    ) -> FUSEError:
         """Say why a content cannot be read: a fresh listing knows whether the file is gone, or a directory.
 
         Within the deadline of the call that `began` then (of trio's clock).
         """
-        log.warning("content of %s: %s", shown(path_of(file)), error)
+        log.warning("content of %s: %s", shown(mount_path(file)), error)
         inode.superseded = True
         self._tree.doubt(file.directory)
         try:
@@ -314,12 +316,12 @@ class Operations(pyfuse3.Operations):
             return FUSEError(gone)
         except trio.TooSlowError:
             return FUSEError(errno.ETIMEDOUT)
-        if not isinstance(found.node, File):
+        if not isinstance(found.node, ArtifactFile):
             return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
         # Another version by now: the body of one that is empty is too short for this one.
-        return FUSEError(errno.EIO if completes(file.entry, found.node.entry) else errno.ESTALE)
+        return FUSEError(errno.EIO if same_version(file.entry, found.node.entry) else errno.ESTALE)
 
-    @guarded
+    @fuse_handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         # Sizes of 0 mark a filesystem without a device, like /proc: `df` leaves it out of its totals.
         data = pyfuse3.StatvfsData()
@@ -346,15 +348,15 @@ class Operations(pyfuse3.Operations):
         report = self.inodes.find(self._desk.number_of(number))
         return report.node if report is not None else None
 
-    def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> Found | None:
-        if isinstance(parent, Private):
+    def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> LookupResult | None:
+        if isinstance(parent, ControlDir):
             return self._desk.find(parent, name, ctx)
         return self._desk.hidden(name) if parent is self._tree.root else None
 
-    async def _contents(self, tid: int, directory: AnyDirectory) -> Contents:
-        if isinstance(directory, Private):
+    async def _contents(self, tid: int, directory: AnyDirectory) -> DirSnapshot:
+        if isinstance(directory, ControlDir):
             return self._desk.contents(directory)
-        contents = self._tree.contents_at_hand(directory)
+        contents = self._tree.try_list(directory)
         return contents if contents is not None else await self._wait(tid, self._tree.contents(directory))
 
     async def _wait(self, tid: int, answer: Awaitable[T], limit_s: float | None = None) -> T:
@@ -397,8 +399,8 @@ class Operations(pyfuse3.Operations):
             inode = find(entry.number)
             # An entry belongs to one listing, so the same entry is the same place: no walk but the first looks further.
             if inode is None or inode.entry is not entry or inode.superseded:
-                if isinstance(directory, Directory):
-                    inode = self.inodes.intern_child(directory, entry)
+                if isinstance(directory, ArtifactDir):
+                    inode = self.inodes.intern_entry(directory, entry)
                 else:
                     inode = self.inodes.intern(contents.node_of(entry))
             shown = inode.entry
@@ -421,9 +423,9 @@ class Operations(pyfuse3.Operations):
         """Return the attributes of an inode (semantics 2.1 to 2.3)."""
         entry, owner = inode.entry, self._ownership
         size = entry.size_bytes
-        if isinstance(inode.made, Private | Report):
+        if isinstance(inode.made, ControlDir | ControlFile):
             return self._desk.attributes(inode.made, inode.number, valid_s)
-        if isinstance(inode.made, Link):
+        if isinstance(inode.made, Symlink):
             # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
             attributes = self._blank(stat.S_IFLNK | 0o777, valid_s)
             attributes.st_size = len(inode.made.target)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyfuse3 import FUSEError
 
-from artifactfs.fuse.guard import place
+from artifactfs.fuse.error_boundary import place
 from artifactfs.fuse.operations import Operations
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import pyfuse3
 from pyfuse3 import FUSEError, RequestContext
 
-from artifactfs.fuse.guard import guarded
+from artifactfs.fuse.error_boundary import fuse_handler
 from artifactfs.fuse.operations import Operations
 from artifactfs.tree.nodes import Node
 
@@ -29,7 +29,7 @@ class OperationsWithXattrs(Operations):
         super().__init__(*args, **keywords)
         self._xattrs = xattrs
 
-    @guarded
+    @fuse_handler
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         get = self._xattrs(self.inodes.get(inode).node).get(name)
         if get is None:
@@ -42,6 +42,6 @@ class OperationsWithXattrs(Operations):
             raise FUSEError(errno.E2BIG)
         return value
 
-    @guarded
+    @fuse_handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:  # noqa: ARG002 - pyfuse3's
         return list(self._xattrs(self.inodes.get(inode).node))

@@ -14,15 +14,15 @@ import stat
 import sys
 from collections.abc import Iterable
 
-from artifactfs.logs.datagrams import JournalHandler, SyslogHandler
-from artifactfs.logs.forms import JsonFormatter, RedactingFormatter, Redaction
+from artifactfs.logs.formatters import JsonFormatter, RedactingFormatter, Redaction
 from artifactfs.logs.limiter import EACH, RepeatLimiter
-from artifactfs.logs.target import LogTarget
+from artifactfs.logs.system_logs import JournalHandler, SyslogHandler
+from artifactfs.logs.target import LogDestination
 
 __all__ = [
     "EACH",
     "JsonFormatter",
-    "LogTarget",
+    "LogDestination",
     "RedactingFormatter",
     "RepeatLimiter",
     "configure",
@@ -45,7 +45,7 @@ _SYSLOG_TEXT = "%(name)s: %(message)s"
 _redaction = Redaction()
 
 
-def configure(target: LogTarget, *, verbose: bool, secrets: Iterable[str] = ()) -> None:
+def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] = ()) -> None:
     """Send the log to `target`, in its form.
 
     Raises OSError when the file cannot be opened, or nobody takes the system's log.
@@ -124,7 +124,7 @@ def redact(secrets: Iterable[str]) -> None:
     _redaction.learn(secrets)
 
 
-def _handler(target: LogTarget, redact: Redaction) -> logging.Handler:
+def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
     """Return the open handler of a target, with its formatter."""
     if target.to == "journal":
         # It keeps a record's fields, so there is no form to choose.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class LogTarget:
+class LogDestination:
     """`to`: file, stderr, journal or syslog. `file`: its path, where it is one. `form`: text or json."""
 
     to: str = "stderr"

@@ -15,9 +15,10 @@ from functools import partial
 
 import trio
 
-from artifactfs import errors, logs, threads
+from artifactfs import errors, logs
 from artifactfs.errors import NoThread, UserError
 from artifactfs.settings import Keys, KeySource, Secret
+from artifactfs.util import threads
 
 log = logging.getLogger(__name__)
 

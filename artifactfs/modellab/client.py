@@ -16,13 +16,13 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab import details, models, pages
+from artifactfs.modellab import details, models, pagination
 from artifactfs.modellab.details import ProjectDetails, RunDetails
-from artifactfs.modellab.forms import Base, Children, Sorter, Verdict
+from artifactfs.modellab.listing_dialects import Children, ListingKind, ListingNormalizer, PathBase
 from artifactfs.modellab.models import FileRow, Page, Project, ProjectFile, Run
 from artifactfs.modellab.project_decoder import ProjectDecoder
-from artifactfs.modellab.transport import Cost, Transport
-from artifactfs.origins import API_PREFIX
+from artifactfs.modellab.transport import RequestUsage, Transport
+from artifactfs.util.urls import API_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class _Answer(msgspec.Struct, frozen=True):
     run_id: int
     path: str
     form: "_Form"
-    verdict: Verdict
+    verdict: ListingKind
     listing: DirectoryListing
-    base: Base | None
+    base: PathBase | None
     echoed: bool
     lead: str
     rows: int
@@ -85,7 +85,7 @@ class ModelLab:
         self._deadline_s = deadline_s
         # What this server wants, learned from its answers; None until one of them told.
         self._slash: bool | None = None
-        self._base: Base | None = None
+        self._base: PathBase | None = None
         # What this server was seen to write in front of a directory's path, and whether it wants that sent.
         self._written_lead = ""
         self._lead: str | None = None
@@ -134,7 +134,7 @@ class ModelLab:
             odd.extend(answer.odd)
             return answer
 
-        found = await pages.first_rows("runs", ask, count, lambda run: run.run_id, self._cut)
+        found = await pagination.fetch_pages("runs", ask, count, lambda run: run.run_id, self._cut)
         self._report_odd("runs" if project_id is None else f"runs of project {project_id}", odd)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
         if project_id is not None and any(_number(run.project_id) != project_id for run in found):
@@ -156,7 +156,7 @@ class ModelLab:
             odd.extend(answer.odd)
             return answer
 
-        found = await pages.first_rows("projects", ask, count, lambda project: project.project_id, self._cut)
+        found = await pagination.fetch_pages("projects", ask, count, lambda project: project.project_id, self._cut)
         self._report_odd("projects", odd)
         return [project for project in found if not project.deleted][:count]
 
@@ -180,13 +180,13 @@ class ModelLab:
                 # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
                 refusal = refusal or error
                 continue
-            if answer.verdict is Verdict.CHILDREN and not (answer.echoed and not form.slash):
+            if answer.verdict is ListingKind.CHILDREN and not (answer.echoed and not form.slash):
                 return self._adopt(answer)
             answers.append(answer)
         if refusal is not None and not answers:
             raise refusal
         # Children that came with an echo of the prefix count if the other form brought none.
-        return self._adopt(next((a for a in answers if a.verdict is Verdict.CHILDREN), answers[0]))
+        return self._adopt(next((a for a in answers if a.verdict is ListingKind.CHILDREN), answers[0]))
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
         """Give every file of a project's listing to `add`, as they come.
@@ -217,15 +217,15 @@ class ModelLab:
         return self._slash
 
     @property
-    def base(self) -> Base | None:
+    def base(self) -> PathBase | None:
         """What the paths of this server's listings are relative to; None until it told."""
         return self._base
 
-    def has_room_ahead(self) -> bool:
+    def can_prefetch(self) -> bool:
         """Whether a request that nobody waits for may go: others do not queue, and the rate limit is not near."""
-        return self._transport.has_room_ahead("listing")
+        return self._transport.can_prefetch("listing")
 
-    def cost(self) -> Cost:
+    def cost(self) -> RequestUsage:
         """Return what was asked so far."""
         return self._transport.cost()
 
@@ -246,7 +246,7 @@ class ModelLab:
             log.info("the paths of this server's listings are relative to %s", answer.base.value)
         # Names that were left out prove nothing: they may come from anywhere.
         children = answer.listing.children
-        if answer.path and answer.verdict is Verdict.CHILDREN and children.by_name:
+        if answer.path and answer.verdict is ListingKind.CHILDREN and children.by_name:
             if self._slash is None:
                 self._slash = answer.form.slash
                 form = "with" if answer.form.slash else "without"
@@ -262,7 +262,7 @@ class ModelLab:
         query = {"path": form(path)} if path else {}
         # Rows take as much memory as the body that they came in, and have its room until they are sorted.
         async with self._asked("listing", f"/runs/{run_id}/artifacts", query, _run_listing) as answer:
-            sorter = Sorter(path, sent_slash=form.slash, known=self._base)
+            sorter = ListingNormalizer(path, sent_slash=form.slash, known=self._base)
             for rows in _slices(answer.files):
                 sorter.weigh(rows)
                 await trio.lowlevel.checkpoint()

@@ -15,8 +15,8 @@ import httpx
 import trio
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import received, resolver, unsolicited
-from artifactfs.settings import reading
+from artifactfs.modellab import h11_buffer, resolver, unsolicited
+from artifactfs.settings import bounded_read
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     try:
         if ca_file is not None:
             # OpenSSL would wait for a pipe, for ever, and read a device without end.
-            reading.refuse_special(ca_file)
+            bounded_read.refuse_special(ca_file)
         context.load_verify_locations(cafile=ca_file or certifi.where())
     except (OSError, ssl.SSLError) as error:
         reason = (
@@ -63,7 +63,7 @@ class Connections:
         clock: Callable[[], float],
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        received.install()
+        h11_buffer.install()
         resolver.install()
         unsolicited.install()
 

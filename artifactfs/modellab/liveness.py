@@ -11,9 +11,9 @@ from collections.abc import Callable
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.breaker import Breaker
+from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.transport import Transport
-from artifactfs.origins import API_PREFIX
+from artifactfs.util.urls import API_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Liveness:
 
     def __init__(
         self,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         transport: Transport,
         nursery: trio.Nursery,
         *,

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from artifactfs.errors import UnexpectedAnswer
-from artifactfs.modellab import nearly_json
+from artifactfs.modellab import lenient_json
 
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 NESTING_HINT = "it is nested too deeply"
@@ -170,7 +170,7 @@ def _listing_row_by_row(body: bytes) -> Generator[None, None, tuple[list[FileRow
     # What is repaired takes its size once more, and each row an object before it is looked at.
     if len(body) > _MAX_LENIENT_BYTES:
         raise UnexpectedAnswer("the answer is not the JSON expected, and too large to look closer")
-    repair = nearly_json.Repair()
+    repair = lenient_json.Repair()
     sound = bytearray()
     for start in range(0, len(body), _STEP_BYTES):
         sound += repair.feed(body[start : start + _STEP_BYTES])
@@ -339,7 +339,7 @@ def _lenient_json(body: bytes) -> Any:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass  # it takes neither lone surrogates nor NaN
     try:
-        return nearly_json.loads(body)
+        return lenient_json.loads(body)
     except RecursionError:
         raise UnexpectedAnswer(f"the answer is not the JSON expected: {NESTING_HINT}") from None
     except ValueError:

@@ -12,8 +12,8 @@ import ijson
 import msgspec
 
 from artifactfs.errors import UnexpectedAnswer
+from artifactfs.modellab.lenient_json import Repair
 from artifactfs.modellab.models import NESTING_HINT, ProjectFile
-from artifactfs.modellab.nearly_json import Repair
 
 # Where the rows of a project's listing stand, and how deep; None is a list.
 _ROWS_AT = ["data", "attributes", "files", None]

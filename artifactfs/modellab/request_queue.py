@@ -10,7 +10,7 @@ from collections.abc import Callable
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.breaker import Wait
+from artifactfs.modellab.circuit_breaker import Wait
 
 # Places of those that go besides.
 _BESIDES = 16

@@ -10,8 +10,8 @@ from typing import Any
 import cachetools
 import trio
 
-from artifactfs import threads
 from artifactfs.errors import NoThread
+from artifactfs.util import threads
 
 # The API's, a proxy's, and those that content is redirected to.
 _REMEMBERED = 64

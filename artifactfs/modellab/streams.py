@@ -15,9 +15,9 @@ import httpx
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab import failures
-from artifactfs.modellab.breaker import Wait
-from artifactfs.modellab.requestlog import Line
+from artifactfs.modellab import error_mapping
+from artifactfs.modellab.circuit_breaker import Wait
+from artifactfs.modellab.request_log import Line
 
 # What a body is inflated to at a time.
 _MAX_PIECE_BYTES = 1 << 20
@@ -168,7 +168,7 @@ class Stream:
         self._transport.broke_off()
         if isinstance(error, httpx.ReadTimeout):
             self._wait.timed_out(self._transport.now())
-        failure = failures.of_exception(self.url.netloc.decode("ascii"), error)
+        failure = error_mapping.of_exception(self.url.netloc.decode("ascii"), error)
         self._line.error = failure
         return failure
 

@@ -24,15 +24,15 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import failures, models, requestlog, throttle
+from artifactfs.modellab import error_mapping, models, rate_limits, request_log
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker, Wait
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, Wait
 from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.modellab.request_queue import RequestQueue
+from artifactfs.modellab.request_stats import Outcome, RequestStats
 from artifactfs.modellab.streams import Kept, Room, Stream, decoded
-from artifactfs.modellab.tally import Outcome, Tally
-from artifactfs.origins import is_loopback
 from artifactfs.settings import without_password
+from artifactfs.util.urls import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -65,22 +65,22 @@ USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')};
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
 
-class Cost(msgspec.Struct, frozen=True):
+class RequestUsage(msgspec.Struct, frozen=True):
     """What was asked of the service: requests by kind, bytes of bodies received, seconds that a rate limit cost."""
 
     requests: dict[str, int]
     received_bytes: int = 0
     paused_s: float = 0.0
 
-    def __sub__(self, earlier: "Cost") -> "Cost":
-        return Cost(
+    def __sub__(self, earlier: "RequestUsage") -> "RequestUsage":
+        return RequestUsage(
             {kind: n for kind, count in self.requests.items() if (n := count - earlier.requests.get(kind, 0))},
             self.received_bytes - earlier.received_bytes,
             self.paused_s - earlier.paused_s,
         )
 
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
+    def __add__(self, other: "RequestUsage") -> "RequestUsage":
+        return RequestUsage(
             dict(Counter(self.requests) + Counter(other.requests)),
             self.received_bytes + other.received_bytes,
             self.paused_s + other.paused_s,
@@ -114,9 +114,9 @@ class Transport:
         clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
         transport: httpx.AsyncBaseTransport | None = None,
-        limits: throttle.RateLimits | None = None,
-        breaker: Breaker | None = None,
-        tally: Tally | None = None,
+        limits: rate_limits.RateLimits | None = None,
+        breaker: CircuitBreaker | None = None,
+        tally: RequestStats | None = None,
         on_answer: OnAnswer | None = None,
     ) -> None:
         self._base = api_url.rstrip("/")
@@ -138,11 +138,11 @@ class Transport:
             transport=transport,
         )
         self._room = Room(_OTHER_ANSWERS_BYTES)
-        self._limits = limits or throttle.RateLimits()
-        self._breaker = breaker or Breaker(self.host)
+        self._limits = limits or rate_limits.RateLimits()
+        self._breaker = breaker or CircuitBreaker(self.host)
         # Where redirects lead: object storage that is silent says nothing about the API.
-        self._elsewhere: cachetools.LRUCache[str, Breaker] = cachetools.LRUCache(_MAX_ORIGINS)
-        self._tally = tally or Tally(clock)
+        self._elsewhere: cachetools.LRUCache[str, CircuitBreaker] = cachetools.LRUCache(_MAX_ORIGINS)
+        self._tally = tally or RequestStats(clock)
         self._on_answer = on_answer
         self._clock = clock
         self._wall_clock = wall_clock
@@ -150,11 +150,11 @@ class Transport:
         self._received_bytes = 0
         self._paused_s = 0.0
 
-    def cost(self) -> "Cost":
+    def cost(self) -> "RequestUsage":
         """Return what was asked so far."""
-        return Cost(dict(self._requests), self._received_bytes, self._paused_s)
+        return RequestUsage(dict(self._requests), self._received_bytes, self._paused_s)
 
-    def has_room_ahead(self, endpoint: str) -> bool:
+    def can_prefetch(self, endpoint: str) -> bool:
         """Whether a request that nobody waits for may go: it delays none that somebody does, and the limit is far."""
         return (
             self._queue.free > RESERVED
@@ -247,7 +247,7 @@ class Transport:
         headers: dict[str, str],
         deadline_s: float,
         expected: frozenset[int] = frozenset({200}),
-        attempts: int = throttle.MAX_ATTEMPTS,
+        attempts: int = rate_limits.MAX_ATTEMPTS,
         target: str | None = None,
     ) -> Stream:
         """Return an open answer to a GET of `url`, a target (path and query) here or a whole URL elsewhere.
@@ -265,7 +265,7 @@ class Transport:
             # The place is given back by the stream.
             until = self._clock() + left_s
             leave = await self._queue.enter(wait, self._clock(), left_s)
-            line = requestlog.begin(endpoint, absolute, ours=ours)
+            line = request_log.begin(endpoint, absolute, ours=ours)
             try:
                 with self._tally.attempt(endpoint, until, ours=ours):
                     response = await self._open(endpoint, absolute, headers, deadline_s, expected, line, wait)
@@ -284,11 +284,11 @@ class Transport:
             wait.ended()
             raise
 
-    def _breaker_of(self, url: httpx.URL) -> Breaker:
+    def _breaker_of(self, url: httpx.URL) -> CircuitBreaker:
         """Return what is known of an origin that is not the API's."""
         origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
         if (found := self._elsewhere.get(origin)) is None:
-            found = self._elsewhere[origin] = Breaker(url.netloc.decode("ascii"))
+            found = self._elsewhere[origin] = CircuitBreaker(url.netloc.decode("ascii"))
         return found
 
     def _url(self, target: str) -> httpx.URL:
@@ -304,7 +304,7 @@ class Transport:
         headers: dict[str, str],
         deadline_s: float,
         expected: frozenset[int],
-        line: requestlog.Line,
+        line: request_log.Line,
         wait: Wait,
     ) -> httpx.Response:
         ours = self.is_ours(url)
@@ -314,7 +314,7 @@ class Transport:
             response = await self._send(endpoint, url, sent, deadline_s, wait)
         except httpx.HTTPError as error:
             # Who was asked, and not who sent us there.
-            raise failures.of_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
+            raise error_mapping.of_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
         line.status = response.status_code
         if ours:
             self._observe(endpoint, response)
@@ -364,16 +364,16 @@ class Transport:
 
     async def _retrying(
         self,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         wait: Wait,
         deadline_s: float,
         attempt: Callable[[float], Awaitable[T]],
-        most: int = throttle.MAX_ATTEMPTS,
+        most: int = rate_limits.MAX_ATTEMPTS,
     ) -> T:
         """Make attempts within a deadline, each given the seconds that are left. Raises ServiceError."""
         since, target = self._clock(), wait.target
         if (limit_s := breaker.admit(wait.endpoint, target, since, deadline_s)) is None:
-            self._tally.not_sent(wait.endpoint, Outcome.NOT_ASKED)
+            self._tally.not_sent(wait.endpoint, Outcome.CIRCUIT_OPEN)
             raise errors.NotAsked(
                 f"{breaker.name} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
             )
@@ -393,7 +393,7 @@ class Transport:
             wait.given_up(self._clock())
             raise
         except errors.NotAsked:
-            self._tally.not_sent(wait.endpoint, Outcome.NOT_ASKED)
+            self._tally.not_sent(wait.endpoint, Outcome.CIRCUIT_OPEN)
             raise
         except errors.TimedOut as error:
             if error.status is None:
@@ -434,12 +434,12 @@ class Transport:
                 if not isinstance(error, errors.TimedOut) or error.status is not None:
                     wait.failed_at_once()
                 last.append(error)
-                retried = error.status is None or throttle.is_retried(error.status)
+                retried = error.status is None or rate_limits.is_retried(error.status)
                 if attempts >= most or not retried:
                     raise
                 # A reset that the server named is waited for at the top of the loop.
                 throttled = isinstance(error, errors.RateLimited) and self.is_held_back(wait.endpoint)
-                pause_s = 0.0 if throttled else throttle.backoff_s(attempts)
+                pause_s = 0.0 if throttled else rate_limits.backoff_s(attempts)
                 if self._clock() + pause_s >= end:
                     raise
                 log.debug("%s; attempt %d, again in %.1f s", error, attempts, pause_s)
@@ -460,7 +460,7 @@ class Transport:
                 pause_s,
             )
             if now + pause_s >= end:
-                self._tally.not_sent(endpoint, Outcome.HELD_BACK)
+                self._tally.not_sent(endpoint, Outcome.RATE_LIMITED_LOCALLY)
                 raise limited
             # If the time is over before the request got its turn, this is why.
             last.append(limited)
@@ -478,7 +478,7 @@ class Transport:
         url = self._url(target)
         kept = Kept(self._room)
         try:
-            with requestlog.begin(endpoint, url, ours=True) as line:
+            with request_log.begin(endpoint, url, ours=True) as line:
                 await self._answer(kept, endpoint, url, left_s, line, wait)
         except errors.ServiceError as error:
             kept.close()
@@ -490,7 +490,7 @@ class Transport:
         return kept
 
     async def _answer(
-        self, kept: Kept, endpoint: str, url: httpx.URL, left_s: float, line: requestlog.Line, wait: Wait
+        self, kept: Kept, endpoint: str, url: httpx.URL, left_s: float, line: request_log.Line, wait: Wait
     ) -> None:
         generation = self._keys.generation
         until = self._clock() + left_s - _SAY_SO_S
@@ -507,7 +507,7 @@ class Transport:
                     body = await self._start_of(response, wait)
                 line.size_bytes = kept.size_bytes + len(body)
         except httpx.HTTPError as error:
-            raise failures.of_exception(self.host, error, self._proxy_shown) from error
+            raise error_mapping.of_exception(self.host, error, self._proxy_shown) from error
         if not ok:
             raise self._failure(response, body, endpoint, generation)
 
@@ -541,7 +541,7 @@ class Transport:
         """Return what to raise for an answer that is none; `generation`: of the keys that it was asked with, if any."""
         said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets())
         reset_s = self._limits.pause_s(endpoint, self._clock())
-        error = failures.of_answer(self.host, response.status_code, said, reset_s)
+        error = error_mapping.of_answer(self.host, response.status_code, said, reset_s)
         if isinstance(error, errors.AccessDenied) and generation is not None:
             return _KeysRefused(error, generation)
         return error

@@ -10,11 +10,11 @@ import pwd
 import re
 import stat
 
-from artifactfs import headroom
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import shell_word
-from artifactfs.mount import table
+from artifactfs.mount import mount_table
 from artifactfs.settings import Settings, find_program
+from artifactfs.util import headroom
+from artifactfs.util.escaping import shell_word
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def memory() -> None:
 
 def place(path: str) -> str:
     """Return the resolved mount point for a path. Raises UserError where nothing may be mounted."""
-    point = table.resolve(path)
+    point = mount_table.resolve(path)
     if not path or point in _SHARED or point.removeprefix("/var/") in _SHARED_VAR:
         # A mount there takes away what every program needs.
         raise UserError(
@@ -92,7 +92,7 @@ def to_come(path: str) -> str:
     Raises UserError where that cannot be. Touches nothing that is mounted there now.
     """
     point = place(path)
-    if table.mounted_at(point) is not None:
+    if mount_table.mounted_at(point) is not None:
         return point
     if os.path.lexists(point):
         directory(point)
@@ -153,17 +153,17 @@ def directory(point: str) -> str | None:
 def _heal(point: str) -> None:
     """Take away dead FUSE mounts at `point`; several may lie on one another."""
     while (mount := dead_mount(point)) is not None:
-        if (reason := table.unmount(point, lazy=True)) is not None:
+        if (reason := mount_table.unmount(point, lazy=True)) is not None:
             raise UserError(ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be taken away: {reason}")
         log.info("took away a dead mount at %s", mount.point)
 
 
-def dead_mount(point: str) -> table.Mount | None:
+def dead_mount(point: str) -> mount_table.Mount | None:
     """Return the dead FUSE mount on top at `point`, None where no FUSE mount is. Raises UserError for a live one."""
-    mount = table.mounted_at(point)
+    mount = mount_table.mounted_at(point)
     if mount is None or not mount.fstype.startswith("fuse"):
         return None
-    if not table.is_dead(mount):
+    if not mount_table.is_dead(mount):
         raise UserError(
             ExitCode.ALREADY_MOUNTED,
             f"{point} is already mounted ({mount.fstype}): end that with `artifactfs umount`, or choose another",

@@ -10,8 +10,8 @@ from contextlib import closing
 
 import trio
 
-from artifactfs.fuse import names
-from artifactfs.mount import register, table
+from artifactfs.fuse import kernel_dentries
+from artifactfs.mount import mount_table, registry
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,17 @@ _FIRST_PAUSE_S = 0.5
 _LAST_PAUSE_S = 16.0
 
 
-def own_row(point: str) -> table.Mount | None:
+def own_row(point: str) -> mount_table.Mount | None:
     """Return the mount that was just made, and note it in the register; None where it cannot be found out."""
     try:
-        ours = (each for each in reversed(table.mounts()) if each.point == point and each.fstype == table.FUSE_TYPE)
+        ours = (
+            each
+            for each in reversed(mount_table.mounts())
+            if each.point == point and each.fstype == mount_table.FUSE_TYPE
+        )
         mount = next(ours, None)
         if mount is not None:
-            register.serves(point, mount.device)
+            registry.serves(point, mount.device)
     except Exception as error:
         # Nothing but unmounting ends a mount (semantics 5.5).
         log.warning("the mount table cannot be read: %r", error)
@@ -36,7 +40,7 @@ def own_row(point: str) -> table.Mount | None:
     return mount
 
 
-def take_away(point: str, mount: table.Mount | None) -> bool:
+def take_away(point: str, mount: mount_table.Mount | None) -> bool:
     """Detach a mount that ends from all places but its own, where it would be dead; returns whether it is there, too.
 
     Unmounting goes by path: nothing is taken away that another process has mounted there since.
@@ -44,14 +48,18 @@ def take_away(point: str, mount: table.Mount | None) -> bool:
     if mount is None:
         return True
     try:
-        if not names.is_connected():
+        if not kernel_dentries.is_connected():
             return False
-        places = table.places_of(mount.device)
-        on_top = table.mounted_at(point)
+        places = mount_table.places_of(mount.device)
+        on_top = mount_table.mounted_at(point)
         for place in reversed(places):
             # What is below another place goes with that. A path through it would be a question to ourselves.
             below = any(place.point.startswith(other.point + "/") for other in places)
-            if place.point != point and not below and (reason := table.unmount(place.point, lazy=True)) is not None:
+            if (
+                place.point != point
+                and not below
+                and (reason := mount_table.unmount(place.point, lazy=True)) is not None
+            ):
                 log.warning("cannot unmount %s: %s", place.point, reason)
     except Exception as error:
         log.warning("the mount table cannot be read: %r", error)
@@ -77,7 +85,7 @@ async def end_when_unmounted(device: str, end: Callable[[], Awaitable[None]]) ->
 
 async def _unmounted(device: str) -> None:
     """Wait until a device is gone from the mount table."""
-    with closing(table.Watch()) as watch:
+    with closing(mount_table.Watch()) as watch:
         while True:
             there = watch.has(device)
             # Before Linux 5.8 a table that changes while it is read can lack a row.

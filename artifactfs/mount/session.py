@@ -20,46 +20,47 @@ from functools import partial
 import pyfuse3
 import trio
 
-from artifactfs import headroom, logs
-from artifactfs.clock import boottime
-from artifactfs.content.blocks import BlockStore
-from artifactfs.content.files import Files
-from artifactfs.content.keeper import Keeper
-from artifactfs.content.memory import Budget, Pool
-from artifactfs.content.shop import Shop
+from artifactfs import logs
+from artifactfs.content.block_store import BlockStore
+from artifactfs.content.context import ContentContext
+from artifactfs.content.disk_cache import DiskCache
+from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.control.commands import Control
+from artifactfs.control.recent_errors import RecentErrors
+from artifactfs.control.snapshot import MountComponents
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.fuse.desk import Desk
-from artifactfs.fuse.names import KernelNames
+from artifactfs.fuse.control_files import ControlFiles
+from artifactfs.fuse.kernel_dentries import KernelDentries
 from artifactfs.fuse.operations import Operations, Ownership
-from artifactfs.fuse.receiving import Receiver
+from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
-from artifactfs.logs import LogTarget
+from artifactfs.logs import LogDestination
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.breaker import Breaker
+from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.content import ContentEndpoint
+from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
-from artifactfs.modellab.tally import Tally
-from artifactfs.modellab.throttle import RateLimits
-from artifactfs.modellab.transport import Cost, Transport
-from artifactfs.mount import accounts, ending, presence, reaching, register, table, whose
-from artifactfs.mount.control import Control
+from artifactfs.modellab.rate_limits import RateLimits
+from artifactfs.modellab.request_stats import RequestStats
+from artifactfs.modellab.transport import RequestUsage, Transport
+from artifactfs.mount import account_switch, mount_owner, mount_table, preflight, presence, registry, unmount
 from artifactfs.mount.daemon import Parent
-from artifactfs.mount.journal import Journal
-from artifactfs.mount.looking import Parts
-from artifactfs.mount.notify import Notifier
+from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
-from artifactfs.tree.listings import TreeTimes
-from artifactfs.tree.nodes import Numbering
-from artifactfs.tree.reports import Reports
+from artifactfs.tree.control_dir import Reports
+from artifactfs.tree.listing import TreeTimes
+from artifactfs.tree.nodes import InodeNumbers
 from artifactfs.tree.tree import Tree
+from artifactfs.util import headroom
+from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # Sent by mistake these would end the process and leave a dead mount (semantics 5.5).
-_MEAN_NOTHING = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
+_IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
 # For requests in flight when the mount ends; then they are cancelled. Within the 3 s of semantics 5.6.
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
@@ -82,7 +83,7 @@ def run(
     settings: Settings,
     point: str,
     *,
-    target: LogTarget,
+    target: LogDestination,
     parent: Parent | None,
     notify: Notifier | None = None,
 ) -> int:
@@ -99,7 +100,7 @@ def run(
     notify = notify or Notifier()
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
-        journal = Journal()
+        journal = RecentErrors()
         logs.hear(journal)
     except OSError as error:
         raise UserError(
@@ -140,12 +141,12 @@ async def _serve(
     settings: Settings,
     point: str,
     log_file: str | None,
-    journal: Journal,
+    journal: RecentErrors,
     hangup_ends: bool,
     parent: Parent | None,
     notify: Notifier,
 ) -> None:
-    limits, breaker, tally = RateLimits(), Breaker(settings.origin), Tally(boottime)
+    limits, breaker, tally = RateLimits(), CircuitBreaker(settings.origin), RequestStats(boottime)
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
     # Pools of their own: a dozen bodies that come slowly must not keep a listing from a connection, and what is stuck
@@ -166,11 +167,11 @@ async def _serve(
     # A little less than an operation's own: so that it ends with what went wrong, not with its time.
     service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
 
-    def cost() -> Cost:
+    def cost() -> RequestUsage:
         return listings.cost() + contents.cost() + questions.cost()
 
     try:
-        await reaching.reach(service, settings, notify, parent)
+        await preflight.reach(service, settings, notify, parent)
         async with trio.open_nursery() as root:
             Liveness(breaker, questions, root, clock=boottime, limit_s=settings.deadline)
             tree = Tree(
@@ -182,9 +183,9 @@ async def _serve(
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,
             )
-            keeper = Keeper(_block_store(settings), root)
+            keeper = DiskCache(_block_store(settings), root)
             shop = _shop(settings, contents, keeper, root)
-            files = Files(shop, owner=accounts.owner(settings, credentials))
+            files = OpenFileTable(shop, owner=account_switch.owner(settings, credentials))
             begun = trio.Event()
 
             def on_begun() -> None:
@@ -193,14 +194,14 @@ async def _serve(
                     parent.ready()
                 notify.ready(_status(settings, point))
 
-            parts = Parts(
+            parts = MountComponents(
                 settings, point, log_file, service, cost, tally, breaker, limits, tree, files, shop, journal, root,
                 keys,
             )  # fmt: skip
-            control = Control(parts, KernelNames())
+            control = Control(parts, KernelDentries())
             operations = _operations(settings, tree, files, control, on_begun)
             control.operations = operations
-            follow = accounts.follower(settings, tree, files, operations)
+            follow = account_switch.follower(settings, tree, files, operations)
 
             async def refresh() -> None:
                 notify.reloading()
@@ -232,12 +233,12 @@ def _block_store(settings: Settings) -> BlockStore | None:
     return store if store.claim() else None
 
 
-def _shop(settings: Settings, contents: Transport, keeper: Keeper, nursery: trio.Nursery) -> Shop:
-    return Shop(
+def _shop(settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery) -> ContentContext:
+    return ContentContext(
         service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
         keeper=keeper,
-        pool=Pool(_POOL_BYTES),
-        budget=Budget(_AHEAD_BYTES),
+        pool=BlockPool(_POOL_BYTES),
+        budget=ReadaheadBudget(_AHEAD_BYTES),
         nursery=nursery,
         wall_clock=time.time,
         deadline_s=settings.deadline,
@@ -250,7 +251,7 @@ def _status(settings: Settings, point: str) -> str:
 
 
 def _operations(
-    settings: Settings, tree: Tree, files: Files, control: Control, on_ready: Callable[[], None]
+    settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
 ) -> Operations:
     make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
     makers, orders = control.makers(), control.orders()
@@ -260,7 +261,7 @@ def _operations(
         Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
         deadline_s=settings.deadline,
         on_ready=on_ready,
-        desk=Desk(Reports(Numbering(settings.api_url), time.time_ns(), makers, orders), makers, orders),
+        desk=ControlFiles(Reports(InodeNumbers(settings.api_url), time.time_ns(), makers, orders), makers, orders),
     )
     trace(operations)
     return operations
@@ -279,9 +280,9 @@ async def _mounted(
     """Mount, serve until the end, unmount. `begun` is set when the kernel has begun to talk to us."""
     _register(point)
     # Signals first: one that comes between the mount and its receiver would end the process and leave the mount.
-    with trio.open_signal_receiver(*_ENDING, *_MEAN_NOTHING, signal.SIGHUP) as received:
+    with trio.open_signal_receiver(*_ENDING, *_IGNORED_SIGNALS, signal.SIGHUP) as received:
         _mount(settings, point, operations)
-        mount: table.Mount | None = None
+        mount: mount_table.Mount | None = None
         try:
             mount = presence.own_row(point)
             log.info("mounted %s", _status(settings, point))
@@ -290,14 +291,14 @@ async def _mounted(
             gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
-                end = _Ending(main, operations, control)
+                end = GracefulShutdown(main, operations, control)
                 nursery.start_soon(_signals, received, refresh, end, nursery, hangup_ends)
                 nursery.start_soon(operations.callers.watch)
                 if mount is not None:
                     nursery.start_soon(presence.end_when_unmounted, mount.device, end)
                     nursery.start_soon(_read_ahead, mount.device, begun)
                 with main:
-                    await Receiver().main(_IDLE_WORKERS, _MAX_WORKERS)
+                    await RequestLoop().main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
         finally:
             notify.stopping()
@@ -317,7 +318,7 @@ def _mount(settings: Settings, point: str, operations: Operations) -> None:
         except RuntimeError as error:
             cause = said() or f"{error}; is it yours, and not busy?"
             if "Operation not permitted" in cause:
-                if os.geteuid() == 0 and whose.in_user_namespace():
+                if os.geteuid() == 0 and mount_owner.in_user_namespace():
                     cause += "; root of a user namespace mounts in a mount namespace of its own (`unshare -Urm`)"
                 cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
             raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
@@ -351,12 +352,12 @@ def _set_read_ahead(device: str) -> None:
 async def _signals(
     received: AsyncIterator[int],
     refresh: Callable[[], Awaitable[None]],
-    end: "_Ending",
+    end: "GracefulShutdown",
     nursery: trio.Nursery,
     hangup_ends: bool,
 ) -> None:
     async for number in received:
-        if number in _MEAN_NOTHING:
+        if number in _IGNORED_SIGNALS:
             continue
         if number == signal.SIGHUP and not hangup_ends:
             nursery.start_soon(refresh)
@@ -365,7 +366,7 @@ async def _signals(
         await end()
 
 
-class _Ending:
+class GracefulShutdown:
     """Ends a mount: what is in flight has a moment, then it is cancelled."""
 
     def __init__(self, main: trio.CancelScope, operations: Operations, control: Control) -> None:
@@ -385,10 +386,10 @@ class _Ending:
 
 def _register(point: str) -> None:
     try:
-        register.enter(point)
+        registry.enter(point)
     except BlockingIOError:
-        raise ending.still_served(point) from None
-    except (OSError, UserError, register.Refused) as error:
+        raise unmount.still_served(point) from None
+    except (OSError, UserError, registry.Refused) as error:
         # `umount` then cannot wait for this process; nothing else depends on it.
         log.warning("cannot register the mount: %s", error)
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import shell_word
-from artifactfs.settings import reading, trusted
+from artifactfs.settings import bounded_read, trusted_files
 from artifactfs.settings.nearest import hint, nearest
 from artifactfs.settings.parsers import path as parse_path
-from artifactfs.settings.places import APP, config_home
-from artifactfs.settings.table import BY_NAME, KEYS
+from artifactfs.settings.paths import APP, config_home
+from artifactfs.settings.schema import BY_NAME, KEYS
+from artifactfs.util.escaping import shell_word
 
 _PROFILES = "profiles"
 _COMMANDS = frozenset(name for name in BY_NAME if name.endswith("_command"))
@@ -75,8 +75,8 @@ def read(named: str | None, *, once: bool = False) -> ConfigFile:
         raise UserError(ExitCode.BAD_CONFIG, f"the config file: {error}") from None
     try:
         limit_s = _LIMIT_S if once else 0
-        text, status = reading.read(path, most_bytes=_MAX_BYTES, limit_s=limit_s, opener=trusted.open_ours)
-    except trusted.NotOurs as error:
+        text, status = bounded_read.read(path, most_bytes=_MAX_BYTES, limit_s=limit_s, opener=trusted_files.open_ours)
+    except trusted_files.NotOurs as error:
         raise _not_ours(path, error, named=named is not None) from None
     except (FileNotFoundError, NotADirectoryError):
         if named is not None:
@@ -154,12 +154,12 @@ def _refuse_touched(path: str, status: os.stat_result, *, holds_keys: bool) -> N
     quoted = shell_word(path)
     if holds_keys and status.st_mode & 0o077:
         raise UserError(ExitCode.BAD_CONFIG, f"{path} holds keys and others can read it: run `chmod 600 {quoted}`")
-    if trusted.others_write(status):
+    if trusted_files.others_write(status):
         said = f"others can write to {path}, so it does not count"
         raise UserError(ExitCode.BAD_CONFIG, f"{said}: run `chmod go-w {quoted}`")
 
 
-def _not_ours(path: str, error: trusted.NotOurs, *, named: bool) -> UserError:
+def _not_ours(path: str, error: trusted_files.NotOurs, *, named: bool) -> UserError:
     """Return what to say of a file of another user, and what to type: it does not count, whatever is in it."""
     if named:
         todo = f"give a copy of your own: run `install -m 600 {shell_word(path)} COPY`, look at it, and name COPY"

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.origins import without_password
-from artifactfs.quantities import format_duration, format_size
 from artifactfs.settings.keys import InFile
 from artifactfs.settings.loading import fill_in
+from artifactfs.settings.schema import KEY_FORMS, KEYS, SETTINGS, Setting
 from artifactfs.settings.sources import Sources, gather, key_source, parsed
-from artifactfs.settings.table import KEY_FORMS, KEYS, SETTINGS, Setting
+from artifactfs.util.humanize import format_duration, format_size
+from artifactfs.util.urls import without_password
 
 _SET = "set"
 # Where defaults come from that are no constants.

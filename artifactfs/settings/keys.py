@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import commands, configfile, reading
+from artifactfs.settings import bounded_read, configfile, key_command
 from artifactfs.settings.parsers import is_descriptor
 from artifactfs.settings.secret import Secret
 
@@ -65,7 +65,7 @@ class InFile:
 
     def _open(self, limit_s: float) -> tuple[Secret, bool]:
         try:
-            found, status = reading.read(self.path, most_bytes=_MAX_KEY_BYTES, limit_s=limit_s)
+            found, status = bounded_read.read(self.path, most_bytes=_MAX_KEY_BYTES, limit_s=limit_s)
             text = found.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
@@ -105,8 +105,8 @@ class FromCommand:
         """Run the command. Raises UserError."""
         limit_s = _AGAIN_LIMIT_S if again else _FIRST_LIMIT_S
         try:
-            out = commands.answer(self.argv, self.environ, limit_s=limit_s, terminal=not again, stop=stop)
-        except commands.CommandFailed as error:
+            out = key_command.answer(self.argv, self.environ, limit_s=limit_s, terminal=not again, stop=stop)
+        except key_command.CommandFailed as error:
             raise _unusable(self.source, f"the command failed: {error}{_NO_TERMINAL if again else ''}") from None
         # What follows is a note on the key, as `pass` has it.
         line = out.partition(b"\n")[0]

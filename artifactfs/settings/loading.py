@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import shell_word
-from artifactfs.settings import trusted
+from artifactfs.settings import trusted_files
 from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, KeySource, everybody_can_read
 from artifactfs.settings.nearest import nearest
-from artifactfs.settings.places import APP, cache_home
+from artifactfs.settings.paths import APP, cache_home
+from artifactfs.settings.schema import BY_NAME, KEY_FORMS, SETTINGS
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import Sources, gather, key_source, parsed, without_keys
-from artifactfs.settings.table import BY_NAME, KEY_FORMS, SETTINGS
+from artifactfs.util.escaping import shell_word
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _foreign_certificates(ca_file: str | None) -> Iterator[str]:
     except OSError:
         # The mount will say so.
         return
-    if trusted.others_write(found):
+    if trusted_files.others_write(found):
         yield f"others can change whose certificates are trusted: run `chmod go-w {shell_word(ca_file)}`"
     elif found.st_uid not in (0, os.geteuid()):
         yield f"another user (uid {found.st_uid}) can change whose certificates are trusted: {ca_file} is theirs"

@@ -8,8 +8,8 @@ import shlex
 import stat
 from collections.abc import Callable
 
-from artifactfs.quantities import parse_duration
-from artifactfs.settings.places import expanded
+from artifactfs.settings.paths import expanded
+from artifactfs.util.humanize import parse_duration
 
 # Python's os.makedirs calls itself for each directory, a thousand times at most. Arbitrary below that.
 MOST_LEVELS = 500

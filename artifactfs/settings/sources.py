@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.escaping import shell_word
-from artifactfs.origins import without_passwords
 from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
 from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, KeySource, Origin, checked
 from artifactfs.settings.nearest import hint, nearest
-from artifactfs.settings.places import expanded
-from artifactfs.settings.table import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, SETTINGS, Setting
+from artifactfs.settings.paths import expanded
+from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, SETTINGS, Setting
+from artifactfs.util.escaping import shell_word
+from artifactfs.util.urls import without_passwords
 
 # Options of mount(8) that say nothing new here: the mount is read-only, and the rest is for fstab's readers.
 _IGNORED_OPTIONS = frozenset(

@@ -39,14 +39,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     created_ns: int | None = None
 
 
-class Fixed(msgspec.Struct, frozen=True):
+class StaticDir(msgspec.Struct, frozen=True):
     """A directory of ours."""
 
     entry: Entry
     parent_number: int
 
 
-class Shelf(msgspec.Struct, frozen=True, gc=False):
+class ProjectDir(msgspec.Struct, frozen=True, gc=False):
     """A directory of ours with links to a project's runs: by their ids, or by their names."""
 
     project_id: int
@@ -55,7 +55,7 @@ class Shelf(msgspec.Struct, frozen=True, gc=False):
     parent_number: int
 
 
-class Link(msgspec.Struct, frozen=True, gc=False):
+class Symlink(msgspec.Struct, frozen=True, gc=False):
     """A symbolic link in a shelf. `target`: a path relative to the shelf."""
 
     target: bytes
@@ -63,7 +63,7 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     parent_number: int
 
 
-class Directory(msgspec.Struct, frozen=True, gc=False):
+class ArtifactDir(msgspec.Struct, frozen=True, gc=False):
     """A directory of artifacts. `path`: from the run's root, without slashes at its ends; "" is the root."""
 
     run_id: int
@@ -72,10 +72,10 @@ class Directory(msgspec.Struct, frozen=True, gc=False):
     parent_number: int
 
 
-class File(msgspec.Struct, frozen=True, gc=False):
+class ArtifactFile(msgspec.Struct, frozen=True, gc=False):
     """An artifact in its directory."""
 
-    directory: Directory
+    directory: ArtifactDir
     entry: Entry
 
     @property
@@ -84,14 +84,14 @@ class File(msgspec.Struct, frozen=True, gc=False):
         return join(self.directory.path, self.entry.name)
 
 
-class Private(msgspec.Struct, frozen=True, gc=False):
+class ControlDir(msgspec.Struct, frozen=True, gc=False):
     """A directory of ours that is never listed, and that nobody enters but the mount's owner and root."""
 
     entry: Entry
     parent_number: int
 
 
-class Report(msgspec.Struct, frozen=True, gc=False):
+class ControlFile(msgspec.Struct, frozen=True, gc=False):
     """A file in a Private: what the mount has to say. `about`: the inode number that it is about, 0 for none."""
 
     what: str
@@ -100,19 +100,19 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     parent_number: int
 
 
-Node = Fixed | Shelf | Link | Directory | File | Private | Report
+Node = StaticDir | ProjectDir | Symlink | ArtifactDir | ArtifactFile | ControlDir | ControlFile
 # What a directory's contents can be asked of.
-AnyDirectory = Fixed | Shelf | Directory | Private
+AnyDirectory = StaticDir | ProjectDir | ArtifactDir | ControlDir
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+class LookupResult(msgspec.Struct, frozen=True, gc=False):
     """A place, and for how many seconds its name may be believed."""
 
     node: Node
     valid_s: float
 
 
-class Contents(msgspec.Struct, frozen=True):
+class DirSnapshot(msgspec.Struct, frozen=True):
     """What a directory holds, frozen: entries in order, and how to make a place of each.
 
     `left_s()` is for how many more seconds the names may be believed.
@@ -128,32 +128,32 @@ def join(directory: str, name: bytes) -> str:
     return f"{directory}/{name.decode()}" if directory else name.decode()
 
 
-def child(directory: Directory, entry: Entry) -> Directory | File:
+def child(directory: ArtifactDir, entry: Entry) -> ArtifactDir | ArtifactFile:
     """Return the place that an entry of a directory stands for."""
     if entry.is_dir:
-        return Directory(directory.run_id, join(directory.path, entry.name), entry, directory.entry.number)
-    return File(directory, entry)
+        return ArtifactDir(directory.run_id, join(directory.path, entry.name), entry, directory.entry.number)
+    return ArtifactFile(directory, entry)
 
 
-def path_of(node: Node) -> str:
+def mount_path(node: Node) -> str:
     """Return where a place is, from the mount point; of a link, its name."""
-    if isinstance(node, Directory):
+    if isinstance(node, ArtifactDir):
         return f"runs/{node.run_id}" + (f"/{node.path}" if node.path else "")
-    if isinstance(node, File):
+    if isinstance(node, ArtifactFile):
         return f"runs/{node.directory.run_id}/{node.path}"
-    if isinstance(node, Shelf):
+    if isinstance(node, ProjectDir):
         return ("names/" if node.by_name else "projects/") + node.entry.name.decode("utf-8", "replace")
-    if isinstance(node, Report | Private):
+    if isinstance(node, ControlFile | ControlDir):
         # A report that is about a place is in the directory of its order.
-        order = f"{node.what}/" if isinstance(node, Report) and node.about else ""
+        order = f"{node.what}/" if isinstance(node, ControlFile) and node.about else ""
         above = "" if node.parent_number == ROOT_NUMBER else ".artifactfs/"
         return above + order + node.entry.name.decode()
-    if isinstance(node, Link):
+    if isinstance(node, Symlink):
         return node.entry.name.decode("utf-8", "replace")
     return node.entry.name.decode()
 
 
-def completes(old: Entry, new: Entry) -> bool:
+def same_version(old: Entry, new: Entry) -> bool:
     """Whether `new` is the same version as `old`, or the same with more or less known of it (semantics 2.4)."""
     if old.is_dir or new.is_dir:
         return old.is_dir == new.is_dir
@@ -162,13 +162,13 @@ def completes(old: Entry, new: Entry) -> bool:
 
 
 class ChildNumber(Protocol):
-    """See `Numbering.children`."""
+    """See `InodeNumbers.children`."""
 
     def __call__(self, name: bytes, is_dir: bool, size_bytes: int | None, created_ns: int | None = None) -> int:
         """Return a number."""
 
 
-class Numbering:
+class InodeNumbers:
     """Inode numbers for one site.
 
     60 bits: some readers take st_ino for signed, and CPython keeps these in 32 bytes, larger ones in 48.

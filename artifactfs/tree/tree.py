@@ -1,8 +1,8 @@
 """The tree: lookup and children, for every kind of place. The way in for the kernel's side.
 
-Owns what is in runs; `catalogue.py` owns what is above them, `listings.py` what a directory holds, `freshness.py` for
-how long. A lookup below a run is answered from the parent's listing, which is one call (semantics 1.1); of somebody who
-walks, from the project's index (`index.py`), or from what was listed ahead of him (`prefetch.py`).
+Owns what is in runs; `catalog.py` owns what is above them, `listing.py` what a directory holds, `swr_cache.py` for how
+long. A lookup below a run is answered from the parent's listing, which is one call (semantics 1.1). During a traversal,
+lookups are served from the project index (`walk/project_index.py`) or from prefetched listings (`walk/prefetcher.py`).
 """
 
 import hashlib
@@ -16,30 +16,30 @@ import trio
 
 from artifactfs import errors
 from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.content import Artifact
-from artifactfs.modellab.forms import Child, below_prefix
+from artifactfs.modellab.content_endpoint import Artifact
+from artifactfs.modellab.listing_dialects import Child, below_prefix
 from artifactfs.modellab.models import Run
-from artifactfs.tree import listings
-from artifactfs.tree.catalogue import MAX_RUNS, Catalogue
-from artifactfs.tree.freshness import Caches, FreshCache, Health, Held
-from artifactfs.tree.index import Index
-from artifactfs.tree.listings import Amendment, Listing, Service, TreeTimes
+from artifactfs.tree import listing
+from artifactfs.tree.catalog import MAX_RUNS, Catalog
+from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
 from artifactfs.tree.nodes import (
-    Contents,
-    Directory,
+    ArtifactDir,
+    ArtifactFile,
+    DirSnapshot,
     Entry,
-    File,
-    Fixed,
-    Found,
+    InodeNumbers,
+    LookupResult,
     Node,
-    Numbering,
-    Shelf,
+    ProjectDir,
+    StaticDir,
     child,
-    completes,
+    same_version,
 )
-from artifactfs.tree.prefetch import Place, Prefetch
-from artifactfs.tree.state import ListingFacts, TreeState
-from artifactfs.tree.walks import Walks
+from artifactfs.tree.swr_cache import BackendHealth, CacheEntry, Caches, StaleWhileRevalidateCache
+from artifactfs.tree.tree_stats import ListingFacts, TreeState
+from artifactfs.tree.walk.prefetcher import Place, Prefetcher
+from artifactfs.tree.walk.project_index import ProjectIndex
+from artifactfs.tree.walk.traversals import Traversals
 
 # Bounds of what is remembered. An entry is about 300 bytes, so all of it is about 400 MB; a listing of
 # modellab.client.MAX_ROWS must fit.
@@ -87,23 +87,23 @@ class Tree:
         self._times = times or TreeTimes()
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self._numbering = Numbering(site)
+        self._numbering = InodeNumbers(site)
         # Of runs that were listed: what a path in them is relative to, and the run as it was then.
         self._places: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(MAX_RUNS)
         # Where contents and listings disagree, by directory and name.
-        self._amendments: cachetools.LRUCache[tuple[int, str], dict[bytes, Amendment]] = cachetools.LRUCache(
+        self._amendments: cachetools.LRUCache[tuple[int, str], dict[bytes, SizeOverride]] = cachetools.LRUCache(
             _MAX_AMENDED
         )
-        self._health = Health()
+        self._health = BackendHealth()
         caches = Caches(
             negative_ttl_s=self._times.negative_ttl,
             stale_max_s=self._times.stale_max,
             nursery=nursery,
             clock=clock,
-            has_room=service.has_room_ahead,
+            has_room=service.can_prefetch,
             health=self._health,
         )
-        self._catalogue = Catalogue(
+        self._catalogue = Catalog(
             service,
             caches=caches,
             numbering=self._numbering,
@@ -113,7 +113,7 @@ class Tree:
             now_ns=wall_clock_ns,
         )
         self._runs = self._catalogue.known_runs
-        self._listings: FreshCache[tuple[int, str, bool], _RunListing] = caches.make(
+        self._listings: StaleWhileRevalidateCache[tuple[int, str, bool], _RunListing] = caches.make(
             lambda key: f"run {key[0]}, directory {key[1] or '/'}",
             fetch=self._fetch_listing,
             ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
@@ -124,27 +124,27 @@ class Tree:
         self._listed: cachetools.LRUCache[int, dict[Place, None]] = cachetools.LRUCache(MAX_RUNS)
         # Directories whose next listing must be their own: the index, or a content, has been contradicted there.
         self._doubted: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_DOUBTED)
-        self._walks = Walks(nursery=nursery, clock=clock, cost=service.cost)
+        self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
         self._index = (
-            Index(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s)
+            ProjectIndex(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s)
             if prefetch == "auto"
             else None
         )
-        self._prefetch = Prefetch(self, nursery=nursery, walk=self._walks.walk) if prefetch != "off" else None
+        self._prefetch = Prefetcher(self, nursery=nursery, walk=self._walks.walk) if prefetch != "off" else None
 
     @property
-    def root(self) -> Fixed:
+    def root(self) -> StaticDir:
         """The mount's own directory."""
         return self._catalogue.root
 
     @property
-    def runs(self) -> Fixed:
+    def runs(self) -> StaticDir:
         """`/runs`."""
         return self._catalogue.runs
 
-    async def lookup(self, parent: Node, name: bytes) -> Found:
+    async def lookup(self, parent: Node, name: bytes) -> LookupResult:
         """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
-        if isinstance(parent, Directory):
+        if isinstance(parent, ArtifactDir):
             held = await self._listing(parent)
             left_s = self._left_s(held)
             entry = held.value.listing.by_name.get(name)
@@ -155,38 +155,38 @@ class Tree:
                 entry = held.value.listing.by_name.get(name)
             if entry is None:
                 raise errors.NoSuchEntry("no such name", min(left_s, self._times.negative_ttl))
-            return Found(child(parent, entry), left_s)
+            return LookupResult(child(parent, entry), left_s)
         return await self._catalogue.lookup(parent, name)
 
-    async def contents(self, node: Node) -> Contents:
+    async def contents(self, node: Node) -> DirSnapshot:
         """Return what a directory holds, in the order to show it in."""
-        if isinstance(node, Directory):
+        if isinstance(node, ArtifactDir):
             return self._looked_at(node, await self._listing(node))
         return await self._catalogue.contents(node)
 
-    def lookup_at_hand(self, parent: Node, name: bytes) -> Found | None:
+    def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
         """Return what `lookup` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
-        if not isinstance(parent, Directory):
-            return self._catalogue.lookup_at_hand(parent, name)
-        held = self._listings.peek((parent.run_id, parent.path, parent.entry.slash))
+        if not isinstance(parent, ArtifactDir):
+            return self._catalogue.try_lookup(parent, name)
+        held = self._listings.get_fresh((parent.run_id, parent.path, parent.entry.slash))
         if held is None or (entry := held.value.listing.by_name.get(name)) is None:
             return None
-        return Found(child(parent, entry), self._left_s(held))
+        return LookupResult(child(parent, entry), self._left_s(held))
 
-    def contents_at_hand(self, node: Node) -> Contents | None:
+    def try_list(self, node: Node) -> DirSnapshot | None:
         """Return what `contents` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
-        if not isinstance(node, Directory):
+        if not isinstance(node, ArtifactDir):
             return None
-        held = self._listings.peek((node.run_id, node.path, node.entry.slash))
+        held = self._listings.get_fresh((node.run_id, node.path, node.entry.slash))
         return self._looked_at(node, held) if held is not None else None
 
-    def _looked_at(self, directory: Directory, held: "Held[_RunListing]") -> Contents:
+    def _looked_at(self, directory: ArtifactDir, held: "CacheEntry[_RunListing]") -> DirSnapshot:
         listing = held.value.listing
-        if self._walks.visited(directory.run_id, directory.path) and self._prefetch is not None:
-            self._prefetch.visited(directory.run_id, (directory.path, directory.entry.slash), listing.by_name)
-        return Contents(listing.entries, partial(child, directory), partial(self._left_s, held))
+        if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
+            self._prefetch.on_read(directory.run_id, (directory.path, directory.entry.slash), listing.by_name)
+        return DirSnapshot(listing.entries, partial(child, directory), partial(self._left_s, held))
 
-    async def locate(self, file: File) -> Location:
+    async def locate_content(self, file: ArtifactFile) -> Location:
         """Return where a file's content is. Asks the service only if its run's listings are long forgotten."""
         run_id = file.directory.run_id
         place = self._places.get(run_id)
@@ -195,45 +195,45 @@ class Tree:
             known = (await self._listing(file.directory)).value
             place = self._places[run_id] = (known.run, known.path_in_project)
         run, prefix = place
-        if (held := self._runs.peek(run_id)) is not None:
+        if (held := self._runs.get_fresh(run_id)) is not None:
             run = held.value
         artifact = Artifact(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
         # The first version of a size has the number that stands for the size alone.
         first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
         variant = 0 if entry.number == first else entry.number
-        settled = listings.settled(run, self._wall_clock_ns())
+        settled = listing.settled(run, self._wall_clock_ns())
         return Location(artifact, self._stamp(run, entry, variant), variant, settled)
 
-    def check(self, file: File) -> None:
+    def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""
         directory = file.directory
-        held = self._listings.at_hand((directory.run_id, directory.path, directory.entry.slash))
+        held = self._listings.get_any((directory.run_id, directory.path, directory.entry.slash))
         if held is None:
             return
         entry = held.value.listing.by_name.get(file.entry.name)
-        if entry is None or not completes(file.entry, entry):
+        if entry is None or not same_version(file.entry, entry):
             raise errors.Superseded("the listing has another version of this file")
 
-    def doubt(self, directory: Directory) -> None:
+    def doubt(self, directory: ArtifactDir) -> None:
         """A content fails in a way that its directory's listing may explain: the next look at that asks again."""
         self._ask_anew(directory, self._listings.doubt)
 
-    def _ask_anew(self, directory: Directory, forget: Callable[[tuple[int, str, bool]], None]) -> None:
+    def _ask_anew(self, directory: ArtifactDir, forget: Callable[[tuple[int, str, bool]], None]) -> None:
         self._doubted[directory.run_id, directory.path] = True
         for slash in (True, False):
             forget((directory.run_id, directory.path, slash))
 
-    def learned(self, file: File, size_bytes: int) -> File:
+    def record_size(self, file: ArtifactFile, size_bytes: int) -> ArtifactFile:
         """Take note of a size that the listing does not give, or gives wrong; returns the file with it."""
         directory, entry = file.directory, file.entry
-        held = self._listings.at_hand((directory.run_id, directory.path, directory.entry.slash))
+        held = self._listings.get_any((directory.run_id, directory.path, directory.entry.slash))
         completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
         if held is not None and held.value.listing.by_name.get(entry.name) == entry:
             held.value.listing.by_name[entry.name] = completed
-        return File(directory, completed)
+        return ArtifactFile(directory, completed)
 
-    def contradicted(self, file: File, size_bytes: int | None) -> None:
+    def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
         """A content is of another version than was listed; `size_bytes` of it where the answer said.
 
         Where a fresh listing still disagrees, the content's size counts (semantics 4.1).
@@ -245,7 +245,7 @@ class Tree:
         amended = self._amendments.setdefault((directory.run_id, directory.path), {})
         before = amended.get(entry.name)
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
-        amended[entry.name] = Amendment(listed, size_bytes)
+        amended[entry.name] = SizeOverride(listed, size_bytes)
 
     def expire(self) -> None:
         """Make the next look at anything fresh (semantics 3.3). What was fetched stays at hand in case that fails."""
@@ -257,7 +257,7 @@ class Tree:
     def forget(self) -> None:
         """Forget everything that the service has told: it is another account's (semantics 6.3)."""
         self._catalogue.forget()
-        self._listings.forget_all()
+        self._listings.clear()
         for known in (self._places, self._amendments, self._listed, self._doubted):
             known.clear()
         if self._index is not None:
@@ -265,27 +265,27 @@ class Tree:
 
     def refresh(self, node: Node) -> None:
         """Make the next look at a place, and at what is below it, fresh (3.3). Of a file: at its directory."""
-        if isinstance(node, Directory | File):
-            directory = node if isinstance(node, Directory) else node.directory
+        if isinstance(node, ArtifactDir | ArtifactFile):
+            directory = node if isinstance(node, ArtifactDir) else node.directory
             run_id, path = directory.run_id, directory.path
             below = f"{path}/" if path else ""
 
             def is_meant(key: tuple[int, str, bool]) -> bool:
                 return key[0] == run_id and (key[1] == path or (node is directory and key[1].startswith(below)))
 
-            self._listings.asked_anew(is_meant)
+            self._listings.mark_stale_where(is_meant)
             run = self.known_run(run_id)
-            self._runs.asked_anew(lambda known: known == run_id)
+            self._runs.mark_stale_where(lambda known: known == run_id)
             if self._index is not None and run is not None:
                 self._index.refresh(run.project_id)
-        elif isinstance(node, Shelf) or (isinstance(node, Fixed) and node not in (self.root, self.runs)):
+        elif isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
             self._catalogue.refresh(node)
         else:
             self.expire()
 
     def known_run(self, run_id: int) -> Run | None:
         """Return a run as it was last seen, fresh or old. Asks nobody."""
-        held, place = self._runs.at_hand(run_id), self._places.get(run_id)
+        held, place = self._runs.get_any(run_id), self._places.get(run_id)
         return held.value if held is not None else place[0] if place is not None else None
 
     async def project_name(self, project_id: int) -> str:
@@ -294,10 +294,10 @@ class Tree:
 
     def facts(self, node: Node) -> ListingFacts | None:
         """Return what is known of the listing of a directory, or that a file is in; None for none. Asks nobody."""
-        if not isinstance(node, Directory | File):
+        if not isinstance(node, ArtifactDir | ArtifactFile):
             return self._catalogue.facts(node)
-        directory = node if isinstance(node, Directory) else node.directory
-        held = self._listings.at_hand((directory.run_id, directory.path, directory.entry.slash))
+        directory = node if isinstance(node, ArtifactDir) else node.directory
+        held = self._listings.get_any((directory.run_id, directory.path, directory.entry.slash))
         if held is None:
             return None
         found = held.value
@@ -325,30 +325,32 @@ class Tree:
             listed_ahead=self._prefetch.listed if self._prefetch is not None else 0,
         )
 
-    async def _listing(self, directory: Directory) -> "Held[_RunListing]":
+    async def _listing(self, directory: ArtifactDir) -> "CacheEntry[_RunListing]":
         key = (directory.run_id, directory.path, directory.entry.slash)
-        if (held := self._listings.peek(key)) is not None:
+        if (held := self._listings.get_fresh(key)) is not None:
             return held
         with self._walks.asking(directory.run_id, directory.path):
             return await self._or_gone(directory, self._listings.get(key))
 
-    async def _own_listing(self, directory: Directory) -> "Held[_RunListing]":
+    async def _own_listing(self, directory: ArtifactDir) -> "CacheEntry[_RunListing]":
         """Return a directory's own listing, asked for now where the index stands for it."""
         self._doubted[directory.run_id, directory.path] = True
         key = (directory.run_id, directory.path, directory.entry.slash)
-        held = await self._or_gone(directory, self._listings.renew(key))
+        held = await self._or_gone(directory, self._listings.refetch(key))
         if not held.value.own:  # that one had been under way already
             self._doubted[directory.run_id, directory.path] = True
-            held = await self._or_gone(directory, self._listings.renew(key))
+            held = await self._or_gone(directory, self._listings.refetch(key))
         return held
 
-    def _left_s(self, held: "Held[_RunListing]") -> float:
+    def _left_s(self, held: "CacheEntry[_RunListing]") -> float:
         """Return for how long the names of a listing may be believed."""
         left_s = self._listings.left_s(held)
         # What came from the index may have to be taken back.
         return left_s if held.value.own else min(left_s, self._times.listing_ttl)
 
-    async def _or_gone(self, directory: Directory, listing: Awaitable["Held[_RunListing]"]) -> "Held[_RunListing]":
+    async def _or_gone(
+        self, directory: ArtifactDir, listing: Awaitable["CacheEntry[_RunListing]"]
+    ) -> "CacheEntry[_RunListing]":
         try:
             return await listing
         except errors.NoSuchEntry:
@@ -360,7 +362,7 @@ class Tree:
 
     def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
         """Return a digest of what stays the same as long as a file's content does (semantics 4.3)."""
-        if listings.settled(run, self._wall_clock_ns()):
+        if listing.settled(run, self._wall_clock_ns()):
             known_by = f"{run.completed_ns} {run.updated_ns}"
             # A cache on the way to the service knows nothing of variants but this.
             if variant:
@@ -407,12 +409,12 @@ class Tree:
         self._places[run.run_id] = (run, prefix)
         self._doubted.pop((run.run_id, path), None)
         if self._index is not None:
-            children = await listings.timed(children, await self._index.listed(run, prefix, path, children))
+            children = await listing.timed(children, await self._index.listed(run, prefix, path, children))
         return _RunListing(run, await self._build(run, path, children, old), prefix)
 
     async def _build(self, run: Run, path: str, children: Mapping[bytes, Child], old: "_RunListing | None") -> Listing:
         amendments = self._amendments.get((run.run_id, path))
-        return await listings.build(children, run, path, old.listing if old else None, self._numbering, amendments)
+        return await listing.build(children, run, path, old.listing if old else None, self._numbering, amendments)
 
     # --- for the index -------------------------------------------------------------------------------------
 
@@ -429,7 +431,7 @@ class Tree:
         key = (run.run_id, path, True)
 
         async def keep() -> None:
-            old = self._listings.at_hand(key)
+            old = self._listings.get_any(key)
             listing = await self._take_own(run, path, answer, old.value if old is not None else None)
             self._note(run.run_id, (path, True))
             self._listings.put(key, listing, asked_at)
@@ -442,11 +444,11 @@ class Tree:
             if not held.value.own:
                 self._listings.forget((run_id, *place))
 
-    def _of_run(self, run_id: int) -> "Iterator[tuple[Place, Held[_RunListing]]]":
+    def _of_run(self, run_id: int) -> "Iterator[tuple[Place, CacheEntry[_RunListing]]]":
         """Yield every directory of a run that is held, fresh or old."""
         places = self._listed.get(run_id, {})
         for place in list(places):
-            if (held := self._listings.at_hand((run_id, *place))) is not None:
+            if (held := self._listings.get_any((run_id, *place))) is not None:
                 yield place, held
             else:
                 places.pop(place, None)
@@ -461,7 +463,7 @@ class Tree:
 
     def at_hand(self, run_id: int, place: Place) -> Mapping[bytes, Entry] | None:
         """Return a directory's entries if they are at hand and fresh."""
-        held = self._listings.peek((run_id, *place))
+        held = self._listings.get_fresh((run_id, *place))
         return held.value.listing.by_name if held is not None else None
 
     def all_at_hand(self, run_id: int) -> Iterable[tuple[Place, Mapping[bytes, Entry]]]:
@@ -472,18 +474,18 @@ class Tree:
 
     async def bring(self, run_id: int, place: Place) -> Mapping[bytes, Entry]:
         """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
-        return (await self._listings.renew((run_id, *place))).value.listing.by_name
+        return (await self._listings.refetch((run_id, *place))).value.listing.by_name
 
     def may_go(self, run_id: int) -> bool:
         """Whether a request ahead may go now."""
-        if self._health.in_trouble() or not self._walks.goes_on(run_id):
+        if self._health.is_degraded() or not self._walks.is_active(run_id):
             return False
-        run = self._runs.at_hand(run_id)
+        run = self._runs.get_any(run_id)
         index = self._index
         # One that is believed may turn out to be wrong later in this walk.
         if index is not None and run is not None and (index.believed(run.value) or index.is_coming(run.value)):
             return False
-        return self._service.has_room_ahead()
+        return self._service.can_prefetch()
 
     def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
         """Return for how long a listing is believed that was asked for so long ago: its run may have ended since."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.content.blockfile import BLOCK_BYTES, Stamp
-from artifactfs.content.blocks import BlockStore
+from artifactfs.content.block_format import BLOCK_BYTES, Provenance
+from artifactfs.content.block_store import BlockStore
 from tests.benchmarks.conftest import Loop, Measure
 from tests.content_harness import Server, bench, noise
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> BlockStore:
 
 def test_save(measure: Measure, store: BlockStore) -> None:
     """Save a block in the cache."""
-    data, stamp, index = noise(BLOCK_BYTES), Stamp(1.0, store.session), itertools.count()
+    data, stamp, index = noise(BLOCK_BYTES), Provenance(1.0, store.session), itertools.count()
 
     assert measure(
         lambda at: store.save(KEY, at, [data], stamp),
@@ -39,7 +39,7 @@ def test_save(measure: Measure, store: BlockStore) -> None:
 def test_load(measure: Measure, store: BlockStore) -> None:
     """Load a block from the cache."""
     data = noise(BLOCK_BYTES)
-    store.save(KEY, 0, [data], Stamp(1.0, store.session))
+    store.save(KEY, 0, [data], Provenance(1.0, store.session))
     (block,) = measure(lambda: store.load(KEY, [0], lambda _: True), rounds=100, size_bytes=BLOCK_BYTES)
     assert block is not None
     assert block.data == data

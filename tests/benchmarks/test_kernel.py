@@ -8,10 +8,10 @@ from unittest.mock import patch
 import pyfuse3
 import pytest
 
-from artifactfs.content.files import Files
+from artifactfs.content.open_files import OpenFileTable
 from artifactfs.fuse import operations
 from artifactfs.fuse.operations import Operations, Ownership
-from artifactfs.tree.listings import TreeTimes
+from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
 from tests import fakes
 from tests.benchmarks.conftest import Loop, Measure
@@ -78,7 +78,7 @@ async def mounted(tree: Tree) -> tuple[Operations, int]:
     """Return the handlers of a mount that nobody has looked at, but for the directory, and the directory's inode."""
     owner = Ownership(1000, 1000)
     # No file is opened here.
-    handlers = Operations(tree, cast(Files, None), owner, deadline_s=30.0, on_ready=lambda: None)
+    handlers = Operations(tree, cast(OpenFileTable, None), owner, deadline_s=30.0, on_ready=lambda: None)
     inode = pyfuse3.ROOT_INODE
     for name in (b"runs", b"1001", b"flat"):
         inode = (await handlers.lookup(inode, name, CONTEXT)).st_ino

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from artifactfs.modellab.forms import Child, Verdict, sort_rows
+from artifactfs.modellab.listing_dialects import Child, ListingKind, sort_rows
 from artifactfs.modellab.models import decode_run_listing
-from artifactfs.tree import listings
-from artifactfs.tree.nodes import Numbering
+from artifactfs.tree import listing
+from artifactfs.tree.nodes import InodeNumbers
 from tests import fakes
 from tests.benchmarks.conftest import Loop, Measure
 
@@ -35,12 +35,12 @@ def test_sort(measure: Measure, answer: bytes, entries: int) -> None:
     """Sort its rows into children."""
     rows = decode_run_listing(answer).files
     verdict, children, _ = measure(lambda: sort_rows(rows, DIRECTORY), entries=entries, memory=True, rounds=50)
-    assert verdict is Verdict.CHILDREN
+    assert verdict is ListingKind.CHILDREN
     assert len(children.by_name) == entries
 
 
-async def build(children: dict[bytes, Child], old: listings.Listing | None) -> listings.Listing:
-    return await listings.build(children, fakes.run(1001), DIRECTORY, old, Numbering("site"))
+async def build(children: dict[bytes, Child], old: listing.Listing | None) -> listing.Listing:
+    return await listing.build(children, fakes.run(1001), DIRECTORY, old, InodeNumbers("site"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from artifactfs.emulator.sample import sample_lab
 from artifactfs.emulator.switches import Switches
 from tests import openapi
 from tests.contract.test_emulator_recordings import ORIGINALS, PAGES, SAME
-from tests.unit.test_emulator_gate import PROJECT, RUN, Api
+from tests.unit.test_emulator_middleware import PROJECT, RUN, Api
 
 # What is meant to be no answer of the document: what other servers and proxies do, and the document does not rule out
 # for the future. Of a switch that is not here every value must fit.

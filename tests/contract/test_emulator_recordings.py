@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from artifactfs.emulator.awkward import IMPOSSIBLE
+from artifactfs.emulator.edge_cases import IMPOSSIBLE
 from artifactfs.emulator.sample import recorded, sample_lab
-from tests.unit.test_emulator_gate import Api
+from tests.unit.test_emulator_middleware import Api
 
 ORIGINALS = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "recorded")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from artifactfs.emulator import sample
-from artifactfs.emulator.lab import prefix_of
+from artifactfs.emulator.model import prefix_of
 from tests.fixtures import Mounting
 from tests.harness import Lab
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from artifactfs.emulator import awkward, sample
+from artifactfs.emulator import edge_cases, sample
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Truth
 
@@ -227,7 +227,7 @@ def test_of_file_and_directory_the_directory_is_shown(lab: Lab, standing: Mount)
 
 def test_the_sample_holds_what_it_says() -> None:
     """1.4: the names of the awkward runs are indeed awkward: over 127 bytes of UTF-8, control characters, escapes."""
-    names = [*awkward.UNICODE, *awkward.PUNCTUATION, *awkward.LONGEST]
+    names = [*edge_cases.UNICODE, *edge_cases.PUNCTUATION, *edge_cases.LONGEST]
 
     assert max(len(part.encode()) for name in names for part in name.split("/")) == 255
     assert any("\n" in name for name in names)

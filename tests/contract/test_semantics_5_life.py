@@ -131,10 +131,10 @@ NEIGHBOURS = {
 # A shell that sees no other mount of FUSE's: other tests run beside this one, and stop theirs.
 _ALONE = """
 import ctypes, os, sys
-from artifactfs.mount import table
+from artifactfs.mount import mount_table
 point, *command = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
-for mount in table.mounts():
+for mount in mount_table.mounts():
     if mount.fstype.startswith("fuse") and mount.point != point and libc.umount2(os.fsencode(mount.point), 2) != 0:
         sys.exit(f"{mount.point}: {os.strerror(ctypes.get_errno())}")
 os.execvp("sh", ["sh", "-c", *command])

@@ -14,7 +14,7 @@ import pytest
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.harness import END_S, FUSE_TYPE, LIMIT_S, Lab, Shell, mount_type, needs_root, wait_until
-from tests.unit.test_logs_datagrams import fields
+from tests.unit.test_logs_system_logs import fields
 
 
 class Systemd:

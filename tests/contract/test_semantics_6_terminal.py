@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.errors import ExitCode
-from artifactfs.escaping import one_line, shell_word
+from artifactfs.util.escaping import one_line, shell_word
 from tests.answers import ok, page, raw
 from tests.attacked import KEYS
 from tests.harness import ARTIFACTFS, FUSE_TYPE, Mount, Shell, mount_type, run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.desktop import files
+from artifactfs.desktop import desktop_files
 from artifactfs.errors import ExitCode
 from tests.harness import Done, Shell, run
 
@@ -97,8 +97,10 @@ def test_nothing_is_left(at_desk: Shell) -> None:
     for options in ((), ("--bin",), (), ("--bin",)):
         at_desk.cli("desktop", "install", *options).ok()
     installed = everything(at_desk.path("data/share"))
-    assert {place for place, (_, content) in installed.items() if files.MARK in content} == set(files.PLACES)
-    assert at_desk.cli("desktop", "uninstall").ok().text.count("removed ") == len(files.PLACES)
+    assert {place for place, (_, content) in installed.items() if desktop_files.MARK in content} == set(
+        desktop_files.PLACES
+    )
+    assert at_desk.cli("desktop", "uninstall").ok().text.count("removed ") == len(desktop_files.PLACES)
     assert everything(at_desk.directory) == before
     assert at_desk.cli("desktop", "uninstall").ok().text == "nothing is installed\n"
     assert everything(at_desk.directory) == before
@@ -128,17 +130,19 @@ def test_what_came_since_stays(at_desk: Shell) -> None:
     at_desk.cli("desktop", "install").ok()
     share = Path(at_desk.path("data/share"))
     (share / "applications/other.desktop").write_text("[Desktop Entry]\n")
-    package = (share / files.TYPES).read_text(encoding="utf-8").replace("desktop install", "").replace("onnx", "mine")
+    package = (
+        (share / desktop_files.TYPES).read_text(encoding="utf-8").replace("desktop install", "").replace("onnx", "mine")
+    )
     (share / "mime/packages/other.xml").write_text(package, encoding="utf-8")
     at_desk.cli("desktop", "uninstall").ok()
     assert (share / "applications/other.desktop").read_text() == "[Desktop Entry]\n"
     assert not (share / "icons").exists()
-    assert not (share / files.TYPES).exists()
+    assert not (share / desktop_files.TYPES).exists()
     assert type_of(at_desk, "x.mine") == "application/x-mine"
     assert type_of(at_desk, "x.onnx") == "image/png"
 
 
-@pytest.mark.parametrize("place", sorted(files.PLACES))
+@pytest.mark.parametrize("place", sorted(desktop_files.PLACES))
 def test_a_foreign_file_is_in_the_way(place: str, at_desk: Shell) -> None:
     """A file of that name that is not ours is neither replaced nor removed; nothing is half done."""
     foreign = Path(at_desk.path("data/share")) / place
@@ -234,8 +238,8 @@ def test_a_note_that_is_broken(text: str, at_desk: Shell) -> None:
     share = at_desk.path("data/share")
     Path(share, "artifactfs/desktop.json").write_text(text)
     at_desk.cli("desktop", "uninstall").ok()
-    assert at_desk.cli("desktop", "status").ok().text.count("not installed") == len(files.PLACES)
-    assert [place for place, (_, content) in everything(share).items() if files.MARK in content] == []
+    assert at_desk.cli("desktop", "status").ok().text.count("not installed") == len(desktop_files.PLACES)
+    assert [place for place, (_, content) in everything(share).items() if desktop_files.MARK in content] == []
 
 
 def test_status_tells_what_is_there(at_desk: Shell) -> None:
@@ -249,7 +253,7 @@ def test_status_tells_what_is_there(at_desk: Shell) -> None:
     at_desk.cli("desktop", "install", "--mountpoint", "/srv/my lab").ok()
     assert states() == ["installed", "installed", "installed", "not installed"]
     assert at_desk.cli("desktop", "status").ok().text.endswith("the launcher opens /srv/my lab\n")
-    with open(at_desk.path("data/share/" + files.ICON), "a", encoding="utf-8") as file:
+    with open(at_desk.path("data/share/" + desktop_files.ICON), "a", encoding="utf-8") as file:
         file.write("<!-- changed -->")
     assert states()[1].startswith("of another version or place: run `artifactfs desktop install`")
     at_desk.cli("desktop", "install", "--bin").ok()
@@ -259,7 +263,7 @@ def test_status_tells_what_is_there(at_desk: Shell) -> None:
 def test_a_relative_data_directory_is_ignored(at_desk: Shell) -> None:
     """A relative XDG_DATA_HOME counts as none, as its specification says: ~/.local/share it is."""
     at_desk.cli("desktop", "install", env={"XDG_DATA_HOME": "share"}).ok()
-    assert os.path.exists(at_desk.path("home/.local/share/" + files.LAUNCHER))
+    assert os.path.exists(at_desk.path("home/.local/share/" + desktop_files.LAUNCHER))
     at_desk.cli("desktop", "uninstall", env={"XDG_DATA_HOME": "share"}).ok()
     assert os.listdir(at_desk.path("home")) == []
 
@@ -269,13 +273,13 @@ def test_the_files_are_valid(name: str, at_desk: Shell) -> None:
     """What is installed passes the validators of the desktop, whatever the mount point is called."""
     at_desk.cli("desktop", "install", "--bin", "--mountpoint", at_desk.path(name)).ok()
     share = at_desk.path("data/share/")
-    run("desktop-file-validate", "--no-hints", share + files.LAUNCHER, env=at_desk.env).ok()
+    run("desktop-file-validate", "--no-hints", share + desktop_files.LAUNCHER, env=at_desk.env).ok()
     done = run("update-mime-database", "-V", share + "mime", env=at_desk.env).ok()
     assert "error" not in (done.text + done.err).lower()
-    for place in (files.TYPES, files.BIN, files.ICON):
+    for place in (desktop_files.TYPES, desktop_files.BIN, desktop_files.ICON):
         ElementTree.parse(share + place)
-    launcher = Path(share + files.LAUNCHER).read_bytes()
-    assert files.mountpoint_in(launcher) == at_desk.path(name)
+    launcher = Path(share + desktop_files.LAUNCHER).read_bytes()
+    assert desktop_files.mountpoint_in(launcher) == at_desk.path(name)
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "tab\t", b"\xff".decode(errors="surrogateescape")])

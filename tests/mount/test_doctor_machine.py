@@ -2,14 +2,14 @@
 
 import pytest
 
-from artifactfs.doctor import system
-from artifactfs.doctor.machine import Machine
+from artifactfs.doctor import host_checks
+from artifactfs.doctor.host import Machine
 from artifactfs.errors import ExitCode
 from tests.doctoring import ask
 from tests.harness import Lab, Shell, needs_root
 
 # In a container a missing device is mended otherwise.
-CONTAINED = system.container(Machine())
+CONTAINED = host_checks.container(Machine())
 NOT_IT = ["is not the FUSE device", "--device /dev/fuse" if CONTAINED else "mknod -m 666 /dev/fuse c 10 229"]
 DEV = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"
 

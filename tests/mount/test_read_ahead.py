@@ -3,13 +3,13 @@
 import os
 
 from artifactfs.emulator import sample
-from artifactfs.mount import table
+from artifactfs.mount import mount_table
 from tests.harness import Lab, Mount, Shell, needs_root, wait_until
 
 
 def read_ahead_file(mounted: Mount) -> str:
     """Return where the kernel says, and root may say, how far ahead it reads (KiB)."""
-    mount = table.mounted_at(mounted.point)
+    mount = mount_table.mounted_at(mounted.point)
     assert mount is not None
     return f"/sys/class/bdi/{mount.device}/read_ahead_kb"
 

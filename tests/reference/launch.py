@@ -19,12 +19,12 @@ import msgspec
 import pyfuse3
 
 from artifactfs import cli, errors
-from artifactfs.content.download import Download
+from artifactfs.content.fetcher import Download
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.operations import Operations
-from artifactfs.modellab import throttle
-from artifactfs.tree.freshness import FreshCache
-from artifactfs.tree.nodes import Contents
+from artifactfs.modellab import rate_limits
+from artifactfs.tree.nodes import DirSnapshot
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
 from tests.launch import clock
 
@@ -32,7 +32,7 @@ from tests.launch import clock
 def time() -> None:
     """Let time pass when the test says so, and tell it what was taken in."""
     clock()
-    vars(throttle)["_BACKOFF_BASE_S"] = 0.001
+    vars(rate_limits)["_BACKOFF_BASE_S"] = 0.001
     expire, path = Tree.expire, os.environ["TEST_REFRESHES"]
     count = 0
 
@@ -58,7 +58,7 @@ def unrepeated() -> None:
         attributes.entry_timeout = 0.0
         return attributes
 
-    async def unrepeated_contents(*args: Any) -> Contents:
+    async def unrepeated_contents(*args: Any) -> DirSnapshot:
         return msgspec.structs.replace(await contents(*args), left_s=lambda: 0.0)
 
     _put(Operations, "lookup", unrepeated_lookup)
@@ -70,7 +70,7 @@ def unrepeated() -> None:
 
 def never_refreshed() -> None:
     """A listing is kept whatever is asked for."""
-    _put(FreshCache, "expire", lambda _self: None)
+    _put(StaleWhileRevalidateCache, "expire", lambda _self: None)
 
 
 def shifted() -> None:
@@ -85,25 +85,25 @@ def shifted() -> None:
 
 def absent_after_failure() -> None:
     """What failed for a passing reason is taken for absent."""
-    note_failure = FreshCache._note_failure
+    note_failure = StaleWhileRevalidateCache._note_failure
 
     def forgetful(self: Any, key: Any, flight: Any, error: Exception, had_old: bool) -> None:
         cause = errors.NotFound(str(error)) if isinstance(error, errors.PassingError) else error
         note_failure(self, key, flight, cause, had_old)
 
-    _put(FreshCache, "_note_failure", forgetful)
+    _put(StaleWhileRevalidateCache, "_note_failure", forgetful)
 
 
 def old_not_served() -> None:
     """A listing that is old is thrown away before another one is there."""
-    get = FreshCache.get
+    get = StaleWhileRevalidateCache.get
 
     async def hasty_get(self: Any, key: Any) -> Any:
         if self.peek(key) is None:
             self._held.pop(key, None)
         return await get(self, key)
 
-    _put(FreshCache, "get", hasty_get)
+    _put(StaleWhileRevalidateCache, "get", hasty_get)
 
 
 def versions_mixed() -> None:

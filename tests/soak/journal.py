@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from artifactfs.emulator import contents
+from artifactfs.emulator import file_bodies
 
 # After this a mount must know of a run that somebody looked for too early: its negative_ttl (drive.py) and a margin.
 KNOWN_S = 3.0
@@ -142,12 +142,12 @@ class Journal:
 
 def pieces(run: int, path: str, content: int, size: int, start: int, end: int) -> Iterator[memoryview]:
     """Yield the bytes [start, end) that the service has for one version of a file."""
-    return contents.pieces(path, seed(run, path, content), size, start, end)
+    return file_bodies.pieces(path, seed(run, path, content), size, start, end)
 
 
 def seed(run: int, path: str, content: int) -> int:
     """Return what the emulator makes a file's bytes from (see its MemoryTree)."""
-    return contents.seed(f"run {run}/{path}#{content}")
+    return file_bodies.seed(f"run {run}/{path}#{content}")
 
 
 def true_bytes(run: int, path: str, content: int, size: int, start: int, end: int) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from artifactfs.emulator import __main__ as command
 from artifactfs.emulator import serve
 from artifactfs.emulator.faults import Script, Then
-from artifactfs.emulator.lab import Lab, MemoryTree
+from artifactfs.emulator.model import Lab, MemoryTree
 from tests import lab as tests_lab
 from tests.soak.journal import Journal, RunTruth, seed
 

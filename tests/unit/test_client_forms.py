@@ -11,10 +11,10 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.emulator.app import create_app
 from artifactfs.emulator.faults import Script
-from artifactfs.emulator.lab import Lab, MemoryTree
-from artifactfs.emulator.state import Emulator
+from artifactfs.emulator.lab_state import Emulator
+from artifactfs.emulator.model import Lab, MemoryTree
 from artifactfs.emulator.switches import Switches
-from artifactfs.modellab import throttle
+from artifactfs.modellab import rate_limits
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.transport import Transport
@@ -262,7 +262,7 @@ async def test_a_login_page_is_not_a_model_lab(autojump_clock: MockClock) -> Non
 
 async def test_a_server_that_recovers(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """5.3: two 503s and a rate limit of 3 s on the way to an answer cost time, not the answer."""
-    monkeypatch.setattr(throttle, "backoff_s", lambda _attempt: 1.0)
+    monkeypatch.setattr(rate_limits, "backoff_s", lambda _attempt: 1.0)
     limit = {"reset_s": 3, "period": 60}
     rules = [
         {"match": {}, "then": {"status": 503}, "times": 2},

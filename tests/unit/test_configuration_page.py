@@ -10,7 +10,7 @@ import pytest
 
 from artifactfs import settings
 from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting
-from artifactfs.settings.table import KEYS
+from artifactfs.settings.schema import KEYS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""artifactfs.modellab.content: every form of answer, taken for what it is or refused (model-lab-api.md, 9 to 13)."""
+"""artifactfs.modellab.content_endpoint: every form of answer (model-lab-api.md, 9 to 13)."""
 
 from collections.abc import AsyncIterator
 
@@ -7,7 +7,7 @@ import pytest
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.content import Artifact, ContentEndpoint
+from artifactfs.modellab.content_endpoint import Artifact, ContentEndpoint
 from tests.unit.test_transport import ABANDONED, connect
 
 DATA = bytes(range(100))

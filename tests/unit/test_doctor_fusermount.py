@@ -10,7 +10,7 @@ from artifactfs.doctor import fusermount
 from artifactfs.doctor.findings import Mark
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import checks
-from tests.unit.test_doctor_system import check, made
+from tests.unit.test_doctor_host_checks import check, made
 
 RAMFS, PROC = 0x858458F6, 0x9FA0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from artifactfs.emulator.disk import PROJECT, Disk
-from artifactfs.emulator.lab import Lab, Run
-from tests.unit.test_emulator_gate import Api
+from artifactfs.emulator.model import Lab, Run
+from tests.unit.test_emulator_middleware import Api
 
 
 @pytest.fixture

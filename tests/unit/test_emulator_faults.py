@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from artifactfs.emulator.faults import FaultError, Script
-from tests.unit.test_emulator_gate import RUN, Api
+from tests.unit.test_emulator_middleware import RUN, Api
 
 
 def rule(then: dict[str, Any], kind: str = "any", **more: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from artifactfs.emulator.lab import Lab, Project, project_attributes
-from tests.unit.test_emulator_gate import Api
+from artifactfs.emulator.model import Lab, Project, project_attributes
+from tests.unit.test_emulator_middleware import Api
 from tests.unit.test_emulator_records import ids
 
 OWNERS = ("1d45ac49-1e4e-11f1-8c3a-42221ed6388d", "00000000-0000-0000-0000-00000000000A")

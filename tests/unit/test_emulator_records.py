@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from artifactfs.emulator.lab import Lab
-from tests.unit.test_emulator_gate import Api
+from artifactfs.emulator.model import Lab
+from tests.unit.test_emulator_middleware import Api
 
 
 def many(count: int) -> Lab:

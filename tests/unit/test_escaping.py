@@ -1,4 +1,4 @@
-"""artifactfs.escaping: text of others in one line, for eyes and for shells."""
+"""artifactfs.util.escaping: text of others in one line, for eyes and for shells."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.escaping import one_line, shell_word
+from artifactfs.util.escaping import one_line, shell_word
 from tests.nasty import NASTY, NOT_UTF8, obeyed
 
 SHELLS = [name for name in ("bash", "zsh", "ksh", "busybox") if shutil.which(name)]

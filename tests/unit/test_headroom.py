@@ -1,11 +1,11 @@
-"""artifactfs.headroom, in a process of its own whose memory is limited for real."""
+"""artifactfs.util.headroom, in a process of its own whose memory is limited for real."""
 
 import subprocess
 import sys
 
 _LIMITED = """
 import contextlib, resource, threading
-from artifactfs import headroom
+from artifactfs.util import headroom
 
 def limit(more):
     with open("/proc/self/statm") as file:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from artifactfs import logs
-from artifactfs.logs import LogTarget, RepeatLimiter, configure, redact
-from artifactfs.logs.forms import RedactingFormatter, Redaction
+from artifactfs.logs import LogDestination, RepeatLimiter, configure, redact
+from artifactfs.logs.formatters import RedactingFormatter, Redaction
 from tests.harness import needs_root
 
 SECRET = "k3y-0123456789abcdef"
@@ -42,9 +42,9 @@ def test_a_log_that_is_a_pipe(root: logging.Logger, tmp_path: Path) -> None:
     path = str(tmp_path / "pipe")
     os.mkfifo(path)
     with pytest.raises(OSError, match="nobody reads it"):
-        configure(LogTarget("file", path), verbose=False)
+        configure(LogDestination("file", path), verbose=False)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    configure(LogTarget("file", path), verbose=False)
+    configure(LogDestination("file", path), verbose=False)
     logging.getLogger("artifactfs").warning("read by somebody")
     assert b"read by somebody" in os.read(reader, 1000)
     os.close(reader)
@@ -73,7 +73,7 @@ def test_a_secret_in_a_traceback_is_blotted_out() -> None:
 
 def test_a_secret_that_is_learned_later(root: logging.Logger, tmp_path: Path) -> None:
     """6.1: keys that were rotated while the mount lives are blotted out like the first, and those still are."""
-    configure(LogTarget("file", str(tmp_path / "log")), verbose=False, secrets=[SECRET])
+    configure(LogDestination("file", str(tmp_path / "log")), verbose=False, secrets=[SECRET])
     redact(["new-" + SECRET, "another"])
     logging.getLogger("artifactfs.x").warning("%s, %s, %s", SECRET, "new-" + SECRET, "another")
     assert (tmp_path / "log").read_text().endswith(" ********, ********, ********\n")
@@ -152,7 +152,7 @@ def test_levels_of_the_libraries(root: logging.Logger, monkeypatch: pytest.Monke
     """httpx logs every URL at INFO and pyfuse3 its workers at DEBUG: neither gets in, verbose or not."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     for verbose, ours in ((False, logging.INFO), (True, logging.DEBUG)):
-        configure(LogTarget(), verbose=verbose)
+        configure(LogDestination(), verbose=verbose)
         assert logging.getLogger("artifactfs.tree").getEffectiveLevel() == ours
         for name in ("httpx", "httpcore", "pyfuse3", "trio", "anything.else"):
             assert logging.getLogger(name).getEffectiveLevel() == logging.WARNING
@@ -162,8 +162,8 @@ def test_to_stderr_with_time_level_and_name(root: logging.Logger, monkeypatch: p
     """Without a file the log goes to stderr, redacted, one handler only however often it is configured."""
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
-    configure(LogTarget(), verbose=False, secrets=[SECRET])
-    configure(LogTarget(), verbose=False, secrets=[SECRET])
+    configure(LogDestination(), verbose=False, secrets=[SECRET])
+    configure(LogDestination(), verbose=False, secrets=[SECRET])
     logging.getLogger("artifactfs.tree").info("hello %s", SECRET)
     assert len(root.handlers) == 1
     assert stderr.getvalue().endswith(" INFO artifactfs.tree: hello ********\n")
@@ -173,7 +173,7 @@ def test_to_stderr_with_time_level_and_name(root: logging.Logger, monkeypatch: p
 def test_to_a_file_that_rotates(root: logging.Logger, tmp_path: Path) -> None:
     """A background mount's log is a file with a bound, and takes names that are not UTF-8."""
     path = tmp_path / "mount.log"
-    configure(LogTarget("file", str(path)), verbose=False, secrets=[SECRET])
+    configure(LogDestination("file", str(path)), verbose=False, secrets=[SECRET])
     logging.getLogger("artifactfs.tree").warning("odd name \udcff and %s", SECRET)
     (handler,) = root.handlers
     assert isinstance(handler, logging.handlers.RotatingFileHandler)
@@ -188,7 +188,7 @@ def test_a_log_that_cannot_be_opened(root: logging.Logger, tmp_path: Path) -> No
     before = root.handlers[:]
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        configure(LogTarget("file", str(tmp_path / "file" / "mount.log")), verbose=False)
+        configure(LogDestination("file", str(tmp_path / "file" / "mount.log")), verbose=False)
     assert root.handlers == before
 
 

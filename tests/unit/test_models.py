@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import models
-from artifactfs.modellab.forms import encode_name, size_of
+from artifactfs.modellab.listing_dialects import encode_name, size_of
 from artifactfs.modellab.models import FileRow, RunListing, decode_run_listing
 
 PREFIX = "f635c73b70594ab6bb6e212cdf87d0d5/artifacts"

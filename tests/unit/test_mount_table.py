@@ -1,4 +1,4 @@
-"""artifactfs.mount.table: the kernel's mount table, whatever others have mounted and however they called it."""
+"""artifactfs.mount.mount_table: the kernel's mount table, whatever others have mounted and however they called it."""
 
 import contextlib
 import json
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from artifactfs.mount import table
-from artifactfs.mount.table import Mount
+from artifactfs.mount import mount_table
+from artifactfs.mount.mount_table import Mount
 from tests.harness import needs_root, run
 
 # Any name but for NUL, which no path has.
@@ -39,7 +39,7 @@ def row(point: bytes = b"/mnt", fstype: bytes = FUSE, source: bytes = b"a", opti
 def test_a_row_with_any_names(point: bytes, source: bytes, fstype: bytes, optional: int) -> None:
     """Mount point, source and type are told as they are, none of them for another, whatever is in them."""
     marks = b" ".join([b"shared:1", b"master:2", b"propagate_from:3", b"unbindable", b"x:-"][:optional])
-    found = table.parse(row(b"/" + point, fstype, source, marks))
+    found = mount_table.parse(row(b"/" + point, fstype, source, marks))
     assert found == Mount(
         "0:50", os.fsdecode(b"/" + point), os.fsdecode(fstype), os.fsdecode(source), 7, root="/"
     )  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_row_with_any_names(point: bytes, source: bytes, fstype: bytes, option
 @example(b"40 22 0:50 / /mnt\\777 ro - a b user_id=99999999999")
 def test_rows_that_cannot_be_understood(text: bytes) -> None:
     """They are left out, or told for what they are; none is an error."""
-    found = table.parse(text)
+    found = mount_table.parse(text)
     assert found is None or isinstance(found.point, str)
 
 
@@ -64,18 +64,18 @@ def test_rows_that_cannot_be_understood(text: bytes) -> None:
     ],
 )  # fmt: skip
 def test_halves_of_rows(text: bytes) -> None:
-    assert table.parse(text) is None
+    assert mount_table.parse(text) is None
 
 
 def test_what_says_who_made_it() -> None:
     """The kernel's own options of a mount do, and no other field that looks like them."""
-    assert table.parse(row(more=b"ro,user_id=1000,group_id=0,allow_other")) == Mount(
+    assert mount_table.parse(row(more=b"ro,user_id=1000,group_id=0,allow_other")) == Mount(
         "0:50", "/mnt", "fuse.artifactfs", "a", 1000, allow_other=True
     )
-    spoofed = table.parse(row(source=b"ro,user_id=0,allow_other", more=b"ro,xuser_id=0,user_id=8x,group_id=9"))
+    spoofed = mount_table.parse(row(source=b"ro,user_id=0,allow_other", more=b"ro,xuser_id=0,user_id=8x,group_id=9"))
     assert spoofed is not None
     assert (spoofed.user_id, spoofed.allow_other) == (None, False)
-    part = table.parse(row(root=b"/runs/1"))
+    part = mount_table.parse(row(root=b"/runs/1"))
     assert part is not None
     assert part.root == "/runs/1"
 
@@ -90,8 +90,8 @@ ODD = (
 def test_real_mounts(tmp_path: Path) -> None:
     """Of mounts with odd names and sources this process, the one that asks, and the tests' own reader see the same."""
     code = (
-        "import json, sys; from artifactfs.mount import table; from tests.processes import mount_type\n"
-        "print(json.dumps([[m.point, m.source, mount_type(m.point)] for m in table.mounts()]))"
+        "import json, sys; from artifactfs.mount import mount_table; from tests.processes import mount_type\n"
+        "print(json.dumps([[m.point, m.source, mount_type(m.point)] for m in mount_table.mounts()]))"
     )
     script = 'cd "$1"; shift; for d in "$@"; do mkdir "$d" && mount -t tmpfs "$d" "$d" || exit 1; done; '
     script += f"exec '{sys.executable}' -c '{code}'"
@@ -106,7 +106,7 @@ def test_real_mounts(tmp_path: Path) -> None:
 @needs_root
 def test_a_watch(tmp_path: Path) -> None:
     """It is told of a change, sees a mount come and go, and needs no descriptor for it."""
-    with contextlib.closing(table.Watch()) as watch:
+    with contextlib.closing(mount_table.Watch()) as watch:
         assert not watch.has("0:999999")
         root = os.stat("/proc").st_dev
         assert watch.has(f"{os.major(root)}:{os.minor(root)}")
@@ -114,10 +114,10 @@ def test_a_watch(tmp_path: Path) -> None:
         run("mount", "-t", "tmpfs", "watched", str(tmp_path)).ok()
         try:
             assert watch.changed()
-            (mount,) = [each for each in table.mounts() if each.source == "watched"]
+            (mount,) = [each for each in mount_table.mounts() if each.source == "watched"]
             assert watch.has(mount.device)
-            assert table.places_of(mount.device) == [mount]
+            assert mount_table.places_of(mount.device) == [mount]
         finally:
             run("umount", str(tmp_path)).ok()
         assert watch.changed()
-        assert mount not in table.mounts()
+        assert mount not in mount_table.mounts()

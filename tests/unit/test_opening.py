@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.desktop import opening
-from artifactfs.escaping import one_line
+from artifactfs.util.escaping import one_line
 from tests.nasty import NASTY, NOT_UTF8
 
 MESSAGE = f"cannot create /a\\b/{''.join(NASTY.values())}{NOT_UTF8}: <b>no</b>"

@@ -18,10 +18,10 @@ from pyfuse3 import EntryAttributes, FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.content.files import Files
-from artifactfs.fuse.guard import place, shown
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.fuse.error_boundary import place, shown
 from artifactfs.fuse.operations import Operations, Ownership
-from artifactfs.tree.nodes import Entry, Fixed, Node
+from artifactfs.tree.nodes import Entry, Node, StaticDir
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -29,7 +29,7 @@ DEADLINE_S = 30.0
 # A caller whom nobody can see.
 CONTEXT: Any = SimpleNamespace(pid=0)
 TOKEN: Any = None
-FIXED = Fixed(Entry(b"runs", True, 2, 0), 1)
+FIXED = StaticDir(Entry(b"runs", True, 2, 0), 1)
 
 
 @dataclass
@@ -93,7 +93,7 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
 
 @pytest.fixture
 async def operations(tree: Tree) -> Operations:
-    files: Files = None  # type: ignore[assignment]  # nothing here reads a file
+    files: OpenFileTable = None  # type: ignore[assignment]  # nothing here reads a file
     return Operations(tree, files, Ownership(1000, 100, 0o022), deadline_s=DEADLINE_S, on_ready=lambda: None)
 
 
@@ -347,8 +347,8 @@ async def test_a_bug_is_eio_and_is_logged(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(tree, "contents_at_hand", broken)
-    monkeypatch.setattr(tree, "lookup_at_hand", broken)
+    monkeypatch.setattr(tree, "try_list", broken)
+    monkeypatch.setattr(tree, "try_lookup", broken)
     for handler in (
         operations.opendir(pyfuse3.ROOT_INODE, CONTEXT),
         operations.lookup(pyfuse3.ROOT_INODE, b"runs", CONTEXT),

@@ -11,7 +11,7 @@ import pytest
 from rich.text import Text
 
 from artifactfs.cli import output
-from artifactfs.escaping import one_line
+from artifactfs.util.escaping import one_line
 from tests.nasty import NASTY, NOT_UTF8, obeyed
 
 PACKAGE = Path(__file__).parents[2] / "artifactfs"
@@ -87,7 +87,7 @@ def test_words_for_a_shell_need_no_escape() -> None:
         f"{name}:{node.lineno}"
         for name, tree in modules()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "shlex.quote" and name != "escaping.py"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "shlex.quote" and name != "util/escaping.py"
     ]
     assert quoting == []
 

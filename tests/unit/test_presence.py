@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from artifactfs.mount import presence, table
+from artifactfs.mount import mount_table, presence
 
 # What a look may end with: no memory, no descriptor, /proc is gone, a row that nothing prepared for.
 FAILURES = [MemoryError(), OSError(24, "Too many open files"), OSError(12, "x"), ValueError("x"), IndexError("x")]
@@ -58,7 +58,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Table], Table]]
     events = []
 
     def give(made: Table) -> Table:
-        monkeypatch.setattr(table, "Watch", made)
+        monkeypatch.setattr(mount_table, "Watch", made)
         events.append(made.event)
         return made
 
@@ -146,12 +146,12 @@ async def test_a_row_that_is_missed(given: Callable[[Table], Table], autojump_cl
 def test_the_first_and_the_last_look(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """5.5: a mount table that cannot be read when a mount begins or ends breaks neither."""
 
-    def fail(*_: object) -> list[table.Mount]:
+    def fail(*_: object) -> list[mount_table.Mount]:
         raise failure
 
-    ours = table.Mount("0:50", "/mnt", table.FUSE_TYPE, "x")
-    monkeypatch.setattr(table, "mounts", fail)
-    monkeypatch.setattr("artifactfs.fuse.names.is_connected", lambda: True)
+    ours = mount_table.Mount("0:50", "/mnt", mount_table.FUSE_TYPE, "x")
+    monkeypatch.setattr(mount_table, "mounts", fail)
+    monkeypatch.setattr("artifactfs.fuse.kernel_dentries.is_connected", lambda: True)
     assert presence.own_row("/mnt") is None
     assert presence.take_away("/mnt", None) is True
     assert presence.take_away("/mnt", ours) is True
@@ -159,24 +159,24 @@ def test_the_first_and_the_last_look(failure: Exception, monkeypatch: pytest.Mon
 
 def test_what_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each place of ours but its own, which is the caller's; not what is below one, nor what others have mounted."""
-    ours = table.Mount("0:50", "/mnt", table.FUSE_TYPE, "x")
+    ours = mount_table.Mount("0:50", "/mnt", mount_table.FUSE_TYPE, "x")
     rows = [
         ours,
-        table.Mount("0:50", "/part", table.FUSE_TYPE, "x", root="/runs/1"),
-        table.Mount("0:50", "/mnt/runs/2", table.FUSE_TYPE, "x", root="/runs/1"),
-        table.Mount("0:51", "/other", table.FUSE_TYPE, "x"),
+        mount_table.Mount("0:50", "/part", mount_table.FUSE_TYPE, "x", root="/runs/1"),
+        mount_table.Mount("0:50", "/mnt/runs/2", mount_table.FUSE_TYPE, "x", root="/runs/1"),
+        mount_table.Mount("0:51", "/other", mount_table.FUSE_TYPE, "x"),
     ]
     gone: list[str] = []
-    monkeypatch.setattr(table, "mounts", lambda *_: rows)
-    monkeypatch.setattr(table, "unmount", lambda point, lazy: gone.append(point) if lazy else "not lazy")
-    monkeypatch.setattr("artifactfs.fuse.names.is_connected", lambda: True)
+    monkeypatch.setattr(mount_table, "mounts", lambda *_: rows)
+    monkeypatch.setattr(mount_table, "unmount", lambda point, lazy: gone.append(point) if lazy else "not lazy")
+    monkeypatch.setattr("artifactfs.fuse.kernel_dentries.is_connected", lambda: True)
     assert presence.take_away("/mnt", ours) is True
     assert gone == ["/part"]
     # Something else lies on it, or it was moved.
-    rows.append(table.Mount("0:52", "/mnt", "tmpfs", "none"))
+    rows.append(mount_table.Mount("0:52", "/mnt", "tmpfs", "none"))
     assert presence.take_away("/mnt", ours) is False
     # The kernel has ended it, and another may have its number.
     gone.clear()
-    monkeypatch.setattr("artifactfs.fuse.names.is_connected", lambda: False)
+    monkeypatch.setattr("artifactfs.fuse.kernel_dentries.is_connected", lambda: False)
     assert presence.take_away("/mnt", ours) is False
     assert gone == []

@@ -20,7 +20,7 @@ from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import client, project_decoder, transport
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.forms import encode_name, size_of
+from artifactfs.modellab.listing_dialects import encode_name, size_of
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
@@ -458,7 +458,7 @@ async def test_past_the_bound(autojump_clock: MockClock, monkeypatch: pytest.Mon
     assert stream.taken < len(LARGE) // 1000 + 3
     assert stream.closed
     # Its place is free again.
-    assert sender.has_room_ahead("listing")
+    assert sender.can_prefetch("listing")
     monkeypatch.setattr(client, "MAX_INDEX_BYTES", len(LARGE))
     service, _, _ = lab(httpx.Response(200, content=LARGE))
     assert await files_of(service) == ROWS
@@ -488,7 +488,7 @@ async def test_failures_are_ours_and_cost_one_request(
     assert len(asked) == 1
     assert trio.current_time() == 0
     # 5.1: an index that ran into its deadline says nothing about listings.
-    assert sender.has_room_ahead("listing")
+    assert sender.can_prefetch("listing")
 
 
 async def test_what_add_raises_ends_it(autojump_clock: MockClock) -> None:
@@ -503,7 +503,7 @@ async def test_what_add_raises_ends_it(autojump_clock: MockClock) -> None:
         await service.project_files("10", add)
     assert stream.taken == 1
     assert stream.closed
-    assert sender.has_room_ahead("listing")
+    assert sender.can_prefetch("listing")
 
 
 async def test_given_up_by_who_asked(autojump_clock: MockClock) -> None:
@@ -514,7 +514,7 @@ async def test_given_up_by_who_asked(autojump_clock: MockClock) -> None:
         await files_of(service)
     assert scope.cancelled_caught
     assert stream.closed
-    assert sender.has_room_ahead("listing")
+    assert sender.can_prefetch("listing")
 
 
 async def test_others_go_on_meanwhile(autojump_clock: MockClock) -> None:
@@ -537,12 +537,12 @@ async def test_others_go_on_meanwhile(autojump_clock: MockClock) -> None:
 
 def test_costs_add_and_subtract() -> None:
     """7: what was asked between two moments is the difference; kinds of which there was none are left out."""
-    before = transport.Cost({"run": 1, "listing": 5}, 100, 1.5)
-    after = transport.Cost({"run": 1, "listing": 7, "index": 1}, 350, 2.0)
+    before = transport.RequestUsage({"run": 1, "listing": 5}, 100, 1.5)
+    after = transport.RequestUsage({"run": 1, "listing": 7, "index": 1}, 350, 2.0)
     spent = after - before
-    assert spent == transport.Cost({"listing": 2, "index": 1}, 250, 0.5)
+    assert spent == transport.RequestUsage({"listing": 2, "index": 1}, 250, 0.5)
     assert before + spent == after
-    assert after - after == transport.Cost({})
-    assert transport.Cost({}) + after == after
+    assert after - after == transport.RequestUsage({})
+    assert transport.RequestUsage({}) + after == after
     # Both are values: nothing was changed by it.
-    assert before == transport.Cost({"run": 1, "listing": 5}, 100, 1.5)
+    assert before == transport.RequestUsage({"run": 1, "listing": 5}, 100, 1.5)

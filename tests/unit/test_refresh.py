@@ -8,14 +8,14 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.fuse import names as kernel_names
-from artifactfs.fuse.names import KernelNames
+from artifactfs.fuse import kernel_dentries as kernel_names
+from artifactfs.fuse.kernel_dentries import KernelDentries
 from artifactfs.modellab.models import Project
-from artifactfs.tree.freshness import ASKED_WAIT_S, REFRESH_WAIT_S, FreshCache, Health
-from artifactfs.tree.nodes import Found, Node
+from artifactfs.tree.nodes import LookupResult, Node
+from artifactfs.tree.swr_cache import ASKED_WAIT_S, REFRESH_WAIT_S, BackendHealth, StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run, until
-from tests.unit.test_freshness import Source
+from tests.unit.test_swr_cache import Source
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def source() -> Source:
 
 
 @pytest.fixture
-def health() -> Health:
-    return Health()
+def health() -> BackendHealth:
+    return BackendHealth()
 
 
 @pytest.fixture
-async def cache(nursery: trio.Nursery, source: Source, health: Health) -> FreshCache[str, int]:
-    return FreshCache(
+async def cache(nursery: trio.Nursery, source: Source, health: BackendHealth) -> StaleWhileRevalidateCache[str, int]:
+    return StaleWhileRevalidateCache(
         lambda key: f"thing {key}",
         fetch=source.fetch,
         ttl_s=lambda _value: 60.0,
@@ -44,7 +44,7 @@ async def cache(nursery: trio.Nursery, source: Source, health: Health) -> FreshC
     )
 
 
-async def value(cache: FreshCache[str, int], key: str = "k") -> int:
+async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:
     return (await cache.get(key)).value
 
 
@@ -52,7 +52,7 @@ async def value(cache: FreshCache[str, int], key: str = "k") -> int:
 
 
 async def test_what_is_meant_is_asked_anew(
-    cache: FreshCache[str, int], source: Source, autojump_clock: MockClock
+    cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """3.3: values and absences whose keys are meant are asked for at the next look; others are believed."""
     for key in ("a", "b"):
@@ -63,7 +63,7 @@ async def test_what_is_meant_is_asked_anew(
             await value(cache, key)
     source.error = None
     source.asked.clear()
-    cache.asked_anew(lambda key: key in "ac")
+    cache.mark_stale_where(lambda key: key in "ac")
     assert [await value(cache, key) for key in "ab"] == [5, 2]
     assert await value(cache, "c") == 6
     with pytest.raises(errors.NoSuchEntry):
@@ -72,20 +72,20 @@ async def test_what_is_meant_is_asked_anew(
 
 
 async def test_what_was_under_way_does_not_count(
-    cache: FreshCache[str, int], source: Source, nursery: trio.Nursery, autojump_clock: MockClock
+    cache: StaleWhileRevalidateCache[str, int], source: Source, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """3.3: an answer to what was asked before the refresh is for who waited; the next look asks again."""
     source.latency_s = 0.5
     nursery.start_soon(value, cache)
     await trio.sleep(0.1)
-    cache.asked_anew(lambda _: True)
+    cache.mark_stale_where(lambda _: True)
     await trio.sleep(1)
     assert await value(cache) == 2
 
 
 @pytest.mark.parametrize("way", ["asked_anew", "expire"])
 async def test_who_asked_for_it_waits_longer(
-    way: str, cache: FreshCache[str, int], source: Source, autojump_clock: MockClock
+    way: str, cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """3.3: a service that takes longer than a second is waited for after a refresh, though not for ever."""
     await value(cache)
@@ -93,25 +93,25 @@ async def test_who_asked_for_it_waits_longer(
         await trio.sleep(1)
         cache.expire()
     else:
-        cache.asked_anew(lambda _: True)
+        cache.mark_stale_where(lambda _: True)
     source.latency_s = REFRESH_WAIT_S * 3
     assert await value(cache) == 2
     source.latency_s = ASKED_WAIT_S * 2
-    cache.asked_anew(lambda _: True)
+    cache.mark_stale_where(lambda _: True)
     start = trio.current_time()
     assert await value(cache) == 2
     assert trio.current_time() - start == pytest.approx(ASKED_WAIT_S)
 
 
 async def test_in_trouble_one_look_waits(
-    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+    cache: StaleWhileRevalidateCache[str, int], source: Source, health: BackendHealth, autojump_clock: MockClock
 ) -> None:
     """3.3, 5.1: of a service in trouble the first look after a refresh waits; others but a probe have the old value."""
     for key in "abc":
         await value(cache, key)
     health.failed("other", trio.current_time())
     source.latency_s = ASKED_WAIT_S * 2
-    cache.asked_anew(lambda _: True)
+    cache.mark_stale_where(lambda _: True)
     waits = []
     for key in "abc":
         start = trio.current_time()
@@ -122,12 +122,12 @@ async def test_in_trouble_one_look_waits(
 
 
 async def test_a_refresh_that_fails_leaves_the_old(
-    cache: FreshCache[str, int], source: Source, health: Health, autojump_clock: MockClock
+    cache: StaleWhileRevalidateCache[str, int], source: Source, health: BackendHealth, autojump_clock: MockClock
 ) -> None:
     """3.2: where the service fails for a passing reason, what was known is served, and that it is old is told."""
     await value(cache)
     source.error = errors.ServerFailed("x")
-    cache.asked_anew(lambda _: True)
+    cache.mark_stale_where(lambda _: True)
     since = trio.current_time()
     assert await value(cache) == 1
     assert (health.trouble_since, health.old_served) == (since, 1)
@@ -156,7 +156,7 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
 
 
 async def place(tree: Tree, path: str) -> Node:
-    found = Found(tree.root, 0.0)
+    found = LookupResult(tree.root, 0.0)
     for name in filter(None, path.split("/")):
         found = await tree.lookup(found.node, name.encode())
     return found.node
@@ -261,7 +261,7 @@ async def test_names_are_dropped_one_by_one(no_epochs: None) -> None:
         if name == b"odd":
             raise OSError(errno.EIO, "x")
 
-    names = KernelNames(invalidate)
+    names = KernelDentries(invalidate)
     wanted = [(1, b"runs"), (1, b"unknown"), (1, b"odd"), (2, b"7")]
     assert await names.drop(wanted)
     assert dropped == wanted
@@ -271,7 +271,7 @@ async def test_names_are_dropped_one_by_one(no_epochs: None) -> None:
 async def test_at_the_end_the_kernel_is_told_nothing(no_epochs: None) -> None:
     """5.6: what is closed is not written to: a thread that comes late does nothing."""
     dropped: list[bytes] = []
-    names = KernelNames(lambda _parent, name: dropped.append(name))
+    names = KernelDentries(lambda _parent, name: dropped.append(name))
     names.end()
     assert await names.drop([(1, b"runs")])
     names._drop(1, b"runs")
@@ -286,7 +286,7 @@ async def test_a_kernel_that_waits_is_left_alone(no_epochs: None, monkeypatch: p
     def invalidate(_parent: int, _name: bytes) -> None:
         free.wait(30)
 
-    names = KernelNames(invalidate)
+    names = KernelDentries(invalidate)
     assert not await names.drop([(1, b"runs")])
     assert names.is_stuck
     free.set()

@@ -7,7 +7,7 @@ import pytest
 from artifactfs import settings
 from artifactfs.errors import ExitCode
 from artifactfs.settings import SETTINGS, Explanation, Shown
-from artifactfs.settings.table import KEY_FORMS
+from artifactfs.settings.schema import KEY_FORMS
 
 
 @pytest.fixture(autouse=True)

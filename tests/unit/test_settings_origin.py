@@ -10,8 +10,8 @@ import pytest
 
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.origins import is_loopback, parse_api_url, parse_site, without_password
 from artifactfs.settings import Secret, Settings
+from artifactfs.util.urls import is_loopback, parse_api_url, parse_site, without_password
 
 KEYS = {"DD_API_KEY": "api-s3cr3t", "DD_APP_KEY": "app-s3cr3t"}
 

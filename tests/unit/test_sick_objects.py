@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.breaker import PROBE_INTERVAL_S, Breaker
-from artifactfs.modellab.content import Artifact, ContentEndpoint
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
+from artifactfs.modellab.content_endpoint import Artifact, ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
-from artifactfs.modellab.throttle import RateLimits
+from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
 from tests.unit.test_transport import KEYS
 
@@ -109,7 +109,7 @@ class Mount:
     """The parts that ask: listings and contents, with a breaker and signs of life that they share."""
 
     def __init__(self, service: Service, nursery: trio.Nursery) -> None:
-        self.breaker, limits = Breaker("api.test"), RateLimits()
+        self.breaker, limits = CircuitBreaker("api.test"), RateLimits()
         self.listings, contents, questions = (
             Transport(
                 "https://api.test",

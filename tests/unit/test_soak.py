@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from artifactfs.content.blockfile import Stamp
-from artifactfs.content.blocks import BlockStore
+from artifactfs.content.block_format import Provenance
+from artifactfs.content.block_store import BlockStore
 from artifactfs.emulator.faults import Script
-from artifactfs.emulator.lab import MemoryTree
+from artifactfs.emulator.model import MemoryTree
 from artifactfs.emulator.switches import Switches
 from tests.processes import MARK, run, start_process, wait_until
-from tests.soak.crew import Sighting, Tally, Waits, sightings
+from tests.soak.crew import RequestStats, Sighting, Waits, sightings
 from tests.soak.journal import Journal, State, true_bytes
 from tests.soak.plan import FORMS, plan
 from tests.soak.reading import Reader, Stopwatch, Wrong
@@ -183,7 +183,7 @@ def test_what_a_process_holds_is_counted() -> None:
 def test_what_does_not_belong_into_the_cache_is_noticed(tmp_path: Path) -> None:
     """What the cache itself writes is known; a file aside, and anything else, is not."""
     store = BlockStore(str(tmp_path), max_bytes=1 << 20, min_free_bytes=0)
-    assert store.save(b"k" * 16, 0, [b"x" * 5000], Stamp(0.0, store.session))
+    assert store.save(b"k" * 16, 0, [b"x" * 5000], Provenance(0.0, store.session))
     held = cache_state(str(tmp_path))
     assert (held.blocks, held.aside, held.strange) == (1, [], [])
     assert held.size_bytes >= 5000
@@ -232,7 +232,7 @@ def test_a_seed_is_a_plan() -> None:
 
 HELD = Holdings(100 << 10, 5, Counter({"socket": 10, "/dev/fuse": 1}))
 FINE = Figures(
-    tally=Tally(),
+    tally=RequestStats(),
     deadline_s=5.0,
     before=HELD,
     after=HELD,
@@ -246,20 +246,20 @@ FINE = Figures(
 
 def test_a_soak_without_fault_holds() -> None:
     """Nothing found is nothing wrong; errors of the table are none."""
-    fine = dataclasses.replace(FINE, tally=Tally(errors=Counter(EIO=3, ESTALE=1), longest_call=(9.0, "read")))
+    fine = dataclasses.replace(FINE, tally=RequestStats(errors=Counter(EIO=3, ESTALE=1), longest_call=(9.0, "read")))
     assert [each for each in verdicts(fine) if not each.holds] == []
 
 
 @pytest.mark.parametrize(
     ("changes", "failing"),
     [
-        ({"tally": Tally(wrong=["cat: wrong byte at 7"])}, "no wrong byte"),
-        ({"tally": Tally(hung=["find waits"])}, "no hang"),
-        ({"tally": Tally(longest_call=(21.0, "read"))}, "no hang"),
-        ({"tally": Tally(longest_wait=(21.0, "ls"))}, "no hang"),
-        ({"tally": Tally(longest_death=(21.0, "ls"))}, "no hang"),
-        ({"tally": Tally(errors=Counter(ECONNABORTED=1))}, "no errno"),
-        ({"tally": Tally(died=["cat: exit code 1"])}, "no worker died"),
+        ({"tally": RequestStats(wrong=["cat: wrong byte at 7"])}, "no wrong byte"),
+        ({"tally": RequestStats(hung=["find waits"])}, "no hang"),
+        ({"tally": RequestStats(longest_call=(21.0, "read"))}, "no hang"),
+        ({"tally": RequestStats(longest_wait=(21.0, "ls"))}, "no hang"),
+        ({"tally": RequestStats(longest_death=(21.0, "ls"))}, "no hang"),
+        ({"tally": RequestStats(errors=Counter(ECONNABORTED=1))}, "no errno"),
+        ({"tally": RequestStats(died=["cat: exit code 1"])}, "no worker died"),
         ({"log_faults": ["Traceback (most recent call last):"]}, "no traceback"),
         ({"after": dataclasses.replace(HELD, rss_kib=HELD.rss_kib + (65 << 10))}, "memory"),
         ({"after": dataclasses.replace(HELD, fds=HELD.fds + Counter({"socket": 23}))}, "descriptors"),

@@ -1,4 +1,4 @@
-"""artifactfs.threads and its users: where no thread can be had, a read does without the disk (semantics 5.5)."""
+"""artifactfs.util.threads and its users: where no thread can be had, a read does without the disk (semantics 5.5)."""
 
 import socket
 import sys
@@ -12,17 +12,18 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from artifactfs import errors, threads
-from artifactfs.content.blockfile import Stamp
-from artifactfs.content.blocks import BlockStore
-from artifactfs.content.keeper import Keeper
+from artifactfs import errors
+from artifactfs.content.block_format import Provenance
+from artifactfs.content.block_store import BlockStore
+from artifactfs.content.disk_cache import DiskCache
 from artifactfs.errors import NoThread
-from artifactfs.fuse import names as kernel_names
+from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.modellab import auth, resolver
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.connections import Connections, tls_context
-from artifactfs.modellab.failures import of_exception
+from artifactfs.modellab.error_mapping import of_exception
 from artifactfs.settings import Keys, Secret
+from artifactfs.util import threads
 from tests.content_harness import BLOCK, Server, bench, scaled_down
 
 KEY = b"k" * 16
@@ -75,8 +76,8 @@ async def test_no_thread_is_told_from_a_failure(machine: Threads, lack: Exceptio
         await threads.run(sys.exit)
 
 
-def limited(store: BlockStore, block: bytes = b"0123456789") -> tuple[bytearray, int, Stamp]:
-    return bytearray(block), len(block), Stamp(0.0, store.session)
+def limited(store: BlockStore, block: bytes = b"0123456789") -> tuple[bytearray, int, Provenance]:
+    return bytearray(block), len(block), Provenance(0.0, store.session)
 
 
 @pytest.mark.parametrize("lack", LACKS, ids=repr)
@@ -87,7 +88,7 @@ async def test_the_cache_is_done_without(
     caplog.set_level("INFO")
     store = BlockStore(str(tmp_path), max_bytes=1 << 20, min_free_bytes=0)
     async with trio.open_nursery() as nursery:
-        keeper = Keeper(store, nursery)
+        keeper = DiskCache(store, nursery)
         await keeper.save(KEY, 0, *limited(store))
         await keeper.flush()
         machine.error = lack
@@ -122,7 +123,7 @@ async def test_a_version_that_is_gone_is_not_served_later(
     """4.1, 5.5: blocks that could not be deleted for lack of a thread are deleted before any of them is served."""
     store = BlockStore(str(tmp_path), max_bytes=1 << 20, min_free_bytes=0)
     async with trio.open_nursery() as nursery:
-        keeper = Keeper(store, nursery)
+        keeper = DiskCache(store, nursery)
         await keeper.save(KEY, 0, *limited(store))
         await keeper.flush()
         machine.error = RuntimeError("can't start new thread")
@@ -243,7 +244,7 @@ async def test_the_kernels_names_stay(
     monkeypatch.setattr(kernel_names, "_new_epoch", lambda: False)
     machine.error = RuntimeError("can't start new thread")
     dropped: list[bytes] = []
-    names = kernel_names.KernelNames(lambda _parent, name: dropped.append(name))
+    names = kernel_names.KernelDentries(lambda _parent, name: dropped.append(name))
     assert not await names.drop([(1, b"runs"), (1, b"names")])
     assert LACK in caplog.text
     machine.error = None

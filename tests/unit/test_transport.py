@@ -8,9 +8,9 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab import throttle, transport
+from artifactfs.modellab import rate_limits, transport
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Cost, Transport
+from artifactfs.modellab.transport import CONCURRENCY, RESERVED, RequestUsage, Transport
 from artifactfs.settings import Secret
 from tests.fakes import TurnedClock
 
@@ -58,8 +58,8 @@ def limited(reset_s: int, name: str = "lab", **more: str) -> httpx.Response:
 @pytest.fixture(autouse=True)
 def longest_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off as long as the policy allows, so that times can be told exactly."""
-    policy = throttle.backoff_s
-    monkeypatch.setattr(throttle, "backoff_s", lambda attempt: policy(attempt, lambda _low, high: high))
+    policy = rate_limits.backoff_s
+    monkeypatch.setattr(rate_limits, "backoff_s", lambda attempt: policy(attempt, lambda _low, high: high))
 
 
 OK = httpx.Response(200, content=b"body")
@@ -113,8 +113,8 @@ async def test_attempts_end(status: int, error: type[Exception], autojump_clock:
     sender, network = connect(httpx.Response(status, json={"errors": [{"detail": "db is down"}]}))
     with pytest.raises(error, match=rf"api\.test answered {status} \(db is down\)"):
         await sender.get("run", "/x", deadline_s=30)
-    assert len(network.requests) == throttle.MAX_ATTEMPTS
-    assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
+    assert len(network.requests) == rate_limits.MAX_ATTEMPTS
+    assert sender.cost().requests == {"run": rate_limits.MAX_ATTEMPTS}
 
 
 @pytest.mark.parametrize(
@@ -236,14 +236,14 @@ async def test_room_for_requests_ahead(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         room = []
         for _ in range(CONCURRENCY):
-            room.append(sender.has_room_ahead("run"))
+            room.append(sender.can_prefetch("run"))
             nursery.start_soon(_get, sender)
             await trio.sleep(0.01)
-        room.append(sender.has_room_ahead("run"))
+        room.append(sender.can_prefetch("run"))
         await trio.sleep(10)
     assert room == [True] * (CONCURRENCY - RESERVED) + [False] * (RESERVED + 1)
     assert len(network.requests) == CONCURRENCY
-    assert sender.has_room_ahead("run")
+    assert sender.can_prefetch("run")
 
 
 async def test_requests_slow_down_near_the_rate_limit(autojump_clock: MockClock) -> None:
@@ -265,19 +265,19 @@ async def test_no_room_near_the_rate_limit(autojump_clock: MockClock) -> None:
     """5.4: nothing is asked ahead when little of the rate limit is left; what somebody waits for is."""
     headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "10", "X-RateLimit-Reset": "7"}
     sender, network = connect(httpx.Response(200, headers=headers, content=b"body"))
-    assert sender.has_room_ahead("run")
+    assert sender.can_prefetch("run")
     await sender.get("run", "/x", deadline_s=30)
-    assert not sender.has_room_ahead("run")
+    assert not sender.can_prefetch("run")
     await sender.get("run", "/x", deadline_s=30)
     assert network.times == pytest.approx([0.0, 0.0])
     await trio.sleep(7.1)
-    assert sender.has_room_ahead("run")
+    assert sender.can_prefetch("run")
 
 
 async def test_what_it_cost(autojump_clock: MockClock) -> None:
     """7: requests by kind, every attempt one; bytes of bodies; seconds that a rate limit cost."""
     sender, _ = connect(limited(12), OK)
-    assert sender.cost() == Cost({})
+    assert sender.cost() == RequestUsage({})
     await sender.get("run", "/x", deadline_s=30)
     await sender.get("listing", "/x", deadline_s=30)
     cost = sender.cost()
@@ -293,7 +293,7 @@ async def test_fewer_attempts(autojump_clock: MockClock) -> None:
         with pytest.raises(errors.ServerFailed):
             await sender.open("index", "/x", headers={}, deadline_s=30, attempts=attempts)
         assert len(network.requests) == attempts
-        assert sender.has_room_ahead("index")
+        assert sender.can_prefetch("index")
 
 
 async def _get(sender: Transport) -> None:

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab import received
+from artifactfs.modellab import h11_buffer
 from artifactfs.modellab.models import decode_run, decode_run_listing, decode_runs
 from artifactfs.settings import SETTINGS, drop_keys
 from tests.unit.test_transport import connect
@@ -54,7 +54,7 @@ async def test_a_body_of_single_bytes_leaves_turns_to_others(way: str, autojump_
 def test_heads_without_end() -> None:
     """6.4: a hundred heads that come at once are refused; spread over time they are only slow, and have a deadline."""
     head = b"HTTP/1.1 100 Continue\r\n\r\n"
-    buffer = received.PieceBuffer()
+    buffer = h11_buffer.ChunkedReceiveBuffer()
     for _ in range(300):
         buffer += head
         assert buffer.maybe_extract_lines() == [bytearray(b"HTTP/1.1 100 Continue")]

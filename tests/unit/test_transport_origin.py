@@ -15,7 +15,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import throttle
+from artifactfs.modellab import rate_limits
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.connections import tls_context
 from artifactfs.modellab.transport import Transport
@@ -26,7 +26,7 @@ KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "backoff_s", lambda _attempt: 0.0)
+    monkeypatch.setattr(rate_limits, "backoff_s", lambda _attempt: 0.0)
 
 
 @contextlib.asynccontextmanager
@@ -159,7 +159,7 @@ async def test_refused() -> None:
         async with sending(f"http://127.0.0.1:{reserved.getsockname()[1]}") as sender:
             with pytest.raises(errors.ConnectionRefused, match=r"127\.0\.0\.1"):
                 await sender.get("run", "/x", deadline_s=30)
-        assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
+        assert sender.cost().requests == {"run": rate_limits.MAX_ATTEMPTS}
 
 
 async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ async def test_an_answer_that_breaks_off(answer: bytes) -> None:
     async with listening(answer) as (here, heard), sending(f"http://{here}") as sender:
         with pytest.raises(errors.ConnectionLost):
             await sender.get("run", "/x", deadline_s=30)
-    assert heard.connections == throttle.MAX_ATTEMPTS
+    assert heard.connections == rate_limits.MAX_ATTEMPTS
 
 
 async def test_a_reset() -> None:
@@ -253,7 +253,7 @@ async def test_foreign_exceptions_end_here(raised: httpx.HTTPError, error: type[
     with pytest.raises(error) as caught:
         await sender.get("run", "/x", deadline_s=30)
     assert "s3cr3t" not in str(caught.value)
-    assert sender.cost().requests == {"run": throttle.MAX_ATTEMPTS}
+    assert sender.cost().requests == {"run": rate_limits.MAX_ATTEMPTS}
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.modellab.client import DirectoryListing
-from artifactfs.tree.naming import parse_id
-from artifactfs.tree.nodes import ROOT_NUMBER, Directory, File, Node
+from artifactfs.tree.nodes import ROOT_NUMBER, ArtifactDir, ArtifactFile, Node
+from artifactfs.tree.safe_names import parse_id
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -66,7 +66,7 @@ async def test_runs_newest_first(tree: Tree, service: FakeService, autojump_cloc
     assert await shown(tree, tree.runs) == [b"7", b"3", b"5"]
     assert service.asked() == [("runs", 200)]
     contents = await tree.contents(tree.runs)
-    assert isinstance(contents.node_of(contents.entries[1]), Directory)
+    assert isinstance(contents.node_of(contents.entries[1]), ArtifactDir)
     found = await tree.lookup(tree.runs, b"3")
     assert found.node == contents.node_of(contents.entries[1])
     assert service.asked() == []
@@ -138,9 +138,9 @@ async def test_a_directory_is_one_listing(tree: Tree, service: FakeService, auto
     assert await shown(tree, node) == [b"sub", b"b.bin", "é".encode()]
     assert service.asked() == [("listing", 1, "dir")]
     found = await tree.lookup(node, b"b.bin")
-    assert isinstance(found.node, File)
+    assert isinstance(found.node, ArtifactFile)
     assert found.node.path == "dir/b.bin"
-    assert isinstance((await tree.lookup(node, "é".encode())).node, File)
+    assert isinstance((await tree.lookup(node, "é".encode())).node, ArtifactFile)
     for name in (b"nothing", b".hidden", b"B.BIN", "e\u0301".encode(), b"%C3%A9", b"\xff", b"", b"b.bin/"):
         with pytest.raises(errors.NoSuchEntry):
             await tree.lookup(node, name)
@@ -150,7 +150,7 @@ async def test_a_directory_is_one_listing(tree: Tree, service: FakeService, auto
 async def test_a_deep_path(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.1: a path of D directories below a run costs the run and D listings."""
     found = await walk(tree, "runs/1/dir/sub/c")
-    assert isinstance(found, File)
+    assert isinstance(found, ArtifactFile)
     assert (found.path, found.directory.path, found.directory.run_id) == ("dir/sub/c", "dir/sub", 1)
     assert service.asked() == [("run", 1), ("listing", 1, ""), ("listing", 1, "dir"), ("listing", 1, "dir/sub")]
 

@@ -5,9 +5,9 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.content import Artifact
+from artifactfs.modellab.content_endpoint import Artifact
 from artifactfs.tree import tree as tree_module
-from artifactfs.tree.nodes import File
+from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -30,11 +30,11 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
     return mounted(service, nursery)
 
 
-async def file(tree: Tree, path: str) -> File:
+async def file(tree: Tree, path: str) -> ArtifactFile:
     node = (await tree.lookup(tree.root, b"runs")).node
     for name in path.split("/"):
         node = (await tree.lookup(node, name.encode())).node
-    assert isinstance(node, File)
+    assert isinstance(node, ArtifactFile)
     return node
 
 
@@ -45,7 +45,7 @@ async def test_where_a_content_is(tree: Tree, service: FakeService, autojump_clo
     """The proven composition: `path_in_project` and the path, the run's project; no request for a listed run."""
     found = await file(tree, "2/d/é%")
     service.asked()
-    assert (await tree.locate(found)).artifact == Artifact("10", "prefix/artifacts/d/é%")
+    assert (await tree.locate_content(found)).artifact == Artifact("10", "prefix/artifacts/d/é%")
     assert service.asked() == []
 
 
@@ -57,12 +57,12 @@ async def test_where_a_content_is_after_many_runs(
     tree = mounted(service, nursery)
     found = await file(tree, "1/f")
     await file(tree, "2/f")
-    assert (await tree.locate(found)).artifact == Artifact("10", "prefix/artifacts/f")
+    assert (await tree.locate_content(found)).artifact == Artifact("10", "prefix/artifacts/f")
     for path in ("1/f", "2/f"):
         tree.doubt((await file(tree, path)).directory)
     await file(tree, "2/f")
     service.asked()
-    assert (await tree.locate(found)).artifact == Artifact("10", "prefix/artifacts/f")
+    assert (await tree.locate_content(found)).artifact == Artifact("10", "prefix/artifacts/f")
     assert ("listing", 1, "") in service.asked()
 
 
@@ -70,16 +70,16 @@ async def test_a_settled_runs_contents_have_a_stamp(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """4.3: content of a run finished for ten minutes is good until that run's times change; others have none."""
-    assert (await tree.locate(await file(tree, "1/f"))).stamp is None
-    first = (await tree.locate(await file(tree, "2/f"))).stamp
+    assert (await tree.locate_content(await file(tree, "1/f"))).stamp is None
+    first = (await tree.locate_content(await file(tree, "2/f"))).stamp
     assert first is not None
     service.runs[2] = run(2, "completed", completed_ns=service.runs[2].completed_ns, updated_ns=NOW_NS + 1)
     await trio.sleep(3600)
-    second = (await tree.locate(await file(tree, "2/f"))).stamp
+    second = (await tree.locate_content(await file(tree, "2/f"))).stamp
     assert second not in (None, first)
     service.runs[2] = run(2, "completed", completed_ns=NOW_NS - 5 * MINUTE_NS)
     await trio.sleep(3600)
-    assert (await tree.locate(await file(tree, "2/f"))).stamp is None
+    assert (await tree.locate_content(await file(tree, "2/f"))).stamp is None
 
 
 # --- what an open may rely on -------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ async def test_a_superseded_version_is_told(tree: Tree, service: FakeService, au
         await file(tree, "1/f")
     with pytest.raises(errors.Superseded):
         tree.check(after)
-    tree.contradicted(before, None)
+    tree.record_size_conflict(before, None)
     tree.check(before)  # nothing at hand says otherwise
 
 
@@ -113,13 +113,13 @@ async def test_a_size_that_was_found(tree: Tree, service: FakeService, autojump_
     """2.2, 2.4: a size that `open` found completes the version: same inode, shown at the next look, kept later."""
     before = await file(tree, "1/unknown")
     service.asked()
-    learned = tree.learned(before, 77)
-    assert learned.entry.size_bytes == 77
-    assert learned.entry.number == before.entry.number
-    assert (await file(tree, "1/unknown")).entry == learned.entry
+    record_size = tree.record_size(before, 77)
+    assert record_size.entry.size_bytes == 77
+    assert record_size.entry.number == before.entry.number
+    assert (await file(tree, "1/unknown")).entry == record_size.entry
     assert service.asked() == []
     await trio.sleep(60)
-    assert (await file(tree, "1/unknown")).entry == learned.entry
+    assert (await file(tree, "1/unknown")).entry == record_size.entry
     assert ("listing", 1, "") in service.asked()
 
 
@@ -129,7 +129,7 @@ async def test_an_open_directory_does_not_change_by_it(
     """3.4: what `opendir` took is frozen, whatever is learned afterwards."""
     found = await file(tree, "1/unknown")
     contents = await tree.contents(found.directory)
-    tree.learned(found, 77)
+    tree.record_size(found, 77)
     assert [entry.size_bytes for entry in contents.entries] == [5, None]
 
 
@@ -139,7 +139,7 @@ async def test_a_content_that_contradicts_its_listing(
     """4.1: the listing is dropped; where a fresh one still disagrees, the content's length counts."""
     before = await file(tree, "1/f")
     service.asked()
-    tree.contradicted(before, 6)
+    tree.record_size_conflict(before, 6)
     after = await file(tree, "1/f")
     assert service.asked() == [("listing", 1, "")]
     assert after.entry.size_bytes == 6
@@ -157,7 +157,7 @@ async def test_a_listing_that_catches_up(tree: Tree, service: FakeService, autoj
     """4.1: where the fresh listing agrees with the content, nothing is amended."""
     before = await file(tree, "1/f")
     service.listings[1, ""] = directory({"f": 6})
-    tree.contradicted(before, 6)
+    tree.record_size_conflict(before, 6)
     after = await file(tree, "1/f")
     assert after.entry.size_bytes == 6
     assert after.entry.number != before.entry.number
@@ -167,6 +167,6 @@ async def test_a_contradiction_without_a_size(tree: Tree, service: FakeService, 
     """4.1: another validator at the same size: the listing is asked for again, and counts."""
     before = await file(tree, "1/f")
     service.asked()
-    tree.contradicted(before, None)
+    tree.record_size_conflict(before, None)
     assert (await file(tree, "1/f")).entry.size_bytes == 5
     assert service.asked() == [("listing", 1, "")]

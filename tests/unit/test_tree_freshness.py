@@ -6,9 +6,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.modellab.models import Run
-from artifactfs.tree import listings
-from artifactfs.tree.listings import TreeTimes
-from artifactfs.tree.nodes import Entry, Found, Numbering, completes
+from artifactfs.tree import listing
+from artifactfs.tree.listing import TreeTimes
+from artifactfs.tree.nodes import Entry, InodeNumbers, LookupResult, same_version
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -23,8 +23,8 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
     return Tree(service, site="test", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS)
 
 
-async def look(tree: Tree, path: str) -> Found:
-    found = Found(tree.root, 0.0)
+async def look(tree: Tree, path: str) -> LookupResult:
+    found = LookupResult(tree.root, 0.0)
     for name in path.split("/"):
         found = await tree.lookup(found.node, name.encode())
     return found
@@ -278,7 +278,7 @@ async def test_the_listing_of_a_directory_keeps_its_inode(
 def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | None], same: bool) -> None:
     """2.4: a version of a file is its size; a kind never becomes another."""
     first, second = (Entry(b"x", is_dir, 9, 0, size) for is_dir, size in (old, new))
-    assert completes(first, second) is same
+    assert same_version(first, second) is same
 
 
 # --- listings -----------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | 
 async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     """1.1: entries come in the server's order, and by name."""
     answer = directory({"z": 1, "a": 2, "m": 3})
-    built = await listings.build(answer.children.by_name, run(1), "d", None, Numbering("test"))
+    built = await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"))
     assert [e.name for e in built.entries] == [b"z", b"a", b"m"]
     assert built.by_name[b"a"] is built.entries[1]
     assert len(built) == 3
@@ -306,7 +306,7 @@ async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> Non
     answer = directory({f"f{i}": i for i in range(20_000)})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await listings.build(answer.children.by_name, run(1), "d", None, Numbering("test"))
+        await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"))
         nursery.cancel_scope.cancel()
     assert turns >= 5
 
@@ -314,8 +314,8 @@ async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> Non
 def test_which_time_a_run_has() -> None:
     """2.3: files: completed, else created, else updated; the run's directory: updated first."""
     full = run(1, created_ns=1, completed_ns=2, updated_ns=3)
-    assert (listings.file_time_ns(full), listings.run_time_ns(full)) == (2, 3)
+    assert (listing.file_time_ns(full), listing.run_time_ns(full)) == (2, 3)
     bare = run(1, created_ns=1, completed_ns=None, updated_ns=None)
-    assert (listings.file_time_ns(bare), listings.run_time_ns(bare)) == (1, 1)
+    assert (listing.file_time_ns(bare), listing.run_time_ns(bare)) == (1, 1)
     zero = run(1, created_ns=1, completed_ns=0, updated_ns=0)
-    assert (listings.file_time_ns(zero), listings.run_time_ns(zero)) == (0, 0)
+    assert (listing.file_time_ns(zero), listing.run_time_ns(zero)) == (0, 0)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs import errors
-from artifactfs.modellab import throttle
-from artifactfs.modellab.received import _LARGE_BYTES
+from artifactfs.modellab import rate_limits
+from artifactfs.modellab.h11_buffer import _LARGE_BYTES
 from tests.scripted import Connection, scripted
 from tests.tlsproxy import certificate
 
@@ -183,7 +183,7 @@ async def converse(exchanges: list[Exchange], greetings: dict[int, bytes], certi
 @pytest.fixture(autouse=True, scope="module")
 def no_backoff() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(throttle, "backoff_s", lambda _attempt: 0.01)
+        patch.setattr(rate_limits, "backoff_s", lambda _attempt: 0.01)
         yield
 
 

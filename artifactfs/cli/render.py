@@ -1,0 +1,271 @@
+"""Status and info as text for a terminal: rows of a label and what it says. Pure functions.
+
+Text of the server's is exact in rows, and escaped in lines.
+"""
+
+import datetime
+from collections.abc import Iterable
+
+from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, RunInfo
+from artifactfs.control.status_schema import OK, Cache, Reading, Status
+from artifactfs.modellab.details import Metric, Pair
+from artifactfs.util.escaping import one_line
+from artifactfs.util.humanize import format_size
+
+Row = tuple[str, str]
+
+# Parameters, tags and metrics that are shown; --json has all.
+_MAX_ROWS = 200
+_STATES = {
+    OK: "ok",
+    "degraded": "degraded: old listings are served",
+    "failing": "the service fails",
+    "not_answering": "the service does not answer",
+    "rate_limited": "rate limited",
+    "keys_rejected": "keys rejected",
+}
+
+
+def health_line(status: Status) -> str:
+    """Return how a mount is, in a few words."""
+    said = _STATES.get(status.health.state, status.health.state)
+    return f"{said}, since {ago(status.health.since, status.at)}"
+
+
+def summary(status: Status) -> str:
+    """Return a mount in a line: what changes when it is watched."""
+    asked = sum(sum(outcomes.values()) for outcomes in status.requests.by_kind.values())
+    held = "" if status.cache.size_bytes is None else f", cache {format_size(status.cache.size_bytes)}"
+    return (
+        f"{status.at}  {_STATES.get(status.health.state, status.health.state)}, {asked} requests, "
+        f"{format_size(status.requests.received_bytes)} received{held}, {status.failures} failures"
+    )
+
+
+def status_rows(status: Status) -> list[Row]:
+    """Return all that a mount says of itself."""
+    health, asked = status.health, status.requests
+    rows = [
+        ("mount point", status.mountpoint),
+        ("health", f"{health_line(status)}: {health.message}"),
+    ]
+    if health.what_to_do:
+        rows.append(("what to do", health.what_to_do))
+    rows += [
+        ("mounted", f"{ago(status.mounted_since, status.at)}, process {status.pid}, artifactfs {status.version}"),
+        ("site", (status.site or status.origin) + (f", profile {status.profile}" if status.profile else "")),
+        ("account", status.account or "not named"),
+    ]
+    rows += [
+        (f"requests: {kind}", ", ".join(f"{count:,} {_words(out)}" for out, count in outcomes.items()))
+        for kind, outcomes in asked.by_kind.items()
+    ]
+    rows += [
+        (f"answers: {kind}", f"{times.sum_s / times.count * 1000:,.0f} ms on average")
+        for kind, times in asked.times.items()
+        if times.count
+    ]
+    broken = f", {asked.bodies_broken:,} bodies broke off" if asked.bodies_broken else ""
+    rows.append(("received", f"{format_size(asked.received_bytes)}{broken}, {asked.paused_s:.1f} s of pauses"))
+    for limit in status.rate_limits:
+        left = "nothing known" if limit.remaining is None else f"{limit.remaining:,.0f} of {limit.limit:,.0f} left"
+        reset = "" if limit.reset_s is None else f", reset in {limit.reset_s:.0f} s"
+        paused = f", paused for {limit.paused_s:.0f} s" if limit.paused_s else ""
+        rows.append((f"rate limit: {limit.name or 'unnamed'}", left + reset + paused))
+    rows += _cache_rows(status.cache) + _reading_rows(status.reading)
+    listings, held = status.listings, status.open
+    rows.append(
+        (
+            "listings",
+            f"{listings.remembered:,} with {listings.entries:,} entries, {listings.runs:,} runs and "
+            f"{listings.projects:,} projects remembered; old ones served {listings.old_served:,} times",
+        )
+    )
+    rows.append(("walks", f"{listings.walks:,} over, {listings.walking} going on; {listings.listed_ahead:,} ahead"))
+    if (walk := listings.last_walk) is not None:
+        cost = ", ".join(f"{count:,} {kind}" for kind, count in sorted(walk.requests.items())) or "none"
+        what = f"run {walk.run_id}, {walk.directories:,} directories in {walk.seconds:.1f} s; requests: {cost}"
+        rows.append(("last walk", what))
+    rows += [
+        (f"index: {index.project_id}", f"{index.state}, {index.files:,} files, {index.age_s:.0f} s old")
+        for index in listings.indexes
+    ]
+    sizeless = f", {held.files_without_size} without a known size" if held.files_without_size else ""
+    rows.append(("open", f"{held.files:,} files{sizeless}, {held.directories:,} directories, {held.inodes:,} inodes"))
+    if (failed := status.last_error) is not None:
+        often = "" if failed.count == 1 else f", {failed.count:,} times since {ago(failed.first, status.at)}"
+        rows.append(("last error", f"{ago(failed.last, status.at)}: {failed.message}{often}"))
+        if failed.what_to_do:
+            rows.append(("what to do", failed.what_to_do))
+    if status.log_file:
+        rows.append(("log", status.log_file))
+    return rows
+
+
+def _cache_rows(cache: Cache) -> list[Row]:
+    if cache.directory is None:
+        return [("cache", "none")]
+    held = "not yet counted" if cache.size_bytes is None else format_size(cache.size_bytes)
+    free = "" if cache.disk_free_bytes is None else f", {format_size(cache.disk_free_bytes)} free on its disk"
+    slow = "" if cache.keeps_up else "; its disk does not keep up"
+    evicted = f"; {format_size(cache.evicted_bytes)} evicted" if cache.evicted_bytes else ""
+    return [
+        ("cache", f"{held} of {format_size(cache.limit_bytes)}{free}{evicted}{slow}"),
+        ("", cache.directory),
+    ]
+
+
+def _reading_rows(reading: Reading) -> list[Row]:
+    rows = [
+        (
+            "read",
+            f"from memory {format_size(reading.memory_bytes)}, from disk {format_size(reading.disk_bytes)} "
+            f"({reading.disk_blocks:,} blocks), from the service {format_size(reading.fetched_bytes)} "
+            f"({reading.fetched_blocks:,} blocks)",
+        )
+    ]
+    for body in reading.streaming:
+        size = "unknown size" if body.size_bytes is None else format_size(body.size_bytes)
+        how = "" if body.fits else "; fits neither cache nor memory: a step back starts it again"
+        rows.append(("streaming", f"{body.path}, {size}, {format_size(body.came_to)} so far{how}"))
+    if reading.streamed:
+        rows.append(("streamed", f"{reading.streamed:,} bodies, begun anew {reading.restarted:,} times"))
+    return rows
+
+
+# --- info -------------------------------------------------------------------------------------------------
+
+
+def info_rows(info: Info) -> list[Row]:
+    """Return what is known of a place."""
+    rows = [("path", info.path or "/")]
+    if info.file is not None:
+        rows += _file_rows(info.file)
+    if info.project is not None:
+        rows += _project_rows(info.project)
+    if info.run is not None:
+        rows += _run_rows(info.run, whole=info.kind == "run")
+    if info.listing is not None:
+        rows.append(("listing", _listing(info.listing)))
+    if info.app_url is not None and info.kind in ("run", "project"):
+        rows.append(("Datadog", f"{info.app_url} (the address of a single one is not documented)"))
+    if info.error:
+        rows.append(("not all", f"the service did not tell all: {info.error}"))
+    return rows
+
+
+def _file_rows(file: FileInfo) -> list[Row]:
+    size = "not known" if file.size_bytes is None else f"{format_size(file.size_bytes)} ({file.size_bytes:,} bytes)"
+    cached = f"{format_size(file.cached_bytes)} on disk, {format_size(file.memory_bytes)} in memory"
+    if file.size_bytes:
+        cached += f" ({min(100, 100 * file.cached_bytes // file.size_bytes)}% on disk)"
+    opened = f", open {file.open_handles} times" if file.open_handles else ""
+    created = "" if file.created_at is None else f", created {file.created_at}"
+    return [
+        ("size", size),
+        ("time", f"{file.modified}{created}"),
+        ("version", file.version),
+        ("cached", cached + opened),
+    ]
+
+
+def _project_rows(project: ProjectInfo) -> list[Row]:
+    rows = [("name", (project.name or "").strip() or "(none)"), ("id", str(project.id))]
+    rows += _given(
+        ("description", project.description),
+        ("created", project.created_at),
+        ("updated", project.updated_at),
+        ("owner", project.owner_id),
+        ("link", link(project.external_url)),
+    )
+    return rows + _pairs("tag", project.tags)
+
+
+def _run_rows(run: RunInfo, *, whole: bool) -> list[Row]:
+    project = f"{run.project.name} ({run.project.id})" if run.project.name else run.project.id
+    rows = [("run", f"{run.name.strip() or '(no name)'} ({run.id})"), ("status", run.status)]
+    rows.append(("project", project))
+    if not whole:
+        return rows
+    rows += _given(
+        ("description", run.description),
+        ("created", run.created_at),
+        ("started", run.started_at),
+        ("updated", run.updated_at),
+        ("completed", run.completed_at),
+        ("duration", None if run.duration_s is None else span(run.duration_s)),
+        ("owner", run.owner_id),
+        ("link", link(run.external_url)),
+    )
+    rows += _pairs("parameter", run.params) + _pairs("tag", run.tags)
+    shown = [("metric", f"{metric.key} = {_metric(metric)}") for metric in run.metrics[:_MAX_ROWS]]
+    return rows + shown + _more("metrics", len(run.metrics))
+
+
+def _metric(metric: Metric) -> str:
+    values = (metric.latest, metric.min, metric.max)
+    told = ["?" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values]
+    steps = f", {metric.count:,} values" if metric.count is not None else ""
+    return f"{told[0]} (from {told[1]} to {told[2]}{steps})"
+
+
+def _pairs(what: str, pairs: tuple[Pair, ...]) -> list[Row]:
+    rows = [(what, f"{pair.key} = {pair.value}") for pair in pairs[:_MAX_ROWS]]
+    return rows + _more(f"{what}s", len(pairs))
+
+
+def _more(what: str, count: int) -> list[Row]:
+    return [("", f"and {count - _MAX_ROWS:,} {what} more: see --json")] if count > _MAX_ROWS else []
+
+
+def _given(*rows: tuple[str, str | None]) -> list[Row]:
+    return [(label, text) for label, text in rows if text]
+
+
+def _listing(listing: Listed) -> str:
+    origin = "the directory's own" if listing.origin == "own" else "from the project's listing"
+    entries = "" if listing.entries is None else f"{listing.entries:,} entries, "
+    fresh = (
+        f"fresh for {listing.fresh_for_s:.0f} s more" if listing.fresh_for_s > 0 else "old: asked for at the next look"
+    )
+    return f"{entries}{listing.age_s:.0f} s old, {origin}, {fresh}"
+
+
+def link(url: str | None) -> str | None:
+    """Return an address of the server's if it is one that a browser would open, and nothing else."""
+    return url if url is not None and url.startswith(("https://", "http://")) and one_line(url) == url else None
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def lines(rows: Iterable[Row]) -> list[str]:
+    """Return rows as lines of two columns, escaped."""
+    rows = [(one_line(label), one_line(text)) for label, text in rows]
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"{label:<{width}}  {text}".rstrip() for label, text in rows]
+
+
+def span(seconds: float) -> str:
+    """Return `12 s`, `5 min`, `3 h 20 min`, `2 d 4 h`."""
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def ago(moment: str, now: str) -> str:
+    """Return a moment and how long ago it was; both RFC 3339."""
+    try:
+        seconds = (datetime.datetime.fromisoformat(now) - datetime.datetime.fromisoformat(moment)).total_seconds()
+    except (ValueError, TypeError):
+        return moment
+    return f"{moment} ({span(max(0.0, seconds))} ago)"
+
+
+def _words(outcome: str) -> str:
+    return outcome.replace("_", " ")

@@ -1,0 +1,308 @@
+"""Between readers and the cache on disk: loads and saves blocks in threads, so that the loop never waits for a disk.
+
+Saving is behind the readers and bounded: where the disk is slower than the network, a fetch waits a little for it,
+then goes on without keeping (semantics 4.4: a cache costs speed, never a read). Where no thread can be had, nothing is
+found and nothing is kept until one can (5.5).
+"""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from artifactfs.content import block_format
+from artifactfs.content.block_format import Block, Provenance
+from artifactfs.content.block_store import BlockStore
+from artifactfs.content.read_stats import CacheState
+from artifactfs.errors import NoThread
+from artifactfs.util import threads
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# Threads at the disk at once: one to read while one writes, on each of two cores. Arbitrary.
+_THREADS = 4
+# Bytes waiting to be written, and how long a fetch waits for any of them to be.
+_QUEUE_BYTES = 24 << 20
+_ROOM_WAIT_S = 2.0
+# How long a block waits for the others of its group, with which it costs the disk far less.
+_GROUP_WAIT_S = 0.5
+# Blocks written by one call of a thread, where they are no group: each call costs the loop about 0.1 ms.
+_BATCH = 8
+
+_Place = tuple[bytes, int]
+_Save = Callable[[BlockStore, Sequence[tuple[_Place, Block]]], bool]
+
+
+class _Waiting(msgspec.Struct):
+    """A block that is to be written, by itself at `due` (of trio's clock) at the latest."""
+
+    block: Block
+    due: float
+
+
+class DiskCache:
+    """Loads and saves blocks of one store; without a store nothing is ever there."""
+
+    def __init__(self, store: BlockStore | None, nursery: trio.Nursery) -> None:
+        self._store = store
+        self._nursery = nursery
+        self._threads = trio.CapacityLimiter(_THREADS)
+        # A look at a disk that hangs must keep nobody from it.
+        self._looks = trio.CapacityLimiter(1)
+        # Not yet written, in order; what is in here is there for `load` already.
+        self._waiting: dict[_Place, _Waiting] = {}
+        self._waiting_bytes = 0
+        # How many blocks of each group wait, by (key, first index), and the groups of which all do.
+        self._group_blocks = store.group_blocks if store is not None else 1
+        self._gathered: Counter[_Place] = Counter()
+        self._groups: dict[_Place, None] = {}
+        # Versions of which a thread is writing something.
+        self._writing: frozenset[bytes] = frozenset()
+        # Who waits until everything is written.
+        self._flushing = 0
+        # Set when something more waits to be written, and when a thread is done.
+        self._news = trio.Event()
+        self._written = trio.Event()
+        # The disk has done nothing while a fetch waited for it: none waits until it has.
+        self._stuck = False
+        # No thread could be had the last time; and versions of which some blocks are to be deleted since.
+        self._without_threads = False
+        self._doomed: set[bytes] = set()
+        # What fits on the disk; 0 where what was saved of late was not kept.
+        self.room_bytes = store.max_bytes if store is not None else 0
+        self._idle = trio.Event()
+        self._idle.set()
+        self.session = store.session if store is not None else b""
+        # Whether a thread is looking how full the cache and its disk are.
+        self._looking = False
+
+    async def load(
+        self, key: bytes, indices: Sequence[int], accept: Callable[[Provenance], bool]
+    ) -> list[Block | None]:
+        """Return the blocks that are kept and accepted, None for each other one."""
+        store = self._store
+        if store is None or not indices:
+            return [None] * len(indices)
+        found = {index: self._waiting[key, index].block for index in indices if (key, index) in self._waiting}
+        missing = [index for index in indices if index not in found]
+        if missing:
+            with contextlib.suppress(NoThread):  # as if nothing were kept
+                await self._delete(store, key)
+                loaded = await self._in_thread(store.load, key, missing, accept)
+                found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
+        return [found.get(index) for index in indices]
+
+    async def save(self, key: bytes, index: int, data: bytearray, size: int, stamp: Provenance) -> None:
+        """Keep the first `size` bytes of a block, soon. Waits a little where the disk does not keep up."""
+        if self._store is None:
+            return
+        while self._waiting_bytes > _QUEUE_BYTES:
+            with trio.move_on_after(0 if self._stuck else _ROOM_WAIT_S) as waited:
+                await self._written.wait()
+            if waited.cancelled_caught:
+                if not self._stuck:
+                    log.info("the cache's disk does not keep up: not everything is kept")
+                self._stuck = True
+                return
+        # no await below:
+        self._take((key, index))
+        self._put((key, index), Block(data if size == len(data) else data[:size], stamp))
+        if self._idle.is_set():
+            self._idle = trio.Event()
+            self._nursery.start_soon(self._write, self._store)
+        self._wake()
+
+    async def discard(self, key: bytes) -> None:
+        """Delete every kept block of a version."""
+        if self._store is not None:
+            for place in [place for place in self._waiting if place[0] == key]:
+                self._take(place)
+            # Whoever gives up now would leave it there.
+            with trio.CancelScope(shield=True):
+                if key in self._writing:
+                    await self._written.wait()
+                self._doomed.add(key)
+                with contextlib.suppress(NoThread):  # done before anything of it is loaded
+                    await self._delete(self._store, key)
+
+    async def _delete(self, store: BlockStore, key: bytes) -> None:
+        """Delete what is kept of a version, if that is still to be done."""
+        if key in self._doomed:
+            await self._in_thread(store.discard, key)
+            self._doomed.discard(key)
+
+    async def held_bytes(self, key: bytes) -> int:
+        """Return how many bytes of a version are kept, or wait to be."""
+        store = self._store
+        if store is None:
+            return 0
+        waiting = sum(len(each.block.data) for (its_key, _), each in self._waiting.items() if its_key == key)
+        with contextlib.suppress(NoThread):
+            waiting += await self._in_thread(store.held_bytes, key)
+        return waiting
+
+    def state(self) -> CacheState | None:
+        """Return how the cache is, without a look at the disk; None without one. `look_soon` brings it up to date."""
+        store = self._store
+        if store is None:
+            return None
+        return CacheState(
+            store.directory,
+            store.total_bytes,
+            store.limit_bytes,
+            store.free_bytes,
+            store.evicted_files,
+            store.evicted_bytes,
+            self._waiting_bytes,
+            not self._stuck,
+        )
+
+    def look_soon(self) -> None:
+        """Have a thread look how full the cache and its disk are. Never waits."""
+        if self._store is not None:
+            self._soon(self._store.look)
+
+    def sweep_soon(self) -> None:
+        """Have a thread delete what earlier mounts left that were killed, and look. Never waits."""
+        if self._store is not None:
+            self._soon(self._store.sweep)
+
+    def _soon(self, look: Callable[[], None]) -> None:
+        if not self._looking:
+            self._looking = True
+            self._nursery.start_soon(self._look, look)
+
+    async def _look(self, look: Callable[[], None]) -> None:
+        try:
+            await threads.run(look, limiter=self._looks, abandon_on_cancel=True)
+        except NoThread as error:
+            self._no_thread(error)
+        except Exception:
+            log.exception("looking at the cache's disk failed")
+        finally:
+            self._looking = False
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        """Return what a call of the store returns. Raises NoThread, which is logged here."""
+        try:
+            result = await threads.run(call, *args, limiter=self._threads)
+        except NoThread as error:
+            self._no_thread(error)
+            raise
+        if self._without_threads:
+            self._without_threads = False
+            log.info("threads can be had again: the cache on disk is used again")
+        return result
+
+    def _no_thread(self, error: NoThread) -> None:
+        if not self._without_threads:
+            self._without_threads = True
+            log.warning("%s; until one can, reading goes on without the cache on disk", error)
+
+    async def flush(self) -> None:
+        """Wait until everything given to `save` is written."""
+        self._flushing += 1
+        self._wake()
+        try:
+            await self._idle.wait()
+        finally:
+            self._flushing -= 1
+
+    def _wake(self) -> None:
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    def _group_of(self, place: _Place, block: Block) -> _Place | None:
+        if self._group_blocks == 1 or len(block.data) != block_format.BLOCK_BYTES:
+            return None
+        return place[0], place[1] // self._group_blocks * self._group_blocks
+
+    def _put(self, place: _Place, block: Block) -> None:
+        group = self._group_of(place, block)
+        wait_s = 0.0 if group is None else _GROUP_WAIT_S
+        self._waiting[place] = _Waiting(block, trio.current_time() + wait_s)
+        self._waiting_bytes += len(block.data)
+        if group is not None:
+            self._gathered[group] += 1
+            if self._gathered[group] == self._group_blocks:
+                self._groups[group] = None
+
+    def _take(self, place: _Place) -> None:
+        waiting = self._waiting.pop(place, None)
+        if waiting is None:
+            return
+        self._waiting_bytes -= len(waiting.block.data)
+        if (group := self._group_of(place, waiting.block)) is not None:
+            self._groups.pop(group, None)
+            self._gathered[group] -= 1
+            if not self._gathered[group]:
+                del self._gathered[group]
+
+    def _next(self) -> tuple[list[_Place], _Save]:
+        """Return what to write now, and how: a group, or else blocks that have waited for theirs long enough."""
+        if self._groups:
+            key, first = next(iter(self._groups))
+            return [(key, index) for index in range(first, first + self._group_blocks)], _save_group
+        hurry = self._flushing > 0 or self._waiting_bytes > _QUEUE_BYTES // 2
+        now = trio.current_time()
+        due: list[_Place] = []
+        for place, waiting in self._waiting.items():
+            if len(due) == _BATCH or not (hurry or waiting.due <= now):
+                break
+            due.append(place)
+        return due, _save_all
+
+    async def _write(self, store: BlockStore) -> None:
+        try:
+            while self._waiting:
+                places, save = self._next()
+                if not places:
+                    with trio.move_on_at(next(iter(self._waiting.values())).due):
+                        await self._news.wait()
+                    continue
+                batch = [(place, self._waiting[place].block) for place in places]
+                self._writing = frozenset(key for key, _ in places)
+                kept = await self._in_thread(save, store, batch)
+                self.room_bytes = store.max_bytes if kept else 0
+                self._stuck = False
+                for place, block in batch:
+                    # Unless a longer one of the same block has come in the meantime.
+                    if place in self._waiting and self._waiting[place].block is block:
+                        self._take(place)
+                self._done_writing()
+        except Exception as error:
+            # A bug is no reason to end the mount; a lack of threads is logged.
+            if not isinstance(error, NoThread):
+                log.exception("writing to the cache failed; what waits for it is not kept")
+            self.room_bytes = 0
+            for place in list(self._waiting):
+                self._take(place)
+        finally:
+            self._done_writing()
+            self._idle.set()
+
+    def _done_writing(self) -> None:
+        self._writing = frozenset()
+        written, self._written = self._written, trio.Event()
+        written.set()
+
+
+def _save_all(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
+    kept = [store.save(key, index, [block.data], block.stamp) for (key, index), block in batch]
+    return all(kept)
+
+
+def _save_group(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
+    (key, first), leader = batch[0]
+    stamps = [block.stamp for _, block in batch]
+    if any((stamp.validator, stamp.run) != (leader.stamp.validator, leader.stamp.run) for stamp in stamps):
+        return _save_all(store, batch)
+    # All are as old as the oldest.
+    stamp = msgspec.structs.replace(leader.stamp, fetched_at=min(stamp.fetched_at for stamp in stamps))
+    return store.save(key, first, [block.data for _, block in batch], stamp)

@@ -1,0 +1,121 @@
+"""Open files: opens, shares one `SharedFile` among all who read the same version, and closes.
+
+Owns what a version of a file is called in the cache: site, account, project, path and size (semantics 6.3, 2.4).
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import msgspec
+
+from artifactfs.content.context import ContentContext
+from artifactfs.content.reader import HEAD_BYTES, OpenFile
+from artifactfs.content.shared_file import SharedFile
+from artifactfs.modellab.content_endpoint import Artifact
+
+
+class FileVersion(msgspec.Struct, frozen=True):
+    """What is opened: where it is, its size in bytes (None: unknown), and what it is known by over remounts.
+
+    `variant` tells versions of one size apart; 0 for the first that was seen. `settled`: it is what was listed.
+    """
+
+    artifact: Artifact
+    size: int | None
+    run_stamp: bytes | None
+    variant: int = 0
+    settled: bool = True
+
+
+class CachedBytes(msgspec.Struct, frozen=True):
+    """How much of a version is kept, and by how many handles it is open.
+
+    `disk_bytes` are of this size and place; whether they still hold is found out when they are read (semantics 4.3).
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    handles: int
+
+
+class _SourceKey(NamedTuple):
+    artifact: Artifact
+    size: int | None
+    run_stamp: bytes | None
+    variant: int
+
+
+class OpenFileTable:
+    """The files of one mount. `owner` names site and account: another account's cache is never served (6.3)."""
+
+    def __init__(self, shop: ContentContext, *, owner: str) -> None:
+        self._shop = shop
+        # Whose contents these are: see `switch_account`.
+        self.owner = owner
+        self._sources: dict[_SourceKey, SharedFile] = {}
+
+    async def open(self, version: FileVersion) -> OpenFile:
+        """Open a version; finds its size where the listing does not give it (semantics 2.2).
+
+        One that may have changed since is looked at: what is superseded when it is opened is looked up again, by the
+        kernel and unseen (2.4); what is superseded when it is read fails the reader. It is what most read first.
+        The size stays None where no answer tells the length. Raises Superseded, ServiceError.
+        """
+        key = _SourceKey(version.artifact, version.size, version.run_stamp, version.variant)
+        source = self._sources.get(key)
+        if source is None or source.dead:
+            source = self._sources[key] = SharedFile(
+                self._shop, version.artifact, version.size, self._namer(version), version.run_stamp
+            )
+        source.users += 1
+        try:
+            await source.learn_size(HEAD_BYTES)
+            if not version.settled:
+                await source.look(HEAD_BYTES)
+        except BaseException:
+            self._give_back(key, source)
+            raise
+        return OpenFile(source, lambda: self._give_back(key, source))
+
+    def switch_account(self, owner: str) -> None:
+        """From now on contents are another account's: nothing that was cached for the one before is served (6.3).
+
+        Open files stay open: what is read of them from now on is asked for with the new keys.
+        """
+        self.owner = owner
+        for key, source in self._sources.items():
+            version = FileVersion(key.artifact, key.size, key.run_stamp, key.variant)
+            source.switch_account(self._namer(version))
+
+    async def kept(self, version: FileVersion) -> CachedBytes:
+        """Return how much of a version is at hand; nothing is known of one whose size is not."""
+        source = self._sources.get(_SourceKey(version.artifact, version.size, version.run_stamp, version.variant))
+        handles = source.users if source is not None else 0
+        size = version.size if version.size is not None else source.size if source is not None else None
+        if size is None:
+            return CachedBytes(0, 0, handles)
+        key = self._namer(version)(size)
+        return CachedBytes(self._shop.pool.held_bytes(key), await self._shop.keeper.held_bytes(key), handles)
+
+    def _give_back(self, key: _SourceKey, source: SharedFile) -> None:
+        source.users -= 1
+        if source.users == 0:
+            source.close()
+            if self._sources.get(key) is source:
+                del self._sources[key]
+
+    def _namer(self, version: FileVersion) -> "_CacheKeys":
+        return _CacheKeys(self.owner, version.artifact, version.variant)
+
+
+class _CacheKeys:
+    """The name of a version, given its size: 16 bytes."""
+
+    def __init__(self, owner: str, artifact: Artifact, variant: int) -> None:
+        parts = [owner, artifact.project_id, artifact.path, *([str(variant)] if variant else [])]
+        self._start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
+
+    def __call__(self, size: int) -> bytes:
+        digest = self._start.copy()
+        digest.update(b"\0%d" % size)
+        return digest.digest()

@@ -1,0 +1,96 @@
+"""Where the bytes that were read came from, and what is streamed. Only counts; shared by all open files of a mount."""
+
+import msgspec
+
+from artifactfs.modellab.content_endpoint import Artifact
+
+
+class Stream(msgspec.Struct, eq=False):
+    """A body that is being read whole, since the service ignores ranges. `size` None: unknown so far.
+
+    `came_to`: byte of the file. `fits`: into the cache or memory; if it does not, a step back starts it again.
+    """
+
+    artifact: Artifact
+    size: int | None
+    fits: bool
+    came_to: int = 0
+
+
+class ReadStats(msgspec.Struct):
+    """The counts of one mount.
+
+    `memory_*`: reads that blocks in memory answered at once; `disk_*`: blocks loaded from the cache on disk;
+    `fetched_*`: blocks, and bytes, that came from the service. `streams`: bodies that are read whole just now;
+    `streamed`: how many of those there were that fit neither cache nor memory, and `restarted` how often one began anew
+    for a step back.
+    """
+
+    memory_reads: int = 0
+    memory_bytes: int = 0
+    disk_blocks: int = 0
+    disk_bytes: int = 0
+    fetched_blocks: int = 0
+    fetched_bytes: int = 0
+    streams: list[Stream] = []
+    streamed: int = 0
+    restarted: int = 0
+
+
+class Streaming(msgspec.Struct, frozen=True):
+    """A Stream as it was when it was looked at. `path`: from the project."""
+
+    project_id: str
+    path: str
+    size_bytes: int | None
+    came_to: int
+    fits: bool
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """A Tally as it was when it was looked at."""
+
+    memory_reads: int
+    memory_bytes: int
+    disk_blocks: int
+    disk_bytes: int
+    fetched_blocks: int
+    fetched_bytes: int
+    streaming: tuple[Streaming, ...]
+    streamed: int
+    restarted: int
+
+
+class CacheState(msgspec.Struct, frozen=True):
+    """The cache on disk. `size_bytes`, `free_bytes`: when somebody last looked, None as long as nobody has.
+
+    Evictions are those of this mount.
+    """
+
+    directory: str
+    size_bytes: int | None
+    limit_bytes: int
+    free_bytes: int | None
+    evicted_files: int
+    evicted_bytes: int
+    waiting_bytes: int
+    keeps_up: bool
+
+
+def sources(tally: ReadStats) -> Sources:
+    """Return the counts so far."""
+    streaming = tuple(
+        Streaming(each.artifact.project_id, each.artifact.path, each.size, each.came_to, each.fits)
+        for each in tally.streams
+    )
+    return Sources(
+        tally.memory_reads,
+        tally.memory_bytes,
+        tally.disk_blocks,
+        tally.disk_bytes,
+        tally.fetched_blocks,
+        tally.fetched_bytes,
+        streaming,
+        tally.streamed,
+        tally.restarted,
+    )

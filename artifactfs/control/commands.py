@@ -1,0 +1,264 @@
+"""What a running mount says of itself, and the orders that it takes: the files in /.artifactfs (tree/control_dir.py).
+
+Puts together what the parts know. Reports are made from what is at hand, in less than a millisecond, and wait for
+neither network nor disk (semantics 5.1); orders may ask the service, as the mount has the keys, and nobody else needs
+them.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from artifactfs import errors
+from artifactfs.content.open_files import FileVersion
+from artifactfs.control import exposition
+from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
+from artifactfs.control.snapshot import MountComponents, failures, look, rfc3339
+from artifactfs.control.status_schema import SCHEMA, Status
+from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
+from artifactfs.fuse.inodes import Inode
+from artifactfs.fuse.kernel_dentries import KernelDentries, Name
+from artifactfs.fuse.operations import Operations
+from artifactfs.fuse.xattrs import Attributes
+from artifactfs.modellab.details import Pair, RunDetails
+from artifactfs.modellab.models import Run
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, ControlFile, Node, ProjectDir, StaticDir, mount_path
+from artifactfs.tree.swr_cache import BackendHealth, StaleWhileRevalidateCache
+from artifactfs.util.clock import boottime
+
+log = logging.getLogger(__name__)
+
+# Runs whose details are remembered for xattrs: some kilobytes each.
+_MAX_DETAILS = 500
+_DETAILS_S = 5.0
+
+
+class Control:
+    """See the module. `operations` is to be set before the kernel comes."""
+
+    def __init__(self, parts: MountComponents, names: KernelDentries) -> None:
+        self._parts = parts
+        self._names = names
+        self._began = boottime()
+        settings = parts.settings
+        # One request for a run, whoever asks for whichever of its attributes.
+        self._details: StaleWhileRevalidateCache[int, RunDetails] = StaleWhileRevalidateCache(
+            lambda run_id: f"details of run {run_id}",
+            fetch=self._fetch_details,
+            # `getfattr` asks twice for each: how long, and what.
+            ttl_s=lambda _told: max(settings.listing_ttl, _DETAILS_S),
+            weight=lambda _told: 1,
+            max_weight=_MAX_DETAILS,
+            negative_ttl_s=settings.negative_ttl,
+            stale_max_s=settings.stale_max,
+            health=BackendHealth(),
+            nursery=parts.nursery,
+            clock=boottime,
+        )
+        self.operations: Operations | None = None
+
+    def makers(self) -> dict[str, ReportGenerator]:
+        """Return how to make each report."""
+        return {
+            "status.json": lambda: exposition.status_json(self._look()),
+            "metrics": lambda: exposition.metrics_text(self._look()),
+            "errors": lambda: exposition.errors_text(failures(self._parts), rfc3339(time.time())),
+        }
+
+    def orders(self) -> dict[str, ControlCommand]:
+        """Return how to carry out each order."""
+        return {"info": self._info, "refresh": self._refresh}
+
+    def _look(self) -> Status:
+        kernel = self.operations.state() if self.operations is not None else None
+        return look(self._parts, kernel, self._began)
+
+    # --- refresh -------------------------------------------------------------------------------------------
+
+    async def refresh_all(self) -> None:
+        """Make the next look at anything fresh: for SIGHUP (semantics 3.3)."""
+        await self._fresh(self._parts.tree.root)
+
+    @property
+    def names_are_stuck(self) -> bool:
+        """Whether a thread waits in the kernel for somebody who waits for this mount."""
+        return self._names.is_stuck
+
+    def forget(self) -> None:
+        """Forget what was told of runs: the keys may be another account's (semantics 6.3)."""
+        self._details.clear()
+
+    def end(self) -> None:
+        """The mount is about to be closed."""
+        self._names.end()
+
+    async def _refresh(self, number: int) -> bytes:
+        node = self._inode(number).node
+        dropped = await self._fresh(node)
+        log.info("refresh: the next look at %s is fresh", _shown(node))
+        return _json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
+
+    async def _fresh(self, node: Node) -> bool:
+        self._parts.tree.refresh(node)
+        self._details.expire()
+        if node is self._parts.tree.root:
+            self._parts.keys.expire()
+        return await self._names.drop(self._names_of(node))
+
+    def _names_of(self, node: Node) -> list[Name]:
+        """Return the names under which the kernel has all that is to be looked up anew."""
+        if isinstance(node, ArtifactFile):
+            return [(node.directory.entry.number, node.entry.name)]
+        if node.entry.number == node.parent_number:
+            return [(node.entry.number, name) for name in (b"runs", b"projects", b"names")]
+        return [(node.parent_number, node.entry.name)]
+
+    # --- info ----------------------------------------------------------------------------------------------
+
+    async def _info(self, number: int) -> bytes:
+        inode = self._inode(number)
+        node = inode.node
+        found: dict[str, object] = {"listing": self._listed(node)}
+        try:
+            if isinstance(node, ArtifactDir) and not node.path:
+                found |= await self._run(node.run_id)
+            elif isinstance(node, ArtifactDir | ArtifactFile):
+                directory = node if isinstance(node, ArtifactDir) else node.directory
+                if (run := self._parts.tree.known_run(directory.run_id)) is not None:
+                    found["run"] = self._known(run)
+                if isinstance(node, ArtifactFile):
+                    found["file"] = await self._file(node, inode)
+            elif isinstance(node, ProjectDir):
+                found |= await self._project(node.project_id)
+        except errors.ServiceError as error:
+            found |= {"error": str(error), "what_to_do": errors.what_to_do(error)}
+        return _json(Info(SCHEMA, _kind(node), mount_path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
+
+    async def _run(self, run_id: int) -> dict[str, object]:
+        known = self._parts.tree.known_run(run_id)
+        failed: dict[str, object] = {}
+        try:
+            held = await self._details.refetch(run_id)
+        except (errors.ServiceError, errors.NoSuchEntry) as error:
+            failed = {"error": str(error), "what_to_do": errors.what_to_do(error)}
+            if (old := self._details.get_any(run_id)) is None:
+                return failed | {"run": self._known(known) if known is not None else None}
+            held = old
+        told = held.value
+        return failed | {
+            "run": RunInfo(
+                told.run_id, await self._project_name(told.project_id), told.name, told.status, told.description,
+                told.created_at, told.started_at, told.updated_at, told.completed_at, told.duration_s, told.owner_id,
+                told.external_url, told.params, told.tags, told.metrics,
+            )
+        }  # fmt: skip
+
+    async def _fetch_details(self, run_id: int, _old: RunDetails | None) -> RunDetails:
+        _, told = await self._parts.service.run_details(run_id)
+        return told
+
+    @staticmethod
+    def _known(run: Run) -> RunInfo:
+        return RunInfo(run.run_id, ProjectName(run.project_id, None), run.name, run.status)
+
+    async def _project_name(self, project_id: str) -> ProjectName:
+        name = None
+        if project_id.isascii() and project_id.isdecimal() and len(project_id) < 20:
+            try:
+                name = await self._parts.tree.project_name(int(project_id))
+            except errors.ArtifactfsError as error:
+                log.debug("the name of project %s: %s", project_id, error)
+        return ProjectName(project_id, name)
+
+    async def _project(self, project_id: int) -> dict[str, object]:
+        told = await self._parts.service.project_details(project_id)
+        return {
+            "project": ProjectInfo(
+                told.project_id, told.name, told.description, told.created_at, told.updated_at, told.owner_id,
+                told.external_url, told.tags,
+            )
+        }  # fmt: skip
+
+    async def _file(self, file: ArtifactFile, inode: Inode) -> FileInfo:
+        location = await self._parts.tree.locate_content(file)
+        entry = inode.entry
+        version = FileVersion(location.artifact, entry.size_bytes, location.stamp, location.variant)
+        kept = await self._parts.files.kept(version)
+        return FileInfo(
+            entry.size_bytes,
+            rfc3339(entry.mtime_ns // 10**9),
+            None if entry.created_ns is None else rfc3339(entry.created_ns // 10**9),
+            str(inode.number),
+            kept.disk_bytes,
+            kept.memory_bytes,
+            kept.handles,
+        )
+
+    def _listed(self, node: Node) -> Listed | None:
+        facts = self._parts.tree.facts(node)
+        if facts is None:
+            return None
+        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.origin, facts.entries)
+
+    def _app_url(self) -> str | None:
+        """Return the address of Datadog's web application for the site; None where an API URL was given instead."""
+        settings = self._parts.settings
+        if settings.api_url != f"https://api.{settings.site}":
+            return None
+        # Sites of two names are the oldest, and have `app.` in front (docs.datadoghq.com, the table of each endpoint).
+        front = "app." if settings.site.count(".") == 1 else ""
+        return f"https://{front}{settings.site}/"
+
+    # --- xattrs --------------------------------------------------------------------------------------------
+
+    def xattrs(self, node: Node) -> Attributes:
+        """Return the extended attributes of a place (semantics 2.6), those of which something is known."""
+        found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
+        if (facts := self._parts.tree.facts(node)) is not None:
+            found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")
+            found[b"user.artifactfs.origin"] = _text(facts.origin)
+        if isinstance(node, ArtifactDir) and not node.path and (run := self._parts.tree.known_run(node.run_id)):
+            found[b"user.modellab.name"] = _text(run.name)
+            found[b"user.modellab.status"] = _text(run.status)
+            found[b"user.modellab.project"] = _text(run.project_id)
+            found[b"user.modellab.tags"] = lambda: self._pairs(node.run_id, lambda told: told.tags)
+            found[b"user.modellab.parameters"] = lambda: self._pairs(node.run_id, lambda told: told.params)
+        return found
+
+    async def _pairs(self, run_id: int, pairs: Callable[[RunDetails], tuple[Pair, ...]]) -> bytes:
+        told = (await self._details.get(run_id)).value
+        return json.dumps({pair.key: pair.value for pair in pairs(told)}, ensure_ascii=False).encode("utf-8", "replace")
+
+    def _inode(self, number: int) -> Inode:
+        if self.operations is None:
+            raise errors.NoSuchEntry("the mount has only just begun")
+        return self.operations.inodes.get(number)
+
+
+def _text(value: str) -> Callable[[], Awaitable[bytes | None]]:
+    async def get() -> bytes:
+        return value.encode("utf-8", "replace")
+
+    return get
+
+
+def _json(value: object) -> bytes:
+    # The standard library's: the server's text may hold lone surrogates, which it escapes.
+    return (json.dumps(msgspec.to_builtins(value), indent=2) + "\n").encode()
+
+
+def _kind(node: Node) -> str:
+    if isinstance(node, StaticDir):
+        return node.entry.name.decode() or "mount"
+    if isinstance(node, ArtifactDir):
+        return "directory" if node.path else "run"
+    if isinstance(node, ControlFile):
+        return "report"
+    return "project" if isinstance(node, ProjectDir) else "file" if isinstance(node, ArtifactFile) else "other"
+
+
+def _shown(node: Node) -> str:
+    return repr(mount_path(node) or "/")

@@ -1,0 +1,230 @@
+"""Python, FUSE, limits, other mounts: what this machine has to offer. Each check is a function of a `Machine`."""
+
+import importlib.metadata
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+
+from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
+from artifactfs.doctor.host import Machine
+from artifactfs.errors import UserError
+from artifactfs.mount import checks, mount_owner, mount_table
+from artifactfs.util.escaping import shell_word
+
+_LOWEST_PYTHON = (3, 11)
+# Two pools of connections, blocks that are loaded and saved, the log: some 60 at most, and room for what comes.
+_FEW_FILES = 256
+# The bit of CAP_SYS_ADMIN (capabilities(7)): mounting takes it, of root or of the set-uid fusermount3.
+_SYS_ADMIN = 1 << 21
+# fuse.conf(5)'s own, where it does not say.
+_MOUNT_MAX = 1000
+_MOST_PROBED = 16
+_CONTAINER = "docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined …"
+
+
+def python(machine: Machine) -> Finding:
+    """Check the version of Python; says what it runs on."""
+    version = ".".join(map(str, machine.python))
+    if machine.python < _LOWEST_PYTHON:
+        return fault("python", f"Python {version} is too old: 3.11 is needed", "sudo apt-get install python3.11")
+    return good("python", f"Python {version} on {machine.kernel}")
+
+
+def libraries(
+    requirements: Iterable[str],
+    version_of: Callable[[str], str] = importlib.metadata.version,
+    binding: Callable[[], str] = checks.binding,
+) -> Finding:
+    """Check the installed libraries against what artifactfs needs, and that the FUSE binding loads."""
+    wrong = []
+    for requirement in requirements:
+        match = re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", requirement)
+        if match is None or "extra ==" in requirement:
+            continue
+        name, lowest = match.groups()
+        try:
+            installed = version_of(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        if _numbers(installed) < _numbers(lowest):
+            wrong.append(f"{name} is {installed}, and {lowest} is needed")
+    if wrong:
+        return fault("libraries", "; ".join(wrong), "pip install --upgrade artifactfs")
+    try:
+        loaded = binding()
+    except UserError as error:
+        return fault("libraries", fact(error), "sudo apt-get install libfuse3-3")
+    others = ", ".join(f"{name} {version_of(name)}" for name in ("trio", "httpx"))
+    return good("libraries", f"pyfuse3 {loaded}, {others}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def device(machine: Machine, look: Callable[[], None] = checks.device) -> Finding:
+    """Check that /dev/fuse is there and opens."""
+    try:
+        look()
+    except UserError as error:
+        if container(machine):
+            return fault("fuse device", f"{fact(error)}, in this container", _CONTAINER)
+        if "is not the FUSE device" in str(error):
+            return fault("fuse device", fact(error), f"sudo sh -c '{checks.REMADE}'")
+        if "may not be opened" in str(error):
+            return fault("fuse device", fact(error), f"sudo chmod 666 {checks.FUSE_DEVICE}")
+        # Not there, or there without the kernel's module behind it.
+        return fault("fuse device", fact(error), "sudo modprobe fuse")
+    return good("fuse device", f"{checks.FUSE_DEVICE} is there and opens")
+
+
+def container(machine: Machine) -> bool:
+    """Whether this is a container of Docker's, Podman's or Kubernetes'."""
+    return (
+        machine.has("/.dockerenv")
+        or machine.has("/run/.containerenv")
+        or machine.has("/var/run/secrets/kubernetes.io")
+        or bool(re.search(r"docker|kubepods|containerd|libpod", machine.read("/proc/1/cgroup") or ""))
+    )
+
+
+def privilege(machine: Machine) -> Finding:
+    """Check that who mounts may mount: root's own capability, or that which fusermount3 gets by its set-uid bit."""
+    capabilities = machine.process_status("CapEff" if machine.euid == 0 else "CapBnd")
+    if capabilities and not int(capabilities, 16) & _SYS_ADMIN:
+        return fault("privilege", "mounting takes CAP_SYS_ADMIN, which nobody has here", _CONTAINER)
+    if machine.euid == 0 and mount_owner.in_user_namespace(machine.read("/proc/self/uid_map")):
+        return warning(
+            "privilege",
+            "you are root of a user namespace, not of the machine: root mounts in a mount namespace of its own only",
+            "unshare -Urm  # unless this is such a namespace, as that of a container is",
+        )
+    if machine.euid == 0:
+        return good("privilege", "root may mount")
+    if machine.process_status("NoNewPrivs") == "1":
+        return fault(
+            "privilege",
+            "this process may gain no privileges (no_new_privs), so that fusermount3's set-uid bit counts for nothing",
+            "systemctl --user edit UNIT  # NoNewPrivileges=no; in a container: no --security-opt no-new-privileges",
+        )
+    return good("privilege", "an ordinary user mounts through fusermount3")
+
+
+def fusermount(machine: Machine) -> Finding:
+    """Check fusermount3, by which ordinary users mount."""
+    path = machine.which("fusermount3")
+    if path is None:
+        if machine.euid == 0:
+            return skipped("fusermount3", "fusermount3 is not installed; root does without")
+        return fault("fusermount3", "fusermount3 is missing", "sudo apt-get install fuse3")
+    version = re.search(r"\d+\.\d+[\d.]*", machine.output(path, "--version"))
+    named = f"{path} {version[0] if version else '(of unknown version)'}"
+    if machine.euid == 0:
+        return good("fusermount3", f"{named}; root does without")
+    try:
+        found = machine.stat(path)
+        nosuid = machine.is_nosuid(path)
+    except OSError as error:
+        return fault("fusermount3", f"{path}: {error.strerror}", "sudo apt-get install --reinstall fuse3")
+    if not found.st_mode & stat.S_ISUID or found.st_uid != 0:
+        real = shell_word(os.path.realpath(path))
+        return fault(
+            "fusermount3",
+            f"{path} is not set-uid root, so it cannot mount",
+            f"sudo chown root {real} && sudo chmod u+s {real}",
+        )
+    if nosuid:
+        return fault(
+            "fusermount3", f"{path} lies on a file system that is mounted nosuid", "sudo apt-get install fuse3"
+        )
+    return good("fusermount3", f"{named}, set-uid root")
+
+
+def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
+    """Check /etc/fuse.conf: allow_other, where it is asked for, and how many mounts ordinary users may have."""
+    # fusermount3 reads it by lines that end with a line feed, and not a last line that does not end.
+    whole = machine.read(checks.FUSE_CONF) or ""
+    lines = [line.split("#", 1)[0].strip() for line in whole.rpartition("\n")[0].split("\n")]
+    allowed = "user_allow_other" in lines
+    if machine.euid == 0:
+        yield good("allow_other", "root may let others in")
+        return
+    if allowed:
+        yield good("allow_other", f"{checks.FUSE_CONF} lets ordinary users let others in")
+    elif allow_other:
+        newline = "" if not whole or whole.endswith("\n") else f"echo | sudo tee -a {checks.FUSE_CONF}; "
+        mend = f"{newline}echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
+        yield fault(
+            "allow_other", f"allow_other is asked for, and {checks.FUSE_CONF} has no line user_allow_other", mend
+        )
+    else:
+        yield skipped("allow_other", f"not asked for; {checks.FUSE_CONF} would not allow it")
+    stated = [match[1] for line in lines if (match := re.fullmatch(r"mount_max\s*=\s*(-?\d{1,9})", line))]
+    most = int(stated[-1]) if stated else _MOUNT_MAX
+    there = sum(mount.fstype == "fuse" or mount.fstype.startswith("fuse.") for mount in machine.mounts)
+    if there >= most != -1:
+        mend = f"sudo sed -i '/^ *mount_max/d; $a mount_max = {most + 1000}' {checks.FUSE_CONF}"
+        yield fault("mount_max", f"{there} FUSE mounts are there, and {checks.FUSE_CONF} allows {most}", mend)
+
+
+def open_files(machine: Machine) -> Finding:
+    """Check the limit of open files."""
+    limit = machine.files_limit
+    if 0 <= limit < _FEW_FILES:
+        return warning("open files", f"a process may open {limit} files, which is few for a mount", "ulimit -n 1024")
+    return good("open files", "no limit" if limit < 0 else f"a process may open {limit:,}")
+
+
+def updatedb(machine: Machine) -> Finding | None:
+    """Check that locate's index leaves our mounts alone; None where there is no locate."""
+    text = machine.read("/etc/updatedb.conf")
+    if text is None:
+        return None
+    line = re.search(r'^\s*PRUNEFS\s*=\s*"([^"]*)"', text, re.MULTILINE)
+    if line is not None and mount_table.FUSE_TYPE in line[1].lower().split():
+        return good("updatedb", f"PRUNEFS in /etc/updatedb.conf names {mount_table.FUSE_TYPE}")
+    if line is not None:
+        mend = f"sudo sed -i -E 's/^( *PRUNEFS *= *\")/\\1{mount_table.FUSE_TYPE} /' /etc/updatedb.conf"
+    else:
+        mend = f"echo 'PRUNEFS=\"{mount_table.FUSE_TYPE}\"' | sudo tee -a /etc/updatedb.conf"
+    return warning("updatedb", "updatedb would walk every mount that all may enter: PRUNEFS does not name ours", mend)
+
+
+def logout(machine: Machine) -> Finding | None:
+    """Check whether the end of the session would end a mount in the background; None where it would not."""
+    if machine.euid == 0:
+        return None
+    places = ["/etc/systemd/logind.conf"]
+    for directory in ("/usr/lib/systemd/logind.conf.d", "/etc/systemd/logind.conf.d"):
+        places += [f"{directory}/{name}" for name in machine.names(directory) if name.endswith(".conf")]
+    said = [
+        match[1].lower()
+        for place in places
+        for match in re.finditer(r"^\s*KillUserProcesses\s*=\s*(\w+)", machine.read(place) or "", re.MULTILINE)
+    ]
+    if not said or said[-1] not in ("yes", "true", "on", "1") or machine.has(f"/var/lib/systemd/linger/{machine.user}"):
+        return None
+    return warning(
+        "logout",
+        "systemd ends all that you started when you log out (KillUserProcesses), a mount in the background too",
+        f"loginctl enable-linger {shell_word(machine.user)}",
+    )
+
+
+def mounts(machine: Machine) -> Iterator[Finding]:
+    """Look at the mounts of ours that are there: a dead one makes every program fail that comes near."""
+    ours = [mount for mount in machine.mounts if mount.fstype == mount_table.FUSE_TYPE]
+    if len(ours) > _MOST_PROBED:
+        yield skipped("mounts", f"{len(ours)} mounts of artifactfs: too many to look at each")
+        return
+    dead = [mount for mount in ours if machine.is_dead(mount)]
+    for mount in dead:
+        mend = f"artifactfs umount {shell_word(mount.point)}"
+        yield warning("mounts", f"the mount at {mount.point} is dead: its process was killed", mend)
+    live = [mount.point for mount in ours if mount not in dead]
+    if live:
+        yield good("mounts", f"mounted at {', '.join(live)}")
+    elif not dead:
+        yield good("mounts", "nothing of artifactfs is mounted")

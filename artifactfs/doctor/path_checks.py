@@ -1,0 +1,159 @@
+"""Mount point, cache, log, config file: the places that are the user's. Call through apart.py: any of them may hang."""
+
+import os
+import stat
+from collections.abc import Sequence
+
+from artifactfs.content import cache_dir
+from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
+from artifactfs.doctor.host import Machine
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import system_logs
+from artifactfs.mount import checks, mount_table
+from artifactfs.mount.mount_table import Mount
+from artifactfs.settings import Settings, log_target
+from artifactfs.util.escaping import shell_word
+from artifactfs.util.humanize import format_size
+
+# File systems whose answer comes over a network, and those that are memory (statfs(2) tells both by number only).
+_REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "fuse.")
+_FILE = "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …"
+_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+def mountpoint(path: str) -> Finding:
+    """Check that something can be mounted at a path. Changes nothing: a dead mount there stays for `mount` to heal."""
+    try:
+        point = checks.place(path)
+        if checks.dead_mount(point) is not None:
+            return warning(
+                "mount point", f"a dead mount is at {point}; the next mount there heals it", _command("umount", point)
+            )
+        hidden = checks.directory(point)
+    except UserError as error:
+        mends = {
+            ExitCode.ALREADY_MOUNTED: _command("umount", path),
+        }
+        if error.code is ExitCode.MOUNTPOINT_MISSING and mount_table.directory_gone() is None:
+            mends[error.code] = f"mkdir -p {shell_word(os.path.abspath(path))}"
+        return fault("mount point", fact(error), mends.get(error.code, "mkdir -p ~/model-lab  # and mount there"))
+    if hidden is not None:
+        return warning("mount point", hidden, "mkdir -p ~/model-lab  # and mount there")
+    return good("mount point", f"{point} is an empty directory of yours")
+
+
+def _command(name: str, path: str) -> str:
+    return f"artifactfs {name} {shell_word(path)}"
+
+
+def config(settings: Settings, *, understood: bool = True) -> Finding:
+    """Look at the config file. What is wrong in it, reading the settings has told.
+
+    `understood` False: the settings could not be read, so nobody knows what is in it.
+    """
+    path = settings.config_file
+    if path == os.devnull:
+        return good("config file", "none, as was asked for")
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return good("config file", f"none at {path}")
+    except OSError as error:
+        return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
+    if not understood:
+        # Another user's, say: the finding about the settings has told.
+        return skipped("config file", path)
+    mode = stat.S_IMODE(found.st_mode)
+    private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
+    return good("config file", f"{path}; {private}")
+
+
+def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
+    """Check the cache directory: whose it is, on what it lies, and whether there is room."""
+    path = settings.cache_dir
+    if settings.cache_size == 0:
+        return good("cache", "turned off: what is read again is fetched again")
+    if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
+        return warning("cache", f"{path} is below the mount point, where nothing can be written", _elsewhere())
+    there = os.path.lexists(path)
+    lies_at = path if there else existing_above(path)
+    private = ""
+    if there:
+        try:
+            directory = cache_dir.find(path)
+            found = os.fstat(directory.fd)
+        except cache_dir.ForeignDirectory as error:
+            return fault("cache", fact(error), f"artifactfs mount --cache-dir {error.instead} …")
+        except OSError as error:
+            return warning("cache", f"{path}: {error.strerror}; everything is fetched again", _elsewhere())
+        private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
+    state = os.statvfs(lies_at)
+    if state.f_flag & os.ST_RDONLY:
+        return warning("cache", f"{path} lies on a read-only disk, so nothing is kept", _elsewhere())
+    if not os.access(lies_at, os.W_OK | os.X_OK):
+        if there:
+            mend = f"chmod u+rwx {shell_word(path)}"
+            return warning("cache", f"{path} cannot be written, so nothing is kept", mend)
+        # Where nobody else can even enter, a directory that root makes is out of reach as well.
+        mend = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
+        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", mend)
+    kind = kind_of(machine.mounts, os.path.realpath(lies_at))
+    free = state.f_bavail * state.f_frsize
+    room = f"{format_size(free)} free"
+    if free <= settings.cache_min_free:
+        least = format_size(settings.cache_min_free)
+        return warning("cache", f"{path} has {room}, of which {least} are to stay free: nothing is kept", _elsewhere())
+    if kind in _MEMORY:
+        return warning("cache", f"{path} lies in memory ({kind}): what it holds is taken from programs", _elsewhere())
+    if kind.startswith(_REMOTE):
+        return warning("cache", f"{path} lies on {kind}: as slow to read as its network is", _elsewhere())
+    most = format_size(settings.cache_size)
+    return good("cache", f"{path} on {kind or 'an unknown file system'}, {most} at most, {room}{private}")
+
+
+def _own(path: str) -> str:
+    return f"sudo install -d -m 700 -o $(id -u) {shell_word(path)}"
+
+
+def _elsewhere() -> str:
+    return "artifactfs mount --cache-dir /var/tmp/artifactfs-$USER …"
+
+
+def log(settings: Settings, point: str | None) -> Finding:
+    """Check that a mount in the background can write its log."""
+    if settings.log_to == "stderr":
+        return good("log", "goes to standard error, of a mount in front")
+    target = log_target(settings, point or "/mnt", foreground=False)
+    if target.file is None:
+        socket = system_logs.JOURNAL_SOCKET if target.to == "journal" else system_logs.SYSLOG_SOCKET
+        if not os.path.exists(socket):
+            return fault("log", f"nobody takes what is logged to {target.place}: {socket} is missing", _FILE)
+        return good("log", f"goes to {target.place}")
+    path = target.file
+    directory = os.path.dirname(path)
+    place = existing_above(path if os.path.lexists(path) else directory)
+    if os.path.isdir(path):
+        return fault("log", f"{path} is a directory", "artifactfs mount --log-file FILE …")
+    if not os.access(place, os.W_OK | (os.X_OK if os.path.isdir(place) else 0)):
+        return fault(
+            "log", f"the log of a mount in the background cannot be written: {place} is not yours to write",
+            _FILE,
+        )  # fmt: skip
+    if os.path.lexists(path) and not os.path.isfile(path):
+        return skipped("log", f"goes to {path}")
+    return good("log", f"goes to {path if settings.log_file or point else directory}")
+
+
+def existing_above(path: str) -> str:
+    """Return a path, or the nearest directory above it that exists."""
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def kind_of(mounts: Sequence[Mount], path: str) -> str:
+    """Return the type of the file system that an absolute path lies on, by the mount table; empty where unknown."""
+    around = [each for each in mounts if path == each.point or path.startswith(each.point.rstrip("/") + "/")]
+    # Of several at one place the last is on top.
+    longest = max((len(each.point) for each in around), default=0)
+    return next((each.fstype for each in reversed(around) if len(each.point) == longest), "")

@@ -1,0 +1,92 @@
+"""What stands around each handler: nothing but FUSEError leaves it, and what fails is logged with its place.
+
+An exception that leaves a handler ends the mount (pitfalls.md): one of ours becomes its errno, a lack of memory or
+descriptors the system's, any other EIO; both are logged. The log and /.artifactfs/errors are the mount's owner's and
+root's, so a path may be told there.
+"""
+
+import contextlib
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+from pyfuse3 import FUSEError
+
+from artifactfs import errors
+from artifactfs.tree.nodes import Node, mount_path
+from artifactfs.util.headroom import Reserve
+
+log = logging.getLogger(__name__)
+
+# Of this process, as its memory is.
+_reserve = Reserve()
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+# These are given what is open, the others an inode.
+_OF_HANDLES = frozenset({"readdir", "releasedir", "read", "release"})
+# These begin something. The others answer from memory, or end what was begun, which must not fail.
+_BEGIN = frozenset({"lookup", "opendir", "readdir", "open", "read", "readlink", "getxattr", "listxattr"})
+# What is told of a place: its end is what tells it from others, and the error has to fit behind it.
+_MAX_SHOWN = 200
+
+
+class Handlers(Protocol):
+    """Whose handlers they are."""
+
+    def node_of(self, number: int, *, is_open: bool) -> Node | None:
+        """Return the place of an inode, or of a handle (`is_open`); None where there is none."""
+
+
+Self = TypeVar("Self", bound=Handlers)
+
+
+def fuse_handler(
+    handler: Callable[[Self, *Ts], Coroutine[Any, Any, T]],
+) -> Callable[[Self, *Ts], Coroutine[Any, Any, T]]:
+    """Wrap a handler: nothing but FUSEError (and a cancellation) gets out of it."""
+    name = handler.__name__
+    begins = name in _BEGIN
+
+    @functools.wraps(handler)
+    async def guard(self: Self, *args: *Ts) -> T:
+        if begins and _reserve.is_short():
+            # What is under way needs what is left.
+            raise FUSEError(errno.ENOMEM)
+        try:
+            return await handler(self, *args)
+        except FUSEError:
+            raise
+        except errors.ServiceError as error:
+            log.warning("%s of %s: %s; %s", name, place(self, name, args), error, errors.what_to_do(error))
+            raise FUSEError(errors.errno_of(error)) from error
+        except errors.ArtifactfsError as error:
+            raise FUSEError(errors.errno_of(error)) from error
+        except Exception as error:
+            # A log that finds no memory either must not keep the answer from the caller.
+            with contextlib.suppress(MemoryError):
+                log.exception("%s failed: %s", name, errors.unexpected())
+            raise FUSEError(errors.errno_of(error)) from error
+
+    return guard
+
+
+def place(handlers: Handlers, name: str, args: tuple[Any, ...]) -> str:
+    """Return what a call of the handler `name` is about, from the mount point. Never raises."""
+    try:
+        node = handlers.node_of(args[0], is_open=name in _OF_HANDLES)
+        if node is None:
+            return "what is no longer known"
+        # A name is the caller's, and any bytes.
+        below = [args[1].decode("utf-8", "backslashreplace")] if name == "lookup" else []
+        return shown("/".join(filter(None, [mount_path(node), *below])))
+    except Exception:  # it would end the mount in place of what it is to tell
+        return "what is no longer known"
+
+
+def shown(path: str) -> str:
+    """Return a path from the mount point as messages show it: from a slash on, and of a long one the end."""
+    return f"/{path}" if len(path) <= _MAX_SHOWN else f"…{path[-_MAX_SHOWN:]}"

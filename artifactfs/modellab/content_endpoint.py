@@ -1,0 +1,266 @@
+"""The content endpoint: an artifact's bytes from a place on, verified against what the answer says of itself.
+
+Nothing about this endpoint is documented (model-lab-api.md, 9-13): ranges may be granted or ignored, a length may be
+missing, a redirect may lead to object storage, a proxy may send a login page. So a Range is always asked for until this
+server has ignored one, every answer is checked before its first byte counts, and what does not fit raises.
+"""
+
+import hashlib
+import logging
+import re
+import urllib.parse
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import httpx
+import msgspec
+
+from artifactfs import errors
+from artifactfs.modellab.streams import Stream
+from artifactfs.modellab.transport import Transport
+from artifactfs.util.urls import API_PREFIX, is_host, is_loopback
+
+log = logging.getLogger(__name__)
+
+_TARGET = f"{API_PREFIX}/artifacts/content"
+_MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS
+# Past this a header is no Location (semantics 6.4); signed links have one or two KiB.
+_MAX_URL = 16 << 10
+_JSON = "application/json"
+# The cache key's part that tells versions apart, for a caching proxy between many mounts and the API: docs/fleets.md.
+_VERSION = "Artifactfs-Version"
+# How every error of this API begins (model-lab-api.md, "Errors").
+_PEEK_BYTES = 64
+_ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
+
+    `version`: in hex, what stays the same as long as the content does; empty where nothing is known that
+    does. Where an endpoint names versions, a cache on the way may answer with what it has of the same one (4.3).
+    """
+
+    project_id: str
+    path: str
+    version: str = ""
+
+
+class Body(msgspec.Struct):
+    """An answer's body: bytes [start, end) of the artifact as they come.
+
+    `end` and `total` (the artifact's size in bytes) are None where the answer does not say. `whole`: the server
+    ignored the range and sends everything. `validator`: a digest of what names this version of the artifact.
+    """
+
+    start: int
+    end: int | None
+    total: int | None
+    whole: bool
+    validator: bytes | None
+    chunks: AsyncIterator[bytes]
+
+
+class ContentEndpoint:
+    """Content of artifacts through one `Transport`. `deadline_s` bounds the wait for a head and between pieces.
+
+    `name_versions`: send each artifact's version along. Off unless a setting asks for it: the API has no such header.
+    """
+
+    def __init__(self, transport: Transport, *, deadline_s: float, name_versions: bool = False) -> None:
+        self._transport = transport
+        self._deadline_s = deadline_s
+        self._name_versions = name_versions
+        # Whether this server grants ranges; None until an answer told.
+        self.ranges: bool | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether requests wait for others to end."""
+        return self._transport.crowded
+
+    @asynccontextmanager
+    async def get(self, artifact: Artifact, start: int, end: int | None, *, size: int | None) -> AsyncIterator[Body]:
+        """Ask for bytes [start, end) (`end` None: to the end) of an artifact of `size` bytes (None: unknown).
+
+        Yields a Body that begins at `start`, or at 0 with `whole` set. Raises ServiceError; UnexpectedAnswer for
+        what is not the artifact; NotFound, BadRequest and ServerFailed may all mean that it is gone.
+        """
+        headers = {"Accept": "application/octet-stream, application/json", "Accept-Encoding": "identity"}
+        if self.ranges is not False:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        stream = await self._follow(artifact, headers)
+        if stream.status == 416 and start == 0 and _unsatisfied_total(stream.headers.get("content-range", "")) is None:
+            # An empty artifact has no first byte, and a zero is never taken for granted: its whole tells.
+            await stream.aclose()
+            headers.pop("Range", None)
+            stream = await self._follow(artifact, headers)
+        try:
+            async with aclosing(stream.chunks()) as chunks:
+                body = self._body(stream, chunks, artifact, start, end, size)
+                if body.whole and body.total != size and _kind(stream) == _JSON:
+                    # Of a length that proves nothing: an error begins as all errors of this API do.
+                    first = b""
+                    while len(first) < _PEEK_BYTES and (piece := await anext(chunks, b"")):
+                        first += piece
+                    if _ERROR.match(first):
+                        raise errors.UnexpectedAnswer("JSON came in place of the content: an error with a good status?")
+                    body.chunks = _LedBy(first, chunks)
+                if "Range" in headers:
+                    self._note(body, start, end, size)
+                yield body
+        finally:
+            await stream.aclose()
+
+    async def _follow(self, artifact: Artifact, headers: dict[str, str]) -> Stream:
+        """Send the request, and follow redirects by hand: https only, and never with our keys elsewhere."""
+        query = {"project_id": artifact.project_id, "artifact_path": artifact.path}
+        target = url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
+        # Only to the configured origin, where the caching proxy is: never to a redirect's target.
+        named = self._name_versions and artifact.version
+        sent = headers | {_VERSION: artifact.version} if named else headers
+        for _ in range(_MAX_REDIRECTS + 1):
+            stream = await self._transport.open(
+                "content", url, headers=sent, deadline_s=self._deadline_s, expected=_EXPECTED, target=target
+            )
+            if stream.status not in _REDIRECTS:
+                return stream
+            try:
+                url, sent = self._target(stream), headers
+            finally:
+                await stream.aclose()
+        raise errors.UnexpectedAnswer(f"more than {_MAX_REDIRECTS} redirects for an artifact's content")
+
+    def _target(self, stream: Stream) -> str:
+        location = stream.headers.get("location", "")
+        if not location or len(location) > _MAX_URL:
+            raise errors.UnexpectedAnswer("a redirect for an artifact's content without a usable target")
+        try:
+            target = stream.url.join(location)
+            # httpx takes much for a host that can only fail later, and slowly: "[oops", or a label of 300 letters.
+            named = target.host and is_host(target.raw_host.decode(), target.netloc.decode())
+        except (httpx.InvalidURL, ValueError):  # ValueError: a name that begins with xn-- and is nothing encoded
+            named = False
+        if not named or not (target.port is None or 0 < target.port < 1 << 16):
+            raise errors.UnexpectedAnswer("a redirect for an artifact's content to what is no URL")
+        # http only from a loopback API to loopback: anything else could be read and changed on the way.
+        local = is_loopback(stream.url.host) and stream.url.scheme == "http"
+        if target.scheme != "https" and not (target.scheme == "http" and local and is_loopback(target.host)):
+            raise errors.UnexpectedAnswer(
+                f"a redirect for an artifact's content to {target.scheme}:, which is not followed"
+            )
+        if target.userinfo:
+            raise errors.UnexpectedAnswer("a redirect for an artifact's content with a user name in it")
+        return str(target)
+
+    def _body(
+        self,
+        stream: Stream,
+        chunks: AsyncIterator[bytes],
+        artifact: Artifact,
+        start: int,
+        end: int | None,
+        size: int | None,
+    ) -> Body:
+        """Check an answer's head against what was asked for."""
+        headers = stream.headers
+        if (encoding := headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+            raise errors.UnexpectedAnswer(f"content came {encoding}-encoded though it was asked for as it is")
+        if stream.status == 416:
+            total = _unsatisfied_total(headers.get("content-range", ""))
+            if total is None or total > start:
+                raise errors.UnexpectedAnswer(f"the server refuses bytes from {start} on")
+            return Body(start, start, total, False, None, chunks)
+        if stream.status == 206:
+            first, last, total = _content_range(headers.get("content-range", ""))
+            if first != start or (end is not None and last > end):
+                raise errors.UnexpectedAnswer(f"asked for bytes from {start} on, got bytes {first} to {last - 1}")
+            if (length := _length(headers)) is not None and length != last - first:
+                if length < last - first:
+                    raise errors.ShortBody(f"a body of {length} bytes came for a range of {last - first}")
+                raise errors.UnexpectedAnswer("an answer whose length contradicts its range")
+            return Body(first, last, total, False, _validator(headers), chunks)
+        total = _length(headers)
+        self._refuse_other_kinds(_kind(stream), artifact, total, size)
+        return Body(0, total, total, True, _validator(headers), chunks)
+
+    def _note(self, body: Body, start: int, end: int | None, size: int | None) -> None:
+        """Take note of whether this server grants ranges. Whoever asked for all and got all has learned nothing."""
+        asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
+        if not body.whole and body.end != start:
+            self.ranges = True
+        elif body.whole and self.ranges is None and not asked_for_all:
+            self.ranges = False
+            log.info("this server ignores ranges: contents are fetched whole")
+
+    @staticmethod
+    def _refuse_other_kinds(kind: str, artifact: Artifact, total: int | None, size: int | None) -> None:
+        """Refuse a login page or an error in place of the artifact (model-lab-api.md, 13)."""
+        if total is not None and total == size:
+            return
+        name = artifact.path.rpartition("/")[2].lower()
+        if kind == _JSON and None not in (total, size) and "json" not in name and "ipynb" not in name:
+            raise errors.UnexpectedAnswer("JSON came in place of the content: an error with a good status?")
+        if kind in ("text/html", "application/xhtml+xml") and not name.endswith((".html", ".htm", ".xhtml")):
+            raise errors.UnexpectedAnswer("an HTML page came in place of the content: a login page or a proxy's error?")
+
+
+class _LedBy:
+    """Pieces of a body, after one that was read before. Not a generator: nobody would close it."""
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await anext(self._rest)
+
+
+def _kind(stream: Stream) -> str:
+    kind: str = stream.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower()
+
+
+def _content_range(text: str) -> tuple[int, int, int | None]:
+    """Return first, last + 1 and the total (None for `*`) of a Content-Range. Raises UnexpectedAnswer."""
+    match = re.fullmatch(r"\s*bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\s*", text, re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise errors.UnexpectedAnswer("a partial answer that does not say which part it is")
+    first, last = int(match[1]), int(match[2]) + 1
+    total = None if match[3] == "*" else int(match[3])
+    if first >= last or (total is not None and last > total):
+        raise errors.UnexpectedAnswer("a partial answer with an impossible range")
+    return first, last, total
+
+
+def _unsatisfied_total(text: str) -> int | None:
+    match = re.fullmatch(r"\s*bytes\s+\*/(\d{1,19})\s*", text, re.IGNORECASE | re.ASCII)
+    return int(match[1]) if match else None
+
+
+def _length(headers: httpx.Headers) -> int | None:
+    text = headers.get("content-length", "")
+    if "transfer-encoding" in headers or not (text.isascii() and text.isdecimal() and len(text) < 20):
+        return None
+    return int(text)
+
+
+def _validator(headers: httpx.Headers) -> bytes | None:
+    """Return a digest of a strong ETag, or else of Last-Modified; None where there is neither.
+
+    A weak ETag promises nothing about bytes. Whether either means anything here, it must prove (semantics 4.1).
+    """
+    etag = headers.get("etag", "").strip()
+    if etag.startswith('"'):
+        return hashlib.blake2b(b"E" + etag.encode("utf-8", "replace"), digest_size=16).digest()
+    if modified := headers.get("last-modified", "").strip():
+        return hashlib.blake2b(b"L" + modified.encode("utf-8", "replace"), digest_size=16).digest()
+    return None

@@ -1,0 +1,177 @@
+"""What became of the requests of one mount: by kind and outcome, how long answers took, whether the keys are taken.
+
+Only counts: an increment or two a request, so that it costs nothing that anybody would measure. Does not know what it
+is for; `control/status_schema.py` puts it together with what others know.
+"""
+
+import enum
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+
+import msgspec
+import trio
+
+from artifactfs import errors
+
+# Upper bounds of what is told apart of the time to an answer's head, in seconds. Arbitrary: thrice a decade.
+HEAD_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# One that was cancelled so shortly before its deadline ran into it.
+_SLACK_S = 0.01
+
+
+class Outcome(enum.StrEnum):
+    """What became of a request. The last two were never sent."""
+
+    OK = "ok"
+    NOT_FOUND = "not_found"
+    DENIED = "denied"
+    BAD_REQUEST = "bad_request"
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server_error"
+    TIMED_OUT = "timed_out"
+    REFUSED = "connection_refused"
+    UNREACHABLE = "unreachable"
+    LOST = "connection_lost"
+    TLS = "tls_failed"
+    PROTOCOL_ERROR = "unexpected_answer"
+    TOO_LARGE = "answer_too_large"
+    CANCELLED = "cancelled"
+    BUG = "bug"
+    CIRCUIT_OPEN = "not_asked"
+    RATE_LIMITED_LOCALLY = "held_back"
+
+
+_OUTCOME: dict[type[BaseException], Outcome] = {
+    errors.NotFound: Outcome.NOT_FOUND,
+    errors.AccessDenied: Outcome.DENIED,
+    errors.BadRequest: Outcome.BAD_REQUEST,
+    errors.UnexpectedAnswer: Outcome.PROTOCOL_ERROR,
+    errors.AnswerTooLarge: Outcome.TOO_LARGE,
+    errors.RateLimited: Outcome.THROTTLED,
+    errors.ServerFailed: Outcome.SERVER_ERROR,
+    errors.TimedOut: Outcome.TIMED_OUT,
+    errors.ConnectionLost: Outcome.LOST,
+    errors.ConnectionRefused: Outcome.REFUSED,
+    errors.Unreachable: Outcome.UNREACHABLE,
+    errors.TlsFailed: Outcome.TLS,
+    trio.Cancelled: Outcome.CANCELLED,
+}
+# From these nothing is learned of the service: who asked went away, or the fault is ours.
+_SAYS_NOTHING = frozenset({Outcome.CANCELLED, Outcome.BUG})
+
+
+def outcome_of(kind: type[BaseException] | None) -> Outcome:
+    """Return the outcome of a request that ended with an exception of this kind; None: with none."""
+    if kind is None:
+        return Outcome.OK
+    return next((_OUTCOME[base] for base in kind.__mro__ if base in _OUTCOME), Outcome.BUG)
+
+
+class LatencyHistogram(msgspec.Struct, frozen=True):
+    """Seconds from a request to its answer's head: how many were within each of HEAD_BOUNDS_S, and the rest."""
+
+    counts: tuple[int, ...]
+    sum_s: float
+
+    @property
+    def count(self) -> int:
+        """How many answers came."""
+        return sum(self.counts)
+
+
+class StatsSnapshot(msgspec.Struct, frozen=True):
+    """What was asked so far: attempts by kind and outcome, times by kind, bodies that broke off.
+
+    `denied_since`: when the service began to refuse the keys, None while it takes them; `taken_at`: when it took them
+    again. Both in seconds of the mount's clock. `denied_last`: the last request was refused so, too.
+    """
+
+    outcomes: dict[str, dict[str, int]]
+    heads: dict[str, LatencyHistogram]
+    bodies_broken: int
+    denied_since: float | None
+    taken_at: float
+    denied_last: bool = False
+
+
+class Attempt:
+    """One request on its way, until `until`: a context that takes note of how it ends. `ours`: it has our keys."""
+
+    __slots__ = ("_kind", "_ours", "_tally", "_until")
+
+    def __init__(self, tally: "RequestStats", kind: str, until: float, *, ours: bool) -> None:
+        self._tally = tally
+        self._kind = kind
+        self._until = until
+        self._ours = ours
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._tally.ended(self._kind, outcome_of(kind), self._until, ours=self._ours)
+
+
+class RequestStats:
+    """The counts of one mount, shared by its transports. `clock`: seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._outcomes: Counter[tuple[str, Outcome]] = Counter()
+        self._heads: dict[str, list[int]] = {}
+        self._head_sums: dict[str, float] = {}
+        self._denied_since: float | None = None
+        self._denied_last = False
+        self._taken_at = float("-inf")
+        # Bodies that did not come to their end, though their answer's head was in order.
+        self.bodies_broken = 0
+
+    def attempt(self, kind: str, until: float, *, ours: bool = True) -> Attempt:
+        """Return a context for one request; see Attempt."""
+        return Attempt(self, kind, until, ours=ours)
+
+    def ended(self, kind: str, outcome: Outcome, until: float, *, ours: bool) -> None:
+        """Take note of how a request ended."""
+        if outcome is Outcome.CANCELLED and self._clock() >= until - _SLACK_S:
+            outcome = Outcome.TIMED_OUT
+        self._outcomes[kind, outcome] += 1
+        if not ours or outcome in _SAYS_NOTHING:
+            return
+        self._denied_last = outcome is Outcome.DENIED
+        if outcome is Outcome.OK:
+            if self._denied_since is not None:
+                self._denied_since, self._taken_at = None, self._clock()
+        elif outcome is Outcome.DENIED and self._denied_since is None:
+            self._denied_since = self._clock()
+
+    def strange(self, kind: str) -> None:
+        """Take note that an answer that had ended well is not Model Lab's."""
+        self._outcomes[kind, Outcome.OK] -= 1
+        self._outcomes[kind, Outcome.PROTOCOL_ERROR] += 1
+
+    def not_sent(self, kind: str, outcome: Outcome) -> None:
+        """Take note of a request that was given up before it was sent."""
+        self._outcomes[kind, outcome] += 1
+
+    def head(self, kind: str, seconds: float) -> None:
+        """Take note of how long an answer's head took."""
+        counts = self._heads.get(kind)
+        if counts is None:
+            counts = self._heads[kind] = [0] * (len(HEAD_BOUNDS_S) + 1)
+            self._head_sums[kind] = 0.0
+        counts[bisect_left(HEAD_BOUNDS_S, seconds)] += 1
+        self._head_sums[kind] += seconds
+
+    def traffic(self) -> StatsSnapshot:
+        """Return the counts so far."""
+        outcomes: dict[str, dict[str, int]] = {}
+        for (kind, outcome), count in sorted(self._outcomes.items()):
+            outcomes.setdefault(kind, {})[str(outcome)] = count
+        heads = {
+            kind: LatencyHistogram(tuple(counts), self._head_sums[kind]) for kind, counts in sorted(self._heads.items())
+        }
+        return StatsSnapshot(outcomes, heads, self.bodies_broken, self._denied_since, self._taken_at, self._denied_last)

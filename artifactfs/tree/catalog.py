@@ -1,0 +1,282 @@
+"""What is above the runs: `/`, `/runs`, `/projects`, `/names` (semantics 1), and what is known of runs and projects.
+
+Owns the pages of runs and projects, each asked for when somebody looks, 100 rows a request, never all of them unasked.
+What a page brings is known from then on: who lists a shelf and looks every target up (`ls --color`, tab completion)
+asks for nothing more. A name is asked for by the id in it, so that what is not among those listed can be entered too.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from artifactfs import errors
+from artifactfs.modellab.models import Project, Run
+from artifactfs.tree import listing
+from artifactfs.tree.listing import Service, TreeTimes
+from artifactfs.tree.nodes import (
+    ROOT_NUMBER,
+    ArtifactDir,
+    DirSnapshot,
+    Entry,
+    InodeNumbers,
+    LookupResult,
+    Node,
+    ProjectDir,
+    StaticDir,
+    Symlink,
+)
+from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
+from artifactfs.tree.swr_cache import CacheEntry, Caches
+from artifactfs.tree.tree_stats import ListingFacts
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Bounds of what is remembered; a run is about 500 bytes. As many as in the rows of all pages, at least: who lists an
+# organisation of 65,614 runs, shelf by shelf, and follows the links then, asks for none of them again.
+MAX_RUNS = 100_000
+_MAX_PROJECTS = 20_000
+_MAX_SHELVED = MAX_RUNS
+# As many projects are listed, with 10 requests; the organisation that was seen has 403. Others are entered by id.
+_PROJECTS_LISTED = 1_000
+# Names of ours never go away while the mount is there.
+_FIXED_VALID_S = 3600.0
+
+
+class Catalog:
+    """The upper part of a mount's tree. Every method raises TreeError or ServiceError.
+
+    `now_ns` gives nanoseconds since the epoch, `clock` seconds that go on during sleep.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        caches: Caches,
+        numbering: InodeNumbers,
+        times: TreeTimes,
+        runs_listed: int,
+        clock: Callable[[], float],
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._service = service
+        self._numbering = numbering
+        self._times = times
+        self._runs_listed = runs_listed
+        self._clock = clock
+        self._mounted_ns = now_ns()
+        self.root = self._fixed(b"", ROOT_NUMBER)
+        self.runs = self._fixed(b"runs", numbering.fixed(b"runs"))
+        self._projects = self._fixed(b"projects", numbering.fixed(b"projects"))
+        self._names = self._fixed(b"names", numbering.fixed(b"names"))
+        self._top = {place.entry.name: place for place in (self.runs, self._projects, self._names)}
+
+        self.known_runs = caches.make(
+            lambda run_id: f"run {run_id}",
+            fetch=self._fetch_run,
+            ttl_s=lambda run: times.ttl_s(run, now_ns()),
+            max_weight=MAX_RUNS,
+        )
+        self._known_projects = caches.make(
+            lambda project_id: f"project {project_id}",
+            fetch=self._fetch_project,
+            ttl_s=lambda _project: times.listing_ttl,
+            max_weight=_MAX_PROJECTS,
+        )
+        # By project; None for all of them.
+        self._pages = caches.make(
+            lambda of: "the runs last updated" + ("" if of is None else f" of project {of}"),
+            fetch=self._fetch_runs,
+            ttl_s=lambda _rows: times.listing_ttl,
+            weight=lambda found: len(found) + 1,
+            max_weight=_MAX_SHELVED,
+        )
+        self._project_pages = caches.make(
+            lambda _: "the projects",
+            fetch=self._fetch_projects,
+            ttl_s=lambda _rows: times.listing_ttl,
+            max_weight=1,
+        )
+
+        self._caches = (self.known_runs, self._known_projects, self._pages, self._project_pages)
+
+    async def lookup(self, parent: Node, name: bytes) -> LookupResult:
+        """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
+        found: LookupResult | None = None
+        if parent is self.root:
+            if (fixed := self._top.get(name)) is not None:
+                found = LookupResult(fixed, _FIXED_VALID_S)
+        elif parent is self.runs:
+            if (run_id := parse_id(name)) is not None:
+                run = await self.known_runs.get(run_id)
+                found = LookupResult(self.run_directory(run.value), self.known_runs.left_s(run))
+        elif parent is self._projects or parent is self._names:
+            found = await self._find_shelf(parent, name)
+        elif isinstance(parent, ProjectDir):
+            found = await self._find_link(parent, name)
+        else:
+            raise errors.NotADirectory("not a directory")
+        if found is None:
+            # What desktops probe, and typing errors: mostly without a request (semantics 1.2).
+            raise errors.NoSuchEntry("no such name", self._times.negative_ttl)
+        return found
+
+    async def contents(self, node: Node) -> DirSnapshot:
+        """Return what a directory holds, in the order to show it in."""
+        if node is self.root:
+            return _contents(self._top.values(), lambda: _FIXED_VALID_S)
+        if node is self.runs:
+            page = await self._pages.get(None)
+            return _contents(map(self.run_directory, page.value), lambda: self._pages.left_s(page))
+        if node is self._projects or node is self._names:
+            projects = await self._project_pages.get(None)
+            shelves = (self._shelf(project, by_name=node is self._names) for project in projects.value)
+            return _contents(shelves, lambda: self._project_pages.left_s(projects))
+        if isinstance(node, ProjectDir):
+            page = await self._pages.get(node.project_id)
+            links = (self._link(node, run) for run in page.value)
+            return _contents(links, lambda: self._pages.left_s(page))
+        raise errors.NotADirectory("not a directory")
+
+    def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
+        """Return what `lookup` would for a run in `/runs`, if that is at hand: links lead there by the hundred."""
+        if parent is self.runs and (run_id := parse_id(name)) is not None:
+            run = self.known_runs.get_fresh(run_id)
+            return LookupResult(self.run_directory(run.value), self.known_runs.left_s(run)) if run is not None else None
+        return None
+
+    def expire(self) -> None:
+        """Make the next look at anything fresh (semantics 3.3)."""
+        for cache in self._caches:
+            cache.expire()
+
+    def forget(self) -> None:
+        """Forget everything that the service has told (semantics 6.3)."""
+        for cache in self._caches:
+            cache.clear()
+
+    def refresh(self, node: Node) -> None:
+        """Make the next look at a shelf, or at the names of projects, fresh (semantics 3.3)."""
+        if isinstance(node, ProjectDir):
+            page = self._pages.get_any(node.project_id)
+            runs = {run.run_id for run in page.value} if page is not None else set()
+            self.known_runs.mark_stale_where(lambda run_id: run_id in runs)
+            self._known_projects.mark_stale_where(lambda project_id: project_id == node.project_id)
+            self._pages.mark_stale_where(lambda of: of == node.project_id)
+            if node.by_name:
+                # Its name came from the listing of projects, which would go on showing an old one.
+                self._project_pages.mark_stale_where(lambda _: True)
+        else:
+            self._known_projects.mark_stale_where(lambda _: True)
+            self._pages.mark_stale_where(lambda _: True)
+            self._project_pages.mark_stale_where(lambda _: True)
+
+    async def project_name(self, project_id: int) -> str:
+        """Return a project's name; asks where it is not known."""
+        return (await self._known_projects.get(project_id)).value.name
+
+    def facts(self, node: Node) -> ListingFacts | None:
+        """Return what is known of what a directory shows; None where nothing is at hand. Asks nobody."""
+        if node is self.runs or isinstance(node, ProjectDir):
+            runs = self._pages.get_any(node.project_id if isinstance(node, ProjectDir) else None)
+            return None if runs is None else self._facts(runs, self._pages.left_s(runs))
+        if node is self._projects or node is self._names:
+            projects = self._project_pages.get_any(None)
+            return None if projects is None else self._facts(projects, self._project_pages.left_s(projects))
+        return None
+
+    def _facts(self, held: CacheEntry[tuple[T, ...]], left_s: float) -> ListingFacts:
+        return ListingFacts(self._clock() - held.asked_at, own=True, entries=len(held.value), left_s=left_s)
+
+    def known(self) -> tuple[int, int]:
+        """Return how many runs and how many projects are remembered."""
+        return len(self.known_runs), len(self._known_projects)
+
+    def run_directory(self, run: Run) -> ArtifactDir:
+        """Return the place of a run's artifacts."""
+        entry = Entry(b"%d" % run.run_id, True, self._numbering.run(run.run_id), listing.run_time_ns(run))
+        return ArtifactDir(run.run_id, "", entry, self.runs.entry.number)
+
+    # --- shelves and links ---------------------------------------------------------------------------------
+
+    async def _find_shelf(self, parent: StaticDir, name: bytes) -> LookupResult | None:
+        by_name = parent is self._names
+        project_id = number_of(name) if by_name else parse_id(name)
+        if project_id is None:
+            return None
+        project = await self._known_projects.get(project_id)
+        shelf = self._shelf(project.value, by_name=by_name)
+        # By another name than its own a project is not there: it would be there twice.
+        return LookupResult(shelf, self._known_projects.left_s(project)) if shelf.entry.name == name else None
+
+    async def _find_link(self, shelf: ProjectDir, name: bytes) -> LookupResult | None:
+        run_id = number_of(name) if shelf.by_name else parse_id(name)
+        if run_id is None:
+            return None
+        run = await self.known_runs.get(run_id)
+        link = self._link(shelf, run.value)
+        if run.value.project_id != str(shelf.project_id) or link.entry.name != name:
+            return None
+        return LookupResult(link, self.known_runs.left_s(run))
+
+    def _shelf(self, project: Project, *, by_name: bool) -> ProjectDir:
+        parent = self._names if by_name else self._projects
+        name = named(project.name, project.project_id) if by_name else b"%d" % project.project_id
+        number = self._numbering.fixed(parent.entry.name + b"/" + name)
+        time_ns = self._mounted_ns if project.updated_ns is None else project.updated_ns
+        return ProjectDir(project.project_id, by_name, Entry(name, True, number, time_ns), parent.entry.number)
+
+    def _link(self, shelf: ProjectDir, run: Run) -> Symlink:
+        name = named(run.name, run.run_id) if shelf.by_name else b"%d" % run.run_id
+        # By the project's id: its name in /names may change, and the link is the same.
+        above = b"names" if shelf.by_name else b"projects"
+        number = self._numbering.fixed(b"%b/%d/%b" % (above, shelf.project_id, name))
+        entry = Entry(name, False, number, listing.run_time_ns(run))
+        return Symlink(b"../../runs/%d" % run.run_id, entry, shelf.entry.number)
+
+    def _fixed(self, name: bytes, number: int) -> StaticDir:
+        return StaticDir(Entry(name, True, number, self._mounted_ns), ROOT_NUMBER)
+
+    # --- asking --------------------------------------------------------------------------------------------
+
+    async def _fetch_run(self, run_id: int, _old: Run | None) -> Run:
+        return await self._service.get_run(run_id)
+
+    async def _fetch_project(self, project_id: int, _old: Project | None) -> Project:
+        return await self._service.get_project(project_id)
+
+    async def _fetch_runs(self, project_id: int | None, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
+        asked_at = self._clock()
+        missing = errors.NoList if project_id is None else errors.NotFound
+        found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id), missing)
+        runs = [run for run in found if is_id(run.run_id)]
+        for run in runs:
+            self.known_runs.put(run.run_id, run, asked_at)
+        return tuple(runs)
+
+    async def _fetch_projects(self, _key: None, _old: tuple[Project, ...] | None) -> tuple[Project, ...]:
+        asked_at = self._clock()
+        found = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED), errors.NoList)
+        projects = [project for project in found if is_id(project.project_id)]
+        for project in projects:
+            self._known_projects.put(project.project_id, project, asked_at)
+        if len(projects) == _PROJECTS_LISTED:
+            log.info("there are more than %d projects: others are entered by id or name", _PROJECTS_LISTED)
+        return tuple(projects)
+
+
+def _contents(places: Iterable[Node], left_s: Callable[[], float]) -> DirSnapshot:
+    by_name = {place.entry.name: place for place in places}
+    return DirSnapshot(tuple(place.entry for place in by_name.values()), lambda entry: by_name[entry.name], left_s)
+
+
+async def _listed(what: str, answer: Awaitable[list[T]], missing: type[errors.NotFound]) -> list[T]:
+    try:
+        return await answer
+    except errors.NotFound as error:
+        # Of one thing that is an ordinary answer; of all of them nobody would know why there are none.
+        none = missing(f"the service has no list of {what}: {error}", error.status)
+        log.warning("%s; %s", none, errors.what_to_do(none))
+        raise none from error

@@ -1,0 +1,184 @@
+"""One directory's entries: from the service's answer to what is shown, and for how long it is believed."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+import trio
+
+from artifactfs.modellab.client import DirectoryListing
+from artifactfs.modellab.listing_dialects import Child
+from artifactfs.modellab.models import Project, ProjectFile, Run
+from artifactfs.modellab.transport import RequestUsage
+from artifactfs.tree.nodes import ChildNumber, Entry, InodeNumbers, same_version
+
+# A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
+# uploads trail behind a run's end.
+SETTLED_S = 600.0
+# Entries made between two looks at the event loop: some milliseconds of work.
+SLICE = 2_000
+
+T = TypeVar("T")
+
+
+class Service(Protocol):
+    """What the tree needs of Model Lab. `artifactfs.modellab.client.ModelLab` is one; tests have another."""
+
+    async def get_run(self, run_id: int) -> Run:
+        """Return a run; raises NotFound for one that is not there or is deleted."""
+
+    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
+        """Return the runs last updated, of one project or of all, newest first."""
+
+    async def get_project(self, project_id: int) -> Project:
+        """Return a project; raises NotFound for one that is not there or is deleted."""
+
+    async def list_projects(self, count: int) -> list[Project]:
+        """Return projects in the service's order."""
+
+    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+        """Return the children of a directory of a run."""
+
+    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+        """Give every file of a project's listing to `add`, as they come."""
+
+    def can_prefetch(self) -> bool:
+        """Whether a request that nobody waits for may go now."""
+
+    def cost(self) -> RequestUsage:
+        """Return what was asked so far."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A directory's entries by name, in the server's order."""
+
+    by_name: dict[bytes, Entry]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries as they are now, frozen for a reader that goes through them by position."""
+        return tuple(self.by_name.values())
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+
+class SizeOverride(msgspec.Struct, frozen=True):
+    """A size that the content told, where the listing says another (semantics 4.1): bytes of both."""
+
+    listed_bytes: int | None
+    size_bytes: int
+
+
+class TreeTimes(msgspec.Struct, frozen=True):
+    """The times of semantics 3.1 and 3.2, in seconds."""
+
+    listing_ttl: float = 60.0
+    finished_ttl: float = 3600.0
+    negative_ttl: float = 10.0
+    stale_max: float = 3600.0
+
+    def ttl_s(self, run: Run, then_ns: int) -> float:
+        """Return for how long is believed what was asked for about a run at `then_ns` (since the epoch)."""
+        return self.finished_ttl if settled(run, then_ns) else self.listing_ttl
+
+
+def settled(run: Run, now_ns: int) -> bool:
+    """Whether a run was finished more than ten minutes before `now_ns` (nanoseconds since the epoch).
+
+    Some completed runs have no `completed_at` (model-lab-api.md): then the last update counts.
+    """
+    ended_ns = run.completed_ns if run.completed_ns is not None else run.updated_ns
+    return run.finished and ended_ns is not None and now_ns - ended_ns > SETTLED_S * 1e9
+
+
+def file_time_ns(run: Run) -> int:
+    """Return the best time known for a run's artifacts (semantics 2.3); 0 where the service gives none."""
+    return next((t for t in (run.completed_ns, run.created_ns, run.updated_ns) if t is not None), 0)
+
+
+def run_time_ns(run: Run) -> int:
+    """Return the time of a run's directory (semantics 2.3); 0 where the service gives none."""
+    return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
+
+
+def chunked(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield what is to be gone through in parts that the event loop can wait for."""
+    rest = iter(items)
+    while part := list(itertools.islice(rest, SLICE)):
+        yield part
+
+
+async def checkpoint_if_full(part: Sequence[object]) -> None:
+    """Let others run after a whole slice; a directory is mostly less, and costs no turn."""
+    if len(part) == SLICE:
+        await trio.lowlevel.checkpoint()
+
+
+async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -> Mapping[bytes, Child]:
+    """Return a directory's children with what only the index has of its files: times, and sizes where they lack."""
+    if not index:
+        return children
+    found = dict(children)
+    for part in chunked(index.values()):
+        for known in part:
+            if (child := found.get(known.name)) is not None and not child.is_dir:
+                size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
+                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=known.created_ns)
+        await checkpoint_if_full(part)
+    return found
+
+
+async def build(
+    children: Mapping[bytes, Child],
+    run: Run,
+    path: str,
+    old: Listing | None,
+    numbering: InodeNumbers,
+    amendments: dict[bytes, SizeOverride] | None = None,
+) -> Listing:
+    """Make a listing of the children in an answer.
+
+    What is unchanged since `old` keeps its entry, and with it its time (2.3).
+    `amendments`: sizes by name that the content told; one holds as long as the listing says what it said then.
+    """
+    number = numbering.children(run.run_id, path)
+    mtime_ns = file_time_ns(run)
+    known = old.by_name if old is not None else {}
+    by_name: dict[bytes, Entry] = {}
+    for part in chunked(children.values()):
+        for item in part:
+            if amendments and (amended := amendments.get(item.name)):
+                if amended.listed_bytes == item.size_bytes:
+                    item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
+                else:
+                    del amendments[item.name]  # what it was about is over
+            by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
+        await checkpoint_if_full(part)
+    return Listing(by_name)
+
+
+def _entry(item: Child, old: Entry | None, number: ChildNumber, mtime_ns: int) -> Entry:
+    if old is None:
+        mtime_ns = mtime_ns if item.created_ns is None else item.created_ns
+        its_number = number(item.name, item.is_dir, item.size_bytes)
+        return Entry(item.name, item.is_dir, its_number, mtime_ns, item.size_bytes, item.slash, item.created_ns)
+    new = Entry(
+        item.name,
+        item.is_dir,
+        old.number,
+        old.mtime_ns,
+        item.size_bytes,
+        item.slash,
+        old.created_ns if item.created_ns is None else item.created_ns,
+    )
+    if not same_version(old, new):
+        new = _entry(item, None, number, mtime_ns)
+        if new.number == old.number or item.size_bytes == old.size_bytes:  # only its time tells it from others
+            new = msgspec.structs.replace(new, number=number(item.name, item.is_dir, item.size_bytes, item.created_ns))
+        return new
+    if new.size_bytes is None and old.size_bytes is not None:
+        new = msgspec.structs.replace(new, size_bytes=old.size_bytes)
+    # The same object where nothing changed: a refresh of a large directory costs no memory.
+    return old if new == old else new

@@ -1,0 +1,1 @@
+"""Listings ahead of a traversal: the project index and the prefetcher."""

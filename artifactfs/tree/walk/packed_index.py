@@ -1,0 +1,123 @@
+"""The files of a project, as its listing names them: by directory, packed, and taken apart where somebody looks."""
+
+import sys
+from collections.abc import Sequence
+
+from artifactfs import errors
+from artifactfs.modellab.listing_dialects import Child, encode_name, size_of, without_lead
+from artifactfs.modellab.models import ProjectFile, parse_time_ns
+from artifactfs.tree.listing import checkpoint_if_full, chunked
+
+# What packed indexes take in memory, all together, in about bytes; and one path's length: PATH_MAX.
+MAX_PACKED_BYTES = 64 << 20
+_MAX_PATH = 4096
+# A longer time is none.
+_MAX_TIME = 40
+# Bytes of a directory's record, about.
+_DIRECTORY_BYTES = 500
+
+
+class _Packed:
+    """A directory: its files as NUL-ended name, size and time, one after the other, and its directories' names."""
+
+    __slots__ = ("directories", "files")
+
+    def __init__(self) -> None:
+        self.files = bytearray()
+        self.directories: list[bytes] = []
+
+
+class PackedIndex:
+    """The files of a project by directory, in about 60 bytes each."""
+
+    def __init__(self) -> None:
+        self._directories: dict[str, _Packed] = {}
+        self.size_bytes = 0
+        self.count = 0
+
+    def add(self, rows: Sequence[ProjectFile]) -> None:
+        """Take rows in. What no tree can hold is left out (semantics 1.3). Raises AnswerTooLarge."""
+        here: str | None = None
+        directory: _Packed | None = None
+        size_bytes = count = 0
+        for row in rows:
+            path, _, last = without_lead(row.path).rpartition("/")
+            name = encode_name(last)
+            # A row that ends in a slash is a marker of a directory, and says nothing of a file.
+            if name is None or len(row.path) > _MAX_PATH:
+                continue
+            if path != here:
+                here, directory = path, self._make(path)
+            if directory is None:
+                continue
+            size, created = size_of(row), row.created_at or ""
+            if len(created) > _MAX_TIME or not created.isascii() or "\0" in created:
+                created = ""
+            packed = b"%b\0%b\0" % (name, f"{'' if size is None else size}\0{created}".encode())
+            directory.files += packed
+            size_bytes += len(packed)
+            count += 1
+        self.size_bytes += size_bytes
+        self.count += count
+        if self.size_bytes > MAX_PACKED_BYTES:
+            raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._directories
+
+    async def directory(self, path: str) -> dict[bytes, Child] | None:
+        """Return the children of a directory, given from the project's root; None if the index has no such one."""
+        packed = self._directories.get(path)
+        if packed is None:
+            return None
+        # A name that is both is a directory; of duplicates the first counts (semantics 1.5).
+        children: dict[bytes, Child] = {}
+        for names in chunked(packed.directories):
+            children |= {name: Child(name, True, None, True) for name in names}
+            await checkpoint_if_full(names)
+        # What follows the last NUL is nothing.
+        fields = iter(bytes(packed.files).split(b"\0")[:-1])
+        for rows in chunked(zip(fields, fields, fields, strict=True)):
+            for name, size, created in rows:
+                if name not in children:
+                    created_ns = parse_time_ns(created.decode()) if created else None
+                    children[name] = Child(name, False, int(size) if size else None, False, created_ns)
+            await checkpoint_if_full(rows)
+        return children
+
+    async def below(self, path: str) -> list[str]:
+        """Return every directory below one, given from the project's root, that one itself not included."""
+        found: list[str] = []
+        level = [path]
+        while level:
+            deeper = []
+            for part in chunked(level):
+                for here in part:
+                    packed = self._directories.get(here)
+                    base = f"{here}/" if here else ""
+                    deeper += [base + name.decode() for name in (packed.directories if packed is not None else ())]
+                await checkpoint_if_full(part)
+            found += deeper
+            level = deeper
+        return found
+
+    def _make(self, path: str) -> _Packed | None:
+        """Return a directory's record, made with all above it; None for a path that no tree can hold."""
+        if (found := self._directories.get(path)) is not None:
+            return found
+        names = [encode_name(part) for part in path.split("/")] if path else []
+        if None in names:
+            return None
+        made = self._put(path)
+        while path:
+            path, _, last = path.rpartition("/")
+            above = self._directories.get(path)
+            (above or self._put(path)).directories.append(last.encode())
+            if above is not None:
+                break
+        return made
+
+    def _put(self, path: str) -> _Packed:
+        self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(path)
+        made = self._directories[path] = _Packed()
+        return made

@@ -1,0 +1,1 @@
+"""Small helpers without a domain: URLs, quantities for people, escaping, clocks, threads, memory headroom."""

@@ -1,0 +1,585 @@
+"""artifactfs.content.block_store: what is kept is what was saved or nothing, whatever happens to the disk."""
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from artifactfs.content import block_format
+from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
+from artifactfs.content.block_store import BlockStore
+
+KEY = bytes(range(16))
+OTHER = bytes(range(1, 17))
+DATA = b"a tensor, or the piece of one" * 3
+PAGE = 4096
+
+
+def anything(_stamp: Provenance) -> bool:
+    return True
+
+
+def store_in(path: Path, *, max_bytes: int = 1 << 30, min_free: int = 0) -> BlockStore:
+    return BlockStore(str(path), max_bytes=max_bytes, min_free_bytes=min_free)
+
+
+def stamp_of(store: BlockStore) -> Provenance:
+    return Provenance(12.5, store.session, b"v" * 16, b"r" * 16)
+
+
+def load(store: BlockStore, key: bytes, index: int, accept: Callable[[Provenance], bool] = anything) -> Block | None:
+    (found,) = store.load(key, [index], accept)
+    return found
+
+
+def block_files(path: Path) -> list[Path]:
+    return sorted(path.glob("blocks-1/*/*/*"))
+
+
+def mount_path(store: BlockStore, key: bytes, first: int, count: int) -> str:
+    name = key.hex()
+    return os.path.join(store.directory, "blocks-1", name[:2], name[2:], block_format.file_name(first, count))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlockStore:
+    return store_in(tmp_path)
+
+
+@pytest.mark.parametrize("validator", [None, b"v" * 16])
+@pytest.mark.parametrize("run", [None, b"r" * 16])
+def test_what_is_saved_is_loaded(store: BlockStore, validator: bytes | None, run: bytes | None) -> None:
+    """4.4: a block comes back with its bytes and all that was known of them."""
+    stamp = Provenance(12.5, store.session, validator, run)
+    assert store.save(KEY, 7, [DATA], stamp)
+    found = load(store, KEY, 7)
+    assert found is not None
+    assert (bytes(found.data), found.stamp.validator, found.stamp.run) == (DATA, validator, run)
+    assert found.stamp.fetched_at == 12.5
+    assert load(store, KEY, 8) is None
+    assert load(store, OTHER, 7) is None
+
+
+def test_a_session_is_known_again(store: BlockStore) -> None:
+    """4.3: a block says which mount fetched it."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    found = load(store, KEY, 0)
+    assert found is not None
+    assert found.stamp.session == store.session
+
+
+def test_any_flipped_bit_is_noticed(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a bit that flipped anywhere in a block's file: the block is gone, never wrong."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    (file,) = block_files(tmp_path)
+    good = file.read_bytes()
+    for place in range(len(good)):
+        file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
+        assert load(store, KEY, 0) is None, place
+        assert not file.exists()
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, -1, -len(DATA)])
+def test_a_cut_file_is_noticed(tmp_path: Path, store: BlockStore, length: int) -> None:
+    """4.4: a file that is shorter than it was."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    (file,) = block_files(tmp_path)
+    file.write_bytes(file.read_bytes()[:length])
+    assert load(store, KEY, 0) is None
+    assert not file.exists()
+
+
+def test_a_file_that_grew_is_noticed(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: bytes behind a block's end."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    (file,) = block_files(tmp_path)
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert load(store, KEY, 0) is None
+
+
+def test_a_block_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a good file of another block, or of another version, under this name."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    store.save(OTHER, 1, [DATA[::-1]], stamp_of(store))
+    one, other = block_files(tmp_path)
+    os.rename(other, one)
+    assert load(store, KEY, 0) is None
+
+
+def test_a_link_is_not_followed(tmp_path: Path, store: BlockStore) -> None:
+    """6.2: a link in a block's place is not read through."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    (file,) = block_files(tmp_path)
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert load(store, KEY, 0) is None
+
+
+def test_what_is_not_accepted_goes(tmp_path: Path, store: BlockStore) -> None:
+    """4.3: a block that no longer holds is deleted, and no longer counted."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    assert load(store, KEY, 0, lambda _stamp: False) is None
+    assert not block_files(tmp_path)
+    assert store.usage().size_bytes == 0
+
+
+def test_wiped_while_in_use(tmp_path: Path) -> None:
+    """4.4, 6.2: the whole directory goes; what is saved next is kept, for the user's eyes only."""
+    directory = tmp_path / "cache"
+    store = store_in(directory)
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    subprocess.run(["rm", "-r", str(directory)], check=True)
+    assert load(store, KEY, 0) is None
+    previous = os.umask(0)
+    try:
+        assert store.save(KEY, 0, [DATA], stamp_of(store))
+    finally:
+        os.umask(previous)
+    assert load(store, KEY, 0) is not None
+    for path in [directory, *directory.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("call", ["open", "write", "rename"])
+def test_a_disk_that_refuses(
+    store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """4.4: a full, read-only or broken disk keeps nothing, raises nothing, and is left alone for a while."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    now = [100.0]
+    calls = []
+
+    def refuse(*_args: object, **_more: object) -> int:
+        calls.append(1)
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        assert not store.save(KEY, 1, [DATA], stamp_of(store))
+        tried = len(calls)
+        assert not store.save(KEY, 2, [DATA], stamp_of(store))
+        assert len(calls) == tried
+    assert not store.save(KEY, 2, [DATA], stamp_of(store))
+    now[0] += 11
+    assert store.save(KEY, 2, [DATA], stamp_of(store))
+    assert load(store, KEY, 0) is not None
+    assert load(store, KEY, 1) is None
+    assert len(block_files(tmp_path)) == 2
+
+
+def test_a_disk_that_takes_part_of_a_block(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.4: a write that the disk cut short leaves no block."""
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, data: os.writev(fd, [data[: len(data) // 2]]))
+        assert not store.save(KEY, 0, [DATA], stamp_of(store))
+    assert not block_files(tmp_path)
+
+
+def test_least_recently_used_goes_first(tmp_path: Path) -> None:
+    """4.4: reading counts as use; what was used longest ago goes, and no more than makes room."""
+    limit = 40 * PAGE
+    store = store_in(tmp_path, max_bytes=limit)
+    for index in range(39):
+        assert store.save(KEY, index, [DATA], stamp_of(store))
+        os.utime(mount_path(store, KEY, index, 1), (index, index))
+    assert load(store, KEY, 0) is not None  # used just now
+    assert store.save(KEY, 39, [DATA], stamp_of(store))
+    assert store.save(KEY, 40, [DATA], stamp_of(store))
+    assert store.usage().size_bytes <= limit
+    assert load(store, KEY, 0) is not None
+    assert load(store, KEY, 1) is None
+    assert load(store, KEY, 38) is not None
+    assert load(store, KEY, 40) is not None
+
+
+def test_what_must_stay_free(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.4: `cache_min_free` is left on the disk: others' files push out ours."""
+    for index in range(10):
+        store.save(KEY, index, [DATA], stamp_of(store))
+    free = [5 * PAGE]
+    real = os.statvfs(tmp_path)
+
+    def statvfs(_path: str | int) -> os.statvfs_result:
+        gained = 10 - len([file for file in block_files(tmp_path) if not file.name.startswith(".")])
+        values = list(real)
+        values[1], values[4] = PAGE, free[0] // PAGE + gained
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    store._min_free_bytes = 8 * PAGE
+    assert store.save(KEY, 10, [DATA], stamp_of(store))
+    assert store.usage().blocks == 7
+    free[0] = -20 * PAGE
+    assert not store.save(KEY, 11, [DATA], stamp_of(store))
+
+
+_WRITER = """
+import sys
+import time
+from artifactfs.content.block_format import Provenance
+from artifactfs.content.block_store import BlockStore
+store = BlockStore(sys.argv[1], max_bytes=int(sys.argv[2]), min_free_bytes=0)
+for index in range(150):
+    store.save(sys.argv[3].encode() * 16, index, [bytes(4000)], Provenance(0.0, store.session))
+    with store._total():  # while the other adds nothing
+        assert store.usage().size_bytes <= int(sys.argv[2]), store.usage()
+"""
+
+
+def test_one_limit_for_several_processes(tmp_path: Path) -> None:
+    """4.4: two processes that write at once hold one limit between them."""
+    limit = 100 * PAGE
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), str(limit), name], stderr=subprocess.PIPE)
+        for name in "ab"
+    ]
+    for writer in writers:
+        assert writer.communicate(timeout=60)[1] == b""
+        assert writer.returncode == 0
+    assert 0 < store_in(tmp_path).usage().size_bytes <= limit
+
+
+def test_what_others_are_writing_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.4: an eviction leaves room for what another mount has begun to write, and does not take it away."""
+    limit = 40 * PAGE
+    one, other = store_in(tmp_path, max_bytes=limit), store_in(tmp_path, max_bytes=limit)
+    for index in range(30):
+        assert one.save(KEY, index, [DATA], stamp_of(one))
+    real = os.rename
+
+    def rename(aside: str, name: str, **where: int) -> None:
+        monkeypatch.setattr(os, "rename", real)
+        for index in range(30, 60):
+            assert one.save(KEY, index, [DATA], stamp_of(one))
+        assert one.usage().size_bytes <= limit - 10 * PAGE
+        real(aside, name, **where)
+
+    monkeypatch.setattr(os, "rename", rename)
+    large = bytes(9 * PAGE)
+    assert other.save(OTHER, 0, [large], stamp_of(other))
+    usage = one.usage()
+    assert usage.size_bytes <= limit
+    with one._total() as total:
+        assert total.value == usage.size_bytes
+    found = load(one, OTHER, 0)
+    assert found is not None
+    assert found.data == large
+
+
+@pytest.mark.parametrize("way", ["clear", "discard"])
+def test_the_count_is_never_too_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """4.4: what one mount deletes while another counts, or writes while another clears, is not counted off twice."""
+    limit = 40 * PAGE
+    one, other = store_in(tmp_path, max_bytes=limit), store_in(tmp_path, max_bytes=limit)
+    for index in range(38):
+        assert one.save(KEY, index, [DATA], stamp_of(one))
+    if way == "discard":
+        real_unlink = os.unlink
+
+        def unlink(name: str, *, dir_fd: int) -> None:
+            monkeypatch.setattr(os, "unlink", real_unlink)
+            real_unlink(name, dir_fd=dir_fd)
+            # Another process would wait for the lock.
+            with open(tmp_path / "blocks-1" / "usage", "rb") as usage, pytest.raises(BlockingIOError):
+                fcntl.flock(usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        monkeypatch.setattr(os, "unlink", unlink)
+        other.discard(KEY)
+        assert not block_files(tmp_path)
+    else:
+        real_rename = os.rename
+
+        def rename(aside: str, name: str, **where: int) -> None:
+            one.clear()
+            real_rename(aside, name, **where)
+
+        monkeypatch.setattr(os, "rename", rename)
+        assert other.save(OTHER, 0, [bytes(9 * PAGE)], stamp_of(other))
+    with one._total() as total:
+        assert total.value == one.usage().size_bytes
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\0" * 12, b"\0" * 16, b"\xff" * 16, b"junk that is longer than it should be"]
+)
+def test_a_damaged_count_is_counted_anew(tmp_path: Path, damage: bytes) -> None:
+    """4.4: the limit holds also after the count of what is there was lost or damaged."""
+    limit = 40 * PAGE
+    store = store_in(tmp_path, max_bytes=limit)
+    for index in range(38):
+        store.save(KEY, index, [DATA], stamp_of(store))
+    (tmp_path / "blocks-1" / "usage").write_bytes(damage)
+    for index in range(38, 60):
+        assert store.save(KEY, index, [DATA], stamp_of(store))
+        assert store.usage().size_bytes <= limit
+
+
+def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: what is there is counted, what is damaged is found and deleted, and all of it goes when asked."""
+    for index in range(3):
+        store.save(KEY, index, [DATA], stamp_of(store))
+    store.save(OTHER, 0, [DATA], stamp_of(store))
+    usage = store.usage()
+    assert (usage.size_bytes, usage.blocks, usage.files) == (4 * PAGE, 4, 2)
+    victim = block_files(tmp_path)[1]
+    victim.write_bytes(victim.read_bytes()[:-1] + b"!")
+    assert [path for path, _ in store.verify()] == [str(victim)]
+    assert list(store.verify()) == []
+    assert store.usage().blocks == 3
+    assert store.clear().blocks == 3
+    assert store.usage().size_bytes == 0
+    assert not block_files(tmp_path)
+    assert store.save(KEY, 0, [DATA], stamp_of(store))
+
+
+def test_what_is_evicted_while_it_is_verified_is_not_damaged(store: BlockStore) -> None:
+    """4.4: a block that goes in this moment is no damage."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    store.save(OTHER, 0, [DATA], stamp_of(store))
+    found = list(store._files())
+    store._files = lambda: iter(found)  # type: ignore[method-assign]
+    store.discard(KEY)
+    assert list(store.verify()) == []
+
+
+# --- groups: blocks that follow one another, in one file ---------------------------------------------------
+
+SMALL = 1 << 10
+# A group's blocks, each another, with a header of less than a page.
+GROUP = [bytes([65 + index]) * SMALL for index in range(GROUP_BLOCKS)]
+GROUP_ON_DISK = 3 * PAGE
+FIRST = 2 * GROUP_BLOCKS
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a block be a KiB, written in three pieces."""
+    monkeypatch.setattr(block_format, "BLOCK_BYTES", SMALL)
+    monkeypatch.setattr(block_format, "_WRITE_BYTES", 400)
+
+
+def bytes_of(found: list[Block | None]) -> list[bytes | None]:
+    return [bytes(block.data) if block is not None else None for block in found]
+
+
+def group_file(path: Path) -> Path:
+    (file,) = (file for file in block_files(path) if file.name.endswith("-group"))
+    return file
+
+
+def test_a_group_is_loaded_block_by_block(tmp_path: Path) -> None:
+    """4.3: what was saved together comes back together or one by one, each with the group's stamp; real sizes."""
+    store = store_in(tmp_path)
+    group = [os.urandom(block_format.BLOCK_BYTES) for _ in range(GROUP_BLOCKS)]
+    assert store.save(KEY, FIRST, group, stamp_of(store))
+    assert len(block_files(tmp_path)) == 1
+    assert bytes_of(store.load(KEY, range(FIRST, FIRST + GROUP_BLOCKS), anything)) == group
+    for index, data in enumerate(group, FIRST):
+        found = load(store, KEY, index)
+        assert found is not None
+        assert found.data == data
+        assert found.stamp == stamp_of(store)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_some_of_a_group(store: BlockStore) -> None:
+    """4.3: in any order, over the borders of groups, beside what is not there."""
+    store.save(KEY, FIRST, GROUP, stamp_of(store))
+    store.save(KEY, FIRST - 1, [DATA], stamp_of(store))
+    wanted = [FIRST + 5, FIRST - 1, FIRST + GROUP_BLOCKS, FIRST, 0, FIRST + 7]
+    assert bytes_of(store.load(KEY, wanted, anything)) == [GROUP[5], DATA, None, GROUP[0], None, GROUP[7]]
+    assert store.load(OTHER, [FIRST], anything) == [None]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_end_of_a_file_beside_a_group(tmp_path: Path, store: BlockStore) -> None:
+    """4.3: the last block of a file, which is shorter, is a file of its own."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    store.save(KEY, GROUP_BLOCKS, [GROUP[0]], stamp_of(store))
+    store.save(KEY, GROUP_BLOCKS + 1, [b"tail"], stamp_of(store))
+    assert len(block_files(tmp_path)) == 3
+    assert bytes_of(store.load(KEY, range(GROUP_BLOCKS + 2), anything)) == [*GROUP, GROUP[0], b"tail"]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_any_flipped_bit_in_a_groups_header_is_noticed(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a bit that flipped in the header: nothing of the group is served, and it is gone."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    file = group_file(tmp_path)
+    good = file.read_bytes()
+    for place in range(len(good) - GROUP_BLOCKS * SMALL):
+        file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
+        assert store.load(KEY, range(GROUP_BLOCKS), anything) == [None] * GROUP_BLOCKS, place
+        assert not file.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("index", range(GROUP_BLOCKS))
+@pytest.mark.parametrize("offset", [0, 500, SMALL - 1])
+def test_a_flipped_bit_in_any_block_of_a_group_is_noticed(
+    tmp_path: Path, store: BlockStore, index: int, offset: int
+) -> None:
+    """4.4: the block that it is in is never served, alone or among others; those without damage may be."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    file = group_file(tmp_path)
+    bad = bytearray(file.read_bytes())
+    bad[len(bad) - GROUP_BLOCKS * SMALL + index * SMALL + offset] ^= 1 << (offset % 8)
+    file.write_bytes(bad)
+    others = [other for other in range(GROUP_BLOCKS) if other != index]
+    assert bytes_of(store.load(KEY, others, anything)) == [GROUP[other] for other in others]
+    assert load(store, KEY, index) is None
+    assert not file.exists()
+    assert store.usage().size_bytes == 0
+    file.write_bytes(bad)
+    found = bytes_of(store.load(KEY, range(GROUP_BLOCKS), anything))
+    assert found[index] is None
+    assert not file.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("length", [0, 1, 100, -1, -SMALL, -GROUP_BLOCKS * SMALL])
+def test_a_cut_group_is_noticed(tmp_path: Path, store: BlockStore, length: int) -> None:
+    """4.4: of a file that is shorter than it was nothing is served, nor of one that is longer."""
+    store.save(KEY, 0, GROUP, stamp_of(store))
+    file = group_file(tmp_path)
+    good = file.read_bytes()
+    for bad in (good[:length], good + b"\0"):
+        file.write_bytes(bad)
+        assert store.load(KEY, [0], anything) == [None]
+        assert not file.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_group_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a good group under the name of another, of a single block, or a single block under that of a group."""
+    for first, name in ((0, mount_path(store, KEY, 0, 1)), (0, mount_path(store, KEY, GROUP_BLOCKS, GROUP_BLOCKS))):
+        store.save(KEY, first, GROUP, stamp_of(store))
+        os.rename(group_file(tmp_path), name)
+        assert store.load(KEY, range(2 * GROUP_BLOCKS), anything) == [None] * 2 * GROUP_BLOCKS
+        assert not block_files(tmp_path)
+    store.save(KEY, 0, [GROUP[0]], stamp_of(store))
+    os.rename(mount_path(store, KEY, 0, 1), mount_path(store, KEY, 0, GROUP_BLOCKS))
+    assert load(store, KEY, 0) is None
+    store.save(OTHER, 0, GROUP, stamp_of(store))
+    os.rename(group_file(tmp_path), mount_path(store, KEY, 0, GROUP_BLOCKS))
+    assert load(store, KEY, 0) is None
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_group_replaces_its_single_blocks(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: the blocks that a group holds are not held, nor counted, a second time; those beside it stay."""
+    for index in range(-1, GROUP_BLOCKS + 1):
+        store.save(KEY, FIRST + index, [DATA], stamp_of(store))
+    store.save(KEY, FIRST, GROUP, stamp_of(store))
+    assert len(block_files(tmp_path)) == 3
+    usage = store.usage()
+    assert (usage.size_bytes, usage.blocks, usage.files) == (GROUP_ON_DISK + 2 * PAGE, GROUP_BLOCKS + 2, 1)
+    with store._total() as total:
+        assert total.value == usage.size_bytes
+    wanted = range(FIRST - 1, FIRST + GROUP_BLOCKS + 1)
+    assert bytes_of(store.load(KEY, wanted, anything)) == [DATA, *GROUP, DATA]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_behind_a_group_that_does_not_hold(tmp_path: Path, store: BlockStore) -> None:
+    """4.3, 4.4: where a group is damaged or not accepted, it goes, and single blocks are served if they hold."""
+    refused = Provenance(1.0, b"another!")
+    for damaged in (True, False):
+        assert store.save(KEY, 0, GROUP, stamp_of(store) if damaged else refused)
+        assert store.save(KEY, 3, [DATA], stamp_of(store))
+        file = group_file(tmp_path)
+        if damaged:
+            file.write_bytes(file.read_bytes()[:-1])
+        assert bytes_of(store.load(KEY, [2, 3], lambda stamp: stamp != refused)) == [None, DATA]
+        assert not file.exists()
+    assert store.usage().blocks == 1
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "count"), [(0, 1), ((64 << 20) - 1, 1), (64 << 20, GROUP_BLOCKS), (10 << 30, GROUP_BLOCKS)]
+)
+def test_a_small_cache_takes_no_groups(tmp_path: Path, max_bytes: int, count: int) -> None:
+    """4.4: a group goes as a whole, so a cache that has room for few of them keeps blocks."""
+    assert store_in(tmp_path, max_bytes=max_bytes).group_blocks == count
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_usage_verify_and_clear_of_groups(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: a group counts as the blocks in it; it is damaged if any of them is, and then goes as a whole."""
+    for first in (0, GROUP_BLOCKS):
+        store.save(KEY, first, GROUP, stamp_of(store))
+    store.save(KEY, 2 * GROUP_BLOCKS, [b"tail"], stamp_of(store))
+    store.save(OTHER, 0, GROUP, stamp_of(store))
+    usage = store.usage()
+    assert (usage.size_bytes, usage.blocks, usage.files) == (3 * GROUP_ON_DISK + PAGE, 3 * GROUP_BLOCKS + 1, 2)
+    assert list(store.verify()) == []
+    victim = Path(mount_path(store, KEY, GROUP_BLOCKS, GROUP_BLOCKS))
+    good = victim.read_bytes()
+    for index in range(GROUP_BLOCKS):
+        bad = bytearray(good)
+        bad[-1 - index * SMALL] ^= 1
+        victim.write_bytes(bad)
+        assert list(store.verify()) == [(str(victim), GROUP_ON_DISK)]
+        assert not victim.exists()
+    assert store.usage().blocks == 2 * GROUP_BLOCKS + 1
+    assert store.clear().blocks == 2 * GROUP_BLOCKS + 1
+    assert not block_files(tmp_path)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_groups_are_discarded(tmp_path: Path, store: BlockStore) -> None:
+    """4.1: of a version that is gone nothing stays, and of another everything."""
+    for key in (KEY, OTHER):
+        store.save(key, 0, GROUP, stamp_of(store))
+        store.save(key, GROUP_BLOCKS, [b"tail"], stamp_of(store))
+    store.discard(KEY)
+    assert store.load(KEY, range(GROUP_BLOCKS + 1), anything) == [None] * (GROUP_BLOCKS + 1)
+    assert bytes_of(store.load(OTHER, range(GROUP_BLOCKS + 1), anything)) == [*GROUP, b"tail"]
+    assert store.usage().size_bytes == GROUP_ON_DISK + PAGE
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_least_recently_used_group_goes_first(tmp_path: Path) -> None:
+    """4.4: a group is used when any of its blocks is, and evicted as a whole; the limit holds."""
+    limit = 40 * PAGE
+    store = store_in(tmp_path, max_bytes=limit)
+    for number in range(13):
+        assert store.save(KEY, number * GROUP_BLOCKS, GROUP, stamp_of(store))
+        os.utime(mount_path(store, KEY, number * GROUP_BLOCKS, GROUP_BLOCKS), (number, number))
+    assert load(store, KEY, 3) is not None  # used just now
+    assert store.save(KEY, 13 * GROUP_BLOCKS, GROUP, stamp_of(store))
+    assert store.usage().size_bytes <= limit
+    groups = [bytes_of(store.load(KEY, range(at, at + GROUP_BLOCKS), anything)) for at in range(0, 14 * 8, 8)]
+    assert [group in (GROUP, [None] * GROUP_BLOCKS) for group in groups] == [True] * 14
+    assert groups[0] == groups[12] == groups[13] == GROUP
+    assert groups[1] == [None] * GROUP_BLOCKS
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_disk_that_takes_part_of_a_group(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.4: a write that the disk cut short, wherever in a group, leaves nothing of it and what was there before."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    real = os.write
+    left = 0
+
+    def write(fd: int, data: memoryview) -> int:
+        nonlocal left
+        left -= len(data)
+        return real(fd, data if left >= 0 else data[: max(0, len(data) + left)])
+
+    for room in (0, 100, 150, 1000, 3 * SMALL, GROUP_BLOCKS * SMALL):
+        left, store._paused_until = room, 0.0
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", write)
+            assert not store.save(KEY, 0, GROUP, stamp_of(store))
+        assert bytes_of(store.load(KEY, [0, 1], anything)) == [DATA, None]
+        assert len(block_files(tmp_path)) == 1

@@ -1,0 +1,249 @@
+"""artifactfs.doctor.settings_checks: settings that are whole, broken, or hang; what of the environment is not read."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from artifactfs import settings
+from artifactfs.doctor import path_checks, settings_checks
+from artifactfs.doctor.findings import Finding, Mark
+from artifactfs.doctor.settings_checks import Given, Setup
+
+KEYS = {"DD_API_KEY": "s3cr3t-api", "DD_APP_KEY": "s3cr3t-app"}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment without settings, and with a config directory of its own."""
+    for name in list(os.environ):
+        if name.startswith(("DD_", "DATADOG_", "ARTIFACTFS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return monkeypatch
+
+
+def read(config: str | None = None, options: str = "", **flags: str) -> Setup:
+    its = settings_checks.read(Given(flags, options, config))
+    for finding in its.findings:
+        assert "s3cr3t" not in f"{finding.text} {finding.mend}"
+    return its
+
+
+def found(its: Setup, check: str) -> Finding:
+    (finding,) = [each for each in its.findings if each.check == check]
+    return finding
+
+
+def test_whole(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where each key comes from is told; the most important place that has it counts, as it does for a mount."""
+    for name, value in KEYS.items():
+        environment.setenv(name, value)
+    (tmp_path / "key").write_text("s3cr3t-file\n")
+    its = read(site="datadoghq.eu", app_key_file=str(tmp_path / "key"))
+    assert its.may_ask
+    assert found(its, "settings").text == "asks https://api.datadoghq.eu"
+    keys = found(its, "keys").text
+    assert keys == f"API key from DD_API_KEY, application key from --app-key-file ({tmp_path / 'key'})"
+    environment.setenv("DD_ACCESS_TOKEN", "s3cr3t-token")
+    assert found(read(), "keys").text == "access token from DD_ACCESS_TOKEN"
+    environment.setenv("DD_BEARER_TOKEN", "s3cr3t-bearer")
+    its = read()
+    assert found(its, "keys").text == "access token from DD_BEARER_TOKEN"
+    assert [each.text for each in its.findings if each.mark is Mark.WARNING] == [
+        "DD_BEARER_TOKEN counts, and not DD_ACCESS_TOKEN, which holds another: unset one of them"
+    ]
+
+
+def test_a_key_in_the_config_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('api_key = "s3cr3t-1"\napp_key = "s3cr3t-2"\nsite = "datadoghq.eu"\n')
+    file.chmod(0o600)
+    its = read(str(file))
+    assert its.settings.site == "datadoghq.eu"
+    assert found(its, "keys").text.count(str(file)) == 2
+
+
+def test_no_keys(environment: pytest.MonkeyPatch) -> None:
+    """What is wrong is told; the service may be asked all the same, without keys."""
+    its = read()
+    assert its.may_ask
+    assert its.settings.api_key is None
+    assert found(its, "keys").mark is Mark.FAULT
+    assert "DD_API_KEY" in f"{found(its, 'keys').mend}"
+    assert found(its, "settings").mark is Mark.GOOD
+
+
+def test_a_key_file_that_is_missing(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
+    its = read(api_key_file=str(tmp_path / "no such"), cache_dir="/my/cache")
+    # Half a pair of keys is not sent.
+    assert its.may_ask
+    assert (its.settings.api_key, its.settings.app_key) == (None, None)
+    assert found(its, "keys").mark is Mark.FAULT
+    assert "no such" in found(its, "keys").text
+    # The rest of the settings still counts.
+    assert its.settings.cache_dir == "/my/cache"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "mend"),
+    [
+        ("listing_ttl = ", "TOML", "${EDITOR:-vi} "),
+        ("no_such = 1\n", "no_such", "${EDITOR:-vi} "),
+        ('listing_ttl = "soon"\n', "soon", "${EDITOR:-vi} "),
+        ('app_key = "s3cr3t-world-readable"\n', "chmod 600", "chmod 600 "),
+    ],
+)
+def test_a_broken_config_file(text: str, said: str, mend: str, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is told, and nobody is asked: a site that was in it would not be the one that gets the keys (6.1)."""
+    for name, value in KEYS.items():
+        environment.setenv(name, value)
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    file.chmod(0o644)
+    its = read(str(file), cache_dir="/my/cache")
+    assert not its.may_ask
+    assert found(its, "settings").mark is Mark.FAULT
+    assert said in found(its, "settings").text
+    assert found(its, "settings").mend == f"{mend}{file}"
+    assert its.settings.cache_dir == "/my/cache"
+    assert its.settings.api_key is None or its.settings.site == settings.DEFAULT_SITE
+    # It is looked at itself, and not what stands in for it.
+    for way in (its, read(options=f"config={file}"), read(str(file), options="nonsense=1")):
+        assert way.settings.config_file == str(file)
+        assert path_checks.config(way.settings, understood=False).text == str(file)
+
+
+@pytest.mark.parametrize("options", ["nonsense=1", "rw"])
+def test_bad_options(options: str, environment: pytest.MonkeyPatch) -> None:
+    its = read(options=options)
+    assert not its.may_ask
+    assert found(its, "settings").mark is Mark.FAULT
+
+
+def test_a_bad_flag_and_a_bad_variable(environment: pytest.MonkeyPatch) -> None:
+    assert not read(listing_ttl="soon").may_ask
+    environment.setenv("ARTIFACTFS_CACHE_SIZE", "elephants")
+    its = read()
+    assert "ARTIFACTFS_CACHE_SIZE" in found(its, "settings").text
+    assert f"{found(its, 'settings').mend}".startswith("unset ARTIFACTFS_CACHE_SIZE ")
+
+
+def test_a_config_file_that_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What would mend it is another file, or a look at what is there in its place."""
+    missing = found(read(str(tmp_path / "none.toml")), "settings")
+    assert (missing.mark, missing.mend) == (Mark.FAULT, "artifactfs doctor --config FILE  # one that is there")
+    assert f"ls -ld {tmp_path} " in f"{found(read(str(tmp_path)), 'settings').mend}"
+
+
+def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its name is told, and one that there is not is a fault after which nobody is asked."""
+    for name, value in KEYS.items():
+        environment.setenv(name, value)
+    file = tmp_path / "config.toml"
+    file.write_text('[profiles.eu]\nsite = "datadoghq.eu"\n')
+    its = read(str(file), profile="eu")
+    assert found(its, "settings").text == "asks https://api.datadoghq.eu, with profile eu"
+    its = read(str(file), profile="us")
+    assert found(its, "settings").mark is Mark.FAULT
+    assert not its.may_ask
+
+
+def test_a_key_from_a_command(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is run, as by a mount, and may take longer than files may: somebody may be typing."""
+    environment.setattr(settings_checks, "_READING_S", 0.05)
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
+    its = read(api_key_command="sh -c 'sleep 0.2; echo s3cr3t-of-a-command'")
+    assert its.settings.api_key is not None
+    assert its.settings.api_key.reveal() == "s3cr3t-of-a-command"
+    assert "--api-key-command" in found(its, "keys").text
+    its = read(api_key_command="false")
+    assert "the command failed" in found(its, "keys").text
+
+
+def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
+    """What a mount would warn of is a warning, with the command that it names."""
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
+    # Below the test's own directory nobody else gets anywhere.
+    handle, path = tempfile.mkstemp(dir="/var/tmp")
+    try:
+        os.write(handle, b"s3cr3t-file")
+        os.fchmod(handle, 0o644)
+        (_, advice) = [each for each in read(api_key_file=path).findings if each.check == "settings"]
+    finally:
+        os.close(handle)
+        os.unlink(path)
+    assert advice.mark is Mark.WARNING
+    assert advice.mend == f"chmod 600 {path}"
+
+
+def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pipe without a writer is told at once; for one whose writer says nothing the wait ends, and says why."""
+    environment.setattr(settings_checks, "_READING_S", 0.3)
+    os.mkfifo(tmp_path / "pipe")
+    environment.setenv("DD_APP_KEY", "s3cr3t-app")
+    its = read(api_key_file=str(tmp_path / "pipe"))
+    assert found(its, "keys").mark is Mark.FAULT
+    assert "it is a pipe, and nobody writes to it" in found(its, "keys").text
+    with open(tmp_path / "pipe", "r+b", buffering=0):
+        its = read(api_key_file=str(tmp_path / "pipe"))
+    assert found(its, "keys").mark is Mark.FAULT
+    assert "took more than 0.3 s" in found(its, "keys").text
+
+
+# --- proxy and certificates -----------------------------------------------------------------------------
+
+
+def proxy(environ: dict[str, str], **flags: str) -> Finding:
+    loaded = settings.load(flags, config_file=os.devnull, environ={}, need_keys=False)
+    return settings_checks.proxy(loaded, settings.unread_proxies(environ), settings.unread_exceptions(environ))
+
+
+def test_a_proxy_of_the_environment() -> None:
+    """It is named, never its value, with the option that would do it; one that could not be used gets none."""
+    with_password = {"HTTPS_PROXY": "http://me:s3cr3t@proxy:3128"}
+    found = proxy(with_password)
+    assert found.mark is Mark.WARNING
+    assert found.text == "none; HTTPS_PROXY of the environment is not read"
+    assert found.mend == 'artifactfs mount --proxy "$HTTPS_PROXY" …'
+    socks = proxy({"ALL_PROXY": "socks5://proxy:1080"})
+    assert socks.mark is Mark.WARNING
+    assert socks.mend is None
+    assert proxy({"HTTPS_PROXY": ""}).mark is Mark.GOOD
+    assert proxy({}).text == "none"
+
+
+def test_a_proxy_of_the_settings() -> None:
+    """It is shown without its password; on this machine it is not used."""
+    found = proxy({"HTTPS_PROXY": "http://other:1"}, proxy="http://me:s3cr3t@proxy:3128")
+    assert found.mark is Mark.GOOD
+    assert "http://proxy:3128" in found.text
+    assert "s3cr3t" not in found.text
+    assert "me" not in found.text.split()
+    assert "NO_PROXY of the environment is not read" in proxy({"NO_PROXY": "*"}, proxy="http://proxy:3128").text
+    local = proxy({}, proxy="http://proxy:3128", api_url="http://127.0.0.1:1")
+    assert "without it" in local.text
+
+
+def certificates(environ: dict[str, str], **flags: str) -> Finding:
+    loaded = settings.load(flags, config_file=os.devnull, environ={}, need_keys=False)
+    return settings_checks.certificates(loaded, settings.unread_ca_files(environ))
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """Those of certifi, those of a file, none in a file; what the environment names is not used, and said."""
+    assert "certifi" in certificates({}).text
+    found = certificates({"SSL_CERT_FILE": "/x", "SSL_CERT_DIR": "/y"})
+    assert found.mark is Mark.WARNING
+    assert "SSL_CERT_FILE, SSL_CERT_DIR" in found.text
+    assert found.mend == 'artifactfs mount --ca-file "$SSL_CERT_FILE" …'
+    assert certificates({"SSL_CERT_DIR": "/y"}).mend is None
+    # Where there is no TLS, nobody cares.
+    assert certificates({"SSL_CERT_FILE": "/x"}, api_url="http://127.0.0.1:1").mark is Mark.GOOD
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+    assert certificates({}, ca_file=str(file)).mark is Mark.FAULT
+    assert str(file) in certificates({}, ca_file=str(file)).text
+    assert certificates({}, ca_file=str(tmp_path / "no such")).mark is Mark.FAULT

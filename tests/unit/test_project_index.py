@@ -1,0 +1,492 @@
+"""artifactfs.tree.walk.project_index: when it is fetched, how far it is trusted (semantics 1.6)."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from artifactfs import errors
+from artifactfs.modellab.models import ProjectFile
+from artifactfs.tree import listing
+from artifactfs.tree.nodes import ArtifactFile
+from artifactfs.tree.tree import Tree
+from tests.fakes import CREATED_AT, CREATED_NS, MINUTE_NS, FakeService, directory, finished_run, run, until
+from tests.walking import count, entries, is_there, listed, look, many, mounted, node, truth, walk
+
+BASE = "prefix/artifacts/"
+
+
+@pytest.fixture
+def service() -> FakeService:
+    """A run of 40 directories of 3 files, four to ten to a parent, and a service that takes 20 ms."""
+    service = FakeService(runs={1: run(1)}, latency_s=0.02)
+    service.add_tree(1, many(40))
+    return service
+
+
+@pytest.fixture
+async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
+    return mounted(service, nursery)
+
+
+def sample(tree: Tree, *paths: str) -> list[Sequence[str]]:
+    """Have these directories chosen in place of any; returns what there was to choose from."""
+    offered: list[Sequence[str]] = []
+
+    def choose(among: list[str], how_many: int) -> list[str]:
+        assert how_many <= len(among)
+        offered.append(among)
+        return [path for path in paths if path in among]
+
+    assert tree._index is not None
+    tree._index._choose = choose
+    return offered
+
+
+def says_distrust(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "is wrong about run" in record.message]
+
+
+# --- a good one ---------------------------------------------------------------------------------------------
+
+
+async def test_a_walk_by_the_index(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6, 7: a walk over 45 directories costs a handful of requests, and shows what is there."""
+    assert await walk(tree, 1) == truth(service, 1)
+    asked = service.asked()
+    assert count(asked, "index") == 1
+    # The run; the root, one of the second and two of the third level; the index; three samples.
+    assert len(asked) <= 9
+    # And again for nothing.
+    assert await walk(tree, 1) == truth(service, 1)
+    assert service.asked() == []
+
+
+async def test_deep_paths(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6: 40 levels down costs a few round trips, not 40 in a row."""
+    service.runs[2] = run(2)
+    service.add_tree(2, {"/".join(f"level{i}" for i in range(40)) + "/f": 5}, prefix="second")
+    began = trio.current_time()
+    found = await node(tree, 2, "/".join(f"level{i}" for i in range(40)) + "/f")
+    assert found.entry.size_bytes == 5
+    assert len(service.asked()) <= 9
+    assert trio.current_time() - began <= 8 * service.latency_s
+
+
+@pytest.mark.parametrize("looks", [["g0/d0"], ["g0", "g1"], ["g0/d0", "g0/d0", "g0/d0"]])
+async def test_who_does_not_walk(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: a look at one deep directory, or at three of any, is no walk: the index is not asked for."""
+    for path in looks:
+        await look(tree, 1, path)
+    assert count(service.asked(), "index") == 0
+
+
+@pytest.mark.parametrize("looks", [["g0/d0", "g0/d1"], ["g0", "g1", "g2"]])
+async def test_who_walks(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: two directories from the third level on, or four of any, within two seconds: the index is asked for."""
+    for path in looks:
+        await look(tree, 1, path)
+    assert count(service.asked(), "index") == 1
+
+
+async def test_who_takes_his_time(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: one directory a second is no walk."""
+    for path in ("g0", "g0/d0", "g1", "g1/d10", "g2", "g2/d20"):
+        await look(tree, 1, path)
+        await trio.sleep(2.1)
+    assert count(service.asked(), "index") == 0
+
+
+async def test_off_and_tree(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """7: prefetch = tree and off never ask for the index."""
+    for prefetch in ("tree", "off"):
+        assert await walk(mounted(service, nursery, prefetch), 1) == truth(service, 1)
+        asked = service.asked()
+        assert count(asked, "index") == 0
+        assert sorted(listed(asked)) == sorted(path for run_id, path in service.listings if run_id == 1)
+
+
+async def test_times_are_the_files_own(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: a file's time is its `created_at` where the index gave it before it was shown, else its run's."""
+    service.runs[1] = finished_run(1)
+    found = await entries(tree, 1)
+    times = {path: entry.mtime_ns for path, entry in found.items() if not entry.is_dir}
+    # The two directories that were looked at before anybody could know that this is a walk.
+    early = {path for path in times if path.startswith("g0/d0/")}
+    assert {path for path, time in times.items() if time != CREATED_NS} == early
+    assert {times[path] for path in early} == {service.runs[1].completed_ns}
+    # A time once shown stays.
+    await trio.sleep(3600)
+    assert {path: e.mtime_ns for path, e in (await entries(tree, 1)).items() if not e.is_dir} == times
+
+
+async def test_the_samples_have_their_times(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: also what was listed on its own to check the index shows its files' own times."""
+    sample(tree, "g3/d30")
+    found = await entries(tree, 1)
+    assert "g3/d30" in listed(service.asked())
+    assert found["g3/d30/f0"].mtime_ns == CREATED_NS
+
+
+async def test_two_walkers_one_index(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: several walkers of one run ask for one index, and check it once."""
+    found: list[dict[str, int | None]] = []
+
+    async def one() -> None:
+        found.append(await walk(tree, 1))
+
+    async with trio.open_nursery() as walkers:
+        for _ in range(5):
+            walkers.start_soon(one)
+    assert found == [truth(service, 1)] * 5
+    asked = service.asked()
+    assert count(asked, "index") == 1
+    assert len(asked) <= 9
+
+
+async def test_several_runs_of_a_project(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6: one index serves the runs of its project, long after it was asked for; each run checks it for itself."""
+    service.runs |= {2: run(2), 3: run(3)}
+    service.add_tree(2, many(20), prefix="second")
+    service.add_tree(3, many(20), prefix="third")
+    service.listings[3, "g0"] = directory({}, ["d0", "other"], "third")
+    service.listings[3, "g0/other"] = directory({"x": 1}, [], "third")
+    for run_id in (1, 2, 3):
+        assert await walk(tree, run_id) == truth(service, run_id)
+        asked = service.asked()
+        assert count(asked, "index") == (run_id == 1)
+        assert (len(asked) <= 9) is (run_id != 3)
+        await trio.sleep(10)
+    # That it was wrong about one says nothing of the others.
+    assert await walk(tree, 2) == truth(service, 2)
+    assert service.asked() == []
+
+
+async def test_two_runs_with_one_prefix(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6: two runs that claim the same place in their project both show it."""
+    service.runs[2] = run(2)
+    service.add_tree(2, many(40), project_id="none")
+    assert await walk(tree, 1) == await walk(tree, 2) == truth(service, 1)
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "a", "a/b/c/d", "a/", "/abs", "./a", "é/x y", "lost/g0", "deep/" * 60])
+async def test_any_prefix(prefix: str, tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6: `path_in_project` is opaque: none, with slashes, odd."""
+    service.runs[2] = run(2, project_id="20")
+    service.add_tree(2, many(30), project_id="20", prefix=prefix)
+    assert await walk(tree, 2) == truth(service, 2)
+    assert len(service.asked()) <= 9
+
+
+@pytest.mark.parametrize("prefix", ["../x", "a/../b", "a//b", "x" * 300, "\ud800", "a\0b", "."])
+async def test_a_prefix_that_no_index_can_have(
+    prefix: str, tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """1.3, 1.6: rows in places that no tree can hold are no index; directories are listed one by one."""
+    service.runs[2] = run(2, project_id="20")
+    service.add_tree(2, many(12), project_id="20", prefix=prefix)
+    assert await walk(tree, 2) == truth(service, 2)
+    assert len(listed(service.asked(), 2)) == 15
+
+
+@pytest.mark.parametrize("project_id", ["", ".", "..", "a/b", "../../runs", "x" * 300])
+async def test_a_project_that_cannot_be_asked_for(
+    project_id: str, tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """1.3: an id that would lead elsewhere is not put into a URL; the walk does without."""
+    service.runs[2] = run(2, project_id=project_id)
+    service.add_tree(2, many(12), project_id=project_id)
+    assert await walk(tree, 2) == truth(service, 2)
+    assert count(service.asked(), "index") == 0
+
+
+# --- a wrong one --------------------------------------------------------------------------------------------
+
+
+def without(path: str) -> Callable[[list[ProjectFile]], list[ProjectFile]]:
+    return lambda rows: [row for row in rows if row.path != BASE + path]
+
+
+def with_more(path: str, size: int | None = 1) -> Callable[[list[ProjectFile]], list[ProjectFile]]:
+    return lambda rows: [*rows, ProjectFile(BASE + path, size, CREATED_AT)]
+
+
+def replaced(path: str, by: ProjectFile) -> Callable[[list[ProjectFile]], list[ProjectFile]]:
+    return lambda rows: [by if row.path == BASE + path else row for row in rows]
+
+
+WRONG: dict[str, Callable[[list[ProjectFile]], list[ProjectFile]]] = {
+    "a file more": with_more("g3/d30/ghost"),
+    "a file less": without("g3/d30/f1"),
+    "another size": replaced("g3/d30/f1", ProjectFile(BASE + "g3/d30/f1", 77, CREATED_AT)),
+    "another name": replaced("g3/d30/f1", ProjectFile(BASE + "g3/d30/F1", 3001, CREATED_AT)),
+    "a file that is a directory": replaced("g3/d30/f1", ProjectFile(BASE + "g3/d30/f1/x", 3001, CREATED_AT)),
+    "a directory more": with_more("g3/d30/more/x"),
+    "a tenth of the files less": lambda rows: [row for place, row in enumerate(rows, 1) if place % 10],
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+async def test_a_sample_that_disagrees(
+    how: str, tree: Tree, service: FakeService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1.6: where a directory chosen at random disagrees, the index counts for nothing in that run."""
+    caplog.set_level("INFO")
+    service.projects["10"] = WRONG[how](service.projects["10"])
+    sample(tree, "g1/d10", "g3/d30", "g3/d33", "g2/d29")
+    assert await walk(tree, 1) == truth(service, 1)
+    asked = service.asked()
+    assert len(says_distrust(caplog)) == 1
+    assert count(asked, "index") == 1
+    assert sorted(listed(asked)) == sorted(path for _, path in service.listings)
+
+
+@pytest.mark.parametrize("how", WRONG)
+async def test_a_walked_directory_that_disagrees(
+    how: str, tree: Tree, service: FakeService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1.6: what was walked before the index came is compared with it, too."""
+    caplog.set_level("INFO")
+    service.projects["10"] = WRONG[how](service.projects["10"])
+    sample(tree)
+    for path in ("g3/d30", "g3/d33", "g3/d39"):
+        await look(tree, 1, path)
+        await trio.sleep(3)
+    assert await walk(tree, 1) == truth(service, 1)
+    assert len(says_distrust(caplog)) == 1
+    assert len(listed(service.asked())) == 45
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["x", "x/y", "g0", "g4/new/x"],
+)
+async def test_a_root_that_disagrees(
+    path: str, tree: Tree, service: FakeService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1.6: the run's root is among what is compared: an index that has more, or another kind, is wrong."""
+    caplog.set_level("INFO")
+    rows = [row for row in service.projects["10"] if path != "g0" or not row.path.startswith(BASE + "g0/")]
+    service.projects["10"] = [*rows, ProjectFile(BASE + path, 1, CREATED_AT)]
+    sample(tree)
+    assert await walk(tree, 1) == truth(service, 1)
+    assert len(says_distrust(caplog)) == 1
+
+
+async def test_the_root_is_asked_for_where_it_is_forgotten(
+    tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """1.6: somebody at work far below for longer than a listing lives: the root is compared all the same."""
+    places = [await node(tree, 1, f"g0/d{i}") for i in range(6)]
+    await trio.sleep(100)
+    service.projects["10"] = with_more("ghost")(service.projects["10"])
+    sample(tree)
+    service.asked()
+    for place in places:
+        shown = {entry.name.decode() for entry in (await tree.contents(place)).entries}
+        assert shown == {"f0", "f1", "f2"}
+    assert "" in listed(service.asked())
+
+
+@pytest.mark.parametrize("error", [errors.NotFound("gone", 404), errors.BadRequest("no such path", 400)])
+async def test_a_directory_that_is_gone(
+    error: errors.ServiceError,
+    tree: Tree,
+    service: FakeService,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """1.6: an index that names a directory which the service refuses to list is wrong."""
+    caplog.set_level("INFO")
+    service.projects["10"] = with_more("g3/gone/x")(service.projects["10"])
+    service.refusals["listing", 1, "g3/gone"] = error
+    sample(tree, "g3/gone", "g1/d10")
+    assert await walk(tree, 1) == truth(service, 1)
+    (said,) = says_distrust(caplog)
+    assert "directory g3/gone" in said
+
+
+@pytest.mark.parametrize("rows", [[ProjectFile("other/artifacts/f", 1)], [ProjectFile("prefix/artifactsx/f", 1)]])
+async def test_the_index_of_something_else(
+    rows: list[ProjectFile], tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """1.6: an index that has nothing of a run does not count for it, and is not checked at a cost."""
+    service.projects["10"] = rows
+    assert await walk(tree, 1) == truth(service, 1)
+    asked = service.asked()
+    assert count(asked, "index") == 1
+    assert len(listed(asked)) == 45
+
+
+async def test_an_index_that_is_found_wrong_late(
+    tree: Tree, service: FakeService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1.6: one disagreement drops the index and all that came from it, at any time; the next look is the truth."""
+    caplog.set_level("INFO")
+    service.projects["10"] = with_more("g3/d35/ghost")(without("g3/d36/f1")(service.projects["10"]))
+    sample(tree, "g1/d10")
+    shown = await walk(tree, 1)
+    assert "g3/d35/ghost" in shown
+    assert "g3/d36/f1" not in shown
+    assert len(service.asked()) <= 9
+    await trio.sleep(3)
+    # A name that it lacks is asked of its own directory, and found.
+    assert (await node(tree, 1, "g3/d36/f1")).entry.size_bytes == 3601
+    assert service.asked() == [("listing", 1, "g3/d36")]
+    assert len(says_distrust(caplog)) == 1
+    assert await walk(tree, 1) == truth(service, 1)
+    asked = service.asked()
+    assert count(asked, "index") == 0
+    # What was listed on its own is at hand, and only that: the three before the walk, the sample, and this one.
+    assert len(listed(asked)) == 45 - 5
+
+
+async def test_a_name_that_it_lacks(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6: what is nowhere is asked of its own directory once, before it is ENOENT; then it costs nothing."""
+    sample(tree, "g1/d10")
+    await walk(tree, 1)
+    service.asked()
+    for _ in range(3):
+        assert not await is_there(tree, 1, "g3/d35/.hidden")
+    assert service.asked() == [("listing", 1, "g3/d35")]
+    # The index agreed, and still counts.
+    assert await look(tree, 1, "g3/d36")
+    assert service.asked() == []
+
+
+async def test_a_directory_that_it_lacks(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6: empty directories are in no index: they show with their parent's own listing, and can be looked up."""
+    service.listings[1, "g3"] = directory({}, [f"d{i}" for i in range(30, 40)] + ["empty"])
+    service.listings[1, "g3/empty"] = directory()
+    sample(tree, "g3/d30")
+    assert "g3/empty" not in await walk(tree, 1)
+    assert await look(tree, 1, "g3/empty") == {}
+    assert await walk(tree, 1) == truth(service, 1)
+
+
+async def test_an_index_without_sizes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.6, 2.2: where the directories' listings have the sizes, one without them would show files as empty."""
+    service.projects["10"] = [ProjectFile(row.path, None, row.created_at) for row in service.projects["10"]]
+    assert await walk(tree, 1) == truth(service, 1)
+
+
+async def test_a_run_that_changes_while_it_is_walked(
+    tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """1.6: a listing that is newer than the index and disagrees ends it for this run."""
+    sample(tree, "g1/d10")
+    await walk(tree, 1)
+    await trio.sleep(30)
+    service.listings[1, "g3/d35"] = directory({"f0": 3500, "f1": 3501, "f2": 9999, "f3": 1})
+    assert await is_there(tree, 1, "g3/d35/f3")
+    service.asked()
+    assert await walk(tree, 1) == truth(service, 1)
+    assert len(listed(service.asked())) == 45 - 5
+
+
+async def test_distrust_while_a_listing_is_made(
+    tree: Tree, service: FakeService, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.6: what is being made of an index when it turns out to be wrong is not shown."""
+    rows = with_more("g3/d35/ghost")(without("g3/d36/f1")(service.projects["10"]))
+    service.projects["10"] = rows
+    sample(tree, "g1/d10")
+    await look(tree, 1, "g0/d0")
+    await look(tree, 1, "g0/d1")
+    await look(tree, 1, "g3")
+    go_on, real_build, waiting = trio.Event(), listing.build, []
+
+    async def build(children: object, run: object, path: str, *rest: object) -> object:
+        if path == "g3/d35" and not go_on.is_set():
+            waiting.append(path)
+            await go_on.wait()
+        return await real_build(children, run, path, *rest)  # type: ignore[arg-type]  # whatever they are
+
+    monkeypatch.setattr(listing, "build", build)
+    shown: list[str] = []
+
+    async def late() -> None:
+        shown.extend(await look(tree, 1, "g3/d35"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(late)
+        await until(lambda: bool(waiting))
+        assert await is_there(tree, 1, "g3/d36/f1")
+        go_on.set()
+    assert shown == ["f0", "f1", "f2"]
+
+
+async def test_a_listing_that_comes_while_it_is_checked(
+    tree: Tree, service: FakeService, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.6: a directory that comes to hand during the check is compared before anything is believed."""
+    service.projects["10"] = with_more("g2/d20/ghost")(service.projects["10"])
+    sample(tree, "g1/d10")
+    await look(tree, 1, "g0/d0")
+    await trio.sleep(3)
+    index = tree._index
+    assert index is not None
+    real_build = listing.build
+
+    async def build(children: object, run: object, path: str, *rest: object) -> object:
+        # What is known of it when it is answered is not what is known when it is at hand.
+        while path == "g2/d20" and not index._beliefs:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        return await real_build(children, run, path, *rest)  # type: ignore[arg-type]  # whatever they are
+
+    monkeypatch.setattr(listing, "build", build)
+    place = await node(tree, 1, "g2/d20")
+    service.index_s = 0.1
+    async with trio.open_nursery() as nursery:
+        for path in ("g0/d2", "g0/d3"):  # a walk: asks for the index
+            nursery.start_soon(look, tree, 1, path)
+        nursery.start_soon(tree._own_listing, place)  # type: ignore[arg-type]  # it is a directory
+    await trio.sleep(1)
+    assert not index.believed(service.runs[1])
+    assert await walk(tree, 1) == truth(service, 1)
+
+
+# --- versions -----------------------------------------------------------------------------------------------
+
+
+async def versions(tree: Tree, service: FakeService, *changes: tuple[int, str]) -> list[tuple[int, int, int]]:
+    """Walk, change size and time of a file, wait until all is old, and again; returns number, time and variant."""
+    seen = []
+    for size, created_at in changes:
+        service.projects.clear()
+        service.add_tree(1, {**many(40), "g3/d35/f1": size}, created_at=created_at)
+        await walk(tree, 1)
+        found = await node(tree, 1, "g3/d35/f1")
+        assert isinstance(found, ArtifactFile)
+        assert found.entry.size_bytes == size
+        location = await tree.locate_content(found)
+        seen.append((found.entry.number, found.entry.mtime_ns, location.variant))
+        await trio.sleep(61)
+    return seen
+
+
+async def test_the_same_size_at_another_time(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.4: a file that has another `created_at` is another version: another inode, other blocks in the cache."""
+    times = [f"2026-05-16T08:{minute}:00Z" for minute in (30, 31, 32, 30)]
+    seen = await versions(tree, service, *((5, time) for time in times))
+    numbers, shown, variants = zip(*seen, strict=True)
+    assert list(shown) == [CREATED_NS + minutes * MINUTE_NS for minutes in (0, 1, 2, 0)]
+    assert len(set(numbers)) == 4
+    assert len(set(variants)) == 4
+    # The first is what a mount that never saw another has.
+    assert variants[0] == 0
+
+
+async def test_a_time_comes_and_goes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3, 2.4: learning of a time later, or not any more, changes neither the version nor the time shown."""
+    seen = await versions(tree, service, (5, ""), (5, CREATED_AT), (5, ""), (5, CREATED_AT))
+    assert len(set(seen)) == 1
+    assert seen[0][1] == service.runs[1].created_ns
+
+
+async def test_another_size_and_back(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.4: another size is another version, whatever the times."""
+    seen = await versions(tree, service, (5, CREATED_AT), (6, CREATED_AT), (6, ""), (7, CREATED_AT))
+    assert len({number for number, *_ in seen}) == 3
+    assert seen[1] == seen[2]

@@ -1,0 +1,435 @@
+"""artifactfs.tree.swr_cache: what is remembered, for how long, and what is done when it is old (3.1 to 3.3)."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from artifactfs import errors
+from artifactfs.tree.swr_cache import BackendHealth, StaleWhileRevalidateCache
+from tests.fakes import TurnedClock, until
+
+NEGATIVE_S = 10.0
+
+
+class Source:
+    """What a cache asks: counts, takes its time, and answers with a number that grows, or raises."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.olds: list[int | None] = []
+        self.latency_s = 0.0
+        self.error: BaseException | None = None
+        # A key that is answered well and at once all the same.
+        self.well: str | None = None
+        self.answers = 0
+        self.finished = 0
+
+    async def fetch(self, key: str, old: int | None) -> int:
+        self.asked.append(key)
+        self.olds.append(old)
+        self.answers += 1
+        answer, error = self.answers, None if key == self.well else self.error
+        await trio.sleep(0.0 if key == self.well else self.latency_s)
+        self.finished += 1
+        if error is not None:
+            raise error
+        return answer
+
+
+Make = Callable[..., StaleWhileRevalidateCache[str, int]]
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def clock() -> TurnedClock:
+    return TurnedClock()
+
+
+@pytest.fixture
+async def make(nursery: trio.Nursery, source: Source, clock: TurnedClock) -> Make:
+    def build(
+        *, max_weight: int = 100, stale_max_s: float = 3600.0, health: BackendHealth | None = None, ttl_s: float = 60.0
+    ) -> StaleWhileRevalidateCache[str, int]:
+        return StaleWhileRevalidateCache(
+            lambda key: f"thing {key}",
+            fetch=source.fetch,
+            ttl_s=lambda _value: ttl_s,
+            weight=lambda value: value,
+            max_weight=max_weight,
+            negative_ttl_s=NEGATIVE_S,
+            stale_max_s=stale_max_s,
+            health=health or BackendHealth(),
+            nursery=nursery,
+            clock=clock,
+        )
+
+    return build
+
+
+async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:
+    return (await cache.get(key)).value
+
+
+# --- time to live -------------------------------------------------------------------------------------------
+
+
+async def test_a_fresh_value_asks_nobody(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: within its time to live a value is believed, and `left_s` is what is left of it; then it is asked for."""
+    cache = make()
+    held = await cache.get("k")
+    assert cache.left_s(held) == pytest.approx(60)
+    await trio.sleep(59)
+    assert await value(cache) == 1
+    assert cache.left_s(held) == pytest.approx(1)
+    assert cache.get_fresh("k") is held
+    await trio.sleep(1)
+    assert cache.left_s(held) == 0
+    assert cache.get_fresh("k") is None
+    assert await value(cache) == 2
+    assert source.asked == ["k", "k"]
+    assert source.olds == [None, 1]
+
+
+async def test_age_counts_from_the_question(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: a listing is at most its time to live old: the answer may be as old as the question."""
+    source.latency_s = 20
+    cache = make()
+    held = await cache.get("k")
+    assert cache.left_s(held) == pytest.approx(40)
+
+
+async def test_time_goes_on_while_the_machine_sleeps(
+    make: Make, source: Source, clock: TurnedClock, autojump_clock: MockClock
+) -> None:
+    """3.1: after a night in a bag, last night's listing is old."""
+    cache = make(stale_max_s=1e6)
+    await cache.get("k")
+    clock.sleep_machine(8 * 3600)
+    assert cache.get_fresh("k") is None
+    assert await value(cache) == 2
+
+
+async def test_keys_are_apart(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """A value is its key's."""
+    cache = make()
+    assert [await value(cache, key) for key in "aba"] == [1, 2, 1]
+
+
+async def test_a_value_that_came_by_another_way(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """`put` takes a value as old as the question that it answers, and never over a newer one."""
+    cache = make()
+    await trio.sleep(100)
+    held = cache.put("k", 7, 80.0)
+    assert await value(cache) == 7
+    assert cache.left_s(held) == pytest.approx(40)
+    cache.put("k", 6, 70.0)
+    assert await value(cache) == 7
+    assert source.asked == []
+
+
+async def test_what_is_dropped_is_asked_for(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """`drop` forgets a value, and an absence."""
+    cache = make()
+    await cache.get("k")
+    cache.drop("k")
+    assert await value(cache) == 2
+    assert source.olds == [None, None]
+    source.error = errors.NotFound("no")
+    with pytest.raises(errors.NoSuchEntry):
+        await cache.get("gone")
+    source.error = None
+    cache.drop("gone")
+    assert await value(cache, "gone") == 4
+    cache.drop("never there")
+
+
+# --- single flight ------------------------------------------------------------------------------------------
+
+
+async def test_equal_questions_in_flight_are_one(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """Ten callers, one question, one answer for all."""
+    source.latency_s = 5
+    cache = make()
+    found: list[int] = []
+
+    async def ask() -> None:
+        found.append(await value(cache))
+
+    async with trio.open_nursery() as callers:
+        for _ in range(10):
+            callers.start_soon(ask)
+    assert found == [1] * 10
+    assert source.asked == ["k"]
+    assert trio.current_time() == pytest.approx(5)
+
+
+async def test_all_waiters_get_the_error_and_nobody_remembers_it(
+    make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: an error goes to whoever waits; the next caller asks again."""
+    source.latency_s, source.error = 1, errors.AccessDenied("no", 403)
+    cache = make()
+    failed = 0
+
+    async def ask() -> None:
+        nonlocal failed
+        with pytest.raises(errors.AccessDenied):
+            await cache.get("k")
+        failed += 1
+
+    async with trio.open_nursery() as callers:
+        for _ in range(3):
+            callers.start_soon(ask)
+    assert failed == 3
+    source.error = None
+    assert await value(cache) == 2
+
+
+async def test_a_waiter_that_gives_up_does_not_end_the_fetch(
+    make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """Cancellations poison the pool: the fetch goes on, and its answer is there for the next caller."""
+    source.latency_s = 5
+    cache = make()
+    with trio.move_on_after(1) as scope:
+        await cache.get("k")
+    assert scope.cancelled_caught
+    await trio.sleep(4.5)
+    assert source.finished == 1
+    assert await value(cache) == 1
+    assert source.asked == ["k"]
+
+
+async def test_a_cancelled_leader_wakes_its_followers(source: Source, autojump_clock: MockClock) -> None:
+    """When the mount's nursery is cancelled, whoever waits gets an error of ours, and not a foreign Cancelled."""
+    caught: list[BaseException] = []
+    source.latency_s = 1000
+
+    async def ask(cache: StaleWhileRevalidateCache[str, int]) -> None:
+        try:
+            await cache.get("k")
+        except BaseException as error:
+            caught.append(error)
+            if isinstance(error, trio.Cancelled):
+                raise
+
+    async with trio.open_nursery() as callers, trio.open_nursery() as root:
+        cache: StaleWhileRevalidateCache[str, int] = StaleWhileRevalidateCache(
+            lambda key: f"thing {key}",
+            fetch=source.fetch,
+            ttl_s=lambda _value: 60.0,
+            weight=lambda _value: 1,
+            max_weight=10,
+            negative_ttl_s=NEGATIVE_S,
+            stale_max_s=0.0,
+            health=BackendHealth(),
+            nursery=root,
+            clock=trio.current_time,
+        )
+        callers.start_soon(ask, cache)
+        callers.start_soon(ask, cache)
+        await until(lambda: bool(source.asked))
+        root.cancel_scope.cancel()
+    assert [type(error) for error in caught] == [errors.PassingError] * 2
+
+
+async def test_a_bug_in_a_fetch_goes_to_the_waiter(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """5.5: a bug in one operation fails that operation: the mount's nursery survives."""
+    source.error = RuntimeError("bug")
+    cache = make()
+    with pytest.raises(RuntimeError, match="bug"):
+        await cache.get("k")
+    source.error = None
+    assert await value(cache) == 2
+
+
+# --- absences -----------------------------------------------------------------------------------------------
+
+
+async def test_an_absence_is_believed_for_a_while(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: "not there" is believed for at most `negative_ttl`, and says for how much longer."""
+    source.error = errors.NotFound("no", 404)
+    cache = make()
+    with pytest.raises(errors.NoSuchEntry) as first:
+        await cache.get("k")
+    assert first.value.valid_s == pytest.approx(NEGATIVE_S)
+    await trio.sleep(7)
+    with pytest.raises(errors.NoSuchEntry) as second:
+        await cache.get("k")
+    assert second.value.valid_s == pytest.approx(3)
+    assert source.asked == ["k"]
+    await trio.sleep(3)
+    source.error = None
+    assert await value(cache) == 2
+
+
+async def test_what_vanished_is_gone(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: where a refresh says NotFound, the old value is not served."""
+    cache = make()
+    await cache.get("k")
+    await trio.sleep(60)
+    source.error = errors.NotFound("no", 404)
+    for _ in range(2):
+        with pytest.raises(errors.NoSuchEntry):
+            await cache.get("k")
+    assert source.asked == ["k", "k"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.RateLimited("x", 9.0), errors.ServerFailed("x", 500), errors.TimedOut("x"), errors.ConnectionLost("x"),
+        errors.ConnectionRefused("x"), errors.Unreachable("x"), errors.TlsFailed("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+async def test_a_passing_error_is_never_an_absence(
+    error: errors.PassingError, make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: it is told as what it is, remembered by nobody, and the next caller asks again."""
+    source.error = error
+    cache = make()
+    with pytest.raises(type(error)):
+        await cache.get("k")
+    source.error = None
+    assert await value(cache) == 2
+
+
+# --- refresh on demand --------------------------------------------------------------------------------------
+
+
+async def test_expire_makes_the_next_look_ask(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.3: after a refresh was asked for, values and absences are old, whatever their time to live."""
+    cache = make()
+    held = await cache.get("k")
+    source.error = errors.NotFound("no", 404)
+    with pytest.raises(errors.NoSuchEntry):
+        await cache.get("gone")
+    source.error = None
+    await trio.sleep(1)
+    cache.expire()
+    assert cache.left_s(held) == 0
+    assert cache.get_fresh("k") is None
+    assert await value(cache) == 3
+    assert await value(cache, "gone") == 4
+
+
+async def test_expire_while_an_answer_is_on_its_way(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.3: an answer that was asked for before the refresh does not count as fresh after it."""
+    source.latency_s = 5
+    cache = make()
+    async with trio.open_nursery() as callers:
+        callers.start_soon(cache.get, "k")
+        await trio.sleep(2)
+        cache.expire()
+        assert await value(cache) == 2
+    assert source.asked == ["k", "k"]
+    assert await value(cache) == 2
+
+
+async def test_an_old_absence_does_not_outlive_a_refresh(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.3: a 404 to a question from before the refresh neither hides nor removes what came after it."""
+    cache = make()
+    source.latency_s, source.error = 5, errors.NotFound("no", 404)
+    async with trio.open_nursery() as callers:
+        callers.start_soon(_absent, cache)
+        await trio.sleep(2)
+        cache.expire()
+        source.latency_s, source.error = 0, None
+        assert await value(cache) == 2
+    assert await value(cache) == 2
+    assert source.asked == ["k", "k"]
+
+
+async def _absent(cache: StaleWhileRevalidateCache[str, int]) -> None:
+    with pytest.raises(errors.NoSuchEntry) as caught:
+        await cache.get("k")
+    assert caught.value.valid_s == 0
+
+
+async def test_a_refresh_that_fails_leaves_the_old_value(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.3: what was fetched stays at hand in case the refresh fails for a passing reason."""
+    cache = make()
+    await cache.get("k")
+    await trio.sleep(1)
+    cache.expire()
+    source.error = errors.ServerFailed("x", 503)
+    assert await value(cache) == 1
+
+
+# --- bounds -------------------------------------------------------------------------------------------------
+
+
+async def test_memory_is_bounded_by_weight(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """What is held weighs at most `max_weight`; what goes is what was used least recently or ends first."""
+    cache = make(max_weight=10)
+    for key in "abcd":
+        await cache.get(key)  # 1 + 2 + 3 + 4
+    assert all(cache.get_fresh(key) for key in "abcd")
+    await cache.get("e")  # 5 more
+    held = [found.value for key in "abcde" if (found := cache.get_fresh(key))]
+    assert sum(held) <= 10
+    assert 5 in held
+
+
+async def test_values_past_their_stale_time_are_forgotten(
+    make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """3.2: an old value serves for up to `stale_max` after its time; then a failure is a failure."""
+    cache = make(stale_max_s=100.0)
+    await cache.get("k")
+    source.error = errors.ServerFailed("x", 503)
+    await trio.sleep(159)
+    assert await value(cache) == 1
+    await trio.sleep(2)
+    with pytest.raises(errors.ServerFailed):
+        await cache.get("k")
+
+
+# --- forgetting -------------------------------------------------------------------------------------------------
+
+
+async def test_all_is_forgotten(make: Make, source: Source, clock: TurnedClock, autojump_clock: MockClock) -> None:
+    """6.3: what is held goes, absences too; an old value does not serve where the service fails."""
+    cache = make()
+    assert await value(cache) == 1
+    source.error = errors.NotFound("gone")
+    with pytest.raises(errors.NoSuchEntry):
+        await value(cache, "absent")
+    cache.clear()
+    source.error = errors.ServerFailed("down")
+    with pytest.raises(errors.ServerFailed):
+        await value(cache)
+    source.error = None
+    assert await value(cache) == 4
+    assert await value(cache, "absent") == 5
+
+
+async def test_what_was_under_way_is_not_kept(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """6.3: whoever waits for it gets it; who comes later asks. What came by another way counts only if asked later."""
+    cache = make()
+    source.latency_s = 1.0
+    found: list[int] = []
+
+    async def ask() -> None:
+        found.append(await value(cache))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(0.5)
+        before = trio.current_time()
+        cache.clear()
+        await ask()
+    assert sorted(found) == [1, 2]
+    assert await value(cache) == 2
+    cache.put("other", 7, before)
+    assert cache.get_any("other") is None
+    await trio.sleep(0.1)
+    cache.put("other", 8, trio.current_time())
+    assert await value(cache, "other") == 8
