@@ -22,7 +22,7 @@ from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import FileVersion, OpenFileTable
 from artifactfs.content.reader import OpenFile
-from artifactfs.modellab.content_endpoint import Artifact, Body
+from artifactfs.domain import ArtifactRef, ContentBody
 
 BLOCK = 1 << 10
 GLANCE = BLOCK // 4
@@ -93,7 +93,9 @@ class Server:
     open_bodies: int = 0
 
     @asynccontextmanager
-    async def get(self, artifact: Artifact, start: int, end: int | None, *, size: int | None) -> AsyncIterator[Body]:
+    async def get(
+        self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None
+    ) -> AsyncIterator[ContentBody]:
         assert end is not None
         await trio.lowlevel.checkpoint()
         self.before_answer(len(self.asked))
@@ -105,14 +107,14 @@ class Server:
             if self.ranges is None and not (start == 0 and size is not None and end >= size):
                 self.ranges = False
             said = total + len(self.extra) if self.told else None
-            body = Body(0, said, said, True, self.validator(), self._chunks(data + self.extra))
+            body = ContentBody(0, said, said, True, self.validator(), self._chunks(data + self.extra))
         elif start >= total:
-            body = Body(start, start, total, False, None, self._chunks(b""))
+            body = ContentBody(start, start, total, False, None, self._chunks(b""))
         else:
             self.ranges = True
             end = min(end, total)
             said = total if self.told else None
-            body = Body(start, end, said, False, self.validator(), self._chunks(data[start:end]))
+            body = ContentBody(start, end, said, False, self.validator(), self._chunks(data[start:end]))
         self.open_bodies += 1
         try:
             async with aclosing(cast("AsyncGenerator[bytes, None]", body.chunks)):
@@ -146,7 +148,7 @@ class Bench:
     now_s: list[float]
 
     async def open(self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None) -> OpenFile:
-        return await self.files.open(FileVersion(Artifact("10", path), size, run_stamp))
+        return await self.files.open(FileVersion(ArtifactRef("10", path), size, run_stamp))
 
     async def read_whole(self, handle: OpenFile, step: int = 300) -> bytes:
         """Read a file as a sequential reader does, to the first empty read."""

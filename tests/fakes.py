@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from artifactfs.domain import Children, DirectoryListing, ListedChild, Project, RequestUsage, Run
 from artifactfs.errors import NotFound
-from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.listing_dialects import Child, Children
-from artifactfs.modellab.models import Project, ProjectFile, Run
-from artifactfs.modellab.transport import RequestUsage
+from artifactfs.modellab.models import ProjectFile
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
@@ -52,8 +50,8 @@ def directory(
     files: Mapping[str, int | None] | None = None, dirs: Sequence[str] = (), prefix: str = "prefix/artifacts"
 ) -> DirectoryListing:
     """Return a listing with these directories and files (sizes in bytes, None: unknown), in this order."""
-    children = [Child(name.encode(), True, slash=True) for name in dirs]
-    children += [Child(name.encode(), False, size) for name, size in (files or {}).items()]
+    children = [ListedChild(name.encode(), True, slash=True) for name in dirs]
+    children += [ListedChild(name.encode(), False, size) for name, size in (files or {}).items()]
     return DirectoryListing(Children({child.name: child for child in children}), prefix)
 
 

@@ -11,7 +11,7 @@ import trio
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.read_stats import ReadStats
-from artifactfs.modellab.content_endpoint import Artifact, Body
+from artifactfs.domain import ArtifactRef, ContentBody
 
 # Versions whose validator is remembered: some 200 bytes each. The kernel's pages of a file may outlive our blocks.
 _VALIDATORS = 20_000
@@ -27,8 +27,8 @@ class ContentService(Protocol):
         """Whether requests wait for others to end."""
 
     def get(
-        self, artifact: Artifact, start: int, end: int | None, *, size: int | None
-    ) -> AbstractAsyncContextManager[Body]:
+        self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None
+    ) -> AbstractAsyncContextManager[ContentBody]:
         """Ask for bytes [start, end) of an artifact."""
 
 

@@ -19,7 +19,7 @@ from artifactfs.content.block_format import BLOCK_BYTES
 from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
 from artifactfs.content.version_blocks import VersionBlocks
-from artifactfs.modellab.content_endpoint import Artifact, Body
+from artifactfs.domain import ArtifactRef, ContentBody
 from artifactfs.modellab.rate_limits import backoff_s
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _OtherValidator(Exception):
 class Download:
     """Everything that is fetched of one version."""
 
-    def __init__(self, shop: ContentContext, artifact: Artifact, pieces: VersionBlocks) -> None:
+    def __init__(self, shop: ContentContext, artifact: ArtifactRef, pieces: VersionBlocks) -> None:
         self._shop = shop
         self._artifact = artifact
         self._pieces = pieces
@@ -115,7 +115,7 @@ class Download:
                 await trio.sleep(backoff_s(fruitless))
 
     @asynccontextmanager
-    async def _answer(self, fill: BlockFetch) -> AsyncIterator[Body | None]:
+    async def _answer(self, fill: BlockFetch) -> AsyncIterator[ContentBody | None]:
         """Ask for a fill; None if somebody else's answer turned out to bring everything.
 
         Of several answers at once of a server that ignores ranges, each would be the whole file: so one asks at a time
@@ -136,14 +136,14 @@ class Download:
                 await turn.aclose()
                 yield body
 
-    async def _receive(self, fill: BlockFetch, body: Body, suspect: bytes | None) -> None:
+    async def _receive(self, fill: BlockFetch, body: ContentBody, suspect: bytes | None) -> None:
         await self._check(body, suspect)
         if not body.whole:
             await self._take_range(fill, body)
         elif self._spool_at is None:  # otherwise ranges were ignored only now, and somebody else was first
             await self._spool(fill, body)
 
-    async def _check(self, body: Body, suspect: bytes | None) -> None:
+    async def _check(self, body: ContentBody, suspect: bytes | None) -> None:
         """Compare an answer with this version. Raises Superseded, ShortBody, or _OtherValidator to ask again."""
         pieces = self._pieces
         if pieces.size is None:
@@ -170,7 +170,7 @@ class Download:
         await self._pieces.supersede(error, validator)
         return error
 
-    async def _take_range(self, fill: BlockFetch, body: Body) -> None:
+    async def _take_range(self, fill: BlockFetch, body: ContentBody) -> None:
         stop = min(fill.upto, body.end) if body.end is not None else fill.upto
         if stop <= fill.at:
             return  # past the end of a file that is shorter than thought; `_check` has learned its size
@@ -189,7 +189,7 @@ class Download:
 
     # --- the spool: a server that ignores ranges -----------------------------------------------------------
 
-    async def _spool(self, fill: BlockFetch, body: Body) -> None:
+    async def _spool(self, fill: BlockFetch, body: ContentBody) -> None:
         """Read a whole body from its start; beyond what `fill` wants, as far as readers ask."""
         pieces = self._pieces
         size = pieces.size

@@ -11,7 +11,7 @@ import msgspec
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import HEAD_BYTES, OpenFile
 from artifactfs.content.shared_file import SharedFile
-from artifactfs.modellab.content_endpoint import Artifact
+from artifactfs.domain import ArtifactRef
 
 
 class FileVersion(msgspec.Struct, frozen=True):
@@ -20,7 +20,7 @@ class FileVersion(msgspec.Struct, frozen=True):
     `variant` tells versions of one size apart; 0 for the first that was seen. `settled`: it is what was listed.
     """
 
-    artifact: Artifact
+    artifact: ArtifactRef
     size: int | None
     run_stamp: bytes | None
     variant: int = 0
@@ -39,7 +39,7 @@ class CachedBytes(msgspec.Struct, frozen=True):
 
 
 class _SourceKey(NamedTuple):
-    artifact: Artifact
+    artifact: ArtifactRef
     size: int | None
     run_stamp: bytes | None
     variant: int
@@ -111,7 +111,7 @@ class OpenFileTable:
 class _CacheKeys:
     """The name of a version, given its size: 16 bytes."""
 
-    def __init__(self, owner: str, artifact: Artifact, variant: int) -> None:
+    def __init__(self, owner: str, artifact: ArtifactRef, variant: int) -> None:
         parts = [owner, artifact.project_id, artifact.path, *([str(variant)] if variant else [])]
         self._start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from artifactfs.modellab.content_endpoint import Artifact
+from artifactfs.domain import ArtifactRef
 
 
 class Stream(msgspec.Struct, eq=False):
@@ -11,7 +11,7 @@ class Stream(msgspec.Struct, eq=False):
     `came_to`: byte of the file. `fits`: into the cache or memory; if it does not, a step back starts it again.
     """
 
-    artifact: Artifact
+    artifact: ArtifactRef
     size: int | None
     fits: bool
     came_to: int = 0

@@ -16,7 +16,7 @@ from artifactfs.content.block_format import BLOCK_BYTES
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import BlockFetch, Download
 from artifactfs.content.version_blocks import VersionBlocks
-from artifactfs.modellab.content_endpoint import Artifact
+from artifactfs.domain import ArtifactRef
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class SharedFile:
     def __init__(
         self,
         shop: ContentContext,
-        artifact: Artifact,
+        artifact: ArtifactRef,
         size: int | None,
         name: Callable[[int], bytes],
         run_stamp: bytes | None,

@@ -18,13 +18,13 @@ from artifactfs.control import exposition
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.snapshot import MountComponents, failures, look, rfc3339
 from artifactfs.control.status_schema import SCHEMA, Status
+from artifactfs.domain import Run
 from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
 from artifactfs.fuse.inodes import Inode
 from artifactfs.fuse.kernel_dentries import KernelDentries, Name
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import Attributes
 from artifactfs.modellab.details import Pair, RunDetails
-from artifactfs.modellab.models import Run
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, ControlFile, Node, ProjectDir, StaticDir, mount_path
 from artifactfs.tree.swr_cache import BackendHealth, StaleWhileRevalidateCache
 from artifactfs.util.clock import boottime

@@ -16,13 +16,13 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control import status_schema
 from artifactfs.control.recent_errors import Failure, RecentErrors
 from artifactfs.control.status_schema import Failed, HealthInputs, Status
+from artifactfs.domain import RequestUsage
 from artifactfs.fuse.operations import KernelState
 from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, RequestStats, StatsSnapshot
-from artifactfs.modellab.transport import RequestUsage
 from artifactfs.settings import Settings
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_stats import TreeState

@@ -20,11 +20,10 @@ from artifactfs import errors
 from artifactfs.doctor import service_findings
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
 from artifactfs.doctor.service_findings import Heads
+from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.client import DirectoryListing, ModelLab
-from artifactfs.modellab.content_endpoint import Artifact, ContentEndpoint
-from artifactfs.modellab.listing_dialects import Child
-from artifactfs.modellab.models import Run
+from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.util.clock import boottime
@@ -85,7 +84,7 @@ class _Found:
     root: DirectoryListing
     listings: dict[str, DirectoryListing] = field(default_factory=dict)
 
-    def files(self) -> list[tuple[str, Child]]:
+    def files(self) -> list[tuple[str, ListedChild]]:
         """Return the files that were listed, by their path below the run's root."""
         return [
             (f"{path}/{child.name.decode()}".lstrip("/"), child)
@@ -204,7 +203,7 @@ class Visit:
             self._tell(skipped("contents", "no file was listed that has a byte: nothing to try it on"))
             return
         size, path, child = min(usable, key=lambda each: each[0])
-        artifact = Artifact(found.run.project_id, f"{found.root.path_in_project.rstrip('/')}/{path}")
+        artifact = ArtifactRef(found.run.project_id, f"{found.root.path_in_project.rstrip('/')}/{path}")
         end = 1 + (min(_BYTES, size - 1) if size else _BYTES)
         try:
             async with self._contents.get(artifact, 1, end, size=child.size_bytes) as body:

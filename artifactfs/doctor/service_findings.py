@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 from artifactfs import errors
 from artifactfs.doctor.findings import Finding, fault, good, skipped, warning
+from artifactfs.domain import ContentBody, DirectoryListing, ListedChild
 from artifactfs.errors import ServiceError
-from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.content_endpoint import Body
-from artifactfs.modellab.listing_dialects import Child, PathBase, size_of
+from artifactfs.modellab.listing_dialects import PathBase, size_of
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.settings import Settings, without_password
 from artifactfs.util.humanize import format_duration, format_size
@@ -219,7 +218,7 @@ def directories(slash: bool | None, base: PathBase | None, below: DirectoryListi
 # --- contents -------------------------------------------------------------------------------------------
 
 
-def contents(body: Body, size: int | None, end: int, came: int, heads: Heads) -> Iterator[Finding]:
+def contents(body: ContentBody, size: int | None, end: int, came: int, heads: Heads) -> Iterator[Finding]:
     """Say how contents come: in parts or whole, from where, and by what a version of them is known."""
     statuses = heads.statuses("content")
     redirects = sum(300 <= status < 400 for status in statuses)
@@ -269,7 +268,7 @@ def unreadable(error: ServiceError) -> Finding:
 class Comparison:
     """A project's listing as it comes, held against directories of one run that were listed on their own."""
 
-    def __init__(self, prefix: str, directories: set[str], files: Mapping[str, Child]) -> None:
+    def __init__(self, prefix: str, directories: set[str], files: Mapping[str, ListedChild]) -> None:
         self._prefix = prefix
         self._directories = directories
         self._lacking = dict(files)

@@ -16,12 +16,13 @@ import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.domain import DirectoryListing, Project, RequestUsage, Run
 from artifactfs.modellab import details, models, pagination
 from artifactfs.modellab.details import ProjectDetails, RunDetails
-from artifactfs.modellab.listing_dialects import Children, ListingKind, ListingNormalizer, PathBase
-from artifactfs.modellab.models import FileRow, Page, Project, ProjectFile, Run
+from artifactfs.modellab.listing_dialects import ListingKind, ListingNormalizer, PathBase
+from artifactfs.modellab.models import FileRow, Page, ProjectFile
 from artifactfs.modellab.project_decoder import ProjectDecoder
-from artifactfs.modellab.transport import RequestUsage, Transport
+from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,6 @@ MAX_INDEX_BYTES = 128 << 20
 _S3_PAGE = 1000
 # Directories of which it is known what was logged of them; arbitrary.
 _MAX_TOLD = 10_000
-
-
-class DirectoryListing(msgspec.Struct, frozen=True):
-    """One directory of a run: its children, and the run's opaque `path_in_project`."""
-
-    children: Children
-    path_in_project: str
 
 
 class _Answer(msgspec.Struct, frozen=True):

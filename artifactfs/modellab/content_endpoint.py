@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import httpx
-import msgspec
 
 from artifactfs import errors
+from artifactfs.domain import ArtifactRef, ContentBody
 from artifactfs.modellab.streams import Stream
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX, is_host, is_loopback
@@ -34,33 +34,6 @@ _VERSION = "Artifactfs-Version"
 # How every error of this API begins (model-lab-api.md, "Errors").
 _PEEK_BYTES = 64
 _ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
-
-
-class Artifact(msgspec.Struct, frozen=True):
-    """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
-
-    `version`: in hex, what stays the same as long as the content does; empty where nothing is known that
-    does. Where an endpoint names versions, a cache on the way may answer with what it has of the same one (4.3).
-    """
-
-    project_id: str
-    path: str
-    version: str = ""
-
-
-class Body(msgspec.Struct):
-    """An answer's body: bytes [start, end) of the artifact as they come.
-
-    `end` and `total` (the artifact's size in bytes) are None where the answer does not say. `whole`: the server
-    ignored the range and sends everything. `validator`: a digest of what names this version of the artifact.
-    """
-
-    start: int
-    end: int | None
-    total: int | None
-    whole: bool
-    validator: bytes | None
-    chunks: AsyncIterator[bytes]
 
 
 class ContentEndpoint:
@@ -82,7 +55,9 @@ class ContentEndpoint:
         return self._transport.crowded
 
     @asynccontextmanager
-    async def get(self, artifact: Artifact, start: int, end: int | None, *, size: int | None) -> AsyncIterator[Body]:
+    async def get(
+        self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None
+    ) -> AsyncIterator[ContentBody]:
         """Ask for bytes [start, end) (`end` None: to the end) of an artifact of `size` bytes (None: unknown).
 
         Yields a Body that begins at `start`, or at 0 with `whole` set. Raises ServiceError; UnexpectedAnswer for
@@ -114,7 +89,7 @@ class ContentEndpoint:
         finally:
             await stream.aclose()
 
-    async def _follow(self, artifact: Artifact, headers: dict[str, str]) -> Stream:
+    async def _follow(self, artifact: ArtifactRef, headers: dict[str, str]) -> Stream:
         """Send the request, and follow redirects by hand: https only, and never with our keys elsewhere."""
         query = {"project_id": artifact.project_id, "artifact_path": artifact.path}
         target = url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
@@ -159,11 +134,11 @@ class ContentEndpoint:
         self,
         stream: Stream,
         chunks: AsyncIterator[bytes],
-        artifact: Artifact,
+        artifact: ArtifactRef,
         start: int,
         end: int | None,
         size: int | None,
-    ) -> Body:
+    ) -> ContentBody:
         """Check an answer's head against what was asked for."""
         headers = stream.headers
         if (encoding := headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
@@ -172,7 +147,7 @@ class ContentEndpoint:
             total = _unsatisfied_total(headers.get("content-range", ""))
             if total is None or total > start:
                 raise errors.UnexpectedAnswer(f"the server refuses bytes from {start} on")
-            return Body(start, start, total, False, None, chunks)
+            return ContentBody(start, start, total, False, None, chunks)
         if stream.status == 206:
             first, last, total = _content_range(headers.get("content-range", ""))
             if first != start or (end is not None and last > end):
@@ -181,12 +156,12 @@ class ContentEndpoint:
                 if length < last - first:
                     raise errors.ShortBody(f"a body of {length} bytes came for a range of {last - first}")
                 raise errors.UnexpectedAnswer("an answer whose length contradicts its range")
-            return Body(first, last, total, False, _validator(headers), chunks)
+            return ContentBody(first, last, total, False, _validator(headers), chunks)
         total = _length(headers)
         self._refuse_other_kinds(_kind(stream), artifact, total, size)
-        return Body(0, total, total, True, _validator(headers), chunks)
+        return ContentBody(0, total, total, True, _validator(headers), chunks)
 
-    def _note(self, body: Body, start: int, end: int | None, size: int | None) -> None:
+    def _note(self, body: ContentBody, start: int, end: int | None, size: int | None) -> None:
         """Take note of whether this server grants ranges. Whoever asked for all and got all has learned nothing."""
         asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
         if not body.whole and body.end != start:
@@ -196,7 +171,7 @@ class ContentEndpoint:
             log.info("this server ignores ranges: contents are fetched whole")
 
     @staticmethod
-    def _refuse_other_kinds(kind: str, artifact: Artifact, total: int | None, size: int | None) -> None:
+    def _refuse_other_kinds(kind: str, artifact: ArtifactRef, total: int | None, size: int | None) -> None:
         """Refuse a login page or an error in place of the artifact (model-lab-api.md, 13)."""
         if total is not None and total == size:
             return

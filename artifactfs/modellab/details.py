@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from artifactfs.domain import Project, Run
 from artifactfs.modellab import models
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class ProjectDetails(msgspec.Struct, frozen=True):
     tags: tuple[Pair, ...]
 
 
-def decode_run(body: bytes) -> tuple[models.Run, RunDetails]:
+def decode_run(body: bytes) -> tuple[Run, RunDetails]:
     """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
     run = models.decode_run(body)
     told = models.attributes_of(body)
@@ -104,7 +105,7 @@ def decode_run(body: bytes) -> tuple[models.Run, RunDetails]:
     )
 
 
-def decode_project(body: bytes) -> tuple[models.Project, ProjectDetails]:
+def decode_project(body: bytes) -> tuple[Project, ProjectDetails]:
     """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
     project = models.decode_project(body)
     told = models.attributes_of(body)

@@ -13,19 +13,14 @@ relative to the queried directory. `ListingNormalizer` weighs the whole answer b
 """
 
 import enum
-import re
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
+from artifactfs.domain import Children, ListedChild, encode_name, without_lead
 from artifactfs.modellab.models import FileRow, ProjectFile
 
-# The kernel's limit for one name (NAME_MAX), in bytes of UTF-8.
-_NAME_MAX_BYTES = 255
 _MAX_SIZE = 2**63 - 1
 # A longer one is not worth sending back; arbitrary.
 _MAX_LEAD = 8
-_LEAD = re.compile(r"\A(?:\.?/)+")
 
 
 class PathBase(enum.Enum):
@@ -33,31 +28,6 @@ class PathBase(enum.Enum):
 
     ROOT = "the run's root"
     DIRECTORY = "the queried directory"
-
-
-class Child(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a directory. `size_bytes` None: unknown. `slash`: the server ended the name with one.
-
-    `created_ns`: a file's own time, since the epoch; None where nothing tells it.
-    """
-
-    name: bytes
-    is_dir: bool
-    size_bytes: int | None = None
-    slash: bool = False
-    created_ns: int | None = None
-
-
-class Children(msgspec.Struct):
-    """The children of one directory, by name, in the server's order, and what was left out.
-
-    `bad_names`: rows that no filesystem can hold (1.3). `shadowed`: files hidden by a directory of the same
-    name (1.5).
-    """
-
-    by_name: dict[bytes, Child]
-    bad_names: int = 0
-    shadowed: list[bytes] = []
 
 
 class ListingKind(enum.Enum):
@@ -177,38 +147,13 @@ class ListingNormalizer:
         if is_dir and not self.lead and row.path.startswith(("/", "./")):
             lead = row.path[: len(row.path) - len(without_lead(row.path))]
             self.lead = lead if len(lead) <= _MAX_LEAD else ""
-        child = Child(encoded, is_dir, None if is_dir else size_of(row), slash or bool(deeper))
+        child = ListedChild(encoded, is_dir, None if is_dir else size_of(row), slash or bool(deeper))
         known = self._children.by_name.setdefault(encoded, child)
         if known is child or known.is_dir == is_dir:
             return  # new, or a duplicate: the first counts
         self._children.shadowed.append(encoded)
         if is_dir:
             self._children.by_name[encoded] = child
-
-
-def without_lead(path: str) -> str:
-    """Return a path without the `/` and `./` that it begins with; "" for one that is nothing else."""
-    return _LEAD.sub("", path) if path.startswith(("/", "./")) else path
-
-
-def below_prefix(prefix: str, path: str) -> str:
-    """Return the path in the project of what a run has at `path`: what the content endpoint takes (model-lab-api.md).
-
-    `prefix`: the run's `path_in_project`, opaque. Where it is empty, or slashes alone, the path stands alone.
-    """
-    root = prefix.rstrip("/")
-    return f"{root}/{path}" if root and path else root or path
-
-
-def encode_name(name: str) -> bytes | None:
-    """Return the bytes of a name, or None for one that no filesystem can hold (semantics 1.3)."""
-    if name in ("", ".", "..") or "\0" in name or "/" in name:
-        return None
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return None
-    return encoded if len(encoded) <= _NAME_MAX_BYTES else None
 
 
 def size_of(row: FileRow | ProjectFile) -> int | None:

@@ -13,13 +13,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from artifactfs.domain import Project, Run
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import lenient_json
 
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 NESTING_HINT = "it is nested too deeply"
 
-FINISHED = frozenset({"completed", "failed", "killed"})
 # A larger answer is what the schema says, or refused: the standard library's decoder takes several times its size.
 _MAX_LENIENT_BYTES = 64 << 20
 # Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
@@ -64,33 +64,6 @@ class ProjectFile(msgspec.Struct, frozen=True, gc=False):
     path: str = msgspec.field(name="artifact_path")
     file_size: int | float | str | None = None
     created_at: str | None = None
-
-
-class Run(msgspec.Struct, frozen=True, gc=False):
-    """A run. Times are nanoseconds since the epoch, None where the server gave none that can be read."""
-
-    run_id: int
-    project_id: str
-    name: str = ""
-    status: str = ""
-    created_ns: int | None = None
-    completed_ns: int | None = None
-    updated_ns: int | None = None
-    deleted: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has ended, for good as far as the service says."""
-        return self.status in FINISHED
-
-
-class Project(msgspec.Struct, frozen=True, gc=False):
-    """A project. Times are nanoseconds since the epoch, None where the server gave none that can be read."""
-
-    project_id: int
-    name: str = ""
-    updated_ns: int | None = None
-    deleted: bool = False
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

@@ -19,10 +19,10 @@ from typing import TypeVar
 
 import cachetools
 import httpx
-import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import error_mapping, models, rate_limits, request_log
 from artifactfs.modellab.auth import Credentials, KeyRing
@@ -63,28 +63,6 @@ _MAX_RENEWALS = 3
 
 USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-
-
-class RequestUsage(msgspec.Struct, frozen=True):
-    """What was asked of the service: requests by kind, bytes of bodies received, seconds that a rate limit cost."""
-
-    requests: dict[str, int]
-    received_bytes: int = 0
-    paused_s: float = 0.0
-
-    def __sub__(self, earlier: "RequestUsage") -> "RequestUsage":
-        return RequestUsage(
-            {kind: n for kind, count in self.requests.items() if (n := count - earlier.requests.get(kind, 0))},
-            self.received_bytes - earlier.received_bytes,
-            self.paused_s - earlier.paused_s,
-        )
-
-    def __add__(self, other: "RequestUsage") -> "RequestUsage":
-        return RequestUsage(
-            dict(Counter(self.requests) + Counter(other.requests)),
-            self.received_bytes + other.received_bytes,
-            self.paused_s + other.paused_s,
-        )
 
 
 class _KeysRefused(errors.AccessDenied):

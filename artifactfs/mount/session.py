@@ -29,6 +29,7 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.commands import Control
 from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.snapshot import MountComponents
+from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.kernel_dentries import KernelDentries
@@ -44,7 +45,7 @@ from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
-from artifactfs.modellab.transport import RequestUsage, Transport
+from artifactfs.modellab.transport import Transport
 from artifactfs.mount import account_switch, mount_owner, mount_table, preflight, presence, registry, unmount
 from artifactfs.mount.daemon import Parent
 from artifactfs.mount.sd_notify import Notifier

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from artifactfs import errors
-from artifactfs.modellab.models import Project, Run
+from artifactfs.domain import Project, Run
 from artifactfs.tree import listing
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.nodes import (

@@ -7,10 +7,8 @@ from typing import Protocol, TypeVar
 import msgspec
 import trio
 
-from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.listing_dialects import Child
-from artifactfs.modellab.models import Project, ProjectFile, Run
-from artifactfs.modellab.transport import RequestUsage
+from artifactfs.domain import DirectoryListing, ListedChild, Project, RequestUsage, Run
+from artifactfs.modellab.models import ProjectFile
 from artifactfs.tree.nodes import ChildNumber, Entry, InodeNumbers, same_version
 
 # A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
@@ -116,7 +114,9 @@ async def checkpoint_if_full(part: Sequence[object]) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -> Mapping[bytes, Child]:
+async def timed(
+    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild]
+) -> Mapping[bytes, ListedChild]:
     """Return a directory's children with what only the index has of its files: times, and sizes where they lack."""
     if not index:
         return children
@@ -131,7 +131,7 @@ async def timed(children: Mapping[bytes, Child], index: Mapping[bytes, Child]) -
 
 
 async def build(
-    children: Mapping[bytes, Child],
+    children: Mapping[bytes, ListedChild],
     run: Run,
     path: str,
     old: Listing | None,
@@ -159,7 +159,7 @@ async def build(
     return Listing(by_name)
 
 
-def _entry(item: Child, old: Entry | None, number: ChildNumber, mtime_ns: int) -> Entry:
+def _entry(item: ListedChild, old: Entry | None, number: ChildNumber, mtime_ns: int) -> Entry:
     if old is None:
         mtime_ns = mtime_ns if item.created_ns is None else item.created_ns
         its_number = number(item.name, item.is_dir, item.size_bytes)

@@ -7,8 +7,8 @@ completes it. Pure.
 import re
 import unicodedata
 
-# Of a name of a file, in bytes of UTF-8 (NAME_MAX of every file system of Linux).
-NAME_MAX_BYTES = 255
+from artifactfs.domain import NAME_MAX_BYTES
+
 _MAX_ID = 2**63 - 1
 # Unicode's categories of what moves the cursor, ends a line or is no character at all; and the marks that turn the
 # direction of a line, by which a name can look like another.

@@ -15,10 +15,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.content_endpoint import Artifact
-from artifactfs.modellab.listing_dialects import Child, below_prefix
-from artifactfs.modellab.models import Run
+from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix
 from artifactfs.tree import listing
 from artifactfs.tree.catalog import MAX_RUNS, Catalog
 from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
@@ -58,7 +55,7 @@ class Location(msgspec.Struct, frozen=True):
     run is over, so that the file is what was listed.
     """
 
-    artifact: Artifact
+    artifact: ArtifactRef
     stamp: bytes | None
     variant: int = 0
     settled: bool = True
@@ -197,7 +194,7 @@ class Tree:
         run, prefix = place
         if (held := self._runs.get_fresh(run_id)) is not None:
             run = held.value
-        artifact = Artifact(run.project_id, below_prefix(prefix, file.path))
+        artifact = ArtifactRef(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
         # The first version of a size has the number that stands for the size alone.
         first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
@@ -405,14 +402,16 @@ class Tree:
     ) -> "_RunListing":
         """Make a directory's own listing of an answer; it counts against the index, and takes its files' times."""
         prefix = answer.path_in_project
-        children: Mapping[bytes, Child] = answer.children.by_name
+        children: Mapping[bytes, ListedChild] = answer.children.by_name
         self._places[run.run_id] = (run, prefix)
         self._doubted.pop((run.run_id, path), None)
         if self._index is not None:
             children = await listing.timed(children, await self._index.listed(run, prefix, path, children))
         return _RunListing(run, await self._build(run, path, children, old), prefix)
 
-    async def _build(self, run: Run, path: str, children: Mapping[bytes, Child], old: "_RunListing | None") -> Listing:
+    async def _build(
+        self, run: Run, path: str, children: Mapping[bytes, ListedChild], old: "_RunListing | None"
+    ) -> Listing:
         amendments = self._amendments.get((run.run_id, path))
         return await listing.build(children, run, path, old.listing if old else None, self._numbering, amendments)
 
@@ -424,7 +423,7 @@ class Tree:
             if held.value.own and self._listings.left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
-    async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, Child], Callable[[], Awaitable[None]]]:
+    async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
         """List a directory on its own; returns its children, and how to keep them."""
         asked_at = self._clock()
         answer = await self._service.list_directory(run.run_id, path)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from artifactfs.modellab.listing_dialects import Child, ListingKind, sort_rows
+from artifactfs.domain import ListedChild
+from artifactfs.modellab.listing_dialects import ListingKind, sort_rows
 from artifactfs.modellab.models import decode_run_listing
 from artifactfs.tree import listing
 from artifactfs.tree.nodes import InodeNumbers
@@ -39,22 +40,22 @@ def test_sort(measure: Measure, answer: bytes, entries: int) -> None:
     assert len(children.by_name) == entries
 
 
-async def build(children: dict[bytes, Child], old: listing.Listing | None) -> listing.Listing:
+async def build(children: dict[bytes, ListedChild], old: listing.Listing | None) -> listing.Listing:
     return await listing.build(children, fakes.run(1001), DIRECTORY, old, InodeNumbers("site"))
 
 
 @pytest.fixture
-def children(answer: bytes) -> dict[bytes, Child]:
+def children(answer: bytes) -> dict[bytes, ListedChild]:
     return sort_rows(decode_run_listing(answer).files, DIRECTORY)[1].by_name
 
 
-def test_build(measure: Measure, loop: Loop, children: dict[bytes, Child], entries: int) -> None:
+def test_build(measure: Measure, loop: Loop, children: dict[bytes, ListedChild], entries: int) -> None:
     """Make a directory's entries of them."""
     found = measure(lambda: loop.run(build, children, None), entries=entries, memory=True)
     assert len(found) == entries
 
 
-def test_build_again(measure: Measure, loop: Loop, children: dict[bytes, Child], entries: int) -> None:
+def test_build_again(measure: Measure, loop: Loop, children: dict[bytes, ListedChild], entries: int) -> None:
     """Refresh them, with nothing changed."""
     old = loop.run(build, children, None)
     found = measure(lambda: loop.run(build, children, old), entries=entries, memory=True)

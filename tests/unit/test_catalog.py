@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.models import Project
+from artifactfs.domain import Project
 from artifactfs.tree.nodes import ArtifactDir, Node, ProjectDir, Symlink
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, run

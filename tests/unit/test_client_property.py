@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs import errors
-from artifactfs.modellab.client import DirectoryListing, ModelLab
+from artifactfs.domain import DirectoryListing
+from artifactfs.modellab.client import ModelLab
 from tests import openapi
 from tests.unit.test_client import API, Handler, Server, connect
 

@@ -7,11 +7,12 @@ import pytest
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.content_endpoint import Artifact, ContentEndpoint
+from artifactfs.domain import ArtifactRef
+from artifactfs.modellab.content_endpoint import ContentEndpoint
 from tests.unit.test_transport import ABANDONED, connect
 
 DATA = bytes(range(100))
-MODEL = Artifact("10", "p/artifacts/a b%+&#ü/model.bin")
+MODEL = ArtifactRef("10", "p/artifacts/a b%+&#ü/model.bin")
 
 pytestmark = pytest.mark.filterwarnings(ABANDONED)
 
@@ -58,7 +59,7 @@ class Asked:
         self.endpoint = ContentEndpoint(self.transport, deadline_s=30, name_versions=name_versions)
 
     async def get(
-        self, start: int = 0, end: int | None = 100, size: int | None = 100, artifact: Artifact = MODEL
+        self, start: int = 0, end: int | None = 100, size: int | None = 100, artifact: ArtifactRef = MODEL
     ) -> bytes:
         async with self.endpoint.get(artifact, start, end, size=size) as self.body:
             found = b"".join([chunk async for chunk in self.body.chunks])
@@ -93,7 +94,7 @@ async def test_what_is_asked(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("name_versions", [False, True])
 async def test_a_version_is_named(target: str, name_versions: bool, autojump_clock: MockClock) -> None:
     """4.3: the version goes along where that is asked for, to the configured URL and never to a redirect's target."""
-    known = Artifact("10", "p/artifacts/f", version="00ff")
+    known = ArtifactRef("10", "p/artifacts/f", version="00ff")
     asked = Asked(said(302, Location=target), part(10, 19), name_versions=name_versions)
     assert await asked.get(10, 20, artifact=known) == DATA[10:20]
     first = "00ff" if name_versions else None
@@ -157,7 +158,7 @@ async def test_a_type_alone_is_no_reason(autojump_clock: MockClock, answer: Said
 async def test_pages_and_json_that_are_artifacts(autojump_clock: MockClock, name: str, kind: str) -> None:
     """13: a page is a page, also of another length than was listed: that is for the reader to judge."""
     asked = Asked(whole(b"<p>", Content_Type=kind))
-    assert await asked.get(artifact=Artifact("10", f"p/{name}")) == b"<p>"
+    assert await asked.get(artifact=ArtifactRef("10", f"p/{name}")) == b"<p>"
     assert asked.body.total == 3
 
 

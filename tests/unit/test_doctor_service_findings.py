@@ -10,9 +10,8 @@ from artifactfs import errors, settings
 from artifactfs.doctor import service, service_findings
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.service_findings import Comparison, Heads
-from artifactfs.modellab.client import DirectoryListing
-from artifactfs.modellab.content_endpoint import Body
-from artifactfs.modellab.listing_dialects import Child, Children, PathBase
+from artifactfs.domain import Children, ContentBody, DirectoryListing, ListedChild
+from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.settings import Settings
 
@@ -143,7 +142,7 @@ def test_rate_limit() -> None:
 
 
 def listed(*names: str, bad: int = 0) -> DirectoryListing:
-    children = {name.encode(): Child(name.encode(), False, 1) for name in names}
+    children = {name.encode(): ListedChild(name.encode(), False, 1) for name in names}
     return DirectoryListing(Children(children, bad_names=bad), "p/artifacts")
 
 
@@ -161,14 +160,14 @@ def test_directories() -> None:
     check(service_findings.directories(None, None, listed(), 2), Mark.SKIPPED, "is empty")
 
 
-def body(*, whole: bool = False, total: int | None = 100) -> Body:
+def body(*, whole: bool = False, total: int | None = 100) -> ContentBody:
     async def none() -> AsyncIterator[bytes]:
         yield b""
 
-    return Body(0 if whole else 1, 65, total, whole, None, none())
+    return ContentBody(0 if whole else 1, 65, total, whole, None, none())
 
 
-def contents(answer: Body, came: int = 64, size: int | None = 100, **headers: str) -> dict[str, Finding]:
+def contents(answer: ContentBody, came: int = 64, size: int | None = 100, **headers: str) -> dict[str, Finding]:
     told = list(service_findings.contents(answer, size, 65, came, heads(**headers)))
     return {finding.check: finding for finding in told}
 
@@ -231,7 +230,7 @@ def test_unreadable() -> None:
 
 def compared(*rows: tuple[str, int | None]) -> Comparison:
     """Compare with `a` of 1 byte in the root and `d/b` of 2; both directories were listed."""
-    files = {"a": Child(b"a", False, 1), "d/b": Child(b"b", False, 2)}
+    files = {"a": ListedChild(b"a", False, 1), "d/b": ListedChild(b"b", False, 2)}
     found = Comparison("p/artifacts/", {"", "d"}, files)
     for path, size in rows:
         found.add([ProjectFile(path, size, "2026-01-01T00:00:00Z")])

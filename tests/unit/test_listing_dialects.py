@@ -7,17 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from artifactfs.modellab.listing_dialects import (
-    Child,
-    Children,
-    ListingKind,
-    ListingNormalizer,
-    PathBase,
-    below_prefix,
-    encode_name,
-    size_of,
-    sort_rows,
-)
+from artifactfs.domain import Children, ListedChild, below_prefix, encode_name
+from artifactfs.modellab.listing_dialects import ListingKind, ListingNormalizer, PathBase, size_of, sort_rows
 from artifactfs.modellab.models import FileRow
 
 
@@ -126,7 +117,7 @@ def test_names_that_nothing_can_hold_are_no_evidence() -> None:
 def test_a_recursive_answer_makes_the_directories_in_between() -> None:
     """Form 3: `model/weights.pt` in a root listing, as the documentation's example has it."""
     _, children, _ = sort("", f("model/weights.pt"), f("model/a/b/c"), f("x"))
-    assert list(children.by_name.values()) == [Child(b"model", True, None, True), Child(b"x", False, 5)]
+    assert list(children.by_name.values()) == [ListedChild(b"model", True, None, True), ListedChild(b"x", False, 5)]
 
 
 def test_a_recursive_answer_with_rows_for_directories() -> None:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifactfs.domain import encode_name
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import models
-from artifactfs.modellab.listing_dialects import encode_name, size_of
+from artifactfs.modellab.listing_dialects import size_of
 from artifactfs.modellab.models import FileRow, RunListing, decode_run_listing
 
 PREFIX = "f635c73b70594ab6bb6e212cdf87d0d5/artifacts"

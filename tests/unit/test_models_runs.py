@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifactfs.domain import Run
 from artifactfs.errors import UnexpectedAnswer
-from artifactfs.modellab.models import (
-    Run,
-    decode_run,
-    decode_runs,
-    error_text,
-    parse_time_ns,
-)
+from artifactfs.modellab.models import decode_run, decode_runs, error_text, parse_time_ns
 
 
 def body(run_id: object = "70158", **attributes: object) -> bytes:

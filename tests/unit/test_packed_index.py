@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactfs import errors
-from artifactfs.modellab.listing_dialects import Child, Children, encode_name
+from artifactfs.domain import Children, ListedChild, encode_name
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.tree.walk.packed_index import PackedIndex
 from artifactfs.tree.walk.project_index import agrees
@@ -28,9 +28,9 @@ async def names(files: PackedIndex, path: str = "") -> dict[str, int | None] | N
     return None if found is None else {name.decode(): child.size_bytes for name, child in found.items()}
 
 
-async def everything(files: PackedIndex) -> dict[str, Child]:
+async def everything(files: PackedIndex) -> dict[str, ListedChild]:
     """Return all that is in an index, by path."""
-    found: dict[str, Child] = {}
+    found: dict[str, ListedChild] = {}
     for path in ["", *await files.below("")]:
         children = await files.directory(path)
         assert children or not path
@@ -89,13 +89,13 @@ async def test_odd_names_that_can_be(name: str) -> None:
 async def test_of_file_and_directory_the_directory(rows: list[str]) -> None:
     """1.5: a name that is both is the directory, in either order."""
     found = await packed(*rows).directory("")
-    assert found == {b"x": Child(b"x", True, None, True)}
+    assert found == {b"x": ListedChild(b"x", True, None, True)}
 
 
 async def test_of_duplicates_the_first() -> None:
     """1.5: of two rows for one file the first counts, with its size and time."""
     found = await packed(ProjectFile("f", 1, CREATED_AT), ProjectFile("f", 2, "")).directory("")
-    assert found == {b"f": Child(b"f", False, 1, False, CREATED_NS)}
+    assert found == {b"f": ListedChild(b"f", False, 1, False, CREATED_NS)}
 
 
 @pytest.mark.parametrize("lead", ["/", "./", "//", "/./", "././"])
@@ -108,7 +108,7 @@ async def test_what_stands_in_front_is_no_part_of_a_name(lead: str) -> None:
 
 async def test_a_marker_is_no_file() -> None:
     """1.3: a row that ends in a slash marks a directory; empty directories are not in an index."""
-    assert await packed("a/b/", "a/b/f").directory("a/b") == {b"f": Child(b"f", False, 1)}
+    assert await packed("a/b/", "a/b/f").directory("a/b") == {b"f": ListedChild(b"f", False, 1)}
     assert await packed("a/b/").directory("a") is None
 
 
@@ -242,7 +242,7 @@ async def test_a_large_directory_lets_others_run() -> None:
 
 # --- agreement ----------------------------------------------------------------------------------------------
 
-FILE, DIRECTORY = Child(b"x", False, 5, False, CREATED_NS), Child(b"x", True, None, True)
+FILE, DIRECTORY = ListedChild(b"x", False, 5, False, CREATED_NS), ListedChild(b"x", True, None, True)
 
 
 @pytest.mark.parametrize(
@@ -250,15 +250,16 @@ FILE, DIRECTORY = Child(b"x", False, 5, False, CREATED_NS), Child(b"x", True, No
     [
         (None, None, True), (FILE, FILE, True), (DIRECTORY, DIRECTORY, True),
         # An empty directory is in no index; a size may be missing in either; a time is nowhere else.
-        (DIRECTORY, None, True), (Child(b"x", False, None), FILE, True), (FILE, Child(b"x", False, None), False),
-        (Child(b"x", False, 5), FILE, True), (Child(b"x", True, None, False), DIRECTORY, True),
+        (DIRECTORY, None, True), (ListedChild(b"x", False, None), FILE, True), (FILE, ListedChild(b"x", False, None),
+        False), (ListedChild(b"x", False, 5), FILE, True), (ListedChild(b"x", True, None, False), DIRECTORY, True),
         (FILE, None, False), (None, FILE, False), (None, DIRECTORY, False), (FILE, DIRECTORY, False),
-        (DIRECTORY, FILE, False), (Child(b"x", False, 6), FILE, False), (Child(b"x", False, 0), FILE, False),
+        (DIRECTORY, FILE, False), (ListedChild(b"x", False, 6), FILE, False), (ListedChild(b"x", False, 0), FILE,
+        False),
     ],
 )  # fmt: skip
-async def test_agreement(own: Child | None, in_index: Child | None, same: bool) -> None:
+async def test_agreement(own: ListedChild | None, in_index: ListedChild | None, same: bool) -> None:
     """1.6: names, kinds and known sizes must be the same in both, but for empty directories."""
-    both = Child(b"both", False, 1)
+    both = ListedChild(b"both", False, 1)
     ours, theirs = (Children({c.name: c for c in (one, both) if c is not None}).by_name for one in (own, in_index))
     assert await agrees(ours, theirs) is same
 

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.client import DirectoryListing
+from artifactfs.domain import DirectoryListing
 from artifactfs.tree.nodes import ArtifactDir
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.walk import prefetcher

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.domain import RequestUsage, encode_name
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import client, project_decoder, transport
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.listing_dialects import encode_name, size_of
+from artifactfs.modellab.listing_dialects import size_of
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
@@ -537,12 +538,12 @@ async def test_others_go_on_meanwhile(autojump_clock: MockClock) -> None:
 
 def test_costs_add_and_subtract() -> None:
     """7: what was asked between two moments is the difference; kinds of which there was none are left out."""
-    before = transport.RequestUsage({"run": 1, "listing": 5}, 100, 1.5)
-    after = transport.RequestUsage({"run": 1, "listing": 7, "index": 1}, 350, 2.0)
+    before = RequestUsage({"run": 1, "listing": 5}, 100, 1.5)
+    after = RequestUsage({"run": 1, "listing": 7, "index": 1}, 350, 2.0)
     spent = after - before
-    assert spent == transport.RequestUsage({"listing": 2, "index": 1}, 250, 0.5)
+    assert spent == RequestUsage({"listing": 2, "index": 1}, 250, 0.5)
     assert before + spent == after
-    assert after - after == transport.RequestUsage({})
-    assert transport.RequestUsage({}) + after == after
+    assert after - after == RequestUsage({})
+    assert RequestUsage({}) + after == after
     # Both are values: nothing was changed by it.
-    assert before == transport.RequestUsage({"run": 1, "listing": 5}, 100, 1.5)
+    assert before == RequestUsage({"run": 1, "listing": 5}, 100, 1.5)

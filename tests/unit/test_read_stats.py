@@ -15,7 +15,7 @@ from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.open_files import FileVersion
-from artifactfs.modellab.content_endpoint import Artifact
+from artifactfs.domain import ArtifactRef
 from tests.content_harness import BLOCK, Server, bench, noise, scaled_down
 
 SIZE = 5 * BLOCK + 100
@@ -28,7 +28,7 @@ def small() -> Iterator[None]:
 
 
 def version(size: int | None = SIZE) -> FileVersion:
-    return FileVersion(Artifact("10", "p/artifacts/f.bin"), size, None)
+    return FileVersion(ArtifactRef("10", "p/artifacts/f.bin"), size, None)
 
 
 async def test_where_bytes_came_from(tmp_path: Path, small: None, autojump_clock: MockClock) -> None:

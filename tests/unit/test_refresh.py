@@ -8,9 +8,9 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.domain import Project
 from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.kernel_dentries import KernelDentries
-from artifactfs.modellab.models import Project
 from artifactfs.tree.nodes import LookupResult, Node
 from artifactfs.tree.swr_cache import ASKED_WAIT_S, REFRESH_WAIT_S, BackendHealth, StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.domain import ArtifactRef
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
-from artifactfs.modellab.content_endpoint import Artifact, ContentEndpoint
+from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
@@ -131,7 +132,7 @@ class Mount:
     async def read(self, name: str) -> None:
         """Read an artifact as a reader does, which gives up without progress within the deadline."""
         with trio.move_on_after(self.deadline_s):
-            async with self.contents.get(Artifact("1", name), 0, None, size=SIZE) as body:
+            async with self.contents.get(ArtifactRef("1", name), 0, None, size=SIZE) as body:
                 came = 0
                 async with aclosing(body.chunks) as chunks:  # type: ignore[type-var]  # a generator
                     async for chunk in chunks:

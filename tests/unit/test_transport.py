@@ -8,9 +8,10 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.domain import RequestUsage
 from artifactfs.modellab import rate_limits, transport
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.transport import CONCURRENCY, RESERVED, RequestUsage, Transport
+from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Transport
 from artifactfs.settings import Secret
 from tests.fakes import TurnedClock
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from artifactfs.modellab.transport import RequestUsage
+from artifactfs.domain import RequestUsage
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.walk.traversals import Traversals, level
 from tests.fakes import FakeService, TurnedClock, finished_run, run

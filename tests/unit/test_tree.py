@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.client import DirectoryListing
+from artifactfs.domain import DirectoryListing
 from artifactfs.tree.nodes import ROOT_NUMBER, ArtifactDir, ArtifactFile, Node
 from artifactfs.tree.safe_names import parse_id
 from artifactfs.tree.tree import Tree

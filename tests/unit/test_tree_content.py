@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.content_endpoint import Artifact
+from artifactfs.domain import ArtifactRef
 from artifactfs.tree import tree as tree_module
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
@@ -45,7 +45,7 @@ async def test_where_a_content_is(tree: Tree, service: FakeService, autojump_clo
     """The proven composition: `path_in_project` and the path, the run's project; no request for a listed run."""
     found = await file(tree, "2/d/é%")
     service.asked()
-    assert (await tree.locate_content(found)).artifact == Artifact("10", "prefix/artifacts/d/é%")
+    assert (await tree.locate_content(found)).artifact == ArtifactRef("10", "prefix/artifacts/d/é%")
     assert service.asked() == []
 
 
@@ -57,12 +57,12 @@ async def test_where_a_content_is_after_many_runs(
     tree = mounted(service, nursery)
     found = await file(tree, "1/f")
     await file(tree, "2/f")
-    assert (await tree.locate_content(found)).artifact == Artifact("10", "prefix/artifacts/f")
+    assert (await tree.locate_content(found)).artifact == ArtifactRef("10", "prefix/artifacts/f")
     for path in ("1/f", "2/f"):
         tree.doubt((await file(tree, path)).directory)
     await file(tree, "2/f")
     service.asked()
-    assert (await tree.locate_content(found)).artifact == Artifact("10", "prefix/artifacts/f")
+    assert (await tree.locate_content(found)).artifact == ArtifactRef("10", "prefix/artifacts/f")
     assert ("listing", 1, "") in service.asked()
 
 

@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.models import Run
+from artifactfs.domain import Run
 from artifactfs.tree import listing
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import Entry, InodeNumbers, LookupResult, same_version

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from artifactfs import errors
-from artifactfs.modellab.listing_dialects import Child, encode_name, size_of, without_lead
+from artifactfs.domain import ListedChild, encode_name, without_lead
+from artifactfs.modellab.listing_dialects import size_of
 from artifactfs.modellab.models import ProjectFile, parse_time_ns
 from artifactfs.tree.listing import checkpoint_if_full, chunked
 
@@ -65,15 +66,15 @@ class PackedIndex:
     def __contains__(self, path: str) -> bool:
         return path in self._directories
 
-    async def directory(self, path: str) -> dict[bytes, Child] | None:
+    async def directory(self, path: str) -> dict[bytes, ListedChild] | None:
         """Return the children of a directory, given from the project's root; None if the index has no such one."""
         packed = self._directories.get(path)
         if packed is None:
             return None
         # A name that is both is a directory; of duplicates the first counts (semantics 1.5).
-        children: dict[bytes, Child] = {}
+        children: dict[bytes, ListedChild] = {}
         for names in chunked(packed.directories):
-            children |= {name: Child(name, True, None, True) for name in names}
+            children |= {name: ListedChild(name, True, None, True) for name in names}
             await checkpoint_if_full(names)
         # What follows the last NUL is nothing.
         fields = iter(bytes(packed.files).split(b"\0")[:-1])
@@ -81,7 +82,7 @@ class PackedIndex:
             for name, size, created in rows:
                 if name not in children:
                     created_ns = parse_time_ns(created.decode()) if created else None
-                    children[name] = Child(name, False, int(size) if size else None, False, created_ns)
+                    children[name] = ListedChild(name, False, int(size) if size else None, False, created_ns)
             await checkpoint_if_full(rows)
         return children
 

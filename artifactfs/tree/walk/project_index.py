@@ -16,8 +16,8 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.listing_dialects import Child, below_prefix, encode_name, without_lead
-from artifactfs.modellab.models import ProjectFile, Run
+from artifactfs.domain import ListedChild, Run, below_prefix, encode_name, without_lead
+from artifactfs.modellab.models import ProjectFile
 from artifactfs.tree.listing import checkpoint_if_full, chunked
 from artifactfs.tree.nodes import Entry
 from artifactfs.tree.walk.packed_index import MAX_PACKED_BYTES, PackedIndex
@@ -45,7 +45,9 @@ _MAX_RUNS = 1_000
 _INSTEAD = "directories are listed one by one"
 
 
-async def agrees(own: Mapping[bytes, Child] | Mapping[bytes, Entry], index: Mapping[bytes, Child] | None) -> bool:
+async def agrees(
+    own: Mapping[bytes, ListedChild] | Mapping[bytes, Entry], index: Mapping[bytes, ListedChild] | None
+) -> bool:
     """Whether a directory's own listing agrees with the index (None: the index has no such directory).
 
     An empty directory is not in an index, and a size may be missing in the listing.
@@ -73,7 +75,7 @@ class Asks(Protocol):
     def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
         """Yield path and children of every directory of a run whose own listing is at hand and fresh."""
 
-    async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, Child], Callable[[], Awaitable[None]]]:
+    async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
         """List a directory on its own; returns its children, and how to keep them."""
 
     def forget_indexed(self, run_id: int) -> None:
@@ -142,7 +144,7 @@ class ProjectIndex:
 
     async def directory(
         self, run: Run, prefix: str, path: str, *, walking: bool, hurry: bool = False
-    ) -> tuple[Mapping[bytes, Child], float] | None:
+    ) -> tuple[Mapping[bytes, ListedChild], float] | None:
         """Return a directory's children as the index has them, and when that was asked for; None without one.
 
         `prefix`: the run's `path_in_project`. Asks for the index, and waits for it and its check, only for somebody
@@ -184,8 +186,8 @@ class ProjectIndex:
         return self._clock() - belief.since < _WAIT_S
 
     async def listed(
-        self, run: Run, prefix: str, path: str, own: Mapping[bytes, Child] | Mapping[bytes, Entry]
-    ) -> Mapping[bytes, Child]:
+        self, run: Run, prefix: str, path: str, own: Mapping[bytes, ListedChild] | Mapping[bytes, Entry]
+    ) -> Mapping[bytes, ListedChild]:
         """A directory was listed on its own: where the index disagrees, it is not believed for this run any more.
 
         Returns what an index that agrees has of it: the files' own times are nowhere else.

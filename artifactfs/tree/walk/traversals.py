@@ -11,8 +11,8 @@ import cachetools
 import msgspec
 import trio
 
+from artifactfs.domain import RequestUsage
 from artifactfs.logs import EACH
-from artifactfs.modellab.transport import RequestUsage
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,151 @@
+"""The values that the rooms hand each other: runs, projects, listings, references to file contents. No I/O.
+
+modellab makes them from the service's answers; tree and content work with them and know nothing of the service.
+"""
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import msgspec
+
+# Of a name of a file, in bytes of UTF-8: NAME_MAX of every filesystem of Linux.
+NAME_MAX_BYTES = 255
+
+FINISHED = frozenset({"completed", "failed", "killed"})
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """A run. Times are nanoseconds since the epoch, None where the server gave none that can be read."""
+
+    run_id: int
+    project_id: str
+    name: str = ""
+    status: str = ""
+    created_ns: int | None = None
+    completed_ns: int | None = None
+    updated_ns: int | None = None
+    deleted: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended, for good as far as the service says."""
+        return self.status in FINISHED
+
+
+class Project(msgspec.Struct, frozen=True, gc=False):
+    """A project. Times are nanoseconds since the epoch, None where the server gave none that can be read."""
+
+    project_id: int
+    name: str = ""
+    updated_ns: int | None = None
+    deleted: bool = False
+
+
+_LEAD = re.compile(r"\A(?:\.?/)+")
+
+
+class ListedChild(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a directory. `size_bytes` None: unknown. `slash`: the server ended the name with one.
+
+    `created_ns`: a file's own time, since the epoch; None where nothing tells it.
+    """
+
+    name: bytes
+    is_dir: bool
+    size_bytes: int | None = None
+    slash: bool = False
+    created_ns: int | None = None
+
+
+class Children(msgspec.Struct):
+    """The children of one directory, by name, in the server's order, and what was left out.
+
+    `bad_names`: rows that no filesystem can hold (1.3). `shadowed`: files hidden by a directory of the same
+    name (1.5).
+    """
+
+    by_name: dict[bytes, ListedChild]
+    bad_names: int = 0
+    shadowed: list[bytes] = []
+
+
+def without_lead(path: str) -> str:
+    """Return a path without the `/` and `./` that it begins with; "" for one that is nothing else."""
+    return _LEAD.sub("", path) if path.startswith(("/", "./")) else path
+
+
+def below_prefix(prefix: str, path: str) -> str:
+    """Return the path in the project of what a run has at `path`: what the content endpoint takes (model-lab-api.md).
+
+    `prefix`: the run's `path_in_project`, opaque. Where it is empty, or slashes alone, the path stands alone.
+    """
+    root = prefix.rstrip("/")
+    return f"{root}/{path}" if root and path else root or path
+
+
+def encode_name(name: str) -> bytes | None:
+    """Return the bytes of a name, or None for one that no filesystem can hold (semantics 1.3)."""
+    if name in ("", ".", "..") or "\0" in name or "/" in name:
+        return None
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return None
+    return encoded if len(encoded) <= NAME_MAX_BYTES else None
+
+
+class DirectoryListing(msgspec.Struct, frozen=True):
+    """One directory of a run: its children, and the run's opaque `path_in_project`."""
+
+    children: Children
+    path_in_project: str
+
+
+class ArtifactRef(msgspec.Struct, frozen=True):
+    """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
+
+    `version`: in hex, what stays the same as long as the content does; empty where nothing is known that
+    does. Where an endpoint names versions, a cache on the way may answer with what it has of the same one (4.3).
+    """
+
+    project_id: str
+    path: str
+    version: str = ""
+
+
+class ContentBody(msgspec.Struct):
+    """An answer's body: bytes [start, end) of the artifact as they come.
+
+    `end` and `total` (the artifact's size in bytes) are None where the answer does not say. `whole`: the server
+    ignored the range and sends everything. `validator`: a digest of what names this version of the artifact.
+    """
+
+    start: int
+    end: int | None
+    total: int | None
+    whole: bool
+    validator: bytes | None
+    chunks: AsyncIterator[bytes]
+
+
+class RequestUsage(msgspec.Struct, frozen=True):
+    """What was asked of the service: requests by kind, bytes of bodies received, seconds that a rate limit cost."""
+
+    requests: dict[str, int]
+    received_bytes: int = 0
+    paused_s: float = 0.0
+
+    def __sub__(self, earlier: "RequestUsage") -> "RequestUsage":
+        return RequestUsage(
+            {kind: n for kind, count in self.requests.items() if (n := count - earlier.requests.get(kind, 0))},
+            self.received_bytes - earlier.received_bytes,
+            self.paused_s - earlier.paused_s,
+        )
+
+    def __add__(self, other: "RequestUsage") -> "RequestUsage":
+        return RequestUsage(
+            dict(Counter(self.requests) + Counter(other.requests)),
+            self.received_bytes + other.received_bytes,
+            self.paused_s + other.paused_s,
+        )
