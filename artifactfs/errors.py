@@ -74,11 +74,22 @@ class ArtifactfsError(Exception):
 
 
 class UserError(ArtifactfsError):
-    """A command cannot be carried out: one line that says what is wrong and what to do."""
+    """A command cannot be carried out. `str()` is one line: `subject: fact; fix`.
 
-    def __init__(self, code: ExitCode, message: str) -> None:
-        super().__init__(message)
+    `fact`: what is wrong, in part of a sentence. `fix`: what the user can do about it, "" where nothing can be said.
+    `subject`: the setting, file or place that the fact is about, "" where the fact names it.
+    """
+
+    def __init__(self, code: ExitCode, fact: str, fix: str = "", subject: str = "") -> None:
+        super().__init__(code, fact, fix, subject)
         self.code = code
+        self.fact = fact
+        self.fix = fix
+        self.subject = subject
+
+    def __str__(self) -> str:
+        about = f"{self.subject}: " if self.subject else ""
+        return f"{about}{self.fact}; {self.fix}" if self.fix else about + self.fact
 
 
 def of_the_system(error: BaseException) -> UserError | None:
@@ -341,5 +352,7 @@ def what_to_do(error: BaseException) -> str:
         if kind in _WHAT_TO_DO:
             return _WHAT_TO_DO[kind]
     if isinstance(error, UserError):
+        if error.fix:
+            return error.fix
         return "mend what it names; `artifactfs config show` says where each setting comes from"
     return "report it with the log: it is a bug in artifactfs"
