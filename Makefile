@@ -19,7 +19,6 @@ PIP := -m pip --disable-pip-version-check --no-input
 # Seconds that the server takes for each answer: DELAY=0.2, or BENCH_DELAYS="0.02 0.2" for several. INDEX=0: only where
 # the server does not list a whole project at once; INDEX=1: only where it does.
 BENCH := .bench
-PEERS := ../shared/peers
 REPEAT := 3
 ONLY :=
 DELAY := 0.02
@@ -79,9 +78,9 @@ soak: $(VENV)/.developing ## Readers and walkers against random faults, for MINU
 	$(VENV)/bin/python -m tests.soak --minutes '$(MINUTES)' $(if $(SEED),--seed '$(SEED)')
 	$(if $(wildcard tests/reference),ARTIFACTFS_EXAMPLES='$(EXAMPLES)' $(VENV)/bin/python -m pytest tests/reference)
 
-bench: $(BENCH)/venv/.benching $(if $(wildcard $(PEERS)/compare.py),$(BENCH)/venv/.comparing) ## Measure, beside rclone and by itself: .bench/result.md
-	@[ ! -e $(PEERS)/compare.py ] || .ci/setup.sh mount
-	@$(BENCH)/venv/bin/python .ci/bench.py --out $(BENCH) --peers $(PEERS) --repeat '$(REPEAT)' --only '$(ONLY)' \
+bench: $(BENCH)/venv/.benching ## Measure, beside rclone and by itself: .bench/result.md
+	@.ci/setup.sh mount
+	@$(BENCH)/venv/bin/python .ci/bench.py --out $(BENCH) --repeat '$(REPEAT)' --only '$(ONLY)' \
 	   --delays '$(BENCH_DELAYS)' --index '$(INDEX)'
 
 bench-readme: $(BENCH)/venv/.benching ## Put what `make bench` last measured in full into README.md
@@ -123,10 +122,6 @@ $(LOWEST)/.developing: $(LOWEST)/.created pyproject.toml .ci/lowest.py
 $(BENCH)/venv/.benching: $(BENCH)/venv/.created pyproject.toml
 	@echo '*' >$(BENCH)/.gitignore
 	$(BENCH)/venv/bin/python $(PIP) install --quiet --editable . --group bench
-	@touch $@
-
-$(BENCH)/venv/.comparing: $(BENCH)/venv/.benching
-	$(BENCH)/venv/bin/python $(PIP) install --quiet --group peers
 	@touch $@
 
 .PRECIOUS: %/.created

@@ -1,7 +1,7 @@
 """Measure: artifactfs beside rclone and the bare binding, and its hot paths by themselves. For `make bench`.
 
-Runs the peers' compare.py where there is one, then tests/benchmarks; prints what they found as Markdown, and writes it
-to OUT/result.md. What was measured in full is kept for `--readme`, which puts it into README.md.
+Runs tests/benchmarks/peers/compare.py, then tests/benchmarks; prints what they found as Markdown, and writes it to
+OUT/result.md. What was measured in full is kept for `--readme`, which puts it into README.md.
 
 What is hard is to leave nothing behind: compare.py mounts in the background. So it runs in a session of its own, with
 its temporary files in a directory of ours: when it ends, however it does, its processes are ended, and what is mounted
@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 from bench_tables import TIMES, Comparison, Failed, hot_table, is_report, machine, put_between, report, versions
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+COMPARE = CHECKOUT / "tests" / "benchmarks" / "peers" / "compare.py"
 # Where pip puts programs.
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -205,16 +206,11 @@ def hot_paths(scratch: Path, out: Path) -> list[dict[str, Any]]:
 
 def measure(options: argparse.Namespace, scratch: Path) -> bool:
     """Measure, print, write; returns whether all went well. Raises Interrupted."""
-    comparisons: list[Comparison] = []
-    program = options.peers / "compare.py" if options.peers else None
-    if program is None or not program.exists():
-        sys.stderr.write("bench: there is no compare.py beside this checkout: the comparison with rclone is left out\n")
-    else:
-        kinds = {"": (True, False), "1": (True,), "0": (False,)}[options.index]
-        comparisons = [Comparison(delay, index) for delay in dict.fromkeys(options.delays) for index in kinds]
-        for one in comparisons:
-            sys.stderr.write(f"bench: measuring: {one.name}, median of {options.repeat}\n")
-            compare(program.resolve(), one, options, scratch)
+    kinds = {"": (True, False), "1": (True,), "0": (False,)}[options.index]
+    comparisons = [Comparison(delay, index) for delay in dict.fromkeys(options.delays) for index in kinds]
+    for one in comparisons:
+        sys.stderr.write(f"bench: measuring: {one.name}, median of {options.repeat}\n")
+        compare(COMPARE, one, options, scratch)
     failures = [f"{c.name}: {why}" for c in comparisons for why in c.failures]
     sys.stderr.write("bench: measuring: the hot paths by themselves\n")
     hot = ""
@@ -252,7 +248,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", action="store_true", help="put what was last measured in full into README.md")
     parser.add_argument("--out", type=Path, default=CHECKOUT / ".bench", help="directory of the results")
-    parser.add_argument("--peers", type=Path, help="directory of compare.py")
     parser.add_argument("--repeat", type=int, default=3, help="times of which the median is taken")
     parser.add_argument("--only", default="", help="rows of the comparison whose names contain this")
     parser.add_argument("--delays", default="0.02", help="seconds before each answer, one or several")

@@ -1,0 +1,1 @@
+"""Side by side with rclone, and with the binding itself: see compare.py."""
