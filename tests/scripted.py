@@ -22,7 +22,7 @@ KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))
 _PIECE = 65536
 
 
-class CacheEntry(trio.abc.Stream):
+class HeldStream(trio.abc.Stream):
     """The server's end of a connection, below its TLS. While `hold` is set, what is sent is kept in `kept`."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -62,7 +62,7 @@ class Connection:
 
     def __init__(self, stream: trio.abc.Stream, number: int) -> None:
         self.number = number
-        self.wire = CacheEntry(stream)
+        self.wire = HeldStream(stream)
         self.stream: trio.abc.Stream = self.wire
         self.requests: list[bytes] = []
         self._rest = b""

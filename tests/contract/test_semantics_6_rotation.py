@@ -20,7 +20,7 @@ from tests.processes import command_line
 
 
 @dataclass
-class DiskCache:
+class KeyFiles:
     """Where keys are kept: two files, and programs that print them. Nobody looks for leaks in `directory`."""
 
     directory: str
@@ -57,9 +57,9 @@ class DiskCache:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, own_lab: Lab) -> DiskCache:
+def keeper(tmp_path: Path, own_lab: Lab) -> KeyFiles:
     os.makedirs(tmp_path / "keys", mode=0o700)
-    keeper = DiskCache(str(tmp_path / "keys"))
+    keeper = KeyFiles(str(tmp_path / "keys"))
     keeper.put(own_lab.api_key, own_lab.app_key)
     return keeper
 
@@ -92,7 +92,7 @@ def works(mounted: Mount, run_id: int) -> bool:
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
-def test_keys_in_files(status: str, own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_keys_in_files(status: str, own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: keys that are refused are read again from their files at once, and the request that met it succeeds."""
     own_lab.switch(keys_refused=status)
     mounted = own_shell.mount(*keeper.files)
@@ -103,7 +103,7 @@ def test_keys_in_files(status: str, own_lab: Lab, own_shell: Shell, keeper: Disk
     assert mounted.log.has("the keys have changed")
 
 
-def test_keys_that_come_late(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_keys_that_come_late(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: as long as the files have the old keys, access is denied; after a 401 each look reads them again."""
     own_lab.switch(keys_refused="401")
     mounted = own_shell.mount(*keeper.files)
@@ -117,7 +117,7 @@ def test_keys_that_come_late(own_lab: Lab, own_shell: Shell, keeper: DiskCache) 
 
 
 @pytest.mark.parametrize("way", ["SIGHUP", "refresh"])
-def test_after_a_403(way: str, own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_after_a_403(way: str, own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1, 3.3: after a 403, which may mean something else, keys are read once in ten minutes; a refresh forgets."""
     mounted = own_shell.mount(*keeper.files)
     mounted.log.announce("answered 403")
@@ -134,7 +134,7 @@ def test_after_a_403(way: str, own_lab: Lab, own_shell: Shell, keeper: DiskCache
     assert works(mounted, second)
 
 
-def test_a_command(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_a_command(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: a command is run at the mount, and again when its key is refused: not for each refusal."""
     own_lab.switch(keys_refused="401")
     command = keeper.counted("app")
@@ -152,7 +152,7 @@ def test_a_command(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
     assert keeper.times() == 2
 
 
-def test_eight_at_once(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_eight_at_once(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: however many are refused at once, the keys are read once, and all of them succeed."""
     own_lab.switch(keys_refused="401")
     mounted = own_shell.mount("--api-key-file", keeper.path("api"), "--app-key-command", keeper.counted("app"))
@@ -166,7 +166,7 @@ def test_eight_at_once(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> Non
 
 
 @pytest.mark.parametrize("how", ["credentials", "config file"])
-def test_other_places(how: str, own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_other_places(how: str, own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: systemd's credentials and keys in a profile of the config file are read again like any file."""
     own_lab.switch(keys_refused="401")
     config = own_shell.path("config.toml")
@@ -189,7 +189,7 @@ def test_other_places(how: str, own_lab: Lab, own_shell: Shell, keeper: DiskCach
     assert works(mounted, own_lab.new_run())
 
 
-def test_an_access_token(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_an_access_token(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: an access token is read again, too; keys in the environment are no way around it."""
     own_lab.switch(keys_refused="401")
     keeper.put("unused", own_lab.access_token)
@@ -200,7 +200,7 @@ def test_an_access_token(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> N
     assert works(mounted, own_lab.new_run())
 
 
-def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1, 5.1, 5.6: a command that hangs costs nobody more than the deadline, and does not outlive the mount."""
     own_lab.switch(keys_refused="401")
     command = keeper.program("hangs", f'[ -e "{keeper.path("hang")}" ] && sleep 600; cat "{keeper.path("app")}"')
@@ -217,7 +217,7 @@ def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: DiskCache)
     wait_until(lambda: not own_shell.processes(), "the end of the mount and of the command", END_S)
 
 
-def test_a_command_that_cannot_ask(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_a_command_that_cannot_ask(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: a command of a mount in the background has no terminal to ask on; that is said, and access is denied."""
     own_lab.switch(keys_refused="401")
     script = f'[ -e "{keeper.path("ask")}" ] || exec cat "{keeper.path("app")}"; echo unlock: > /dev/tty || exit 3'
@@ -239,7 +239,7 @@ def test_a_command_that_cannot_ask(own_lab: Lab, own_shell: Shell, keeper: DiskC
         ("kill -9 $$", "it was ended by SIGKILL"),
     ],
 )
-def test_a_command_that_fails_at_the_mount(script: str, said: str, own_shell: Shell, keeper: DiskCache) -> None:
+def test_a_command_that_fails_at_the_mount(script: str, said: str, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.1: what a command says of its failure is shown in one line, and nothing that may be a key."""
     mounted = own_shell.expected_mount()
     command = keeper.program("fails", script)
@@ -258,7 +258,7 @@ def content(mounted: Mount, run_id: int) -> bytes:
     return mounted.sh('cat "$M/runs/$1/a.txt"', run_id).ok().out
 
 
-def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.3: when the application key changes while mounted, nothing that came with the old one is served: not from the
     cache, not from the kernel's pages, not to a file that is open, and no listing."""
     own_lab.switch(keys_refused="401")
@@ -287,7 +287,7 @@ def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: 
         assert held.go_on() == b"of another\n"
 
 
-def test_a_named_account(own_lab: Lab, own_shell: Shell, keeper: DiskCache) -> None:
+def test_a_named_account(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
     """6.3: with a name for the account cached content stays its own over a change of keys, and over remounts."""
     own_lab.switch(keys_refused="401")
     mounted = own_shell.mount(*keeper.files, "--account", "my team")
@@ -326,7 +326,7 @@ def test_new_keys_are_as_secret(tmp_path: Path) -> None:
     no key is in the environment of the command that prints them."""
     os.makedirs(tmp_path / "keys", mode=0o700)
     os.makedirs(tmp_path / "shell")
-    keeper = DiskCache(str(tmp_path / "keys"))
+    keeper = KeyFiles(str(tmp_path / "keys"))
     old, new = ((f"api-{uuid.uuid4().hex}", f"app-{uuid.uuid4().hex}") for _ in range(2))
     keeper.put(*old)
     shell = Shell(str(tmp_path / "shell"), None)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.desktop.desk import ControlFiles, desktop
+from tests.desktop.desk import DesktopSession, desktop
 from tests.fixtures import _shared_lab, lab, own_lab, shell
 from tests.harness import Mount, Shell
 
@@ -12,7 +12,7 @@ __all__ = ["_shared_lab", "lab", "own_lab", "shell"]
 
 
 @pytest.fixture
-def desk(shell: Shell) -> Iterator[ControlFiles]:
+def desk(shell: Shell) -> Iterator[DesktopSession]:
     """A display, a session bus, and a home at them."""
     with desktop(shell) as found:
         yield found

@@ -114,7 +114,7 @@ def _below(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _below(child)
 
 
-class ControlFiles:
+class DesktopSession:
     """The desktop, and the programs on it. `shell`: who sits at it, with the home that `artifactfs` is typed in."""
 
     def __init__(self, shell: Shell, display: str, bus: str) -> None:
@@ -246,7 +246,7 @@ def _session_env(shell: Shell) -> dict[str, str]:
 
 
 @contextmanager
-def desktop(shell: Shell) -> Iterator[ControlFiles]:
+def desktop(shell: Shell) -> Iterator[DesktopSession]:
     """Start a display and a session bus; both, and all that was started on them, are gone at the end."""
     _furnish(shell)
     env = _session_env(shell)
@@ -264,7 +264,7 @@ def desktop(shell: Shell) -> Iterator[ControlFiles]:
             assert bus.stdout is not None
             address = bus.stdout.readline().decode().strip()
             assert address, f"dbus-daemon did not start: {_said(bus)}"
-            yield ControlFiles(shell, display, address)
+            yield DesktopSession(shell, display, address)
 
 
 def _furnish(shell: Shell) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 from artifactfs.emulator import sample
-from tests.desktop.desk import ControlFiles, desktop
+from tests.desktop.desk import DesktopSession, desktop
 from tests.fixtures import AS_USER, USER_ID
 from tests.harness import ARTIFACTFS, CHECKOUT, Lab, Mount, Shell, run
 
@@ -55,7 +55,7 @@ def main(directory: str) -> None:
         lab.stop()
 
 
-def _take(desk: ControlFiles, lab: Lab, mounted: Mount, directory: str) -> None:
+def _take(desk: DesktopSession, lab: Lab, mounted: Mount, directory: str) -> None:
     top, runs = mounted.point, mounted.path("runs")
     names = mounted.sh('ls "$M/names"').ok().text.splitlines()
     with open(desk.shell.path("config/xfce4/xfconf/xfce-perchannel-xml/thunar.xml"), "w", encoding="utf-8") as file:
@@ -82,7 +82,7 @@ def _take(desk: ControlFiles, lab: Lab, mounted: Mount, directory: str) -> None:
         _picture(desk, "README.md", os.path.join(directory, "editor.png"))
 
 
-def _picture(desk: ControlFiles, title: str, path: str) -> None:
+def _picture(desk: DesktopSession, title: str, path: str) -> None:
     # Out of the way, lest something lights up below the pointer.
     run("xdotool", "mousemove", "1279", "899", env=desk.env).ok()
     found = run("xdotool", "search", "--sync", "--onlyvisible", "--name", title, env=desk.env).ok()

@@ -7,7 +7,7 @@ import pytest
 
 from artifactfs.desktop import desktop_files
 from artifactfs.errors import ExitCode
-from tests.desktop.desk import ControlFiles
+from tests.desktop.desk import DesktopSession
 from tests.harness import FUSE_TYPE, Lab, Shell, mount_type, run, start_process
 from tests.processes import command_line
 
@@ -15,7 +15,7 @@ from tests.processes import command_line
 ODD = 'my "model" $lab `x` 100% \\n'
 
 
-def launcher(shell: Shell, desk: ControlFiles, point: str) -> str:
+def launcher(shell: Shell, desk: DesktopSession, point: str) -> str:
     """Install a launcher that mounts at `point`; returns its file."""
     shell.cli("desktop", "install", "--mountpoint", point, env=desk.env).ok()
     return shell.path(f"home/.local/share/{desktop_files.LAUNCHER}")
@@ -27,7 +27,7 @@ def service(shell: Shell, lab: Lab) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["model-lab", ODD], ids=["plain", "odd"])
-def test_a_click_mounts_and_shows(name: str, desk: ControlFiles, lab: Lab, shell: Shell) -> None:
+def test_a_click_mounts_and_shows(name: str, desk: DesktopSession, lab: Lab, shell: Shell) -> None:
     """The launcher makes its directory, mounts there and opens the file manager, which gets no keys; a second click
     does not mount again; its action unmounts."""
     point = shell.path(f"home/{name}")
@@ -68,7 +68,7 @@ def teller(shell: Shell) -> tuple[dict[str, str], str]:
     return {"PATH": f"{program.parent}:{os.environ['PATH']}"}, said
 
 
-def test_what_goes_wrong_is_told_in_a_window(desk: ControlFiles, lab: Lab, shell: Shell) -> None:
+def test_what_goes_wrong_is_told_in_a_window(desk: DesktopSession, lab: Lab, shell: Shell) -> None:
     """Where the mount fails, a launcher's user sees why: in a window, in the words of `mount`. Without a key in it; and
     the directory that was made is gone."""
     tools, said = teller(shell)

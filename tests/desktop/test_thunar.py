@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from artifactfs.emulator import sample
-from tests.desktop.desk import ControlFiles, Row
+from tests.desktop.desk import DesktopSession, Row
 from tests.harness import Lab, Mount, Shell
 
 MANY_RUNS = f"many-runs~{sample.MANY_PROJECT}"
@@ -19,7 +19,7 @@ def runs_to_see(lab: Lab) -> list[int]:
     return found
 
 
-def test_it_enters_runs(desk: ControlFiles, lab: Lab, mounted: Mount, shell: Shell) -> None:
+def test_it_enters_runs(desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
     """2.3, 7: the root, /runs and a run, entered by double clicks: nothing is read, and a page of runs is asked for
     once. The mount is in the list of places, by the name of its directory."""
     shell.cli("desktop", "install", env=desk.env).ok()
@@ -47,7 +47,7 @@ def test_it_enters_runs(desk: ControlFiles, lab: Lab, mounted: Mount, shell: She
     assert set(asked) - {"projects"} == {"runs", "listing"}
 
 
-def test_what_it_costs_to_look(desk: ControlFiles, lab: Lab, mounted: Mount, shell: Shell) -> None:
+def test_what_it_costs_to_look(desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
     """7: in the view that Thunar comes with, whatever it probes for: the root is 0 requests, /runs 1 for each 100 runs,
     a run that is known from there 1."""
     shell.cli("desktop", "install", env=desk.env).ok()
@@ -66,7 +66,7 @@ def test_what_it_costs_to_look(desk: ControlFiles, lab: Lab, mounted: Mount, she
             assert lab.requests() == cost
 
 
-def test_what_it_costs_to_look_by_name(desk: ControlFiles, lab: Lab, mounted: Mount, shell: Shell) -> None:
+def test_what_it_costs_to_look_by_name(desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
     """7, 1.1: /names and a project of 200 runs there, whose links Thunar follows one and all: 1 request for each 100
     projects and runs, and none for a link."""
     desk.prefer_view("ThunarIconView")
@@ -84,7 +84,7 @@ def test_what_it_costs_to_look_by_name(desk: ControlFiles, lab: Lab, mounted: Mo
     assert int(runs) == 200
 
 
-def test_it_shows_sizes_and_times(desk: ControlFiles, lab: Lab, mounted: Mount) -> None:
+def test_it_shows_sizes_and_times(desk: DesktopSession, lab: Lab, mounted: Mount) -> None:
     """2.2, 2.3: the sizes and times that Thunar shows are those that `stat` tells, and add up to the run's."""
     place = ("runs", sample.RUN, "lora_model")
     seen = {path.decode(): found for path, found in mounted.walk(*place).items() if b"/" not in path}
@@ -100,7 +100,7 @@ def test_it_shows_sizes_and_times(desk: ControlFiles, lab: Lab, mounted: Mount) 
     assert sizes["adapter_config.json"] == "1015 bytes"
 
 
-def test_a_text_file_opens_in_an_editor(desk: ControlFiles, lab: Lab, mounted: Mount) -> None:
+def test_a_text_file_opens_in_an_editor(desk: DesktopSession, lab: Lab, mounted: Mount) -> None:
     """4.1: a double click on README.md opens an editor that shows what the server has."""
     expected = mounted.sh('cat "$M/runs/$1/lora_model/README.md"', sample.RUN).ok().text
     with desk.program("thunar", mounted.path("runs", sample.RUN, "lora_model")):
@@ -122,7 +122,7 @@ def checkpoints(lab: Lab) -> int:
     return lab.new_run({f"weights/{name}": 200_000 for name in names})
 
 
-def entered(desk: ControlFiles, lab: Lab, mounted: Mount, run_id: int) -> list[Row]:
+def entered(desk: DesktopSession, lab: Lab, mounted: Mount, run_id: int) -> list[Row]:
     """Enter the directory of checkpoints as a user does, and return what is shown; only that is counted."""
     desk.folder(str(run_id), 1)
     lab.reset()
@@ -130,7 +130,7 @@ def entered(desk: ControlFiles, lab: Lab, mounted: Mount, run_id: int) -> list[R
     return desk.folder("weights", 2 * MANY)
 
 
-def test_named_types_cost_no_content(desk: ControlFiles, lab: Lab, mounted: Mount, shell: Shell) -> None:
+def test_named_types_cost_no_content(desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
     """7: with the MIME package and --bin, a directory of 200 checkpoints is one listing and no content, though Thunar
     tells the type of each: by its name."""
     shell.cli("desktop", "install", "--bin", env=desk.env).ok()
@@ -146,7 +146,7 @@ def test_named_types_cost_no_content(desk: ControlFiles, lab: Lab, mounted: Moun
 
 
 @pytest.mark.parametrize("installed", [False, True], ids=["nothing", "without --bin"])
-def test_unnamed_types_are_read(installed: bool, desk: ControlFiles, lab: Lab, mounted: Mount, shell: Shell) -> None:
+def test_unnamed_types_are_read(installed: bool, desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
     """What the MIME package is for: without it Thunar reads every file, without --bin every *.bin. So the test above
     can fail, and would if Thunar had shown nothing."""
     if installed:

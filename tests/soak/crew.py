@@ -25,7 +25,7 @@ ROLES = (
 
 
 @dataclass
-class RequestStats:
+class CrewStats:
     """What the workers did, and what came of it."""
 
     done: Counter[str] = field(default_factory=Counter)
@@ -110,7 +110,7 @@ class Crew:
         self, point: str, serving: int, journal: str, scratch: str, seed: int, env: Mapping[str, str], limit_s: float
     ) -> None:
         self._serving = serving
-        self.tally = RequestStats()
+        self.tally = CrewStats()
         self._point, self._journal, self._scratch = point, journal, scratch
         self._seed, self._env, self._started = seed, dict(env), 0
         self._stop = os.path.join(scratch, "stop")

@@ -52,7 +52,7 @@ class Stopwatch:
 
 
 @dataclass
-class CacheEntry:
+class HeldFile:
     """An open file and the version that it has to be."""
 
     fd: int
@@ -90,7 +90,7 @@ class Reader:
         return os.path.join(self.point, "runs", str(run), path)
 
     @contextlib.contextmanager
-    def opened(self, run: int, path: str, flags: int = 0) -> Iterator[CacheEntry]:
+    def opened(self, run: int, path: str, flags: int = 0) -> Iterator[HeldFile]:
         """Open a file, and find out which version it is."""
         fd = self.watch(os.open, self.place(run, path), os.O_RDONLY | os.O_CLOEXEC | flags)
         try:
@@ -101,11 +101,11 @@ class Reader:
             if self.rng.random() < 0.5:
                 # What the kernel has kept of it would never be asked of the mount again.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            yield CacheEntry(fd, run, path, size, content)
+            yield HeldFile(fd, run, path, size, content)
         finally:
             self.watch(os.close, fd)
 
-    def _at(self, held: CacheEntry, offset: int, count: int) -> int:
+    def _at(self, held: HeldFile, offset: int, count: int) -> int:
         return held.check(offset, self.watch(os.pread, held.fd, count, offset), count)
 
     # --- ways -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Reader:
                 raise Wrong(said.decode())
             return int(said)
 
-    def _map_and_exit(self, held: CacheEntry, tell: int) -> None:
+    def _map_and_exit(self, held: HeldFile, tell: int) -> None:
         code = 2
         try:
             with mmap.mmap(held.fd, held.size, prot=mmap.PROT_READ) as mapping:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.soak.crew import RequestStats
+from tests.soak.crew import CrewStats
 from tests.soak.watch import CacheState, Holdings
 
 WAIT_DEADLINES = 4
@@ -40,7 +40,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class ListingKind:
+class Verdict:
     """One statement: whether it holds, and the figure or the first findings."""
 
     name: str
@@ -52,7 +52,7 @@ class ListingKind:
 class Figures:
     """All that a soak measured."""
 
-    tally: RequestStats
+    tally: CrewStats
     deadline_s: float
     before: Holdings
     after: Holdings
@@ -74,7 +74,7 @@ class Result:
     rss_by_minute: Sequence[int]
 
 
-def verdicts(found: Figures) -> list[ListingKind]:
+def verdicts(found: Figures) -> list[Verdict]:
     """Return the statements of issue 5 about a soak, judged."""
     tally, before, after = found.tally, found.before, found.after
     limit_s = WAIT_DEADLINES * found.deadline_s
@@ -84,7 +84,7 @@ def verdicts(found: Figures) -> list[ListingKind]:
     most = found.cache_size + SCAN_SLACK_BYTES
     return [
         _none("no wrong byte, nothing invented, nothing vanished", tally.wrong, f"{sum(tally.bytes.values()):,} bytes"),
-        ListingKind(
+        Verdict(
             "no hang",
             not tally.hung and slowest <= limit_s,
             "; ".join(tally.hung[:3]) or f"longest {slowest:.1f} s of {limit_s:g} s",
@@ -92,24 +92,24 @@ def verdicts(found: Figures) -> list[ListingKind]:
         _none("no errno but those of the table", strange, f"{tally.errors.total():,} errors"),
         _none("no worker died but those that were killed", tally.died, f"{tally.killed.total()} killed"),
         _none("no traceback, no bug in the log", found.log_faults, "none"),
-        ListingKind(
+        Verdict(
             "memory is back",
             grown_kib <= RSS_SLACK_KIB,
             f"{before.rss_kib >> 10} MiB, then {after.rss_kib >> 10} MiB; {RSS_SLACK_KIB >> 10} MiB more are allowed",
         ),
-        ListingKind(
+        Verdict(
             "descriptors are back",
             after.other_fds <= before.other_fds and after.sockets <= max(before.sockets, POOLED_SOCKETS),
             f"{_kinds(before)}; then {_kinds(after)}",
         ),
         _none("no file left in the cache beyond its format", [*found.cache.aside, *found.cache.strange], "none"),
-        ListingKind(
+        Verdict(
             "the cache keeps its size",
             found.cache.size_bytes <= found.cache_size and found.cache_most <= most,
             f"{found.cache.size_bytes >> 10:,} of {found.cache_size >> 10:,} KiB; at most {found.cache_most >> 10:,}",
         ),
         _none("at the end the mount is what the service is", found.ending.differences, "every name, every byte"),
-        ListingKind(
+        Verdict(
             "umount",
             found.ending.umount_code == 0,
             f"exit code {found.ending.umount_code} after {found.ending.umount_s:.1f} s",
@@ -118,10 +118,10 @@ def verdicts(found: Figures) -> list[ListingKind]:
     ]
 
 
-def _none(name: str, found: Sequence[str], fine: str) -> ListingKind:
+def _none(name: str, found: Sequence[str], fine: str) -> Verdict:
     if not found:
-        return ListingKind(name, True, fine)
-    return ListingKind(name, False, f"{len(found)}: " + "; ".join(found[:5]))
+        return Verdict(name, True, fine)
+    return Verdict(name, False, f"{len(found)}: " + "; ".join(found[:5]))
 
 
 def _kinds(held: Holdings) -> str:
