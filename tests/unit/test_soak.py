@@ -24,7 +24,7 @@ from artifactfs.emulator.faults import Script
 from artifactfs.emulator.model import MemoryTree
 from artifactfs.emulator.switches import Switches
 from tests.processes import MARK, run, start_process, wait_until
-from tests.soak.crew import RequestStats, Sighting, Waits, sightings
+from tests.soak.crew import CrewStats, Sighting, Waits, sightings
 from tests.soak.journal import Journal, State, true_bytes
 from tests.soak.plan import FORMS, plan
 from tests.soak.reading import Reader, Stopwatch, Wrong
@@ -232,7 +232,7 @@ def test_a_seed_is_a_plan() -> None:
 
 HELD = Holdings(100 << 10, 5, Counter({"socket": 10, "/dev/fuse": 1}))
 FINE = Figures(
-    tally=RequestStats(),
+    tally=CrewStats(),
     deadline_s=5.0,
     before=HELD,
     after=HELD,
@@ -246,20 +246,20 @@ FINE = Figures(
 
 def test_a_soak_without_fault_holds() -> None:
     """Nothing found is nothing wrong; errors of the table are none."""
-    fine = dataclasses.replace(FINE, tally=RequestStats(errors=Counter(EIO=3, ESTALE=1), longest_call=(9.0, "read")))
+    fine = dataclasses.replace(FINE, tally=CrewStats(errors=Counter(EIO=3, ESTALE=1), longest_call=(9.0, "read")))
     assert [each for each in verdicts(fine) if not each.holds] == []
 
 
 @pytest.mark.parametrize(
     ("changes", "failing"),
     [
-        ({"tally": RequestStats(wrong=["cat: wrong byte at 7"])}, "no wrong byte"),
-        ({"tally": RequestStats(hung=["find waits"])}, "no hang"),
-        ({"tally": RequestStats(longest_call=(21.0, "read"))}, "no hang"),
-        ({"tally": RequestStats(longest_wait=(21.0, "ls"))}, "no hang"),
-        ({"tally": RequestStats(longest_death=(21.0, "ls"))}, "no hang"),
-        ({"tally": RequestStats(errors=Counter(ECONNABORTED=1))}, "no errno"),
-        ({"tally": RequestStats(died=["cat: exit code 1"])}, "no worker died"),
+        ({"tally": CrewStats(wrong=["cat: wrong byte at 7"])}, "no wrong byte"),
+        ({"tally": CrewStats(hung=["find waits"])}, "no hang"),
+        ({"tally": CrewStats(longest_call=(21.0, "read"))}, "no hang"),
+        ({"tally": CrewStats(longest_wait=(21.0, "ls"))}, "no hang"),
+        ({"tally": CrewStats(longest_death=(21.0, "ls"))}, "no hang"),
+        ({"tally": CrewStats(errors=Counter(ECONNABORTED=1))}, "no errno"),
+        ({"tally": CrewStats(died=["cat: exit code 1"])}, "no worker died"),
         ({"log_faults": ["Traceback (most recent call last):"]}, "no traceback"),
         ({"after": dataclasses.replace(HELD, rss_kib=HELD.rss_kib + (65 << 10))}, "memory"),
         ({"after": dataclasses.replace(HELD, fds=HELD.fds + Counter({"socket": 23}))}, "descriptors"),
