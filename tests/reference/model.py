@@ -17,7 +17,7 @@ everything until it is healed, also where it met only contents, or where a retry
 old listing counts as lost, and after a stall reads may time out for as long as the run is used. Two versions of one
 size are told apart by a validator and by nothing else (2.4), so the bytes of an earlier one may show again, but never
 mixed. A file that is empty by now may be EIO, not ESTALE: its body is taken for a short one. Times are not compared.
-Index and listing ahead are off (tests/unit/test_project_index_property.py has a model of them). Nobody else is there.
+Index and read-ahead of listings are off: tests/simulated/test_project_index_property.py has a model of them.
 """
 
 import errno

@@ -1,6 +1,7 @@
 """The layers of the code (architecture.md, "Rooms"): who imports whom, read with `ast`. New modules count by room."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,13 +39,16 @@ def layer(name: str) -> int:
     return LAYER.get(name, TOP)
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Yield every module of the package by its dotted name, parsed."""
+@functools.cache
+def modules() -> list[tuple[str, ast.Module]]:
+    """Return every module of the package by its dotted name, parsed."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = [PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts]
         if parts[-1] == "__init__":
             parts.pop()
-        yield ".".join(parts), ast.parse(path.read_bytes())
+        found.append((".".join(parts), ast.parse(path.read_bytes())))
+    return found
 
 
 def imports(name: str, tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
@@ -68,14 +72,17 @@ def imports(name: str, tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
     yield from walk(tree, True)
 
 
-def ours() -> Iterator[tuple[str, int, str, str, bool]]:
-    """Yield (module, line, its room, the room imported, at top) of every import within the package."""
+@functools.cache
+def ours() -> list[tuple[str, int, str, str, bool]]:
+    """Return (module, line, its room, the room imported, at top) of every import within the package."""
+    found = []
     tops = {room(name) for name, _ in modules()}
     for name, tree in modules():
         for line, imported, at_top in imports(name, tree):
             if imported.split(".")[0] == PACKAGE.name:
                 target = room(imported)
-                yield name, line, room(name), target if target in tops else "__init__", at_top
+                found.append((name, line, room(name), target if target in tops else "__init__", at_top))
+    return found
 
 
 def test_the_package_was_found() -> None:

@@ -1,0 +1,43 @@
+"""What holds for all tests: the package is compiled once, and a worker of xdist sees no mounts but its own."""
+
+import compileall
+import ctypes
+import os
+import re
+import subprocess
+
+import pytest
+
+import artifactfs
+
+_CLONE_NEWNS = 0x00020000
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the process before it collects tests."""
+    if hasattr(config, "workerinput"):
+        _leave_mount_namespace()
+    else:
+        # Hundreds of processes import the package; none of them writes bytecode (Shell.env), so that no file of root's
+        # is left in a directory that a test removes.
+        for package in (artifactfs.__path__[0], os.path.dirname(__file__)):
+            compileall.compile_dir(package, quiet=2)
+
+
+def _leave_mount_namespace() -> None:
+    """Give this worker a mount namespace of its own, where it may have one: as root.
+
+    Elsewhere workers see the mounts of each other, as `df` and doctor see all mounts of a machine.
+    """
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        return
+    subprocess.run(["mount", "--make-rslave", "/"], check=True)
+    # The new namespace has copies of all mounts. A copy would keep a FUSE mount alive after its umount elsewhere.
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        points = [row.split(" ")[4] for row in table if " - fuse.artifactfs " in row]
+    for point in reversed(points):
+        place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
+        subprocess.run(["umount", "--lazy", "--", place], check=False, stderr=subprocess.DEVNULL)
