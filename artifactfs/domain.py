@@ -46,15 +46,11 @@ _LEAD = re.compile(r"\A(?:\.?/)+")
 
 
 class ListedChild(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a directory. `size_bytes` None: unknown. `slash`: the server ended the name with one.
-
-    `created_ns`: a file's own time, since the epoch; None where nothing tells it.
-    """
+    """An entry of a directory. `size_bytes` None: unknown. `created_ns`: a file's own time, since the epoch."""
 
     name: bytes
     is_dir: bool
     size_bytes: int | None = None
-    slash: bool = False
     created_ns: int | None = None
 
 

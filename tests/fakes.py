@@ -50,7 +50,7 @@ def directory(
     files: Mapping[str, int | None] | None = None, dirs: Sequence[str] = (), prefix: str = "prefix/artifacts"
 ) -> DirectoryListing:
     """Return a listing with these directories and files (sizes in bytes, None: unknown), in this order."""
-    children = [ListedChild(name.encode(), True, slash=True) for name in dirs]
+    children = [ListedChild(name.encode(), True) for name in dirs]
     children += [ListedChild(name.encode(), False, size) for name, size in (files or {}).items()]
     return DirectoryListing(Children({child.name: child for child in children}), prefix)
 
@@ -137,7 +137,7 @@ class FakeService:
     def cost(self) -> RequestUsage:
         return RequestUsage(dict(Counter(str(kind) for kind, *_ in self.log)))
 
-    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+    async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         await self._called("listing", run_id, path)
         if (run_id, path) not in self.listings:
             raise NotFound(f"no {path!r} in run {run_id}", 404)

@@ -180,7 +180,7 @@ class Visit:
         name = child.name.decode()
         before = self._transport.cost()
         try:
-            listing = await self._service.list_directory(found.run.run_id, name, slash=child.slash)
+            listing = await self._service.list_directory(found.run.run_id, name)
         except errors.ServiceError as error:
             self._tell(
                 fault(

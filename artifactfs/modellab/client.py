@@ -58,6 +58,7 @@ class _Answer(msgspec.Struct, frozen=True):
     base: PathBase | None
     echoed: bool
     lead: str
+    slash: bool | None
     rows: int
 
 
@@ -80,7 +81,9 @@ class ModelLab:
         # What this server wants, learned from its answers; None until one of them told.
         self._slash: bool | None = None
         self._base: PathBase | None = None
-        # What this server was seen to write in front of a directory's path, and whether it wants that sent.
+        # How this server was seen to write a directory's path, with a slash at the end or without: the form that is
+        # tried first. And what it was seen to write in front, and whether it wants that sent.
+        self._written_slash = True
         self._written_lead = ""
         self._lead: str | None = None
         # A listing with something odd in it takes its size once more in memory.
@@ -154,15 +157,14 @@ class ModelLab:
         self._report_odd("projects", odd)
         return [project for project in found if not project.deleted][:count]
 
-    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+    async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         """Return one directory of a run in one call, or two while the server's form is unknown.
 
         Four, once, where it writes `/` or `./` in front of its paths.
 
-        `path`: relative to the run's root, without slashes at its ends, "" for the root. `slash`: whether the
-        server itself wrote this directory with a slash at its end.
+        `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
-        first, *others = self._forms(slash)
+        first, *others = self._forms()
         if not path or not others:
             return self._adopt(await self._list(run_id, path, first))
         answers: list[_Answer] = []
@@ -223,13 +225,14 @@ class ModelLab:
         """Return what was asked so far."""
         return self._transport.cost()
 
-    def _forms(self, slash: bool) -> list[_Form]:
+    def _forms(self) -> list[_Form]:
         """Return the forms in which a directory may have to be asked for, the likeliest first.
 
-        Without what stands in front: `path` is documented as relative, and servers refuse absolute paths (MLflow: 400).
-        Object storage whose keys begin so wants what it wrote itself.
+        The form at the end that the server itself writes comes first. Nothing stands in front at first: `path` is
+        documented as relative, and servers refuse absolute paths (MLflow: 400); object storage whose keys begin with
+        `/` or `./` wants them.
         """
-        slashes = [slash, not slash] if self._slash is None else [self._slash]
+        slashes = [self._written_slash, not self._written_slash] if self._slash is None else [self._slash]
         leads = list(dict.fromkeys(["", self._written_lead])) if self._lead is None else [self._lead]
         return [_Form(lead, each) for lead in leads for each in slashes]
 
@@ -249,6 +252,8 @@ class ModelLab:
                 self._lead = answer.form.lead
                 log.info("this server lists a directory by its path with %r in front", answer.form.lead)
         self._written_lead = self._written_lead or answer.lead
+        if answer.slash is not None:
+            self._written_slash = answer.slash
         self._report(answer)
         return answer.listing
 
@@ -274,6 +279,7 @@ class ModelLab:
             base=sorter.base,
             echoed=sorter.echoed,
             lead=sorter.lead,
+            slash=sorter.slash,
             rows=len(answer.files),
         )
 

@@ -54,6 +54,8 @@ class ListingNormalizer:
         self._under = self._outside = self._namesake = self._must_be_child = self._self = False
         # What stood in front of the path of a directory, "" where nothing did: the first that came.
         self.lead = ""
+        # Whether the first directory's path ended in a slash; None where there was no directory.
+        self.slash: bool | None = None
         self._children = Children({}, shadowed=[])
         self._base: PathBase | None = None
 
@@ -147,7 +149,9 @@ class ListingNormalizer:
         if is_dir and not self.lead and row.path.startswith(("/", "./")):
             lead = row.path[: len(row.path) - len(without_lead(row.path))]
             self.lead = lead if len(lead) <= _MAX_LEAD else ""
-        child = ListedChild(encoded, is_dir, None if is_dir else size_of(row), slash or bool(deeper))
+        if is_dir and self.slash is None:
+            self.slash = slash or bool(deeper)
+        child = ListedChild(encoded, is_dir, None if is_dir else size_of(row))
         known = self._children.by_name.setdefault(encoded, child)
         if known is child or known.is_dir == is_dir:
             return  # new, or a duplicate: the first counts

@@ -35,7 +35,7 @@ class Service(Protocol):
     async def list_projects(self, count: int) -> list[Project]:
         """Return projects in the service's order."""
 
-    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+    async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         """Return the children of a directory of a run."""
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
@@ -163,14 +163,13 @@ def _entry(item: ListedChild, old: Entry | None, number: ChildNumber, mtime_ns: 
     if old is None:
         mtime_ns = mtime_ns if item.created_ns is None else item.created_ns
         its_number = number(item.name, item.is_dir, item.size_bytes)
-        return Entry(item.name, item.is_dir, its_number, mtime_ns, item.size_bytes, item.slash, item.created_ns)
+        return Entry(item.name, item.is_dir, its_number, mtime_ns, item.size_bytes, item.created_ns)
     new = Entry(
         item.name,
         item.is_dir,
         old.number,
         old.mtime_ns,
         item.size_bytes,
-        item.slash,
         old.created_ns if item.created_ns is None else item.created_ns,
     )
     if not same_version(old, new):

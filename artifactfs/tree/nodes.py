@@ -26,8 +26,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """A name in a directory, with what `stat` shows of it.
 
     `number`: the inode's. `size_bytes` None: unknown (always for directories). `mtime_ns`: since the epoch.
-    `slash`: the server wrote the directory with a slash at its end. `created_ns`: a file's own time, since the epoch,
-    where the service told it: part of its version, and mostly what `mtime_ns` is.
+    `created_ns`: a file's own time, since the epoch, where the service gives it: part of its version, and mostly what
+    `mtime_ns` is.
     """
 
     name: bytes
@@ -35,7 +35,6 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     number: int
     mtime_ns: int
     size_bytes: int | None = None
-    slash: bool = True
     created_ns: int | None = None
 
 

@@ -34,7 +34,7 @@ from artifactfs.tree.nodes import (
 )
 from artifactfs.tree.swr_cache import BackendHealth, CacheEntry, Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
-from artifactfs.tree.walk.prefetcher import Place, Prefetcher
+from artifactfs.tree.walk.prefetcher import Prefetcher
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
 
@@ -110,7 +110,7 @@ class Tree:
             now_ns=wall_clock_ns,
         )
         self._runs = self._catalogue.known_runs
-        self._listings: StaleWhileRevalidateCache[tuple[int, str, bool], _RunListing] = caches.make(
+        self._listings: StaleWhileRevalidateCache[tuple[int, str], _RunListing] = caches.make(
             lambda key: f"run {key[0]}, directory {key[1] or '/'}",
             fetch=self._fetch_listing,
             ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
@@ -118,7 +118,7 @@ class Tree:
             max_weight=_MAX_ENTRIES,
         )
         # By run, the directories that are in `_listings`, or were.
-        self._listed: cachetools.LRUCache[int, dict[Place, None]] = cachetools.LRUCache(MAX_RUNS)
+        self._listed: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(MAX_RUNS)
         # Directories whose next listing must be their own: the index, or a content, has been contradicted there.
         self._doubted: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_DOUBTED)
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
@@ -165,7 +165,7 @@ class Tree:
         """Return what `lookup` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
         if not isinstance(parent, ArtifactDir):
             return self._catalogue.try_lookup(parent, name)
-        held = self._listings.get_fresh((parent.run_id, parent.path, parent.entry.slash))
+        held = self._listings.get_fresh((parent.run_id, parent.path))
         if held is None or (entry := held.value.listing.by_name.get(name)) is None:
             return None
         return LookupResult(child(parent, entry), self._left_s(held))
@@ -174,13 +174,13 @@ class Tree:
         """Return what `contents` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
         if not isinstance(node, ArtifactDir):
             return None
-        held = self._listings.get_fresh((node.run_id, node.path, node.entry.slash))
+        held = self._listings.get_fresh((node.run_id, node.path))
         return self._looked_at(node, held) if held is not None else None
 
     def _looked_at(self, directory: ArtifactDir, held: "CacheEntry[_RunListing]") -> DirSnapshot:
         listing = held.value.listing
         if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
-            self._prefetch.on_read(directory.run_id, (directory.path, directory.entry.slash), listing.by_name)
+            self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
         return DirSnapshot(listing.entries, partial(child, directory), partial(self._left_s, held))
 
     async def locate_content(self, file: ArtifactFile) -> Location:
@@ -205,7 +205,7 @@ class Tree:
     def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""
         directory = file.directory
-        held = self._listings.get_any((directory.run_id, directory.path, directory.entry.slash))
+        held = self._listings.get_any((directory.run_id, directory.path))
         if held is None:
             return
         entry = held.value.listing.by_name.get(file.entry.name)
@@ -216,15 +216,14 @@ class Tree:
         """A content fails in a way that its directory's listing may explain: the next look at that asks again."""
         self._ask_anew(directory, self._listings.doubt)
 
-    def _ask_anew(self, directory: ArtifactDir, forget: Callable[[tuple[int, str, bool]], None]) -> None:
+    def _ask_anew(self, directory: ArtifactDir, forget: Callable[[tuple[int, str]], None]) -> None:
         self._doubted[directory.run_id, directory.path] = True
-        for slash in (True, False):
-            forget((directory.run_id, directory.path, slash))
+        forget((directory.run_id, directory.path))
 
     def record_size(self, file: ArtifactFile, size_bytes: int) -> ArtifactFile:
         """Take note of a size that the listing does not give, or gives wrong; returns the file with it."""
         directory, entry = file.directory, file.entry
-        held = self._listings.get_any((directory.run_id, directory.path, directory.entry.slash))
+        held = self._listings.get_any((directory.run_id, directory.path))
         completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
         if held is not None and held.value.listing.by_name.get(entry.name) == entry:
             held.value.listing.by_name[entry.name] = completed
@@ -267,7 +266,7 @@ class Tree:
             run_id, path = directory.run_id, directory.path
             below = f"{path}/" if path else ""
 
-            def is_meant(key: tuple[int, str, bool]) -> bool:
+            def is_meant(key: tuple[int, str]) -> bool:
                 return key[0] == run_id and (key[1] == path or (node is directory and key[1].startswith(below)))
 
             self._listings.mark_stale_where(is_meant)
@@ -294,7 +293,7 @@ class Tree:
         if not isinstance(node, ArtifactDir | ArtifactFile):
             return self._catalogue.facts(node)
         directory = node if isinstance(node, ArtifactDir) else node.directory
-        held = self._listings.get_any((directory.run_id, directory.path, directory.entry.slash))
+        held = self._listings.get_any((directory.run_id, directory.path))
         if held is None:
             return None
         found = held.value
@@ -323,7 +322,7 @@ class Tree:
         )
 
     async def _listing(self, directory: ArtifactDir) -> "CacheEntry[_RunListing]":
-        key = (directory.run_id, directory.path, directory.entry.slash)
+        key = (directory.run_id, directory.path)
         if (held := self._listings.get_fresh(key)) is not None:
             return held
         with self._walks.asking(directory.run_id, directory.path):
@@ -332,7 +331,7 @@ class Tree:
     async def _own_listing(self, directory: ArtifactDir) -> "CacheEntry[_RunListing]":
         """Return a directory's own listing, asked for now where the index stands for it."""
         self._doubted[directory.run_id, directory.path] = True
-        key = (directory.run_id, directory.path, directory.entry.slash)
+        key = (directory.run_id, directory.path)
         held = await self._or_gone(directory, self._listings.refetch(key))
         if not held.value.own:  # that one had been under way already
             self._doubted[directory.run_id, directory.path] = True
@@ -353,8 +352,7 @@ class Tree:
         except errors.NoSuchEntry:
             # The parent's listing named it, and it is gone: that listing is no longer true.
             parent = directory.path.rpartition("/")[0]
-            for slash in (True, False):
-                self._listings.drop((directory.run_id, parent, slash))
+            self._listings.drop((directory.run_id, parent))
             raise
 
     def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
@@ -370,8 +368,8 @@ class Tree:
             return None
         return hashlib.blake2b(known_by.encode(), digest_size=16).digest()
 
-    async def _fetch_listing(self, key: tuple[int, str, bool], old: "_RunListing | None") -> "_RunListing":
-        run_id, path, slash = key
+    async def _fetch_listing(self, key: tuple[int, str], old: "_RunListing | None") -> "_RunListing":
+        run_id, path = key
         run = (await self._runs.get(run_id)).value
         place = self._places.get(run_id)
         if self._index is not None and path and place is not None and (run_id, path) not in self._doubted:
@@ -382,15 +380,15 @@ class Tree:
                 listing = await self._build(run, path, children, old)
                 # No await from here to the cache: what is taken back now is taken back with it.
                 if self._index.believed(run):
-                    self._note(run_id, (path, slash))
+                    self._note(run_id, path)
                     return _RunListing(run, listing, place[1], own=False, age_s=self._clock() - asked_at)
-        own = await self._ask_itself(run, path, slash, old)
-        self._note(run_id, (path, slash))
+        own = await self._ask_itself(run, path, old)
+        self._note(run_id, path)
         return own
 
-    async def _ask_itself(self, run: Run, path: str, slash: bool, old: "_RunListing | None") -> "_RunListing":
+    async def _ask_itself(self, run: Run, path: str, old: "_RunListing | None") -> "_RunListing":
         try:
-            answer = await self._service.list_directory(run.run_id, path, slash=slash)
+            answer = await self._service.list_directory(run.run_id, path)
         except errors.NotFound:
             if self._index is not None and (place := self._places.get(run.run_id)) is not None:
                 await self._index.listed(run, place[1], path, {})
@@ -419,7 +417,7 @@ class Tree:
 
     def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
         """Yield path and entries of every directory of a run whose own listing is at hand and fresh."""
-        for (path, _), held in self._of_run(run.run_id):
+        for path, held in self._of_run(run.run_id):
             if held.value.own and self._listings.left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
@@ -427,53 +425,53 @@ class Tree:
         """List a directory on its own; returns its children, and how to keep them."""
         asked_at = self._clock()
         answer = await self._service.list_directory(run.run_id, path)
-        key = (run.run_id, path, True)
+        key = (run.run_id, path)
 
         async def keep() -> None:
             old = self._listings.get_any(key)
             listing = await self._take_own(run, path, answer, old.value if old is not None else None)
-            self._note(run.run_id, (path, True))
+            self._note(run.run_id, path)
             self._listings.put(key, listing, asked_at)
 
         return answer.children.by_name, keep
 
     def forget_indexed(self, run_id: int) -> None:
         """Forget what came from the index about a run."""
-        for place, held in self._of_run(run_id):
+        for path, held in self._of_run(run_id):
             if not held.value.own:
-                self._listings.forget((run_id, *place))
+                self._listings.forget((run_id, path))
 
-    def _of_run(self, run_id: int) -> "Iterator[tuple[Place, CacheEntry[_RunListing]]]":
+    def _of_run(self, run_id: int) -> "Iterator[tuple[str, CacheEntry[_RunListing]]]":
         """Yield every directory of a run that is held, fresh or old."""
-        places = self._listed.get(run_id, {})
-        for place in list(places):
-            if (held := self._listings.get_any((run_id, *place))) is not None:
-                yield place, held
+        paths = self._listed.get(run_id, {})
+        for path in list(paths):
+            if (held := self._listings.get_any((run_id, path))) is not None:
+                yield path, held
             else:
-                places.pop(place, None)
+                paths.pop(path, None)
 
-    def _note(self, run_id: int, place: Place) -> None:
+    def _note(self, run_id: int, path: str) -> None:
         """Take note of a directory that is held from now on."""
-        places = self._listed.setdefault(run_id, {})
-        places.pop(place, None)  # the latest at the end
-        places[place] = None
+        paths = self._listed.setdefault(run_id, {})
+        paths.pop(path, None)  # the latest at the end
+        paths[path] = None
 
     # --- for listing ahead ---------------------------------------------------------------------------------
 
-    def at_hand(self, run_id: int, place: Place) -> Mapping[bytes, Entry] | None:
+    def at_hand(self, run_id: int, path: str) -> Mapping[bytes, Entry] | None:
         """Return a directory's entries if they are at hand and fresh."""
-        held = self._listings.get_fresh((run_id, *place))
+        held = self._listings.get_fresh((run_id, path))
         return held.value.listing.by_name if held is not None else None
 
-    def all_at_hand(self, run_id: int) -> Iterable[tuple[Place, Mapping[bytes, Entry]]]:
+    def all_at_hand(self, run_id: int) -> Iterable[tuple[str, Mapping[bytes, Entry]]]:
         """Return every directory of a run that is at hand and fresh."""
-        for place, held in self._of_run(run_id):
+        for path, held in self._of_run(run_id):
             if self._listings.left_s(held) > 0:
-                yield place, held.value.listing.by_name
+                yield path, held.value.listing.by_name
 
-    async def bring(self, run_id: int, place: Place) -> Mapping[bytes, Entry]:
+    async def bring(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
         """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
-        return (await self._listings.refetch((run_id, *place))).value.listing.by_name
+        return (await self._listings.refetch((run_id, path))).value.listing.by_name
 
     def may_go(self, run_id: int) -> bool:
         """Whether a request ahead may go now."""

@@ -56,20 +56,20 @@ class Connected:
         sender = Transport("http://127.0.0.1", keys, clock=trio.current_time, transport=httpx.ASGITransport(app=app))
         self.client = ModelLab(sender, deadline_s=30.0)
 
-    async def children(self, path: str, *, slash: bool = True) -> dict[bytes, int | None]:
-        found = await self.client.list_directory(RUN, path, slash=slash)
+    async def children(self, path: str) -> dict[bytes, int | None]:
+        found = await self.client.list_directory(RUN, path)
         return {child.name: None if child.is_dir else child.size_bytes for child in found.children.by_name.values()}
 
-    async def walk(self, path: str = "", *, slash: bool = True) -> dict[str, dict[bytes, int | None]]:
-        """List everything from a directory on, each directory as the server wrote it, parents first."""
+    async def walk(self, path: str = "") -> dict[str, dict[bytes, int | None]]:
+        """List everything from a directory on, parents first."""
         found: dict[str, dict[bytes, int | None]] = {}
-        todo = [(path, slash)]
+        todo = [path]
         while todo:
-            at, slash = todo.pop(0)
-            listing = await self.client.list_directory(RUN, at, slash=slash)
+            at = todo.pop(0)
+            listing = await self.client.list_directory(RUN, at)
             children = listing.children.by_name.values()
             found[at] = {child.name: None if child.is_dir else child.size_bytes for child in children}
-            todo += [(f"{at}/{c.name.decode()}" if at else c.name.decode(), c.slash) for c in children if c.is_dir]
+            todo += [f"{at}/{c.name.decode()}" if at else c.name.decode() for c in children if c.is_dir]
         return found
 
     def asked(self) -> list[str]:
@@ -112,13 +112,18 @@ async def test_every_form_of_a_server_shows_the_same_tree(autojump_clock: MockCl
 
 @pytest.mark.parametrize(("wants", "wrong"), [("required", False), ("refused", True)])
 async def test_learning_the_slash_costs_one_request_once(wants: str, wrong: bool, autojump_clock: MockClock) -> None:
-    """Form 1: an empty or echoing answer is retried in the other form once; what this server wants is remembered."""
-    server = Connected(slash=wants)
+    """Form 1: an empty or echoing answer is retried in the other form once; what this server wants is remembered.
+
+    A directory is asked for first in the form that the server itself writes.
+    """
+    server = Connected(slash=wants, dir_slash=wrong)
+    await server.children("")
+    server.asked()
     first, second = ("dir/", "dir") if wrong else ("dir", "dir/")
-    assert await server.children("dir", slash=wrong) == TRUTH["dir"]
+    assert await server.children("dir") == TRUTH["dir"]
     assert server.asked() == [first, second]
-    assert await server.children("dir/sub", slash=wrong) == TRUTH["dir/sub"]
-    assert await server.children("other", slash=wrong) == TRUTH["other"]
+    assert await server.children("dir/sub") == TRUTH["dir/sub"]
+    assert await server.children("other") == TRUTH["other"]
     assert server.asked() == ["dir/sub" + second[3:], "other" + second[3:]]
 
 
@@ -158,7 +163,7 @@ async def test_a_server_that_wants_its_own_string(
 
     lab, server = connect(handler)
     for path, names in (("", [b"dir", b"top"]), ("dir", [b"sub", b"f"]), ("dir/sub", [b"g"]), ("dir", [b"sub", b"f"])):
-        found = await lab.list_directory(RUN, path, slash=True)
+        found = await lab.list_directory(RUN, path)
         assert list(found.children.by_name) == names
     assert len(server.requests) == 4 + (2 if wants_slash else 3)
 
@@ -192,15 +197,16 @@ async def test_a_directory_that_is_in_neither_form(autojump_clock: MockClock) ->
 
 async def test_an_empty_directory_teaches_nothing(autojump_clock: MockClock) -> None:
     """Form 1: an empty directory is empty in both forms: the next one that is not decides."""
-    server = Connected(slash="required")
+    server = Connected(slash="required", dir_slash=False)
     run = server.emulator.lab.run(RUN)
     assert run is not None
     assert isinstance(run.tree, MemoryTree)
     run.tree.mkdir("empty")
-    assert await server.children("empty", slash=False) == {}
-    assert await server.children("dir", slash=False) == TRUTH["dir"]
+    await server.children("")
+    assert await server.children("empty") == {}
+    assert await server.children("dir") == TRUTH["dir"]
     server.asked()
-    assert await server.children("empty", slash=False) == {}
+    assert await server.children("empty") == {}
     assert server.asked() == ["empty/"]
 
 

@@ -94,7 +94,7 @@ async def test_urls(autojump_clock: MockClock) -> None:
     await lab.check_keys()
     await lab.get_run(5)
     await lab.list_directory(5, "")
-    await lab.list_directory(5, "dir", slash=True)
+    await lab.list_directory(5, "dir")
     await lab.list_runs(7)
     assert server.targets() == [
         "/runs?page%5Bsize%5D=1",
@@ -128,7 +128,7 @@ NASTY = [
 async def test_names_are_encoded_exactly_once(name: str, autojump_clock: MockClock) -> None:
     """1.4, form 9: what the server decodes once is the name, byte for byte."""
     lab, server = connect(lambda _request: listing({"path": f"d/{name}/x", "is_dir": False}))
-    await lab.list_directory(1, f"d/{name}", slash=True)
+    await lab.list_directory(1, f"d/{name}")
     (target,) = server.targets()
     raw = target.partition("?path=")[2]
     assert urllib.parse.unquote_to_bytes(raw) == f"d/{name}/".encode()
@@ -143,7 +143,7 @@ def test_any_name_is_encoded_exactly_once(name: str) -> None:
 
     async def ask() -> list[httpx.Request]:
         lab, server = connect(lambda _request: listing({"path": "x", "is_dir": False}))
-        await lab.list_directory(1, name, slash=False)
+        await lab.list_directory(1, name)
         return server.requests
 
     for request in trio.run(ask):

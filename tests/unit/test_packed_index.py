@@ -89,13 +89,13 @@ async def test_odd_names_that_can_be(name: str) -> None:
 async def test_of_file_and_directory_the_directory(rows: list[str]) -> None:
     """1.5: a name that is both is the directory, in either order."""
     found = await packed(*rows).directory("")
-    assert found == {b"x": ListedChild(b"x", True, None, True)}
+    assert found == {b"x": ListedChild(b"x", True)}
 
 
 async def test_of_duplicates_the_first() -> None:
     """1.5: of two rows for one file the first counts, with its size and time."""
     found = await packed(ProjectFile("f", 1, CREATED_AT), ProjectFile("f", 2, "")).directory("")
-    assert found == {b"f": ListedChild(b"f", False, 1, False, CREATED_NS)}
+    assert found == {b"f": ListedChild(b"f", False, 1, CREATED_NS)}
 
 
 @pytest.mark.parametrize("lead", ["/", "./", "//", "/./", "././"])
@@ -242,7 +242,7 @@ async def test_a_large_directory_lets_others_run() -> None:
 
 # --- agreement ----------------------------------------------------------------------------------------------
 
-FILE, DIRECTORY = ListedChild(b"x", False, 5, False, CREATED_NS), ListedChild(b"x", True, None, True)
+FILE, DIRECTORY = ListedChild(b"x", False, 5, CREATED_NS), ListedChild(b"x", True)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ FILE, DIRECTORY = ListedChild(b"x", False, 5, False, CREATED_NS), ListedChild(b"
         (None, None, True), (FILE, FILE, True), (DIRECTORY, DIRECTORY, True),
         # An empty directory is in no index; a size may be missing in either; a time is nowhere else.
         (DIRECTORY, None, True), (ListedChild(b"x", False, None), FILE, True), (FILE, ListedChild(b"x", False, None),
-        False), (ListedChild(b"x", False, 5), FILE, True), (ListedChild(b"x", True, None, False), DIRECTORY, True),
+        False), (ListedChild(b"x", False, 5), FILE, True),
         (FILE, None, False), (None, FILE, False), (None, DIRECTORY, False), (FILE, DIRECTORY, False),
         (DIRECTORY, FILE, False), (ListedChild(b"x", False, 6), FILE, False), (ListedChild(b"x", False, 0), FILE,
         False),

@@ -23,11 +23,11 @@ class BusyService(FakeService):
     most = 0
     now = 0
 
-    async def list_directory(self, run_id: int, path: str, *, slash: bool = True) -> DirectoryListing:
+    async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            return await super().list_directory(run_id, path, slash=slash)
+            return await super().list_directory(run_id, path)
         finally:
             self.now -= 1
 

@@ -221,9 +221,9 @@ async def test_a_check_that_stalls(tree: Tree, service: FakeService, autojump_cl
     await tree.contents(place[0])
     real = service.list_directory
 
-    async def slowly(run_id: int, path: str, *, slash: bool = True) -> object:
+    async def slowly(run_id: int, path: str) -> object:
         await trio.sleep(20 if path not in ("g0/d1", "g0/d2", "g0/d3") else 0)
-        return await real(run_id, path, slash=slash)
+        return await real(run_id, path)
 
     service.list_directory = slowly  # type: ignore[method-assign, assignment]  # samples take 20 s, walkers do not
     assert tree._index is not None

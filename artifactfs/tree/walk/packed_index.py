@@ -74,7 +74,7 @@ class PackedIndex:
         # A name that is both is a directory; of duplicates the first counts (semantics 1.5).
         children: dict[bytes, ListedChild] = {}
         for names in chunked(packed.directories):
-            children |= {name: ListedChild(name, True, None, True) for name in names}
+            children |= {name: ListedChild(name, True) for name in names}
             await checkpoint_if_full(names)
         # What follows the last NUL is nothing.
         fields = iter(bytes(packed.files).split(b"\0")[:-1])
@@ -82,7 +82,7 @@ class PackedIndex:
             for name, size, created in rows:
                 if name not in children:
                     created_ns = parse_time_ns(created.decode()) if created else None
-                    children[name] = ListedChild(name, False, int(size) if size else None, False, created_ns)
+                    children[name] = ListedChild(name, False, int(size) if size else None, created_ns)
             await checkpoint_if_full(rows)
         return children
 

@@ -36,20 +36,19 @@ _LOOK_AGAIN_S = 0.02
 # Places looked at between two looks at the event loop: a millisecond of work.
 _STEPS = 500
 
-Place = tuple[str, bool]
 Entries = Mapping[bytes, Entry]
 
 
 class Asks(Protocol):
-    """What listing ahead needs of the tree. A place is a directory's path in its run, and its slash."""
+    """What listing ahead needs of the tree. A place is a directory's path in its run."""
 
-    def at_hand(self, run_id: int, place: Place) -> Entries | None:
+    def at_hand(self, run_id: int, place: str) -> Entries | None:
         """Return a directory's entries if they are at hand and fresh."""
 
-    def all_at_hand(self, run_id: int) -> Iterable[tuple[Place, Entries]]:
+    def all_at_hand(self, run_id: int) -> Iterable[tuple[str, Entries]]:
         """Return every directory of a run that is at hand and fresh."""
 
-    async def bring(self, run_id: int, place: Place) -> Entries:
+    async def bring(self, run_id: int, place: str) -> Entries:
         """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
 
     def may_go(self, run_id: int) -> bool:
@@ -67,8 +66,8 @@ class _Frontier(msgspec.Struct):
 
     walk: Traversal
     queue: list[tuple[int, tuple[int, ...], int, str, Iterator[Entry]]] = []
-    queued: set[Place] = set()
-    unvisited: set[Place] = set()
+    queued: set[str] = set()
+    unvisited: set[str] = set()
     ended: bool = False
     # After a request that failed: when the next may go (of trio's clock), and how many failed in a row.
     resume_at: float = 0.0
@@ -89,7 +88,7 @@ class Prefetcher:
         # For who asks how it is: directories that were listed ahead.
         self.listed = 0
 
-    def on_read(self, run_id: int, place: Place, entries: Entries) -> None:
+    def on_read(self, run_id: int, place: str, entries: Entries) -> None:
         """Somebody looked at a directory; where that is part of a walk, what is below it is next. No await."""
         walk = self._walk(run_id)
         if walk is None:
@@ -99,7 +98,7 @@ class Prefetcher:
             ahead = self._ahead[run_id] = _Frontier(walk)
             # What was looked at before it was seen to be a walk: the deepest is the nearest, of those the latest.
             known = list(self._asks.all_at_hand(run_id))[::-1]
-            for rank, (its_place, its_entries) in enumerate(sorted(known, key=lambda found: -level(found[0][0]))):
+            for rank, (its_place, its_entries) in enumerate(sorted(known, key=lambda found: -level(found[0]))):
                 self._enqueue(ahead, rank, (0,), its_place, its_entries)
             self._nursery.start_soon(self._list_ahead, ahead)
         if ahead.ended:
@@ -108,19 +107,19 @@ class Prefetcher:
         self._enqueue(ahead, -walk.on_read, (0,), place, entries)
         _wake(ahead)
 
-    def _enqueue(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: Place, entries: Entries) -> None:
+    def _enqueue(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str, entries: Entries) -> None:
         # Not each by itself: there may be 100,000.
-        heapq.heappush(ahead.queue, (rank, position, next(self._order), place[0], iter(entries.values())))
+        heapq.heappush(ahead.queue, (rank, position, next(self._order), place, iter(entries.values())))
 
     @staticmethod
-    def _next(ahead: _Frontier) -> tuple[int, tuple[int, ...], Place] | None:
+    def _next(ahead: _Frontier) -> tuple[int, tuple[int, ...], str] | None:
         """Take the nearest place out of the queue, with rank and position; None if there is none."""
         while ahead.queue:
             rank, position, order, path, rest = heapq.heappop(ahead.queue)
             for entry in rest:
                 if entry.is_dir:
                     heapq.heappush(ahead.queue, (rank, (*position[:-1], position[-1] + 1), order, path, rest))
-                    return rank, position, (join(path, entry.name), entry.slash)
+                    return rank, position, join(path, entry.name)
         return None
 
     async def _list_ahead(self, ahead: _Frontier) -> None:
@@ -166,7 +165,7 @@ class Prefetcher:
                 self._nursery.start_soon(self._bring, ahead, rank, position, place)
         return False
 
-    async def _bring(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: Place) -> None:
+    async def _bring(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str) -> None:
         try:
             entries = await self._asks.bring(ahead.walk.run_id, place)
             ahead.failures = 0
