@@ -4,25 +4,26 @@ Everything is scaled down (a block is 1 KiB), so that a few KiB have many blocks
 under a clock that jumps, a thread at work would look like nobody doing anything.
 """
 
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import cast
-from unittest.mock import patch
+from typing import TypeVar, cast
 
 import trio
 import trio.testing
 
 from artifactfs import errors
-from artifactfs.content import block_format, disk_cache, fetcher, open_files, reader, shared_file, version_blocks
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import FileVersion, OpenFileTable
 from artifactfs.content.reader import OpenFile
+from artifactfs.content.tuning import ContentTuning
 from artifactfs.domain import ArtifactRef, ContentBody
+from artifactfs.util import threads
+
+T = TypeVar("T")
 
 BLOCK = 1 << 10
 GLANCE = BLOCK // 4
@@ -37,28 +38,29 @@ def noise(size: int, seed: int = 0) -> bytes:
     return (bytes((place * 31 + seed * 101) % 251 for place in range(251)) * (size // 251 + 1))[:size]
 
 
-@contextlib.contextmanager
-def scaled_down() -> Iterator[None]:
-    """Let blocks, windows and queues be 1/512 of what they are, and threads plain calls."""
+# Blocks, windows and queues are 1/512 of what they are in a mount.
+TUNING = ContentTuning(
+    block_bytes=BLOCK,
+    head_bytes=GLANCE,
+    window_bytes=32 * BLOCK,
+    steady_bytes=8 * BLOCK,
+    tentative_bytes=2 * BLOCK,
+    slack_bytes=2 * BLOCK,
+    min_progress_bytes=32,
+    full_body_ahead_bytes=8 * BLOCK,
+    disk_queue_bytes=24 * BLOCK,
+)
 
-    async def inline(call: Callable[..., object], *args: object, **_: object) -> object:
-        await trio.lowlevel.checkpoint()
-        return call(*args)
 
-    with contextlib.ExitStack() as stack:
-        for module in (block_format, fetcher, version_blocks, reader, shared_file):
-            stack.enter_context(patch.object(module, "BLOCK_BYTES", BLOCK))
-        for module in (reader, open_files):
-            stack.enter_context(patch.object(module, "HEAD_BYTES", GLANCE))
-        stack.enter_context(patch.object(reader, "WINDOW_BYTES", 32 * BLOCK))
-        stack.enter_context(patch.object(reader, "_SLACK_BYTES", 2 * BLOCK))
-        stack.enter_context(patch.object(reader, "_STEADY_BYTES", 8 * BLOCK))
-        stack.enter_context(patch.object(reader, "_TENTATIVE_BYTES", 2 * BLOCK))
-        stack.enter_context(patch.object(shared_file, "_MIN_PROGRESS_BYTES", 32))
-        stack.enter_context(patch.object(fetcher, "_SPOOL_AHEAD_BYTES", 8 * BLOCK))
-        stack.enter_context(patch.object(disk_cache, "_QUEUE_BYTES", 24 * BLOCK))
-        stack.enter_context(patch.object(trio.to_thread, "run_sync", inline))
-        yield
+async def inline(
+    call: Callable[..., T],
+    *args: object,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> T:
+    """Call it, in place of a thread."""
+    await trio.lowlevel.checkpoint()
+    return call(*args)
 
 
 class Broken(errors.ConnectionLost):
@@ -190,12 +192,16 @@ async def bench(
     cache: int = 1 << 30,
     owner: str = "site\0account",
     now_s: Sequence[float] = (NOW_S,),
+    tuning: ContentTuning = TUNING,
+    run_in_thread: threads.RunInThread = inline,
 ) -> AsyncIterator[Bench]:
     """Yield the contents of a mount; nothing may be left at the end. `directory`: of the cache, None for none."""
     now = list(now_s)
     async with trio.open_nursery() as nursery:
-        store = BlockStore(directory, max_bytes=cache, min_free_bytes=0) if directory is not None else None
-        kept = DiskCache(store, nursery)
+        store = None
+        if directory is not None:
+            store = BlockStore(directory, max_bytes=cache, min_free_bytes=0, block_bytes=tuning.block_bytes)
+        kept = DiskCache(store, nursery, tuning, run_in_thread)
         shop = ContentContext(
             service=server,
             keeper=kept,
@@ -205,6 +211,8 @@ async def bench(
             wall_clock=lambda: now[0],
             deadline_s=DEADLINE_S,
             listing_ttl_s=LISTING_TTL_S,
+            backoff_s=float,
+            tuning=tuning,
         )
         made = Bench(shop, kept, OpenFileTable(shop, owner=owner), nursery, now)
         yield made

@@ -14,10 +14,6 @@ from collections.abc import Sequence
 import msgspec
 from xxhash import xxh3_64_intdigest as _checksum
 
-# What is fetched and kept as a piece. Large enough that a file costs its disk and the service little per byte, small
-# enough that a random read moves little: 100 of them move 50 MiB.
-BLOCK_BYTES = 512 << 10
-
 # Blocks that are kept in one file where all of them are there; the first one's index is a multiple of it.
 GROUP_BLOCKS = 8
 
@@ -75,7 +71,7 @@ def first_in(name: str) -> int:
     return int(name.removesuffix(_GROUP_SUFFIX), 16)
 
 
-def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int]) -> list[Block] | None:
+def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, block_bytes: int) -> list[Block] | None:
     """Read the blocks `wanted` from a file that should hold `count` from `first` on; None if it is damaged."""
     raw = os.pread(fd, HEADER_BYTES, 0)
     if len(raw) != HEADER_BYTES or _checksum(raw[:-8]) != int.from_bytes(raw[-8:], "little"):
@@ -83,7 +79,7 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int]) -> 
     magic, its_key, its_first, its_count, length, *rest = _HEADER.unpack_from(raw)
     if (magic, its_key, its_first, its_count) != (_MAGIC, key, first, count):
         return None
-    if not 0 < length <= BLOCK_BYTES * count or (count > 1 and length != BLOCK_BYTES * count):
+    if not 0 < length <= block_bytes * count or (count > 1 and length != block_bytes * count):
         return None
     if os.fstat(fd).st_size != HEADER_BYTES + length:
         return None
@@ -91,8 +87,8 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int]) -> 
     stamp = Provenance(fetched_at, session, validator if validator != _NONE else None, run if run != _NONE else None)
     blocks = []
     for index in wanted:
-        start = (index - first) * BLOCK_BYTES
-        data = bytearray(min(BLOCK_BYTES, length - start))
+        start = (index - first) * block_bytes
+        data = bytearray(min(block_bytes, length - start))
         # One call reads it all, but for a signal in between; a short read is a cut file either way.
         if os.preadv(fd, [data], HEADER_BYTES + start) != len(data) or _checksum(data) != checksums[index - first]:
             return None

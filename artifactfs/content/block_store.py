@@ -31,6 +31,7 @@ import msgspec
 from artifactfs.content import block_format, block_tree, cache_dir, usage
 from artifactfs.content.block_format import GROUP_BLOCKS, HEADER_BYTES, Block, Provenance
 from artifactfs.content.block_tree import File
+from artifactfs.content.tuning import BLOCK_BYTES
 from artifactfs.content.usage import Total
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,9 @@ class BlockStore:
     mount.
     """
 
-    def __init__(self, directory: str, *, max_bytes: int, min_free_bytes: int) -> None:
+    def __init__(self, directory: str, *, max_bytes: int, min_free_bytes: int, block_bytes: int = BLOCK_BYTES) -> None:
         self.directory = directory
+        self.block_bytes = block_bytes
         # The open directory of the blocks: as long as it is there, it is not looked for by its name again.
         self._opened: cache_dir.Directory | None = None
         self._opening = threading.Lock()
@@ -70,7 +72,7 @@ class BlockStore:
         # Directories and the file aside count for whoever looks with `du`: leave them a little.
         self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
         # Blocks that `save` takes at once, if it is given more than one. A group is what is evicted as a piece.
-        self.group_blocks = GROUP_BLOCKS if max_bytes >= 16 * GROUP_BLOCKS * block_format.BLOCK_BYTES else 1
+        self.group_blocks = GROUP_BLOCKS if max_bytes >= 16 * GROUP_BLOCKS * block_bytes else 1
         self._min_free_bytes = min_free_bytes
         self._paused_until = 0.0
         self._counter = itertools.count(1)
@@ -127,7 +129,7 @@ class BlockStore:
         except OSError:
             return {}
         try:
-            blocks = block_format.read(fd, key, first, count, wanted)
+            blocks = block_format.read(fd, key, first, count, wanted, block_bytes=self.block_bytes)
             if blocks and accept(blocks[0].stamp):
                 with contextlib.suppress(OSError):
                     os.utime(fd)
@@ -234,7 +236,9 @@ class BlockStore:
             damaged = True
             try:
                 with self._version(file.key) as directory, _opened(file.name, directory) as fd:
-                    damaged = block_format.read(fd, file.key, first, count, range(first, first + count)) is None
+                    wanted = range(first, first + count)
+                    found = block_format.read(fd, file.key, first, count, wanted, block_bytes=self.block_bytes)
+                    damaged = found is None
             except FileNotFoundError:
                 continue  # evicted in this moment
             except OSError as error:

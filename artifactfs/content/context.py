@@ -11,6 +11,7 @@ import trio
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.read_stats import ReadStats
+from artifactfs.content.tuning import DEFAULTS, ContentTuning
 from artifactfs.domain import ArtifactRef, ContentBody
 
 # Versions whose validator is remembered: some 200 bytes each. The kernel's pages of a file may outlive our blocks.
@@ -47,6 +48,9 @@ class ContentContext(msgspec.Struct):
     wall_clock: Callable[[], float]
     deadline_s: float
     listing_ttl_s: float
+    # The pause before a request is sent again, given how often it failed (the first time: 1).
+    backoff_s: Callable[[int], float]
+    tuning: ContentTuning = DEFAULTS
     # This server's validators change from answer to answer, and mean nothing (semantics 4.1).
     validators_unreliable: bool = False
     # Of each version that was read, by its name in the cache: what is held under that name, here and by the kernel.

@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from artifactfs.content import block_format
 from artifactfs.content.block_format import Block, Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.read_stats import CacheState
+from artifactfs.content.tuning import DEFAULTS, ContentTuning
 from artifactfs.errors import NoThread
 from artifactfs.util import threads
 
@@ -27,11 +27,8 @@ log = logging.getLogger(__name__)
 
 # Threads at the disk at once: one to read while one writes, on each of two cores. Arbitrary.
 _THREADS = 4
-# Bytes waiting to be written, and how long a fetch waits for any of them to be.
-_QUEUE_BYTES = 24 << 20
+# How long a fetch waits for room in the queue.
 _ROOM_WAIT_S = 2.0
-# How long a block waits for the others of its group, with which it costs the disk far less.
-_GROUP_WAIT_S = 0.5
 # Blocks written by one call of a thread, where they are no group: each call costs the loop about 0.1 ms.
 _BATCH = 8
 
@@ -49,9 +46,17 @@ class _Waiting(msgspec.Struct):
 class DiskCache:
     """Loads and saves blocks of one store; without a store nothing is ever there."""
 
-    def __init__(self, store: BlockStore | None, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        store: BlockStore | None,
+        nursery: trio.Nursery,
+        tuning: ContentTuning = DEFAULTS,
+        run_in_thread: threads.RunInThread = threads.run,
+    ) -> None:
         self._store = store
         self._nursery = nursery
+        self._tuning = tuning
+        self._run_in_thread = run_in_thread
         self._threads = trio.CapacityLimiter(_THREADS)
         # A look at a disk that hangs must keep nobody from it.
         self._looks = trio.CapacityLimiter(1)
@@ -102,7 +107,7 @@ class DiskCache:
         """Keep the first `size` bytes of a block, soon. Waits a little where the disk does not keep up."""
         if self._store is None:
             return
-        while self._waiting_bytes > _QUEUE_BYTES:
+        while self._waiting_bytes > self._tuning.disk_queue_bytes:
             with trio.move_on_after(0 if self._stuck else _ROOM_WAIT_S) as waited:
                 await self._written.wait()
             if waited.cancelled_caught:
@@ -180,7 +185,7 @@ class DiskCache:
 
     async def _look(self, look: Callable[[], None]) -> None:
         try:
-            await threads.run(look, limiter=self._looks, abandon_on_cancel=True)
+            await self._run_in_thread(look, limiter=self._looks, abandon_on_cancel=True)
         except NoThread as error:
             self._no_thread(error)
         except Exception:
@@ -191,7 +196,7 @@ class DiskCache:
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
         """Return what a call of the store returns. Raises NoThread, which is logged here."""
         try:
-            result = await threads.run(call, *args, limiter=self._threads)
+            result = await self._run_in_thread(call, *args, limiter=self._threads)
         except NoThread as error:
             self._no_thread(error)
             raise
@@ -219,13 +224,13 @@ class DiskCache:
         news.set()
 
     def _group_of(self, place: _Place, block: Block) -> _Place | None:
-        if self._group_blocks == 1 or len(block.data) != block_format.BLOCK_BYTES:
+        if self._group_blocks == 1 or len(block.data) != self._tuning.block_bytes:
             return None
         return place[0], place[1] // self._group_blocks * self._group_blocks
 
     def _put(self, place: _Place, block: Block) -> None:
         group = self._group_of(place, block)
-        wait_s = 0.0 if group is None else _GROUP_WAIT_S
+        wait_s = 0.0 if group is None else self._tuning.group_wait_s
         self._waiting[place] = _Waiting(block, trio.current_time() + wait_s)
         self._waiting_bytes += len(block.data)
         if group is not None:
@@ -249,7 +254,7 @@ class DiskCache:
         if self._groups:
             key, first = next(iter(self._groups))
             return [(key, index) for index in range(first, first + self._group_blocks)], _save_group
-        hurry = self._flushing > 0 or self._waiting_bytes > _QUEUE_BYTES // 2
+        hurry = self._flushing > 0 or self._waiting_bytes > self._tuning.disk_queue_bytes // 2
         now = trio.current_time()
         due: list[_Place] = []
         for place, waiting in self._waiting.items():

@@ -15,19 +15,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_format import BLOCK_BYTES
 from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
 from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
-from artifactfs.modellab.rate_limits import backoff_s
 
 log = logging.getLogger(__name__)
 
 # Answers in a row that broke off without bringing anything.
 _MAX_FRUITLESS = 4
-# How far a spool runs ahead of what was asked for. Arbitrary.
-_SPOOL_AHEAD_BYTES = 8 << 20
 # For how long a spool waits for a reader to ask, also where others wait for its connection, and how often it looks.
 _SPOOL_IDLE_S = 20.0
 _SPOOL_IDLE_CROWDED_S = 1.0
@@ -38,16 +34,18 @@ _PROBE_WAIT_S = 1.0
 
 
 class BlockFetch:
-    """Bytes of a file under way: of blocks [first, last], up to byte `end` of the file, come as far as byte `at`.
+    """Bytes of a file under way: blocks [first, last], bytes [start, end) of the file, come as far as byte `at`.
 
     `upto`: to where they lack; what follows there is at hand.
     `ahead`: nobody has asked for it yet. `finish` says that it is no longer under way; then it is `done`.
     """
 
-    def __init__(self, first: int, last: int, end: int, *, ahead: bool, finish: Callable[["BlockFetch"], None]) -> None:
+    def __init__(
+        self, first: int, last: int, start: int, end: int, *, ahead: bool, finish: Callable[["BlockFetch"], None]
+    ) -> None:
         self.first, self.last, self.end = first, last, end
         self.ahead = ahead
-        self.at = first * BLOCK_BYTES
+        self.at = start
         self.upto = end
         self.done = False
         self.error: Exception | None = None
@@ -112,7 +110,7 @@ class Download:
                 raise error or errors.ConnectionLost("answers came without the bytes that were asked for")
             log.debug("content broke off: %s", error)
             if fruitless:
-                await trio.sleep(backoff_s(fruitless))
+                await trio.sleep(self._shop.backoff_s(fruitless))
 
     @asynccontextmanager
     async def _answer(self, fill: BlockFetch) -> AsyncIterator[ContentBody | None]:
@@ -254,7 +252,7 @@ class Download:
         """Whether a spool that has come to `at` may go on though nobody waits for what comes next."""
         shop, size = self._shop, self._pieces.size
         # As far again as was read: a glance stays one, as far as it can.
-        if at <= max(self._spool_wish, self._spool_to + min(self._spool_to, _SPOOL_AHEAD_BYTES)):
+        if at <= max(self._spool_wish, self._spool_to + min(self._spool_to, shop.tuning.full_body_ahead_bytes)):
             return shop.pool.readahead_capacity > 0
         # To its end, where its place is wanted.
         return shop.service.crowded and size is not None and shop.has_room_for(size, size - at)

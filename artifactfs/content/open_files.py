@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from artifactfs.content.context import ContentContext
-from artifactfs.content.reader import HEAD_BYTES, OpenFile
+from artifactfs.content.reader import OpenFile
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.domain import ArtifactRef
 
@@ -69,13 +69,13 @@ class OpenFileTable:
             )
         source.users += 1
         try:
-            await source.learn_size(HEAD_BYTES)
+            await source.learn_size(self._shop.tuning.head_bytes)
             if not version.settled:
-                await source.look(HEAD_BYTES)
+                await source.look(self._shop.tuning.head_bytes)
         except BaseException:
             self._give_back(key, source)
             raise
-        return OpenFile(source, lambda: self._give_back(key, source))
+        return OpenFile(source, self._shop.tuning, lambda: self._give_back(key, source))
 
     def switch_account(self, owner: str) -> None:
         """From now on contents are another account's: nothing that was cached for the one before is served (6.3).

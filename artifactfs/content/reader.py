@@ -9,28 +9,16 @@ a tensor out of a checkpoint as much again, and no more than 1 MiB.
 
 from collections.abc import Callable
 
-from artifactfs.content.block_format import BLOCK_BYTES
 from artifactfs.content.shared_file import SharedFile
-
-# What a glance may cost (semantics 4.5).
-HEAD_BYTES = 128 << 10
-# The window ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
-WINDOW_BYTES = 32 << 20
-# Who goes on from the start, or has come this far, means to go on; of a checkpoint one tensor may be all that is
-# wanted. Twice as fast a window saves 60 of 1,200 ms for 512 MiB at 20 ms (measured 2026-11-23).
-_STEADY_BYTES = 4 << 20
-# The window of others, at most. Arbitrary; the kernel, too, reads up to 1 MiB more than it is asked for.
-_TENTATIVE_BYTES = 1 << 20
-# Reads of one sequential reader overtake each other: the kernel has several under way. A step forward or back within
-# this is still the same reader.
-_SLACK_BYTES = 1 << 20
+from artifactfs.content.tuning import ContentTuning
 
 
 class OpenFile:
     """One handle of one version. `read` may run several times at once; the kernel does that."""
 
-    def __init__(self, source: SharedFile, release: Callable[[], None]) -> None:
+    def __init__(self, source: SharedFile, tuning: ContentTuning, release: Callable[[], None]) -> None:
         self._source = source
+        self._tuning = tuning
         self._release: Callable[[], None] | None = release
         # Where the run of sequential reads began, where it has come to, and how far ahead of it fetches are under way.
         self._run_start = 0
@@ -70,26 +58,28 @@ class OpenFile:
 
         `at_hand`: nothing will be fetched for it.
         """
-        if not self._run_start <= offset <= max(self._run_end, self._ahead_to) + _SLACK_BYTES or (
-            offset < self._run_end - _SLACK_BYTES
+        tuning = self._tuning
+        block_bytes, head_bytes, slack_bytes = tuning.block_bytes, tuning.head_bytes, tuning.slack_bytes
+        if not self._run_start <= offset <= max(self._run_end, self._ahead_to) + slack_bytes or (
+            offset < self._run_end - slack_bytes
         ):
             if self._ahead_to > self._run_end:
                 self._source.on_seek()
             self._run_start = self._run_end = self._ahead_to = offset
         self._run_end = max(self._run_end, end)
-        if self._run_start == 0 and self._run_end <= HEAD_BYTES and end - offset < HEAD_BYTES:
-            return HEAD_BYTES
-        block_end = -(-end // BLOCK_BYTES) * BLOCK_BYTES
+        if self._run_start == 0 and self._run_end <= head_bytes and end - offset < head_bytes:
+            return head_bytes
+        block_end = -(-end // block_bytes) * block_bytes
         read_bytes = self._run_end - self._run_start
         # The first read of all tells nothing yet, but a large one at the start is no glance.
-        if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= HEAD_BYTES):
-            steady = (self._run_start == 0 and read_bytes > end - offset) or read_bytes >= _STEADY_BYTES
-            wish = read_bytes * 2 if steady else min(read_bytes, _TENTATIVE_BYTES)
-            window = min(WINDOW_BYTES, self._source.readahead_capacity(), max(wish, BLOCK_BYTES))
-            if window < BLOCK_BYTES:
+        if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= head_bytes):
+            steady = (self._run_start == 0 and read_bytes > end - offset) or read_bytes >= tuning.steady_bytes
+            wish = read_bytes * 2 if steady else min(read_bytes, tuning.tentative_bytes)
+            window = min(tuning.window_bytes, self._source.readahead_capacity(), max(wish, block_bytes))
+            if window < block_bytes:
                 return block_end
-            goal = -(-(self._run_end + window) // BLOCK_BYTES) * BLOCK_BYTES
-            if self._ahead_to == self._run_start and goal - offset <= _STEADY_BYTES and not at_hand:
+            goal = -(-(self._run_end + window) // block_bytes) * block_bytes
+            if self._ahead_to == self._run_start and goal - offset <= tuning.steady_bytes and not at_hand:
                 # The first: with what is asked for now, not in a second request beside it.
                 self._ahead_to = goal
                 return goal

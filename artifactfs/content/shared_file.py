@@ -12,7 +12,6 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_format import BLOCK_BYTES
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import BlockFetch, Download
 from artifactfs.content.version_blocks import VersionBlocks
@@ -20,10 +19,6 @@ from artifactfs.domain import ArtifactRef
 
 log = logging.getLogger(__name__)
 
-# A range of one request, at most: several of them are under way for a sequential reader.
-EXTENT_BLOCKS = 32
-# Less than this within a deadline is a drip, not progress (semantics 5.1). Arbitrary.
-_MIN_PROGRESS_BYTES = 16 << 10
 # Fetches for one read of which each went well and left nothing, because others took the room at once. Arbitrary.
 _MAX_FILLS = 16
 # After a wait in vain, others fail at once for this long (semantics 5.1: a probe at most every 5 s).
@@ -42,6 +37,7 @@ class SharedFile:
         run_stamp: bytes | None,
     ) -> None:
         self._shop = shop
+        self._block_bytes = shop.tuning.block_bytes
         self._artifact = artifact
         self._run_stamp = run_stamp
         self._pieces = VersionBlocks(shop, size, name, run_stamp)
@@ -73,8 +69,8 @@ class SharedFile:
 
     def at_hand(self, start: int, end: int) -> memoryview | None:
         """Return bytes [start, end) if one block in memory holds them all. No await."""
-        index = start // BLOCK_BYTES
-        base = index * BLOCK_BYTES
+        index = start // self._block_bytes
+        base = index * self._block_bytes
         return None if self._pieces.dead else self._pieces.view(index, start - base, end - base)
 
     def read_at_hand(self, count: int) -> None:
@@ -95,8 +91,8 @@ class SharedFile:
                 break
             self._pieces.check_alive()
             self._begin(start, max(end, fetch_to))
-            index = start // BLOCK_BYTES
-            upto = min(end, (index + 1) * BLOCK_BYTES)
+            index = start // self._block_bytes
+            upto = min(end, (index + 1) * self._block_bytes)
             view = await self._wait_for(index, start, upto)
             if view is None:
                 continue  # the file ended before: its size is known now
@@ -117,7 +113,7 @@ class SharedFile:
         size = self.size if self.size is not None else start
         end = min(end, size)
         while start < end:
-            stop = min(end, (start // BLOCK_BYTES + EXTENT_BLOCKS) * BLOCK_BYTES)
+            stop = min(end, (start // self._block_bytes + self._shop.tuning.extent_blocks) * self._block_bytes)
             if not self._shop.pool.readahead_capacity or (give_back := self._shop.budget.take(stop - start)) is None:
                 break
             if not self._begin(start, stop, give_back):
@@ -177,13 +173,13 @@ class SharedFile:
     async def _wait_for(self, index: int, start: int, upto: int) -> memoryview | None:
         """Wait for a block's bytes [start, upto) of the file; None if the file turns out to end before."""
         pieces = self._pieces
-        base = index * BLOCK_BYTES
+        base = index * self._block_bytes
         waited_from = pieces.received
         fill: BlockFetch | None = None
         fills = 0
         if (
             trio.current_time() < self._stalled_until
-            and waited_from - self._stalled_at < _MIN_PROGRESS_BYTES
+            and waited_from - self._stalled_at < self._shop.tuning.min_progress_bytes
             and pieces.view(index, start - base, upto - base) is None
         ):
             # The kernel asks again, piece by piece, for what has just failed: not another deadline for each.
@@ -209,7 +205,7 @@ class SharedFile:
                     fill = self._fills[index]
                     self._download.asked_for(upto)
                     await pieces.changed.wait()
-            if pieces.received - waited_from < _MIN_PROGRESS_BYTES:
+            if pieces.received - waited_from < self._shop.tuning.min_progress_bytes:
                 self._stalled_at, self._stalled_until = pieces.received, trio.current_time() + _STALLED_S
                 raise errors.TimedOut(f"no content came for {self._shop.deadline_s:g} s")
             waited_from = pieces.received
@@ -223,15 +219,22 @@ class SharedFile:
         ahead = give_back is not None
         begun = False
         first: int | None = None
-        for index in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 2):
-            base = index * BLOCK_BYTES
+        for index in range(start // self._block_bytes, (end - 1) // self._block_bytes + 2):
+            base = index * self._block_bytes
             lacking = (
-                base < end and index not in self._fills and not self._pieces.has(index, min(end - base, BLOCK_BYTES))
+                base < end
+                and index not in self._fills
+                and not self._pieces.has(index, min(end - base, self._block_bytes))
             )
             if lacking and first is None:
                 first = index
-            if first is not None and (not lacking or index - first == EXTENT_BLOCKS):
-                self._start(BlockFetch(first, index - 1, min(end, base), ahead=ahead, finish=self._finish), give_back)
+            if first is not None and (not lacking or index - first == self._shop.tuning.extent_blocks):
+                self._start(
+                    BlockFetch(
+                        first, index - 1, first * self._block_bytes, min(end, base), ahead=ahead, finish=self._finish
+                    ),
+                    give_back,
+                )
                 give_back, begun = None, True
                 first = index if lacking else None
         return begun
@@ -256,9 +259,9 @@ class SharedFile:
                     await self._download.run(fill)
                     if fill.at < fill.upto:
                         break  # the file ended before
-                    loaded.update(range(at // BLOCK_BYTES, fill.upto // BLOCK_BYTES))
+                    loaded.update(range(at // self._block_bytes, fill.upto // self._block_bytes))
                 # The block that it ends in, when it was meant to end within: what a glance fetched.
-                if not fill.done and fill.end % BLOCK_BYTES and fill.end != pieces.size:
+                if not fill.done and fill.end % self._block_bytes and fill.end != pieces.size:
                     await pieces.keep(fill.last, pieces.block(fill.last))
             except errors.Superseded as error:
                 fill.error = error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_format import BLOCK_BYTES, Provenance
+from artifactfs.content.block_format import Provenance
 from artifactfs.content.context import ContentContext
 from artifactfs.content.memory_cache import MemoryBlock
 
@@ -23,6 +23,7 @@ class VersionBlocks:
         self, shop: ContentContext, size: int | None, name: Callable[[int], bytes], run_stamp: bytes | None
     ) -> None:
         self._shop = shop
+        self._block_bytes = shop.tuning.block_bytes
         self._name = name
         self._run_stamp = run_stamp
         # Until the size is known, which is part of the version's name, a name that nothing else has.
@@ -117,26 +118,30 @@ class VersionBlocks:
 
     def length_of(self, index: int) -> int:
         """Return how long a block is when it is whole."""
-        return BLOCK_BYTES if self.size is None else max(0, min(BLOCK_BYTES, self.size - index * BLOCK_BYTES))
+        return (
+            self._block_bytes
+            if self.size is None
+            else max(0, min(self._block_bytes, self.size - index * self._block_bytes))
+        )
 
     def contiguous_end(self, start: int, end: int, loaded: Collection[int] = ()) -> int:
         """Return to where all bytes from `start` on are in memory, or in blocks `loaded` of late; `end` at most."""
         while start < end:
-            index, offset = divmod(start, BLOCK_BYTES)
+            index, offset = divmod(start, self._block_bytes)
             block = self.block(index)
             have = self.length_of(index) if index in loaded else block.have if block is not None else 0
             if have <= offset:
                 break
-            start = index * BLOCK_BYTES + have
-            if have < BLOCK_BYTES:
+            start = index * self._block_bytes + have
+            if have < self._block_bytes:
                 break
         return min(start, end)
 
     def next_cached(self, start: int, end: int, loaded: Collection[int]) -> int:
         """Return to where to fetch what lacks from `start` on: the next block that is whole, or `end`."""
-        for index in range(start // BLOCK_BYTES + 1, -(-end // BLOCK_BYTES)):
+        for index in range(start // self._block_bytes + 1, -(-end // self._block_bytes)):
             if index in loaded or self.has(index, self.length_of(index)):
-                return index * BLOCK_BYTES
+                return index * self._block_bytes
         return end
 
     def take(self, at: int, chunk: bytes, *, ahead: bool) -> list[tuple[int, MemoryBlock]]:
@@ -150,8 +155,8 @@ class VersionBlocks:
         view = memoryview(chunk)
         self._shop.tally.fetched_bytes += len(chunk)
         while view:
-            index, offset = divmod(at, BLOCK_BYTES)
-            count = min(len(view), BLOCK_BYTES - offset)
+            index, offset = divmod(at, self._block_bytes)
+            count = min(len(view), self._block_bytes - offset)
             if (block := self._put(index, offset, view[:count], ahead)) is not None:
                 whole.append((index, block))
             at += count
@@ -191,7 +196,7 @@ class VersionBlocks:
 
     def hold(self, at: int) -> None:
         """Bytes are about to come for place `at`: what its block has by now must stay."""
-        index, offset = divmod(at, BLOCK_BYTES)
+        index, offset = divmod(at, self._block_bytes)
         if offset and (block := self.block(index)) is not None:
             self._filling[index] = block
 
@@ -245,7 +250,7 @@ class VersionBlocks:
 
     async def keep_all(self) -> None:
         """Have everything kept that is in memory: the size is known only now."""
-        indices = range(-(-(self.size or 0) // BLOCK_BYTES))
+        indices = range(-(-(self.size or 0) // self._block_bytes))
         self.settle(indices)
         for index in indices:
             await self.keep(index, self.block(index))

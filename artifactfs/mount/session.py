@@ -38,6 +38,7 @@ from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogDestination
+from artifactfs.modellab import rate_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
@@ -244,6 +245,7 @@ def _shop(settings: Settings, contents: Transport, keeper: DiskCache, nursery: t
         wall_clock=time.time,
         deadline_s=settings.deadline,
         listing_ttl_s=settings.listing_ttl,
+        backoff_s=rate_limits.backoff_s,
     )
 
 

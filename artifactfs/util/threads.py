@@ -5,13 +5,26 @@ reached at any moment and pass again. Then `run` raises NoThread, before anythin
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
 from artifactfs.errors import NoThread
 
 T = TypeVar("T")
+
+
+class RunInThread(Protocol):
+    """`run`, or a stand-in for it in tests."""
+
+    async def __call__(
+        self,
+        call: Callable[..., T],
+        *args: object,
+        limiter: trio.CapacityLimiter | None = None,
+        abandon_on_cancel: bool = False,
+    ) -> T:
+        """Return `call(*args)`."""
 
 
 async def run(

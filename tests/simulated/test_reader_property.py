@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs import errors
-from tests.content_harness import BLOCK, Bench, Server, bench, noise, scaled_down
+from tests.content_harness import BLOCK, Bench, Server, bench, noise
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ def play(plan: Plan, server: Server, scene: Callable[[Bench], object]) -> None:
 
     directory = tempfile.mkdtemp(prefix="artifactfs-test-")
     try:
-        with scaled_down():
-            trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+        trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         shutil.rmtree(directory)
 

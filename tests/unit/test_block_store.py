@@ -15,6 +15,7 @@ import pytest
 from artifactfs.content import block_format
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
 from artifactfs.content.block_store import BlockStore
+from artifactfs.content.tuning import BLOCK_BYTES
 
 KEY = bytes(range(16))
 OTHER = bytes(range(1, 17))
@@ -26,8 +27,8 @@ def anything(_stamp: Provenance) -> bool:
     return True
 
 
-def store_in(path: Path, *, max_bytes: int = 1 << 30, min_free: int = 0) -> BlockStore:
-    return BlockStore(str(path), max_bytes=max_bytes, min_free_bytes=min_free)
+def store_in(path: Path, *, max_bytes: int = 1 << 30, min_free: int = 0, block_bytes: int = BLOCK_BYTES) -> BlockStore:
+    return BlockStore(str(path), max_bytes=max_bytes, min_free_bytes=min_free, block_bytes=block_bytes)
 
 
 def stamp_of(store: BlockStore) -> Provenance:
@@ -49,8 +50,13 @@ def mount_path(store: BlockStore, key: bytes, first: int, count: int) -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> BlockStore:
-    return store_in(tmp_path)
+def block_bytes() -> int:
+    return BLOCK_BYTES
+
+
+@pytest.fixture
+def store(tmp_path: Path, block_bytes: int) -> BlockStore:
+    return store_in(tmp_path, block_bytes=block_bytes)
 
 
 @pytest.mark.parametrize("validator", [None, b"v" * 16])
@@ -187,7 +193,7 @@ def test_a_disk_that_takes_part_of_a_block(store: BlockStore, tmp_path: Path, mo
 def test_least_recently_used_goes_first(tmp_path: Path) -> None:
     """4.4: reading counts as use; what was used longest ago goes, and no more than makes room."""
     limit = 40 * PAGE
-    store = store_in(tmp_path, max_bytes=limit)
+    store = store_in(tmp_path, max_bytes=limit, block_bytes=SMALL)
     for index in range(39):
         assert store.save(KEY, index, [DATA], stamp_of(store))
         os.utime(mount_path(store, KEY, index, 1), (index, index))
@@ -314,7 +320,7 @@ def test_the_count_is_never_too_low(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_damaged_count_is_counted_anew(tmp_path: Path, damage: bytes) -> None:
     """4.4: the limit holds also after the count of what is there was lost or damaged."""
     limit = 40 * PAGE
-    store = store_in(tmp_path, max_bytes=limit)
+    store = store_in(tmp_path, max_bytes=limit, block_bytes=SMALL)
     for index in range(38):
         store.save(KEY, index, [DATA], stamp_of(store))
     (tmp_path / "blocks-1" / "usage").write_bytes(damage)
@@ -360,11 +366,8 @@ GROUP_ON_DISK = 3 * PAGE
 FIRST = 2 * GROUP_BLOCKS
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a block be a KiB, written in three pieces."""
-    monkeypatch.setattr(block_format, "BLOCK_BYTES", SMALL)
-    monkeypatch.setattr(block_format, "_WRITE_BYTES", 400)
+# Let a block be a KiB.
+small_blocks = pytest.mark.parametrize("block_bytes", [SMALL])
 
 
 def bytes_of(found: list[Block | None]) -> list[bytes | None]:
@@ -379,7 +382,7 @@ def group_file(path: Path) -> Path:
 def test_a_group_is_loaded_block_by_block(tmp_path: Path) -> None:
     """4.3: what was saved together comes back together or one by one, each with the group's stamp; real sizes."""
     store = store_in(tmp_path)
-    group = [os.urandom(block_format.BLOCK_BYTES) for _ in range(GROUP_BLOCKS)]
+    group = [os.urandom(BLOCK_BYTES) for _ in range(GROUP_BLOCKS)]
     assert store.save(KEY, FIRST, group, stamp_of(store))
     assert len(block_files(tmp_path)) == 1
     assert bytes_of(store.load(KEY, range(FIRST, FIRST + GROUP_BLOCKS), anything)) == group
@@ -390,7 +393,7 @@ def test_a_group_is_loaded_block_by_block(tmp_path: Path) -> None:
         assert found.stamp == stamp_of(store)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_some_of_a_group(store: BlockStore) -> None:
     """4.3: in any order, over the borders of groups, beside what is not there."""
     store.save(KEY, FIRST, GROUP, stamp_of(store))
@@ -400,7 +403,7 @@ def test_some_of_a_group(store: BlockStore) -> None:
     assert store.load(OTHER, [FIRST], anything) == [None]
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_the_end_of_a_file_beside_a_group(tmp_path: Path, store: BlockStore) -> None:
     """4.3: the last block of a file, which is shorter, is a file of its own."""
     store.save(KEY, 0, GROUP, stamp_of(store))
@@ -410,7 +413,7 @@ def test_the_end_of_a_file_beside_a_group(tmp_path: Path, store: BlockStore) -> 
     assert bytes_of(store.load(KEY, range(GROUP_BLOCKS + 2), anything)) == [*GROUP, GROUP[0], b"tail"]
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_any_flipped_bit_in_a_groups_header_is_noticed(tmp_path: Path, store: BlockStore) -> None:
     """4.4: a bit that flipped in the header: nothing of the group is served, and it is gone."""
     store.save(KEY, 0, GROUP, stamp_of(store))
@@ -422,7 +425,7 @@ def test_any_flipped_bit_in_a_groups_header_is_noticed(tmp_path: Path, store: Bl
         assert not file.exists()
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 @pytest.mark.parametrize("index", range(GROUP_BLOCKS))
 @pytest.mark.parametrize("offset", [0, 500, SMALL - 1])
 def test_a_flipped_bit_in_any_block_of_a_group_is_noticed(
@@ -445,7 +448,7 @@ def test_a_flipped_bit_in_any_block_of_a_group_is_noticed(
     assert not file.exists()
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 @pytest.mark.parametrize("length", [0, 1, 100, -1, -SMALL, -GROUP_BLOCKS * SMALL])
 def test_a_cut_group_is_noticed(tmp_path: Path, store: BlockStore, length: int) -> None:
     """4.4: of a file that is shorter than it was nothing is served, nor of one that is longer."""
@@ -458,7 +461,7 @@ def test_a_cut_group_is_noticed(tmp_path: Path, store: BlockStore, length: int) 
         assert not file.exists()
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_a_group_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -> None:
     """4.4: a good group under the name of another, of a single block, or a single block under that of a group."""
     for first, name in ((0, mount_path(store, KEY, 0, 1)), (0, mount_path(store, KEY, GROUP_BLOCKS, GROUP_BLOCKS))):
@@ -474,7 +477,7 @@ def test_a_group_in_the_wrong_place_is_none(tmp_path: Path, store: BlockStore) -
     assert load(store, KEY, 0) is None
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_a_group_replaces_its_single_blocks(tmp_path: Path, store: BlockStore) -> None:
     """4.4: the blocks that a group holds are not held, nor counted, a second time; those beside it stay."""
     for index in range(-1, GROUP_BLOCKS + 1):
@@ -489,7 +492,7 @@ def test_a_group_replaces_its_single_blocks(tmp_path: Path, store: BlockStore) -
     assert bytes_of(store.load(KEY, wanted, anything)) == [DATA, *GROUP, DATA]
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_behind_a_group_that_does_not_hold(tmp_path: Path, store: BlockStore) -> None:
     """4.3, 4.4: where a group is damaged or not accepted, it goes, and single blocks are served if they hold."""
     refused = Provenance(1.0, b"another!")
@@ -512,7 +515,7 @@ def test_a_small_cache_takes_no_groups(tmp_path: Path, max_bytes: int, count: in
     assert store_in(tmp_path, max_bytes=max_bytes).group_blocks == count
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_usage_verify_and_clear_of_groups(tmp_path: Path, store: BlockStore) -> None:
     """4.4: a group counts as the blocks in it; it is damaged if any of them is, and then goes as a whole."""
     for first in (0, GROUP_BLOCKS):
@@ -535,7 +538,7 @@ def test_usage_verify_and_clear_of_groups(tmp_path: Path, store: BlockStore) -> 
     assert not block_files(tmp_path)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_groups_are_discarded(tmp_path: Path, store: BlockStore) -> None:
     """4.1: of a version that is gone nothing stays, and of another everything."""
     for key in (KEY, OTHER):
@@ -547,11 +550,10 @@ def test_groups_are_discarded(tmp_path: Path, store: BlockStore) -> None:
     assert store.usage().size_bytes == GROUP_ON_DISK + PAGE
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_the_least_recently_used_group_goes_first(tmp_path: Path) -> None:
     """4.4: a group is used when any of its blocks is, and evicted as a whole; the limit holds."""
     limit = 40 * PAGE
-    store = store_in(tmp_path, max_bytes=limit)
+    store = store_in(tmp_path, max_bytes=limit, block_bytes=SMALL)
     for number in range(13):
         assert store.save(KEY, number * GROUP_BLOCKS, GROUP, stamp_of(store))
         os.utime(mount_path(store, KEY, number * GROUP_BLOCKS, GROUP_BLOCKS), (number, number))
@@ -564,7 +566,7 @@ def test_the_least_recently_used_group_goes_first(tmp_path: Path) -> None:
     assert groups[1] == [None] * GROUP_BLOCKS
 
 
-@pytest.mark.usefixtures("small_blocks")
+@small_blocks
 def test_a_disk_that_takes_part_of_a_group(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4.4: a write that the disk cut short, wherever in a group, leaves nothing of it and what was there before."""
     store.save(KEY, 0, [DATA], stamp_of(store))

@@ -3,16 +3,18 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from artifactfs.content import block_format, disk_cache
 from artifactfs.content.block_format import Block, Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.disk_cache import DiskCache
+from artifactfs.content.tuning import BLOCK_BYTES, ContentTuning
+
+T = TypeVar("T")
 
 KEY = b"k" * 16
 STAMP = Provenance(0.0, b"session!")
@@ -50,15 +52,14 @@ class Disk:
 
 
 @asynccontextmanager
-async def keeping(disk: Disk | None, monkeypatch: pytest.MonkeyPatch, queue: int = 100) -> AsyncIterator[DiskCache]:
-    async def run_sync(call: Callable[..., object], *args: object, **_: object) -> object:
+async def keeping(disk: Disk | None, *, queue: int = 100, block_bytes: int = BLOCK_BYTES) -> AsyncIterator[DiskCache]:
+    async def run(call: Callable[..., T], *args: object, **_: object) -> T:
         await trio.sleep(disk.call_s if disk is not None else 0)
         return call(*args)
 
-    monkeypatch.setattr(disk_cache, "_QUEUE_BYTES", queue)
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    tuning = ContentTuning(block_bytes=block_bytes, disk_queue_bytes=queue)
     async with trio.open_nursery() as nursery:
-        made = DiskCache(cast("BlockStore | None", disk), nursery)
+        made = DiskCache(cast("BlockStore | None", disk), nursery, tuning, run)
         yield made
         await made.flush()
         assert made._waiting_bytes == 0
@@ -77,10 +78,10 @@ async def load(made: DiskCache, *indices: int) -> list[bytes | None]:
     return [bytes(block.data) if block is not None else None for block in found]
 
 
-async def test_what_waits_is_there(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_is_there(autojump_clock: MockClock) -> None:
     """4.3: a block is found from the moment on that it was given to be kept, and when it is written."""
     disk = Disk(call_s=5)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         await save(made, 0)
         assert not disk.kept
         assert await load(made, 0, 1) == [b"0123456789", None]
@@ -89,10 +90,10 @@ async def test_what_waits_is_there(autojump_clock: MockClock, monkeypatch: pytes
         assert await load(made, 0, 1) == [b"0123456789", None]
 
 
-async def test_only_the_bytes_that_came_are_kept(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_bytes_that_came_are_kept(autojump_clock: MockClock) -> None:
     """4.5: of a block that a glance began, what came; more of it replaces less, also while that is being written."""
     disk = Disk(call_s=5)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         await made.save(KEY, 0, bytearray(b"abcd......"), 4, STAMP)
         await trio.sleep(1)
         await save(made, 0, b"abcdefghij")
@@ -101,20 +102,20 @@ async def test_only_the_bytes_that_came_are_kept(autojump_clock: MockClock, monk
         assert disk.kept[KEY, 0] == b"abcdefghij"
 
 
-async def test_a_slow_disk_is_waited_for(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_disk_is_waited_for(autojump_clock: MockClock) -> None:
     """4.4: as long as the disk gets on with it, a fetch waits for room and everything is kept."""
     disk = Disk(call_s=1.5)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         for index in range(100):
             await save(made, index)
             assert made._waiting_bytes <= 110
     assert len(disk.kept) == 100
 
 
-async def test_a_stuck_disk_costs_one_wait(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stuck_disk_costs_one_wait(autojump_clock: MockClock) -> None:
     """4.4: a disk that hangs costs the fetches two seconds in all, not each; when it moves again, they keep again."""
     disk = Disk(call_s=600)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         for index in range(11):
             await save(made, index)
         before = trio.current_time()
@@ -127,12 +128,10 @@ async def test_a_stuck_disk_costs_one_wait(autojump_clock: MockClock, monkeypatc
     assert (KEY, 200) in disk.kept
 
 
-async def test_a_disk_that_keeps_nothing_has_no_room(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_disk_that_keeps_nothing_has_no_room(autojump_clock: MockClock) -> None:
     """4.4: who counts on the disk is told that nothing fits on it, until something does."""
     disk = Disk(works=False)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         assert made.room_bytes == 1000
         await save(made, 0)
         await made.flush()
@@ -143,12 +142,10 @@ async def test_a_disk_that_keeps_nothing_has_no_room(
         assert made.room_bytes == 1000
 
 
-async def test_a_bug_in_writing_ends_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_bug_in_writing_ends_nothing(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     """5.5: whatever goes wrong in writing is logged; the mount, and its keeping, go on."""
     disk = Disk(works=None)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         await save(made, 0)
         await made.flush()
         assert "RuntimeError" in caplog.text
@@ -157,10 +154,10 @@ async def test_a_bug_in_writing_ends_nothing(
     assert list(disk.kept) == [(KEY, 1)]
 
 
-async def test_what_is_discarded_is_gone(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_discarded_is_gone(autojump_clock: MockClock) -> None:
     """4.1: a version that is superseded is neither on the disk nor waiting for it."""
     disk = Disk(call_s=1)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk) as made:
         await save(made, 0)
         await made.flush()
         await save(made, 1)
@@ -169,9 +166,9 @@ async def test_what_is_discarded_is_gone(autojump_clock: MockClock, monkeypatch:
         await made.flush()
 
 
-async def test_without_a_store(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_store(autojump_clock: MockClock) -> None:
     """4.4: without a cache nothing is ever there, and nothing waits."""
-    async with keeping(None, monkeypatch) as made:
+    async with keeping(None) as made:
         await save(made, 0)
         await made.discard(KEY)
         assert await load(made, 0) == [None]
@@ -183,22 +180,15 @@ async def test_without_a_store(autojump_clock: MockClock, monkeypatch: pytest.Mo
 BLOCK = b"0123456789"
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a block be ten bytes; four are a group (`Disk.group_blocks`)."""
-    monkeypatch.setattr(block_format, "BLOCK_BYTES", len(BLOCK))
-
-
 def written(disk: Disk) -> list[tuple[float, int, int]]:
     """Return when what was written: seconds, the first block's index, how many."""
     return [(when, first, count) for when, _, first, count, _ in disk.writes]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_a_whole_group_is_written_at_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_whole_group_is_written_at_once(autojump_clock: MockClock) -> None:
     """4.4: blocks of one group, in whatever order they came, are one file, without a wait."""
     disk = Disk()
-    async with keeping(disk, monkeypatch, queue=1000) as made:
+    async with keeping(disk, queue=1000, block_bytes=len(BLOCK)) as made:
         for index in (6, 4, 8, 7, 5):
             await save(made, index)
         await wait_all_tasks_blocked()
@@ -206,11 +196,10 @@ async def test_a_whole_group_is_written_at_once(autojump_clock: MockClock, monke
         assert await load(made, *range(3, 10)) == [None, *[BLOCK] * 5, None]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_a_group_that_is_not_whole_in_time(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_group_that_is_not_whole_in_time(autojump_clock: MockClock) -> None:
     """4.4: half a second after it came a block is written without the others; one that comes before makes a group."""
     disk = Disk()
-    async with keeping(disk, monkeypatch, queue=1000) as made:
+    async with keeping(disk, queue=1000, block_bytes=len(BLOCK)) as made:
         for index in (0, 1, 4, 5, 6):
             await save(made, index)
         await trio.sleep(0.4)
@@ -226,27 +215,25 @@ async def test_a_group_that_is_not_whole_in_time(autojump_clock: MockClock, monk
         assert written(disk)[3:] == [(0.9, 2, 1), pytest.approx((1.01, 3, 1))]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_the_end_of_a_file_waits_for_nothing(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_of_a_file_waits_for_nothing(autojump_clock: MockClock) -> None:
     """4.4: what can be in no group is written at once: a short block, and all of a store without groups."""
     disk = Disk()
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk, block_bytes=len(BLOCK)) as made:
         await save(made, 0, b"short")
         await wait_all_tasks_blocked()
         assert written(disk) == [(0, 0, 1)]
     disk = Disk(group_blocks=1)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk, block_bytes=len(BLOCK)) as made:
         for index in range(4):
             await save(made, index)
         await wait_all_tasks_blocked()
         assert written(disk) == [(0, index, 1) for index in range(4)]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_a_flush_does_not_wait_for_groups(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_does_not_wait_for_groups(autojump_clock: MockClock) -> None:
     """4.4: what was given to be kept before the mount ends is kept, at once; what comes after waits as ever."""
     disk = Disk()
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk, block_bytes=len(BLOCK)) as made:
         await save(made, 0)
         await save(made, 1)
         await made.flush()
@@ -256,11 +243,10 @@ async def test_a_flush_does_not_wait_for_groups(autojump_clock: MockClock, monke
         assert written(disk)[2:] == [(0.5, 4, 1)]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_several_flushes(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_several_flushes(autojump_clock: MockClock) -> None:
     """4.4: each ends when all is written, whatever becomes of the others; none is slowed down by the end of another."""
     disk = Disk(call_s=1)
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk, block_bytes=len(BLOCK)) as made:
         await save(made, 0)
 
         async def again() -> None:
@@ -284,13 +270,10 @@ async def test_several_flushes(autojump_clock: MockClock, monkeypatch: pytest.Mo
         assert written(disk) == [(1, 0, 1), (2, 4, 1), (2.5, 8, 1)]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_a_queue_that_fills_does_not_wait_for_groups(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_queue_that_fills_does_not_wait_for_groups(autojump_clock: MockClock) -> None:
     """4.4: more than half of the room for what waits is not spent on blocks that may never be a group."""
     disk = Disk()
-    async with keeping(disk, monkeypatch, queue=400) as made:
+    async with keeping(disk, queue=400, block_bytes=len(BLOCK)) as made:
         for index in range(20):
             await save(made, index * 4)
         await wait_all_tasks_blocked()
@@ -303,20 +286,19 @@ async def test_a_queue_that_fills_does_not_wait_for_groups(
         assert written(disk)[8:] == [(0.5, index * 4, 1) for index in range(8, 21)]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_what_is_not_of_one_group(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_not_of_one_group(autojump_clock: MockClock) -> None:
     """4.1, 4.3: blocks of two files, or that came with two validators or of two states of a run, are kept singly."""
     run, validator = Provenance(0.0, b"session!", run=b"r" * 16), Provenance(0.0, b"session!", validator=b"v" * 16)
     for other in (run, validator):
         disk = Disk()
-        async with keeping(disk, monkeypatch) as made:
+        async with keeping(disk, block_bytes=len(BLOCK)) as made:
             for index in range(4):
                 await made.save(KEY, index, bytearray(BLOCK), 10, other if index == 2 else STAMP)
         assert [(first, count, stamp) for _, _, first, count, stamp in disk.writes] == [
             (index, 1, other if index == 2 else STAMP) for index in range(4)
         ]
     disk = Disk()
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk, block_bytes=len(BLOCK)) as made:
         for index in range(4):
             await made.save(KEY if index else b"other version 16", index, bytearray(BLOCK), 10, STAMP)
         await wait_all_tasks_blocked()
@@ -324,21 +306,19 @@ async def test_what_is_not_of_one_group(autojump_clock: MockClock, monkeypatch: 
     assert [count for *_, count, _ in disk.writes] == [1] * 4
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_a_group_is_as_old_as_its_oldest(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_group_is_as_old_as_its_oldest(autojump_clock: MockClock) -> None:
     """4.3: no block of a group is believed for longer than it would be alone."""
     disk = Disk()
-    async with keeping(disk, monkeypatch) as made:
+    async with keeping(disk, block_bytes=len(BLOCK)) as made:
         for index, when in enumerate((7.0, 5.0, 6.0, 8.0)):
             await made.save(KEY, index, bytearray(BLOCK), 10, Provenance(when, b"session!", b"v" * 16, b"r" * 16))
     assert [stamp for *_, stamp in disk.writes] == [Provenance(5.0, b"session!", b"v" * 16, b"r" * 16)]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_blocks_that_come_again(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_blocks_that_come_again(autojump_clock: MockClock) -> None:
     """4.3: what comes again while it waits, or while its group is written, is kept as it came last, and counts once."""
     disk = Disk(call_s=5)
-    async with keeping(disk, monkeypatch, queue=1000) as made:
+    async with keeping(disk, queue=1000, block_bytes=len(BLOCK)) as made:
         await save(made, 0, b"01234")
         await wait_all_tasks_blocked()
         for index in (1, 1, 2, 2, 0):
@@ -355,15 +335,12 @@ async def test_blocks_that_come_again(autojump_clock: MockClock, monkeypatch: py
         assert [(first, count) for _, first, count in written(disk)] == [(0, 1), (0, 4), (1, 1)]
 
 
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("gives_up", [False, True])
-async def test_what_is_discarded_while_it_is_written(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, count: int, gives_up: bool
-) -> None:
+async def test_what_is_discarded_while_it_is_written(autojump_clock: MockClock, count: int, gives_up: bool) -> None:
     """4.1: what a thread is writing of a version goes, too, also if nobody waits for it to go; others stay."""
     disk = Disk(call_s=3)
-    async with keeping(disk, monkeypatch, queue=1000) as made:
+    async with keeping(disk, queue=1000, block_bytes=len(BLOCK)) as made:
         await made.save(b"other version 16", 0, bytearray(b"short"), 5, STAMP)
         for index in range(count):
             await save(made, index, BLOCK if count > 1 else b"short")
@@ -377,13 +354,10 @@ async def test_what_is_discarded_while_it_is_written(
     assert list(disk.kept) == [(b"other version 16", 0)]
 
 
-@pytest.mark.usefixtures("small_blocks")
-async def test_a_bug_in_writing_lets_others_go_on(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_bug_in_writing_lets_others_go_on(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     """4.4, 5.5: who waits for room has it at once, groups are counted anew, and what comes then is kept."""
     disk = Disk(works=None, call_s=1)
-    async with keeping(disk, monkeypatch, queue=50) as made:
+    async with keeping(disk, queue=50, block_bytes=len(BLOCK)) as made:
         for index in range(6):
             await save(made, index)
         await save(made, 6)

@@ -116,6 +116,14 @@ def test_tree_and_content_do_not_know_each_other() -> None:
     assert not wrong
 
 
+def test_content_does_not_know_modellab() -> None:
+    """Content is given the service as a Protocol, and its policy of retries as a function."""
+    wrong = [
+        f"{name}:{line}" for name, line, source, target, _ in ours() if (source, target) == ("content", "modellab")
+    ]
+    assert not wrong
+
+
 @pytest.mark.parametrize("library", sorted(KNOWS))
 def test_who_knows_a_library(library: str) -> None:
     """Only modellab knows httpx, only fuse and mount know pyfuse3, only the emulator knows its server."""

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,16 @@ from artifactfs.content.block_store import BlockStore
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.open_files import FileVersion
 from artifactfs.domain import ArtifactRef
-from tests.content_harness import BLOCK, Server, bench, noise, scaled_down
+from tests.content_harness import BLOCK, Server, bench, noise
 
 SIZE = 5 * BLOCK + 100
-
-
-@pytest.fixture
-def small() -> Iterator[None]:
-    with scaled_down():
-        yield
 
 
 def version(size: int | None = SIZE) -> FileVersion:
     return FileVersion(ArtifactRef("10", "p/artifacts/f.bin"), size, None)
 
 
-async def test_where_bytes_came_from(tmp_path: Path, small: None, autojump_clock: MockClock) -> None:
+async def test_where_bytes_came_from(tmp_path: Path, autojump_clock: MockClock) -> None:
     """5.3: what the service sent, what the disk had, and what memory answered are counted, each where it came from."""
     server = Server(noise(SIZE))
     async with bench(server, directory=str(tmp_path)) as made:
@@ -59,7 +52,7 @@ async def test_where_bytes_came_from(tmp_path: Path, small: None, autojump_clock
 
 
 @pytest.mark.parametrize("fits", [True, False])
-async def test_what_is_streamed(fits: bool, small: None, autojump_clock: MockClock) -> None:
+async def test_what_is_streamed(fits: bool, autojump_clock: MockClock) -> None:
     """4.2: a body that is read whole is told while it is; one that fits nowhere is counted, and each new start."""
     size = 12 * BLOCK
     server = Server(noise(size), granted=False)

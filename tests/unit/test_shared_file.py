@@ -1,29 +1,20 @@
 """artifactfs.content: what is asked of a server, what is read of it, and what is kept, case by case, in small."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from artifactfs import errors
-from artifactfs.content import disk_cache
 from artifactfs.content.reader import OpenFile
-from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Server, bench, noise, scaled_down
+from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, TUNING, Server, bench, noise
 
 SIZE = 40 * BLOCK + 123
 DATA = noise(SIZE)
 NEW = noise(SIZE, seed=1)
 A, B = b"A" * 16, b"B" * 16
-
-pytestmark = pytest.mark.usefixtures("small")
-
-
-@pytest.fixture
-def small() -> Iterator[None]:
-    with scaled_down():
-        yield
 
 
 async def read_all(handle: OpenFile, size: int = SIZE) -> bytes:
@@ -166,21 +157,17 @@ def kept_in(directory: Path) -> list[str]:
     return sorted(file.name for file in directory.glob("blocks-1/*/*/*"))
 
 
-async def test_a_file_that_is_read_whole_is_kept_in_groups(
-    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_that_is_read_whole_is_kept_in_groups(autojump_clock: MockClock, tmp_path: Path) -> None:
     """4.3, 4.4: eight blocks make a file of the cache, what is left at the end one each; a later mount serves them."""
     for _ in range(2):
         server = Server(DATA, validator=lambda: A)
         # With room for all: where it gets short, blocks do not wait for their group.
-        async with bench(server, directory=str(tmp_path)) as made:
-            with monkeypatch.context() as patched:
-                patched.setattr(disk_cache, "_QUEUE_BYTES", 4 * SIZE)
-                patched.setattr(disk_cache, "_GROUP_WAIT_S", 60.0)
-                handle = await made.open(SIZE)
-                assert await read_all(handle) == DATA
-                handle.close()
-                await made.keeper.flush()
+        roomy = msgspec.structs.replace(TUNING, disk_queue_bytes=4 * SIZE, group_wait_s=60.0)
+        async with bench(server, directory=str(tmp_path), tuning=roomy) as made:
+            handle = await made.open(SIZE)
+            assert await read_all(handle) == DATA
+            handle.close()
+            await made.keeper.flush()
         assert kept_in(tmp_path) == sorted([*(f"{first:08x}-group" for first in range(0, 40, 8)), f"{40:08x}"])
     assert not server.asked
 

@@ -1,6 +1,5 @@
 """artifactfs.content: what becomes of contents when the keys turn out to be another account's (semantics 6.3)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,19 +8,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
-from tests.content_harness import BLOCK, Server, bench, noise, scaled_down
+from tests.content_harness import BLOCK, Server, bench, noise
 
 SIZE = 8 * BLOCK
 MINE, THEIRS = noise(SIZE), noise(SIZE, seed=1)
 A, B = b"A" * 16, b"B" * 16
-
-pytestmark = pytest.mark.usefixtures("small")
-
-
-@pytest.fixture
-def small() -> Iterator[None]:
-    with scaled_down():
-        yield
 
 
 async def read_all(handle: OpenFile) -> bytes:

@@ -1,6 +1,5 @@
 """artifactfs.content: one open file is one version, sizes that are found, and what holds over a remount, in small."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,12 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
-from tests.content_harness import BLOCK, GLANCE, LISTING_TTL_S, NOW_S, Server, bench, noise, scaled_down
+from tests.content_harness import BLOCK, GLANCE, LISTING_TTL_S, NOW_S, Server, bench, noise
 
 SIZE = 40 * BLOCK + 123
 DATA = noise(SIZE)
 NEW = noise(SIZE, seed=1)
 A, B = b"A" * 16, b"B" * 16
-
-pytestmark = pytest.mark.usefixtures("small")
-
-
-@pytest.fixture
-def small() -> Iterator[None]:
-    with scaled_down():
-        yield
 
 
 async def read_all(handle: OpenFile, size: int = SIZE) -> bytes:

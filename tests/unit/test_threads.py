@@ -24,7 +24,7 @@ from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.modellab.error_mapping import of_exception
 from artifactfs.settings import Keys, Secret
 from artifactfs.util import threads
-from tests.content_harness import BLOCK, Server, bench, scaled_down
+from tests.content_harness import BLOCK, Server, bench
 
 KEY = b"k" * 16
 LACK = "no thread can be had"
@@ -139,23 +139,19 @@ async def test_a_version_that_is_gone_is_not_served_later(
 
 
 @pytest.mark.parametrize("from_block", [0, 5, 17])
-async def test_reading_goes_on(
-    tmp_path: Path, machine: Threads, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, from_block: int
-) -> None:
+async def test_reading_goes_on(tmp_path: Path, machine: Threads, autojump_clock: MockClock, from_block: int) -> None:
     """5.5: a reader from whose middle on no thread can be had gets every byte, of a file that is cached in part."""
     data = bytes(index % 251 for index in range(24 * BLOCK + 7))
-    with scaled_down():
-        monkeypatch.setattr(trio.to_thread, "run_sync", machine.run_sync)
-        server = Server(data)
-        async with bench(server, directory=str(tmp_path), pool=4 * BLOCK) as made:
-            handle = await made.open(len(data))
-            assert await made.read_whole(handle) == data
-            await made.keeper.flush()
-            for start in range(0, len(data), BLOCK):
-                if start == from_block * BLOCK:
-                    machine.error = RuntimeError("can't start new thread")
-                assert bytes(await handle.read(start, BLOCK)) == data[start : start + BLOCK]
-            handle.close()
+    server = Server(data)
+    async with bench(server, directory=str(tmp_path), pool=4 * BLOCK, run_in_thread=threads.run) as made:
+        handle = await made.open(len(data))
+        assert await made.read_whole(handle) == data
+        await made.keeper.flush()
+        for start in range(0, len(data), BLOCK):
+            if start == from_block * BLOCK:
+                machine.error = RuntimeError("can't start new thread")
+            assert bytes(await handle.read(start, BLOCK)) == data[start : start + BLOCK]
+        handle.close()
 
 
 # --- names ----------------------------------------------------------------------------------------------------
