@@ -110,6 +110,21 @@ class ArtifactRef(msgspec.Struct, frozen=True):
     version: str = ""
 
 
+class ContentVersion(msgspec.Struct, frozen=True):
+    """One version of a file's contents: its place, its size in bytes (None: unknown), and its identity over remounts.
+
+    `content_stamp`: a digest of the times of a settled run, and of `variant`; or else of the file's own time; None
+    where neither is known (semantics 4.3). `variant` tells versions of one size apart; 0 is the first that was seen.
+    `settled`: the run is over, so that the file is as it was listed.
+    """
+
+    artifact: ArtifactRef
+    size_bytes: int | None
+    content_stamp: bytes | None = None
+    variant: int = 0
+    settled: bool = True
+
+
 class ContentBody(msgspec.Struct):
     """An answer's body: bytes [start, end) of the artifact as they come.
 

@@ -17,10 +17,10 @@ from artifactfs.content.block_store import BlockStore
 from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
-from artifactfs.content.open_files import FileVersion, OpenFileTable
+from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.content.tuning import ContentTuning
-from artifactfs.domain import ArtifactRef, ContentBody
+from artifactfs.domain import ArtifactRef, ContentBody, ContentVersion
 from artifactfs.util import threads
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class Bench:
     now_s: list[float]
 
     async def open(self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None) -> OpenFile:
-        return await self.files.open(FileVersion(ArtifactRef("10", path), size, run_stamp))
+        return await self.files.open(ContentVersion(ArtifactRef("10", path), size, run_stamp))
 
     async def read_whole(self, handle: OpenFile, step: int = 300) -> bytes:
         """Read a file as a sequential reader does, to the first empty read."""

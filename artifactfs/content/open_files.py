@@ -4,27 +4,13 @@ Owns what a version of a file is called in the cache: site, account, project, pa
 """
 
 import hashlib
-from typing import NamedTuple
 
 import msgspec
 
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile
 from artifactfs.content.shared_file import SharedFile
-from artifactfs.domain import ArtifactRef
-
-
-class FileVersion(msgspec.Struct, frozen=True):
-    """What is opened: where it is, its size in bytes (None: unknown), and what it is known by over remounts.
-
-    `variant` tells versions of one size apart; 0 for the first that was seen. `settled`: it is what was listed.
-    """
-
-    artifact: ArtifactRef
-    size: int | None
-    run_stamp: bytes | None
-    variant: int = 0
-    settled: bool = True
+from artifactfs.domain import ArtifactRef, ContentVersion
 
 
 class CachedBytes(msgspec.Struct, frozen=True):
@@ -38,13 +24,6 @@ class CachedBytes(msgspec.Struct, frozen=True):
     handles: int
 
 
-class _SourceKey(NamedTuple):
-    artifact: ArtifactRef
-    size: int | None
-    run_stamp: bytes | None
-    variant: int
-
-
 class OpenFileTable:
     """The files of one mount. `owner` names site and account: another account's cache is never served (6.3)."""
 
@@ -52,20 +31,20 @@ class OpenFileTable:
         self._shop = shop
         # Whose contents these are: see `switch_account`.
         self.owner = owner
-        self._sources: dict[_SourceKey, SharedFile] = {}
+        self._sources: dict[ContentVersion, SharedFile] = {}
 
-    async def open(self, version: FileVersion) -> OpenFile:
+    async def open(self, version: ContentVersion) -> OpenFile:
         """Open a version; finds its size where the listing does not give it (semantics 2.2).
 
         One that may have changed since is looked at: what is superseded when it is opened is looked up again, by the
         kernel and unseen (2.4); what is superseded when it is read fails the reader. It is what most read first.
         The size stays None where no answer tells the length. Raises Superseded, ServiceError.
         """
-        key = _SourceKey(version.artifact, version.size, version.run_stamp, version.variant)
+        key = _key(version)
         source = self._sources.get(key)
         if source is None or source.dead:
             source = self._sources[key] = SharedFile(
-                self._shop, version.artifact, version.size, self._namer(version), version.run_stamp
+                self._shop, version.artifact, version.size_bytes, self._namer(version), version.content_stamp
             )
         source.users += 1
         try:
@@ -84,28 +63,32 @@ class OpenFileTable:
         """
         self.owner = owner
         for key, source in self._sources.items():
-            version = FileVersion(key.artifact, key.size, key.run_stamp, key.variant)
-            source.switch_account(self._namer(version))
+            source.switch_account(self._namer(key))
 
-    async def kept(self, version: FileVersion) -> CachedBytes:
+    async def kept(self, version: ContentVersion) -> CachedBytes:
         """Return how much of a version is at hand; nothing is known of one whose size is not."""
-        source = self._sources.get(_SourceKey(version.artifact, version.size, version.run_stamp, version.variant))
+        source = self._sources.get(_key(version))
         handles = source.users if source is not None else 0
-        size = version.size if version.size is not None else source.size if source is not None else None
+        size = version.size_bytes if version.size_bytes is not None else source.size if source is not None else None
         if size is None:
             return CachedBytes(0, 0, handles)
         key = self._namer(version)(size)
         return CachedBytes(self._shop.pool.held_bytes(key), await self._shop.keeper.held_bytes(key), handles)
 
-    def _give_back(self, key: _SourceKey, source: SharedFile) -> None:
+    def _give_back(self, key: ContentVersion, source: SharedFile) -> None:
         source.users -= 1
         if source.users == 0:
             source.close()
             if self._sources.get(key) is source:
                 del self._sources[key]
 
-    def _namer(self, version: FileVersion) -> "_CacheKeys":
+    def _namer(self, version: ContentVersion) -> "_CacheKeys":
         return _CacheKeys(self.owner, version.artifact, version.variant)
+
+
+def _key(version: ContentVersion) -> ContentVersion:
+    """Return the version without what may change while it is open: that its run is over."""
+    return msgspec.structs.replace(version, settled=True)
 
 
 class _CacheKeys:

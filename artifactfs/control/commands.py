@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from artifactfs import errors
-from artifactfs.content.open_files import FileVersion
 from artifactfs.control import exposition
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.snapshot import MountComponents, failures, look, rfc3339
@@ -183,10 +182,8 @@ class Control:
         }  # fmt: skip
 
     async def _file(self, file: ArtifactFile, inode: Inode) -> FileInfo:
-        location = await self._parts.tree.locate_content(file)
         entry = inode.entry
-        version = FileVersion(location.artifact, entry.size_bytes, location.stamp, location.variant)
-        kept = await self._parts.files.kept(version)
+        kept = await self._parts.files.kept(await self._parts.tree.locate_content(file))
         return FileInfo(
             entry.size_bytes,
             rfc3339(entry.mtime_ns // 10**9),

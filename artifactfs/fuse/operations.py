@@ -19,7 +19,7 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from artifactfs import errors
-from artifactfs.content.open_files import FileVersion, OpenFileTable
+from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler, shown
@@ -272,10 +272,7 @@ class Operations(pyfuse3.Operations):
     async def _open(self, inode: Inode, file: ArtifactFile) -> OpenFile:
         began = trio.current_time()
         try:
-            location = await self._tree.locate_content(file)
-            size = file.entry.size_bytes
-            version = FileVersion(location.artifact, size, location.stamp, location.variant, location.settled)
-            return await self._files.open(version)
+            return await self._files.open(await self._tree.locate_content(file))
         except errors.Superseded as error:
             # The kernel looks the name up again, and must get another inode: it holds pages of this one.
             if not inode.superseded:

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix
+from artifactfs.domain import ArtifactRef, ContentVersion, DirectoryListing, ListedChild, Run, below_prefix
 from artifactfs.tree import listing
 from artifactfs.tree.catalog import MAX_RUNS, Catalog
 from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
@@ -45,20 +45,6 @@ _MAX_ENTRIES = 1_200_000
 _MAX_AMENDED = 1_000
 # Directories of which the index has been contradicted; rare, too.
 _MAX_DOUBTED = 10_000
-
-
-class Location(msgspec.Struct, frozen=True):
-    """Where a file's content is, and by what it is known over remounts (semantics 4.3).
-
-    `stamp`: a digest of its run's times, and of `variant`, if the run is settled, or else of its own time; None where
-    neither is known. `variant`: tells versions of one size apart; 0 for the first that was seen. `settled`: whether its
-    run is over, so that the file is what was listed.
-    """
-
-    artifact: ArtifactRef
-    stamp: bytes | None
-    variant: int = 0
-    settled: bool = True
 
 
 class Tree:
@@ -183,7 +169,7 @@ class Tree:
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
         return DirSnapshot(listing.entries, partial(child, directory), partial(self._left_s, held))
 
-    async def locate_content(self, file: ArtifactFile) -> Location:
+    async def locate_content(self, file: ArtifactFile) -> ContentVersion:
         """Return where a file's content is. Asks the service only if its run's listings are long forgotten."""
         run_id = file.directory.run_id
         place = self._places.get(run_id)
@@ -200,7 +186,7 @@ class Tree:
         first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
-        return Location(artifact, self._stamp(run, entry, variant), variant, settled)
+        return ContentVersion(artifact, entry.size_bytes, self._stamp(run, entry, variant), variant, settled)
 
     def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""

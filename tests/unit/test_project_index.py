@@ -460,8 +460,8 @@ async def versions(tree: Tree, service: FakeService, *changes: tuple[int, str]) 
         found = await node(tree, 1, "g3/d35/f1")
         assert isinstance(found, ArtifactFile)
         assert found.entry.size_bytes == size
-        location = await tree.locate_content(found)
-        seen.append((found.entry.number, found.entry.mtime_ns, location.variant))
+        version = await tree.locate_content(found)
+        seen.append((found.entry.number, found.entry.mtime_ns, version.variant))
         await trio.sleep(61)
     return seen
 

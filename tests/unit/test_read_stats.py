@@ -13,15 +13,14 @@ from artifactfs.content import read_stats
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.disk_cache import DiskCache
-from artifactfs.content.open_files import FileVersion
-from artifactfs.domain import ArtifactRef
+from artifactfs.domain import ArtifactRef, ContentVersion
 from tests.content_harness import BLOCK, Server, bench, noise
 
 SIZE = 5 * BLOCK + 100
 
 
-def version(size: int | None = SIZE) -> FileVersion:
-    return FileVersion(ArtifactRef("10", "p/artifacts/f.bin"), size, None)
+def version(size: int | None = SIZE) -> ContentVersion:
+    return ContentVersion(ArtifactRef("10", "p/artifacts/f.bin"), size, None)
 
 
 async def test_where_bytes_came_from(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -70,16 +70,16 @@ async def test_a_settled_runs_contents_have_a_stamp(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """4.3: content of a run finished for ten minutes is good until that run's times change; others have none."""
-    assert (await tree.locate_content(await file(tree, "1/f"))).stamp is None
-    first = (await tree.locate_content(await file(tree, "2/f"))).stamp
+    assert (await tree.locate_content(await file(tree, "1/f"))).content_stamp is None
+    first = (await tree.locate_content(await file(tree, "2/f"))).content_stamp
     assert first is not None
     service.runs[2] = run(2, "completed", completed_ns=service.runs[2].completed_ns, updated_ns=NOW_NS + 1)
     await trio.sleep(3600)
-    second = (await tree.locate_content(await file(tree, "2/f"))).stamp
+    second = (await tree.locate_content(await file(tree, "2/f"))).content_stamp
     assert second not in (None, first)
     service.runs[2] = run(2, "completed", completed_ns=NOW_NS - 5 * MINUTE_NS)
     await trio.sleep(3600)
-    assert (await tree.locate_content(await file(tree, "2/f"))).stamp is None
+    assert (await tree.locate_content(await file(tree, "2/f"))).content_stamp is None
 
 
 # --- what an open may rely on -------------------------------------------------------------------------------
