@@ -70,8 +70,9 @@ lint: $(VENV)/.developing ## Check style, spelling, format and types
 man: $(VENV)/.developing ## Build the man pages in docs/ anew, from the texts of the program and the README
 	@$(VENV)/bin/python .ci/man.py
 
-layout: $(VENV)/.installed ## Write docs/dev/layout.md anew, from the docstrings of the modules
+layout: $(VENV)/.installed ## Write docs/dev/layout.md and the counters in docs/status.md, from the modules
 	@$(VENV)/bin/python .ci/layout.py
+	@$(VENV)/bin/python .ci/status_page.py
 
 soak: $(VENV)/.developing ## Readers and walkers against random faults, for MINUTES; then the reference model, at length
 	@.ci/setup.sh tests

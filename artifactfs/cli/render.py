@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Iterable
 
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, RunInfo
-from artifactfs.control.status_schema import OK, Cache, Reading, Status
+from artifactfs.control.status_schema import OK, Section, Status
 from artifactfs.modellab.details import Metric, Pair
 from artifactfs.util.escaping import one_line
 from artifactfs.util.humanize import format_size
@@ -18,7 +18,7 @@ Row = tuple[str, str]
 _MAX_ROWS = 200
 _STATES = {
     OK: "ok",
-    "degraded": "degraded: old listings are served",
+    "degraded": "degraded: stale listings are served",
     "failing": "the service fails",
     "not_answering": "the service does not answer",
     "rate_limited": "rate limited",
@@ -33,104 +33,78 @@ def health_line(status: Status) -> str:
 
 
 def summary(status: Status) -> str:
-    """Return a mount in a line: what changes when it is watched."""
-    asked = sum(sum(outcomes.values()) for outcomes in status.requests.by_kind.values())
-    held = "" if status.cache.size_bytes is None else f", cache {format_size(status.cache.size_bytes)}"
+    """Return a mount in a line: the numbers that change while it is watched."""
+    requests = sum(sum(outcomes.values()) for outcomes in status.requests["by_kind"].values())
+    size_bytes = status.cache["size_bytes"]
+    cached = "" if size_bytes is None else f", cache {format_size(size_bytes)}"
     return (
-        f"{status.at}  {_STATES.get(status.health.state, status.health.state)}, {asked} requests, "
-        f"{format_size(status.requests.received_bytes)} received{held}, {status.failures} failures"
+        f"{status.at}  {_STATES.get(status.health.state, status.health.state)}, {requests} requests, "
+        f"{format_size(status.requests['received_bytes'])} received{cached}, {status.failures} failures"
     )
 
 
 def status_rows(status: Status) -> list[Row]:
-    """Return all that a mount says of itself."""
-    health, asked = status.health, status.requests
-    rows = [
-        ("mount point", status.mountpoint),
-        ("health", f"{health_line(status)}: {health.message}"),
-    ]
-    if health.what_to_do:
-        rows.append(("what to do", health.what_to_do))
+    """Return all of a mount's status. Raises KeyError, TypeError or ValueError for sections of another version."""
+    rows = [("mount point", status.mountpoint), ("health", f"{health_line(status)}: {status.health.message}")]
+    rows += _given(("what to do", status.health.what_to_do))
     rows += [
         ("mounted", f"{ago(status.mounted_since, status.at)}, process {status.pid}, artifactfs {status.version}"),
         ("site", (status.site or status.origin) + (f", profile {status.profile}" if status.profile else "")),
         ("account", status.account or "not named"),
     ]
     rows += [
-        (f"requests: {kind}", ", ".join(f"{count:,} {_words(out)}" for out, count in outcomes.items()))
-        for kind, outcomes in asked.by_kind.items()
+        (f"requests: {kind}", ", ".join(f"{count:,} {_words(outcome)}" for outcome, count in outcomes.items()))
+        for kind, outcomes in status.requests["by_kind"].items()
     ]
     rows += [
-        (f"answers: {kind}", f"{times.sum_s / times.count * 1000:,.0f} ms on average")
-        for kind, times in asked.times.items()
-        if times.count
+        (f"answers: {kind}", f"{times['sum_s'] / times['count'] * 1000:,.0f} ms on average")
+        for kind, times in status.requests["times"].items()
+        if times["count"]
     ]
-    broken = f", {asked.bodies_broken:,} bodies broke off" if asked.bodies_broken else ""
-    rows.append(("received", f"{format_size(asked.received_bytes)}{broken}, {asked.paused_s:.1f} s of pauses"))
+    rows.append(("requests", _counters(status.requests)))
     for limit in status.rate_limits:
         left = "nothing known" if limit.remaining is None else f"{limit.remaining:,.0f} of {limit.limit:,.0f} left"
         reset = "" if limit.reset_s is None else f", reset in {limit.reset_s:.0f} s"
         paused = f", paused for {limit.paused_s:.0f} s" if limit.paused_s else ""
         rows.append((f"rate limit: {limit.name or 'unnamed'}", left + reset + paused))
-    rows += _cache_rows(status.cache) + _reading_rows(status.reading)
-    listings, held = status.listings, status.open
-    rows.append(
-        (
-            "listings",
-            f"{listings.remembered:,} with {listings.entries:,} entries, {listings.runs:,} runs and "
-            f"{listings.projects:,} projects remembered; old ones served {listings.old_served:,} times",
-        )
-    )
-    rows.append(("walks", f"{listings.walks:,} over, {listings.walking} going on; {listings.listed_ahead:,} ahead"))
-    if (walk := listings.last_walk) is not None:
-        cost = ", ".join(f"{count:,} {kind}" for kind, count in sorted(walk.requests.items())) or "none"
-        what = f"run {walk.run_id}, {walk.directories:,} directories in {walk.seconds:.1f} s; requests: {cost}"
-        rows.append(("last walk", what))
+    rows += [("cache", _counters(status.cache) or "none"), ("reading", _counters(status.reading))]
+    for body in status.streaming:
+        size = "unknown size" if body.size_bytes is None else format_size(body.size_bytes)
+        fits = "" if body.fits else "; fits neither cache nor memory: a read at an earlier offset restarts it"
+        rows.append(("streaming", f"{body.path}, {size}, {format_size(body.came_to)} so far{fits}"))
+    rows.append(("listings", _counters(status.listings)))
+    if (last := status.last_traversal) is not None:
+        cost = ", ".join(f"{count:,} {kind}" for kind, count in sorted(last.requests.items())) or "none"
+        text = f"run {last.run_id}, {last.directories:,} directories in {last.seconds:.1f} s; requests: {cost}"
+        rows.append(("last traversal", text))
     rows += [
         (f"index: {index.project_id}", f"{index.state}, {index.files:,} files, {index.age_s:.0f} s old")
-        for index in listings.indexes
+        for index in status.indexes
     ]
-    sizeless = f", {held.files_without_size} without a known size" if held.files_without_size else ""
-    rows.append(("open", f"{held.files:,} files{sizeless}, {held.directories:,} directories, {held.inodes:,} inodes"))
+    rows.append(("open", _counters(status.open)))
     if (failed := status.last_error) is not None:
         often = "" if failed.count == 1 else f", {failed.count:,} times since {ago(failed.first, status.at)}"
         rows.append(("last error", f"{ago(failed.last, status.at)}: {failed.message}{often}"))
-        if failed.what_to_do:
-            rows.append(("what to do", failed.what_to_do))
-    if status.log_file:
-        rows.append(("log", status.log_file))
-    return rows
+        rows += _given(("what to do", failed.what_to_do))
+    return rows + _given(("log", status.log_file))
 
 
-def _cache_rows(cache: Cache) -> list[Row]:
-    if cache.directory is None:
-        return [("cache", "none")]
-    held = "not yet counted" if cache.size_bytes is None else format_size(cache.size_bytes)
-    free = "" if cache.disk_free_bytes is None else f", {format_size(cache.disk_free_bytes)} free on its disk"
-    slow = "" if cache.keeps_up else "; its disk does not keep up"
-    evicted = f"; {format_size(cache.evicted_bytes)} evicted" if cache.evicted_bytes else ""
-    return [
-        ("cache", f"{held} of {format_size(cache.limit_bytes)}{free}{evicted}{slow}"),
-        ("", cache.directory),
-    ]
+def _counters(section: Section) -> str:
+    """Return the numbers of a section that are known, each after its key."""
+    return ", ".join(
+        _counter(key, value) for key, value in section.items() if value is not None and not isinstance(value, dict)
+    )
 
 
-def _reading_rows(reading: Reading) -> list[Row]:
-    rows = [
-        (
-            "read",
-            f"from memory {format_size(reading.memory_bytes)}, from disk {format_size(reading.disk_bytes)} "
-            f"({reading.disk_blocks:,} blocks), from the service {format_size(reading.fetched_bytes)} "
-            f"({reading.fetched_blocks:,} blocks)",
-        )
-    ]
-    for body in reading.streaming:
-        size = "unknown size" if body.size_bytes is None else format_size(body.size_bytes)
-        how = "" if body.fits else "; fits neither cache nor memory: a step back starts it again"
-        rows.append(("streaming", f"{body.path}, {size}, {format_size(body.came_to)} so far{how}"))
-    if reading.streamed:
-        rows.append(("streamed", f"{reading.streamed:,} bodies, begun anew {reading.restarted:,} times"))
-    return rows
+def _counter(key: str, value: object) -> str:
+    name = _words(key)
+    if isinstance(value, bool):
+        return f"{name} {'yes' if value else 'no'}"
+    if not isinstance(value, int | float):
+        return f"{name} {value}"
+    if key.endswith("_bytes"):
+        return f"{_words(key.removesuffix('_bytes'))} {format_size(int(value))}"
+    return f"{_words(key.removesuffix('_s'))} {value:.1f} s" if key.endswith("_s") else f"{name} {value:,}"
 
 
 # --- info -------------------------------------------------------------------------------------------------
@@ -267,5 +241,5 @@ def ago(moment: str, now: str) -> str:
     return f"{moment} ({span(max(0.0, seconds))} ago)"
 
 
-def _words(outcome: str) -> str:
-    return outcome.replace("_", " ")
+def _words(key: str) -> str:
+    return key.replace("_", " ")

@@ -12,6 +12,7 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
 
 if TYPE_CHECKING:
+    from artifactfs.control.status_schema import Status
     from artifactfs.mount.control_client import Answer
 
 T = TypeVar("T")
@@ -117,22 +118,21 @@ def _tell_all(failed: list[UserError]) -> None:
 
 def _one(path: str, as_json: bool) -> None:
     from artifactfs.cli import render
-    from artifactfs.control import exposition
-    from artifactfs.control.status_schema import OK, Status
+    from artifactfs.control.status_schema import OK, Status, json_text
     from artifactfs.mount import control_client
 
     try:
         answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
     except UserError as error:
         if as_json and error.code == ExitCode.NO_ANSWER:
-            output.exact(exposition.json_text(_no_status(control_client.point_of(path) or path, error)))
+            output.exact(json_text(_no_status(control_client.point_of(path) or path, error)))
         raise
     told = _parsed(answer)
     if as_json:
-        output.exact(exposition.json_text(told))
+        output.exact(json_text(told))
     found = _decoded(told, Status, answer.point)
     if not as_json:
-        output.say(*render.lines(render.status_rows(found)))
+        output.say(*_lines(found, answer.point))
     if found.health.state != OK:
         raise UserError(ExitCode.UNHEALTHY, f"{answer.point}: {render.health_line(found)}; {found.health.what_to_do}")
 
@@ -141,7 +141,7 @@ def _all(as_json: bool) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from artifactfs.cli import render
-    from artifactfs.control import exposition
+    from artifactfs.control.status_schema import json_text
     from artifactfs.mount import control_client
 
     mounts = control_client.my_mounts()
@@ -149,7 +149,7 @@ def _all(as_json: bool) -> None:
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
         looks = [look for look in pool.map(_look, [mount.point for mount in mounts]) if look is not None]
     if as_json:
-        output.exact(exposition.json_text([look.told for look in looks]))
+        output.exact(json_text([look.told for look in looks]))
     elif looks:
         output.say(*render.lines((look.point, look.line) for look in looks))
     else:
@@ -229,7 +229,7 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
     with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
         while True:
             found, _ = look()
-            live.update(Text("\n".join(render.lines(render.status_rows(found)))), refresh=True)
+            live.update(Text("\n".join(_lines(found, path))), refresh=True)
             time.sleep(interval_s)
 
 
@@ -252,6 +252,19 @@ def _decoded(told: dict[str, Any], kind: type[T], point: str) -> T:
     try:
         return msgspec.convert(told, kind)
     except (ValueError, msgspec.ValidationError):
-        raise UserError(
-            ExitCode.NO_ANSWER, f"{point} is served by another version of artifactfs: use that one, or --json"
-        ) from None
+        raise _other_version(point) from None
+
+
+def _lines(found: "Status", point: str) -> list[str]:
+    from artifactfs.cli import render
+
+    try:
+        return render.lines(render.status_rows(found))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise _other_version(point) from None
+
+
+def _other_version(point: str) -> UserError:
+    return UserError(
+        ExitCode.NO_ANSWER, f"{point} is served by another version of artifactfs", "use that one, or --json"
+    )

@@ -37,30 +37,6 @@ class ReadStats(msgspec.Struct):
     restarted: int = 0
 
 
-class Streaming(msgspec.Struct, frozen=True):
-    """A Stream as it was when it was looked at. `path`: from the project."""
-
-    project_id: str
-    path: str
-    size_bytes: int | None
-    came_to: int
-    fits: bool
-
-
-class Sources(msgspec.Struct, frozen=True):
-    """A Tally as it was when it was looked at."""
-
-    memory_reads: int
-    memory_bytes: int
-    disk_blocks: int
-    disk_bytes: int
-    fetched_blocks: int
-    fetched_bytes: int
-    streaming: tuple[Streaming, ...]
-    streamed: int
-    restarted: int
-
-
 class CacheState(msgspec.Struct, frozen=True):
     """The cache on disk. `size_bytes`, `free_bytes`: when somebody last looked, None as long as nobody has.
 
@@ -75,22 +51,3 @@ class CacheState(msgspec.Struct, frozen=True):
     evicted_bytes: int
     waiting_bytes: int
     keeps_up: bool
-
-
-def sources(tally: ReadStats) -> Sources:
-    """Return the counts so far."""
-    streaming = tuple(
-        Streaming(each.artifact.project_id, each.artifact.path, each.size, each.came_to, each.fits)
-        for each in tally.streams
-    )
-    return Sources(
-        tally.memory_reads,
-        tally.memory_bytes,
-        tally.disk_blocks,
-        tally.disk_bytes,
-        tally.fetched_blocks,
-        tally.fetched_bytes,
-        streaming,
-        tally.streamed,
-        tally.restarted,
-    )

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from artifactfs import errors
-from artifactfs.control import exposition
+from artifactfs.control.counters import Readings, metrics_text
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
-from artifactfs.control.snapshot import MountComponents, failures, look, rfc3339
-from artifactfs.control.status_schema import SCHEMA, Status
+from artifactfs.control.recent_errors import errors_text
+from artifactfs.control.snapshot import MountComponents, failures, readings_of, rfc3339, status_of
+from artifactfs.control.status_schema import SCHEMA, status_json
 from artifactfs.domain import Run
 from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
 from artifactfs.fuse.inodes import Inode
@@ -38,11 +39,11 @@ _DETAILS_S = 5.0
 class Control:
     """See the module. `operations` is to be set before the kernel comes."""
 
-    def __init__(self, parts: MountComponents, names: KernelDentries) -> None:
-        self._parts = parts
+    def __init__(self, components: MountComponents, names: KernelDentries) -> None:
+        self._components = components
         self._names = names
-        self._began = boottime()
-        settings = parts.settings
+        self._mounted_at = boottime()
+        settings = components.settings
         # One request for a run, whoever asks for whichever of its attributes.
         self._details: StaleWhileRevalidateCache[int, RunDetails] = StaleWhileRevalidateCache(
             lambda run_id: f"details of run {run_id}",
@@ -54,32 +55,32 @@ class Control:
             negative_ttl_s=settings.negative_ttl,
             stale_max_s=settings.stale_max,
             health=BackendHealth(),
-            nursery=parts.nursery,
+            nursery=components.nursery,
             clock=boottime,
         )
         self.operations: Operations | None = None
 
-    def makers(self) -> dict[str, ReportGenerator]:
-        """Return how to make each report."""
+    def report_generators(self) -> dict[str, ReportGenerator]:
+        """Return the generator of each report."""
         return {
-            "status.json": lambda: exposition.status_json(self._look()),
-            "metrics": lambda: exposition.metrics_text(self._look()),
-            "errors": lambda: exposition.errors_text(failures(self._parts), rfc3339(time.time())),
+            "status.json": lambda: status_json(status_of(self._components, self._readings())),
+            "metrics": lambda: metrics_text(self._readings()),
+            "errors": lambda: errors_text(failures(self._components), rfc3339(time.time())),
         }
 
-    def orders(self) -> dict[str, ControlCommand]:
-        """Return how to carry out each order."""
+    def commands(self) -> dict[str, ControlCommand]:
+        """Return the handler of each command."""
         return {"info": self._info, "refresh": self._refresh}
 
-    def _look(self) -> Status:
+    def _readings(self) -> Readings:
         kernel = self.operations.state() if self.operations is not None else None
-        return look(self._parts, kernel, self._began)
+        return readings_of(self._components, kernel, self._mounted_at)
 
     # --- refresh -------------------------------------------------------------------------------------------
 
     async def refresh_all(self) -> None:
         """Make the next look at anything fresh: for SIGHUP (semantics 3.3)."""
-        await self._fresh(self._parts.tree.root)
+        await self._fresh(self._components.tree.root)
 
     @property
     def names_are_stuck(self) -> bool:
@@ -101,10 +102,10 @@ class Control:
         return _json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
 
     async def _fresh(self, node: Node) -> bool:
-        self._parts.tree.refresh(node)
+        self._components.tree.refresh(node)
         self._details.expire()
-        if node is self._parts.tree.root:
-            self._parts.keys.expire()
+        if node is self._components.tree.root:
+            self._components.keys.expire()
         return await self._names.drop(self._names_of(node))
 
     def _names_of(self, node: Node) -> list[Name]:
@@ -126,7 +127,7 @@ class Control:
                 found |= await self._run(node.run_id)
             elif isinstance(node, ArtifactDir | ArtifactFile):
                 directory = node if isinstance(node, ArtifactDir) else node.directory
-                if (run := self._parts.tree.known_run(directory.run_id)) is not None:
+                if (run := self._components.tree.known_run(directory.run_id)) is not None:
                     found["run"] = self._known(run)
                 if isinstance(node, ArtifactFile):
                     found["file"] = await self._file(node, inode)
@@ -137,7 +138,7 @@ class Control:
         return _json(Info(SCHEMA, _kind(node), mount_path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
     async def _run(self, run_id: int) -> dict[str, object]:
-        known = self._parts.tree.known_run(run_id)
+        known = self._components.tree.known_run(run_id)
         failed: dict[str, object] = {}
         try:
             held = await self._details.refetch(run_id)
@@ -156,7 +157,7 @@ class Control:
         }  # fmt: skip
 
     async def _fetch_details(self, run_id: int, _old: RunDetails | None) -> RunDetails:
-        _, told = await self._parts.service.run_details(run_id)
+        _, told = await self._components.service.run_details(run_id)
         return told
 
     @staticmethod
@@ -167,13 +168,13 @@ class Control:
         name = None
         if project_id.isascii() and project_id.isdecimal() and len(project_id) < 20:
             try:
-                name = await self._parts.tree.project_name(int(project_id))
+                name = await self._components.tree.project_name(int(project_id))
             except errors.ArtifactfsError as error:
                 log.debug("the name of project %s: %s", project_id, error)
         return ProjectName(project_id, name)
 
     async def _project(self, project_id: int) -> dict[str, object]:
-        told = await self._parts.service.project_details(project_id)
+        told = await self._components.service.project_details(project_id)
         return {
             "project": ProjectInfo(
                 told.project_id, told.name, told.description, told.created_at, told.updated_at, told.owner_id,
@@ -183,7 +184,7 @@ class Control:
 
     async def _file(self, file: ArtifactFile, inode: Inode) -> FileInfo:
         entry = inode.entry
-        kept = await self._parts.files.kept(await self._parts.tree.locate_content(file))
+        kept = await self._components.files.kept(await self._components.tree.locate_content(file))
         return FileInfo(
             entry.size_bytes,
             rfc3339(entry.mtime_ns // 10**9),
@@ -195,14 +196,14 @@ class Control:
         )
 
     def _listed(self, node: Node) -> Listed | None:
-        facts = self._parts.tree.facts(node)
+        facts = self._components.tree.facts(node)
         if facts is None:
             return None
         return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.origin, facts.entries)
 
     def _app_url(self) -> str | None:
         """Return the address of Datadog's web application for the site; None where an API URL was given instead."""
-        settings = self._parts.settings
+        settings = self._components.settings
         if settings.api_url != f"https://api.{settings.site}":
             return None
         # Sites of two names are the oldest, and have `app.` in front (docs.datadoghq.com, the table of each endpoint).
@@ -214,10 +215,10 @@ class Control:
     def xattrs(self, node: Node) -> Attributes:
         """Return the extended attributes of a place (semantics 2.6), those of which something is known."""
         found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
-        if (facts := self._parts.tree.facts(node)) is not None:
+        if (facts := self._components.tree.facts(node)) is not None:
             found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")
             found[b"user.artifactfs.origin"] = _text(facts.origin)
-        if isinstance(node, ArtifactDir) and not node.path and (run := self._parts.tree.known_run(node.run_id)):
+        if isinstance(node, ArtifactDir) and not node.path and (run := self._components.tree.known_run(node.run_id)):
             found[b"user.modellab.name"] = _text(run.name)
             found[b"user.modellab.status"] = _text(run.status)
             found[b"user.modellab.project"] = _text(run.project_id)

@@ -1,31 +1,29 @@
-"""The last failures of a mount, in memory: for /.artifactfs/errors, and the last error of its status (semantics 5.3).
+"""The recent failures of a mount, in memory: the report `errors`, and the last error in the status (semantics 5.3).
 
-A handler of the log: whatever is worth a warning there is a failure here, blotted out by the same formatter. The same
-failure is kept once and counted, numbers apart; one exception that many wait for, and each logs, counts once.
+A log handler: each record of WARNING or above is a failure, redacted by the log's formatter. Failures of one kind are
+kept once and counted. An exception that several waiting operations log counts once.
 """
 
 import logging
-import re
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from artifactfs import errors
+from artifactfs.control.status_schema import Failed
+from artifactfs.util.escaping import one_line
 
-# Different failures that are kept; arbitrary.
+# Kinds of failures; arbitrary.
 _MAX_KEPT = 100
-# Of a message no more is kept.
+# Characters of a message; arbitrary.
 _MAX_TEXT = 500
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A failure: what the last one of its kind said, how many there were since when, and what to do about it.
-
-    Times are seconds since the epoch.
-    """
+    """The last failure of a kind, and how often that kind happened; times are seconds since the epoch."""
 
     message: str
     what_to_do: str
@@ -35,13 +33,13 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RecentErrors(logging.Handler):
-    """Keeps the last failures. Its formatter is to blot out secrets, and to give the message alone (logs.hear)."""
+    """Keeps the recent failures. Its formatter redacts secrets, and returns the message alone (logs.hear)."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         super().__init__(logging.WARNING)
         self._wall_clock = wall_clock
-        # The last at the end. Content's threads log, too.
-        self._kept: dict[tuple[str, str], Failure] = {}
+        # In order of time. Threads log, too.
+        self._kept: dict[tuple[str, ...], Failure] = {}
         self._seen: weakref.WeakSet[errors.ArtifactfsError] = weakref.WeakSet()
         self._guard = threading.Lock()
         self.total = 0
@@ -55,18 +53,13 @@ class RecentErrors(logging.Handler):
 
     def _keep(self, record: logging.LogRecord) -> None:
         error = _exception_in(record)
-        # A traceback is the log's.
-        bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
-        text = " ".join(self.format(bare).split())
-        todo = "" if error is None else errors.what_to_do(error)
-        # The log says it in one line; here it has a line of its own.
-        text = text.removesuffix(f"; {todo}")[:_MAX_TEXT] if todo else text[:_MAX_TEXT]
-        if error is None:
-            key = (record.name, re.sub(r"\d+", "#", str(record.msg)))
-        else:
-            key = (type(error).__name__, re.sub(r"\d+", "#", str(error)))
+        what_to_do = "" if error is None else errors.what_to_do(error)
+        text = " ".join(self.format(_fact(record, what_to_do)).split())[:_MAX_TEXT]
+        # By type and operation: texts differ in paths and numbers.
+        operation = str(getattr(record, "operation", ""))
+        key = (record.name, str(record.msg)) if error is None else (type(error).__name__, str(record.msg), operation)
         with self._guard:
-            # Ours alone: Python's own exceptions are not to be referenced weakly, and nobody waits for them.
+            # Only ours: builtin exceptions cannot be referenced weakly, and no two readers share one.
             if isinstance(error, errors.ArtifactfsError):
                 if error in self._seen:
                     return
@@ -75,20 +68,43 @@ class RecentErrors(logging.Handler):
             now = self._wall_clock()
             before = self._kept.pop(key, None)
             first_at, count = (before.first_at, before.count) if before is not None else (now, 0)
-            self._kept[key] = Failure(text, todo, count + 1, first_at, now)
+            self._kept[key] = Failure(text, what_to_do, count + 1, first_at, now)
             if len(self._kept) > _MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
 
     def failures(self) -> list[Failure]:
-        """Return what is kept, the last first."""
+        """Return the recent failures, the last first."""
         with self._guard:
             return list(reversed(self._kept.values()))
 
 
+def errors_text(failures: Iterable[Failed], at: str) -> bytes:
+    """Return the report `errors`: the failures in sentences, the last first. `at`: now."""
+    lines = []
+    for failed in failures:
+        often = "once" if failed.count == 1 else f"the last of {failed.count} since {failed.first}"
+        lines.append(f"{failed.last}  {failed.message} ({often})")
+        if failed.what_to_do:
+            lines.append(f"    what to do: {failed.what_to_do}")
+    return ("\n".join(map(one_line, lines or [f"no failures until {at}"])) + "\n").encode()
+
+
 def _exception_in(record: logging.LogRecord) -> BaseException | None:
-    """Return the exception that a record is about: one that it was given, or the one that it logs."""
-    if isinstance(record.args, tuple):
-        for arg in record.args:
-            if isinstance(arg, BaseException):
-                return arg
+    """Return the exception that a record is about: an argument of its message, or the exception that it logs."""
+    for arg in record.args if isinstance(record.args, tuple) else ():
+        if isinstance(arg, BaseException):
+            return arg
     return record.exc_info[1] if record.exc_info else None
+
+
+def _fact(record: logging.LogRecord, what_to_do: str) -> logging.LogRecord:
+    """Return a record without its traceback, which is for the log, and without what to do, which has its own line."""
+    bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
+    if isinstance(bare.args, tuple):
+        if what_to_do and bare.args[-1:] == (what_to_do,):
+            bare.msg, bare.args = str(bare.msg).removesuffix("; %s"), bare.args[:-1]
+        bare.args = tuple(
+            errors.UserError(arg.code, arg.fact, subject=arg.subject) if isinstance(arg, errors.UserError) else arg
+            for arg in bare.args
+        )
+    return bare

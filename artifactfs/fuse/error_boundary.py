@@ -61,7 +61,8 @@ def fuse_handler(
         except FUSEError:
             raise
         except errors.ServiceError as error:
-            log.warning("%s of %s: %s; %s", name, place(self, name, args), error, errors.what_to_do(error))
+            where, fix = place(self, name, args), errors.what_to_do(error)
+            log.warning("%s of %s: %s; %s", name, where, error, fix, extra={"operation": name})
             raise FUSEError(errors.errno_of(error)) from error
         except errors.ArtifactfsError as error:
             raise FUSEError(errors.errno_of(error)) from error

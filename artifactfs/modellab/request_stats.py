@@ -1,7 +1,7 @@
 """What became of the requests of one mount: by kind and outcome, how long answers took, whether the keys are taken.
 
 Only counts: an increment or two a request, so that it costs nothing that anybody would measure. Does not know what it
-is for; `control/status_schema.py` puts it together with what others know.
+is for; `control/counters.py` puts it together with what others know.
 """
 
 import enum

@@ -257,7 +257,7 @@ def _operations(
     settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
 ) -> Operations:
     make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
-    makers, orders = control.makers(), control.orders()
+    makers, orders = control.report_generators(), control.commands()
     operations = make(
         tree,
         files,

@@ -422,9 +422,11 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             self._held.pop(key, None)
             self._absent[key] = self._clock() + self._negative_ttl_s
         elif isinstance(error, errors.PassingError):
-            # Who waits for a first one says himself what can be done.
-            served = f"; the old one is served; {errors.what_to_do(error)}" if had_old else ""
-            log.warning("%s: %s%s", self._what(key), error, served)
+            # Without a stale value the waiting operation says what to do.
+            if had_old:
+                log.warning("%s: %s; the old one is served; %s", self._what(key), error, errors.what_to_do(error))
+            else:
+                log.warning("%s: %s", self._what(key), error)
             self._health.failed((self._kind, key), self._clock())
         elif not flight.waiters:
             log.warning(

@@ -121,7 +121,7 @@ def test_what_a_mount_counts(lab: Lab, mounted: Mount) -> None:
     assert all(set(outcomes) == {"ok"} for outcomes in told["requests"]["by_kind"].values())
     assert told["health"]["state"] == "ok"
     assert told["reading"]["fetched_bytes"] == 3 * MIB
-    assert told["listings"]["remembered"] >= 2
+    assert told["listings"]["cached"] >= 2
     assert told["rate_limits"][0]["name"] == "model_lab_api"
     assert told["requests"]["received_bytes"] > 3 * MIB
     assert (told["mountpoint"], told["pid"], told["last_error"]) == (mounted.point, mounted.pid, None)
@@ -168,9 +168,9 @@ os.pread(fd, 4096, 0)
 print("back")
 """
     with holding(mounted.python_command(code, mounted.path("runs", run_id, "big.bin"))) as held:
-        reading = status(mounted)["reading"]
-        assert reading["streamed"] == 1
-        (body,) = reading["streaming"]
+        told = status(mounted)
+        assert told["reading"]["streamed"] == 1
+        (body,) = told["streaming"]
         assert body["path"].endswith("/big.bin")
         assert (body["size_bytes"], body["fits"]) == (size, False)
         assert 40 * MIB <= body["came_to"] < size
@@ -332,8 +332,8 @@ def test_nothing_old_is_claimed(lab: Lab, mounting: Mounting) -> None:
     lab.fault("runs", {"status": 501})
     mounted.sh('! ls "$M/runs"').ok()
     told = status(mounted)
-    assert (told["health"]["state"], told["listings"]["old_served"]) == ("degraded", 0)
-    assert "there is no old one to serve" in told["health"]["message"]
+    assert (told["health"]["state"], told["listings"]["stale_served"]) == ("degraded", 0)
+    assert "there is no stale listing to serve" in told["health"]["message"]
     assert told["last_error"]
 
 

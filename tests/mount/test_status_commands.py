@@ -64,7 +64,7 @@ def test_what_one_mount_says(lab: Lab, shell: Shell, mounted: Mount) -> None:
     text = shell.cli("status", mounted.path("runs", sample.RUN)).ok().text
     for part in (
         mounted.point,
-        "the service answered when it was asked last",
+        "the service answered the last request",
         "requests: listing",
         "cache",
         "rate limit",

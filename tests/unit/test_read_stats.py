@@ -9,7 +9,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from artifactfs.content import read_stats
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.disk_cache import DiskCache
@@ -30,11 +29,10 @@ async def test_where_bytes_came_from(tmp_path: Path, autojump_clock: MockClock) 
         handle = await made.open(SIZE)
         await made.read_whole(handle)
         await made.keeper.flush()
-        counted = read_stats.sources(made.shop.tally)
+        counted = made.shop.tally
         assert (counted.fetched_bytes, counted.fetched_blocks, counted.disk_bytes) == (SIZE, 6, 0)
         before = counted.memory_reads
         await handle.read(0, 10)
-        counted = read_stats.sources(made.shop.tally)
         assert counted.memory_reads == before + 1
         kept = await made.files.kept(version())
         assert (kept.memory_bytes, kept.disk_bytes, kept.handles) == (SIZE, SIZE, 1)
@@ -45,7 +43,7 @@ async def test_where_bytes_came_from(tmp_path: Path, autojump_clock: MockClock) 
         # Another mount: only what is known by the time it was fetched is served.
         handle = await made.open(SIZE)
         await made.read_whole(handle)
-        counted = read_stats.sources(made.shop.tally)
+        counted = made.shop.tally
         assert (counted.fetched_bytes, counted.disk_bytes, counted.disk_blocks) == (0, SIZE, 6)
         handle.close()
 
@@ -58,12 +56,12 @@ async def test_what_is_streamed(fits: bool, autojump_clock: MockClock) -> None:
     async with bench(server, pool=(64 if fits else 4) * BLOCK) as made:
         handle = await made.open(size)
         await handle.read(5 * BLOCK, BLOCK)
-        (streaming,) = read_stats.sources(made.shop.tally).streaming
-        assert (streaming.project_id, streaming.path, streaming.size_bytes) == ("10", "p/artifacts/f.bin", size)
+        (streaming,) = made.shop.tally.streams
+        assert (streaming.artifact, streaming.size) == (ArtifactRef("10", "p/artifacts/f.bin"), size)
         assert streaming.fits is fits
         assert 6 * BLOCK <= streaming.came_to < size
         await handle.read(0, 10)
-        counted = read_stats.sources(made.shop.tally)
+        counted = made.shop.tally
         assert (counted.streamed, counted.restarted) == ((0, 0) if fits else (2, 1))
         handle.close()
 

@@ -27,14 +27,15 @@ def test_every_exit_code_is_explained() -> None:
     assert found == [*sorted(ExitCode), 130, 141]
 
 
-def test_the_layout_page_is_as_the_modules_say() -> None:
-    """`make layout` writes the page: run it where this fails."""
-    spec = importlib.util.spec_from_file_location("layout", CHECKOUT / ".ci" / "layout.py")
+@pytest.mark.parametrize(("script", "page"), [("layout", "docs/dev/layout.md"), ("status_page", "docs/status.md")])
+def test_the_pages_are_as_the_modules_say(script: str, page: str) -> None:
+    """`make layout` writes the pages: run it where this fails."""
+    spec = importlib.util.spec_from_file_location(script, CHECKOUT / ".ci" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
-    layout = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(layout)
-    assert (CHECKOUT / "docs" / "dev" / "layout.md").read_text(encoding="utf-8") == layout.page()
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (CHECKOUT / page).read_text(encoding="utf-8") == module.page()
 
 
 PAGES = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]

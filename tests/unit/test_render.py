@@ -22,39 +22,38 @@ def test_all_of_a_status() -> None:
     told = a_status(
         mountpoint=NASTY, origin=NASTY, account=NASTY, at="2026-01-01T00:10:00Z", mounted_since="2026-01-01T00:00:00Z",
         health=status_schema.Health("degraded", "2026-01-01T00:09:00Z", NASTY, "do this"),
-        requests=status_schema.Requests(
-            {NASTY: {"server_error": 1234}}, {"run": status_schema.Times(2, 0.5, (0.1,), (1,))}, 3 << 20, 2, 1.25
-        ),
+        requests={
+            "by_kind": {NASTY: {"server_error": 1234}},
+            "times": {"run": {"count": 2, "sum_s": 0.5}, "runs": {"count": 0, "sum_s": 0.0}},
+            "received_bytes": 3 << 20, "bodies_broken": 2, "paused_s": 1.25,
+        },
         rate_limits=(
             status_schema.RateLimit("a", 100, 40, 30.4, 0.0), status_schema.RateLimit("", None, None, None, 12.0),
         ),
-        cache=status_schema.Cache("/c", None, 1 << 30, None, 1, 2 << 20, 0, keeps_up=False),
-        reading=status_schema.Reading(
-            streamed=1,
-            streaming=(
-                status_schema.Streaming("1", NASTY, None, 5, fits=True),
-                status_schema.Streaming("1", "p", 9, 5, fits=False),
-            ),
+        cache={
+            "directory": NASTY, "size_bytes": None, "limit_bytes": 1 << 30, "evicted_files": 1200, "keeps_up": False,
+        },
+        streaming=(
+            status_schema.Streaming("1", NASTY, None, 5, fits=True),
+            status_schema.Streaming("1", "p", 9, 5, fits=False),
         ),
-        listings=status_schema.Listings(
-            last_walk=status_schema.LastWalk(7, 20, 1.5, {"listing": 3}, 100),
-            indexes=(status_schema.IndexStatus("10", "believed", 1000, 5.0, 1, 0),),
-        ),
+        last_traversal=status_schema.LastTraversal(7, 20, 1.5, {"listing": 3}, 100),
+        indexes=(status_schema.IndexStatus("10", "trusted", 1000, 5.0, 1, 0),),
         last_error=status_schema.Failed(NASTY, "try again", 3, "2026-01-01T00:00:00Z", "2026-01-01T00:09:30Z"),
         log_file=NASTY,
     )  # fmt: skip
     text = text_of(render.status_rows(told))
     for part in (
-        "degraded: old listings are served, since 2026-01-01T00:09:00Z (60 s ago)", "do this", "1,234 server error",
-        "250 ms on average", "3 MiB, 2 bodies broke off, 1.2 s of pauses", "40 of 100 left, reset in 30 s",
-        "unnamed", "nothing known, paused for 12 s", "not yet counted of 1 GiB",
-        "2 MiB evicted; its disk does not keep up",
-        "unknown size, 5 B so far", "9 B, 5 B so far; fits neither cache nor memory: a step back starts it again",
-        "run 7, 20 directories in 1.5 s; requests: 3 listing", "believed, 1,000 files, 5 s old",
+        "degraded: stale listings are served, since 2026-01-01T00:09:00Z (60 s ago)", "do this", "1,234 server error",
+        "250 ms on average", "received 3 MiB, bodies broken 2, paused 1.2 s", "40 of 100 left, reset in 30 s",
+        "unnamed", "nothing known, paused for 12 s", "limit 1 GiB, evicted files 1,200, keeps up no",
+        "unknown size, 5 B so far",
+        "9 B, 5 B so far; fits neither cache nor memory: a read at an earlier offset restarts it",
+        "run 7, 20 directories in 1.5 s; requests: 3 listing", "trusted, 1,000 files, 5 s old",
         "2026-01-01T00:09:30Z (30 s ago)", ", 3 times since 2026-01-01T00:00:00Z (10 min ago)", "try again",
     ):  # fmt: skip
         assert part in text, part
-    assert "a status" not in text
+    assert "answers: runs" not in text
     assert render.summary(told).startswith("2026-01-01T00:10:00Z  ")
 
 

@@ -1,0 +1,60 @@
+"""The health of a mount: the worst of its troubles, since when, what that means, and what the user can do."""
+
+import msgspec
+
+from artifactfs.control.status_schema import OK
+
+_RETRIED = "nothing now: it is retried every few seconds"
+_CHECK_KEYS = "check the keys, that they are of this site (--site), and that they may read Model Lab"
+_IF_SLOW = "nothing now: fresh listings show when they arrive; if it goes on, check the network and --proxy"
+
+
+class HealthInputs(msgspec.Struct, frozen=True):
+    """The troubles of a mount: since when each lasts, in seconds of its clock; None: it does not.
+
+    `denied_last`: the last request was refused; nothing has failed in another way since. `paused_s`: how long the
+    slowest rate limit still holds requests back. `stale_since`: since a listing could not be fetched;
+    `stale_served`: a stale listing was there; `only_slow`: none failed. `recovered_at`: when the last trouble ended.
+    """
+
+    denied_since: float | None
+    silent_since: float | None
+    failing_since: float | None
+    strange_since: float | None
+    paused_s: float
+    paused_since: float | None
+    stale_since: float | None
+    recovered_at: float
+    stale_served: bool = False
+    only_slow: bool = False
+    denied_last: bool = False
+
+
+def health_of(inputs: HealthInputs, origin: str) -> tuple[str, float, str, str]:
+    """Return the state, since when (seconds), its meaning and what to do about it, of the worst trouble."""
+    if inputs.denied_since is not None and inputs.denied_last:
+        return "keys_rejected", inputs.denied_since, f"{origin} refused these keys at the last request", _CHECK_KEYS
+    if inputs.silent_since is not None:
+        fact = f"{origin} does not answer; cached listings and contents are served"
+        return "not_answering", inputs.silent_since, fact, f"check the network and --proxy; {_RETRIED}"
+    if inputs.failing_since is not None:
+        fact = f"{origin} cannot be reached, or fails every request; cached listings and contents are served"
+        return "failing", inputs.failing_since, fact, f"see the last error; {_RETRIED}"
+    if inputs.strange_since is not None:
+        fact = f"the server at {origin} is not Model Lab (a proxy's page?); cached listings are served while fresh"
+        return "failing", inputs.strange_since, fact, "see the last error; check the network, --proxy and --api-url"
+    if inputs.paused_since is not None:
+        fact = f"the rate limit of these keys is used up for {inputs.paused_s:.0f} s more"
+        fix = "wait for the reset; other tools with these keys use up the same limit"
+        return "rate_limited", inputs.paused_since, fact, fix
+    if inputs.stale_since is not None:
+        if inputs.only_slow:
+            fact = f"stale listings are served: {origin} takes longer to list than a lookup waits"
+            return "degraded", inputs.stale_since, fact, _IF_SLOW
+        served = "stale listings are served" if inputs.stale_served else "there is no stale listing to serve"
+        return "degraded", inputs.stale_since, f"{origin} failed to list; {served}", f"see the last error; {_RETRIED}"
+    if inputs.denied_since is not None:
+        # The failures since then do not say whether the service accepts the keys.
+        fact = f"{origin} refused these keys, and has not accepted them since"
+        return "keys_rejected", inputs.denied_since, fact, _CHECK_KEYS
+    return OK, inputs.recovered_at, "the service answered the last request", ""
