@@ -1,0 +1,29 @@
+"""The package as a house: how large its files are, and what they are called (docs/dev/architecture.md, "Style")."""
+
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "artifactfs"
+LONGEST = 400
+# Still longer; each number only ever goes down.
+LONGER = {
+    "fuse/operations.py": 470, "modellab/transport.py": 547, "mount/session.py": 430,
+    "tree/swr_cache.py": 475, "tree/tree.py": 500, "modellab/client.py": 410,
+}  # fmt: skip
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+def test_no_file_is_long() -> None:
+    """A file over 400 lines wants splitting."""
+    found = {str(path.relative_to(PACKAGE)): lines(path) for path in PACKAGE.rglob("*.py")}
+    assert {name: count for name, count in found.items() if count > LONGER.get(name, LONGEST)} == {}
+    assert {name for name in LONGER if found.get(name, 0) <= LONGEST} == set(), "no longer an exception"
+
+
+def test_no_module_name_stands_twice() -> None:
+    """A stranger who searches for a module by its name finds one."""
+    names = Counter(path.name for path in PACKAGE.rglob("*.py") if not path.name.startswith("__"))
+    assert [name for name, count in names.items() if count > 1] == []
