@@ -4,13 +4,13 @@ Each form is a fresh mount, because a mount learns how its server speaks. Source
 """
 
 import errno
-import itertools
 
 import pytest
 
 from artifactfs.emulator import sample
 from tests.fixtures import Mounting
 from tests.harness import Lab, Truth
+from tests.pairwise import pairwise
 
 # Namesakes of prefixes, the recorded run, empty directories, zero bytes, punctuation: what a wrong reading loses.
 RUNS = (80032, sample.RUN, 80014, 80011, 80002)
@@ -30,15 +30,16 @@ SINGLE: list[dict[str, object]] = [
     {"path_of_file": "500", "path_missing": "500"},
     {"path_missing": "400"},
 ]
-# The switches that decide which names mean what, all together; the ones that only stand alone are above.
-MIXED: list[dict[str, object]] = [
-    {"slash": slash, "base": base, "depth": depth, "dir_slash": dir_slash}
-    for slash, base, depth, dir_slash in itertools.product(
-        ("any", "required", "refused"), ("root", "relative"), ("one", "recursive"), (True, False)
-    )
-    # How a directory is written matters where the server insists on a form; elsewhere one of the two will do.
-    if slash == "required" or dir_slash == (depth == "one")
-]
+# The switches that decide which names mean what, every two together; the ones that only stand alone are above. All of
+# their combinations: tests/simulated/test_client_forms.py.
+MIXED: list[dict[str, object]] = pairwise(
+    {
+        "slash": ["any", "required", "refused"],
+        "base": ["root", "relative"],
+        "depth": ["one", "recursive"],
+        "dir_slash": [True, False],
+    }
+)
 ODD: list[dict[str, object]] = [
     {"slash": "required", "base": "relative", "self_marker": "slash", "empty_form": "absent"},
     {"slash": "required", "depth": "recursive", "path_of_file": "404", "path_missing": "404"},
