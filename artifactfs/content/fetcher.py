@@ -20,7 +20,7 @@ from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
 from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
-from artifactfs.modellab.rate_limits import backoff_s
+from artifactfs.util.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
