@@ -17,7 +17,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing, Project, RequestUsage, Run
-from artifactfs.modellab import details, models, pagination
+from artifactfs.modellab import details, models, pagination, size_limits
 from artifactfs.modellab.details import ProjectDetails, RunDetails
 from artifactfs.modellab.listing_dialects import ListingKind, ListingNormalizer, PathBase
 from artifactfs.modellab.models import FileRow, Page, ProjectFile
@@ -29,18 +29,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Rows of a listing; past it the listing is refused (semantics 6.4, EFBIG).
-MAX_ROWS = 1_000_000
-# Bodies up to this are decoded as they are; in a larger one there are not many more values than so many entries have.
-# A row has four fields, or more in time to come; names have brackets and commas in them, but few.
-_LARGE_BYTES = 8 << 20
+# A large body with more values than these for each permitted row is refused undecoded. A row has four fields, or more
+# in time to come; names have brackets and commas in them, but few.
 _CONTAINERS_PER_ROW = 2
 _VALUES_PER_ROW = 16
 # Rows sorted between two looks at the event loop: about 5 ms of work.
 _SLICE = 2_000
-# A project's listing is decoded as it comes, in pieces of a millisecond of work; given up past this many bytes.
+# A project's listing is decoded as it comes, in pieces of a millisecond of work.
 _INDEX_PIECE_BYTES = 64 << 10
-MAX_INDEX_BYTES = 128 << 20
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
 _S3_PAGE = 1000
 # Directories of which it is known what was logged of them; arbitrary.
@@ -75,9 +71,12 @@ class _Form(msgspec.Struct, frozen=True):
 class ModelLab:
     """Model Lab behind one `Transport`. Every method waits at most `deadline_s` seconds and raises ServiceError."""
 
-    def __init__(self, transport: Transport, *, deadline_s: float) -> None:
+    def __init__(
+        self, transport: Transport, *, deadline_s: float, sizes: size_limits.SizeLimits = size_limits.DEFAULTS
+    ) -> None:
         self._transport = transport
         self._deadline_s = deadline_s
+        self._sizes = sizes
         # What this server wants, learned from its answers; None until one of them told.
         self._slash: bool | None = None
         self._base: PathBase | None = None
@@ -187,19 +186,21 @@ class ModelLab:
     async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
         """Give every file of a project's listing to `add`, as they come.
 
-        Raises AnswerTooLarge past MAX_INDEX_BYTES, and what `add` raises. Waits `deadline_s` for each piece.
+        Raises AnswerTooLarge past `sizes.index_bytes`, and what `add` raises. Waits `deadline_s` for each piece.
         """
         target = f"{API_PREFIX}/projects/{urllib.parse.quote(project_id, safe='')}/artifacts"
         # Once: it is of use only now, and what fails it may be its size.
-        stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, attempts=1)
+        stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, max_attempts=1)
         try:
             decoder = ProjectDecoder()
             came = 0
             async with aclosing(stream.decoded()) as pieces:
                 async for piece in pieces:
                     came += len(piece)
-                    if came > MAX_INDEX_BYTES:
-                        raise errors.AnswerTooLarge(f"a project's listing of more than {MAX_INDEX_BYTES >> 20} MiB")
+                    if came > self._sizes.index_bytes:
+                        raise errors.AnswerTooLarge(
+                            f"a project's listing of more than {self._sizes.index_bytes >> 20} MiB"
+                        )
                     for start in range(0, len(piece), _INDEX_PIECE_BYTES):
                         add(decoder.feed(piece[start : start + _INDEX_PIECE_BYTES]))
                         await trio.lowlevel.checkpoint()
@@ -260,7 +261,7 @@ class ModelLab:
     async def _list(self, run_id: int, path: str, form: _Form) -> "_Answer":
         query = {"path": form(path)} if path else {}
         # Rows take as much memory as the body that they came in, and have its room until they are sorted.
-        async with self._asked("listing", f"/runs/{run_id}/artifacts", query, _run_listing) as answer:
+        async with self._asked("listing", f"/runs/{run_id}/artifacts", query, self._run_listing) as answer:
             sorter = ListingNormalizer(path, sent_slash=form.slash, known=self._base)
             for rows in _slices(answer.files):
                 sorter.weigh(rows)
@@ -342,15 +343,22 @@ class ModelLab:
 
         Values are counted before they are made: a body of 256 MiB can become 10 GB of empty lists.
         """
-        if len(body) > _LARGE_BYTES and (
-            body.count(b"{") + body.count(b"[") > _CONTAINERS_PER_ROW * MAX_ROWS
-            or body.count(b",") > _VALUES_PER_ROW * MAX_ROWS
+        max_rows = self._sizes.rows
+        if len(body) > self._sizes.uncounted_bytes and (
+            body.count(b"{") + body.count(b"[") > _CONTAINERS_PER_ROW * max_rows
+            or body.count(b",") > _VALUES_PER_ROW * max_rows
         ):
-            return None, errors.AnswerTooLarge(f"a listing has more than {MAX_ROWS:,} entries")
+            return None, errors.AnswerTooLarge(f"a listing has more than {max_rows:,} entries")
         try:
             return await self._step_by_step(decode(body)), None
         except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
             return None, type(error)(str(error))
+
+    def _run_listing(self, body: bytes) -> Generator[None, None, models.RunListing]:
+        listing = yield from models.run_listing_in_steps(body, self._sizes.lenient_bytes)
+        if len(listing.files) > self._sizes.rows:
+            raise errors.AnswerTooLarge(f"a listing has more than {self._sizes.rows:,} entries")
+        return listing
 
     async def _step_by_step(self, steps: Generator[None, None, T]) -> T:
         """Return what a generator does; others run after each of its steps. Of several that are long, one at a time."""
@@ -372,13 +380,6 @@ def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[No
         return decode(body)
 
     return steps
-
-
-def _run_listing(body: bytes) -> Generator[None, None, models.RunListing]:
-    listing = yield from models.run_listing_in_steps(body)
-    if len(listing.files) > MAX_ROWS:
-        raise errors.AnswerTooLarge(f"a listing has more than {MAX_ROWS:,} entries")
-    return listing
 
 
 def _the_run(run_id: int, run: Run) -> Run:

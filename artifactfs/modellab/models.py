@@ -16,12 +16,11 @@ import msgspec
 from artifactfs.domain import Project, Run
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import lenient_json
+from artifactfs.modellab.size_limits import DEFAULTS
 
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 NESTING_HINT = "it is nested too deeply"
 
-# A larger answer is what the schema says, or refused: the standard library's decoder takes several times its size.
-_MAX_LENIENT_BYTES = 64 << 20
 # Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
 _MAX_NAME = 255
 # Characters of an odd id that a log shows; arbitrary.
@@ -111,9 +110,9 @@ _OBJECT_BEGINS = re.compile(rb"[ \t\r\n]*\{")
 _row_decoder = msgspec.json.Decoder(FileRow)
 
 
-def decode_run_listing(body: bytes) -> RunListing:
+def decode_run_listing(body: bytes, lenient_bytes: int = DEFAULTS.lenient_bytes) -> RunListing:
     """Decode the answer of `/runs/{id}/artifacts`. Raises UnexpectedAnswer."""
-    steps = run_listing_in_steps(body)
+    steps = run_listing_in_steps(body, lenient_bytes)
     while True:
         try:
             next(steps)
@@ -122,13 +121,13 @@ def decode_run_listing(body: bytes) -> RunListing:
             return listing
 
 
-def run_listing_in_steps(body: bytes) -> Generator[None, None, RunListing]:
+def run_listing_in_steps(body: bytes, lenient_bytes: int = DEFAULTS.lenient_bytes) -> Generator[None, None, RunListing]:
     """Decode as `decode_run_listing`; yields every few milliseconds where an odd row makes it long."""
     try:
         attributes = _listing_decoder.decode(body).data.attributes
         files, prefix, odd = attributes.files or [], attributes.path_in_project, 0
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        files, prefix, odd = yield from _listing_row_by_row(body)
+        files, prefix, odd = yield from _listing_row_by_row(body, lenient_bytes)
     if prefix is None:
         raise UnexpectedAnswer("the listing holds no path_in_project, so nothing in it could be read")
     if not _can_be_sent(prefix):
@@ -136,12 +135,14 @@ def run_listing_in_steps(body: bytes) -> Generator[None, None, RunListing]:
     return RunListing(files, prefix, odd)
 
 
-def _listing_row_by_row(body: bytes) -> Generator[None, None, tuple[list[FileRow], str | None, int]]:
+def _listing_row_by_row(
+    body: bytes, lenient_bytes: int
+) -> Generator[None, None, tuple[list[FileRow], str | None, int]]:
     # A page of HTML, or megabytes of spaces, are not worth the work.
     if _OBJECT_BEGINS.match(body) is None:
         raise UnexpectedAnswer("the answer is not JSON")
     # What is repaired takes its size once more, and each row an object before it is looked at.
-    if len(body) > _MAX_LENIENT_BYTES:
+    if len(body) > lenient_bytes:
         raise UnexpectedAnswer("the answer is not the JSON expected, and too large to look closer")
     repair = lenient_json.Repair()
     sound = bytearray()
@@ -305,7 +306,7 @@ def _since_epoch_ns(when: datetime.datetime) -> int:
 
 
 def _lenient_json(body: bytes) -> Any:
-    if len(body) > _MAX_LENIENT_BYTES:
+    if len(body) > DEFAULTS.lenient_bytes:
         raise UnexpectedAnswer("the answer is not the JSON expected, and too large to look closer")
     try:
         return msgspec.json.decode(body)

@@ -1,37 +1,19 @@
-"""Rate-limit state and retry policy. No clock, no sleeping, no httpx: time and answers are arguments.
+"""The state of the rate limits. No clock, no sleeping, no httpx: time and answers are arguments.
 
 Times are seconds of one clock, the caller's. Headers are looked up in lower case.
 """
 
 import email.utils
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
-# Retried besides connection errors. The official client leaves out 508 and what is past 512; proxies send those too.
-RETRIED = frozenset({408, 429, *range(500, 600)} - {501})
-
-MAX_ATTEMPTS = 4
-# Full jitter: a random pause up to base * 2^attempt. Arbitrary within what a waiting shell bears.
-_BACKOFF_BASE_S = 0.2
-_BACKOFF_CAP_S = 5.0
 # For a 429 that names no reset.
 _DEFAULT_RESET_S = 5.0
 # Less than this share of a limit is left: only what somebody waits for is asked, and at a pace that lasts to the
 # reset; but nobody waits longer than this for the one before him.
 _NEAR = 0.2
 _MAX_PACE_S = 1.0
-
-
-def backoff_s(attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
-    """Return the pause before attempt number `attempt` + 1 (the first is 1), with full jitter."""
-    return uniform(0.0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))
-
-
-def is_retried(status: int) -> bool:
-    """Whether a status may be gone at the next try."""
-    return status in RETRIED
 
 
 def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import httpx
 import pytest
@@ -14,9 +15,9 @@ from artifactfs.emulator.faults import Script
 from artifactfs.emulator.lab_state import Emulator
 from artifactfs.emulator.model import Lab, MemoryTree
 from artifactfs.emulator.switches import Switches
-from artifactfs.modellab import rate_limits
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 from tests.unit.test_client import connect
@@ -49,11 +50,19 @@ def lab() -> Lab:
 class Connected:
     """A client, and the emulator that it asks."""
 
-    def __init__(self, script: object = (), keys: Credentials = KEYS, **switches: object) -> None:
+    def __init__(
+        self, script: object = (), keys: Credentials = KEYS, policy: RetryPolicy | None = None, **switches: Any
+    ) -> None:
         parsed = Script.parse(list(script) if isinstance(script, tuple) else script)
         app = create_app(lab(), Switches().changed(switches), script=parsed)
         self.emulator: Emulator = app.state.emulator
-        sender = Transport("http://127.0.0.1", keys, clock=trio.current_time, transport=httpx.ASGITransport(app=app))
+        sender = Transport(
+            "http://127.0.0.1",
+            keys,
+            clock=trio.current_time,
+            transport=httpx.ASGITransport(app=app),
+            retry_policy=policy,
+        )
         self.client = ModelLab(sender, deadline_s=30.0)
 
     async def children(self, path: str) -> dict[bytes, int | None]:
@@ -80,7 +89,7 @@ class Connected:
         return [entry["args"].get("path", "") for entry in log if entry["kind"] == "listing"]
 
 
-def combinations() -> Iterator[dict[str, object]]:
+def combinations() -> Iterator[dict[str, Any]]:
     """Every combination of the switches that shape a run's listing, but for those that leave no sign of a directory."""
     forms: dict[str, tuple[object, ...]] = {
         "slash": ("any", "required", "refused"), "base": ("root", "relative"), "depth": ("one", "recursive"),
@@ -131,7 +140,7 @@ async def test_learning_the_slash_costs_one_request_once(wants: str, wrong: bool
 async def test_what_stands_in_front_of_paths(form: str, autojump_clock: MockClock) -> None:
     """1.3, form 3: `/` and `./` in front of paths, in any mixture, change nothing, in whatever form the rest is."""
     for rest in product(("any", "required", "refused"), ("root", "relative"), ("one", "recursive"), (True, False)):
-        switches = dict(zip(("slash", "base", "depth", "dir_slash"), rest, strict=True))
+        switches: dict[str, Any] = dict(zip(("slash", "base", "depth", "dir_slash"), rest, strict=True))
         if rest == ("required", "relative", "recursive", False):
             continue  # see `combinations`
         server = Connected((), KEYS, path_start=form, **switches)
@@ -266,15 +275,14 @@ async def test_a_login_page_is_not_a_model_lab(autojump_clock: MockClock) -> Non
             await call()
 
 
-async def test_a_server_that_recovers(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_recovers(autojump_clock: MockClock) -> None:
     """5.3: two 503s and a rate limit of 3 s on the way to an answer cost time, not the answer."""
-    monkeypatch.setattr(rate_limits, "backoff_s", lambda _attempt: 1.0)
     limit = {"reset_s": 3, "period": 60}
     rules = [
         {"match": {}, "then": {"status": 503}, "times": 2},
         {"match": {}, "then": {"rate_limit": limit}, "times": 1},
     ]
-    server = Connected(rules)
+    server = Connected(rules, policy=RetryPolicy(backoff_s=lambda _attempt: 1.0))
     assert await server.children("") == TRUTH[""]
     assert trio.current_time() == pytest.approx(5)
     assert len(server.asked()) == 4

@@ -2,7 +2,6 @@
 
 import contextlib
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -12,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs import errors
-from artifactfs.modellab import rate_limits
 from artifactfs.modellab.h11_buffer import _LARGE_BYTES
+from artifactfs.modellab.retry import RetryPolicy
 from tests.scripted import Connection, scripted
 from tests.tlsproxy import certificate
 
@@ -137,11 +136,14 @@ class Server:
         self._late.clear()
 
 
+SHORT_BACKOFF = RetryPolicy(backoff_s=lambda _attempt: 0.01)
+
+
 async def converse(exchanges: list[Exchange], greetings: dict[int, bytes], certified: Certified, scheme: str) -> None:
     server = Server(exchanges, greetings, certified[1] if scheme == "https" else None)
     async with scripted(server.serve) as network:
         # One certificate is read in a hundredth of the time of a bundle.
-        sender = network.transport(f"{scheme}://127.0.0.1:1", ca_file=certified[0])
+        sender = network.transport(f"{scheme}://127.0.0.1:1", ca_file=certified[0], retry_policy=SHORT_BACKOFF)
         for number, exchange in enumerate(exchanges):
             status = int(exchange.status[:3])
             expected = b"" if status == 204 else own_body(number, exchange.size)
@@ -178,13 +180,6 @@ async def converse(exchanges: list[Exchange], greetings: dict[int, bytes], certi
         numbers = [int(head.split()[1].removeprefix(b"/")) for head in connection.requests]
         assert not any(exchanges[number].foreign for number in numbers[:-1])
         assert not (greetings.get(connection.number) and numbers)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_backoff() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rate_limits, "backoff_s", lambda _attempt: 0.01)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -268,7 +268,7 @@ async def test_a_change_does_not_count_as_an_attempt(nursery: trio.Nursery, auto
     """What is asked once is still asked once with keys that are right (a project's listing is)."""
     server = Server("new")
     made = Made(server, Source("new"), nursery)
-    stream = await made.one.open("index", "/x", headers={}, deadline_s=30, attempts=1)
+    stream = await made.one.open("index", "/x", headers={}, deadline_s=30, max_attempts=1)
     await stream.aclose()
     assert server.came == ["old-app", "new"]
 

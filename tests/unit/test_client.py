@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab import client
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
@@ -39,7 +39,7 @@ class Server:
         return [request.url.raw_path.decode().removeprefix(API) for request in self.requests]
 
 
-def connect(handler: Handler) -> tuple[ModelLab, Server]:
+def connect(handler: Handler, sizes: SizeLimits = DEFAULTS) -> tuple[ModelLab, Server]:
     server = Server(handler)
     sender = Transport(
         "https://api.test",
@@ -47,7 +47,7 @@ def connect(handler: Handler) -> tuple[ModelLab, Server]:
         clock=trio.current_time,
         transport=httpx.MockTransport(server),
     )
-    return ModelLab(sender, deadline_s=30.0), server
+    return ModelLab(sender, deadline_s=30.0, sizes=sizes), server
 
 
 def listing(*rows: object, **more: object) -> httpx.Response:
@@ -237,14 +237,14 @@ async def test_rows_that_cannot_be_asked_for(autojump_clock: MockClock, caplog: 
 # --- listings -----------------------------------------------------------------------------------------------
 
 
-async def test_a_listing_past_the_cap(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_past_the_cap(autojump_clock: MockClock) -> None:
     """6.4: a listing's entries have a bound: past it AnswerTooLarge, which is EFBIG."""
-    monkeypatch.setattr(client, "MAX_ROWS", 3)
+    sizes = SizeLimits(rows=3)
     rows = [{"path": f"f{i}"} for i in range(4)]
-    lab, _ = connect(lambda _request: listing(*rows))
+    lab, _ = connect(lambda _request: listing(*rows), sizes)
     with pytest.raises(errors.AnswerTooLarge, match="more than 3 entries"):
         await lab.list_directory(1, "")
-    lab, _ = connect(lambda _request: listing(*rows[:3]))
+    lab, _ = connect(lambda _request: listing(*rows[:3]), sizes)
     assert len((await lab.list_directory(1, "")).children.by_name) == 3
 
 

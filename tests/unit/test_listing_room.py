@@ -12,8 +12,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from artifactfs import errors
-from artifactfs.modellab import client, models, streams, transport
+from artifactfs.modellab import models, streams
 from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.size_limits import SizeLimits
 from artifactfs.modellab.streams import Kept, Room
 from tests.unit.test_transport import connect
 
@@ -75,9 +76,8 @@ class Slow(httpx.AsyncByteStream):
         yield self._half
 
 
-async def test_a_listing_waits_for_others(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_waits_for_others(autojump_clock: MockClock) -> None:
     """6.4: a listing that needs more than is left waits until another is done, within its deadline; then says so."""
-    monkeypatch.setattr(transport, "_OTHER_ANSWERS_BYTES", 1000)
     events = [trio.Event() for _ in range(3)]
     found: list[object] = []
 
@@ -85,7 +85,7 @@ async def test_a_listing_waits_for_others(autojump_clock: MockClock, monkeypatch
         number = int(request.url.path[1:])
         return httpx.Response(200, stream=Slow(bytes(900), events[number]))
 
-    sender, _ = connect(answer)
+    sender, _ = connect(answer, sizes=SizeLimits(shared_bytes=1000))
 
     async def get(number: int, deadline_s: float) -> None:
         try:
@@ -134,19 +134,16 @@ REFUSED: dict[str, tuple[Callable[[], httpx.Response], type[Exception]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_refused_listing_keeps_nothing(
-    name: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refused_listing_keeps_nothing(name: str, autojump_clock: MockClock) -> None:
     """6.4: an exception, which others may keep, keeps nothing of the listing that was refused."""
-    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 10 * MIB)
-    monkeypatch.setattr(client, "MAX_ROWS", 50_000)
+    sizes = SizeLimits(body_bytes=10 * MIB, rows=50_000)
     make, kind = REFUSED[name]
 
     async def answer(_request: httpx.Request) -> httpx.Response:
         return make()
 
-    sender, _ = connect(answer)
-    lab = ModelLab(sender, deadline_s=30)
+    sender, _ = connect(answer, sizes=sizes)
+    lab = ModelLab(sender, deadline_s=30, sizes=sizes)
     kept: list[BaseException] = []
     gc.collect()
     gc.disable()  # what only a cycle keeps is kept for a while, too
@@ -169,12 +166,9 @@ async def test_a_refused_listing_keeps_nothing(
 @pytest.mark.parametrize(
     "filler", [b"[],", b"{},", b"0,", b'"",', b'{"path":1},'], ids=["lists", "objects", "numbers", "texts", "rows"]
 )
-async def test_many_values_are_not_made(
-    filler: bytes, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_values_are_not_made(filler: bytes, autojump_clock: MockClock) -> None:
     """6.4: values are counted before they are made: 3 bytes each in JSON, 64 in memory."""
-    monkeypatch.setattr(client, "_LARGE_BYTES", MIB)
-    monkeypatch.setattr(client, "MAX_ROWS", 10_000)
+    sizes = SizeLimits(uncounted_bytes=MIB, rows=10_000)
     body = OPEN + filler * (3 * MIB // len(filler)) + b"0" + CLOSE
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -184,20 +178,19 @@ async def test_many_values_are_not_made(
     tracemalloc.start()
     try:
         with pytest.raises(errors.AnswerTooLarge):
-            await ModelLab(sender, deadline_s=30).list_directory(1, "")
+            await ModelLab(sender, deadline_s=30, sizes=sizes).list_directory(1, "")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 12 * MIB
 
 
-def test_a_large_answer_is_what_the_schema_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_answer_is_what_the_schema_says() -> None:
     """6.4: what is not, and larger than the bound, is not looked at closer, which takes several times its size."""
     row = b'{"path":"a","is_dir":false},'
-    monkeypatch.setattr(models, "_MAX_LENIENT_BYTES", 100)
-    assert len(models.decode_run_listing(OPEN + row * 100 + row[:-1] + CLOSE).files) == 101
+    assert len(models.decode_run_listing(OPEN + row * 100 + row[:-1] + CLOSE, 100).files) == 101
     with pytest.raises(errors.UnexpectedAnswer, match="too large to look closer"):
-        models.decode_run_listing(OPEN + row * 100 + b"0" + CLOSE)
+        models.decode_run_listing(OPEN + row * 100 + b"0" + CLOSE, 100)
 
 
 def test_a_value_is_not_a_copy() -> None:

@@ -18,12 +18,13 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import RequestUsage, encode_name
 from artifactfs.errors import UnexpectedAnswer
-from artifactfs.modellab import client, project_decoder, transport
+from artifactfs.modellab import project_decoder
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.listing_dialects import size_of
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import ProjectDecoder
+from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
@@ -347,7 +348,9 @@ class Body(httpx.AsyncByteStream):
         self.closed = True
 
 
-def lab(answer: httpx.Response | Exception) -> tuple[ModelLab, Transport, list[httpx.Request]]:
+def lab(
+    answer: httpx.Response | Exception, sizes: SizeLimits = DEFAULTS
+) -> tuple[ModelLab, Transport, list[httpx.Request]]:
     asked: list[httpx.Request] = []
 
     async def handler(request: httpx.Request) -> httpx.Response:
@@ -357,8 +360,10 @@ def lab(answer: httpx.Response | Exception) -> tuple[ModelLab, Transport, list[h
         return answer
 
     keys = Credentials(Secret("a"), Secret("b"))
-    sender = Transport("https://api.test", keys, clock=trio.current_time, transport=httpx.MockTransport(handler))
-    return ModelLab(sender, deadline_s=30.0), sender, asked
+    sender = Transport(
+        "https://api.test", keys, clock=trio.current_time, transport=httpx.MockTransport(handler), sizes=sizes
+    )
+    return ModelLab(sender, deadline_s=30.0, sizes=sizes), sender, asked
 
 
 async def files_of(service: ModelLab, project_id: str = "10") -> list[str]:
@@ -432,13 +437,14 @@ async def test_encoded_wrongly(encoding: str, packed: bytes, autojump_clock: Moc
     assert len(asked) == 1
 
 
-async def test_a_bomb(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bomb(autojump_clock: MockClock) -> None:
     """6.4: a megabyte that decompresses to a gigabyte is inflated a piece at a time, and given up at the bound."""
-    monkeypatch.setattr(client, "MAX_INDEX_BYTES", 8 << 20)
-    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 8 << 20)
     packer = zlib.compressobj(wbits=31)
     packed = b"".join(packer.compress(b" " * (1 << 20)) for _ in range(200)) + packer.flush()
-    service, sender, _ = lab(httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=packed))
+    service, sender, _ = lab(
+        httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=packed),
+        SizeLimits(body_bytes=8 << 20, index_bytes=8 << 20),
+    )
     tracemalloc.start()
     with pytest.raises((errors.AnswerTooLarge, errors.UnexpectedAnswer)):
         await files_of(service)
@@ -449,19 +455,17 @@ async def test_a_bomb(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
     assert peak < 24 << 20
 
 
-async def test_past_the_bound(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_past_the_bound(autojump_clock: MockClock) -> None:
     """6.4: an index of more than so many bytes is given up in the middle, and its connection with it."""
-    monkeypatch.setattr(client, "MAX_INDEX_BYTES", len(LARGE) - 1)
     stream = Body([LARGE[start : start + 1000] for start in range(0, len(LARGE), 1000)] + [b" " * 1000] * 1000)
-    service, sender, _ = lab(httpx.Response(200, stream=stream))
+    service, sender, _ = lab(httpx.Response(200, stream=stream), SizeLimits(index_bytes=len(LARGE) - 1))
     with pytest.raises(errors.AnswerTooLarge):
         await files_of(service)
     assert stream.taken < len(LARGE) // 1000 + 3
     assert stream.closed
     # Its place is free again.
     assert sender.can_prefetch("listing")
-    monkeypatch.setattr(client, "MAX_INDEX_BYTES", len(LARGE))
-    service, _, _ = lab(httpx.Response(200, content=LARGE))
+    service, _, _ = lab(httpx.Response(200, content=LARGE), SizeLimits(index_bytes=len(LARGE)))
     assert await files_of(service) == ROWS
 
 

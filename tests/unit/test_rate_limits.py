@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.modellab.rate_limits import MAX_ATTEMPTS, RateLimits, backoff_s, is_retried, reset_after_s
+from artifactfs.modellab.rate_limits import RateLimits, reset_after_s
+from artifactfs.modellab.retry import RETRIED, RetryPolicy
+from artifactfs.util.backoff import backoff_s
 
 WALL = 1_778_922_000.0
 
@@ -17,7 +19,7 @@ def limited(reset: str, name: str = "a", **more: str) -> dict[str, str]:
     return headers | {key.replace("_", "-"): value for key, value in more.items()}
 
 
-@pytest.mark.parametrize("attempt", range(1, MAX_ATTEMPTS + 1))
+@pytest.mark.parametrize("attempt", range(1, RetryPolicy().max_attempts + 1))
 def test_backoff_has_full_jitter(attempt: int) -> None:
     """A pause is anything from nothing to a bound that doubles, at most 5 s."""
     spans: list[tuple[float, float]] = []
@@ -34,7 +36,7 @@ def test_backoff_has_full_jitter(attempt: int) -> None:
 
 def test_which_statuses_are_retried() -> None:
     """408, 429 and every 5xx but 501, which no retry changes."""
-    assert {s for s in range(100, 600) if is_retried(s)} == {408, 429, 500, *range(502, 600)}
+    assert set(RETRIED) == {408, 429, 500, *range(502, 600)}
 
 
 # --- before the limit ---------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab import rate_limits, request_log
+from artifactfs.modellab import request_log
 from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
@@ -48,10 +49,8 @@ async def test_how_a_request_ended(
     expected: str,
     caplog: pytest.LogCaptureFixture,
     autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """5.3: an answer by its status, a failure by its words, one that nobody waits for any more as that."""
-    monkeypatch.setattr(rate_limits, "MAX_ATTEMPTS", 1)
 
     async def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/slow"):
@@ -60,7 +59,13 @@ async def test_how_a_request_ended(
             raise httpx.ReadError("x")
         return httpx.Response(404 if request.url.path.endswith("/no") else 200, content=b"body")
 
-    sender = Transport("https://api.test", KEYS, clock=trio.current_time, transport=httpx.MockTransport(answer))
+    sender = Transport(
+        "https://api.test",
+        KEYS,
+        clock=trio.current_time,
+        transport=httpx.MockTransport(answer),
+        retry_policy=RetryPolicy(max_attempts=1),
+    )
     with caplog.at_level(logging.DEBUG, LOGGER), contextlib.suppress(errors.ServiceError):
         await sender.get("run", f"/api/v2/model-lab-api{path}", deadline_s=30)
     line = next(record.getMessage() for record in caplog.records if record.name == LOGGER)

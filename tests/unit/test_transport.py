@@ -9,14 +9,20 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
-from artifactfs.modellab import rate_limits, transport
 from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.retry import RetryPolicy
+from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
 from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Transport
 from artifactfs.settings import Secret
+from artifactfs.util.backoff import backoff_s
 from tests.fakes import TurnedClock
 
 KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))
 Answer = httpx.Response | Exception | Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+# As long as the policy allows, so that times are exact.
+LONGEST_BACKOFF = RetryPolicy(backoff_s=lambda attempt: backoff_s(attempt, lambda _low, high: high))
 
 
 class Network:
@@ -38,10 +44,16 @@ class Network:
         return await answer(request)
 
 
-def connect(*answers: Answer, url: str = "https://api.test") -> tuple[Transport, Network]:
+def connect(*answers: Answer, url: str = "https://api.test", sizes: SizeLimits = DEFAULTS) -> tuple[Transport, Network]:
     network = Network(answers)
     sender = Transport(
-        url, KEYS, clock=TurnedClock(), wall_clock=lambda: 1_778_922_000.0, transport=httpx.MockTransport(network)
+        url,
+        KEYS,
+        clock=TurnedClock(),
+        wall_clock=lambda: 1_778_922_000.0,
+        transport=httpx.MockTransport(network),
+        retry_policy=LONGEST_BACKOFF,
+        sizes=sizes,
     )
     return sender, network
 
@@ -54,13 +66,6 @@ async def never(_request: httpx.Request) -> httpx.Response:
 def limited(reset_s: int, name: str = "lab", **more: str) -> httpx.Response:
     headers = {"X-RateLimit-Reset": str(reset_s), "X-RateLimit-Name": name}
     return httpx.Response(429, headers=headers | more, json={"errors": ["Too many requests"]})
-
-
-@pytest.fixture(autouse=True)
-def longest_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back off as long as the policy allows, so that times can be told exactly."""
-    policy = rate_limits.backoff_s
-    monkeypatch.setattr(rate_limits, "backoff_s", lambda attempt: policy(attempt, lambda _low, high: high))
 
 
 OK = httpx.Response(200, content=b"body")
@@ -114,8 +119,8 @@ async def test_attempts_end(status: int, error: type[Exception], autojump_clock:
     sender, network = connect(httpx.Response(status, json={"errors": [{"detail": "db is down"}]}))
     with pytest.raises(error, match=rf"api\.test answered {status} \(db is down\)"):
         await sender.get("run", "/x", deadline_s=30)
-    assert len(network.requests) == rate_limits.MAX_ATTEMPTS
-    assert sender.cost().requests == {"run": rate_limits.MAX_ATTEMPTS}
+    assert len(network.requests) == RetryPolicy().max_attempts
+    assert sender.cost().requests == {"run": RetryPolicy().max_attempts}
 
 
 @pytest.mark.parametrize(
@@ -292,7 +297,7 @@ async def test_fewer_attempts(autojump_clock: MockClock) -> None:
     for attempts in (1, 2):
         sender, network = connect(httpx.Response(503))
         with pytest.raises(errors.ServerFailed):
-            await sender.open("index", "/x", headers={}, deadline_s=30, attempts=attempts)
+            await sender.open("index", "/x", headers={}, deadline_s=30, max_attempts=attempts)
         assert len(network.requests) == attempts
         assert sender.can_prefetch("index")
 
@@ -386,9 +391,8 @@ async def test_throttled_again_and_again(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.filterwarnings(ABANDONED)
-async def test_an_answer_past_the_cap(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_past_the_cap(autojump_clock: MockClock) -> None:
     """6.4: answers have bounds; past it nothing more is read, and it is not tried again."""
-    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 1 << 20)
     read = 0
 
     async def endless(_request: httpx.Request) -> httpx.Response:
@@ -400,7 +404,7 @@ async def test_an_answer_past_the_cap(autojump_clock: MockClock, monkeypatch: py
 
         return httpx.Response(200, content=body())  # type: ignore[arg-type]  # an async iterator of bytes
 
-    sender, network = connect(endless)
+    sender, network = connect(endless, sizes=SizeLimits(body_bytes=1 << 20))
     with pytest.raises(errors.AnswerTooLarge, match="more than 1 MiB"):
         await sender.get("run", "/x", deadline_s=30)
     assert read <= 18
@@ -427,8 +431,7 @@ async def test_an_endless_error_is_cut(autojump_clock: MockClock) -> None:
     assert read <= 6
 
 
-async def test_a_body_just_within_the_cap(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_just_within_the_cap(autojump_clock: MockClock) -> None:
     """6.4: the bound itself is allowed."""
-    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 1000)
-    sender, _ = connect(httpx.Response(200, content=bytes(1000)))
+    sender, _ = connect(httpx.Response(200, content=bytes(1000)), sizes=SizeLimits(body_bytes=1000))
     assert len(await sender.get("run", "/x", deadline_s=30)) == 1000

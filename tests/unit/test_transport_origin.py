@@ -15,23 +15,21 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import rate_limits
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.connections import tls_context
+from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
 KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "backoff_s", lambda _attempt: 0.0)
+NO_PAUSES = RetryPolicy(backoff_s=lambda _attempt: 0.0)
 
 
 @contextlib.asynccontextmanager
 async def sending(url: str, **more: str | None) -> AsyncIterator[Transport]:
-    sender = Transport(url, KEYS, clock=trio.current_time, **more)  # type: ignore[arg-type]  # proxy and ca_file
+    sender = Transport(url, KEYS, clock=trio.current_time, retry_policy=NO_PAUSES, **more)  # type: ignore[arg-type]  # proxy and ca_file
     try:
         yield sender
     finally:
@@ -159,7 +157,7 @@ async def test_refused() -> None:
         async with sending(f"http://127.0.0.1:{reserved.getsockname()[1]}") as sender:
             with pytest.raises(errors.ConnectionRefused, match=r"127\.0\.0\.1"):
                 await sender.get("run", "/x", deadline_s=30)
-        assert sender.cost().requests == {"run": rate_limits.MAX_ATTEMPTS}
+        assert sender.cost().requests == {"run": NO_PAUSES.max_attempts}
 
 
 async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +204,7 @@ async def test_an_answer_that_breaks_off(answer: bytes) -> None:
     async with listening(answer) as (here, heard), sending(f"http://{here}") as sender:
         with pytest.raises(errors.ConnectionLost):
             await sender.get("run", "/x", deadline_s=30)
-    assert heard.connections == rate_limits.MAX_ATTEMPTS
+    assert heard.connections == NO_PAUSES.max_attempts
 
 
 async def test_a_reset() -> None:
@@ -249,11 +247,13 @@ async def test_foreign_exceptions_end_here(raised: httpx.HTTPError, error: type[
     def fail(_request: httpx.Request) -> httpx.Response:
         raise raised
 
-    sender = Transport("https://api.test", KEYS, clock=trio.current_time, transport=httpx.MockTransport(fail))
+    sender = Transport(
+        "https://api.test", KEYS, clock=trio.current_time, transport=httpx.MockTransport(fail), retry_policy=NO_PAUSES
+    )
     with pytest.raises(error) as caught:
         await sender.get("run", "/x", deadline_s=30)
     assert "s3cr3t" not in str(caught.value)
-    assert sender.cost().requests == {"run": rate_limits.MAX_ATTEMPTS}
+    assert sender.cost().requests == {"run": NO_PAUSES.max_attempts}
 
 
 @pytest.mark.parametrize(
@@ -286,6 +286,7 @@ async def test_a_proxy_that_is_not_there_is_named(
         KEYS,
         clock=trio.current_time,
         transport=httpx.MockTransport(fail),
+        retry_policy=NO_PAUSES,
         proxy="http://u:s3cr3t@p:9",
     )
     with pytest.raises(error, match=said) as caught:

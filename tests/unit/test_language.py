@@ -1,0 +1,37 @@
+"""The words that the project does not use, counted in code and documentation (docs/dev/glossary.md)."""
+
+import io
+import re
+import tokenize
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+PER_THOUSAND = 0.5
+# By the word that the field has for it, where it has one.
+PUT_AWAY = re.compile(
+    r"\b(?:nobody|somebody|anybody|everybody|whoever|who (?:walks|waits|asks|reads)|told|believed?|at hand|anew|of late"
+    r"|mend(?:s|ed)?|but for|a content|looked after)\b",
+    re.IGNORECASE,
+)
+
+
+def prose(path: Path) -> str:
+    """Return the comments and strings of a module, or a whole page without its code blocks."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return re.sub(r"```.*?```|`[^`\n]*`", " ", text, flags=re.DOTALL)
+    kinds = (tokenize.COMMENT, tokenize.STRING)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return "\n".join(token.string for token in tokens if token.type in kinds)
+
+
+def test_put_away_words_stay_away() -> None:
+    """Below 0.5 in 1,000 words, over code, messages, and documentation."""
+    pages = [*(CHECKOUT / "docs").rglob("*.md"), *CHECKOUT.glob("*.md")]
+    found: list[str] = []
+    words = 0
+    for path in [*(CHECKOUT / "artifactfs").rglob("*.py"), *pages]:
+        text = prose(path)
+        words += len(re.findall(r"\b[a-zA-Z']+\b", text))
+        found += [f"{path.relative_to(CHECKOUT)}: {match[0]}" for match in PUT_AWAY.finditer(text)]
+    assert 1000 * len(found) / words < PER_THOUSAND, (len(found), words, found[:40])
