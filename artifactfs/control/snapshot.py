@@ -140,7 +140,7 @@ def _requests(traffic: StatsSnapshot, cost: RequestUsage) -> status_schema.Reque
 
 
 def _cache(parts: MountComponents) -> status_schema.Cache:
-    keeper = parts.shop.keeper
+    keeper = parts.shop.disk_cache
     # For the next one who asks: this one gets what was seen last.
     keeper.look_soon()
     if (cache := keeper.state()) is None:
@@ -158,7 +158,7 @@ def _cache(parts: MountComponents) -> status_schema.Cache:
 
 
 def _reading(parts: MountComponents) -> status_schema.Reading:
-    sources = content_tally.sources(parts.shop.tally)
+    sources = content_tally.sources(parts.shop.stats)
     return status_schema.Reading(
         memory_reads=sources.memory_reads,
         memory_bytes=sources.memory_bytes,

@@ -238,7 +238,7 @@ def _block_store(settings: Settings) -> BlockStore | None:
 def _shop(settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery) -> ContentContext:
     return ContentContext(
         service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
-        keeper=keeper,
+        disk_cache=keeper,
         pool=BlockPool(_POOL_BYTES),
         budget=ReadaheadBudget(_AHEAD_BYTES),
         nursery=nursery,
