@@ -166,20 +166,14 @@ class Bench:
         await trio.testing.wait_all_tasks_blocked()
         assert not self.nursery.child_tasks
         assert self.shop.budget.used == 0
-        assert self.shop.fetched == 0
-        assert self.shop.spools == 0
-        assert not self.shop.tally.streams
+        assert self.shop.active_downloads == 0
+        assert self.shop.active_streams == 0
+        assert not self.shop.stats.streams
         assert not self.shop.probe.locked()
-        assert not self.files._sources
-        assert self.keeper._waiting_bytes == 0
-        assert not self.keeper._waiting
-        assert not self.keeper._gathered
-        assert not self.keeper._groups
-        assert not self.keeper._writing
-        held = [*self.shop.pool._blocks.values(), *self.shop.pool._unread.values()]
-        assert self.shop.pool.size_bytes == sum(len(block.data) for block in held)
-        assert not self.shop.pool._unread
-        assert self.shop.pool._unread_bytes == 0
+        assert len(self.files) == 0
+        assert self.keeper.is_idle
+        assert self.shop.pool.readers_ahead_of == 0
+        assert self.shop.pool.unread_bytes == 0
 
 
 @asynccontextmanager
@@ -204,7 +198,7 @@ async def bench(
         kept = DiskCache(store, nursery, tuning, run_in_thread)
         shop = ContentContext(
             service=server,
-            keeper=kept,
+            disk_cache=kept,
             pool=BlockPool(pool),
             budget=ReadaheadBudget(budget),
             nursery=nursery,
@@ -218,4 +212,6 @@ async def bench(
         yield made
         await made.settle()
         assert server.open_bodies == 0
+        shop.pool.clear()
+        assert shop.pool.size_bytes == 0
         nursery.cancel_scope.cancel()

@@ -34,14 +34,14 @@ _WRITE_BYTES = 128 << 10
 class Provenance(msgspec.Struct, frozen=True):
     """What the bytes of a block are known by, when they were fetched.
 
-    `validator`: of the answer; `run`: a digest of a settled run's times; each None where there was none.
+    `validator`: of the answer; `content_stamp`: see ContentVersion; each None where there was none.
     `fetched_at`: seconds since the epoch. `session`: the mount that fetched it.
     """
 
     fetched_at: float
     session: bytes
     validator: bytes | None = None
-    run: bytes | None = None
+    content_stamp: bytes | None = None
 
 
 class Block(msgspec.Struct):
@@ -83,8 +83,9 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, 
         return None
     if os.fstat(fd).st_size != HEADER_BYTES + length:
         return None
-    fetched_at, session, validator, run, *checksums = rest
-    stamp = Provenance(fetched_at, session, validator if validator != _NONE else None, run if run != _NONE else None)
+    fetched_at, session, *digests = rest[:4]
+    checksums = rest[4:]
+    stamp = Provenance(fetched_at, session, *(digest if digest != _NONE else None for digest in digests))
     blocks = []
     for index in wanted:
         start = (index - first) * block_bytes
@@ -108,7 +109,7 @@ def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | bytearray | 
         stamp.fetched_at,
         stamp.session,
         stamp.validator or _NONE,
-        stamp.run or _NONE,
+        stamp.content_stamp or _NONE,
         *checksums,
     )
     for part in (header, _checksum(header).to_bytes(8, "little"), *blocks):

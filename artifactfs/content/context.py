@@ -1,4 +1,4 @@
-"""What all open files of a mount share: the service, the cache, the bounds, and what was learned of the server."""
+"""What all open files of a mount share: the service, the caches, the limits, and the facts learned about the server."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +14,8 @@ from artifactfs.content.read_stats import ReadStats
 from artifactfs.content.tuning import DEFAULTS, ContentTuning
 from artifactfs.domain import ArtifactRef, ContentBody
 
-# Versions whose validator is remembered: some 200 bytes each. The kernel's pages of a file may outlive our blocks.
+# Versions whose validator is remembered, at about 200 bytes each. The kernel may keep pages of a file for longer than
+# the caches keep its blocks.
 _VALIDATORS = 20_000
 
 
@@ -38,10 +39,10 @@ def _remembered() -> cachetools.LRUCache[bytes, bytes]:
 
 
 class ContentContext(msgspec.Struct):
-    """What all sources of a mount share. `deadline_s`: the longest wait without progress."""
+    """See the module. `deadline_s`: the longest wait without progress."""
 
     service: ContentService
-    keeper: DiskCache
+    disk_cache: DiskCache
     pool: BlockPool
     budget: ReadaheadBudget
     nursery: trio.Nursery
@@ -51,25 +52,26 @@ class ContentContext(msgspec.Struct):
     # The pause before a request is sent again, given how often it failed (the first time: 1).
     backoff_s: Callable[[int], float]
     tuning: ContentTuning = DEFAULTS
-    # This server's validators change from answer to answer, and mean nothing (semantics 4.1).
+    # This server's validators differ from answer to answer, so they mean nothing (semantics 4.1).
     validators_unreliable: bool = False
-    # Of each version that was read, by its name in the cache: what is held under that name, here and by the kernel.
+    # The validator of each version that was read, by the version's key in the caches.
     validators: cachetools.LRUCache[bytes, bytes] = msgspec.field(default_factory=_remembered)
-    # Who asks while it is not known whether this server grants ranges.
+    # Held by the request that finds out whether this server grants ranges.
     probe: trio.Lock = msgspec.field(default_factory=trio.Lock)
-    # Files that something is fetched of, and whole bodies that are being read.
-    fetched: int = 0
-    spools: int = 0
-    tally: ReadStats = msgspec.field(default_factory=ReadStats)
+    # Files with a fetch under way, and full bodies that are being read.
+    active_downloads: int = 0
+    active_streams: int = 0
+    stats: ReadStats = msgspec.field(default_factory=ReadStats)
 
     def readahead_capacity(self) -> int:
-        """Return how far ahead of one reader to fetch: what is fetched ahead of all must find room in memory."""
-        return self.pool.max_bytes * 2 // 3 // max(1, self.fetched, self.pool.readers_ahead_of)
+        """Return the read-ahead of one reader, in bytes: memory must have room for the read-ahead of all readers."""
+        return self.pool.max_bytes * 2 // 3 // max(1, self.active_downloads, self.pool.readers_ahead_of)
 
     def fits(self, size: int) -> bool:
-        """Whether a body of `size` bytes can be kept, on disk or in memory, so that it is fetched once."""
-        return size <= max(self.keeper.room_bytes, self.pool.max_bytes)
+        """Whether a body of `size` bytes can be cached, on disk or in memory, so that it is fetched once."""
+        return size <= max(self.disk_cache.room_bytes, self.pool.max_bytes)
 
     def has_room_for(self, size: int, left: int) -> bool:
-        """Whether a body of `size` bytes, of which `left` are to come, can be held until somebody reads it."""
-        return left <= self.pool.readahead_capacity or size <= self.keeper.room_bytes // 2 // max(1, self.spools)
+        """Whether a body of `size` bytes, of which `left` are to come, can be cached before it is read."""
+        share = self.disk_cache.room_bytes // 2 // max(1, self.active_streams)
+        return left <= self.pool.readahead_capacity or size <= share

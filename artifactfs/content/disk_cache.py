@@ -1,8 +1,8 @@
-"""Between readers and the cache on disk: loads and saves blocks in threads, so that the loop never waits for a disk.
+"""Loads and saves blocks of the cache on disk in threads, so that the event loop never waits for a disk.
 
-Saving is behind the readers and bounded: where the disk is slower than the network, a fetch waits a little for it,
-then goes on without keeping (semantics 4.4: a cache costs speed, never a read). Where no thread can be had, nothing is
-found and nothing is kept until one can (5.5).
+Saves are queued, and the queue is bounded: where the disk is slower than the network, a fetch waits a little for room,
+then goes on without saving (semantics 4.4: a cache costs speed, never a read). While no thread can be had, nothing is
+found and nothing is saved (5.5).
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from artifactfs.content.read_stats import CacheState
 from artifactfs.content.tuning import DEFAULTS, ContentTuning
 from artifactfs.errors import NoThread
 from artifactfs.util import threads
+from artifactfs.util.pulse import Pulse
 
 T = TypeVar("T")
 
@@ -37,14 +38,14 @@ _Save = Callable[[BlockStore, Sequence[tuple[_Place, Block]]], bool]
 
 
 class _Waiting(msgspec.Struct):
-    """A block that is to be written, by itself at `due` (of trio's clock) at the latest."""
+    """A block in the queue. It is written without its group at `due` (of trio's clock) at the latest."""
 
     block: Block
     due: float
 
 
 class DiskCache:
-    """Loads and saves blocks of one store; without a store nothing is ever there."""
+    """See the module. Without a store nothing is ever cached."""
 
     def __init__(
         self,
@@ -58,53 +59,57 @@ class DiskCache:
         self._tuning = tuning
         self._run_in_thread = run_in_thread
         self._threads = trio.CapacityLimiter(_THREADS)
-        # A look at a disk that hangs must keep nobody from it.
+        # A limiter of its own: a look at a disk that hangs must not hold up reads.
         self._looks = trio.CapacityLimiter(1)
-        # Not yet written, in order; what is in here is there for `load` already.
+        # The queue, in order. `load` finds its blocks.
         self._waiting: dict[_Place, _Waiting] = {}
         self._waiting_bytes = 0
-        # How many blocks of each group wait, by (key, first index), and the groups of which all do.
+        # The number of queued blocks of each group, by (key, first index), and the groups that are complete.
         self._group_blocks = store.group_blocks if store is not None else 1
         self._gathered: Counter[_Place] = Counter()
         self._groups: dict[_Place, None] = {}
-        # Versions of which a thread is writing something.
+        # Versions of which a thread is writing a block.
         self._writing: frozenset[bytes] = frozenset()
-        # Who waits until everything is written.
+        # The number of `flush` calls that wait.
         self._flushing = 0
-        # Set when something more waits to be written, and when a thread is done.
-        self._news = trio.Event()
-        self._written = trio.Event()
-        # The disk has done nothing while a fetch waited for it: none waits until it has.
+        # The queue grew, or a flush began; and: a thread has finished a write.
+        self._queued = Pulse()
+        self._written = Pulse()
+        # The disk wrote nothing while a fetch waited for room: no fetch waits again until it does.
         self._stuck = False
-        # No thread could be had the last time; and versions of which some blocks are to be deleted since.
+        # The last call found no thread; and versions that are to be deleted since.
         self._without_threads = False
         self._doomed: set[bytes] = set()
-        # What fits on the disk; 0 where what was saved of late was not kept.
+        # What fits on the disk; 0 if the last save failed.
         self.room_bytes = store.max_bytes if store is not None else 0
         self._idle = trio.Event()
         self._idle.set()
         self.session = store.session if store is not None else b""
-        # Whether a thread is looking how full the cache and its disk are.
         self._looking = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the queue is empty, and nothing of it is left in any count."""
+        return not (self._waiting or self._waiting_bytes or self._gathered or self._groups or self._writing)
 
     async def load(
         self, key: bytes, indices: Sequence[int], accept: Callable[[Provenance], bool]
     ) -> list[Block | None]:
-        """Return the blocks that are kept and accepted, None for each other one."""
+        """Return the blocks that are cached and accepted, None for each other one."""
         store = self._store
         if store is None or not indices:
             return [None] * len(indices)
         found = {index: self._waiting[key, index].block for index in indices if (key, index) in self._waiting}
         missing = [index for index in indices if index not in found]
         if missing:
-            with contextlib.suppress(NoThread):  # as if nothing were kept
+            with contextlib.suppress(NoThread):  # as if nothing were cached
                 await self._delete(store, key)
                 loaded = await self._in_thread(store.load, key, missing, accept)
                 found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
         return [found.get(index) for index in indices]
 
     async def save(self, key: bytes, index: int, data: bytearray, size: int, stamp: Provenance) -> None:
-        """Keep the first `size` bytes of a block, soon. Waits a little where the disk does not keep up."""
+        """Queue the first `size` bytes of a block. Waits a little for room; without it the block is not saved."""
         if self._store is None:
             return
         while self._waiting_bytes > self._tuning.disk_queue_bytes:
@@ -112,38 +117,38 @@ class DiskCache:
                 await self._written.wait()
             if waited.cancelled_caught:
                 if not self._stuck:
-                    log.info("the cache's disk does not keep up: not everything is kept")
+                    log.info("the cache's disk does not keep up: not every block is cached")
                 self._stuck = True
                 return
-        # no await below:
+        # No await below.
         self._take((key, index))
         self._put((key, index), Block(data if size == len(data) else data[:size], stamp))
         if self._idle.is_set():
             self._idle = trio.Event()
             self._nursery.start_soon(self._write, self._store)
-        self._wake()
+        self._queued.notify()
 
     async def discard(self, key: bytes) -> None:
-        """Delete every kept block of a version."""
+        """Delete every cached block of a version."""
         if self._store is not None:
             for place in [place for place in self._waiting if place[0] == key]:
                 self._take(place)
-            # Whoever gives up now would leave it there.
+            # Shielded: a caller that gives up must not leave the blocks there.
             with trio.CancelScope(shield=True):
                 if key in self._writing:
                     await self._written.wait()
                 self._doomed.add(key)
-                with contextlib.suppress(NoThread):  # done before anything of it is loaded
+                with contextlib.suppress(NoThread):  # then `load` deletes them first
                     await self._delete(self._store, key)
 
     async def _delete(self, store: BlockStore, key: bytes) -> None:
-        """Delete what is kept of a version, if that is still to be done."""
+        """Delete the blocks of a version, if that is still to be done."""
         if key in self._doomed:
             await self._in_thread(store.discard, key)
             self._doomed.discard(key)
 
     async def held_bytes(self, key: bytes) -> int:
-        """Return how many bytes of a version are kept, or wait to be."""
+        """Return the bytes of a version that are cached or queued."""
         store = self._store
         if store is None:
             return 0
@@ -153,7 +158,7 @@ class DiskCache:
         return waiting
 
     def state(self) -> CacheState | None:
-        """Return how the cache is, without a look at the disk; None without one. `look_soon` brings it up to date."""
+        """Return the state of the cache as of the last look (`look_soon`); None without a cache."""
         store = self._store
         if store is None:
             return None
@@ -169,12 +174,12 @@ class DiskCache:
         )
 
     def look_soon(self) -> None:
-        """Have a thread look how full the cache and its disk are. Never waits."""
+        """Look in a thread how full the cache and its disk are. Never waits."""
         if self._store is not None:
             self._soon(self._store.look)
 
     def sweep_soon(self) -> None:
-        """Have a thread delete what earlier mounts left that were killed, and look. Never waits."""
+        """Delete in a thread the leftovers of killed mounts, and look. Never waits."""
         if self._store is not None:
             self._soon(self._store.sweep)
 
@@ -194,7 +199,7 @@ class DiskCache:
             self._looking = False
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
-        """Return what a call of the store returns. Raises NoThread, which is logged here."""
+        """Return the result of a call of the store. Raises NoThread, which is logged here."""
         try:
             result = await self._run_in_thread(call, *args, limiter=self._threads)
         except NoThread as error:
@@ -213,15 +218,11 @@ class DiskCache:
     async def flush(self) -> None:
         """Wait until everything given to `save` is written."""
         self._flushing += 1
-        self._wake()
+        self._queued.notify()
         try:
             await self._idle.wait()
         finally:
             self._flushing -= 1
-
-    def _wake(self) -> None:
-        news, self._news = self._news, trio.Event()
-        news.set()
 
     def _group_of(self, place: _Place, block: Block) -> _Place | None:
         if self._group_blocks == 1 or len(block.data) != self._tuning.block_bytes:
@@ -250,7 +251,7 @@ class DiskCache:
                 del self._gathered[group]
 
     def _next(self) -> tuple[list[_Place], _Save]:
-        """Return what to write now, and how: a group, or else blocks that have waited for theirs long enough."""
+        """Return the blocks to write now, and how: a group, or else blocks that have waited for theirs long enough."""
         if self._groups:
             key, first = next(iter(self._groups))
             return [(key, index) for index in range(first, first + self._group_blocks)], _save_group
@@ -269,7 +270,7 @@ class DiskCache:
                 places, save = self._next()
                 if not places:
                     with trio.move_on_at(next(iter(self._waiting.values())).due):
-                        await self._news.wait()
+                        await self._queued.wait()
                     continue
                 batch = [(place, self._waiting[place].block) for place in places]
                 self._writing = frozenset(key for key, _ in places)
@@ -277,14 +278,14 @@ class DiskCache:
                 self.room_bytes = store.max_bytes if kept else 0
                 self._stuck = False
                 for place, block in batch:
-                    # Unless a longer one of the same block has come in the meantime.
+                    # Not if a longer one of the same block was queued meanwhile.
                     if place in self._waiting and self._waiting[place].block is block:
                         self._take(place)
                 self._done_writing()
         except Exception as error:
-            # A bug is no reason to end the mount; a lack of threads is logged.
+            # A bug must not end the mount; a lack of threads is logged already.
             if not isinstance(error, NoThread):
-                log.exception("writing to the cache failed; what waits for it is not kept")
+                log.exception("writing to the cache failed; the blocks in the queue are not cached")
             self.room_bytes = 0
             for place in list(self._waiting):
                 self._take(place)
@@ -294,8 +295,7 @@ class DiskCache:
 
     def _done_writing(self) -> None:
         self._writing = frozenset()
-        written, self._written = self._written, trio.Event()
-        written.set()
+        self._written.notify()
 
 
 def _save_all(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
@@ -306,8 +306,8 @@ def _save_all(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
 def _save_group(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
     (key, first), leader = batch[0]
     stamps = [block.stamp for _, block in batch]
-    if any((stamp.validator, stamp.run) != (leader.stamp.validator, leader.stamp.run) for stamp in stamps):
+    if len({(stamp.validator, stamp.content_stamp) for stamp in stamps}) > 1:
         return _save_all(store, batch)
-    # All are as old as the oldest.
+    # A group is as old as its oldest block.
     stamp = msgspec.structs.replace(leader.stamp, fetched_at=min(stamp.fetched_at for stamp in stamps))
     return store.save(key, first, [block.data for _, block in batch], stamp)

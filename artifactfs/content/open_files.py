@@ -1,22 +1,23 @@
-"""Open files: opens, shares one `SharedFile` among all who read the same version, and closes.
+"""The open files of a mount: handles of the same version share one `SharedFile`.
 
-Owns what a version of a file is called in the cache: site, account, project, path and size (semantics 6.3, 2.4).
+Owns the keys of versions in the caches: site, account, project, path and size (semantics 6.3, 2.4).
 """
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 
 from artifactfs.content.context import ContentContext
-from artifactfs.content.reader import OpenFile
+from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
-from artifactfs.domain import ArtifactRef, ContentVersion
+from artifactfs.domain import ContentVersion
 
 
 class CachedBytes(msgspec.Struct, frozen=True):
-    """How much of a version is kept, and by how many handles it is open.
+    """How much of a version is cached, and the number of its open handles.
 
-    `disk_bytes` are of this size and place; whether they still hold is found out when they are read (semantics 4.3).
+    `disk_bytes` have this place and size; whether they are still valid shows when they are read (semantics 4.3).
     """
 
     memory_bytes: int
@@ -25,80 +26,84 @@ class CachedBytes(msgspec.Struct, frozen=True):
 
 
 class OpenFileTable:
-    """The files of one mount. `owner` names site and account: another account's cache is never served (6.3)."""
+    """See the module. `owner`: site and account; another account's cache is never served (6.3)."""
 
-    def __init__(self, shop: ContentContext, *, owner: str) -> None:
-        self._shop = shop
-        # Whose contents these are: see `switch_account`.
+    def __init__(self, context: ContentContext, *, owner: str) -> None:
+        self._context = context
         self.owner = owner
-        self._sources: dict[ContentVersion, SharedFile] = {}
+        self._open: dict[ContentVersion, SharedVersion] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     async def open(self, version: ContentVersion) -> OpenFile:
         """Open a version; finds its size where the listing does not give it (semantics 2.2).
 
-        One that may have changed since is looked at: what is superseded when it is opened is looked up again, by the
-        kernel and unseen (2.4); what is superseded when it is read fails the reader. It is what most read first.
-        The size stays None where no answer tells the length. Raises Superseded, ServiceError.
+        For mutable runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the
+        name up again (2.4), and not in mid-read. The size stays None if no answer tells the length.
+        Raises Superseded, ServiceError.
         """
-        key = _key(version)
-        source = self._sources.get(key)
-        if source is None or source.dead:
-            source = self._sources[key] = SharedFile(
-                self._shop, version.artifact, version.size_bytes, self._namer(version), version.content_stamp
-            )
-        source.users += 1
+        key = _without_settled(version)
+        shared = self._open.get(key)
+        if shared is None or shared.current.dead:
+            shared = self._open[key] = SharedVersion(SharedFile(self._context, key, self._key_of(key)))
+        opened = shared
+        opened.current.refcount += 1
+        handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
-            await source.learn_size(self._shop.tuning.head_bytes)
-            if not version.settled:
-                await source.look(self._shop.tuning.head_bytes)
+            await handle.read_head(revalidate=not version.settled)
         except BaseException:
-            self._give_back(key, source)
+            handle.close()
             raise
-        return OpenFile(source, self._shop.tuning, lambda: self._give_back(key, source))
+        return handle
 
     def switch_account(self, owner: str) -> None:
-        """From now on contents are another account's: nothing that was cached for the one before is served (6.3).
+        """Begin a new scope: nothing that was cached for the account before is served any more (6.3). No await.
 
-        Open files stay open: what is read of them from now on is asked for with the new keys.
+        Open files stay open, and what is read of them from now on is requested with the new keys.
         """
         self.owner = owner
-        for key, source in self._sources.items():
-            source.switch_account(self._namer(key))
+        for version, shared in self._open.items():
+            if not (old := shared.current).dead:
+                shared.current = old.successor(version, self._key_of(version))
+                old.end_scope()
+        self._context.pool.clear()
 
-    async def kept(self, version: ContentVersion) -> CachedBytes:
-        """Return how much of a version is at hand; nothing is known of one whose size is not."""
-        source = self._sources.get(_key(version))
-        handles = source.users if source is not None else 0
-        size = version.size_bytes if version.size_bytes is not None else source.size if source is not None else None
+    async def cached_bytes(self, version: ContentVersion) -> CachedBytes:
+        """Return how much of a version is cached; 0 if its size is unknown, which the key needs."""
+        shared = self._open.get(_without_settled(version))
+        handles = shared.current.refcount if shared is not None else 0
+        size = version.size_bytes
+        if size is None and shared is not None:
+            size = shared.current.size
         if size is None:
             return CachedBytes(0, 0, handles)
-        key = self._namer(version)(size)
-        return CachedBytes(self._shop.pool.held_bytes(key), await self._shop.keeper.held_bytes(key), handles)
+        key = self._key_of(version)(size)
+        on_disk = await self._context.disk_cache.held_bytes(key)
+        return CachedBytes(self._context.pool.held_bytes(key), on_disk, handles)
 
-    def _give_back(self, key: ContentVersion, source: SharedFile) -> None:
-        source.users -= 1
-        if source.users == 0:
-            source.close()
-            if self._sources.get(key) is source:
-                del self._sources[key]
+    def _release(self, version: ContentVersion, shared: SharedVersion) -> None:
+        shared.current.refcount -= 1
+        if shared.current.refcount == 0:
+            shared.current.close()
+            if self._open.get(version) is shared:
+                del self._open[version]
 
-    def _namer(self, version: ContentVersion) -> "_CacheKeys":
-        return _CacheKeys(self.owner, version.artifact, version.variant)
+    def _key_of(self, version: ContentVersion) -> Callable[[int], bytes]:
+        """Return a function that makes a version's key from its size: 16 bytes."""
+        parts = [self.owner, version.artifact.project_id, version.artifact.path]
+        if version.variant:
+            parts.append(str(version.variant))
+        start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
+
+        def key_of(size: int) -> bytes:
+            digest = start.copy()
+            digest.update(b"\0%d" % size)
+            return digest.digest()
+
+        return key_of
 
 
-def _key(version: ContentVersion) -> ContentVersion:
+def _without_settled(version: ContentVersion) -> ContentVersion:
     """Return the version without what may change while it is open: that its run is over."""
     return msgspec.structs.replace(version, settled=True)
-
-
-class _CacheKeys:
-    """The name of a version, given its size: 16 bytes."""
-
-    def __init__(self, owner: str, artifact: ArtifactRef, variant: int) -> None:
-        parts = [owner, artifact.project_id, artifact.path, *([str(variant)] if variant else [])]
-        self._start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
-
-    def __call__(self, size: int) -> bytes:
-        digest = self._start.copy()
-        digest.update(b"\0%d" % size)
-        return digest.digest()

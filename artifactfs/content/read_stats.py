@@ -1,4 +1,4 @@
-"""Where the bytes that were read came from, and what is streamed. Only counts; shared by all open files of a mount."""
+"""Counts of the bytes that were read, by their source, and of full bodies. Shared by all open files of a mount."""
 
 import msgspec
 
@@ -6,9 +6,9 @@ from artifactfs.domain import ArtifactRef
 
 
 class Stream(msgspec.Struct, eq=False):
-    """A body that is being read whole, since the service ignores ranges. `size` None: unknown so far.
+    """A full body that is being read. `size` None: unknown so far.
 
-    `came_to`: byte of the file. `fits`: into the cache or memory; if it does not, a step back starts it again.
+    `came_to`: the offset that it has reached. `fits`: into the cache or memory; if not, a step back starts it again.
     """
 
     artifact: ArtifactRef
@@ -21,9 +21,8 @@ class ReadStats(msgspec.Struct):
     """The counts of one mount.
 
     `memory_*`: reads that blocks in memory answered at once; `disk_*`: blocks loaded from the cache on disk;
-    `fetched_*`: blocks, and bytes, that came from the service. `streams`: bodies that are read whole just now;
-    `streamed`: how many of those there were that fit neither cache nor memory, and `restarted` how often one began anew
-    for a step back.
+    `fetched_*`: blocks and bytes from the service. `streams`: the full bodies that are being read; `streamed`: how many
+    full bodies fitted neither cache nor memory; `restarted`: how often one started again for a step back.
     """
 
     memory_reads: int = 0
@@ -38,7 +37,7 @@ class ReadStats(msgspec.Struct):
 
 
 class CacheState(msgspec.Struct, frozen=True):
-    """The cache on disk. `size_bytes`, `free_bytes`: when somebody last looked, None as long as nobody has.
+    """The cache on disk. `size_bytes`, `free_bytes`: as of the last look; None before the first.
 
     Evictions are those of this mount.
     """

@@ -1,90 +1,123 @@
 """An open file: one version, and the pattern in which it is read.
 
-What is fetched for a read depends on the pattern. A glance (a few KiB at the start: a file manager asks what type it
-is) fetches 128 KiB and no more. A random read fetches the blocks that it touches. A sequential reader gets a window
-ahead of it that grows with what it has read, so what is fetched in vain is bounded by that (semantics 4.5): at most
-twice as much as was read by one who reads from the start of the file, or has read 4 MiB in a row; of one who may want
-a tensor out of a checkpoint as much again, and no more than 1 MiB.
+The pattern decides how much is fetched for a read (semantics 4.5):
+
+- A few KiB at the start (a file manager finds out the type): 128 KiB.
+- Random access: the blocks that the read touches.
+- Sequential access: a read-ahead window that grows with what was read. It is twice as much from offset 0, or after
+  4 MiB in a row. Otherwise, since one tensor of a checkpoint may be all that is wanted, it is as much again, and at
+  most 1 MiB.
 """
 
 from collections.abc import Callable
 
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.content.tuning import ContentTuning
+from artifactfs.content.version_blocks import AccountSwitched
+
+
+class SharedVersion:
+    """A version that is open, and its SharedFile under the account of now: a switch replaces that (semantics 6.3)."""
+
+    def __init__(self, current: SharedFile) -> None:
+        self.current = current
 
 
 class OpenFile:
     """One handle of one version. `read` may run several times at once; the kernel does that."""
 
-    def __init__(self, source: SharedFile, tuning: ContentTuning, release: Callable[[], None]) -> None:
-        self._source = source
+    def __init__(self, shared: SharedVersion, tuning: ContentTuning, release: Callable[[], None]) -> None:
+        self._shared = shared
         self._tuning = tuning
         self._release: Callable[[], None] | None = release
-        # Where the run of sequential reads began, where it has come to, and how far ahead of it fetches are under way.
-        self._run_start = 0
-        self._run_end = 0
+        # Sequential access: where it began, how far it came, and how far ahead of it fetches are under way.
+        self._sequence_start = 0
+        self._sequence_end = 0
         self._ahead_to = 0
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file; None for one whose length no answer tells."""
-        return self._source.size
+        """Bytes of the file; None if no answer tells its length."""
+        return self._shared.current.size
+
+    async def read_head(self, *, revalidate: bool) -> None:
+        """Find the size where the listing does not give it; with `revalidate`, see that the server has this version.
+
+        Costs at most one answer, and none if the head is cached. The size may stay unknown.
+        """
+        head_bytes = self._tuning.head_bytes
+        if self.size is None:
+            await self._fetch(0, head_bytes, head_bytes)
+        end = min(head_bytes, self.size or 0)
+        if revalidate and end and self._shared.current.try_view(0, end) is None:
+            await self._fetch(0, end, head_bytes)
 
     async def read(self, offset: int, size: int) -> bytes | memoryview:
-        """Return `size` bytes from `offset` on, less only at the end of the file.
+        """Return `size` bytes from `offset`, less only at the end of the file.
 
-        The view stays good; its bytes never change. Raises Superseded, ServiceError.
+        The view stays valid, and its bytes never change. Raises Superseded, ServiceError.
         """
+        file = self._shared.current
         end = offset + size
-        if self._source.size is not None:
-            end = min(end, self._source.size)
+        if (file_size := file.size) is not None:
+            end = min(end, file_size)
         if end <= offset:
             return b""
-        found = self._source.at_hand(offset, end)
-        fetch_to = self._note(offset, end, at_hand=found is not None)
-        if found is not None:
-            self._source.read_at_hand(end - offset)
-            return found
-        return await self._source.read(offset, end, fetch_to=fetch_to)
+        view = file.try_view(offset, end)
+        fetch_to = self._note(file, offset, end, is_cached=view is not None)
+        if view is not None:
+            file.count_memory_read(end - offset)
+            return view
+        return await self._fetch(offset, end, fetch_to)
 
     def close(self) -> None:
-        """Close the handle; what nobody else reads is no longer fetched."""
+        """Close the handle. With the last handle of a version its fetches end."""
         if self._release is not None:
             release, self._release = self._release, None
             release()
 
-    def _note(self, offset: int, end: int, *, at_hand: bool) -> int:
-        """Take note of a read; begins what is to be fetched ahead, and returns to where to fetch for this one.
+    async def _fetch(self, start: int, end: int, fetch_to: int) -> bytes | memoryview:
+        while True:
+            try:
+                return await self._shared.current.read(start, end, fetch_to=fetch_to)
+            except AccountSwitched:
+                # From the first byte, so that no read has bytes of both accounts. Project and path are the service's
+                # own ids, which no two accounts share, so a reader with a part of the file may go on.
+                continue
 
-        `at_hand`: nothing will be fetched for it.
+    def _note(self, file: SharedFile, offset: int, end: int, *, is_cached: bool) -> int:
+        """Take note of a read and start read-ahead; returns the offset up to which to fetch for this read.
+
+        `is_cached`: nothing will be fetched for it.
         """
         tuning = self._tuning
         block_bytes, head_bytes, slack_bytes = tuning.block_bytes, tuning.head_bytes, tuning.slack_bytes
-        if not self._run_start <= offset <= max(self._run_end, self._ahead_to) + slack_bytes or (
-            offset < self._run_end - slack_bytes
+        if not self._sequence_start <= offset <= max(self._sequence_end, self._ahead_to) + slack_bytes or (
+            offset < self._sequence_end - slack_bytes
         ):
-            if self._ahead_to > self._run_end:
-                self._source.on_seek()
-            self._run_start = self._run_end = self._ahead_to = offset
-        self._run_end = max(self._run_end, end)
-        if self._run_start == 0 and self._run_end <= head_bytes and end - offset < head_bytes:
+            if self._ahead_to > self._sequence_end:
+                file.on_seek()
+            self._sequence_start = self._sequence_end = self._ahead_to = offset
+        self._sequence_end = max(self._sequence_end, end)
+        if self._sequence_start == 0 and self._sequence_end <= head_bytes and end - offset < head_bytes:
             return head_bytes
         block_end = -(-end // block_bytes) * block_bytes
-        read_bytes = self._run_end - self._run_start
-        # The first read of all tells nothing yet, but a large one at the start is no glance.
-        if read_bytes > end - offset or (self._run_start == 0 and read_bytes >= head_bytes):
-            steady = (self._run_start == 0 and read_bytes > end - offset) or read_bytes >= tuning.steady_bytes
+        read_bytes = self._sequence_end - self._sequence_start
+        # The first read does not show a pattern, unless it is a large one at the start.
+        if read_bytes > end - offset or (self._sequence_start == 0 and read_bytes >= head_bytes):
+            steady = (self._sequence_start == 0 and read_bytes > end - offset) or read_bytes >= tuning.steady_bytes
             wish = read_bytes * 2 if steady else min(read_bytes, tuning.tentative_bytes)
-            window = min(tuning.window_bytes, self._source.readahead_capacity(), max(wish, block_bytes))
+            window = min(tuning.window_bytes, file.readahead_capacity(), max(wish, block_bytes))
             if window < block_bytes:
                 return block_end
-            goal = -(-(self._run_end + window) // block_bytes) * block_bytes
-            if self._ahead_to == self._run_start and goal - offset <= tuning.steady_bytes and not at_hand:
-                # The first: with what is asked for now, not in a second request beside it.
+            goal = -(-(self._sequence_end + window) // block_bytes) * block_bytes
+            is_first = self._ahead_to == self._sequence_start
+            if is_first and goal - offset <= tuning.steady_bytes and not is_cached:
+                # The first window comes with this read, not in a second request beside it.
                 self._ahead_to = goal
                 return goal
-            # Not for every read: once half of the window is used up, so that requests are few and large.
-            if self._ahead_to < self._run_end + window // 2:
+            # Once half of the window is used up, so that requests are few and large.
+            if self._ahead_to < self._sequence_end + window // 2:
                 start = max(self._ahead_to, block_end)
-                self._ahead_to = max(self._ahead_to, self._source.ahead(start, goal))
+                self._ahead_to = max(self._ahead_to, file.start_readahead(start, goal))
         return block_end

@@ -1,8 +1,7 @@
-"""One version of one file, for everybody who reads it: what is at hand, what is under way.
+"""One version of one file under one account, shared by all of its readers.
 
-A `SharedFile` brings blocks from the cache on disk or from the service, each once, whatever the number of readers
-(semantics 4.3), and hands out bytes as soon as they are there. Readers wait; what they wait for is a `BlockFetch`,
-which runs in the mount's nursery and goes on when they give up.
+Each missing block is loaded from the disk or fetched from the service once, whatever the number of readers (semantics
+4.3). A `BlockFetch` runs in the mount's nursery and goes on when its readers give up; it ends with the last handle.
 """
 
 import logging
@@ -12,281 +11,246 @@ import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
-from artifactfs.content.fetcher import BlockFetch, Download
+from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.version_blocks import VersionBlocks
-from artifactfs.domain import ArtifactRef
+from artifactfs.domain import ContentVersion
 
 log = logging.getLogger(__name__)
 
-# Fetches for one read of which each went well and left nothing, because others took the room at once. Arbitrary.
-_MAX_FILLS = 16
-# After a wait in vain, others fail at once for this long (semantics 5.1: a probe at most every 5 s).
+# Fetches for one read that each succeeded and left nothing, since the pool evicted the bytes at once. Arbitrary.
+_MAX_FETCHES = 16
+# After a wait without progress, other reads fail at once for this long (semantics 5.1: a probe at most every 5 s).
 _STALLED_S = 5.0
 
 
 class SharedFile:
-    """See the module. `size` None: unknown until an answer tells. `run_stamp`: a digest of a settled run's times."""
+    """See the module. `key_of(size)`: the version's key in the caches."""
 
-    def __init__(
-        self,
-        shop: ContentContext,
-        artifact: ArtifactRef,
-        size: int | None,
-        name: Callable[[int], bytes],
-        run_stamp: bytes | None,
-    ) -> None:
-        self._shop = shop
-        self._block_bytes = shop.tuning.block_bytes
-        self._artifact = artifact
-        self._run_stamp = run_stamp
-        self._pieces = VersionBlocks(shop, size, name, run_stamp)
-        asked = artifact
-        if run_stamp is not None:
-            # With the size: a cache on the way would answer with a file of another one, too. The stamp's is fixed.
-            asked = msgspec.structs.replace(
-                artifact, version=run_stamp.hex() + (f"{size:x}" if size is not None else "")
-            )
-        self._download = Download(shop, asked, self._pieces)
-        self._fills: dict[int, BlockFetch] = {}
+    def __init__(self, context: ContentContext, version: ContentVersion, key_of: Callable[[int], bytes]) -> None:
+        self._context = context
+        self._block_bytes = context.tuning.block_bytes
+        size, stamp, artifact = version.size_bytes, version.content_stamp, version.artifact
+        self._blocks = VersionBlocks(context, size, key_of, stamp)
+        if stamp is not None:
+            # With the size, since a cache on the way would also answer with a file of another size.
+            named = stamp.hex() + (f"{size:x}" if size is not None else "")
+            artifact = msgspec.structs.replace(artifact, version=named)
+        self._fetcher = Fetcher(context, artifact, self._blocks)
+        # The fetch of each block that is under way.
+        self._fetches: dict[int, BlockFetch] = {}
         self._scopes: set[trio.CancelScope] = set()
-        # What had come when a wait ended in vain, and until when no other wait begins unless there is progress.
+        # What was received when a wait ended without progress, and until when other waits fail at once.
         self._stalled_at = -1
         self._stalled_until = 0.0
-        self.users = 0
+        self.refcount = 0
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file; None as long as no answer told."""
-        return self._pieces.size
+        """Bytes of the file; None before an answer tells."""
+        return self._blocks.size
 
     @property
     def dead(self) -> bool:
-        """Whether the server has another version by now, so that nothing more can be read of this one."""
-        return self._pieces.dead
+        """Whether nothing more can be read: the version is superseded, or the account switched."""
+        return self._blocks.dead
 
     # --- reading -------------------------------------------------------------------------------------------
 
-    def at_hand(self, start: int, end: int) -> memoryview | None:
-        """Return bytes [start, end) if one block in memory holds them all. No await."""
+    def try_view(self, start: int, end: int) -> memoryview | None:
+        """Return bytes [start, end) if one block in memory has them all. No await."""
         index = start // self._block_bytes
         base = index * self._block_bytes
-        return None if self._pieces.dead else self._pieces.view(index, start - base, end - base)
+        return None if self._blocks.dead else self._blocks.view(index, start - base, end - base)
 
-    def read_at_hand(self, count: int) -> None:
+    def count_memory_read(self, count: int) -> None:
         """Count a read of `count` bytes that memory answered."""
-        tally = self._shop.tally
-        tally.memory_reads += 1
-        tally.memory_bytes += count
+        stats = self._context.stats
+        stats.memory_reads += 1
+        stats.memory_bytes += count
 
     async def read(self, start: int, end: int, *, fetch_to: int) -> bytes | memoryview:
-        """Return bytes [start, end) of the file, or less where it ends; fetches to `fetch_to` where it fetches.
+        """Return bytes [start, end) of the file, or less where it ends; missing bytes are fetched up to `fetch_to`.
 
-        Waits at most the deadline without progress. Raises Superseded, ServiceError.
+        Waits at most the deadline without progress. Raises Superseded, ServiceError, AccountSwitched.
         """
         parts: list[memoryview] = []
-        first, pieces = start, self._pieces
         while start < end:
             if self.size is not None and (end := min(end, self.size)) <= start:
                 break
-            self._pieces.check_alive()
-            self._begin(start, max(end, fetch_to))
+            self._blocks.check_alive()
+            self._start_fetches(start, max(end, fetch_to))
             index = start // self._block_bytes
             upto = min(end, (index + 1) * self._block_bytes)
             view = await self._wait_for(index, start, upto)
             if view is None:
-                continue  # the file ended before: its size is known now
+                continue  # the file ends before: its size is known now
             parts.append(view)
             start = upto
-            if pieces is not self._pieces:
-                # The keys are another account's by now: no read has bytes of both.
-                parts, start, pieces = [], first, self._pieces
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def ahead(self, start: int, end: int) -> int:
-        """Begin to fetch [start, end) for a reader that will come there; returns how far that is under way.
-
-        Stops where the budget for bytes ahead ends.
-        """
+    def start_readahead(self, start: int, end: int) -> int:
+        """Begin to fetch [start, end) ahead of a reader, as far as the budget allows; returns how far that is."""
         if self.dead:
             return start
-        size = self.size if self.size is not None else start
-        end = min(end, size)
+        end = min(end, self.size if self.size is not None else start)
         while start < end:
-            stop = min(end, (start // self._block_bytes + self._shop.tuning.extent_blocks) * self._block_bytes)
-            if not self._shop.pool.readahead_capacity or (give_back := self._shop.budget.take(stop - start)) is None:
+            stop = min(end, (start // self._block_bytes + self._context.tuning.extent_blocks) * self._block_bytes)
+            if not self._context.pool.readahead_capacity:
                 break
-            if not self._begin(start, stop, give_back):
+            if (give_back := self._context.budget.take(stop - start)) is None:
+                break
+            if not self._start_fetches(start, stop, give_back):
                 give_back()
             start = stop
         return start
 
-    async def learn_size(self, glance: int) -> None:
-        """Find the size of a file whose listing does not give it, with one answer; it may stay unknown."""
-        if self.size is None:
-            await self.read(0, glance, fetch_to=glance)
-
-    async def look(self, glance: int) -> None:
-        """See that the server has this version, with one answer, unless its start is at hand or kept."""
-        end = min(glance, self.size or 0)
-        if end and self.at_hand(0, end) is None:
-            await self.read(0, end, fetch_to=glance)
-
     def readahead_capacity(self) -> int:
-        """Return how far ahead of a reader to fetch at most."""
-        return self._shop.readahead_capacity()
+        """Return the largest read-ahead of a reader, in bytes."""
+        return self._context.readahead_capacity()
 
     def on_seek(self) -> None:
-        """A reader went elsewhere: what was fetched ahead of him will not be read soon, unless by others."""
-        if self.users == 1:
-            self._pieces.demote_readahead()
+        """Let the pool evict the read-ahead of a reader that went elsewhere, unless there are other readers."""
+        if self.refcount == 1:
+            self._blocks.demote_readahead()
 
     def close(self) -> None:
-        """Nobody reads this any more: end what is under way."""
-        self._pieces.demote_readahead()
+        """End all fetches: the last handle was closed."""
+        self._blocks.demote_readahead()
         self._cancel()
 
-    def switch_account(self, name: Callable[[int], bytes]) -> None:
-        """The keys are another account's (semantics 6.3): what is at hand goes, and what is under way. No await.
-
-        `name`: of this version from now on. Who waits waits on, for what the new keys bring; it must be this version.
-        Who has read a part goes on: project and path are ids of the service's own, which no two accounts share.
-        """
-        if self.dead:
-            return
-        for fill in set(self._fills.values()):
-            self._finish(fill)
-        old = self._pieces
-        old.demote_readahead()
-        # What still runs has these pieces and this download, and leaves the new ones alone.
+    def end_scope(self) -> None:
+        """End all reads with AccountSwitched, and all fetches: the keys are another account's. No await."""
+        self._blocks.end_scope()
         self._cancel()
-        self._pieces = VersionBlocks(self._shop, old.size, name, self._run_stamp)
-        if old.validator is not None:
-            self._pieces.set_validator(old.validator)
-        self._download = Download(self._shop, self._artifact, self._pieces)
-        old.notify()
+
+    def successor(self, version: ContentVersion, key_of: Callable[[int], bytes]) -> "SharedFile":
+        """Return this version for another account. An open file keeps its size and its validator."""
+        new = SharedFile(self._context, msgspec.structs.replace(version, size_bytes=self.size), key_of)
+        if self._blocks.validator is not None:
+            new._blocks.set_validator(self._blocks.validator)
+        new.refcount = self.refcount
+        return new
 
     def _cancel(self) -> None:
         for scope in self._scopes:
             scope.cancel()
 
     async def _wait_for(self, index: int, start: int, upto: int) -> memoryview | None:
-        """Wait for a block's bytes [start, upto) of the file; None if the file turns out to end before."""
-        pieces = self._pieces
+        """Wait for bytes [start, upto) of the file, in block `index`; None if the file turns out to end before."""
+        blocks, context = self._blocks, self._context
         base = index * self._block_bytes
-        waited_from = pieces.received
-        fill: BlockFetch | None = None
-        fills = 0
+        min_progress_bytes = context.tuning.min_progress_bytes
+        received = blocks.received
+        fetch: BlockFetch | None = None
+        fetches = 0
         if (
             trio.current_time() < self._stalled_until
-            and waited_from - self._stalled_at < self._shop.tuning.min_progress_bytes
-            and pieces.view(index, start - base, upto - base) is None
+            and received - self._stalled_at < min_progress_bytes
+            and blocks.view(index, start - base, upto - base) is None
         ):
-            # The kernel asks again, piece by piece, for what has just failed: not another deadline for each.
+            # The kernel asks again, page by page, for what has just failed. Each would wait for a deadline.
             raise errors.TimedOut("no content came a moment ago")
         while True:
-            with trio.move_on_after(self._shop.deadline_s):
+            with trio.move_on_after(context.deadline_s):
                 while True:
-                    if pieces is not self._pieces:
-                        # Another account's by now: nothing of this has come yet.
-                        pieces, waited_from = self._pieces, 0
-                    pieces.check_alive()
-                    if (view := pieces.view(index, start - base, upto - base)) is not None:
+                    blocks.check_alive()
+                    if (view := blocks.view(index, start - base, upto - base)) is not None:
                         return view
                     if self.size is not None and upto > self.size:
                         return None
-                    if fill is not None and fill.error is not None:
-                        raise fill.error
-                    if index not in self._fills:
-                        if fills == _MAX_FILLS:
+                    if fetch is not None and fetch.error is not None:
+                        raise fetch.error
+                    if index not in self._fetches:
+                        if fetches == _MAX_FETCHES:
                             raise errors.ConnectionLost("content came and was dropped: memory is too small for it")
-                        fills += 1
-                        self._begin(base, upto)
-                    fill = self._fills[index]
-                    self._download.asked_for(upto)
-                    await pieces.changed.wait()
-            if pieces.received - waited_from < self._shop.tuning.min_progress_bytes:
-                self._stalled_at, self._stalled_until = pieces.received, trio.current_time() + _STALLED_S
-                raise errors.TimedOut(f"no content came for {self._shop.deadline_s:g} s")
-            waited_from = pieces.received
+                        fetches += 1
+                        self._start_fetches(base, upto)
+                    fetch = self._fetches[index]
+                    self._fetcher.want(upto)
+                    await blocks.changed.wait()
+            if blocks.received - received < min_progress_bytes:
+                self._stalled_at, self._stalled_until = blocks.received, trio.current_time() + _STALLED_S
+                raise errors.TimedOut(f"no content came for {context.deadline_s:g} s")
+            received = blocks.received
 
-    # --- filling -------------------------------------------------------------------------------------------
+    # --- fetching ------------------------------------------------------------------------------------------
 
-    def _begin(self, start: int, end: int, give_back: Callable[[], None] | None = None) -> bool:
-        """Begin to fill [start, end) where it is neither at hand nor under way. No await. Returns whether it did."""
+    def _start_fetches(self, start: int, end: int, give_back: Callable[[], None] | None = None) -> bool:
+        """Fetch [start, end) where it is neither in memory nor being fetched. No await. Returns whether any began.
+
+        `give_back`: it is read-ahead, and this returns its budget.
+        """
         if self.size is not None:
             end = min(end, self.size)
-        ahead = give_back is not None
+        block_bytes, ahead = self._block_bytes, give_back is not None
         begun = False
         first: int | None = None
-        for index in range(start // self._block_bytes, (end - 1) // self._block_bytes + 2):
-            base = index * self._block_bytes
-            lacking = (
-                base < end
-                and index not in self._fills
-                and not self._pieces.has(index, min(end - base, self._block_bytes))
+        for index in range(start // block_bytes, (end - 1) // block_bytes + 2):
+            base = index * block_bytes
+            missing = (
+                base < end and index not in self._fetches and not self._blocks.has(index, min(end - base, block_bytes))
             )
-            if lacking and first is None:
+            if missing and first is None:
                 first = index
-            if first is not None and (not lacking or index - first == self._shop.tuning.extent_blocks):
-                self._start(
-                    BlockFetch(
-                        first, index - 1, first * self._block_bytes, min(end, base), ahead=ahead, finish=self._finish
-                    ),
-                    give_back,
+            if first is not None and (not missing or index - first == self._context.tuning.extent_blocks):
+                fetch = BlockFetch(
+                    first, index - 1, first * block_bytes, min(end, base), ahead=ahead, finish=self._finish
                 )
+                self._start(fetch, give_back)
                 give_back, begun = None, True
-                first = index if lacking else None
+                first = index if missing else None
         return begun
 
-    def _start(self, fill: BlockFetch, give_back: Callable[[], None] | None) -> None:
-        fill.give_back = give_back
-        self._shop.fetched += not self._fills
-        for index in range(fill.first, fill.last + 1):
-            self._fills[index] = fill
-        # Made here: a task that has not run yet is ended like any.
+    def _start(self, fetch: BlockFetch, give_back: Callable[[], None] | None) -> None:
+        fetch.give_back = give_back
+        self._context.active_downloads += not self._fetches
+        for index in range(fetch.first, fetch.last + 1):
+            self._fetches[index] = fetch
+        # The scope is made here, so that `_cancel` ends a task that has not run yet.
         scope = trio.CancelScope()
         self._scopes.add(scope)
-        self._shop.nursery.start_soon(self._fill, fill, scope)
+        self._context.nursery.start_soon(self._run, fetch, scope)
 
-    async def _fill(self, fill: BlockFetch, scope: trio.CancelScope) -> None:
-        pieces = self._pieces
+    async def _run(self, fetch: BlockFetch, scope: trio.CancelScope) -> None:
+        blocks = self._blocks
         with scope:
             try:
-                loaded = await pieces.load(range(fill.first, fill.last + 1), ahead=fill.ahead)
-                while (at := pieces.contiguous_end(fill.at, fill.end, loaded)) < fill.end and not fill.done:
-                    fill.at, fill.upto = at, pieces.next_cached(at, fill.end, loaded)
-                    await self._download.run(fill)
-                    if fill.at < fill.upto:
-                        break  # the file ended before
-                    loaded.update(range(at // self._block_bytes, fill.upto // self._block_bytes))
-                # The block that it ends in, when it was meant to end within: what a glance fetched.
-                if not fill.done and fill.end % self._block_bytes and fill.end != pieces.size:
-                    await pieces.keep(fill.last, pieces.block(fill.last))
+                loaded = await blocks.load(range(fetch.first, fetch.last + 1), ahead=fetch.ahead)
+                while (at := blocks.contiguous_end(fetch.at, fetch.end, loaded)) < fetch.end and not fetch.done:
+                    fetch.at, fetch.upto = at, blocks.next_cached(at, fetch.end, loaded)
+                    await self._fetcher.run(fetch)
+                    if fetch.at < fetch.upto:
+                        break  # the file ends before
+                    loaded.update(range(at // self._block_bytes, fetch.upto // self._block_bytes))
+                # A fetch that was to end within a block, as that of a file's head.
+                if not fetch.done and fetch.end % self._block_bytes and fetch.end != blocks.size:
+                    await blocks.persist(fetch.last, blocks.block(fetch.last))
             except errors.Superseded as error:
-                fill.error = error
-                # What else is under way is of the version that is gone.
+                fetch.error = error
+                # The other fetches are of the version that is gone.
                 self._scopes.discard(scope)
                 self._cancel()
             except Exception as error:
-                fill.error = error
+                fetch.error = error
                 if not isinstance(error, errors.ArtifactfsError):
                     log.exception("fetching content failed: %s", errors.unexpected())
             finally:
                 self._scopes.discard(scope)
-                self._finish(fill)
-                if not self.users:
-                    pieces.demote_readahead()
+                self._finish(fetch)
+                if not self.refcount:
+                    blocks.demote_readahead()
 
-    def _finish(self, fill: BlockFetch) -> None:
-        """The blocks of a fill are no longer under way. No await."""
-        if not fill.done:
-            fill.done = True
-            indices = range(fill.first, fill.last + 1)
+    def _finish(self, fetch: BlockFetch) -> None:
+        """Mark the blocks of a fetch as no longer being fetched, and wake the readers. No await."""
+        if not fetch.done:
+            fetch.done = True
+            indices = range(fetch.first, fetch.last + 1)
             for index in indices:
-                del self._fills[index]
-            self._shop.fetched -= not self._fills
-            self._pieces.settle(indices)
-            if fill.give_back is not None:
-                fill.give_back()
-        self._pieces.notify()
+                del self._fetches[index]
+            self._context.active_downloads -= not self._fetches
+            self._blocks.unpin(indices)
+            if fetch.give_back is not None:
+                fetch.give_back()
+        self._blocks.changed.notify()

@@ -1,44 +1,47 @@
-"""What is at hand of one version of a file: its blocks in memory and on disk, and the name they have in the cache.
+"""The cached blocks of one version of a file, in memory and on disk, and the version's key in the caches.
 
-The name holds the size, so it changes when a size is learned. It does not hold the validator, which comes with the
-first answer: blocks of two versions of one size could meet under one name. So the validator of a name is remembered
-for the mount (`ContentContext.validators`), and once another one is seen for it, everything under the name goes.
+The key includes the size, so it changes when the size is learned. It does not include the validator, which comes with
+the first answer: blocks of two versions of one size could meet under one key. So the validator of each key is
+remembered (`ContentContext.validators`), and a different one discards everything under the key.
 """
 
 import secrets
 from collections.abc import Callable, Collection, Iterable
 
-import trio
-
 from artifactfs import errors
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.context import ContentContext
 from artifactfs.content.memory_cache import MemoryBlock
+from artifactfs.util.pulse import Pulse
+
+
+class AccountSwitched(Exception):
+    """The keys are another account's by now: the read starts again from its first byte (semantics 6.3)."""
 
 
 class VersionBlocks:
-    """See the module. `size` None: unknown yet. `run_stamp`: a digest of a settled run's times."""
+    """See the module. `size` None: unknown so far. `key_of(size)`: the key. `content_stamp`: see ContentVersion."""
 
     def __init__(
-        self, shop: ContentContext, size: int | None, name: Callable[[int], bytes], run_stamp: bytes | None
+        self, context: ContentContext, size: int | None, key_of: Callable[[int], bytes], content_stamp: bytes | None
     ) -> None:
-        self._shop = shop
-        self._block_bytes = shop.tuning.block_bytes
-        self._name = name
-        self._run_stamp = run_stamp
-        # Until the size is known, which is part of the version's name, a name that nothing else has.
+        self._context = context
+        self._block_bytes = context.tuning.block_bytes
+        self._key_of = key_of
+        self._content_stamp = content_stamp
+        # A random key until the size is known.
         self._key = secrets.token_bytes(16)
-        # Blocks that are filling; the pool might drop them.
+        # Blocks that are being filled: the pool might evict them.
         self._filling: dict[int, MemoryBlock] = {}
-        self._dead: errors.Superseded | None = None
+        self._end: Callable[[], Exception] | None = None
         self.size: int | None = None
-        # What the bytes under this name came with, None as long as nothing did.
+        # The validator that the bytes of this version came with; None before the first answer.
         self.validator: bytes | None = None
-        # Bytes that came for the first time, from the service or the disk: what tells progress from none.
+        # Bytes that came for the first time, from the service or the disk: the measure of progress.
         self.received = 0
-        # How far each block ever came.
-        self._came: dict[int, int] = {}
-        self.changed = trio.Event()
+        # The high-water mark of each block.
+        self._high_water: dict[int, int] = {}
+        self.changed = Pulse()
         if size is not None:
             self.learn_size(size)
 
@@ -46,224 +49,231 @@ class VersionBlocks:
 
     @property
     def dead(self) -> bool:
-        """Whether the server has another version by now, so that nothing more can be had of this one."""
-        return self._dead is not None
+        """Whether nothing more can be read of these blocks: the version is superseded, or the account switched."""
+        return self._end is not None
 
     def check_alive(self) -> None:
-        """Raise Superseded if the server has another version by now."""
-        if self._dead is not None:
-            # Each time another one: a traceback grows with every raise, and holds what its frames hold.
-            raise errors.Superseded(str(self._dead), self._dead.size_bytes)
+        """Raise Superseded if the server has another version, AccountSwitched if the keys are another account's."""
+        if self._end is not None:
+            # A new exception each time: a traceback grows with every raise and keeps its frames alive.
+            raise self._end()
 
     def set_validator(self, validator: bytes) -> None:
-        """Take note of the validator that the bytes of this version come with."""
-        self.validator = self._shop.validators[self._key] = validator
+        """Set the validator that the bytes of this version come with."""
+        self.validator = self._context.validators[self._key] = validator
 
     def learn_size(self, size: int) -> None:
-        """Take note of the size: what is at hand has its final name from now on."""
-        shop, key = self._shop, self._name(size)
-        known = shop.validators.get(key)
+        """Set the size; the blocks have their final key from now on."""
+        context, key = self._context, self._key_of(size)
+        known = context.validators.get(key)
         if self.validator is None:
             self.validator = known
-        elif known not in (None, self.validator) and not shop.validators_unreliable:
-            shop.pool.discard(key)
-        shop.pool.rename(self._key, key)
-        shop.validators.pop(self._key, None)
+        elif known not in (None, self.validator) and not context.validators_unreliable:
+            context.pool.discard(key)
+        context.pool.rename(self._key, key)
+        context.validators.pop(self._key, None)
         self.size, self._key = size, key
         if self.validator is not None:
             self.set_validator(self.validator)
-        self.notify()
+        self.changed.notify()
 
-    async def supersede(self, error: errors.Superseded, validator: bytes | None) -> None:
-        """Another version was seen, known by `validator`: nothing of this one stays."""
-        self._dead = error
+    async def supersede(self, size: int | None = None, validator: bytes | None = None) -> errors.Superseded:
+        """Discard everything, since an answer was of another version, of this size and validator where known.
+
+        Returns the error that readers get.
+        """
+        if self._end is None:
+            self._end = lambda: errors.Superseded("the server has another version of this file", size)
         self._filling.clear()
-        self._shop.pool.discard(self._key)
-        # What may still be on its way to the disk does not fit this one, and is refused when it is read.
+        self._context.pool.discard(self._key)
+        # A block that is still on its way to the disk has the old validator, so `load` will refuse it.
         if validator is not None:
-            self._shop.validators[self._key] = validator
+            self._context.validators[self._key] = validator
         else:
-            self._shop.validators.pop(self._key, None)
-        self.notify()
-        await self._shop.keeper.discard(self._key)
+            self._context.validators.pop(self._key, None)
+        self.changed.notify()
+        await self._context.disk_cache.discard(self._key)
+        return errors.Superseded("the server has another version of this file", size)
 
-    def notify(self) -> None:
-        """Wake whoever waits for `changed`."""
-        changed, self.changed = self.changed, trio.Event()
-        changed.set()
+    def end_scope(self) -> None:
+        """End all reads of these blocks, since the keys are another account's."""
+        self._end = AccountSwitched
+        self._filling.clear()
+        self.changed.notify()
 
     # --- in memory -----------------------------------------------------------------------------------------
 
     def block(self, index: int) -> MemoryBlock | None:
-        """Return a block that is in memory, in part or as a whole."""
-        return self._filling.get(index) or self._shop.pool.get(self._key, index)
+        """Return a block that is in memory, in part or whole."""
+        return self._filling.get(index) or self._context.pool.get(self._key, index)
 
     def has(self, index: int, count: int) -> bool:
         """Whether the first `count` bytes of a block are in memory."""
         block = self.block(index)
-        return block is not None and block.have >= count
+        return block is not None and block.filled >= count
 
     def view(self, index: int, start: int, end: int) -> memoryview | None:
-        """Return bytes [start, end) of a block for a reader; None if they are not all in memory."""
+        """Return bytes [start, end) of a block for a reader; None if memory does not have them all."""
         block = self.block(index)
-        if block is None or block.have < end:
+        if block is None or block.filled < end:
             return None
         if end == len(block.data):
-            self._shop.pool.read(self._key, index)
+            self._context.pool.mark_read(self._key, index)
         return memoryview(block.data)[start:end]
 
     def demote_readahead(self) -> None:
-        """Take note that what was fetched ahead will not be read soon."""
-        self._shop.pool.demote_readahead(self._key)
+        """Let the pool evict what was fetched ahead: it will not be read soon."""
+        self._context.pool.demote_readahead(self._key)
 
     def length_of(self, index: int) -> int:
-        """Return how long a block is when it is whole."""
-        return (
-            self._block_bytes
-            if self.size is None
-            else max(0, min(self._block_bytes, self.size - index * self._block_bytes))
-        )
+        """Return the length of a whole block."""
+        size, block_bytes = self.size, self._block_bytes
+        return block_bytes if size is None else max(0, min(block_bytes, size - index * block_bytes))
 
     def contiguous_end(self, start: int, end: int, loaded: Collection[int] = ()) -> int:
-        """Return to where all bytes from `start` on are in memory, or in blocks `loaded` of late; `end` at most."""
+        """Return the offset up to which all bytes from `start` are in memory or in blocks `loaded`; at most `end`."""
+        block_bytes = self._block_bytes
         while start < end:
-            index, offset = divmod(start, self._block_bytes)
+            index, offset = divmod(start, block_bytes)
             block = self.block(index)
-            have = self.length_of(index) if index in loaded else block.have if block is not None else 0
-            if have <= offset:
+            filled = self.length_of(index) if index in loaded else block.filled if block is not None else 0
+            if filled <= offset:
                 break
-            start = index * self._block_bytes + have
-            if have < self._block_bytes:
+            start = index * block_bytes + filled
+            if filled < block_bytes:
                 break
         return min(start, end)
 
     def next_cached(self, start: int, end: int, loaded: Collection[int]) -> int:
-        """Return to where to fetch what lacks from `start` on: the next block that is whole, or `end`."""
+        """Return the offset of the next whole block after `start`, or `end`."""
         for index in range(start // self._block_bytes + 1, -(-end // self._block_bytes)):
             if index in loaded or self.has(index, self.length_of(index)):
                 return index * self._block_bytes
         return end
 
-    def take(self, at: int, chunk: bytes, *, ahead: bool) -> list[tuple[int, MemoryBlock]]:
-        """Put bytes that came for place `at` into their blocks; returns the blocks that are whole now.
+    async def receive(self, offset: int, chunk: bytes, *, ahead: bool) -> None:
+        """Put bytes from the service into their blocks, wake the readers, then cache the blocks that are whole.
 
-        `ahead`: nobody has asked for them yet.
+        `ahead`: no read has asked for them yet.
         """
-        if self._dead is not None:
-            return []
+        if self.dead:
+            return
         whole: list[tuple[int, MemoryBlock]] = []
         view = memoryview(chunk)
-        self._shop.tally.fetched_bytes += len(chunk)
+        self._context.stats.fetched_bytes += len(chunk)
         while view:
-            index, offset = divmod(at, self._block_bytes)
-            count = min(len(view), self._block_bytes - offset)
-            if (block := self._put(index, offset, view[:count], ahead)) is not None:
+            index, start = divmod(offset, self._block_bytes)
+            count = min(len(view), self._block_bytes - start)
+            if (block := self._put(index, start, view[:count], ahead)) is not None:
                 whole.append((index, block))
-            at += count
+            offset += count
             view = view[count:]
-        self.notify()
-        return whole
+        self.changed.notify()
+        for index, block in whole:
+            await self.persist(index, block)
 
-    def _put(self, index: int, offset: int, view: memoryview, ahead: bool) -> MemoryBlock | None:
-        """Put bytes into a block; returns it if that made it whole."""
+    def _put(self, index: int, start: int, view: memoryview, ahead: bool) -> MemoryBlock | None:
+        """Put bytes into a block; returns the block if it is whole now."""
         block = self.block(index)
-        have = block.have if block is not None else 0
-        end = offset + len(view)
-        if not offset <= have < end:
-            return None  # all of it is there, or what comes before is not: a spool goes by what was dropped
+        filled = block.filled if block is not None else 0
+        end = start + len(view)
+        if not start <= filled < end:
+            return None  # nothing new; or a gap: a full body passes blocks that the pool has evicted
         length = self.length_of(index)
-        if have == 0 and len(view) == length:
-            block = MemoryBlock(bytearray(view), length)  # all at once: no need to clear the memory first
+        if filled == 0 and len(view) == length:
+            block = MemoryBlock(bytearray(view), length)  # spares clearing the memory first
         else:
             if block is None or len(block.data) < length:
-                # Not resized: somebody may hold a view of the shorter one.
+                # Not resized: a reader may have a view of the shorter buffer.
                 larger = bytearray(length)
                 if block is not None:
-                    larger[:have] = memoryview(block.data)[:have]
-                block = MemoryBlock(larger, have)
-            block.data[have:end] = view[have - offset :]
-            block.have = end
-        # A body that starts again, and again breaks off, gets nowhere.
-        self.received += max(0, end - self._came.get(index, 0))
-        self._came[index] = max(end, self._came.get(index, 0))
+                    larger[:filled] = memoryview(block.data)[:filled]
+                block = MemoryBlock(larger, filled)
+            block.data[filled:end] = view[filled - start :]
+            block.filled = end
+        # Only bytes beyond the high-water mark count, so that restarts do not look like progress.
+        high_water = self._high_water.get(index, 0)
+        self.received += max(0, end - high_water)
+        self._high_water[index] = max(end, high_water)
         if end < length:
             self._filling[index] = block
             return None
         self._filling.pop(index, None)
-        self._shop.tally.fetched_blocks += 1
-        self._shop.pool.put(self._key, index, block, ahead=ahead)
+        self._context.stats.fetched_blocks += 1
+        self._context.pool.put(self._key, index, block, ahead=ahead)
         return block
 
-    def hold(self, at: int) -> None:
-        """Bytes are about to come for place `at`: what its block has by now must stay."""
-        index, offset = divmod(at, self._block_bytes)
-        if offset and (block := self.block(index)) is not None:
+    def pin(self, offset: int) -> None:
+        """Keep the block at `offset` in memory: a fetch will append to it."""
+        index, start = divmod(offset, self._block_bytes)
+        if start and (block := self.block(index)) is not None:
             self._filling[index] = block
 
-    def settle(self, indices: Iterable[int]) -> None:
-        """These blocks are no longer filling: what came of them is good, and the next fill goes on from there."""
+    def unpin(self, indices: Iterable[int]) -> None:
+        """Give blocks to the pool as far as they are filled; the next fetch continues there."""
         for index in indices:
             block = self._filling.pop(index, None)
-            if block is not None and block.have and self._dead is None:
-                self._shop.pool.put(self._key, index, block)
+            if block is not None and block.filled and not self.dead:
+                self._context.pool.put(self._key, index, block)
 
     # --- on disk -------------------------------------------------------------------------------------------
 
     async def load(self, indices: Iterable[int], *, ahead: bool) -> set[int]:
-        """Bring blocks from the disk that lack in memory, as far as they are there and still hold.
+        """Load missing blocks from the disk, if they are still valid.
 
-        Returns those that it brought whole: by then memory may have dropped the first of many.
+        Returns those that it loaded whole: memory may already have evicted the first of many.
         """
         loaded: set[int] = set()
         if self.size is None:
             return loaded
+        context = self._context
         wanted = [index for index in indices if not self.has(index, self.length_of(index))]
-        found = await self._shop.keeper.load(self._key, wanted, self._accepts)
-        for index, kept in zip(wanted, found, strict=True):
-            # Again: the first one that is found says which version it is.
-            if kept is None or self._dead is not None or not self._accepts(kept.stamp):
+        found = await context.disk_cache.load(self._key, wanted, self._is_valid)
+        for index, cached in zip(wanted, found, strict=True):
+            # Checked again: the first block that is found determines the validator.
+            if cached is None or self.dead or not self._is_valid(cached.stamp):
                 continue
-            if self.validator is None and kept.stamp.validator is not None:
-                self.set_validator(kept.stamp.validator)
-            block = MemoryBlock(kept.data, len(kept.data))
-            self._shop.tally.disk_blocks += 1
-            self._shop.tally.disk_bytes += block.have
-            if block.have == self.length_of(index):
+            if self.validator is None and cached.stamp.validator is not None:
+                self.set_validator(cached.stamp.validator)
+            block = MemoryBlock(cached.data, len(cached.data))
+            context.stats.disk_blocks += 1
+            context.stats.disk_bytes += block.filled
+            if block.filled == self.length_of(index):
                 loaded.add(index)
-            if not self.has(index, block.have):
-                self.received += block.have
+            if not self.has(index, block.filled):
+                self.received += block.filled
                 if index in loaded:
-                    self._shop.pool.put(self._key, index, block, ahead=ahead)
+                    context.pool.put(self._key, index, block, ahead=ahead)
                 else:
                     self._filling[index] = block
-        self.notify()
+        self.changed.notify()
         return loaded
 
-    async def keep(self, index: int, block: MemoryBlock | None) -> None:
-        """Have a block kept on disk, as far as it has come."""
-        if self.size is None or self._dead is not None or block is None or not block.have:
+    async def persist(self, index: int, block: MemoryBlock | None) -> None:
+        """Save a block to the disk, as far as it is filled."""
+        if self.size is None or self.dead or block is None or not block.filled:
             return
-        shop = self._shop
-        validator = None if shop.validators_unreliable else self.validator
-        stamp = Provenance(shop.wall_clock(), shop.keeper.session, validator, self._run_stamp)
-        await shop.keeper.save(self._key, index, block.data, block.have, stamp)
+        context = self._context
+        validator = None if context.validators_unreliable else self.validator
+        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self._content_stamp)
+        await context.disk_cache.save(self._key, index, block.data, block.filled, stamp)
 
-    async def keep_all(self) -> None:
-        """Have everything kept that is in memory: the size is known only now."""
+    async def persist_all(self) -> None:
+        """Save all blocks in memory: the size, which the key needs, is known only now."""
         indices = range(-(-(self.size or 0) // self._block_bytes))
-        self.settle(indices)
+        self.unpin(indices)
         for index in indices:
-            await self.keep(index, self.block(index))
+            await self.persist(index, self.block(index))
 
-    def _accepts(self, stamp: Provenance) -> bool:
-        """Whether a kept block may be served (semantics 4.3)."""
-        shop = self._shop
-        validator = None if shop.validators_unreliable else stamp.validator
+    def _is_valid(self, stamp: Provenance) -> bool:
+        """Whether a cached block may be served (semantics 4.3)."""
+        context = self._context
+        validator = None if context.validators_unreliable else stamp.validator
         if validator is not None:
             return self.validator is None or validator == self.validator
-        if stamp.session == shop.keeper.session:
+        if stamp.session == context.disk_cache.session:
             return True
-        if stamp.run is not None:
-            return stamp.run == self._run_stamp
-        # A clock that was set back makes nothing young again.
-        return 0 <= shop.wall_clock() - stamp.fetched_at <= shop.listing_ttl_s
+        if stamp.content_stamp is not None:
+            return stamp.content_stamp == self._content_stamp
+        # A negative age: the clock was set back.
+        return 0 <= context.wall_clock() - stamp.fetched_at <= context.listing_ttl_s

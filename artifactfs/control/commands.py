@@ -184,7 +184,7 @@ class Control:
 
     async def _file(self, file: ArtifactFile, inode: Inode) -> FileInfo:
         entry = inode.entry
-        kept = await self._components.files.kept(await self._components.tree.locate_content(file))
+        kept = await self._components.files.cached_bytes(await self._components.tree.locate_content(file))
         return FileInfo(
             entry.size_bytes,
             rfc3339(entry.mtime_ns // 10**9),

@@ -59,7 +59,7 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
     limits = components.limits.states(now)
     inputs = _health_inputs(components, traffic, tree, limits, now)
     state, since, message, what_to_do = health_of(inputs, settings.origin)
-    disk_cache = components.shop.keeper
+    disk_cache = components.shop.disk_cache
     # The next snapshot shows the sizes that this counts; counting takes a thread.
     disk_cache.look_soon()
     return Readings(
@@ -76,7 +76,7 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
         usage=components.cost(),
         limits=tuple(limits[:MAX_LISTED]),
         cache=disk_cache.state(),
-        reading=components.shop.tally,
+        reading=components.shop.stats,
         tree=tree,
         kernel=kernel,
     )

@@ -38,7 +38,6 @@ from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogDestination
-from artifactfs.modellab import rate_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
@@ -56,6 +55,7 @@ from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import InodeNumbers
 from artifactfs.tree.tree import Tree
 from artifactfs.util import headroom
+from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
@@ -238,14 +238,14 @@ def _block_store(settings: Settings) -> BlockStore | None:
 def _shop(settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery) -> ContentContext:
     return ContentContext(
         service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
-        keeper=keeper,
+        disk_cache=keeper,
         pool=BlockPool(_POOL_BYTES),
         budget=ReadaheadBudget(_AHEAD_BYTES),
         nursery=nursery,
         wall_clock=time.time,
         deadline_s=settings.deadline,
         listing_ttl_s=settings.listing_ttl,
-        backoff_s=rate_limits.backoff_s,
+        backoff_s=backoff_s,
     )
 
 

@@ -19,7 +19,7 @@ import msgspec
 import pyfuse3
 
 from artifactfs import cli, errors
-from artifactfs.content.fetcher import Download
+from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.operations import Operations
 from artifactfs.modellab import rate_limits
@@ -110,10 +110,10 @@ def versions_mixed() -> None:
     """An answer is not compared with the version that was opened."""
 
     async def careless_check(self: Any, body: Any, _suspect: object) -> None:
-        if self._pieces.size is None and body.total is not None:
-            self._pieces.learn_size(body.total)
+        if self._blocks.size is None and body.total is not None:
+            self._blocks.learn_size(body.total)
 
-    _put(Download, "_check", careless_check)
+    _put(Fetcher, "_check", careless_check)
 
 
 def _put(owner: type, name: str, new: Callable[..., Any]) -> None:

@@ -67,7 +67,7 @@ def test_what_is_saved_is_loaded(store: BlockStore, validator: bytes | None, run
     assert store.save(KEY, 7, [DATA], stamp)
     found = load(store, KEY, 7)
     assert found is not None
-    assert (bytes(found.data), found.stamp.validator, found.stamp.run) == (DATA, validator, run)
+    assert (bytes(found.data), found.stamp.validator, found.stamp.content_stamp) == (DATA, validator, run)
     assert found.stamp.fetched_at == 12.5
     assert load(store, KEY, 8) is None
     assert load(store, OTHER, 7) is None

@@ -62,11 +62,7 @@ async def keeping(disk: Disk | None, *, queue: int = 100, block_bytes: int = BLO
         made = DiskCache(cast("BlockStore | None", disk), nursery, tuning, run)
         yield made
         await made.flush()
-        assert made._waiting_bytes == 0
-        assert not made._waiting
-        assert not made._gathered
-        assert not made._groups
-        assert not made._writing
+        assert made.is_idle
 
 
 async def save(made: DiskCache, index: int, data: bytes = b"0123456789") -> None:
@@ -288,7 +284,10 @@ async def test_a_queue_that_fills_does_not_wait_for_groups(autojump_clock: MockC
 
 async def test_what_is_not_of_one_group(autojump_clock: MockClock) -> None:
     """4.1, 4.3: blocks of two files, or that came with two validators or of two states of a run, are kept singly."""
-    run, validator = Provenance(0.0, b"session!", run=b"r" * 16), Provenance(0.0, b"session!", validator=b"v" * 16)
+    run, validator = (
+        Provenance(0.0, b"session!", content_stamp=b"r" * 16),
+        Provenance(0.0, b"session!", validator=b"v" * 16),
+    )
     for other in (run, validator):
         disk = Disk()
         async with keeping(disk, block_bytes=len(BLOCK)) as made:

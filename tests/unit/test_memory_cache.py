@@ -5,8 +5,8 @@ from artifactfs.content.memory_cache import BlockPool, MemoryBlock, ReadaheadBud
 A, B = b"A", b"B"
 
 
-def block(size: int = 10, have: int | None = None) -> MemoryBlock:
-    return MemoryBlock(bytearray(size), size if have is None else have)
+def block(size: int = 10, filled: int | None = None) -> MemoryBlock:
+    return MemoryBlock(bytearray(size), size if filled is None else filled)
 
 
 def held(pool: BlockPool, key: bytes, count: int = 20) -> list[int]:
@@ -42,7 +42,7 @@ def test_what_is_unread_stays() -> None:
         pool.put(B, index, block())
     assert held(pool, A) == [0, 1, 2, 3]
     assert held(pool, B) == [16, 17, 18, 19]
-    pool.read(A, 0)
+    pool.mark_read(A, 0)
     pool.put(B, 20, block())
     assert held(pool, A) == [0, 1, 2, 3]
     for index in range(21, 30):
@@ -69,8 +69,8 @@ def test_who_has_something_unread() -> None:
     pool.put(A, 1, block(), ahead=True)
     pool.put(B, 0, block(), ahead=True)
     assert pool.readers_ahead_of == 2
-    pool.read(A, 0)
-    pool.read(A, 0)
+    pool.mark_read(A, 0)
+    pool.mark_read(A, 0)
     assert pool.readers_ahead_of == 2
     pool.demote_readahead(A)
     assert pool.readers_ahead_of == 1
@@ -83,28 +83,28 @@ def test_who_has_something_unread() -> None:
 def test_more_of_a_block_is_never_replaced_by_less() -> None:
     """4.3: two sources may bring the same block: what came further counts."""
     pool = BlockPool(100)
-    longer = block(10, have=10)
+    longer = block(10, filled=10)
     pool.put(A, 0, longer)
-    pool.put(A, 0, block(10, have=3))
+    pool.put(A, 0, block(10, filled=3))
     assert pool.get(A, 0) is longer
-    pool.put(A, 1, block(4, have=4))
-    pool.put(A, 1, block(10, have=6))
+    pool.put(A, 1, block(4, filled=4))
+    pool.put(A, 1, block(10, filled=6))
     assert pool.size_bytes == 20
 
 
 def test_another_name_adds_up() -> None:
     """4.4: blocks that get their final name replace what is there under it, and are counted once."""
     pool = BlockPool(100)
-    pool.put(A, 0, block(10, have=10))
-    pool.put(A, 1, block(10, have=2), ahead=True)
-    pool.put(B, 0, block(8, have=8))
-    pool.put(B, 1, block(10, have=9))
+    pool.put(A, 0, block(10, filled=10))
+    pool.put(A, 1, block(10, filled=2), ahead=True)
+    pool.put(B, 0, block(8, filled=8))
+    pool.put(B, 1, block(10, filled=9))
     pool.rename(A, B)
     assert held(pool, A) == []
     assert pool.size_bytes == 20
     found = pool.get(B, 1)
     assert found is not None
-    assert found.have == 9
+    assert found.filled == 9
     pool.discard(B)
     assert pool.size_bytes == 0
     assert pool.readers_ahead_of == 0

@@ -29,21 +29,21 @@ async def test_where_bytes_came_from(tmp_path: Path, autojump_clock: MockClock) 
         handle = await made.open(SIZE)
         await made.read_whole(handle)
         await made.keeper.flush()
-        counted = made.shop.tally
+        counted = made.shop.stats
         assert (counted.fetched_bytes, counted.fetched_blocks, counted.disk_bytes) == (SIZE, 6, 0)
         before = counted.memory_reads
         await handle.read(0, 10)
         assert counted.memory_reads == before + 1
-        kept = await made.files.kept(version())
+        kept = await made.files.cached_bytes(version())
         assert (kept.memory_bytes, kept.disk_bytes, kept.handles) == (SIZE, SIZE, 1)
         handle.close()
-        assert (await made.files.kept(version())).handles == 0
-        assert await made.files.kept(version(None)) == await made.files.kept(version(7))
+        assert (await made.files.cached_bytes(version())).handles == 0
+        assert await made.files.cached_bytes(version(None)) == await made.files.cached_bytes(version(7))
     async with bench(server, directory=str(tmp_path)) as made:
         # Another mount: only what is known by the time it was fetched is served.
         handle = await made.open(SIZE)
         await made.read_whole(handle)
-        counted = made.shop.tally
+        counted = made.shop.stats
         assert (counted.fetched_bytes, counted.disk_bytes, counted.disk_blocks) == (0, SIZE, 6)
         handle.close()
 
@@ -56,12 +56,12 @@ async def test_what_is_streamed(fits: bool, autojump_clock: MockClock) -> None:
     async with bench(server, pool=(64 if fits else 4) * BLOCK) as made:
         handle = await made.open(size)
         await handle.read(5 * BLOCK, BLOCK)
-        (streaming,) = made.shop.tally.streams
+        (streaming,) = made.shop.stats.streams
         assert (streaming.artifact, streaming.size) == (ArtifactRef("10", "p/artifacts/f.bin"), size)
         assert streaming.fits is fits
         assert 6 * BLOCK <= streaming.came_to < size
         await handle.read(0, 10)
-        counted = made.shop.tally
+        counted = made.shop.stats
         assert (counted.streamed, counted.restarted) == ((0, 0) if fits else (2, 1))
         handle.close()
 

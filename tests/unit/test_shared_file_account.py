@@ -65,8 +65,8 @@ async def test_who_waits_waits_on(granted: bool, autojump_clock: MockClock) -> N
             server.data = THEIRS
             made.files.switch_account("site\0another")
         assert found == [THEIRS]
-        assert made.shop.fetched == 0
-        assert made.shop.spools == 0
+        assert made.shop.active_downloads == 0
+        assert made.shop.active_streams == 0
         handle.close()
 
 

@@ -1,0 +1,133 @@
+"""A full body: a whole file, read from its start because the server ignores ranges (semantics 4.2).
+
+One fetch reads it; all other fetches of the version follow it. It runs ahead of its readers as far as there is room,
+then waits for them. A body that neither the cache nor memory can hold is streamed: a step back starts it again.
+"""
+
+import logging
+
+import trio
+
+from artifactfs import errors
+from artifactfs.content.block_fetch import BlockFetch
+from artifactfs.content.context import ContentContext
+from artifactfs.content.read_stats import Stream
+from artifactfs.content.version_blocks import VersionBlocks
+from artifactfs.domain import ArtifactRef, ContentBody
+from artifactfs.util.pulse import Pulse
+
+log = logging.getLogger(__name__)
+
+# How long a full body waits for a read that needs its next bytes; shorter while other requests wait for a connection.
+_IDLE_S = 20.0
+_IDLE_CROWDED_S = 1.0
+# How often it looks whether other requests wait.
+_LOOK_S = 0.25
+
+
+class FullBody:
+    """See the module. `at`: the offset that it has reached."""
+
+    def __init__(
+        self,
+        context: ContentContext,
+        artifact: ArtifactRef,
+        blocks: VersionBlocks,
+        body: ContentBody,
+        fetch: BlockFetch,
+    ) -> None:
+        self.at = 0
+        self._context = context
+        self._blocks = blocks
+        self._body = body
+        self._fetch = fetch
+        # The offsets up to which reads wait, and up to which read-ahead is wanted.
+        self._wanted_to = 0 if fetch.ahead else fetch.end
+        self._ahead_to = fetch.end
+        self._wanted = Pulse()
+        self._scope = trio.CancelScope()
+        size = blocks.size
+        self._stream = Stream(artifact, size, size is None or context.fits(size))
+
+    async def run(self) -> None:
+        """Read the body to its end, or until it is idle. Raises Superseded, ShortBody, ConnectionLost."""
+        context, stream = self._context, self._stream
+        context.active_streams += 1
+        context.stats.streams.append(stream)
+        if not stream.fits:
+            context.stats.streamed += 1
+            log.info("a body of %d bytes fits neither the cache nor memory: a step back starts it again", stream.size)
+        try:
+            with self._scope:
+                await self._read()
+        finally:
+            context.active_streams -= 1
+            context.stats.streams.remove(stream)
+
+    async def _read(self) -> None:
+        blocks, size, received = self._blocks, self._blocks.size, 0
+        last = b""
+        async for chunk in self._body.chunks:
+            received = self._stream.came_to = received + len(chunk)
+            if size is not None and received > size:
+                raise await blocks.supersede()
+            if received == size and self._body.total is None:
+                # Without a length the last byte counts only at the end of the body: a longer body is another version.
+                last = chunk
+                continue
+            await self._advance(received - len(chunk), chunk)
+            if not await self._may_continue():
+                return
+        await self._advance(received - len(last), last)
+        if size is None:
+            blocks.learn_size(received)
+            await blocks.persist_all()
+        elif received < size:
+            raise errors.ShortBody(f"the body ended after {received} of {size} bytes")
+
+    def want(self, end: int, *, ahead: bool = False) -> None:
+        """A read waits for the bytes before `end`; or, with `ahead`, they are wanted as read-ahead."""
+        if not ahead and end > self._wanted_to:
+            self._wanted_to = end
+            self._wanted.notify()
+        elif ahead and end > self._ahead_to:
+            self._ahead_to = end
+            self._wanted.notify()
+
+    def restart(self) -> None:
+        """End this body, for a step back behind it: the next request starts from byte 0."""
+        self._context.stats.restarted += 1
+        self._scope.cancel()
+
+    async def _advance(self, offset: int, chunk: bytes) -> None:
+        fetch = self._fetch
+        self.at = offset + len(chunk)
+        fetch.at = max(fetch.at, min(self.at, fetch.end))
+        await self._blocks.receive(offset, chunk, ahead=True)
+        if fetch.at == fetch.end:
+            fetch.finish(fetch)
+
+    async def _may_continue(self) -> bool:
+        """Wait until the next bytes are wanted, or may be fetched ahead; False if that takes too long."""
+        idle_s = 0.0
+        while self.at > self._wanted_to and not self._may_run_ahead():
+            # The kernel caps in-flight reads, so this body's readers may be queued behind readers that need its
+            # connection.
+            if idle_s >= (_IDLE_CROWDED_S if self._context.service.crowded else _IDLE_S):
+                return False
+            with trio.move_on_after(_LOOK_S):
+                await self._wanted.wait()
+                idle_s = 0.0
+                continue
+            idle_s += _LOOK_S
+        return True
+
+    def _may_run_ahead(self) -> bool:
+        """Whether to go on although no read waits for the next bytes."""
+        context, size = self._context, self._blocks.size
+        # At most as much again as was read, so that reading a few bytes at the start stays cheap.
+        allowance = min(self._wanted_to, context.tuning.full_body_ahead_bytes)
+        if self.at <= max(self._ahead_to, self._wanted_to + allowance):
+            return context.pool.readahead_capacity > 0
+        # To its end, if other requests need the connection.
+        return context.service.crowded and size is not None and context.has_room_for(size, size - self.at)
