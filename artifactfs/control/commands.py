@@ -1,8 +1,7 @@
-"""What a running mount says of itself, and the orders that it takes: the files in /.artifactfs (tree/control_dir.py).
+"""The reports and commands of a mount: the files in /.artifactfs (tree/control_dir.py), and its xattrs.
 
-Puts together what the parts know. Reports are made from what is at hand, in less than a millisecond, and wait for
-neither network nor disk (semantics 5.1); orders may ask the service, as the mount has the keys, and nobody else needs
-them.
+Reports are made from memory, in less than a millisecond, and wait for neither network nor disk (semantics 5.1).
+Commands may send requests: the mount has the keys, so its users need none.
 """
 
 import json
@@ -31,26 +30,26 @@ from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
 
-# Runs whose details are remembered for xattrs: some kilobytes each.
+# Runs whose details are cached for xattrs: some kilobytes each.
 _MAX_DETAILS = 500
 _DETAILS_S = 5.0
 
 
 class Control:
-    """See the module. `operations` is to be set before the kernel comes."""
+    """The reports and commands of one mount. `operations` must be set before the first request of the kernel."""
 
     def __init__(self, components: MountComponents, names: KernelDentries) -> None:
         self._components = components
         self._names = names
         self._mounted_at = boottime()
         settings = components.settings
-        # One request for a run, whoever asks for whichever of its attributes.
+        # One request for all attributes of a run.
         self._details: StaleWhileRevalidateCache[int, RunDetails] = StaleWhileRevalidateCache(
             lambda run_id: f"details of run {run_id}",
             fetch=self._fetch_details,
-            # `getfattr` asks twice for each: how long, and what.
-            ttl_s=lambda _told: max(settings.listing_ttl, _DETAILS_S),
-            weight=lambda _told: 1,
+            # `getfattr` reads each attribute twice: its length, then its value.
+            ttl_s=lambda _details: max(settings.listing_ttl, _DETAILS_S),
+            weight=lambda _details: 1,
             max_weight=_MAX_DETAILS,
             negative_ttl_s=settings.negative_ttl,
             stale_max_s=settings.stale_max,
@@ -79,20 +78,20 @@ class Control:
     # --- refresh -------------------------------------------------------------------------------------------
 
     async def refresh_all(self) -> None:
-        """Make the next look at anything fresh: for SIGHUP (semantics 3.3)."""
+        """Refresh the whole mount: for SIGHUP (semantics 3.3)."""
         await self._fresh(self._components.tree.root)
 
     @property
     def names_are_stuck(self) -> bool:
-        """Whether a thread waits in the kernel for somebody who waits for this mount."""
+        """Whether a thread waits in the kernel for a process that waits for this mount."""
         return self._names.is_stuck
 
     def forget(self) -> None:
-        """Forget what was told of runs: the keys may be another account's (semantics 6.3)."""
+        """Clear the details of runs: the keys may be another account's (semantics 6.3)."""
         self._details.clear()
 
     def end(self) -> None:
-        """The mount is about to be closed."""
+        """Stop invalidating: the mount is about to be closed."""
         self._names.end()
 
     async def _refresh(self, number: int) -> bytes:
@@ -109,7 +108,7 @@ class Control:
         return await self._names.drop(self._names_of(node))
 
     def _names_of(self, node: Node) -> list[Name]:
-        """Return the names under which the kernel has all that is to be looked up anew."""
+        """Return the names whose dentries lead the kernel to everything that the refresh concerns."""
         if isinstance(node, ArtifactFile):
             return [(node.directory.entry.number, node.entry.name)]
         if node.entry.number == node.parent_number:
@@ -147,18 +146,19 @@ class Control:
             if (old := self._details.get_any(run_id)) is None:
                 return failed | {"run": self._known(known) if known is not None else None}
             held = old
-        told = held.value
+        details = held.value
         return failed | {
             "run": RunInfo(
-                told.run_id, await self._project_name(told.project_id), told.name, told.status, told.description,
-                told.created_at, told.started_at, told.updated_at, told.completed_at, told.duration_s, told.owner_id,
-                told.external_url, told.params, told.tags, told.metrics,
+                details.run_id, await self._project_name(details.project_id), details.name, details.status,
+                details.description, details.created_at, details.started_at, details.updated_at, details.completed_at,
+                details.duration_s, details.owner_id, details.external_url, details.params,
+                details.tags, details.metrics,
             )
         }  # fmt: skip
 
     async def _fetch_details(self, run_id: int, _old: RunDetails | None) -> RunDetails:
-        _, told = await self._components.service.run_details(run_id)
-        return told
+        _, details = await self._components.service.run_details(run_id)
+        return details
 
     @staticmethod
     def _known(run: Run) -> RunInfo:
@@ -174,11 +174,11 @@ class Control:
         return ProjectName(project_id, name)
 
     async def _project(self, project_id: int) -> dict[str, object]:
-        told = await self._components.service.project_details(project_id)
+        details = await self._components.service.project_details(project_id)
         return {
             "project": ProjectInfo(
-                told.project_id, told.name, told.description, told.created_at, told.updated_at, told.owner_id,
-                told.external_url, told.tags,
+                details.project_id, details.name, details.description, details.created_at, details.updated_at,
+                details.owner_id, details.external_url, details.tags,
             )
         }  # fmt: skip
 
@@ -202,7 +202,7 @@ class Control:
         return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.origin, facts.entries)
 
     def _app_url(self) -> str | None:
-        """Return the address of Datadog's web application for the site; None where an API URL was given instead."""
+        """Return the address of Datadog's web application for the site; None with --api-url."""
         settings = self._components.settings
         if settings.api_url != f"https://api.{settings.site}":
             return None
@@ -213,7 +213,7 @@ class Control:
     # --- xattrs --------------------------------------------------------------------------------------------
 
     def xattrs(self, node: Node) -> Attributes:
-        """Return the extended attributes of a place (semantics 2.6), those of which something is known."""
+        """Return the known extended attributes of a node (semantics 2.6)."""
         found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
         if (facts := self._components.tree.facts(node)) is not None:
             found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")
@@ -222,13 +222,15 @@ class Control:
             found[b"user.modellab.name"] = _text(run.name)
             found[b"user.modellab.status"] = _text(run.status)
             found[b"user.modellab.project"] = _text(run.project_id)
-            found[b"user.modellab.tags"] = lambda: self._pairs(node.run_id, lambda told: told.tags)
-            found[b"user.modellab.parameters"] = lambda: self._pairs(node.run_id, lambda told: told.params)
+            found[b"user.modellab.tags"] = lambda: self._pairs(node.run_id, lambda details: details.tags)
+            found[b"user.modellab.parameters"] = lambda: self._pairs(node.run_id, lambda details: details.params)
         return found
 
     async def _pairs(self, run_id: int, pairs: Callable[[RunDetails], tuple[Pair, ...]]) -> bytes:
-        told = (await self._details.get(run_id)).value
-        return json.dumps({pair.key: pair.value for pair in pairs(told)}, ensure_ascii=False).encode("utf-8", "replace")
+        details = (await self._details.get(run_id)).value
+        return json.dumps({pair.key: pair.value for pair in pairs(details)}, ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )
 
     def _inode(self, number: int) -> Inode:
         if self.operations is None:

@@ -1,9 +1,7 @@
-"""Asking somebody's mount from outside: what `artifactfs status`, `refresh` and `info` do.
+"""Asking a mount from outside, for `artifactfs status`, `refresh` and `info`.
 
-A mount may be wedged, stopped or dead, and then whoever touches it hangs where no signal may reach him. So it is only
-ever touched by a child process, which is left behind when it does not answer in time. The child finds the mount that a
-path is in by the kernel's own account of it, whatever links and bind mounts led there; the inode number is what the
-path is called in the order (tree/control_dir.py).
+A mount may be wedged, stopped or dead; a process that touches it then hangs where no signal may reach it. So only a
+child process touches it (ask_child.py), which is left behind when it does not answer in time.
 """
 
 import errno
@@ -15,84 +13,17 @@ from collections.abc import Mapping
 import msgspec
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import mount_owner, mount_table
+from artifactfs.mount import ask_child, mount_owner, mount_table
 from artifactfs.util.escaping import shell_word
 
-# For what a mount has at hand, on a busy machine.
+# For a report, which the mount has in memory, on a busy machine.
 REPORT_S = 5.0
-# For what may need a few looks at the service on the way to a path: more than the longest wait of an ordinary mount.
+# For a command, whose path may need several requests: more than the longest wait of an ordinary mount.
 ORDER_S = 40.0
 _END_S = 1.0
-# An answer is some KiB long, that about a run with many metrics a few MiB; a mount of another user's may never end one.
+# An answer is some KiB, of a run with many metrics a few MiB. Another user's mount may send one without an end.
 _MOST_BYTES = 64 << 20
-# What is about the whole mount, whichever path in it was given.
-_REPORTS = frozenset({"status.json", "metrics", "errors"})
-
-# Prints one JSON object: the answer and whose it is; or the errno, what could not be read, and the mount that it is in.
-_CHILD = r"""
-import json, os, sys
-order, path, parent_too, most_bytes = sys.argv[1], sys.argv[2], sys.argv[3] == "yes", int(sys.argv[4])
-def say(**told):
-    print(json.dumps(told)); sys.exit()
-def places_of(found):
-    # As mount/mount_table.py reads it: rows end with a line feed, fields with a space, and nothing else.
-    device = b"%d:%d" % (os.major(found.st_dev), os.minor(found.st_dev))
-    places = []
-    with open("/proc/self/mountinfo", "rb") as table:
-        for row in table.read().split(b"\n"):
-            fields = row.split(b" ")
-            if fields[2:3] == [device] and b"-" in fields[6:]:
-                if fields[fields.index(b"-", 6):][1:2] == [b"fuse.artifactfs"]:
-                    parts = fields[4].split(b"\\")
-                    point = parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
-                    places.append((fields[3], os.fsdecode(point)))
-    # Whole ones first: a bind mount of a part has no .artifactfs.
-    return sorted(places, key=lambda place: place[0] != b"/")
-def around(path):
-    # From the top, so that what fails is asked for once more and not once for each name below it.
-    found = None
-    try:
-        above = os.path.dirname(os.path.abspath(path))
-        for end in (*(at for at, each in enumerate(above) if at and each == "/"), len(above)):
-            found = os.stat(above[:end])
-    except OSError:
-        pass
-    places = places_of(found) if found is not None else []
-    return places[0][1] if places else None
-try:
-    try:
-        fd = os.open(path, os.O_PATH)
-    except FileNotFoundError:
-        if not parent_too:
-            raise
-        path = os.path.dirname(os.path.abspath(path))
-        fd = os.open(path, os.O_PATH)
-    found = os.fstat(fd)
-    places = places_of(found)
-    if not places:
-        say(outside=True)
-    if places[0][0] != b"/":
-        say(part=places[0][1])
-    for root, point in places:
-        if root != b"/":
-            continue
-        try:
-            if os.stat(point).st_dev == found.st_dev:
-                break
-        except OSError:
-            continue
-    else:
-        say(hidden=True)
-    name = order if order in ("status.json", "metrics", "errors") else f"{order}/{found.st_ino}"
-    path = f"{point}/.artifactfs/{name}"
-    with open(path, "rb", buffering=0) as file:
-        answer = b""
-        while len(answer) <= most_bytes and (piece := file.read(1 << 20)):
-            answer += piece
-    say(point=point, answer=answer.decode("utf-8", "replace"))
-except OSError as error:
-    say(errno=error.errno, path=path, inside=around(path))
-"""
+_CHILD = ask_child.__file__
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -132,14 +63,14 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
     if not path or "\0" in path:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
     point = point_of(path)
-    if order in _REPORTS and point is not None:
+    if order in ask_child.REPORTS and point is not None:
         # What is at hand must not wait for the service, as a path in the mount may.
         path = point
     if within_s > REPORT_S and point is not None:
         # One that is stopped is found out soon; the order itself may take a while.
         ask("status.json", point, within_s=REPORT_S)
     process = subprocess.Popen(
-        ["/proc/self/exe", "-I", "-S", "-c", _CHILD, order, path, "yes" if parent_too else "no", str(_MOST_BYTES)],
+        ["/proc/self/exe", "-I", "-S", _CHILD, order, path, "yes" if parent_too else "no", str(_MOST_BYTES)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

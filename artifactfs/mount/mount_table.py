@@ -2,73 +2,23 @@
 
 import ctypes
 import os
-import pwd
 import re
 import select
 import subprocess
 
-import msgspec
-
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings.parsers import MOST_LEVELS
 
-FUSE_TYPE = "fuse.artifactfs"
+# Named again: the callers of this module need the rows, too.
+from artifactfs.util.mountinfo import FUSE_TYPE as FUSE_TYPE
+from artifactfs.util.mountinfo import Mount as Mount
+from artifactfs.util.mountinfo import mounts as mounts
+from artifactfs.util.mountinfo import parse as parse
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 # How long a probe of a mount may take before it counts as alive (if busy): a dead one answers at once.
 _PROBE_S = 2.0
-
-
-class Mount(msgspec.Struct, frozen=True):
-    """A row of the mount table. `device` is "major:minor", the same for every place it is mounted at.
-
-    `user_id`: who made a FUSE mount, as the user namespace in which it was made counts users; None where the row does
-    not say. `allow_other`: whether the kernel lets others into it, root among them. `root`: the directory of the file
-    system that is seen at `point`; another than "/" for a bind mount of a part.
-    """
-
-    device: str
-    point: str
-    fstype: str
-    source: str
-    user_id: int | None = None
-    allow_other: bool = False
-    root: str = "/"
-
-    @property
-    def user(self) -> str | None:
-        """The name of who made it, in a form that `sudo -u` takes; None where it is not said."""
-        if self.user_id is None:
-            return None
-        try:
-            return pwd.getpwuid(self.user_id).pw_name
-        except KeyError:
-            return f"#{self.user_id}"
-
-
-def parse(row: bytes) -> Mount | None:
-    """Return what a row of mountinfo says (proc_pid_mountinfo(5)); None for a row that cannot be understood.
-
-    A field is what is between two single spaces, and may be empty: the kernel escapes blanks and line feeds in all
-    that users name, and nothing else (a carriage return, bytes that are not UTF-8).
-    """
-    fields = row.split(b" ")
-    try:
-        # After six fields come any number of optional ones, and a "-" that ends them.
-        fstype, source, *options = fields[fields.index(b"-", 6) + 1 :]
-    except ValueError:
-        return None
-    device, root, point = map(_text, fields[2:5])
-    flags = options[0].split(b",") if options else []
-    user_id = next((int(flag[8:]) for flag in flags if re.fullmatch(rb"user_id=\d{1,10}", flag)), None)
-    return Mount(device, point, _text(fstype), _text(source), user_id, b"allow_other" in flags, root)
-
-
-def mounts(pid: int | None = None) -> list[Mount]:
-    """Return the mount table, in order; of several at one place the last is on top. `pid`: as that process has it."""
-    with open(f"/proc/{'self' if pid is None else pid}/mountinfo", "rb") as table:
-        return [mount for row in table.read().split(b"\n") if (mount := parse(row)) is not None]
 
 
 def places_of(device: str, pid: int | None = None) -> list[Mount]:
@@ -197,8 +147,3 @@ class Watch:
         self._table.close()
         if hasattr(self, "_epoll"):
             self._epoll.close()
-
-
-def _text(field: bytes) -> str:
-    """Undo the octal escapes of the mount table; text as paths from the command line are read, whatever the locale."""
-    return os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field))

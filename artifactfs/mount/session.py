@@ -1,9 +1,8 @@
-"""One mount, from its parts to its end: builds them from Settings, owns the root nursery, the signals, readiness
-and the unmount.
+"""The life of a mount: the root nursery, signals, readiness and the unmount; components.py builds its components.
 
-What is hard is the end. It comes by a signal, by somebody's `umount`, or by a lazy one that leaves the kernel's
-connection open for files still in use. `terminate` lets the requests in flight end; after a grace they are
-cancelled (pitfalls.md); whatever is still mounted is then detached, open files or not (semantics 5.6).
+The end is hard. A signal ends the mount, or `umount`, or a lazy unmount that leaves the kernel's connection open for
+files still in use. `terminate` lets the requests in flight end; after a grace period they are cancelled
+(docs/dev/pitfalls.md); the mount is then detached, open files or not (semantics 5.6).
 """
 
 import faulthandler
@@ -12,68 +11,53 @@ import logging
 import os
 import resource
 import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 
 import pyfuse3
 import trio
 
 from artifactfs import logs
-from artifactfs.content.block_store import BlockStore
-from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
-from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.commands import Control
 from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.snapshot import MountComponents
-from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.kernel_dentries import KernelDentries
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
-from artifactfs.fuse.trace import trace
-from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogDestination
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
-from artifactfs.modellab.rate_limits import RateLimits
-from artifactfs.modellab.request_stats import RequestStats
-from artifactfs.modellab.transport import Transport
-from artifactfs.mount import account_switch, mount_owner, mount_table, preflight, presence, registry, unmount
+from artifactfs.mount import (
+    account_switch,
+    components,
+    kernel_mount,
+    mount_table,
+    preflight,
+    presence,
+    registry,
+    unmount,
+)
 from artifactfs.mount.daemon import Parent
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
-from artifactfs.tree.control_dir import Reports
 from artifactfs.tree.listing import TreeTimes
-from artifactfs.tree.nodes import InodeNumbers
 from artifactfs.tree.tree import Tree
 from artifactfs.util import headroom
-from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-# Sent by mistake these would end the process and leave a dead mount (semantics 5.5).
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# By default these end the process, which would leave a dead mount (semantics 5.5).
 _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
-# For requests in flight when the mount ends; then they are cancelled. Within the 3 s of semantics 5.6.
+# The grace period of requests in flight when the mount ends. Within the 3 s of semantics 5.6.
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
 _FLUSH_S = 1.0
-# Memory for contents: blocks that readers are at, and bytes asked for ahead of them. With the interpreter's own 60 MiB
-# it stays below 200 MiB whatever is open.
-_POOL_BYTES = 48 << 20
-_AHEAD_BYTES = 40 << 20
-# What the kernel reads ahead, where we may say so (as root): in pieces of 128 KiB the same bytes cost twice the time
-# (measured 2026-11-23: 512 MiB in 1.1 s, against 0.55 s).
-_KERNEL_READ_AHEAD_KIB = 512
 # pyfuse3's workers: above the reads (12 in flight at most) and all the lookups that a busy machine can have
 # waiting, so that a slow one never keeps an unrelated one from a worker (pitfalls.md).
 _MAX_WORKERS = 1000
@@ -91,31 +75,31 @@ def run(
 ) -> int:
     """Mount at `point` and serve until the mount ends; returns the exit code.
 
-    `target`: where the log goes. `parent`: is told when the kernel has begun to talk to us, as is `notify`; None for a
-    mount in front: on a terminal SIGHUP ends it, as it does any program there. Raises UserError before anything is
-    mounted.
+    `target`: where the log goes. `parent` and `notify`: are informed when the kernel has sent its first request.
+    `parent` None: in the foreground, where SIGHUP of a terminal ends the mount. Raises UserError before mounting.
     """
     _no_core_dumps()
-    # What a mount writes (log, cache, register) is its user's alone, whatever the caller's mask.
+    # Only its user may read the files of a mount (log, cache, register), whatever the caller's mask.
     os.umask(0o077)
     headroom.refuse_threads()
     notify = notify or Notifier()
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
-        journal = RecentErrors()
-        logs.hear(journal)
+        recent_errors = RecentErrors()
+        logs.hear(recent_errors)
     except OSError as error:
         raise UserError(
             ExitCode.NOT_WRITABLE,
-            f"cannot write the log to {target.place}: {error.strerror}; choose another with --log-file or --log-to",
+            f"cannot write the log to {target.place}: {error.strerror}",
+            "choose another with --log-file or --log-to",
         ) from None
-    # A wedged loop can be asked where it stands: kill -USR1.
+    # `kill -USR1` makes even a wedged loop print its stack.
     trace = open(target.file, "a", encoding="utf-8", opener=logs.opener) if target.file else None  # noqa: SIM115
     with trace or nullcontext():
         faulthandler.register(signal.SIGUSR1, file=trace or 2)
         try:
             hangup_ends = parent is None and _ends_with_its_terminal()
-            trio.run(_serve, settings, point, target.file, journal, hangup_ends, parent, notify)
+            trio.run(_serve, settings, point, target.file, recent_errors, hangup_ends, parent, notify)
         except BaseException as error:
             cause = _single(error)
             if isinstance(cause, UserError):
@@ -131,7 +115,7 @@ def run(
 
 
 def _ends_with_its_terminal() -> bool:
-    """Tell whether SIGHUP says that our terminal is gone: not without one, nor to who has us ignore it (nohup)."""
+    """Whether SIGHUP ends this process: it has a terminal, and its caller does not ignore the signal (nohup)."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:
@@ -143,39 +127,21 @@ async def _serve(
     settings: Settings,
     point: str,
     log_file: str | None,
-    journal: RecentErrors,
+    recent_errors: RecentErrors,
     hangup_ends: bool,
     parent: Parent | None,
     notify: Notifier,
 ) -> None:
-    limits, breaker, tally = RateLimits(), CircuitBreaker(settings.origin), RequestStats(boottime)
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
-    # Pools of their own: a dozen bodies that come slowly must not keep a listing from a connection, and what is stuck
-    # must not keep the question from one whether the service lives.
-    listings, contents, questions = (
-        Transport(
-            settings.api_url,
-            keys,
-            proxy=settings.proxy,
-            ca_file=settings.ca_file,
-            clock=boottime,
-            limits=limits,
-            breaker=breaker,
-            tally=tally,
-        )
-        for _ in range(3)
-    )
-    # A little less than an operation's own: so that it ends with what went wrong, not with its time.
-    service = ModelLab(listings, deadline_s=settings.deadline * 0.95)
-
-    def cost() -> RequestUsage:
-        return listings.cost() + contents.cost() + questions.cost()
+    transports = components.Transports(settings, keys)
+    # Less than the deadline of an operation: so an operation fails with the cause, and not with its own deadline.
+    service = ModelLab(transports.listings, deadline_s=settings.deadline * 0.95)
 
     try:
         await preflight.reach(service, settings, notify, parent)
         async with trio.open_nursery() as root:
-            Liveness(breaker, questions, root, clock=boottime, limit_s=settings.deadline)
+            Liveness(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = Tree(
                 service,
                 site=settings.api_url,
@@ -185,23 +151,23 @@ async def _serve(
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,
             )
-            keeper = DiskCache(_block_store(settings), root)
-            shop = _shop(settings, contents, keeper, root)
+            keeper = DiskCache(components.block_store(settings), root)
+            shop = components.content_context(settings, transports.contents, keeper, root)
             files = OpenFileTable(shop, owner=account_switch.owner(settings, credentials))
-            begun = trio.Event()
+            kernel_ready = trio.Event()
 
-            def on_begun() -> None:
-                begun.set()
+            def on_kernel_ready() -> None:
+                kernel_ready.set()
                 if parent is not None:
                     parent.ready()
                 notify.ready(_status(settings, point))
 
-            parts = MountComponents(
-                settings, point, log_file, service, cost, tally, breaker, limits, tree, files, shop, journal, root,
-                keys,
+            known = MountComponents(
+                settings, point, log_file, service, transports.usage, transports.tally, transports.breaker,
+                transports.limits, tree, files, shop, recent_errors, root, keys,
             )  # fmt: skip
-            control = Control(parts, KernelDentries())
-            operations = _operations(settings, tree, files, control, on_begun)
+            control = Control(known, KernelDentries())
+            operations = components.fuse_operations(settings, tree, files, control, on_kernel_ready)
             control.operations = operations
             follow = account_switch.follower(settings, tree, files, operations)
 
@@ -217,57 +183,18 @@ async def _serve(
 
             keys.start(root, on_keys)
             keeper.sweep_soon()
-            await _mounted(settings, point, operations, control, refresh, hangup_ends, begun, notify)
-            log.info("requests sent: %s", cost().requests)
+            await _mounted(settings, point, operations, control, refresh, hangup_ends, kernel_ready, notify)
+            log.info("requests sent: %s", transports.usage().requests)
             with trio.move_on_after(_FLUSH_S):
                 await keeper.flush()
             root.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            for transport in (listings, contents, questions):
-                await transport.aclose()
-
-
-def _block_store(settings: Settings) -> BlockStore | None:
-    if settings.cache_size == 0:
-        return None
-    store = BlockStore(settings.cache_dir, max_bytes=settings.cache_size, min_free_bytes=settings.cache_min_free)
-    return store if store.claim() else None
-
-
-def _shop(settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery) -> ContentContext:
-    return ContentContext(
-        service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
-        disk_cache=keeper,
-        pool=BlockPool(_POOL_BYTES),
-        budget=ReadaheadBudget(_AHEAD_BYTES),
-        nursery=nursery,
-        wall_clock=time.time,
-        deadline_s=settings.deadline,
-        listing_ttl_s=settings.listing_ttl,
-        backoff_s=backoff_s,
-    )
+            await transports.aclose()
 
 
 def _status(settings: Settings, point: str) -> str:
     return f"{settings.origin} at {point}"
-
-
-def _operations(
-    settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
-) -> Operations:
-    make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
-    makers, orders = control.report_generators(), control.commands()
-    operations = make(
-        tree,
-        files,
-        Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
-        deadline_s=settings.deadline,
-        on_ready=on_ready,
-        desk=ControlFiles(Reports(InodeNumbers(settings.api_url), time.time_ns(), makers, orders), makers, orders),
-    )
-    trace(operations)
-    return operations
 
 
 async def _mounted(
@@ -277,19 +204,19 @@ async def _mounted(
     control: Control,
     refresh: Callable[[], Awaitable[None]],
     hangup_ends: bool,
-    begun: trio.Event,
+    kernel_ready: trio.Event,
     notify: Notifier,
 ) -> None:
-    """Mount, serve until the end, unmount. `begun` is set when the kernel has begun to talk to us."""
+    """Mount, serve until the end, unmount. `kernel_ready` is set at the first request of the kernel."""
     _register(point)
-    # Signals first: one that comes between the mount and its receiver would end the process and leave the mount.
-    with trio.open_signal_receiver(*_ENDING, *_IGNORED_SIGNALS, signal.SIGHUP) as received:
-        _mount(settings, point, operations)
+    # Signals first: a signal between the mount and its receiver would end the process and leave the mount.
+    with trio.open_signal_receiver(*_END_SIGNALS, *_IGNORED_SIGNALS, signal.SIGHUP) as received:
+        kernel_mount.mount(settings, point, operations)
         mount: mount_table.Mount | None = None
         try:
             mount = presence.own_row(point)
             log.info("mounted %s", _status(settings, point))
-            # What exists now stays: no collection needs to look at it again, and each would stop the loop.
+            # The objects of now stay: collections, which stop the loop, need not scan them again.
             gc.collect()
             gc.freeze()
             async with trio.open_nursery() as nursery:
@@ -299,7 +226,7 @@ async def _mounted(
                 nursery.start_soon(operations.callers.watch)
                 if mount is not None:
                     nursery.start_soon(presence.end_when_unmounted, mount.device, end)
-                    nursery.start_soon(_read_ahead, mount.device, begun)
+                    nursery.start_soon(_read_ahead, mount.device, kernel_ready)
                 with main:
                     await RequestLoop().main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
@@ -310,46 +237,9 @@ async def _mounted(
             log.info("unmounted %s", point)
 
 
-def _mount(settings: Settings, point: str, operations: Operations) -> None:
-    options = {*pyfuse3.default_options, "ro", "nosuid", "nodev", "subtype=artifactfs"}
-    options |= settings.kernel_options | {_Option(f"fsname={settings.fsname}")}
-    if settings.allow_other:
-        options.add("allow_other")
-    with _captured_stderr() as said:
-        try:
-            pyfuse3.init(operations, point, options)
-        except RuntimeError as error:
-            cause = said() or f"{error}; is it yours, and not busy?"
-            if "Operation not permitted" in cause:
-                if os.geteuid() == 0 and mount_owner.in_user_namespace():
-                    cause += "; root of a user namespace mounts in a mount namespace of its own (`unshare -Urm`)"
-                cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
-            raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
-
-
-class _Option(str):
-    """A mount option in the bytes that it was typed in: pyfuse3 encodes options as ASCII, and fails for any other."""
-
-    __slots__ = ()
-
-    def encode(self, encoding: str = "", errors: str = "") -> bytes:  # noqa: ARG002 - the signature is str's
-        # Not os.fsencode, which would come back here.
-        return super().encode("utf-8", "surrogateescape")
-
-
-async def _read_ahead(device: str, begun: trio.Event) -> None:
-    # Set earlier, it is lost: with our answer to INIT the kernel sets it to what INIT had offered.
-    await begun.wait()
-    _set_read_ahead(device)
-
-
-def _set_read_ahead(device: str) -> None:
-    """Have the kernel read in larger pieces, where that is ours to say."""
-    try:
-        with open(f"/sys/class/bdi/{device}/read_ahead_kb", "w", encoding="ascii") as file:
-            file.write(str(_KERNEL_READ_AHEAD_KIB))
-    except OSError as error:
-        log.debug("the kernel's read-ahead stays as it is: %s", error)
+async def _read_ahead(device: str, kernel_ready: trio.Event) -> None:
+    await kernel_ready.wait()
+    kernel_mount.set_read_ahead(device)
 
 
 async def _signals(
@@ -370,7 +260,7 @@ async def _signals(
 
 
 class GracefulShutdown:
-    """Ends a mount: what is in flight has a moment, then it is cancelled."""
+    """Ends a mount: requests in flight get a grace period, and are then cancelled."""
 
     def __init__(self, main: trio.CancelScope, operations: Operations, control: Control) -> None:
         self._main = main
@@ -381,7 +271,7 @@ class GracefulShutdown:
         pyfuse3.terminate()
         await trio.sleep(_GRACE_S)
         if self._control.names_are_stuck:
-            # A thread of ours waits in the kernel for who waits for us, and would keep the connection open.
+            # A thread of ours waits in the kernel for a process that waits for this mount; the connection stays open.
             self._operations.callers.end()
             await trio.sleep(_GRACE_S)
         self._main.cancel()
@@ -393,7 +283,7 @@ def _register(point: str) -> None:
     except BlockingIOError:
         raise unmount.still_served(point) from None
     except (OSError, UserError, registry.Refused) as error:
-        # `umount` then cannot wait for this process; nothing else depends on it.
+        # Then `umount` cannot wait for this process; nothing else depends on the register.
         log.warning("cannot register the mount: %s", error)
 
 
@@ -402,20 +292,6 @@ def _single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-@contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Keep what libfuse and fusermount3 write to descriptor 2: the only place where they tell the cause."""
-    kept = os.dup(2)
-    catcher = os.memfd_create("stderr")
-    os.dup2(catcher, 2)
-    try:
-        yield lambda: " ".join(os.pread(catcher, 4096, 0).decode(errors="replace").split())
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(catcher)
 
 
 def _no_core_dumps() -> None:

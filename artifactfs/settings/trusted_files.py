@@ -9,8 +9,9 @@ owner. So the path is resolved here, with each directory held open, and each lin
 
 import errno
 import os
-import re
 import stat
+
+from artifactfs.util import mountinfo
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -83,22 +84,18 @@ def _is_known(user_id: int) -> bool:
 def _check(status: os.stat_result) -> None:
     if not _is_ours(status.st_uid):
         raise NotOurs(f"belongs to another user (uid {status.st_uid})")
-    if (mounter := _mounter(status.st_dev)) is not None and not _is_ours(mounter):
+    if (mounter := _mounter(status)) is not None and not _is_ours(mounter):
         raise NotOurs(f"lies in a mount of another user (uid {mounter})")
 
 
-def _mounter(device: int) -> int | None:
-    """Return who mounted a FUSE file system, by its device; None for others, and where no mount table is there."""
+def _mounter(status: os.stat_result) -> int | None:
+    """Return the user who mounted the FUSE file system of a file; None for others, and without a mount table."""
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            rows = file.read().split(b"\n")
+        table = mountinfo.mounts()
     except OSError:
         return None
-    number = b"%d:%d" % (os.major(device), os.minor(device))
-    for fields in (row.split(b" ") for row in rows):
-        if len(fields) > 2 and fields[2] == number and (user := re.search(rb"(?:^|,)user_id=(\d+)", fields[-1])):
-            return int(user[1])
-    return None
+    device = mountinfo.device_of(status)
+    return next((mount.user_id for mount in table if mount.device == device and mount.user_id is not None), None)
 
 
 def _walk(path: str) -> int:

@@ -1,0 +1,110 @@
+"""The components of a mount, built from its settings; what ties them together is in session.py."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from artifactfs.content.block_store import BlockStore
+from artifactfs.content.context import ContentContext
+from artifactfs.content.disk_cache import DiskCache
+from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.control.commands import Control
+from artifactfs.domain import RequestUsage
+from artifactfs.fuse.control_files import ControlFiles
+from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.trace import trace
+from artifactfs.fuse.xattrs import OperationsWithXattrs
+from artifactfs.modellab.auth import KeyRing
+from artifactfs.modellab.circuit_breaker import CircuitBreaker
+from artifactfs.modellab.content_endpoint import ContentEndpoint
+from artifactfs.modellab.rate_limits import RateLimits
+from artifactfs.modellab.request_stats import RequestStats
+from artifactfs.modellab.transport import Transport
+from artifactfs.settings import Settings
+from artifactfs.tree.control_dir import Reports
+from artifactfs.tree.nodes import InodeNumbers
+from artifactfs.tree.tree import Tree
+from artifactfs.util.backoff import backoff_s
+from artifactfs.util.clock import boottime
+
+# Memory for file contents: blocks of the readers, and read-ahead. With the 60 MiB of the interpreter a mount stays
+# below 200 MiB, whatever is open.
+_POOL_BYTES = 48 << 20
+_AHEAD_BYTES = 40 << 20
+
+
+class Transports:
+    """Three pools of connections, and what they share.
+
+    Slow bodies must not keep a listing from a connection, and requests that are stuck must not keep a probe from one.
+    """
+
+    def __init__(self, settings: Settings, keys: KeyRing) -> None:
+        self.limits = RateLimits()
+        self.breaker = CircuitBreaker(settings.origin)
+        self.tally = RequestStats(boottime)
+        self.listings, self.contents, self.probes = (
+            Transport(
+                settings.api_url,
+                keys,
+                proxy=settings.proxy,
+                ca_file=settings.ca_file,
+                clock=boottime,
+                limits=self.limits,
+                breaker=self.breaker,
+                tally=self.tally,
+            )
+            for _ in range(3)
+        )
+
+    def usage(self) -> RequestUsage:
+        """Return the requests so far."""
+        return self.listings.cost() + self.contents.cost() + self.probes.cost()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in (self.listings, self.contents, self.probes):
+            await transport.aclose()
+
+
+def block_store(settings: Settings) -> BlockStore | None:
+    if settings.cache_size == 0:
+        return None
+    store = BlockStore(settings.cache_dir, max_bytes=settings.cache_size, min_free_bytes=settings.cache_min_free)
+    return store if store.claim() else None
+
+
+def content_context(
+    settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery
+) -> ContentContext:
+    return ContentContext(
+        service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
+        disk_cache=keeper,
+        pool=BlockPool(_POOL_BYTES),
+        budget=ReadaheadBudget(_AHEAD_BYTES),
+        nursery=nursery,
+        wall_clock=time.time,
+        deadline_s=settings.deadline,
+        listing_ttl_s=settings.listing_ttl,
+        backoff_s=backoff_s,
+    )
+
+
+def fuse_operations(
+    settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
+) -> Operations:
+    make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
+    makers, orders = control.report_generators(), control.commands()
+    operations = make(
+        tree,
+        files,
+        Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
+        deadline_s=settings.deadline,
+        on_ready=on_ready,
+        desk=ControlFiles(Reports(InodeNumbers(settings.api_url), time.time_ns(), makers, orders), makers, orders),
+    )
+    trace(operations)
+    return operations
