@@ -4,7 +4,7 @@ import itertools
 
 from tests.pairwise import Row, pairs, pairwise
 
-FACTORS = {"a": [1, 2, 3], "b": ["x", "y"], "c": [True, False], "d": [None, 0, "0"]}
+FACTORS: dict[str, list[object]] = {"a": [1, 2, 3], "b": ["x", "y"], "c": [True, False], "d": [None, 0, "0"]}
 
 
 def product() -> list[Row]:
@@ -12,7 +12,7 @@ def product() -> list[Row]:
 
 
 def test_every_two_values_meet() -> None:
-    """All 36 rows of the product have no pair that the chosen ones lack; those are a few more than 3 × 3."""
+    """The 36 rows of the product have no pair that the chosen ones lack; those are a few more than nine."""
     chosen = pairwise(FACTORS)
     assert set().union(*map(pairs, chosen)) == set().union(*map(pairs, product()))
     assert len(chosen) <= 12
