@@ -8,11 +8,21 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 LOWEST := .venv-lowest
 MOUNT := demo-mount
-# Which: make test TESTS=tests/unit
+# Which: make test TESTS=tests/contract
 TESTS := tests
-# A process for each core, each with an emulator and mounts of its own. PARALLEL= for one, as a debugger wants it. Most of
-# a test is waiting: with two a core it takes two thirds of the time, and one sees more of another's mounts.
-PARALLEL := -n auto --dist loadfile
+# Two processes for each core, as most of a test is waiting; each has an emulator, mounts and, as root, a mount namespace
+# of its own. PARALLEL= for one process, as a debugger wants it.
+PARALLEL := -n $(shell echo $$((2 * $$(nproc)))) --dist worksteal
+# What takes no FUSE only computes: a process for each core.
+UNIT := -n auto --dist worksteal
+# What a change usually breaks, through real mounts: a module for each chapter of docs/semantics.md, and the commands.
+SMOKE := tests/contract/test_semantics_1_tree.py tests/contract/test_semantics_2_attributes.py \
+  tests/contract/test_semantics_3_hangup.py tests/contract/test_semantics_3_refresh.py \
+  tests/contract/test_semantics_4_reading.py tests/contract/test_semantics_5_errors.py \
+  tests/contract/test_semantics_6_safety.py tests/contract/test_semantics_6_others.py \
+  tests/contract/test_semantics_7_cost.py tests/mount/test_demo.py tests/mount/test_warm_and_cache.py
+# Bytecode of the tests is kept, whatever the machine says: without it each process compiles them all.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := -m pip --disable-pip-version-check --no-input
 
 # make bench REPEAT=1 ONLY="find": how often each is measured, and which rows of the comparison (those whose names hold it).
@@ -31,7 +41,7 @@ MINUTES := 10
 SEED :=
 EXAMPLES := 2000
 
-.PHONY: help demo demo-stop install test test-lowest lint man layout soak bench bench-readme screenshots wheel clean
+.PHONY: help demo demo-stop install test test-unit test-smoke test-lowest lint man layout soak bench bench-readme screenshots wheel clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -56,6 +66,13 @@ install: $(VENV)/.installed ## Make .venv, with .venv/bin/artifactfs
 test: $(VENV)/.developing ## Run every test, real mounts included
 	@.ci/setup.sh tests
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+test-unit: $(VENV)/.developing ## Run the tests of single modules: half a minute, no FUSE
+	$(VENV)/bin/python -m pytest $(UNIT) tests/unit
+
+test-smoke: $(VENV)/.developing ## Run what a change usually breaks, with real mounts: a minute and a half
+	@.ci/setup.sh tests
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(SMOKE)
 
 test-lowest: $(LOWEST)/.developing ## Run every test with the oldest dependencies that pyproject.toml allows
 	@.ci/setup.sh tests

@@ -9,7 +9,7 @@ Row = dict[str, object]
 def pairwise(factors: Mapping[str, Sequence[object]], allowed: Callable[[Row], bool] = lambda _: True) -> list[Row]:
     """Return rows, a value of each factor, that hold each pair of values that an allowed row can hold; always the same.
 
-    Greedy: each row is the one of the product with most of the missing pairs. For products of some hundreds.
+    Greedy: the next row is the one that holds most of the missing pairs. For products of some hundreds of rows.
     """
     product = (dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values()))
     rows = [row for row in product if allowed(row)]

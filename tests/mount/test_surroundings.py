@@ -1,5 +1,6 @@
 """Surroundings that are only odd: each command works, or says in one line what is wrong. Nothing is called a bug."""
 
+import itertools
 import json
 import os
 import stat
@@ -196,10 +197,15 @@ def test_a_users_umask(umask: str, user_shell: Shell, lab: Lab) -> None:
 # --- the source in the mount table ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["ü", "模型 #1", "a b", "-x", "x=y", "x" * 255, "ü" * 127, "none", "\U0001f600", "'\"$`%"]
-)
-@pytest.mark.parametrize("way", ["--fsname", "-o", "variable"])
+SOURCES = ["ü", "模型 #1", "a b", "-x", "x=y", "x" * 255, "ü" * 127, "none", "\U0001f600", "'\"$`%"]
+# Each name in one of the ways; those that a parser of options could mistake in both of the command line.
+WAYS_OF_SOURCES = {
+    *zip(SOURCES, itertools.cycle(["--fsname", "-o", "variable"])),
+    *itertools.product(["-x", "x=y", "'\"$`%"], ["--fsname", "-o"]),
+}
+
+
+@pytest.mark.parametrize(("name", "way"), sorted(WAYS_OF_SOURCES))
 def test_a_source(name: str, way: str, shell: Shell) -> None:
     """Any name that can be shown is the mount's source, in whichever way it was given."""
     options = {"--fsname": (f"--fsname={name}",), "-o": ("-o", f"fsname={name}")}.get(way, ())

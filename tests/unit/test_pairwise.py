@@ -12,7 +12,7 @@ def product() -> list[Row]:
 
 
 def test_every_two_values_meet() -> None:
-    """All 36 rows of the product have no pair that the chosen ones lack; those are a few more than nine."""
+    """The 36 rows of the product have no pair that the chosen ones lack; those are a few more than nine."""
     chosen = pairwise(FACTORS)
     assert set().union(*map(pairs, chosen)) == set().union(*map(pairs, product()))
     assert len(chosen) <= 12
