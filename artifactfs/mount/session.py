@@ -31,9 +31,10 @@ from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.snapshot import MountComponents
 from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.kernel_dentries import KernelDentries
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
