@@ -21,6 +21,7 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
+from artifactfs.fuse.attributes import AttributeMaker, Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler, shown
 from artifactfs.fuse.inodes import Inode, InodeTable
@@ -44,44 +45,16 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A version's attributes do not change, so how long the kernel keeps them is arbitrary; names have times of
-# their own.
-_ATTRIBUTES_VALID_S = 3600.0
 # A directory's time moves with its run, and a look at it that comes without a lookup says nothing of the name.
 _DIRECTORY_VALID_S = 1.0
-# What `stat` shows as the preferred size of a read: what the kernel asks for at most at a time.
-_BLOCK_SIZE = 128 << 10
 _NAME_MAX = 255
-# What the content endpoint answers where there is no such artifact, among other things: a fresh listing of the
-# directory decides (model-lab-api.md, "Status to errno"). A body that is too short is doubted the same way.
-_MAY_BE_GONE = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
-# What is left of a deadline for that question at least.
-_WHY_S = 1.0
-# The last number that a group can have: no system gives it to one, as it does 65534.
-_NOBODYS_GROUP = 0xFFFFFFFE
+# Answers of the content endpoint that may mean that there is no such artifact, or a body that is too short: a fresh
+# listing of the directory decides (model-lab-api.md, "Status to errno").
+_POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
+# The time for that listing, at least, whatever is left of the deadline.
+_DIAGNOSE_S = 1.0
 # "." and ".." come before the entries.
 _DOTS = 2
-
-
-class Ownership(msgspec.Struct, frozen=True):
-    """Who owns everything, and which permission bits are off (semantics 2.1). `shared`: others are let in."""
-
-    uid: int
-    gid: int
-    umask: int = 0
-    shared: bool = False
-
-    def sizeless(self) -> tuple[int, int]:
-        """Return the bits that are on as long as a file's size is unknown, and the group.
-
-        GNU tar does not open a file of 0 bytes that everybody may read, and stores nothing of it, without a word (1.34,
-        measured 2026-11-23). Where nobody else is let in, others' bit means nothing, so that is left out. Where others
-        are, it is the bit of a group, and the group is one that nobody is in: so it is denied to nobody.
-        """
-        bits = 0o444 & ~self.umask
-        if not self.shared:
-            return bits & ~stat.S_IROTH, self.gid
-        return (bits & ~stat.S_IRGRP, _NOBODYS_GROUP) if bits == 0o444 else (bits, self.gid)
 
 
 class _DirectoryHandle(msgspec.Struct):
@@ -132,24 +105,24 @@ class Operations(pyfuse3.Operations):
         self.deadline_s = deadline_s
         self._tree = tree
         self._files = files
-        self._ownership = ownership
         self._on_ready = on_ready
         self._desk = desk or ControlFiles()
+        self._attributes = AttributeMaker(ownership, self._desk)
         self.inodes = InodeTable([tree.root])
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
         self._directories: dict[int, _DirectoryHandle] = {}
         self._open_files: dict[int, _FileHandle] = {}
         self._handles = itertools.count(1)
-        # Files of which the kernel may hold pages that it must not show again.
-        self._dropping: set[int] = set()
+        # Files whose pages the kernel must drop at the next open.
+        self._invalid_pages: set[int] = set()
         # Written over for each name of a directory: the kernel is given it before anything else runs.
-        self._dots = self._blank(stat.S_IFDIR, 0.0)
-        self._files_shown = self._blank((stat.S_IFREG | 0o444) & ~ownership.umask, _ATTRIBUTES_VALID_S)
+        self._dots = self._attributes.new(stat.S_IFDIR, 0.0)
+        self._files_shown = self._attributes.new_file()
 
-    def drop_pages(self) -> None:
-        """Have the kernel drop what it holds of each file, when that is opened the next time (semantics 6.3)."""
-        self._dropping = self.inodes.files()
+    def invalidate_pages(self) -> None:
+        """Make the kernel drop its pages of each file when the file is opened the next time (semantics 6.3)."""
+        self._invalid_pages = self.inodes.files()
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -164,7 +137,7 @@ class Operations(pyfuse3.Operations):
         try:
             found = self._tree.try_lookup(parent, name) or self._private(parent, name, ctx)
             if found is None:
-                found = await self._wait(ctx.pid, self._tree.lookup(parent, name))
+                found = await self._await_for_caller(ctx.pid, self._tree.lookup(parent, name))
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
@@ -174,7 +147,7 @@ class Operations(pyfuse3.Operations):
             return negative
         # no await below:
         inode = self.inodes.intern(found.node)
-        attributes = self._attributes(inode, found.valid_s)
+        attributes = self._attributes.of(inode, found.valid_s)
         self.inodes.count(inode)
         return attributes
 
@@ -190,7 +163,7 @@ class Operations(pyfuse3.Operations):
     @fuse_handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         # From the inode, never from the network (semantics 2.5): a page read asks for it first.
-        return self._attributes(self.inodes.get(inode), _DIRECTORY_VALID_S)
+        return self._attributes.of(self.inodes.get(inode), _DIRECTORY_VALID_S)
 
     @fuse_handler
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -235,7 +208,7 @@ class Operations(pyfuse3.Operations):
         file = opened.node
         if isinstance(file, ControlFile):
             self._desk.check(ctx)
-            made = await self._wait(ctx.pid, self._desk.make(file))
+            made = await self._await_for_caller(ctx.pid, self._desk.make(file))
             return self._desk.opened(next(self._handles), inode, made)
         if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
@@ -243,7 +216,7 @@ class Operations(pyfuse3.Operations):
             raise errors.Superseded("another version of this file is there by now")
         self._tree.check(file)
         # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
-        handle = await self._wait(ctx.pid, self._open(opened, file), math.inf)
+        handle = await self._await_for_caller(ctx.pid, self._open(opened, file), math.inf)
         # no await below:
         if file.entry.size_bytes is None and handle.size is not None:
             opened.entry = self._tree.record_size(file, handle.size).entry
@@ -251,8 +224,8 @@ class Operations(pyfuse3.Operations):
         self._open_files[number] = _FileHandle(opened, file, handle, ctx.pid)
         # Another version is another inode, so what the kernel has of this one is still true. Without a size it
         # cannot keep anything: it would stop at 0.
-        keep = handle.size is not None and inode not in self._dropping
-        self._dropping.discard(inode)
+        keep = handle.size is not None and inode not in self._invalid_pages
+        self._invalid_pages.discard(inode)
         return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.size is None)
 
     @fuse_handler
@@ -260,7 +233,7 @@ class Operations(pyfuse3.Operations):
         if (handle := self._open_files.get(fh)) is None:
             return self._desk.read(fh, off, size)
         # A view of what is in memory, not a copy: the binding takes any buffer.
-        return cast("bytes", await self._wait(handle.tid, self._read(handle, off, size), math.inf))
+        return cast("bytes", await self._await_for_caller(handle.tid, self._read(handle, off, size), math.inf))
 
     @fuse_handler
     async def release(self, fh: int) -> None:
@@ -279,8 +252,8 @@ class Operations(pyfuse3.Operations):
                 inode.superseded = True
                 self._tree.record_size_conflict(file, error.size_bytes)
             raise
-        except _MAY_BE_GONE as error:
-            raise await self._why(inode, file, error, began, gone=errno.ENOENT) from error
+        except _POSSIBLY_DELETED as error:
+            raise await self._diagnose_read_error(inode, file, error, began, gone=errno.ENOENT) from error
 
     async def _read(self, handle: _FileHandle, offset: int, size: int) -> bytes | memoryview:
         inode, file = handle.inode, handle.file
@@ -293,21 +266,21 @@ class Operations(pyfuse3.Operations):
                 inode.superseded = True
                 self._tree.record_size_conflict(file, error.size_bytes)
             raise
-        except _MAY_BE_GONE as error:
-            raise await self._why(inode, file, error, began, gone=errno.ESTALE) from error
+        except _POSSIBLY_DELETED as error:
+            raise await self._diagnose_read_error(inode, file, error, began, gone=errno.ESTALE) from error
 
-    async def _why(
+    async def _diagnose_read_error(
         self, inode: Inode, file: ArtifactFile, error: errors.ServiceError, began: float, *, gone: int
     ) -> FUSEError:
-        """Say why a content cannot be read: a fresh listing knows whether the file is gone, or a directory.
+        """Return the error for contents that cannot be read: a fresh listing shows whether the file is deleted.
 
-        Within the deadline of the call that `began` then (of trio's clock).
+        Takes at most the deadline of the call that `began` then (of trio's clock).
         """
         log.warning("content of %s: %s", shown(mount_path(file)), error)
         inode.superseded = True
         self._tree.doubt(file.directory)
         try:
-            with trio.fail_at(max(began + self.deadline_s, trio.current_time() + _WHY_S)):
+            with trio.fail_at(max(began + self.deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)
         except errors.NoSuchEntry:
             return FUSEError(gone)
@@ -354,12 +327,12 @@ class Operations(pyfuse3.Operations):
         if isinstance(directory, ControlDir):
             return self._desk.contents(directory)
         contents = self._tree.try_list(directory)
-        return contents if contents is not None else await self._wait(tid, self._tree.contents(directory))
+        return contents if contents is not None else await self._await_for_caller(tid, self._tree.contents(directory))
 
-    async def _wait(self, tid: int, answer: Awaitable[T], limit_s: float | None = None) -> T:
-        """Wait for an answer on behalf of a thread, until a signal waits for it (semantics 5.2).
+    async def _await_for_caller(self, tid: int, answer: Awaitable[T], limit_s: float | None = None) -> T:
+        """Wait for an answer on behalf of a thread, until a signal is pending for the thread (semantics 5.2).
 
-        What metadata needs has a limit in all, the deadline; contents have one of their own (semantics 5.1).
+        Metadata has the deadline as its total limit; contents have a limit of their own (semantics 5.1).
         """
         limit_s = self.deadline_s if limit_s is None else limit_s
         with trio.move_on_after(limit_s) as scope, self.callers.waiting(tid, scope) as wait:
@@ -403,7 +376,7 @@ class Operations(pyfuse3.Operations):
             shown = inode.entry
             size = shown.size_bytes
             if size is None:
-                attributes = self._attributes(inode, valid_s)
+                attributes = self._attributes.of(inode, valid_s)
             else:
                 attributes = files
                 attributes.st_ino = inode.number
@@ -415,44 +388,6 @@ class Operations(pyfuse3.Operations):
             if not reply(token, entry.name, attributes, position + _DOTS + 1):
                 return
             count(inode)
-
-    def _attributes(self, inode: Inode, valid_s: float) -> EntryAttributes:
-        """Return the attributes of an inode (semantics 2.1 to 2.3)."""
-        entry, owner = inode.entry, self._ownership
-        size = entry.size_bytes
-        if isinstance(inode.made, ControlDir | ControlFile):
-            return self._desk.attributes(inode.made, inode.number, valid_s)
-        if isinstance(inode.made, Symlink):
-            # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
-            attributes = self._blank(stat.S_IFLNK | 0o777, valid_s)
-            attributes.st_size = len(inode.made.target)
-        elif entry.is_dir:
-            # A run's directory has a time that moves with the run.
-            attributes = self._blank((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)
-        elif size is None:
-            bits, gid = owner.sizeless()
-            attributes = self._blank(stat.S_IFREG | bits, 0.0)
-            attributes.st_gid = gid
-        else:
-            attributes = self._blank((stat.S_IFREG | 0o444) & ~owner.umask, _ATTRIBUTES_VALID_S)
-            attributes.st_size = size
-            attributes.st_blocks = (size + 511) >> 9
-        attributes.st_ino = inode.number
-        attributes.entry_timeout = valid_s
-        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.mtime_ns
-        return attributes
-
-    def _blank(self, mode: int, valid_s: float) -> EntryAttributes:
-        """Return attributes with what all of a kind share; they are valid for `valid_s`."""
-        attributes = EntryAttributes()
-        attributes.st_mode = mode
-        attributes.st_uid = self._ownership.uid
-        attributes.st_gid = self._ownership.gid
-        # 1 link: find does not count on directories' links.
-        attributes.st_nlink = 1
-        attributes.st_blksize = _BLOCK_SIZE
-        attributes.attr_timeout = valid_s
-        return attributes
 
     async def _refuse(self, *_: object) -> NoReturn:
         # The mount is `ro`, so the kernel refuses before it asks; this is for whoever remounts it.

@@ -34,7 +34,7 @@ class OperationsWithXattrs(Operations):
         get = self._xattrs(self.inodes.get(inode).node).get(name)
         if get is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        value = await self._wait(ctx.pid, get())
+        value = await self._await_for_caller(ctx.pid, get())
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
         if len(value) > _MAX_VALUE_BYTES:

@@ -41,6 +41,6 @@ def follower(
         )
         files.switch_account(now)
         tree.forget()
-        operations.drop_pages()
+        operations.invalidate_pages()
 
     return follow

@@ -13,8 +13,9 @@ from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.commands import Control
 from artifactfs.domain import RequestUsage
+from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.modellab.auth import KeyRing

@@ -10,7 +10,8 @@ import pytest
 
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.fuse import operations
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.attributes import Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
 from tests import fakes

@@ -14,8 +14,9 @@ from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
 from artifactfs.content.open_files import OpenFileTable
+from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.tree.control_dir import Reports
 from artifactfs.tree.nodes import InodeNumbers, Node

@@ -19,8 +19,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
+from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.error_boundary import place, shown
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.tree.nodes import Entry, Node, StaticDir
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run

@@ -18,7 +18,8 @@ import trio
 from trio.testing import MockClock
 
 import artifactfs
-from artifactfs.fuse.operations import Operations, Ownership
+from artifactfs.fuse.attributes import Ownership
+from artifactfs.fuse.operations import Operations
 from artifactfs.tree.tree import Tree
 from tests import content_harness
 from tests.unit.test_client import connect, listing, row

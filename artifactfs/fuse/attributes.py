@@ -1,0 +1,88 @@
+"""The attributes that `stat` shows of an inode (semantics 2.1 to 2.3)."""
+
+import stat
+
+import msgspec
+from pyfuse3 import EntryAttributes
+
+from artifactfs.fuse.control_files import ControlFiles
+from artifactfs.fuse.inodes import Inode
+from artifactfs.tree.nodes import ControlDir, ControlFile, Symlink
+
+# The attribute timeout of a version, whose attributes do not change. Arbitrary.
+_ATTRIBUTES_VALID_S = 3600.0
+# The preferred size of a read: the most that the kernel asks for at a time.
+_BLOCK_SIZE = 128 << 10
+# The last number that a group can have. No system assigns it, as it does 65534.
+_EMPTY_GROUP = 0xFFFFFFFE
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """Who owns everything, and which permission bits are off (semantics 2.1). `shared`: others are let in."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+    shared: bool = False
+
+    def mode_for_unknown_size(self) -> tuple[int, int]:
+        """Return the permission bits and the group of a file whose size is unknown.
+
+        GNU tar does not open a file of 0 bytes that everybody may read, and stores it empty without a message (1.34,
+        measured 2026-11-23). Without `shared` the bit of others has no meaning, so it is left out. With `shared` the
+        bit of the group is left out, and the group is one without members, so that the file stays readable for all.
+        """
+        bits = 0o444 & ~self.umask
+        if not self.shared:
+            return bits & ~stat.S_IROTH, self.gid
+        return (bits & ~stat.S_IRGRP, _EMPTY_GROUP) if bits == 0o444 else (bits, self.gid)
+
+
+class AttributeMaker:
+    """Makes attributes from inodes. `control_files` makes those of /.artifactfs."""
+
+    def __init__(self, ownership: Ownership, control_files: ControlFiles) -> None:
+        self._ownership = ownership
+        self._control_files = control_files
+
+    def of(self, inode: Inode, valid_s: float) -> EntryAttributes:
+        """Return the attributes of an inode (semantics 2.1 to 2.3)."""
+        entry, owner = inode.entry, self._ownership
+        size = entry.size_bytes
+        if isinstance(inode.made, ControlDir | ControlFile):
+            return self._control_files.attributes(inode.made, inode.number, valid_s)
+        if isinstance(inode.made, Symlink):
+            # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
+            attributes = self.new(stat.S_IFLNK | 0o777, valid_s)
+            attributes.st_size = len(inode.made.target)
+        elif entry.is_dir:
+            # A run's directory has a time that moves with the run.
+            attributes = self.new((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)
+        elif size is None:
+            bits, gid = owner.mode_for_unknown_size()
+            attributes = self.new(stat.S_IFREG | bits, 0.0)
+            attributes.st_gid = gid
+        else:
+            attributes = self.new_file()
+            attributes.st_size = size
+            attributes.st_blocks = (size + 511) >> 9
+        attributes.st_ino = inode.number
+        attributes.entry_timeout = valid_s
+        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.mtime_ns
+        return attributes
+
+    def new(self, mode: int, valid_s: float) -> EntryAttributes:
+        """Return attributes that are the same for all of a kind, valid for `valid_s`."""
+        attributes = EntryAttributes()
+        attributes.st_mode = mode
+        attributes.st_uid = self._ownership.uid
+        attributes.st_gid = self._ownership.gid
+        # 1 link: find does not count on directories' links.
+        attributes.st_nlink = 1
+        attributes.st_blksize = _BLOCK_SIZE
+        attributes.attr_timeout = valid_s
+        return attributes
+
+    def new_file(self) -> EntryAttributes:
+        """Return attributes for a file of a known size."""
+        return self.new((stat.S_IFREG | 0o444) & ~self._ownership.umask, _ATTRIBUTES_VALID_S)
