@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to end. Returns the exit code: 0, or 2 where it could not start."""
+    """Serve until a signal ends the server. Returns the exit code: 0, or 2 if the server could not start."""
     given = _parser().parse_args(arguments)
     try:
         options = Options(

@@ -1,4 +1,4 @@
-"""The app: which path leads to which handler, each behind its gate.
+"""The app: routes to handlers, each behind a Gate.
 
 `create_app` is for tests in process (httpx.ASGITransport, under trio or asyncio); serve.py puts it behind a port.
 """

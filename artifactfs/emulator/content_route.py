@@ -1,6 +1,6 @@
-"""The content endpoint: whole bodies and ranges, honest and otherwise.
+"""The content endpoint: whole bodies and ranges, right or wrong.
 
-Owns ranges (RFC 9110 section 14), validators, redirects and every way in which a body can be the wrong one.
+Owns ranges (RFC 9110 section 14), validators, redirects and every form of a wrong body.
 """
 
 import zlib
@@ -19,7 +19,7 @@ from artifactfs.emulator.model import File, Run, moment
 from artifactfs.emulator.responses import LOGIN_PAGE, CutShort, error
 from artifactfs.emulator.switches import Switches
 
-STORAGE = "/_storage/content"  # where redirects lead: like a signed URL of object storage, it wants no keys
+STORAGE = "/_storage/content"  # target of redirects: like a signed URL of object storage, it needs no keys
 PORTIONS_PER_S = 10  # of a dripping body; arbitrary
 
 
@@ -41,7 +41,7 @@ class Body:
         for piece in self.pieces:
             await self._send(send, piece)
         if self.length is not None and self._sent < self.length:
-            raise CutShort  # The file on the disk has become shorter since its size was told.
+            raise CutShort  # The file on the disk became shorter after the head was sent.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, piece: memoryview | bytes) -> None:

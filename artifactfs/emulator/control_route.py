@@ -147,7 +147,7 @@ async def change_files(emulator: Emulator, request: Request) -> Response:
 
 
 async def change_run(emulator: Emulator, request: Request) -> Response:
-    """Make a run or change what is told of it: `set`, `unset`, `delete` (softly), `remove` (never was)."""
+    """Create a run or change its attributes: `set`, `unset`, `delete` (softly), `remove` (never was)."""
     order = await _object(request)
     if unknown := sorted(set(order) - {"run", "project", "set", "unset", "delete", "remove", "parent"}):
         raise BadOrder(f"no field {unknown[0]!r}; there are: run, project, parent, set, unset, delete, remove")
@@ -167,7 +167,7 @@ async def change_run(emulator: Emulator, request: Request) -> Response:
 
 
 async def change_project(emulator: Emulator, request: Request) -> Response:
-    """Make a project or change what is told of it: `set`, `delete` (softly)."""
+    """Create a project or change its attributes: `set`, `delete` (softly)."""
     order = await _object(request)
     if unknown := sorted(set(order) - {"project", "set", "delete"}):
         raise BadOrder(f"no field {unknown[0]!r}; there are: project, set, delete")

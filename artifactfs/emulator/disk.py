@@ -118,7 +118,7 @@ class Disk(Source):
 
 
 def _prefix(run_id: int) -> str:
-    """Return a run's place, of the recorded shape, from which the run can be told again without listing DIR."""
+    """Return a run's prefix, of the recorded shape, which identifies the run without listing DIR."""
     return f"{run_id:032x}/artifacts"
 
 

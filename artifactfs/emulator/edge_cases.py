@@ -2,7 +2,7 @@
 
     3001 awkward/names          80001 unicode            80002 punctuation        80003 255-byte names
     3002 awkward/shapes         80011 zero bytes         80012 deep               80013 10,000 files in one directory
-                                80014 empty directories  80015 exactly 1,000      80016 no sizes told    80017 pictures
+                                80014 empty directories  80015 exactly 1,000      80016 without sizes    80017 pictures
     3003 awkward/lives          80021 running            80022 failed             80023 soft-deleted     80024 nameless
                                 80025 parent of 80026    80027 no artifacts       80028 a name of odd characters
     3004 awkward/hostile        80031 impossible names   80032 doubles

@@ -1,9 +1,9 @@
-"""A script of faults: which requests go wrong, how often, and how.
+"""A script of faults: the requests that fail, how often, and how.
 
-Owns the script's form and its bookkeeping. Carrying a fault out is gate.py's.
+Owns the script's form and its bookkeeping. middleware.py carries a fault out.
 
 The first rule that matches and is neither skipping nor used up decides; later rules do not see that request. A rule
-that is skipping lets later ones have a look.
+that is skipping leaves the request to later rules.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ KINDS: tuple[str, ...] = typing.get_args(Kind)
 
 
 class FaultError(ValueError):
-    """A script that cannot be: the sentence names the field."""
+    """The script is invalid: the message names the field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True)
 class Then:
-    """What happens. Without `status`, `body`, `rate_limit` or `html` the ordinary answer follows, as far as it may."""
+    """The effect of a rule. Without `status`, `body`, `rate_limit` or `html` the ordinary answer follows."""
 
     status: int | None = None
     body: str | None = None
@@ -80,7 +80,7 @@ class Rule:
     skip: int = 0
 
     def takes(self, kind: str, path: str, query: str) -> bool:
-        """Say whether this request goes wrong, and count it."""
+        """Return whether this request fails, and count it."""
         if self.times == 0 or not self.match.fits(kind, path, query):
             return False
         if self.skip:
@@ -98,7 +98,7 @@ class Script:
         self._rules = list(rules)
 
     def next(self, kind: str, path: str, query: str) -> Then | None:
-        """Return what is to happen to a request, None for nothing out of the ordinary. Counts."""
+        """Return the fault of a request, None for an ordinary answer. Counts the request."""
         return next((rule.then for rule in self._rules if rule.takes(kind, path, query)), None)
 
     @classmethod

@@ -1,6 +1,6 @@
-"""What one emulator is at a moment: its lab, its switches, its faults, its keys, and the record of who asked for what.
+"""The state of one emulator: its lab, switches, faults and keys, and the record of its requests.
 
-Owns the record of requests. Reading and changing it over HTTP is control.py's.
+Owns the record of requests. control_route.py reads and changes it over HTTP.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ LOG_LENGTH = 4096  # requests remembered; arbitrary, more than any test looks at
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """The credentials that are let in: both keys, or the token as `Authorization: Bearer`. The defaults are public."""
+    """The accepted credentials: both keys, or the token as `Authorization: Bearer`. The defaults are public."""
 
     api_key: str = "demo-api-key"
     app_key: str = "demo-app-key"
@@ -75,7 +75,7 @@ class Stats:
             self._content_bytes += count
 
     def told(self) -> dict[str, object]:
-        """Return all of it in the form that the control plane answers."""
+        """Return all counts and entries as the control plane sends them."""
         return {
             "requests": dict(self._counts),
             "total": self._counts.total(),
@@ -96,5 +96,5 @@ class Emulator:
     script: Script = field(default_factory=Script)
     clock: Callable[[], float] = time.time
     stats: Stats = field(default_factory=Stats)
-    answers: int = 0  # content answers so far: what makes a changing ETag change
+    answers: int = 0  # content answers so far; part of a changing ETag
     window: tuple[int, int] = (0, 0)  # the rate limit's minute, and the requests in it

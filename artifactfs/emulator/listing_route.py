@@ -1,6 +1,6 @@
 """The two listings: a run's artifacts, one directory at a time, and a project's, flat.
 
-Owns in which of the possible forms a tree is told (model-lab-api: "What the documentation leaves open", 1 to 7).
+Owns the forms of a listing (docs/dev/model-lab-api.md, "What the documentation leaves open", 1 to 7).
 """
 
 import re
@@ -156,7 +156,7 @@ def _started(path: str, switches: Switches) -> str:
 
 
 def prefix(run: Run, switches: Switches) -> str:
-    """Return a run's `path_in_project`, as it is told."""
+    """Return a run's `path_in_project`, as the service sends it."""
     return {"hash": run.prefix, "empty": "", "slash": "/"}[switches.path_in_project]
 
 

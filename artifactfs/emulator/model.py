@@ -1,6 +1,6 @@
 """The model: projects, runs, and each run's tree of artifacts, all of it changeable while it is served.
 
-Owns what exists. Does not know HTTP, JSON bodies or switches: the same tree is told in many forms elsewhere.
+Owns projects, runs and trees. Does not know HTTP, JSON bodies or switches: other modules render a tree in many forms.
 
 Hard: 100,000 entries and listings computed from one directory's own children. So a directory is a dict of its
 children, and a file's content is made from a seed when it is read (see contents.py).
@@ -23,7 +23,7 @@ Row: TypeAlias = dict[str, object]
 
 
 class LabError(ValueError):
-    """A change that the model cannot make: the sentence says which path or run is in the way."""
+    """The model cannot make a change: the message names the path or run in the way."""
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class MemoryTree:
         self.add(path, file.size if size is None else size, created_at or file.created_at, text)
 
     def append(self, path: str, count: int) -> None:
-        """Let a file grow by `count` bytes; the bytes it had stay (but for .json and .md, which end properly)."""
+        """Let a file grow by `count` bytes; its first bytes stay. Exceptions: .json and .md, which end properly."""
         file = self._file(path)
         if file.text is not None:
             file.text += bytes(count)
@@ -223,7 +223,7 @@ def _below(folder: Folder, base: str) -> Iterator[tuple[str, File | None]]:
 
 @dataclass(slots=True)
 class Run:
-    """A run. `attributes` is what the service tells of it, `prefix` its place in the project ("<32 hex>/artifacts")."""
+    """A run. `attributes` are those of its answers, `prefix` is its place in the project ("<32 hex>/artifacts")."""
 
     id: int
     project: int
@@ -247,7 +247,7 @@ class Run:
 
 @dataclass(slots=True)
 class Project:
-    """A project. `attributes` is what the service tells of it."""
+    """A project. `attributes` are those of its answers."""
 
     id: int
     attributes: Row
@@ -259,7 +259,7 @@ def prefix_of(run_id: int) -> str:
 
 
 def run_attributes(run_id: int, project: int, **told: object) -> Row:
-    """Return a run's attributes, of the recorded shape, for a completed run; `told` replaces what it names."""
+    """Return a run's attributes, of the recorded shape, for a completed run; `told` overrides single attributes."""
     attributes: Row = {
         "completed_at": COMPLETED_AT,
         "created_at": "2026-05-16T08:59:59.25Z",
@@ -285,7 +285,7 @@ def run_attributes(run_id: int, project: int, **told: object) -> Row:
 
 
 def project_attributes(project_id: int, **told: object) -> Row:
-    """Return a project's attributes, of the recorded shape; `told` replaces what it names."""
+    """Return a project's attributes, of the recorded shape; `told` overrides single attributes."""
     attributes: Row = {
         "artifact_storage_location": f"model-lab:///{project_id}",
         "created_at": "2026-05-10T08:00:00.5Z",
@@ -309,7 +309,7 @@ def moment(timestamp: object) -> datetime:
 
 
 class Source(Protocol):
-    """Runs that are looked up afresh at every request (see disk.py)."""
+    """Runs that are read again at every request (see disk.py)."""
 
     def project(self) -> Project: ...
 
@@ -321,7 +321,7 @@ class Source(Protocol):
 
 
 class Lab:
-    """All projects and runs: those in memory, and those of a `source` that is asked anew each time."""
+    """All projects and runs: those in memory, and those of a `source` that is read again at each request."""
 
     def __init__(self, source: Source | None = None) -> None:
         self._runs: dict[int, Run] = {}
@@ -352,7 +352,7 @@ class Lab:
         return sorted((run for run in self.runs() if run.project == project_id), key=lambda run: run.prefix)
 
     def by_artifact_path(self, artifact_path: str) -> tuple[Run, str] | None:
-        """Return the run that a content request's path belongs to, and the path below its root."""
+        """Return the run of a content request's path, and the path below its root."""
         head, mark, path = artifact_path.partition("/artifacts/")
         prefix = f"{head}/artifacts"
         run = self._prefixes.get(prefix) or (self.source.run_of(prefix) if self.source else None)
@@ -369,7 +369,7 @@ class Lab:
             self.add_project(Project(run.project, project_attributes(run.project)))
 
     def create(self, run_id: int, project: int, tree: MemoryTree | None = None, **told: object) -> Run:
-        """Add a run with the attributes `told`, completed and empty if nothing else is said. Returns it."""
+        """Add and return a run with the attributes `told`; by default it is completed and empty."""
         attributes = run_attributes(run_id, project, **told)
         run = Run(run_id, project, attributes, tree or MemoryTree(f"run {run_id}"), prefix_of(run_id))
         self.add_run(run)

@@ -1,6 +1,6 @@
 """Runs and projects: one, and pages of many, filtered and sorted.
 
-Owns pages and orders; filters are filters.py's. Hard: pages are recorded counted from 0 and documented counted from 1
+Owns pages and orders; filters.py owns filters. Hard: pages are recorded counted from 0 and documented counted from 1
 (switch `page_base`), and `links` name another host, which no client may follow.
 """
 

@@ -1,6 +1,6 @@
 """Bodies and headers that many answers share: JSON, errors in all their forms, rate limits, and answers that break off.
 
-Owns how an answer looks on the wire, not what is in it.
+Owns the form of an answer on the wire, not its content.
 """
 
 import json
@@ -14,7 +14,7 @@ from artifactfs.emulator.faults import RateLimit
 from artifactfs.emulator.lab_state import Emulator
 from artifactfs.emulator.model import Row
 
-LIMIT_PER_MINUTE = 6000  # requests told in X-RateLimit-Limit; never enforced, faults do that
+LIMIT_PER_MINUTE = 6000  # requests in X-RateLimit-Limit; never enforced: faults do that
 LOGIN_PAGE = (
     "<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body><form action='/login'></form></body></html>\n"
 )

@@ -1,7 +1,7 @@
-"""The built-in sample: the recorded project and runs, and one run for every awkward thing (see awkward.py).
+"""The built-in sample: the recorded project and runs, and one run for every edge case (see edge_cases.py).
 
-Owns what `artifactfs demo` shows. The recorded bodies are package data (recorded/); what the recordings tell is served
-as they tell it, and what they leave out (the other runs' artifacts) is made up.
+Owns the runs that `artifactfs demo` shows. The recorded bodies are package data (recorded/) and are served unchanged;
+the parts that the recordings leave out (the other runs' artifacts) are made up.
 
 Hard: the first page of runs must be the recorded one, so everything made up was updated before it.
 """

@@ -1,6 +1,6 @@
 """An emulator behind a port: what `python -m artifactfs.emulator` and `artifactfs serve` run.
 
-Owns the life of the server: bind, tell where, serve, end. It binds before it tells: who reads the line can connect.
+Owns the life of the server: bind, print the address, serve, end. It binds first: a reader of the line can connect.
 
 Hard: uvicorn re-raises the signal that ended it, and waits for stalled answers. Here a signal is an ordinary end (exit
 code 0), and what is in flight is dropped.

@@ -1,6 +1,6 @@
-"""Every question that the documentation leaves open, as a switch: how this Model Lab answers it.
+"""A switch for every form of answer that the documentation leaves open.
 
-Owns the names, the values and what they mean. The defaults are what was recorded, else what is likeliest.
+Owns the names, the values and what they mean. The defaults are the recorded forms, else the likeliest.
 Settable one by one as text (`--switch slash=required`) and together as JSON (`POST /_emulator/switches`).
 """
 
@@ -45,10 +45,10 @@ class Switches:
     `dir`. true and false are taken for slash and none."""
 
     size_form: SizeForm = "int"
-    """How a listing tells a file's size."""
+    """The form of a file's size in a listing."""
 
     index_size_form: SizeForm = "int"
-    """How a project's flat listing (the index) tells it."""
+    """The same in a project's flat listing (the index)."""
 
     empty_form: Literal["list", "null", "absent"] = "list"
     """How an empty `files` arrives, in listing and index."""
@@ -71,14 +71,14 @@ class Switches:
     """The number of the first page: 0 as recorded, 1 as documented."""
 
     page_meta: Literal["full", "no_next", "null_next", "required", "none"] = "full"
-    """Whether a page tells where it stands: all of it, without `next_number`, only what the schema requires (`number`,
+    """The metadata of a page: all of it, without `next_number`, only what the schema requires (`number`,
     `size`, `total`), the same with a `next_number` of null, or without `meta`."""
 
     page_cap: int = 100
-    """The most rows of a page, whatever `page[size]` asks for (a `size` of less is told)."""
+    """The most rows of a page, whatever `page[size]` asks for (the answer has the smaller `size`)."""
 
     extra_fields: bool = False
-    """Whether answers hold fields that nobody documented."""
+    """Whether answers hold undocumented fields."""
 
     null_params: bool = False
     """Whether every run's `params` is null."""
@@ -100,10 +100,10 @@ class Switches:
     """Whether content honours Range (206, 416), or answers 200 with the whole body."""
 
     length: Literal["content-length", "chunked"] = "content-length"
-    """How the end of a body is told."""
+    """How a body marks its end."""
 
     etag: Literal["none", "strong", "weak", "changing"] = "none"
-    """Content's ETag. changing: another one in every answer, for the same bytes."""
+    """Content's ETag. changing: a different tag in every answer, for the same bytes."""
 
     last_modified: bool = False
     """Whether content has Last-Modified (the file's `created_at`)."""
@@ -112,7 +112,7 @@ class Switches:
     """Content's Content-Type."""
 
     encoding: Literal["identity", "gzip"] = "identity"
-    """gzip: content is compressed although nobody asked, as a whole (200) and chunked."""
+    """gzip: content is compressed without Accept-Encoding, as a whole (200) and chunked."""
 
     redirect: Literal["none", "same", "other", "loop"] = "none"
     """Whether content is a 302. same: to a place here that wants no keys. other: to that place at `redirect_to`.

@@ -1,6 +1,6 @@
 """uvicorn's HTTP/1.1 protocol, lending its socket to the app: cuts and resets cannot be said in ASGI.
 
-Owns the only contact with uvicorn's insides: the protocol's `app`, `transport` and `flow`, seen in 0.30 to 0.54.
+Owns the only use of uvicorn's internals: the protocol's `app`, `transport` and `flow`, seen in 0.30 to 0.54.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Wire:
         # A client that does not read gets less than was said: there is no other way.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while not self.gone and self._pending(plain):  # noqa: ASYNC110 - the kernel tells nobody
+                while not self.gone and self._pending(plain):  # noqa: ASYNC110 - the kernel has no event for it
                     await asyncio.sleep(0.001)
         if self.gone:
             return  # The client was faster.
