@@ -1,8 +1,8 @@
-"""The form of a file in the cache: a header, and the bytes of one block or of a group of them.
+"""The format of a file in the cache: a header, and the bytes of one block or of a group of blocks.
 
-Its header names what it is a block of, so a file in the wrong place is no block, and holds checksums of itself and of
-each block, so a bit flip, a cut file or a crash in the middle is noticed. Which files there are, and which go, is
-blocks.py's. Everything here blocks, and raises OSError for what the disk does.
+The header names the version and the index, so that a file in the wrong place is refused. It has checksums of itself and
+of each block, so that bit flips, cut files and crashes are noticed. block_store.py decides which files are written and
+evicted. Everything here blocks, and raises OSError for failures of the disk.
 """
 
 import errno
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 from xxhash import xxh3_64_intdigest as _checksum
 
-# Blocks that are kept in one file where all of them are there; the first one's index is a multiple of it.
+# Blocks in one file, once all of them are there. The first index is a multiple of it.
 GROUP_BLOCKS = 8
 
 _MAGIC = b"AFSBLK1\n"
@@ -32,7 +32,7 @@ _WRITE_BYTES = 128 << 10
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """What the bytes of a block are known by, when they were fetched.
+    """The origin of a block: what identifies its version, when it was fetched, and by which mount.
 
     `validator`: of the answer; `content_stamp`: see ContentVersion; each None where there was none.
     `fetched_at`: seconds since the epoch. `session`: the mount that fetched it.
@@ -45,7 +45,7 @@ class Provenance(msgspec.Struct, frozen=True):
 
 
 class Block(msgspec.Struct):
-    """The first `len(data)` bytes of a block, and its stamp."""
+    """The first `len(data)` bytes of a block, and their provenance."""
 
     data: bytearray
     stamp: Provenance
@@ -90,7 +90,7 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, 
     for index in wanted:
         start = (index - first) * block_bytes
         data = bytearray(min(block_bytes, length - start))
-        # One call reads it all, but for a signal in between; a short read is a cut file either way.
+        # A short read is a cut file. (A signal may cause one too: then the block is fetched again.)
         if os.preadv(fd, [data], HEADER_BYTES + start) != len(data) or _checksum(data) != checksums[index - first]:
             return None
         blocks.append(Block(data, stamp))

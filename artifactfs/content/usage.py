@@ -1,6 +1,6 @@
-"""How many bytes the cache holds, in one file under a lock, so that several processes hold one limit.
+"""The count of the cache's bytes, in one file under a lock, so that several processes share one limit.
 
-The count is only ever too high, and every eviction counts anew. Raises OSError for what the disk does.
+The count may be too high, never too low; every eviction counts again. Raises OSError for failures of the disk.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _USAGE = struct.Struct("<QQ")
 
 
 class Total:
-    """The count of what is in the directory `within`, while its lock is held: what is set is written down."""
+    """The count of the directory `within`, while its lock is held. Its `value` is written when the lock is released."""
 
     def __init__(self, value: int, within: int) -> None:
         self.value = value
@@ -26,7 +26,7 @@ class Total:
 
 @contextlib.contextmanager
 def held(within: int, *, unknown: int) -> Iterator[Total]:
-    """Hold the lock of all processes over the count in a directory. `unknown`: what it is taken for where it lacks."""
+    """Hold the lock of all processes over the count in a directory. `unknown`: the count to assume if there is none."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(_NAME, flags, dir_fd=within)

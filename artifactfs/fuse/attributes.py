@@ -49,12 +49,12 @@ class AttributeMaker:
         """Return the attributes of an inode (semantics 2.1 to 2.3)."""
         entry, owner = inode.entry, self._ownership
         size = entry.size_bytes
-        if isinstance(inode.made, ControlDir | ControlFile):
-            return self._control_files.attributes(inode.made, inode.number, valid_s)
-        if isinstance(inode.made, Symlink):
+        if isinstance(inode.cached_node, ControlDir | ControlFile):
+            return self._control_files.attributes(inode.cached_node, inode.number, valid_s)
+        if isinstance(inode.cached_node, Symlink):
             # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
             attributes = self.new(stat.S_IFLNK | 0o777, valid_s)
-            attributes.st_size = len(inode.made.target)
+            attributes.st_size = len(inode.cached_node.target)
         elif entry.is_dir:
             # A run's directory has a time that moves with the run.
             attributes = self.new((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)

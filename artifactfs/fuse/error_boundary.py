@@ -1,8 +1,8 @@
-"""What stands around each handler: nothing but FUSEError leaves it, and what fails is logged with its place.
+"""The wrapper of each handler: only FUSEError leaves it, and failures are logged with their path.
 
-An exception that leaves a handler ends the mount (pitfalls.md): one of ours becomes its errno, a lack of memory or
-descriptors the system's, any other EIO; both are logged. The log and /.artifactfs/errors are the mount's owner's and
-root's, so a path may be told there.
+Any other exception that leaves a handler ends the mount (pitfalls.md). An error of artifactfs becomes its errno, a lack
+of memory or descriptors the system's, any other EIO. Only the mount's owner and root can read the log and
+/.artifactfs/errors, so paths may stand there.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ _reserve = Reserve()
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# These are given what is open, the others an inode.
+# These are given a handle, the others an inode.
 _OF_HANDLES = frozenset({"readdir", "releasedir", "read", "release"})
-# These begin something. The others answer from memory, or end what was begun, which must not fail.
+# These begin work. The others answer from memory, or end work, which must not fail.
 _BEGIN = frozenset({"lookup", "opendir", "readdir", "open", "read", "readlink", "getxattr", "listxattr"})
-# What is told of a place: its end is what tells it from others, and the error has to fit behind it.
+# Characters of a path in a message, from its end, which differs most; the error has to fit behind it.
 _MAX_SHOWN = 200
 
 
 class Handlers(Protocol):
-    """Whose handlers they are."""
+    """The owner of the handlers."""
 
     def node_of(self, number: int, *, is_open: bool) -> Node | None:
         """Return the place of an inode, or of a handle (`is_open`); None where there is none."""
@@ -54,7 +54,7 @@ def fuse_handler(
     @functools.wraps(handler)
     async def guard(self: Self, *args: *Ts) -> T:
         if begins and _reserve.is_short():
-            # What is under way needs what is left.
+            # Calls in flight need the memory that is left.
             raise FUSEError(errno.ENOMEM)
         try:
             return await handler(self, *args)
@@ -67,7 +67,7 @@ def fuse_handler(
         except errors.ArtifactfsError as error:
             raise FUSEError(errors.errno_of(error)) from error
         except Exception as error:
-            # A log that finds no memory either must not keep the answer from the caller.
+            # Logging may fail for lack of memory too; the caller still gets its answer.
             with contextlib.suppress(MemoryError):
                 log.exception("%s failed: %s", name, errors.unexpected())
             raise FUSEError(errors.errno_of(error)) from error

@@ -1,9 +1,8 @@
-"""Inode numbers <-> places, and how often the kernel has looked each up.
+"""The inodes that the kernel holds, by number, with their lookup counts.
 
-The table holds what the kernel holds: an inode comes in with its first counted lookup and goes with the forget
-that takes the last one. No await anywhere in here: `forget` may come beside a new lookup (pitfalls.md).
-A walk leaves an inode for every file that it passes, so an inode is small: a place (nodes.py) is made of it only when
-somebody asks for one.
+An inode is added with its first lookup and removed by the forget that takes the last one. No await anywhere in here:
+`forget` may come beside a new lookup (pitfalls.md). A traversal leaves an inode for every file that it passes, so an
+inode is small: its node (nodes.py) is made on demand.
 """
 
 import logging
@@ -19,41 +18,41 @@ log = logging.getLogger(__name__)
 
 
 class Inode(msgspec.Struct, gc=False, eq=False):
-    """A version of a place, under the number that the kernel knows it by.
+    """A version of a node, under the number by which the kernel knows it.
 
-    `number`: the entry's, but for a collision. `directory`: what holds the entry; `made`: the place, where it is at
-    hand, which a file's never is. One of the two is always there. `superseded`: the server has another version by now,
-    and whoever opens this one is sent to look again.
+    `number`: the entry's, except after a collision. `directory`: the parent of the entry. `cached_node`: the node;
+    never set for a file. One of the two is always set. `superseded`: the server has another version, so `open` fails
+    with ESTALE.
     """
 
     number: int
     entry: Entry
     directory: ArtifactDir | None
-    made: Node | None = None
+    cached_node: Node | None = None
     lookups: int = 0
     superseded: bool = False
 
     @property
     def node(self) -> Node:
-        """The place."""
-        if self.made is not None:
-            return self.made
+        """The node."""
+        if self.cached_node is not None:
+            return self.cached_node
         node = child(cast(ArtifactDir, self.directory), self.entry)
         if not isinstance(node, ArtifactFile):
-            self.made = node
+            self.cached_node = node
         return node
 
     def is_version_of(self, other: "Inode") -> bool:
-        """Whether both stand for one version of one place, of which one may know more (semantics 2.4)."""
+        """Whether both are one version of one node; one of them may know more of it (semantics 2.4)."""
         return same_version(self.entry, other.entry) and self._place() == other._place()
 
-    def learn(self, other: "Inode") -> None:
-        """Take over what another one of the same version knows: more completes it, less takes nothing away."""
+    def merge(self, other: "Inode") -> None:
+        """Add the facts that another inode of the same version has; facts that it lacks stay."""
         mine, its = self.entry, other.entry
         if mine is its:
             return
-        if mine.is_dir or other.made is not None:
-            self.entry, self.directory, self.made = its, other.directory, other.made
+        if mine.is_dir or other.cached_node is not None:
+            self.entry, self.directory, self.cached_node = its, other.directory, other.cached_node
             return
         known = msgspec.structs.replace(
             its,
@@ -61,12 +60,12 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             created_ns=its.created_ns if mine.created_ns is None else mine.created_ns,
             mtime_ns=mine.mtime_ns,  # a time once shown stays (semantics 2.3)
         )
-        # The listing's own entry where it says the same: by it the next look knows the inode.
+        # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known
 
     def _place(self) -> tuple[object, ...]:
-        """What tells one place from any other."""
-        if self.made is None and not self.entry.is_dir:  # a file, of which no place is made for this
+        """Return the identity of the node."""
+        if self.cached_node is None and not self.entry.is_dir:  # a file: needs no node
             directory = cast(ArtifactDir, self.directory)
             return directory.run_id, directory.path, self.entry.name
         node = self.node
@@ -78,15 +77,15 @@ class Inode(msgspec.Struct, gc=False, eq=False):
 
 
 class InodeTable:
-    """All inodes in use. `pinned` ones (the root) are there without a lookup, and stay.
+    """All inodes in use. `pinned` ones (the root) need no lookup, and stay.
 
-    `find(number)` is the inode of a number, or None for one that is not in use.
+    `find(number)` returns the inode of a number, or None for one that is not in use.
     """
 
     def __init__(self, pinned: Iterable[StaticDir]) -> None:
         self._pinned = {node.entry.number: Inode(node.entry.number, node.entry, None, node) for node in pinned}
         self._table: dict[int, Inode] = dict(self._pinned)
-        # The table's own, and no method around it: it is called for every entry of every directory that is read.
+        # Not wrapped in a method: readdir calls it for every entry.
         self.find = self._table.get
 
     def __len__(self) -> int:
@@ -100,7 +99,7 @@ class InodeTable:
             raise Superseded(f"inode {number} is not in use") from None
 
     def intern(self, node: Node) -> Inode:
-        """Return the inode for a place: the one in use, or a new one that `count` will put into use."""
+        """Return the inode of a node: the one in use, or a new one that `add_lookup` puts into use."""
         if isinstance(node, ArtifactFile):
             return self.intern_entry(node.directory, node.entry)
         return self._intern(Inode(node.entry.number, node.entry, None, node))
@@ -111,11 +110,11 @@ class InodeTable:
 
     def _intern(self, new: Inode) -> Inode:
         while (inode := self._table.get(new.number)) is not None:
-            # A superseded one is not it: the name stands for another version, whatever the listing knows of that.
+            # A superseded inode does not match: the name has another version, even if the listing does not show it.
             if not inode.superseded and inode.is_version_of(new):
-                inode.learn(new)
+                inode.merge(new)
                 return inode
-            # Two places with one digest: the later one gets the next number. Once in about 2^60 / n^2.
+            # Two nodes with one digest: the later one gets the next number. Happens once in about 2^60 / n^2.
             new.number += 1
         return new
 
@@ -125,8 +124,8 @@ class InodeTable:
             number for number, inode in self._table.items() if inode.directory is not None and not inode.entry.is_dir
         }
 
-    def count(self, inode: Inode) -> None:
-        """The kernel was given this inode once more."""
+    def add_lookup(self, inode: Inode) -> None:
+        """Count that the kernel was given this inode once more."""
         if not inode.lookups:
             self._table[inode.number] = inode
         inode.lookups += 1

@@ -1,10 +1,9 @@
-"""The names that the kernel remembers, dropped before their time: after a refresh, so that the next look asks us (3.3).
+"""Invalidates the kernel's dentries after a refresh, so that the next lookup reaches the mount (3.3).
 
 Linux 6.16 and newer have a notification that makes every name of a mount old at once (FUSE_NOTIFY_INC_EPOCH): 16 bytes
 to the device, no lock, nothing that waits. The binding does not have it. Without it, names are invalidated one by one;
-that waits for whoever looks something up in the directory above, and keeps others from it (pitfalls.md), so it is done
-in a thread, and for the few names under which everything else is. There, what somebody holds open or is in keeps its
-name until the time that the kernel was told runs out.
+that waits for lookups in the parent directory, and blocks others (pitfalls.md), so it is done in a thread, and for the
+few names that everything else is below. There, a name that is in use stays valid until its entry timeout ends.
 """
 
 import errno
@@ -26,7 +25,7 @@ _DEVICE = "/dev/fuse"
 # struct fuse_out_header (linux/fuse.h): length, code, and 0 for a notification.
 _HEADER = struct.Struct("=IiQ")
 _INC_EPOCH = 8
-# How long the old way is waited for; it goes on when nobody waits.
+# How long a caller waits for the old way, which then goes on without a waiter.
 _WAIT_S = 5.0
 
 # A name in a directory: that one's inode number, and the name.
@@ -34,7 +33,7 @@ Name = tuple[int, bytes]
 
 
 class KernelDentries:
-    """What the kernel remembers of one mount's names. `invalidate`: the old way, pyfuse3's own but for tests."""
+    """The dentries of one mount. `invalidate`: the old way; pyfuse3's own, or a fake in tests."""
 
     def __init__(self, invalidate: Callable[[int, bytes], None] = pyfuse3.invalidate_entry) -> None:
         self._invalidate = invalidate
@@ -43,17 +42,17 @@ class KernelDentries:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a thread waits in the kernel: then who waits for an answer is to get one before the mount ends."""
+        """Whether a thread waits in the kernel. Then calls that wait must be answered before the mount ends."""
         return self._thread.borrowed_tokens > 0
 
     def end(self) -> None:
-        """The mount is about to be closed: nothing more is told to the kernel."""
+        """Send nothing more to the kernel: the mount is about to be closed."""
         self._ended = True
 
     async def drop(self, names: Iterable[Name]) -> bool:
-        """Have the kernel forget these names and what is below them; returns whether it has.
+        """Invalidate these names and everything below them; returns whether that is done.
 
-        What it remembers besides may go, too.
+        Other names may be invalidated too.
         """
         if self._ended or _new_epoch():
             return True
@@ -72,7 +71,7 @@ class KernelDentries:
         try:
             self._invalidate(parent, name)
         except OSError as error:
-            if error.errno != errno.ENOENT:  # it did not know it
+            if error.errno != errno.ENOENT:  # the kernel had no such dentry
                 log.info("the kernel did not drop a name: %s", error)
 
 

@@ -148,7 +148,7 @@ class Operations(pyfuse3.Operations):
         # no await below:
         inode = self.inodes.intern(found.node)
         attributes = self._attributes.of(inode, found.valid_s)
-        self.inodes.count(inode)
+        self.inodes.add_lookup(inode)
         return attributes
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -360,7 +360,7 @@ class Operations(pyfuse3.Operations):
             if not reply(token, b"..", dots, _DOTS):
                 return
             start_id = _DOTS
-        find, count, entries = self.inodes.find, self.inodes.count, contents.entries
+        find, add_lookup, entries = self.inodes.find, self.inodes.add_lookup, contents.entries
         files = self._files_shown
         files.entry_timeout = valid_s = contents.left_s()
         mtime_ns: int | None = None
@@ -387,7 +387,7 @@ class Operations(pyfuse3.Operations):
                     attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime_ns
             if not reply(token, entry.name, attributes, position + _DOTS + 1):
                 return
-            count(inode)
+            add_lookup(inode)
 
     async def _refuse(self, *_: object) -> NoReturn:
         # The mount is `ro`, so the kernel refuses before it asks; this is for whoever remounts it.

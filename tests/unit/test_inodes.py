@@ -39,7 +39,7 @@ def used(inodes: InodeTable, node: ArtifactDir | ArtifactFile, times: int = 1) -
     """Look a place up so many times."""
     for _ in range(times):
         inode = inodes.intern(node)
-        inodes.count(inode)
+        inodes.add_lookup(inode)
     return inode
 
 
@@ -52,7 +52,7 @@ def test_an_inode_lives_from_its_first_lookup_to_its_last_forget(inodes: InodeTa
     assert len(inodes) == 1
     with pytest.raises(Superseded):
         inodes.get(100)
-    inodes.count(inode)
+    inodes.add_lookup(inode)
     assert inodes.get(100) is inode
     used(inodes, file(), 4)
     inodes.forget(100, 3)
@@ -66,7 +66,7 @@ def test_an_inode_lives_from_its_first_lookup_to_its_last_forget(inodes: InodeTa
 def test_the_root_is_there_without_a_lookup_and_stays(inodes: InodeTable) -> None:
     """The root is never looked up, and no forget takes it away."""
     assert inodes.get(ROOT_NUMBER).node is ROOT
-    inodes.count(inodes.intern(ROOT))
+    inodes.add_lookup(inodes.intern(ROOT))
     inodes.forget(ROOT_NUMBER, 1)
     assert inodes.get(ROOT_NUMBER).node is ROOT
     assert inodes.intern(ROOT) is inodes.get(ROOT_NUMBER)
@@ -162,7 +162,7 @@ def test_an_inode_made_from_an_entry_is_the_places(inodes: InodeTable) -> None:
     parent = place("d", number=60)
     for entry in (file().entry, place("d/e", number=61).entry):
         inode = inodes.intern_entry(parent, entry)
-        inodes.count(inode)
+        inodes.add_lookup(inode)
         assert inodes.find(entry.number) is inode
         assert inodes.intern(inode.node) is inode
     assert used(inodes, file(parent=parent)).node == file(parent=parent)

@@ -312,7 +312,7 @@ async def test_a_walk_makes_no_place_of_a_file(
     await kernel.read(operations, handle)
     inodes = [operations.inodes.get(shown.st_ino) for _, _, shown in kernel.entries[2:]]
     assert len(inodes) == 100
-    assert {inode.made for inode in inodes} == {None}
+    assert {inode.cached_node for inode in inodes} == {None}
     entries = [inode.entry for inode in inodes]
     known = len(operations.inodes)
     await kernel.read(operations, await opened(operations, "runs/2/x"))
