@@ -346,7 +346,7 @@ class ModelLab:
         try:
             return await self._step_by_step(decode(body)), None
         except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
-            return None, type(error)(str(error))
+            return None, type(error)(error.fact, error.status)
 
     def _run_listing(self, body: bytes) -> Generator[None, None, models.RunListing]:
         listing = yield from models.run_listing_in_steps(body, self._sizes.lenient_bytes)
