@@ -119,7 +119,6 @@ class ModelLab:
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
-
         odd: list[str] = []
 
         async def ask(page: dict[str, str]) -> Page[Run]:
@@ -141,7 +140,6 @@ class ModelLab:
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
-
         odd: list[str] = []
 
         async def ask(page: dict[str, str]) -> Page[Project]:
