@@ -161,11 +161,16 @@ class ReadOnly(TreeError):
 
 
 class ServiceError(ArtifactfsError):
-    """Model Lab, or the way to it, says no. `status` is the HTTP status where there was one."""
+    """Model Lab, or the way to it, fails. `fact`: what happened. `what_to_do` has the way out.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
+    `status`: the HTTP status, None without an answer. `proxy`: the proxy at fault, without its password; "" for none.
+    """
+
+    def __init__(self, fact: str, status: int | None = None, *, proxy: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
         self.status = status
+        self.proxy = proxy
 
 
 class NotFound(ServiceError):
@@ -199,8 +204,8 @@ class PassingError(ServiceError):
 class RateLimited(PassingError):
     """429, and the reset lies past the deadline. `reset_s`: seconds until the server's reset."""
 
-    def __init__(self, message: str, reset_s: float) -> None:
-        super().__init__(message, 429)
+    def __init__(self, fact: str, reset_s: float) -> None:
+        super().__init__(fact, 429)
         self.reset_s = reset_s
 
 
@@ -233,7 +238,11 @@ class Unreachable(PassingError):
 
 
 class TlsFailed(PassingError):
-    """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host."""
+    """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host. `reason`: OpenSSL's words."""
+
+    def __init__(self, fact: str, reason: str = "") -> None:
+        super().__init__(fact)
+        self.reason = reason
 
 
 # One row per row of the table in model-lab-api.md; a subclass without a row has its parent's.

@@ -87,17 +87,17 @@ def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
         yield good("service", f"{origin} answers{way}, and asks for keys")
     elif isinstance(error, errors.AccessDenied):
         if standard:
-            what = f"{_said(error)}: {settings.site} rejects the keys, as it does those of another site"
+            what = f"{error.fact}: {settings.site} rejects the keys, as it does those of another site"
             yield fault("service", what, f"export DD_SITE=…  # one of {_SITES}")
         else:
-            yield fault("service", f"the keys are rejected: {_said(error)}", "export DD_API_KEY=… DD_APP_KEY=…")
+            yield fault("service", f"the keys are rejected: {error.fact}", "export DD_API_KEY=… DD_APP_KEY=…")
     elif isinstance(error, errors.TlsFailed):
-        yield fault("service", f"{_bare(error)}{way}", _tls_mend(str(error)))
+        yield fault("service", f"{error.fact}{way}", _tls_mend(error.reason))
     elif isinstance(error, errors.RateLimited):
         yield fault("service", str(error), f"sleep {error.reset_s:.0f}  # and again")
     elif isinstance(error, errors.PassingError) and error.status is None:
-        named = "" if "proxy" in str(error) else way
-        yield fault("service", f"{_bare(error)}{named}", _network_mend(settings, error))
+        named = "" if error.proxy else way
+        yield fault("service", f"{error.fact}{named}", _network_mend(settings, error))
     elif isinstance(error, errors.PassingError):
         yield fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # goes on trying")
     else:
@@ -111,14 +111,6 @@ def _way(settings: Settings) -> str:
     return f" through the proxy {without_password(settings.proxy)}"
 
 
-def _said(error: ServiceError) -> str:
-    return str(error).removesuffix(": are the keys right, and of this site?")
-
-
-def _bare(error: ServiceError) -> str:
-    return str(error).partition("; see --")[0].partition(": see --")[0]
-
-
 def _tls_mend(text: str) -> str:
     if "not yet valid" in text or "expired" in text:
         return "timedatectl  # is the clock right? else the certificate has to be renewed"
@@ -129,7 +121,7 @@ def _tls_mend(text: str) -> str:
 
 def _network_mend(settings: Settings, error: ServiceError) -> str:
     host = settings.origin
-    if settings.proxy is not None and "proxy" in str(error) and not isinstance(error, errors.TimedOut):
+    if error.proxy and not isinstance(error, errors.TimedOut):
         return "artifactfs doctor --proxy http://HOST:PORT  # is it the right one, does it want a password?"
     if settings.proxy is not None:
         return f"curl -x {without_password(settings.proxy)} -I {settings.api_url}"
@@ -253,7 +245,7 @@ def unreadable(error: ServiceError) -> Finding:
     if isinstance(error, errors.AccessDenied):
         return fault(
             "contents",
-            f"these keys may list, but not read: {_said(error)}",
+            f"these keys may list, but not read: {error.fact}",
             "export DD_APP_KEY=…  # with Model Lab's scopes",
         )
     if isinstance(error, errors.PassingError):

@@ -122,7 +122,6 @@ class ModelLab:
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
-
         odd: list[str] = []
 
         async def ask(page: dict[str, str]) -> Page[Run]:
@@ -144,7 +143,6 @@ class ModelLab:
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
-
         odd: list[str] = []
 
         async def ask(page: dict[str, str]) -> Page[Project]:
@@ -352,7 +350,7 @@ class ModelLab:
         try:
             return await self._step_by_step(decode(body)), None
         except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
-            return None, type(error)(str(error))
+            return None, type(error)(error.fact, error.status)
 
     def _run_listing(self, body: bytes) -> Generator[None, None, models.RunListing]:
         listing = yield from models.run_listing_in_steps(body, self._sizes.lenient_bytes)

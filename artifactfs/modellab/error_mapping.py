@@ -1,4 +1,4 @@
-"""What went wrong, as an exception of ours with a sentence for the user: of an answer, or of httpx's exceptions."""
+"""An answer without success, or an exception of httpx, as an exception of ours."""
 
 import errno
 import re
@@ -10,56 +10,58 @@ from artifactfs import errors
 from artifactfs.errors import NoThread
 
 
-def of_answer(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
+def error_from_response(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
     """Return our exception for an answer that is no 2xx.
 
-    `said`: what its body says, without secrets. `reset_s`: seconds to its rate limit's reset, if it has one.
+    `said`: the message in its body, without secrets. `reset_s`: seconds to the reset of its rate limit.
     """
-    what = f"{host} answered {status}" + (f" ({said})" if said else "")
+    fact = f"{host} answered {status}" + (f" ({said})" if said else "")
     if status in (401, 403):
-        return errors.AccessDenied(f"{what}: are the keys right, and of this site?", status)
+        return errors.AccessDenied(fact, status)
     if status in (404, 410):
-        return errors.NotFound(what, status)
+        return errors.NotFound(fact, status)
     if status == 429:
-        return errors.RateLimited(f"{what}: too many requests with these keys", reset_s)
+        return errors.RateLimited(f"{fact}: too many requests with these keys", reset_s)
     if status in (408, 504):
-        return errors.TimedOut(what, status)
+        return errors.TimedOut(fact, status)
     if status >= 500:
-        return errors.ServerFailed(what, status)
+        return errors.ServerFailed(fact, status)
     if status < 400:
-        return errors.UnexpectedAnswer(f"{what}, a redirect that is not followed: is the API URL right?", status)
-    return errors.BadRequest(what, status)
+        return errors.UnexpectedAnswer(f"{fact}, a redirect that is not followed", status)
+    return errors.BadRequest(fact, status)
 
 
-def of_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) -> errors.ServiceError:
-    """Turn an httpx exception into ours. Its text may name the proxy's URL, so it is never repeated whole.
+def error_from_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) -> errors.ServiceError:
+    """Return our exception for one of httpx. The text may hold the proxy's URL, so it is never repeated whole.
 
-    `proxy`: what the request went through, as it may be shown. It alone is connected to then.
+    `proxy`: the proxy of the request, without its password. With a proxy, only the proxy is connected to.
     """
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             # OpenSSL's own words for what is wrong with a certificate: expired, self-signed, another host's.
-            why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-            return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}; see --ca-file")
+            reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+            reason = reason or type(cause).__name__
+            return errors.TlsFailed(f"TLS to {host} failed: {reason}", reason)
     for cause in causes:
         if isinstance(cause, NoThread):
             return errors.ConnectionLost(f"the name of {host} cannot be resolved: {cause}")
     if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
         return errors.ConnectionLost("too many files are open in this process or on this machine")
     if isinstance(error, httpx.TimeoutException):
-        return errors.TimedOut(f"{host} did not answer in time" + (f" through the proxy {proxy}" if proxy else ""))
+        through = f" through the proxy {proxy}" if proxy else ""
+        return errors.TimedOut(f"{host} did not answer in time{through}", proxy=proxy or "")
     if isinstance(error, httpx.ProxyError):
-        # Its words are a stranger's; its status says whether it wants a password (407), or may not go there (403).
+        # httpcore gives the proxy's status only within the message: 407 wants a password, 403 forbids the host.
         status = re.match(r"[45]\d\d\b", str(error))
         said = f" with {status[0]}" if status else ""
         named = f"the proxy {proxy}" if proxy else "the proxy"
-        return errors.Unreachable(f"{named} refused the connection{said}: see --proxy")
+        return errors.Unreachable(f"{named} refused the connection{said}", proxy=proxy or "the proxy")
     if isinstance(error, httpx.ConnectError):
         if proxy is not None:
             return _of_proxy(host, proxy, causes)
         if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-            return errors.ConnectionRefused(f"{host} refuses connections: is the address right, is it up?")
+            return errors.ConnectionRefused(f"{host} refuses connections")
         reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
         return errors.Unreachable(f"cannot reach {host}: {reasons[0] if reasons else 'no connection'}")
     if isinstance(error, httpx.DecodingError):
@@ -68,14 +70,14 @@ def of_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) ->
 
 
 def _of_proxy(host: str, proxy: str, causes: list[BaseException]) -> errors.ServiceError:
-    """Return what is to be said where no connection came about by way of a proxy."""
+    """Return our exception where no connection came about through a proxy."""
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return errors.ConnectionRefused(f"the proxy {proxy} refuses connections: is --proxy right, is it up?")
+        return errors.ConnectionRefused(f"the proxy {proxy} refuses connections", proxy=proxy)
     for cause in causes:
-        # A connection that is reset was there: that is within the tunnel, and anybody's.
+        # A reset connection existed. Its end may be the fault of either side of the tunnel.
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
-            return errors.Unreachable(f"cannot reach the proxy {proxy}: {cause.strerror}; see --proxy")
-    return errors.Unreachable(f"cannot reach {host} through the proxy {proxy}: no connection")
+            return errors.Unreachable(f"cannot reach the proxy {proxy}: {cause.strerror}", proxy=proxy)
+    return errors.Unreachable(f"cannot reach {host} through the proxy {proxy}: no connection", proxy=proxy)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

@@ -35,12 +35,12 @@ class Outcome(enum.StrEnum):
     UNREACHABLE = "unreachable"
     LOST = "connection_lost"
     TLS = "tls_failed"
-    PROTOCOL_ERROR = "unexpected_answer"
+    PROTOCOL_ERROR = "protocol_error"
     TOO_LARGE = "answer_too_large"
     CANCELLED = "cancelled"
     BUG = "bug"
-    CIRCUIT_OPEN = "not_asked"
-    RATE_LIMITED_LOCALLY = "held_back"
+    CIRCUIT_OPEN = "circuit_open"
+    RATE_LIMITED_LOCALLY = "rate_limited_locally"
 
 
 _OUTCOME: dict[type[BaseException], Outcome] = {

@@ -41,7 +41,7 @@ class KeysRefused(errors.AccessDenied):
     """The API refused the keys of a generation. `denied`: the exception that the caller gets."""
 
     def __init__(self, denied: errors.AccessDenied, generation: int) -> None:
-        super().__init__(str(denied), denied.status)
+        super().__init__(denied.fact, denied.status)
         self.denied = denied
         self.generation = generation
 
@@ -163,8 +163,7 @@ class Retrier:
         # Checked after each pause: another request may have learned a later reset.
         while (pause_s := self._limits.pause_s(endpoint, now := self._clock())) > 0:
             limited = errors.RateLimited(
-                f"{self._host} is rate-limiting these keys: its limit resets in {pause_s:.0f} s, which is past the "
-                f"deadline; try again then",
+                f"{self._host} is rate-limiting these keys: its limit resets in {pause_s:.0f} s, past the deadline",
                 pause_s,
             )
             if now + pause_s >= end:

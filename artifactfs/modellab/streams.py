@@ -168,7 +168,7 @@ class Stream:
         self._transport.broke_off()
         if isinstance(error, httpx.ReadTimeout):
             self._wait.timed_out(self._transport.now())
-        failure = error_mapping.of_exception(self.url.netloc.decode("ascii"), error)
+        failure = error_mapping.error_from_exception(self.url.netloc.decode("ascii"), error)
         self._line.error = failure
         return failure
 

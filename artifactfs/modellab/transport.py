@@ -335,7 +335,7 @@ class Transport:
         line.size_bytes = len(body)
         said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets())
         reset_s = self._limits.pause_s(endpoint, self._clock())
-        failure = error_mapping.of_answer(self.host, response.status_code, said, reset_s)
+        failure = error_mapping.error_from_response(self.host, response.status_code, said, reset_s)
         raise KeysRefused(failure, generation) if ours and isinstance(failure, errors.AccessDenied) else failure
 
     async def _send(
@@ -358,7 +358,7 @@ class Transport:
         try:
             yield
         except httpx.HTTPError as error:
-            raise error_mapping.of_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
+            raise error_mapping.error_from_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
 
     async def _fill(self, kept: Kept, response: httpx.Response, until: float, wait: Wait) -> None:
         """Read a body into `kept`. Raises AnswerTooLarge past the size limit."""

@@ -434,7 +434,7 @@ def test_what_is_no_model_lab_is_not_well(lab: Lab, mounting: Mounting) -> None:
     mounted.sh('! ls "$M/runs"').ok()
     told = status(mounted)
     assert told["health"]["state"] == "failing"
-    assert told["requests"]["by_kind"]["runs"].get("unexpected_answer") == 1
+    assert told["requests"]["by_kind"]["runs"].get("protocol_error") == 1
     lab.faults()
     mounted.sh('ls "$M/runs"').ok()
     assert status(mounted)["health"]["state"] == "ok"

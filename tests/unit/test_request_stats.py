@@ -100,7 +100,7 @@ async def test_what_the_transport_counts(autojump_clock: MockClock) -> None:
             await sender.get("probe", "/slow", deadline_s=2)
     assert tally.traffic().outcomes == {
         "ok": {"ok": 1}, "no": {"not_found": 1}, "down": {"server_error": 4}, "lost": {"connection_lost": 4},
-        "given_up": {"cancelled": 1}, "slow": {"timed_out": 2}, "probe": {"timed_out": 1, "not_asked": 1},
+        "given_up": {"cancelled": 1}, "slow": {"timed_out": 2}, "probe": {"timed_out": 1, "circuit_open": 1},
     }  # fmt: skip
     assert tally.traffic().heads["ok"].sum_s == pytest.approx(0.2)
     assert sum(times.count for times in tally.traffic().heads.values()) == 6

@@ -21,7 +21,7 @@ from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.modellab import auth, resolver
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.connections import Connections, tls_context
-from artifactfs.modellab.error_mapping import of_exception
+from artifactfs.modellab.error_mapping import error_from_exception
 from artifactfs.settings import Keys, Secret
 from artifactfs.util import threads
 from tests.content_harness import BLOCK, Server, bench
@@ -190,7 +190,7 @@ async def test_a_name_without_a_thread_fails_its_request_only(machine: Threads) 
     request = httpx.Request("GET", "http://api.test/x", extensions={"timeout": httpx.Timeout(5).as_dict()})
     with pytest.raises(httpx.HTTPError) as failed:
         await connections.send(request, alone=False)
-    error = of_exception("api.test", failed.value)
+    error = error_from_exception("api.test", failed.value)
     assert isinstance(error, errors.ConnectionLost)
     assert LACK in str(error)
     await connections.aclose()
