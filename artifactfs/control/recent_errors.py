@@ -35,7 +35,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RecentErrors(logging.Handler):
-    """Keeps the last failures. Its formatter is to blot out secrets, and to give the message alone (logs.hear)."""
+    """Keeps the last failures. Its formatter is to blot out secrets, and to give the message alone (logs.add_first)."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         super().__init__(logging.WARNING)

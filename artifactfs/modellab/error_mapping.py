@@ -17,7 +17,7 @@ def of_answer(host: str, status: int, said: str, reset_s: float) -> errors.Servi
     """
     what = f"{host} answered {status}" + (f" ({said})" if said else "")
     if status in (401, 403):
-        return errors.AccessDenied(f"{what}: are the keys right, and of this site?", status)
+        return errors.AccessDenied(what, status)
     if status in (404, 410):
         return errors.NotFound(what, status)
     if status == 429:
@@ -41,25 +41,27 @@ def of_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) ->
         if isinstance(cause, ssl.SSLError):
             # OpenSSL's own words for what is wrong with a certificate: expired, self-signed, another host's.
             why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-            return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}; see --ca-file")
+            code = cause.verify_code if isinstance(cause, ssl.SSLCertVerificationError) else 0
+            return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}", code)
     for cause in causes:
         if isinstance(cause, NoThread):
             return errors.ConnectionLost(f"the name of {host} cannot be resolved: {cause}")
     if any(isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) for cause in causes):
         return errors.ConnectionLost("too many files are open in this process or on this machine")
     if isinstance(error, httpx.TimeoutException):
-        return errors.TimedOut(f"{host} did not answer in time" + (f" through the proxy {proxy}" if proxy else ""))
+        way = f" through the proxy {proxy}" if proxy else ""
+        return errors.TimedOut(f"{host} did not answer in time{way}", names_proxy=proxy is not None)
     if isinstance(error, httpx.ProxyError):
         # Its words are a stranger's; its status says whether it wants a password (407), or may not go there (403).
         status = re.match(r"[45]\d\d\b", str(error))
         said = f" with {status[0]}" if status else ""
         named = f"the proxy {proxy}" if proxy else "the proxy"
-        return errors.Unreachable(f"{named} refused the connection{said}: see --proxy")
+        return errors.Unreachable(f"{named} refused the connection{said}", names_proxy=True)
     if isinstance(error, httpx.ConnectError):
         if proxy is not None:
             return _of_proxy(host, proxy, causes)
         if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-            return errors.ConnectionRefused(f"{host} refuses connections: is the address right, is it up?")
+            return errors.ConnectionRefused(f"{host} refuses connections")
         reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
         return errors.Unreachable(f"cannot reach {host}: {reasons[0] if reasons else 'no connection'}")
     if isinstance(error, httpx.DecodingError):
@@ -70,12 +72,12 @@ def of_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) ->
 def _of_proxy(host: str, proxy: str, causes: list[BaseException]) -> errors.ServiceError:
     """Return what is to be said where no connection came about by way of a proxy."""
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return errors.ConnectionRefused(f"the proxy {proxy} refuses connections: is --proxy right, is it up?")
+        return errors.ConnectionRefused(f"the proxy {proxy} refuses connections", names_proxy=True)
     for cause in causes:
         # A connection that is reset was there: that is within the tunnel, and anybody's.
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
-            return errors.Unreachable(f"cannot reach the proxy {proxy}: {cause.strerror}; see --proxy")
-    return errors.Unreachable(f"cannot reach {host} through the proxy {proxy}: no connection")
+            return errors.Unreachable(f"cannot reach the proxy {proxy}: {cause.strerror}", names_proxy=True)
+    return errors.Unreachable(f"cannot reach {host} through the proxy {proxy}: no connection", names_proxy=True)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

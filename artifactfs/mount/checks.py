@@ -55,7 +55,7 @@ def memory() -> None:
     """Raise UserError where there is too little memory for a mount."""
     if not headroom.for_mount():
         raise UserError(
-            ExitCode.SYSTEM_FAILED, "there is too little memory left for a mount: see `free -h` and `ulimit -v`"
+            ExitCode.SYSTEM_FAILED, "there is too little memory left for a mount", "see `free -h` and `ulimit -v`"
         )
 
 
@@ -65,12 +65,13 @@ def place(path: str) -> str:
     if not path or point in _SHARED or point.removeprefix("/var/") in _SHARED_VAR:
         # A mount there takes away what every program needs.
         raise UserError(
-            ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount: give an empty directory of your own"
+            ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount", "give an empty directory of your own"
         )
     if (system := _system_directory(point)) is not None:
         raise UserError(
             ExitCode.MOUNT_REFUSED,
-            f"{path!r} is no place for a mount: {system} is the system's; give an empty directory of your own",
+            f"{path!r} is no place for a mount: {system} is the system's",
+            "give an empty directory of your own",
         )
     return point
 
@@ -105,7 +106,8 @@ def to_come(path: str) -> str:
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(
             ExitCode.MOUNT_REFUSED,
-            f"mount point {point} cannot be made: {above} is not yours to write: mount below a directory of your own",
+            f"mount point {point} cannot be made: {above} is not yours to write",
+            "mount below a directory of your own",
         )
     return point
 
@@ -115,7 +117,8 @@ def log_file(path: str, point: str) -> None:
     if (os.path.realpath(path) + "/").startswith(point + "/"):
         raise UserError(
             ExitCode.MOUNT_REFUSED,
-            f"the log {path} is below the mount point {point}, which would hide it: choose another with --log-file",
+            f"the log {path} is below the mount point {point}, which would hide it",
+            "choose another with --log-file",
         )
 
 
@@ -126,21 +129,24 @@ def directory(point: str) -> str | None:
     except FileNotFoundError:
         raise UserError(
             ExitCode.MOUNTPOINT_MISSING,
-            f"mount point {point} does not exist: create it with `mkdir -p {shell_word(point)}`",
+            f"mount point {point} does not exist",
+            f"create it with `{(command := f'mkdir -p {shell_word(point)}')}`",
+            command=command,
         ) from None
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point}: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
-        raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} is not a directory: give an empty directory")
+        raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} is not a directory", "give an empty directory")
     # fusermount3 asks for both too, and says less (its check_perm; root does without it).
     if os.geteuid() != 0 and not os.access(point, os.W_OK | os.X_OK):
         raise UserError(
-            ExitCode.MOUNT_REFUSED, f"mount point {point} is not yours to write: mount on a directory of your own"
+            ExitCode.MOUNT_REFUSED, f"mount point {point} is not yours to write", "mount on a directory of your own"
         )
     if os.geteuid() != 0 and found.st_mode & stat.S_ISVTX and found.st_uid != os.getuid():
         raise UserError(
             ExitCode.MOUNT_REFUSED,
-            f"mount point {point} is shared (its sticky bit is set) and not yours: mount on a directory of your own",
+            f"mount point {point} is shared (its sticky bit is set) and not yours",
+            "mount on a directory of your own",
         )
     try:
         with os.scandir(point) as entries:
@@ -166,7 +172,9 @@ def dead_mount(point: str) -> mount_table.Mount | None:
     if not mount_table.is_dead(mount):
         raise UserError(
             ExitCode.ALREADY_MOUNTED,
-            f"{point} is already mounted ({mount.fstype}): end that with `artifactfs umount`, or choose another",
+            f"{point} is already mounted ({mount.fstype})",
+            "end that with `artifactfs umount`, or choose another",
+            command=f"artifactfs umount {shell_word(point)}",
         )
     return mount
 
@@ -181,7 +189,8 @@ def fuse(settings: Settings) -> None:
     if settings.allow_other and not user_allow_other():
         raise UserError(
             ExitCode.ALLOW_OTHER_REFUSED,
-            f"allow_other needs the line `user_allow_other` in {FUSE_CONF}: ask root for it, or leave the option out",
+            f"allow_other needs the line `user_allow_other` in {FUSE_CONF}",
+            "ask root for it, or leave the option out",
         )
 
 
@@ -193,24 +202,30 @@ def device() -> None:
             # `docker -v /dev/fuse:/dev/fuse` makes a directory, or brings in a file; mounting says "Invalid argument".
             raise UserError(
                 ExitCode.NO_FUSE_DEVICE,
-                f"{FUSE_DEVICE} is not the FUSE device: run `{REMADE}` as root; "
+                f"{FUSE_DEVICE} is not the FUSE device",
+                f"run `{REMADE}` as root; "
                 f"in a container, start it with --device {FUSE_DEVICE}, and without a volume of that name",
+                command=f"sudo sh -c '{REMADE}'",
             )
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         raise UserError(
             ExitCode.NO_FUSE_DEVICE,
-            f"{FUSE_DEVICE} is missing: run `modprobe fuse` as root; "
-            f"in a container, start it with --device {FUSE_DEVICE}",
+            f"{FUSE_DEVICE} is missing",
+            f"run `modprobe fuse` as root; in a container, start it with --device {FUSE_DEVICE}",
+            command="sudo modprobe fuse",
         ) from None
     except PermissionError:
         raise UserError(
             ExitCode.NO_FUSE_DEVICE,
-            f"{FUSE_DEVICE} may not be opened by you: run `chmod 666 {FUSE_DEVICE}` as root; "
-            f"in a container, start it with --device {FUSE_DEVICE}",
+            f"{FUSE_DEVICE} may not be opened by you",
+            f"run `chmod 666 {FUSE_DEVICE}` as root; in a container, start it with --device {FUSE_DEVICE}",
+            command=f"sudo chmod 666 {FUSE_DEVICE}",
         ) from None
     except OSError as error:
-        raise UserError(ExitCode.NO_FUSE_DEVICE, f"{FUSE_DEVICE} does not open: {error.strerror}") from None
+        # The kernel's module is missing.
+        fact = f"{FUSE_DEVICE} does not open: {error.strerror}"
+        raise UserError(ExitCode.NO_FUSE_DEVICE, fact, command="sudo modprobe fuse") from None
 
 
 def fusermount() -> str:
@@ -218,7 +233,10 @@ def fusermount() -> str:
     found = find_program("fusermount3")
     if found is None:
         raise UserError(
-            ExitCode.NO_FUSERMOUNT, "fusermount3 is missing: install it with `apt-get install fuse3` (as root)"
+            ExitCode.NO_FUSERMOUNT,
+            "fusermount3 is missing",
+            "install it with `apt-get install fuse3` (as root)",
+            command="sudo apt-get install fuse3",
         )
     return found
 
@@ -231,8 +249,9 @@ def user_name() -> str:
         number = os.getuid()
         raise UserError(
             ExitCode.MOUNT_REFUSED,
-            f"fusermount3 mounts for users with a name, and user {number} has none: "
+            f"fusermount3 mounts for users with a name, and user {number} has none",
             f"run `useradd -M -u {number} artifactfs` as root; or, in a container, be root",
+            command=f"sudo useradd -M -u {number} artifactfs",
         ) from None
 
 
@@ -243,7 +262,10 @@ def binding() -> str:
     except ImportError as error:
         # The message names the library: libfuse3.so.3, say, after an upgrade of the system.
         raise UserError(
-            ExitCode.MOUNT_REFUSED, f"pyfuse3 does not load ({error}): run `apt-get install libfuse3-3` (as root)"
+            ExitCode.MOUNT_REFUSED,
+            f"pyfuse3 does not load ({error})",
+            "run `apt-get install libfuse3-3` (as root)",
+            command="sudo apt-get install libfuse3-3",
         ) from None
     return str(pyfuse3.__version__)
 

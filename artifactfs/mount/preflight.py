@@ -48,20 +48,19 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
     try:
         await service.check_keys()
     except errors.AccessDenied as error:
-        hint = (
-            f" ({settings.site}; set --site or DD_SITE)" if settings.api_url == f"https://api.{settings.site}" else ""
-        )
-        raise UserError(ExitCode.KEYS_REJECTED, f"the keys were rejected: {error}{hint}") from error
+        hint = f" ({settings.site})" if settings.api_url == f"https://api.{settings.site}" else ""
+        fix = f"{errors.what_to_do(error)}; set --site or DD_SITE" if hint else errors.what_to_do(error)
+        raise UserError(ExitCode.KEYS_REJECTED, f"the keys were rejected: {error}{hint}", fix) from error
     except errors.TlsFailed as error:
-        raise UserError(ExitCode.TLS_FAILED, str(error)) from error
+        raise UserError(ExitCode.TLS_FAILED, str(error), errors.what_to_do(error)) from error
     except (errors.Unreachable, errors.ConnectionRefused, errors.TimedOut) as error:
-        unreachable = error.status is None
-        raise UserError(ExitCode.UNREACHABLE if unreachable else ExitCode.SERVICE_FAILED, str(error)) from error
+        code = ExitCode.UNREACHABLE if error.status is None else ExitCode.SERVICE_FAILED
+        raise UserError(code, str(error), errors.what_to_do(error)) from error
     except errors.PassingError as error:
-        hint = "" if isinstance(error, errors.RateLimited) else "; try later"
-        raise UserError(ExitCode.SERVICE_FAILED, f"{error}{hint}") from error
+        raise UserError(ExitCode.SERVICE_FAILED, str(error), errors.what_to_do(error)) from error
     except errors.ServiceError as error:
         raise UserError(
             ExitCode.NOT_MODEL_LAB,
-            f"{settings.origin} does not answer like a Model Lab: {error}; check --site or --api-url",
+            f"{settings.origin} does not answer like a Model Lab: {error}",
+            "check --site or --api-url",
         ) from error

@@ -102,7 +102,7 @@ def run(
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
         journal = RecentErrors()
-        logs.hear(journal)
+        logs.add_first(journal)
     except OSError as error:
         raise UserError(
             ExitCode.NOT_WRITABLE,

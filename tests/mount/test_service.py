@@ -262,6 +262,6 @@ def test_a_mount_point_of_others(user_shell: Shell) -> None:
     done = user_shell.cli("service", "install", "/opt/not/yet")
     assert done.code == ExitCode.MOUNT_REFUSED
     assert done.err == (
-        "artifactfs: mount point /opt/not/yet cannot be made: /opt is not yours to write: mount below a directory of "
+        "artifactfs: mount point /opt/not/yet cannot be made: /opt is not yours to write; mount below a directory of "
         "your own\n"
     )
