@@ -26,8 +26,8 @@
             ├── Unreachable         no route, no such host
             └── TlsFailed           not retried, never downgraded
 
-An exception states a fact in a sentence that a user can read and holds what was measured; it knows no
-errno. `errno_of` does: the table of model-lab-api.md, "Status to errno". `what_to_do` has a sentence about the way out.
+An exception states a fact in a sentence for the user and holds the measured values. It knows no errno: `errno_of` has
+the table of model-lab-api.md, "Status to errno". `what_to_do` has the fix.
 """
 
 import enum
@@ -35,6 +35,7 @@ import errno
 import os
 import re
 import sys
+from dataclasses import dataclass
 
 
 class ExitCode(enum.IntEnum):
@@ -76,49 +77,72 @@ class ArtifactfsError(Exception):
 class UserError(ArtifactfsError):
     """A command cannot be carried out. `str()` is one line: `subject: fact; fix`.
 
-    `fact`: what is wrong, in part of a sentence. `fix`: what the user can do about it, "" where nothing can be said.
+    `fact`: the problem, as part of a sentence. `fix`: what the user can do, "" where nothing is known.
     `subject`: the setting, file or place that the fact is about, "" where the fact names it.
+    `command`: a shell command that applies the fix, "" where there is none; without a `fix` it is the fix.
     """
 
-    def __init__(self, code: ExitCode, fact: str, fix: str = "", subject: str = "") -> None:
-        super().__init__(code, fact, fix, subject)
+    def __init__(self, code: ExitCode, fact: str, fix: str = "", subject: str = "", command: str = "") -> None:
+        super().__init__(code, fact, fix, subject, command)
         self.code = code
         self.fact = fact
-        self.fix = fix
+        self.fix = _fix(fix, command)
         self.subject = subject
+        self.command = command
 
     def __str__(self) -> str:
-        about = f"{self.subject}: " if self.subject else ""
-        return f"{about}{self.fact}; {self.fix}" if self.fix else about + self.fact
+        return f"{self.subject}: {self.without_subject}" if self.subject else self.without_subject
+
+    @property
+    def without_subject(self) -> str:
+        return f"{self.fact}; {self.fix}" if self.fix else self.fact
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user should know, though the command goes on. The fields are those of UserError."""
+
+    fact: str
+    fix: str = ""
+    command: str = ""
+
+    def __str__(self) -> str:
+        fix = _fix(self.fix, self.command)
+        return f"{self.fact}; {fix}" if fix else self.fact
+
+
+def _fix(fix: str, command: str) -> str:
+    return fix or (f"run `{command}`" if command else "")
 
 
 def of_the_system(error: BaseException) -> UserError | None:
-    """Return what to say of an exception that is the machine's doing, and no defect of ours; None for any other.
+    """Return the error for an exception that the system caused, and no defect of artifactfs; None for any other.
 
-    A file that does not open, a disk that is full, a limit that is reached: for what no caller had a better word for.
+    Examples: a file that does not open, a full disk, a limit. It is for callers without a better description.
     """
+    fix = ""
     if _is_lack_of_memory(error):
-        said = _LIMITS[errno.ENOMEM]
+        fact, fix = _LIMITS[errno.ENOMEM]
     elif _is_lack_of_a_thread(error):
-        said = _LIMITS[errno.EAGAIN]
+        fact, fix = _LIMITS[errno.EAGAIN]
     elif isinstance(error, OSError):
         at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        said = _LIMITS.get(error.errno or 0) or f"{at}{error.strerror or error}"
+        fact, fix = _LIMITS.get(error.errno or 0, (f"{at}{error.strerror or error}", ""))
     else:
         return None
-    return UserError(ExitCode.SYSTEM_FAILED, f"the system refuses something that is needed: {said}")
+    return UserError(ExitCode.SYSTEM_FAILED, f"the system refuses a request: {fact}", fix)
 
 
 _LIMITS = {
-    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n 1024`",
-    errno.ENFILE: "too many files are open on the whole machine: see /proc/sys/fs/file-nr",
-    errno.ENOMEM: "there is no memory left: see `free -h` and `ulimit -v`",
-    errno.EAGAIN: "no process or thread can be started: raise the limit with `ulimit -u`",
+    errno.EMFILE: ("too many files are open", "raise the limit with `ulimit -n 1024`"),
+    errno.ENFILE: ("too many files are open on the whole machine", "see /proc/sys/fs/file-nr"),
+    errno.ENOMEM: ("there is no memory left", "see `free -h` and `ulimit -v`"),
+    errno.EAGAIN: ("no process or thread can be started", "raise the limit with `ulimit -u`"),
 }
 
 
 class NoThread(ArtifactfsError):
-    """No thread can be had for a call, of which nothing has happened. It may be had a moment later."""
+    """The system has no thread for a call, which has not begun. A later attempt may succeed."""
 
 
 class TreeError(ArtifactfsError):
@@ -126,7 +150,7 @@ class TreeError(ArtifactfsError):
 
 
 class NoSuchEntry(TreeError):
-    """There is no such name; `valid_s` is for how many more seconds that may be believed."""
+    """The name does not exist; `valid_s`: the seconds for which the negative entry stays valid."""
 
     def __init__(self, message: str, valid_s: float = 0.0) -> None:
         super().__init__(message)
@@ -134,7 +158,7 @@ class NoSuchEntry(TreeError):
 
 
 class NotADirectory(TreeError):
-    """A name was looked for below a file."""
+    """A lookup below a file."""
 
 
 class IsADirectory(TreeError):
@@ -142,13 +166,13 @@ class IsADirectory(TreeError):
 
 
 class NotALink(TreeError):
-    """The target of something was asked for that is no symbolic link."""
+    """A readlink of something else than a symbolic link."""
 
 
 class Superseded(TreeError):
-    """A version that the server has replaced, or an inode that we no longer know.
+    """The server has replaced this version, or the inode is unknown.
 
-    `size_bytes`: of the version that replaced it, where an answer said so.
+    `size_bytes`: the size of the new version, where an answer gave it.
     """
 
     def __init__(self, message: str, size_bytes: int | None = None) -> None:
@@ -157,7 +181,7 @@ class Superseded(TreeError):
 
 
 class ReadOnly(TreeError):
-    """Somebody tried to write."""
+    """An attempt to write."""
 
 
 class ServiceError(ArtifactfsError):
@@ -178,7 +202,7 @@ class NotFound(ServiceError):
 
 
 class NoList(NotFound):
-    """404 or 410 of all runs, or of all projects: nothing that could have been deleted."""
+    """404 or 410 for the list of all runs, or of all projects: such a list cannot be deleted."""
 
 
 class AccessDenied(ServiceError):
@@ -190,7 +214,7 @@ class BadRequest(ServiceError):
 
 
 class UnexpectedAnswer(ServiceError):
-    """An answer that is not what Model Lab sends: HTML, half JSON, another resource, a redirect."""
+    """An answer that Model Lab does not send: HTML, half JSON, another resource, a redirect."""
 
 
 class AnswerTooLarge(ServiceError):
@@ -198,7 +222,7 @@ class AnswerTooLarge(ServiceError):
 
 
 class PassingError(ServiceError):
-    """A failure that may be gone the next time. Never remembered as an absence (semantics 3.2)."""
+    """A failure that may be gone at the next attempt. It never becomes a negative entry (semantics 3.2)."""
 
 
 class RateLimited(PassingError):
@@ -210,7 +234,7 @@ class RateLimited(PassingError):
 
 
 class ServerFailed(PassingError):
-    """A 5xx that the retries did not cure."""
+    """A 5xx after all retries."""
 
 
 class TimedOut(PassingError):
@@ -218,7 +242,7 @@ class TimedOut(PassingError):
 
 
 class NotAsked(TimedOut):
-    """The service has let others run into their deadline a moment ago: nothing was sent (semantics 5.1)."""
+    """The circuit breaker is open: the service did not answer other requests, so none was sent (semantics 5.1)."""
 
 
 class ConnectionLost(PassingError):
@@ -230,7 +254,7 @@ class ShortBody(ConnectionLost):
 
 
 class ConnectionRefused(PassingError):
-    """Nobody listens there."""
+    """The address has no listener."""
 
 
 class Unreachable(PassingError):
@@ -238,11 +262,14 @@ class Unreachable(PassingError):
 
 
 class TlsFailed(PassingError):
-    """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host. `reason`: OpenSSL's words."""
+    """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host.
 
-    def __init__(self, fact: str, reason: str = "") -> None:
+    `verify_code`: OpenSSL's X509_V_ERR_*, 0 where the certificate is not the cause.
+    """
+
+    def __init__(self, fact: str, verify_code: int = 0) -> None:
         super().__init__(fact)
-        self.reason = reason
+        self.verify_code = verify_code
 
 
 # One row per row of the table in model-lab-api.md; a subclass without a row has its parent's.
@@ -269,7 +296,7 @@ _ERRNO: dict[type[BaseException], int] = {
     Unreachable: errno.EHOSTUNREACH,
     TlsFailed: errno.EPROTO,
 }
-# What the system may not have for an operation, by the errno that says so.
+# The resource that the system lacks, by errno.
 _LACKS = {
     errno.ENOMEM: "memory",
     errno.ENOBUFS: "memory",
@@ -279,7 +306,7 @@ _LACKS = {
 
 
 def lack_of(error: BaseException) -> str | None:
-    """Return what the system did not have for an operation: memory, a descriptor, a thread; None for other failures."""
+    """Return the resource that the system lacked: memory, a descriptor, a thread; None for other failures."""
     if isinstance(error, BaseExceptionGroup):
         lacks = {lack_of(each) for each in error.exceptions}
         return lacks.pop() if len(lacks) == 1 else None
@@ -293,7 +320,7 @@ def lack_of(error: BaseException) -> str | None:
 def _is_lack_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
-    # The words of CPython, of C extensions and of the dynamic loader where an allocation failed that they did not check
+    # Messages of CPython, C extensions and the dynamic loader after an unchecked failed allocation
     # (seen with `ulimit -v` from 33000 to 46000).
     words = {
         SystemError: r"without (setting an )?exception",
@@ -304,19 +331,19 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def _is_lack_of_a_thread(error: BaseException) -> bool:
-    # threading's own words; there is no exception of its own for it.
+    # threading has no exception of its own for it.
     return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def unexpected() -> str:
-    """Return what the log says of the exception in hand, where it is none of ours: a lack of the system's is no bug."""
+    """Return the log's words for the exception being handled, which is none of ours: a lack of memory is no bug."""
     error = sys.exception()
     lack = lack_of(error) if error is not None else None
     return f"the system has no {lack} for it" if lack else "this is a bug in artifactfs, please report it"
 
 
 def errno_of(error: BaseException) -> int:
-    """Return the errno for an exception; EIO for whatever has no row."""
+    """Return the errno for an exception; EIO for one without a row."""
     if lack_of(error) is not None:
         # Not EAGAIN for a thread: see above.
         return error.errno if isinstance(error, OSError) and error.errno is not None else errno.ENOMEM
@@ -326,42 +353,42 @@ def errno_of(error: BaseException) -> int:
     return errno.EIO
 
 
-# What a user can do about it; a subclass without a row has its parent's. A test sees that each kind has one.
+# The fix for each kind of exception; a subclass without a row has its parent's.
 _WHAT_TO_DO: dict[type[BaseException], str] = {
     NoThread: "raise the limit on processes (`ulimit -u`), or end some",
     NoSuchEntry: "list its directory to see what is there",
     NotADirectory: "give a directory",
     IsADirectory: "give a file",
     NotALink: "give a symbolic link",
-    Superseded: "open the file again: the server has another version by now",
+    Superseded: "open the file again: the server has another version",
     ReadOnly: "copy it elsewhere and change the copy: the mount is read-only",
     NotFound: "list its directory to see what is there: the server no longer has it",
-    NoList: "check --site or --api-url: what answers there has no such list, and may be no Model Lab",
-    AccessDenied: "check the keys, that they are of this site (--site), and that they may see this",
-    BadRequest: "check the number or the name that was asked for; if it is right, report this with the log",
-    UnexpectedAnswer: "check --site or --api-url, and what proxy is in between; if it goes on, report it with the log",
-    AnswerTooLarge: "look at what is below it by name: as a whole it is more than artifactfs takes",
-    RateLimited: "try again after the reset; other tools with these keys use up the same limit",
-    ServerFailed: "try again later; if it goes on, it is the service's to mend",
-    TimedOut: "check the network and --proxy; it is asked again at the next look",
-    NotAsked: "nothing now: it is tried again every few seconds, and used again as soon as it answers",
-    ConnectionLost: "try again; if it goes on, check the network and what proxy is in between",
-    ConnectionRefused: "check --api-url and --proxy, and that the service is up",
+    NoList: "check --site or --api-url: the server there has no such list, and may not be Model Lab",
+    AccessDenied: "check that the keys are right, belong to this site (--site), and have the permission",
+    BadRequest: "check the number or the name; if it is right, report this with the log",
+    UnexpectedAnswer: "check --site, --api-url and the proxy; if it persists, report it with the log",
+    AnswerTooLarge: "use the names below it directly: the whole listing exceeds the limits of artifactfs",
+    RateLimited: "try again after the reset; other tools with these keys count against the same limit",
+    ServerFailed: "try again later; if it persists, the service must fix it",
+    TimedOut: "check the network and --proxy; the next access sends a new request",
+    NotAsked: "wait: a request probes the service every few seconds, and an answer ends this",
+    ConnectionLost: "try again; if it persists, check the network and the proxy",
+    ConnectionRefused: "check --site, --api-url and --proxy, and that the service is up",
     Unreachable: "check the network, the name server, and --site, --api-url and --proxy",
     TlsFailed: "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock",
     PassingError: "try again",
-    ServiceError: "if it goes on, report it with the log",
-    TreeError: "look at its directory again",
+    ServiceError: "if it persists, report it with the log",
+    TreeError: "list its directory again",
 }
 
 
 def what_to_do(error: BaseException) -> str:
-    """Return what a user can do about an exception of ours, in part of a sentence; a bug is to be reported."""
+    """Return the fix for an exception, as part of a sentence; the fix for a bug is to report it."""
     for kind in type(error).__mro__:
         if kind in _WHAT_TO_DO:
             return _WHAT_TO_DO[kind]
     if isinstance(error, UserError):
         if error.fix:
             return error.fix
-        return "mend what it names; `artifactfs config show` says where each setting comes from"
+        return "fix what it names; `artifactfs config show` says where each setting comes from"
     return "report it with the log: it is a bug in artifactfs"

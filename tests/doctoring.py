@@ -22,7 +22,7 @@ class Told:
             assert row["mark"] in ("good", "warning", "fault", "skipped")
             assert row["check"] not in self.checks or row["check"] in ("mounts", "settings")
             # A fault says what mends it.
-            assert row["mend"] or row["mark"] != "fault", row
+            assert row["fix"] or row["mark"] != "fault", row
             # Of several the first, and a fault before all.
             if row["check"] not in self.checks or row["mark"] == "fault":
                 self.checks[row["check"]] = row
@@ -36,7 +36,7 @@ class Told:
         row = self.checks[check]
         assert row["mark"] == mark, row
         for text in texts:
-            assert text in f"{row['text']} → {row['mend']}", row
+            assert text in f"{row['fact']} → {row['fix']}", row
 
 
 def ask(shell: Shell, *arguments: str, env: Mapping[str, str | None] | None = None, code: int | None = None) -> Told:

@@ -1,4 +1,4 @@
-"""`artifactfs config`: what a mount would be asked to be, and who said so."""
+"""`artifactfs config`: the settings of a mount, and their sources."""
 
 from typing import Any
 
@@ -7,22 +7,21 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.options import config_file_option, setting_options
-from artifactfs.errors import UserError
 from artifactfs.settings import Explanation, Shown
 
 
 @click.group()
 def config() -> None:
-    """Look at the settings, and where each comes from."""
+    """Show the settings and their sources."""
 
 
 @config.command("show")
 @setting_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def config_show(options: tuple[str, ...], config_file: str | None, as_json: bool, **flags: Any) -> None:
-    """Show every setting, its value, and where that comes from. Takes the options of `mount`.
+    """Show every setting, its value, and its source. Takes the options of `mount`.
 
-    No command is run and no key is shown. A value that makes no sense is marked, and the exit code is that of `mount`.
+    No command is run and no key is shown. An invalid value is marked, and the exit code is that of `mount`.
     """
     found = settings.explain(flags, options=",".join(options), config_file=config_file)
     if as_json:
@@ -30,15 +29,15 @@ def config_show(options: tuple[str, ...], config_file: str | None, as_json: bool
     else:
         output.say(*_as_text(found))
     for warning in found.warnings:
-        output.warn(warning)
+        output.warn(str(warning))
     if found.problem is not None:
-        raise UserError(found.code, found.problem)
+        raise found.problem
 
 
 @config.command("path")
 @config_file_option
 def config_path(config_file: str | None) -> None:
-    """Print where the config file is, whether there is one or not: for `$EDITOR "$(artifactfs config path)"`."""
+    """Print the path of the config file, which need not exist: for `$EDITOR "$(artifactfs config path)"`."""
     output.exact(settings.find_config_file(config_file))
 
 
@@ -50,7 +49,7 @@ def _as_text(found: Explanation) -> list[str]:
     if found.profile is not None:
         lines.append(f"profile      {found.profile}  ({found.profile_source})")
     rows = [(shown.name, shown.text, _remark(shown)) for shown in found.settings]
-    # A long URL or path pushes its own line out, and not all of them.
+    # A long URL or path shifts only its own line.
     widths = [max(min(len(row[column]), 36) for row in rows) for column in (0, 1)]
     lines.append("")
     lines += [f"{name:{widths[0]}}  {text:{widths[1]}}  {remark}".rstrip() for name, text, remark in rows]
@@ -75,5 +74,5 @@ def _for_programs(found: Explanation) -> dict[str, object]:
             | ({} if shown.used else {"used": False})
             for shown in found.settings
         },
-        "warnings": list(found.warnings),
+        "warnings": list(map(str, found.warnings)),
     }

@@ -51,9 +51,9 @@ def doctor(
     # What it logs, it finds.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.doctor import Request
-    from artifactfs.doctor.settings_checks import Given
+    from artifactfs.doctor.settings_checks import SettingsArguments
 
-    given = Given(flags, ",".join(options), config_file)
+    given = SettingsArguments(flags, ",".join(options), config_file)
     request = Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
     _visit(request, as_json=as_json)
 
@@ -67,7 +67,7 @@ def _visit(request: "Request", *, as_json: bool) -> None:
     def tell(finding: visit.Finding) -> None:
         findings.append(finding)
         if not as_json:
-            show(finding.mark.value, f"{finding.check}: {finding.text}", finding.mend)
+            show(finding.mark.value, f"{finding.check}: {finding.fact}", finding.fix)
 
     requests = visit.examine(request, tell)
     faults = [finding for finding in findings if finding.mark is visit.Mark.FAULT]
@@ -94,11 +94,11 @@ def _printer() -> Callable[[str, str, str | None], None]:
     def fit(text: str) -> str:
         return output.shown(text.replace("…", "...") if plain else text)
 
-    def show(mark: str, text: str, mend: str | None) -> None:
+    def show(mark: str, text: str, fix: str | None) -> None:
         sign, ascii_sign, colour = _MARKS[mark]
         line = Text(f"{ascii_sign if plain else sign} ", style=colour).append(fit(text), style="none")
-        if mend is not None:
-            line.append(f"\n{'   ->' if plain else '  →'} {fit(mend)}", style="none")
+        if fix is not None:
+            line.append(f"\n{'   ->' if plain else '  →'} {fit(fix)}", style="none")
         console.print(line, soft_wrap=True)
 
     return show

@@ -155,7 +155,7 @@ def start(
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
-    for sentence in (*loaded.warnings, *([warning] if warning else [])):
+    for sentence in (*map(str, loaded.warnings), *([warning] if warning else [])):
         output.warn(sentence, program)
     target = settings.log_target(loaded, point, foreground=foreground)
     if target.file is not None:

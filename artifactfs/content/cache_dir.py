@@ -42,7 +42,7 @@ class ForeignDirectory(UserError):
     """A directory that is no cache of this user's; `instead`: one that could become it, in the words of a shell."""
 
     def __init__(self, why: str, instead: str) -> None:
-        super().__init__(ExitCode.CACHE_REFUSED, f"{why}: give a directory of its own, as in --cache-dir {instead}")
+        super().__init__(ExitCode.CACHE_REFUSED, why, f"give a directory of its own, as in --cache-dir {instead}")
         self.instead = instead
 
 

@@ -33,7 +33,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RecentErrors(logging.Handler):
-    """Keeps the recent failures. Its formatter redacts secrets, and returns the message alone (logs.hear)."""
+    """Keeps the recent failures. Its formatter redacts secrets, and returns the message alone (logs.add_first)."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         super().__init__(logging.WARNING)

@@ -1,7 +1,6 @@
-"""What a check found: a mark, a sentence, and the command that mends it. Pure."""
+"""Findings of the doctor: a mark, a fact, and its fix. Pure."""
 
 import enum
-import re
 from collections.abc import Sequence
 
 import msgspec
@@ -10,26 +9,26 @@ from artifactfs.errors import UserError
 
 
 class Mark(enum.Enum):
-    """How bad it is. Only a FAULT keeps a mount from working."""
+    """The severity. Only a FAULT keeps a mount from working."""
 
     GOOD = "good"
     WARNING = "warning"
     FAULT = "fault"
-    # Not looked at: nothing to look at, or it was left out.
+    # Not checked: there is nothing to check, or the user left it out.
     SKIPPED = "skipped"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the report. `check` names it for programs and stays the same; `mend` is a command, or None."""
+    """One line of the report. `fix`: a command, or the fix in words; None where none is known."""
 
     check: str
     mark: Mark
-    text: str
-    mend: str | None = None
+    fact: str
+    fix: str | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it, as `--json` prints it. `requests`: how many were sent, by kind."""
+    """The report of `--json`. `requests`: the number of requests sent, by kind."""
 
     artifactfs: str
     healthy: bool
@@ -37,35 +36,32 @@ class Report(msgspec.Struct, frozen=True):
     requests: dict[str, int]
 
 
-def good(check: str, text: str) -> Finding:
-    """Return a finding that all is well."""
-    return Finding(check, Mark.GOOD, _whole(text))
+def good(check: str, fact: str) -> Finding:
+    """Return a finding without a problem."""
+    return Finding(check, Mark.GOOD, _encodable(fact))
 
 
-def warning(check: str, text: str, mend: str | None = None) -> Finding:
-    """Return a finding of something that a mount works with, less well."""
-    return Finding(check, Mark.WARNING, _whole(text), mend and _whole(mend))
+def warning(check: str, fact: str, fix: str | None = None) -> Finding:
+    """Return a finding that makes a mount work less well."""
+    return Finding(check, Mark.WARNING, _encodable(fact), fix and _encodable(fix))
 
 
-def fault(check: str, text: str, mend: str | None = None) -> Finding:
-    """Return a finding of something that a mount, or reading from it, fails with."""
-    return Finding(check, Mark.FAULT, _whole(text), mend and _whole(mend))
+def fault(check: str, fact: str, fix: str | None = None) -> Finding:
+    """Return a finding that makes a mount, or reading from it, fail."""
+    return Finding(check, Mark.FAULT, _encodable(fact), fix and _encodable(fix))
 
 
-def skipped(check: str, text: str) -> Finding:
-    """Return a finding that there was nothing to find."""
-    return Finding(check, Mark.SKIPPED, _whole(text))
+def refused(check: str, error: UserError, fix: str | None = None) -> Finding:
+    """Return a fault for an error of a check of `mount`. `fix`: in place of the error's."""
+    fact = f"{error.subject}: {error.fact}" if error.subject else error.fact
+    return fault(check, fact, fix or error.command or error.fix or None)
 
 
-# Where a sentence of an error goes over to what to do about it, which is said apart here.
-_ADVICE = re.compile(r"[:;] (?:run|create|give|install|ask root|end that|mount on|in a container|choose|see|is the) .*")
+def skipped(check: str, fact: str) -> Finding:
+    """Return a finding for a check that was not made."""
+    return Finding(check, Mark.SKIPPED, _encodable(fact))
 
 
-def fact(error: UserError) -> str:
-    """Return what an error states, without the advice at its end."""
-    return _ADVICE.sub("", str(error))
-
-
-def _whole(text: str) -> str:
-    """Return a text without halves of characters, which msgspec's JSON does not take."""
+def _encodable(text: str) -> str:
+    """Return a text without lone surrogates, which msgspec's JSON refuses."""
     return text.encode("utf-8", "backslashreplace").decode()

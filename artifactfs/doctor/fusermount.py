@@ -34,8 +34,8 @@ def user(machine: Machine) -> Iterator[Finding]:
     if machine.euid == 0:
         return
     if not machine.is_named:
-        mend = f"sudo useradd -M -u {machine.euid} artifactfs"
-        yield fault("user", f"fusermount3 mounts for users with a name, and user {machine.euid} has none", mend)
+        fix = f"sudo useradd -M -u {machine.euid} artifactfs"
+        yield fault("user", f"fusermount3 mounts for users with a name, and user {machine.euid} has none", fix)
     if not (machine.read(_MTAB) or "").strip():
         text = f"{_MTAB} is missing, or cannot be read: `fusermount3 -u` unmounts by it; `artifactfs umount` does not"
         yield warning("mtab", text, f"sudo ln -sf /proc/self/mounts {_MTAB}")

@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
+from artifactfs.doctor.findings import Finding, fault, good, refused, skipped, warning
 from artifactfs.doctor.host import Machine
 from artifactfs.errors import UserError
 from artifactfs.mount import checks, mount_owner, mount_table
@@ -55,7 +55,7 @@ def libraries(
     try:
         loaded = binding()
     except UserError as error:
-        return fault("libraries", fact(error), "sudo apt-get install libfuse3-3")
+        return refused("libraries", error)
     others = ", ".join(f"{name} {version_of(name)}" for name in ("trio", "httpx"))
     return good("libraries", f"pyfuse3 {loaded}, {others}")
 
@@ -70,13 +70,8 @@ def device(machine: Machine, look: Callable[[], None] = checks.device) -> Findin
         look()
     except UserError as error:
         if container(machine):
-            return fault("fuse device", f"{fact(error)}, in this container", _CONTAINER)
-        if "is not the FUSE device" in str(error):
-            return fault("fuse device", fact(error), f"sudo sh -c '{checks.REMADE}'")
-        if "may not be opened" in str(error):
-            return fault("fuse device", fact(error), f"sudo chmod 666 {checks.FUSE_DEVICE}")
-        # Not there, or there without the kernel's module behind it.
-        return fault("fuse device", fact(error), "sudo modprobe fuse")
+            return fault("fuse device", f"{error.fact}, in this container", _CONTAINER)
+        return refused("fuse device", error)
     return good("fuse device", f"{checks.FUSE_DEVICE} is there and opens")
 
 
@@ -155,9 +150,9 @@ def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
         yield good("allow_other", f"{checks.FUSE_CONF} lets ordinary users let others in")
     elif allow_other:
         newline = "" if not whole or whole.endswith("\n") else f"echo | sudo tee -a {checks.FUSE_CONF}; "
-        mend = f"{newline}echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
+        fix = f"{newline}echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
         yield fault(
-            "allow_other", f"allow_other is asked for, and {checks.FUSE_CONF} has no line user_allow_other", mend
+            "allow_other", f"allow_other is asked for, and {checks.FUSE_CONF} has no line user_allow_other", fix
         )
     else:
         yield skipped("allow_other", f"not asked for; {checks.FUSE_CONF} would not allow it")
@@ -165,8 +160,8 @@ def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
     most = int(stated[-1]) if stated else _MOUNT_MAX
     there = sum(mount.fstype == "fuse" or mount.fstype.startswith("fuse.") for mount in machine.mounts)
     if there >= most != -1:
-        mend = f"sudo sed -i '/^ *mount_max/d; $a mount_max = {most + 1000}' {checks.FUSE_CONF}"
-        yield fault("mount_max", f"{there} FUSE mounts are there, and {checks.FUSE_CONF} allows {most}", mend)
+        fix = f"sudo sed -i '/^ *mount_max/d; $a mount_max = {most + 1000}' {checks.FUSE_CONF}"
+        yield fault("mount_max", f"{there} FUSE mounts are there, and {checks.FUSE_CONF} allows {most}", fix)
 
 
 def open_files(machine: Machine) -> Finding:
@@ -186,10 +181,10 @@ def updatedb(machine: Machine) -> Finding | None:
     if line is not None and mount_table.FUSE_TYPE in line[1].lower().split():
         return good("updatedb", f"PRUNEFS in /etc/updatedb.conf names {mount_table.FUSE_TYPE}")
     if line is not None:
-        mend = f"sudo sed -i -E 's/^( *PRUNEFS *= *\")/\\1{mount_table.FUSE_TYPE} /' /etc/updatedb.conf"
+        fix = f"sudo sed -i -E 's/^( *PRUNEFS *= *\")/\\1{mount_table.FUSE_TYPE} /' /etc/updatedb.conf"
     else:
-        mend = f"echo 'PRUNEFS=\"{mount_table.FUSE_TYPE}\"' | sudo tee -a /etc/updatedb.conf"
-    return warning("updatedb", "updatedb would walk every mount that all may enter: PRUNEFS does not name ours", mend)
+        fix = f"echo 'PRUNEFS=\"{mount_table.FUSE_TYPE}\"' | sudo tee -a /etc/updatedb.conf"
+    return warning("updatedb", "updatedb would walk every mount that all may enter: PRUNEFS does not name ours", fix)
 
 
 def logout(machine: Machine) -> Finding | None:
@@ -221,8 +216,8 @@ def mounts(machine: Machine) -> Iterator[Finding]:
         return
     dead = [mount for mount in ours if machine.is_dead(mount)]
     for mount in dead:
-        mend = f"artifactfs umount {shell_word(mount.point)}"
-        yield warning("mounts", f"the mount at {mount.point} is dead: its process was killed", mend)
+        fix = f"artifactfs umount {shell_word(mount.point)}"
+        yield warning("mounts", f"the mount at {mount.point} is dead: its process was killed", fix)
     live = [mount.point for mount in ours if mount not in dead]
     if live:
         yield good("mounts", f"mounted at {', '.join(live)}")

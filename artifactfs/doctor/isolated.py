@@ -20,7 +20,7 @@ _PIECE_BYTES = 64 << 10
 _KILLED_S = 0.2
 
 
-def apart(look: Callable[[], Sequence[Finding]], within_s: float) -> Sequence[Finding] | None:
+def run_isolated(look: Callable[[], Sequence[Finding]], within_s: float) -> Sequence[Finding] | None:
     """Return what `look` found; None if that took longer. Raises RuntimeError with the child's own words if it broke.
 
     Ctrl-C ends the child as well: it is of the same group of processes.

@@ -5,11 +5,11 @@ import stat
 from collections.abc import Sequence
 
 from artifactfs.content import cache_dir
-from artifactfs.doctor.findings import Finding, fact, fault, good, skipped, warning
+from artifactfs.doctor.findings import Finding, fault, good, refused, skipped, warning
 from artifactfs.doctor.host import Machine
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import UserError
 from artifactfs.logs import system_logs
-from artifactfs.mount import checks, mount_table
+from artifactfs.mount import checks
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings, log_target
 from artifactfs.util.escaping import shell_word
@@ -31,12 +31,7 @@ def mountpoint(path: str) -> Finding:
             )
         hidden = checks.directory(point)
     except UserError as error:
-        mends = {
-            ExitCode.ALREADY_MOUNTED: _command("umount", path),
-        }
-        if error.code is ExitCode.MOUNTPOINT_MISSING and mount_table.directory_gone() is None:
-            mends[error.code] = f"mkdir -p {shell_word(os.path.abspath(path))}"
-        return fault("mount point", fact(error), mends.get(error.code, "mkdir -p ~/model-lab  # and mount there"))
+        return refused("mount point", error, error.command or "mkdir -p ~/model-lab  # and mount there")
     if hidden is not None:
         return warning("mount point", hidden, "mkdir -p ~/model-lab  # and mount there")
     return good("mount point", f"{point} is an empty directory of yours")
@@ -83,7 +78,7 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
             directory = cache_dir.find(path)
             found = os.fstat(directory.fd)
         except cache_dir.ForeignDirectory as error:
-            return fault("cache", fact(error), f"artifactfs mount --cache-dir {error.instead} …")
+            return refused("cache", error, f"artifactfs mount --cache-dir {error.instead} …")
         except OSError as error:
             return warning("cache", f"{path}: {error.strerror}; everything is fetched again", _elsewhere())
         private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
@@ -92,11 +87,11 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
         return warning("cache", f"{path} lies on a read-only disk, so nothing is kept", _elsewhere())
     if not os.access(lies_at, os.W_OK | os.X_OK):
         if there:
-            mend = f"chmod u+rwx {shell_word(path)}"
-            return warning("cache", f"{path} cannot be written, so nothing is kept", mend)
+            fix = f"chmod u+rwx {shell_word(path)}"
+            return warning("cache", f"{path} cannot be written, so nothing is kept", fix)
         # Where nobody else can even enter, a directory that root makes is out of reach as well.
-        mend = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
-        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", mend)
+        fix = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
+        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", fix)
     kind = kind_of(machine.mounts, os.path.realpath(lies_at))
     free = state.f_bavail * state.f_frsize
     room = f"{format_size(free)} free"

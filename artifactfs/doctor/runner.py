@@ -10,8 +10,8 @@ from artifactfs import settings
 from artifactfs.doctor import fusermount, host_checks, path_checks, settings_checks
 from artifactfs.doctor.findings import Finding, Mark, fault, skipped, warning
 from artifactfs.doctor.host import Machine
-from artifactfs.doctor.isolated import apart
-from artifactfs.doctor.settings_checks import Given
+from artifactfs.doctor.isolated import run_isolated
+from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import UserError, of_the_system
 from artifactfs.settings import Settings
 
@@ -28,7 +28,7 @@ _LOOK_S = 5.0
 class Request:
     """What to look at. `run_id`: a run to try the service on, in place of one of the last."""
 
-    given: Given
+    given: SettingsArguments
     mountpoint: str | None = None
     offline: bool = False
     index: bool = True
@@ -114,7 +114,7 @@ def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
             return [_not_looked_at(check, error)]
 
     def findings() -> Iterable[Finding]:
-        found = apart(looked, _LOOK_S)
+        found = run_isolated(looked, _LOOK_S)
         return [_silent(check)] if found is None else found
 
     return _here(tell, check, findings)

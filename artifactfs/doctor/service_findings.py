@@ -13,9 +13,9 @@ from artifactfs.domain import ContentBody, DirectoryListing, ListedChild
 from artifactfs.errors import ServiceError
 from artifactfs.modellab.listing_dialects import PathBase, size_of
 from artifactfs.modellab.models import ProjectFile
-from artifactfs.settings import Settings, without_password
+from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_duration, format_size
-from artifactfs.util.urls import is_loopback
+from artifactfs.util.urls import is_loopback, without_password
 
 # A clock that is more wrong than this lets TLS fail soon, and runs count as finished for ten minutes when they are not.
 _SKEW_S = 120.0
@@ -23,7 +23,9 @@ _SKEW_S = 120.0
 _NEAR = 0.2
 # A walker waits so long for the project's listing (README), so one that takes longer comes too late for the first walk.
 _INDEX_IN_TIME_S = 1.0
-# For what may be one run's trouble, or the service's.
+# X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED; _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH (x509_vfy.h).
+_OUTDATED = (9, 10)
+_OTHER_HOST = (62, 64)
 # The step without which there is nothing more to ask.
 FIRST = "service"
 ANOTHER_RUN = "artifactfs doctor --run ID  # is it so for another run?"
@@ -74,8 +76,8 @@ def answered(settings: Settings, took_s: float, statuses: Sequence[int]) -> Find
 def silent(step: str, deadline_s: float) -> Finding:
     """Say that a call did not come to an end. Without the first one nothing is known of the service."""
     said = f"no answer within {format_duration(deadline_s)}, so what follows was not asked"
-    mend = f"artifactfs doctor --deadline {format_duration(max(60.0, 4 * deadline_s))}  # is it slow, or silent?"
-    return fault(step, said, mend) if step == FIRST else warning(step, said, mend)
+    fix = f"artifactfs doctor --deadline {format_duration(max(60.0, 4 * deadline_s))}  # is it slow, or silent?"
+    return fault(step, said, fix) if step == FIRST else warning(step, said, fix)
 
 
 def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
@@ -87,22 +89,21 @@ def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
         yield good("service", f"{origin} answers{way}, and asks for keys")
     elif isinstance(error, errors.AccessDenied):
         if standard:
-            what = f"{error.fact}: {settings.site} rejects the keys, as it does those of another site"
+            what = f"{error}: {settings.site} rejects the keys, as it does those of another site"
             yield fault("service", what, f"export DD_SITE=…  # one of {_SITES}")
         else:
-            yield fault("service", f"the keys are rejected: {error.fact}", "export DD_API_KEY=… DD_APP_KEY=…")
+            yield fault("service", f"the keys are rejected: {error}", "export DD_API_KEY=… DD_APP_KEY=…")
     elif isinstance(error, errors.TlsFailed):
-        yield fault("service", f"{error.fact}{way}", _tls_mend(error.reason))
+        yield fault("service", f"{error}{way}", _tls_fix(error))
     elif isinstance(error, errors.RateLimited):
         yield fault("service", str(error), f"sleep {error.reset_s:.0f}  # and again")
     elif isinstance(error, errors.PassingError) and error.status is None:
-        named = "" if error.proxy else way
-        yield fault("service", f"{error.fact}{named}", _network_mend(settings, error))
+        yield fault("service", f"{error}{'' if error.proxy else way}", _network_fix(settings, error))
     elif isinstance(error, errors.PassingError):
         yield fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # goes on trying")
     else:
-        mend = "artifactfs doctor --site SITE" if standard else "artifactfs doctor --api-url URL"
-        yield fault("service", f"what answers at {origin}{way} is no Model Lab: {error}", mend)
+        fix = "artifactfs doctor --site SITE" if standard else "artifactfs doctor --api-url URL"
+        yield fault("service", f"what answers at {origin}{way} is no Model Lab: {error}", fix)
 
 
 def _way(settings: Settings) -> str:
@@ -111,15 +112,15 @@ def _way(settings: Settings) -> str:
     return f" through the proxy {without_password(settings.proxy)}"
 
 
-def _tls_mend(text: str) -> str:
-    if "not yet valid" in text or "expired" in text:
+def _tls_fix(error: errors.TlsFailed) -> str:
+    if error.verify_code in _OUTDATED:
         return "timedatectl  # is the clock right? else the certificate has to be renewed"
-    if "ostname" in text or "IP address" in text:
+    if error.verify_code in _OTHER_HOST:
         return "artifactfs doctor --site SITE  # the certificate is of another host"
     return "artifactfs doctor --ca-file /etc/ssl/certs/ca-certificates.crt  # or your proxy's CA"
 
 
-def _network_mend(settings: Settings, error: ServiceError) -> str:
+def _network_fix(settings: Settings, error: ServiceError) -> str:
     host = settings.origin
     if error.proxy and not isinstance(error, errors.TimedOut):
         return "artifactfs doctor --proxy http://HOST:PORT  # is it the right one, does it want a password?"
@@ -245,12 +246,12 @@ def unreadable(error: ServiceError) -> Finding:
     if isinstance(error, errors.AccessDenied):
         return fault(
             "contents",
-            f"these keys may list, but not read: {error.fact}",
+            f"these keys may list, but not read: {error}",
             "export DD_APP_KEY=…  # with Model Lab's scopes",
         )
     if isinstance(error, errors.PassingError):
-        mend = "artifactfs doctor  # in a while: is it so again?"
-        return warning("contents", f"a file could not be read just now: {error}", mend)
+        fix = "artifactfs doctor  # in a while: is it so again?"
+        return warning("contents", f"a file could not be read just now: {error}", fix)
     return fault("contents", f"a file cannot be read: {error}", ANOTHER_RUN)
 
 

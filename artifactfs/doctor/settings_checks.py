@@ -1,12 +1,11 @@
-"""The settings as they are: whether they can be read, where the keys come from, what of the environment is not read.
+"""Checks the settings: whether they can be read, where the keys come from, which variables are ignored.
 
-What is hard is a setting that cannot be read: the rest is still worth a look, but with a config file that is not
-understood nobody knows where the keys may go, so the service is not asked then (semantics 6.1).
+If one setting cannot be read, the others are still checked. But an unreadable config file may name another site for the
+keys, so the service gets no request then (semantics 6.1).
 """
 
 import dataclasses
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,22 +13,20 @@ from dataclasses import dataclass
 from types import FrameType
 
 from artifactfs import settings
-from artifactfs.doctor.findings import Finding, fault, good, warning
+from artifactfs.doctor.findings import Finding, good, refused, warning
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import Settings
 from artifactfs.util.escaping import shell_word
-from artifactfs.util.urls import is_loopback
+from artifactfs.util.urls import is_loopback, without_password
 
-# For all files that settings name, one of which may be a pipe into which nobody writes. Commands that print keys have
-# limits of their own: somebody may have to type a passphrase.
+# For all files that settings name, one of which may be a pipe without a writer. Commands that print keys have limits of
+# their own: the user may have to type a passphrase.
 _READING_S = 10.0
-# A sentence may have the command in it that mends what it says.
-_COMMAND = re.compile(r"run `([^`]+)`")
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the command was given, as `settings.load` takes it."""
+class SettingsArguments:
+    """The arguments of `settings.load`."""
 
     flags: Mapping[str, str | bool | None]
     options: str
@@ -38,15 +35,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Setup:
-    """The settings, or what they are without what cannot be read; `may_ask`: whether it is known where keys may go."""
+    """The settings, as far as they can be read. `may_ask`: whether they say where the keys may go."""
 
     settings: Settings
     findings: list[Finding]
     may_ask: bool
 
 
-def read(given: Given) -> Setup:
-    """Read the settings as `mount` does. Never raises for what is wrong with them."""
+def read(given: SettingsArguments) -> Setup:
+    """Read the settings as `mount` does. Errors become findings."""
     try:
         with _limited(_READING_S) as lift:
             loaded = settings.load(
@@ -61,35 +58,33 @@ def read(given: Given) -> Setup:
     )
     places = [f"{name} from {_place(origin)}" for name, origin in origins if origin is not None]
     # With a token the keys are not used.
-    told = places[0] if loaded.keys.access_token is not None else ", ".join(places)
-    return Setup(loaded, [*_understood(loaded), good("keys", told)], may_ask=True)
+    used = places[0] if loaded.keys.access_token is not None else ", ".join(places)
+    return Setup(loaded, [*_understood(loaded), good("keys", used)], may_ask=True)
 
 
 def _place(origin: settings.Origin) -> str:
-    """Return where a key comes from, and never the key."""
+    """Return where a key comes from, never the key."""
     path = getattr(origin, "path", None)
     return f"{origin.source} ({path})" if path is not None and path not in origin.source else origin.source
 
 
-def _broken(given: Given, error: UserError) -> Setup:
+def _broken(given: SettingsArguments, error: UserError) -> Setup:
     loaded = _loaded(given) if error.code is ExitCode.KEYS_MISSING else None
     if loaded is None:
-        mend = _mend(error, _config_file(given))
-        return Setup(_without(given), [fault("settings", str(error), mend)], may_ask=False)
-    # Where the keys may go is known; a part of them is as good as none.
+        return Setup(_without(given), [refused("settings", error, _fix(error, _config_file(given)))], may_ask=False)
+    # The origin is known; one key of a pair is as good as none.
     keyless = dataclasses.replace(loaded, api_key=None, app_key=None, access_token=None)
-    keys = fault("keys", str(error), "export DD_API_KEY=… DD_APP_KEY=…")
+    keys = refused("keys", error, error.command or "export DD_API_KEY=… DD_APP_KEY=…")
     return Setup(keyless, [*_understood(loaded), keys], may_ask=True)
 
 
-def _mend(error: UserError, file: str) -> str:
-    """Return the command that mends settings which cannot be read; `file`: the config file that was looked for."""
-    said = str(error)
-    if (command := _COMMAND.search(said)) is not None:
-        return command[1]
+def _fix(error: UserError, file: str) -> str:
+    """Return the command that fixes unreadable settings. `file`: the config file."""
+    if error.command:
+        return error.command
     if error.code is ExitCode.USAGE:
-        variable = re.match(r"([A-Z_]+): ", said)
-        return f"unset {variable[1]}  # or set it to what is meant" if variable else "artifactfs mount --help"
+        is_variable = any(error.subject in row.env for row in (*settings.SETTINGS, settings.CONFIG, settings.PROFILE))
+        return f"unset {error.subject}  # or set it to a valid value" if is_variable else "artifactfs mount --help"
     quoted = shell_word(file)
     if not os.path.lexists(file):
         return "artifactfs doctor --config FILE  # one that is there"
@@ -100,16 +95,14 @@ def _mend(error: UserError, file: str) -> str:
 
 def _understood(loaded: Settings) -> list[Finding]:
     profile = f", with profile {loaded.profile}" if loaded.profile is not None else ""
-    # A warning has the command in it.
-    mends = [(sentence, _COMMAND.search(sentence)) for sentence in loaded.warnings]
     return [
         good("settings", f"asks {loaded.api_url}{profile}"),
-        *(warning("settings", sentence, found[1] if found else None) for sentence, found in mends),
+        *(warning("settings", notice.fact, notice.command or notice.fix or None) for notice in loaded.warnings),
     ]
 
 
-def _loaded(given: Given) -> Settings | None:
-    """Return the settings without keys, None if they cannot be read even so."""
+def _loaded(given: SettingsArguments) -> Settings | None:
+    """Return the settings without keys, None if they cannot be read either."""
     try:
         with _limited(_READING_S):
             return settings.load(given.flags, options=given.options, config_file=given.config_file, need_keys=False)
@@ -117,30 +110,32 @@ def _loaded(given: Given) -> Settings | None:
         return None
 
 
-def _without(given: Given) -> Settings:
-    """Return what is left of the settings without the config file, or without anything."""
+def _without(given: SettingsArguments) -> Settings:
+    """Return the settings without the config file, or else the defaults."""
     flags = {name: value for name, value in given.flags.items() if name not in {*settings.KEY_FORMS, "profile"}}
-    bare = _loaded(Given(flags, given.options, os.devnull))
+    bare = _loaded(SettingsArguments(flags, given.options, os.devnull))
     bare = bare or settings.load({}, config_file=os.devnull, environ={}, need_keys=False)
-    # Nothing was read of the user's own file, but it is the one to be looked at.
+    # The user's own file is the one to check.
     return dataclasses.replace(bare, config_file=_config_file(given))
 
 
-def _config_file(given: Given) -> str:
+def _config_file(given: SettingsArguments) -> str:
     try:
         return settings.find_config_file(given.config_file, options=given.options)
     except UserError:
-        # The options are what cannot be read.
+        # The options cannot be read.
         return settings.find_config_file(given.config_file)
 
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[Callable[[], None]]:
-    """End a wait that a signal can end; yields what lifts the limit. Raises UserError when the time is over."""
+    """Limit a wait that a signal can end; yields a function that lifts the limit. Raises UserError at its end."""
 
     def over(_number: int, _frame: FrameType | None) -> None:
         raise UserError(
-            ExitCode.KEYS_MISSING, f"reading the settings took more than {seconds:g} s: is a key file a pipe?"
+            ExitCode.KEYS_MISSING,
+            f"reading the settings took more than {seconds:g} s",
+            "check whether a key file is a pipe",
         )
 
     def lift() -> None:
@@ -156,32 +151,32 @@ def _limited(seconds: float) -> Iterator[Callable[[], None]]:
 
 
 def proxy(loaded: Settings, unread: list[settings.Unread], exceptions: list[settings.Unread]) -> Finding:
-    """Say which proxy is used, and which one of the environment is not; `exceptions`: what would be asked without."""
+    """Report the proxy in use, and the ignored variables; `exceptions`: those for hosts without a proxy."""
     if loaded.proxy is not None:
-        shown = settings.without_password(loaded.proxy)
+        shown = without_password(loaded.proxy)
         if is_loopback(loaded.origin.rsplit(":", 1)[0]):
-            return good("proxy", f"{shown} is set; what is on this machine is asked without it")
+            return good("proxy", f"{shown} is set; requests to this machine go without it")
         ignored = "".join(f"; {each.name} of the environment is not read" for each in exceptions[:1])
-        return good("proxy", f"{shown}; it sees the service's name, not what is asked{ignored}")
+        return good("proxy", f"{shown}; it sees the service's name, not the requests{ignored}")
     if not unread:
         return good("proxy", "none")
     names = ", ".join(dict.fromkeys(each.name for each in unread))
     usable = next((each for each in unread if each.option is not None), None)
     if usable is None:
         return warning("proxy", f"none; {names} of the environment is not read, and is no HTTP proxy")
-    mend = f'artifactfs mount {usable.option} "${usable.name}" …'
-    return warning("proxy", f"none; {names} of the environment is not read", mend)
+    fix = f'artifactfs mount {usable.option} "${usable.name}" …'
+    return warning("proxy", f"none; {names} of the environment is not read", fix)
 
 
 def certificates(loaded: Settings, unread: list[settings.Unread]) -> Finding:
-    """Say whose certificates are trusted, and whether they can be read."""
-    # Brings in httpx: not before the fork of whoever mounts.
+    """Report the trusted CA certificates."""
+    # Imports httpx: not before the forks.
     from artifactfs.modellab.connections import tls_context
 
     try:
         trusted = len(tls_context(loaded.ca_file).get_ca_certs())
     except UserError as error:
-        return fault("certificates", str(error), "openssl x509 -in FILE -text  # PEM is what it has to be")
+        return refused("certificates", error, "openssl x509 -in FILE -text  # it must be PEM")
     if loaded.ca_file is not None:
         return good("certificates", f"{trusted} trusted, from {loaded.ca_file}")
     text = f"{trusted} trusted, from the bundled certifi"
@@ -189,5 +184,5 @@ def certificates(loaded: Settings, unread: list[settings.Unread]) -> Finding:
         return good("certificates", text)
     names = ", ".join(each.name for each in unread)
     usable = next((each for each in unread if each.option is not None), None)
-    mend = f'artifactfs mount {usable.option} "${usable.name}" …' if usable is not None else None
-    return warning("certificates", f"{text}; {names} of the environment is not read", mend)
+    fix = f'artifactfs mount {usable.option} "${usable.name}" …' if usable is not None else None
+    return warning("certificates", f"{text}; {names} of the environment is not read", fix)

@@ -14,10 +14,10 @@ import stat
 import sys
 from collections.abc import Iterable
 
+from artifactfs.logs.destination import LogDestination
 from artifactfs.logs.formatters import JsonFormatter, RedactingFormatter, Redaction
 from artifactfs.logs.limiter import EACH, RepeatLimiter
 from artifactfs.logs.system_logs import JournalHandler, SyslogHandler
-from artifactfs.logs.target import LogDestination
 
 __all__ = [
     "EACH",
@@ -110,7 +110,7 @@ class _RotatingFile(logging.handlers.RotatingFileHandler):
         return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
 
 
-def hear(handler: logging.Handler) -> None:
+def add_first(handler: logging.Handler) -> None:
     """Let a handler have every record before the log has it: the message alone, with the same secrets blotted out.
 
     In front, because the log's limiter changes what it lets through. Until the log is configured anew.

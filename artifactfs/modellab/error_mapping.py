@@ -40,9 +40,9 @@ def error_from_exception(host: str, error: httpx.HTTPError, proxy: str | None = 
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             # OpenSSL's own words for what is wrong with a certificate: expired, self-signed, another host's.
-            reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-            reason = reason or type(cause).__name__
-            return errors.TlsFailed(f"TLS to {host} failed: {reason}", reason)
+            why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+            code = cause.verify_code if isinstance(cause, ssl.SSLCertVerificationError) else 0
+            return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}", code)
     for cause in causes:
         if isinstance(cause, NoThread):
             return errors.ConnectionLost(f"the name of {host} cannot be resolved: {cause}")

@@ -31,8 +31,7 @@ from artifactfs.modellab.request_queue import RequestQueue
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.retry import KeysRefused, Retrier, RetryPolicy
 from artifactfs.modellab.streams import Kept, Room, Stream, decoded
-from artifactfs.settings import without_password
-from artifactfs.util.urls import is_loopback
+from artifactfs.util.urls import is_loopback, without_password
 
 log = logging.getLogger(__name__)
 

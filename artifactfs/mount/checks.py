@@ -130,7 +130,8 @@ def directory(point: str) -> str | None:
         raise UserError(
             ExitCode.MOUNTPOINT_MISSING,
             f"mount point {point} does not exist",
-            f"create it with `mkdir -p {shell_word(point)}`",
+            f"create it with `{(command := f'mkdir -p {shell_word(point)}')}`",
+            command=command,
         ) from None
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point}: {error.strerror}") from None
@@ -173,6 +174,7 @@ def dead_mount(point: str) -> mount_table.Mount | None:
             ExitCode.ALREADY_MOUNTED,
             f"{point} is already mounted ({mount.fstype})",
             "end that with `artifactfs umount`, or choose another",
+            command=f"artifactfs umount {shell_word(point)}",
         )
     return mount
 
@@ -203,6 +205,7 @@ def device() -> None:
                 f"{FUSE_DEVICE} is not the FUSE device",
                 f"run `{REMADE}` as root; "
                 f"in a container, start it with --device {FUSE_DEVICE}, and without a volume of that name",
+                command=f"sudo sh -c '{REMADE}'",
             )
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -210,15 +213,19 @@ def device() -> None:
             ExitCode.NO_FUSE_DEVICE,
             f"{FUSE_DEVICE} is missing",
             f"run `modprobe fuse` as root; in a container, start it with --device {FUSE_DEVICE}",
+            command="sudo modprobe fuse",
         ) from None
     except PermissionError:
         raise UserError(
             ExitCode.NO_FUSE_DEVICE,
             f"{FUSE_DEVICE} may not be opened by you",
             f"run `chmod 666 {FUSE_DEVICE}` as root; in a container, start it with --device {FUSE_DEVICE}",
+            command=f"sudo chmod 666 {FUSE_DEVICE}",
         ) from None
     except OSError as error:
-        raise UserError(ExitCode.NO_FUSE_DEVICE, f"{FUSE_DEVICE} does not open: {error.strerror}") from None
+        # The kernel's module is missing.
+        fact = f"{FUSE_DEVICE} does not open: {error.strerror}"
+        raise UserError(ExitCode.NO_FUSE_DEVICE, fact, command="sudo modprobe fuse") from None
 
 
 def fusermount() -> str:
@@ -226,7 +233,10 @@ def fusermount() -> str:
     found = find_program("fusermount3")
     if found is None:
         raise UserError(
-            ExitCode.NO_FUSERMOUNT, "fusermount3 is missing", "install it with `apt-get install fuse3` (as root)"
+            ExitCode.NO_FUSERMOUNT,
+            "fusermount3 is missing",
+            "install it with `apt-get install fuse3` (as root)",
+            command="sudo apt-get install fuse3",
         )
     return found
 
@@ -241,6 +251,7 @@ def user_name() -> str:
             ExitCode.MOUNT_REFUSED,
             f"fusermount3 mounts for users with a name, and user {number} has none",
             f"run `useradd -M -u {number} artifactfs` as root; or, in a container, be root",
+            command=f"sudo useradd -M -u {number} artifactfs",
         ) from None
 
 
@@ -251,7 +262,10 @@ def binding() -> str:
     except ImportError as error:
         # The message names the library: libfuse3.so.3, say, after an upgrade of the system.
         raise UserError(
-            ExitCode.MOUNT_REFUSED, f"pyfuse3 does not load ({error})", "run `apt-get install libfuse3-3` (as root)"
+            ExitCode.MOUNT_REFUSED,
+            f"pyfuse3 does not load ({error})",
+            "run `apt-get install libfuse3-3` (as root)",
+            command="sudo apt-get install libfuse3-3",
         ) from None
     return str(pyfuse3.__version__)
 

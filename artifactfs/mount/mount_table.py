@@ -37,8 +37,8 @@ def directory_gone() -> UserError | None:
         os.getcwd()
     except OSError:
         # ENOENT where it was removed, ENOTCONN where it was in a mount that has ended.
-        said = "the directory that you are in no longer exists: give an absolute path"
-        return UserError(ExitCode.MOUNTPOINT_MISSING, said)
+        fact = "the directory that you are in no longer exists"
+        return UserError(ExitCode.MOUNTPOINT_MISSING, fact, "give an absolute path")
     return None
 
 

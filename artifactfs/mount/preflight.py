@@ -48,10 +48,8 @@ async def _check_keys(service: ModelLab, settings: Settings) -> None:
     try:
         await service.check_keys()
     except errors.AccessDenied as error:
-        hint = (
-            f" ({settings.site}; set --site or DD_SITE)" if settings.api_url == f"https://api.{settings.site}" else ""
-        )
-        fix = errors.what_to_do(error)
+        hint = f" ({settings.site})" if settings.api_url == f"https://api.{settings.site}" else ""
+        fix = f"{errors.what_to_do(error)}; set --site or DD_SITE" if hint else errors.what_to_do(error)
         raise UserError(ExitCode.KEYS_REJECTED, f"the keys were rejected: {error.fact}{hint}", fix) from error
     except errors.TlsFailed as error:
         raise UserError(ExitCode.TLS_FAILED, error.fact, errors.what_to_do(error)) from error

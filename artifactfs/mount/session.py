@@ -86,7 +86,7 @@ def run(
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
         recent_errors = RecentErrors()
-        logs.hear(recent_errors)
+        logs.add_first(recent_errors)
     except OSError as error:
         raise UserError(
             ExitCode.NOT_WRITABLE,

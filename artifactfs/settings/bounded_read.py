@@ -1,8 +1,7 @@
-"""Reading a file that a setting names: in time, and no further than such a file can go.
+"""Reads a file that a setting names, within a time and a size.
 
-What is hard is that the name may be of anything: a pipe into which nobody ever writes, whose plain `open` never
-returns, or a device that never ends. But `<(pass show key)` is a pipe, too, and has to work. So nothing is opened in a
-way that waits, and what it is decides how it is read.
+The name may be of anything: a pipe without a writer, whose plain `open` never returns, or a device without an end. But
+`<(pass show key)` is a pipe, too, and has to work. So no open waits, and the type of the file decides how it is read.
 """
 
 import codecs
@@ -19,17 +18,17 @@ _PIECE_BYTES = 64 << 10
 
 
 def open_plainly(path: str) -> int:
-    """Open a file for reading at once: a pipe, too, whether another process writes to it or not. Raises OSError."""
+    """Open a file for reading without waiting: also a pipe that has no writer. Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def read(
     path: str, *, most_bytes: int, limit_s: float, opener: Callable[[str], int] = open_plainly
 ) -> tuple[bytes, os.stat_result]:
-    """Return what is in a file, and what it is. Raises OSError, whose `strerror` says it in words for the user.
+    """Return a file's contents and its status. Raises OSError, whose `strerror` is in words for the user.
 
-    A pipe is waited for until it ends, for `limit_s` seconds in all; 0: pipes are refused, and nothing taken from them.
-    A byte order mark, with which editors on Windows begin a file, is left out.
+    A pipe is read to its end, for at most `limit_s` seconds; 0 refuses pipes and reads no byte of them.
+    A byte order mark, which editors on Windows write first, is left out.
     """
     end = time.monotonic() + limit_s
     fd = opener(path)
@@ -45,19 +44,19 @@ def read(
     finally:
         os.close(fd)
     if not found and stat.S_ISFIFO(status.st_mode):
-        # Who writes to `<(...)` is there before we are; who is not there now may never come.
-        raise OSError(errno.EINVAL, "it is a pipe, and nobody writes to it")
+        # The writer of `<(...)` opens before the reader; a writer that is missing now may never come.
+        raise OSError(errno.EINVAL, "it is a pipe without a writer")
     return bytes(found).removeprefix(codecs.BOM_UTF8), status
 
 
 def refuse_special(path: str) -> None:
-    """Raise OSError for what is no regular file: for a file that a library opens itself, and more than once."""
+    """Raise OSError for anything but a regular file: for a file that a library opens itself, and more than once."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def _piece(fd: int, end: float, limit_s: float) -> bytes:
-    """Return the next bytes, none at the end; waits for them until `end`."""
+    """Return the next bytes, b"" at the end of the file; waits for them until `end`."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     while True:

@@ -1,31 +1,30 @@
-"""`artifactfs config show`: every setting, what it comes to, and who said so.
+"""Explains every setting for `artifactfs config show`: its value and its source.
 
-Owns the showing of values. A secret is shown as "set" and nothing else; no command is run to find out.
+A secret is shown as "set" only. No command is run.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings.keys import InFile
 from artifactfs.settings.loading import fill_in
 from artifactfs.settings.schema import KEY_FORMS, KEYS, SETTINGS, Setting
-from artifactfs.settings.sources import Sources, gather, key_source, parsed
+from artifactfs.settings.sources import Sources, collect_layers, key_source, parse_value
 from artifactfs.util.humanize import format_duration, format_size
 from artifactfs.util.urls import without_password
 
 _SET = "set"
-# Where defaults come from that are no constants.
-_DEFAULTS = {"api_url": "the site", "uid": "who mounts", "gid": "who mounts", "log_file": "the mount point"}
+# The sources of defaults that are no constants.
+_DEFAULTS = {"api_url": "the site", "uid": "the user", "gid": "the user", "log_file": "the mount point"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One setting. `value`: a string, number, truth value or None, safe to show; `text` is it as people write it.
+    """One setting. `value`: safe to show; `text`: the value as users write it. `source`: where the value comes from.
 
-    `source`: who said so. `problem`: why that is no value, a sentence; None where it is one. `used`: False for a key
-    that is set and not asked with.
+    `problem`: why the value is invalid, None for a valid one. `used`: False for a key that no request carries.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All settings, and where they came from. `code`: OK, or what `mount` would exit with for the first problem."""
+    """All settings and their sources. `problem`: the first error, with which `mount` would exit."""
 
     config_file: str
     config_exists: bool
@@ -46,9 +45,12 @@ class Explanation:
     profile_source: str | None
     profiles: tuple[str, ...]
     settings: tuple[Shown, ...]
-    warnings: tuple[str, ...]
-    code: ExitCode
-    problem: str | None
+    warnings: tuple[Notice, ...]
+    problem: UserError | None
+
+    @property
+    def code(self) -> ExitCode:
+        return self.problem.code if self.problem is not None else ExitCode.OK
 
 
 def explain(
@@ -58,17 +60,17 @@ def explain(
     config_file: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Explanation:
-    """Return what `load` with the same arguments would use. A value that makes no sense is one of the answers.
+    """Return the settings that `load` would use with the same arguments, invalid values included.
 
-    Raises UserError where it cannot be told what is meant: a config file that is none, an unknown name or profile.
+    Raises UserError where the sources themselves cannot be read: the config file, an unknown name or profile.
     """
-    sources = gather(flags, options=options, config_file=config_file, environ=environ)
+    sources = collect_layers(flags, options=options, config_file=config_file, environ=environ)
     values: dict[str, object] = {}
     broken: dict[str, UserError] = {}
     for setting in SETTINGS:
         given = sources.find(setting.name)
         try:
-            values[setting.name] = parsed(setting, given) if given is not None else setting.default
+            values[setting.name] = parse_value(setting, given) if given is not None else setting.default
         except UserError as error:
             broken[setting.name] = error
     fill_in(values)
@@ -85,7 +87,7 @@ def explain(
                 _plain(setting, value),
                 "?" if problem is not None else _text(setting, value),
                 given.source if given is not None else _DEFAULTS.get(setting.name, "default"),
-                str(problem).removeprefix(f"{given.place}: ") if problem is not None and given is not None else None,
+                problem.without_subject if problem is not None else None,
                 used=setting.name not in KEY_FORMS or given is None or used is None or given.place in used,
             )
         )
@@ -98,31 +100,25 @@ def explain(
         profiles=tuple(sorted(sources.config.profiles)),
         settings=tuple(shown),
         warnings=sources.warnings,
-        code=first.code if first is not None else ExitCode.OK,
-        problem=str(first) if first is not None else None,
+        problem=first,
     )
 
 
 def _keys(sources: Sources, environ: Mapping[str, str]) -> tuple[frozenset[str] | None, dict[str, UserError]]:
-    """Return the places of the keys that a mount would ask with (None: unknown), and what is wrong with which."""
+    """Return the places of the keys that a mount would use (None: unknown), and the error of each unusable key."""
     wrong: dict[str, UserError] = {}
-
-    def note(error: UserError) -> None:
-        wrong[str(error).partition(": ")[0]] = error
-
     try:
         keys = key_source(sources, environ)
     except UserError as error:
-        note(error)
-        return None, wrong
+        return None, {error.subject: error}
     origins = (keys.access_token,) if keys.access_token is not None else (keys.api_key, keys.app_key)
     for origin in origins:
-        # Not a pipe, which can be read only once, and by the mount.
+        # A pipe is left to the mount, as it can be read only once.
         if isinstance(origin, InFile) and (os.path.isfile(origin.path) or not os.path.exists(origin.path)):
             try:
                 origin.open()
             except UserError as error:
-                note(error)
+                wrong[error.subject] = error
     return frozenset(origin.source for origin in origins if origin is not None), wrong
 
 

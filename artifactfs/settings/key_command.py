@@ -1,8 +1,8 @@
-"""Running a command that prints a key: a password manager's.
+"""Runs a command that prints a key, such as a password manager.
 
-Owns the child process and its time. What is hard: it may hang, print without end, leave a helper behind that keeps the
-pipes open (gpg-agent), or ask on a terminal that is not there. Whatever happens, this ends in time, and what was
-started is killed where it can be.
+Owns the child process and its time limit. The command may block, print without end, leave a helper that keeps the pipes
+open (gpg-agent), or prompt on a missing terminal. In every case the call returns in time and kills its processes as far
+as it may.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import time
 from collections.abc import Mapping
 from typing import IO
 
-# More than any key; a whole log printed by mistake is none.
+# More than any key.
 _MAX_OUT_BYTES = 64 << 10
 _MAX_ERR_BYTES = 4 << 10
-# How often a running command is looked at, to see whether its result is still wanted.
+# Between two checks whether the result is still wanted.
 _LOOK_S = 0.1
 
 
 class CommandFailed(Exception):
-    """A command gave no answer. `str()` says why in one line, and holds nothing of its output."""
+    """A command printed no key. `str()` is the reason in one line, without the command's standard output."""
 
 
 def answer(
@@ -34,11 +34,11 @@ def answer(
     terminal: bool,
     stop: threading.Event | None = None,
 ) -> bytes:
-    """Run a command and return what it printed to its standard output.
+    """Run a command without a shell and return its standard output. Raises CommandFailed.
 
-    No shell. It runs in `/`: a mount in the background does, and it shall find the same there as now. Its standard
-    input is empty. `terminal`: it may ask on the terminal that this process has, if any; else it is in a session of its
-    own and all of it can be killed. Ends it after `limit_s` seconds, or when `stop` is set. Raises CommandFailed.
+    It runs in `/`, as a background mount does, so that later runs find the same files. Its standard input is empty.
+    `terminal`: it may prompt on the terminal of this process; otherwise it has a session of its own, which can be
+    killed whole. It is killed after `limit_s` seconds, or when `stop` is set.
     """
     try:
         process = subprocess.Popen(
@@ -69,7 +69,7 @@ def answer(
 
 
 def _signal(number: int) -> str:
-    """Return a signal's name. Of the real-time signals only the first and the last have one."""
+    """Return a signal's name. Most real-time signals have none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -79,7 +79,7 @@ def _signal(number: int) -> str:
 def _collect(
     process: subprocess.Popen[bytes], end: float, limit_s: float, stop: threading.Event | None, terminal: bool
 ) -> tuple[bytes, bytes]:
-    """Read both pipes until the process has ended: not until they close, since a helper may keep them."""
+    """Read both pipes until the process ends. A helper may keep them open for longer."""
     out, err = _Pipe(process.stdout, _MAX_OUT_BYTES + 1), _Pipe(process.stderr, _MAX_ERR_BYTES)
     with selectors.DefaultSelector() as selector:
         for pipe in (out, err):
@@ -95,7 +95,7 @@ def _collect(
             if ended:
                 return bytes(out.text), bytes(err.text)
             if not selector.get_map():
-                # Both are closed, so nothing more will come: it is about to end, or runs on without a word.
+                # Both pipes are closed: the process is about to end, or runs on silently.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_LOOK_S)
             if stop is not None and stop.is_set():
@@ -105,11 +105,11 @@ def _collect(
 
 
 class _Pipe:
-    """What came out of a pipe, as far as `most_bytes`; the rest is read and dropped."""
+    """The first `most_bytes` of a pipe; the rest is read and dropped."""
 
     def __init__(self, file: IO[bytes] | None, most_bytes: int) -> None:
         if file is None:
-            raise TypeError("a pipe that was not asked for")
+            raise TypeError("the process has no such pipe")
         self.file = file
         self.text = bytearray()
         self.closed = False
@@ -117,7 +117,7 @@ class _Pipe:
         os.set_blocking(file.fileno(), False)
 
     def drain(self) -> None:
-        """Take what there is, up to twice as much as is kept: one that is never empty must not keep us here."""
+        """Read the available bytes, at most twice `most_bytes`, so that an endless pipe does not block the caller."""
         for _ in range(2):
             try:
                 piece = os.read(self.file.fileno(), self._most_bytes)
@@ -139,9 +139,9 @@ def _kill(process: subprocess.Popen[bytes], *, group: bool) -> None:
 
 
 def _said(err: bytes, terminal: bool) -> str:
-    """Return the end of a message: what a command said of its failure, in one line, to who stands before it.
+    """Return the end of a message: the command's standard error in one line, where a user is at the terminal.
 
-    A mount that runs has a log, and what is said may be a key (`sh -x`): there is nobody who could blot it out.
+    The log of a running mount never has it, as it may hold a key (`sh -x`).
     """
     if not terminal:
         return ""

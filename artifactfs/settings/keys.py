@@ -1,8 +1,8 @@
-"""Where each key comes from, so that it can be read again: keys are rotated while a mount lives.
+"""Knows where each key comes from, so that keys can be rotated while a mount lives.
 
-A `KeySource` holds places, not what was there. A key in a file (a systemd credential is one), in the config file or
-from a command can change; one from the environment stays what it was. What is hard is that reading may fail, hang or
-ask: who reads decides how long and whether on a terminal, and every failure is one line without the key in it.
+A `KeySource` holds places, not keys. A key in a file (such as a systemd credential), in the config file or from a
+command can change; a key from the environment cannot. Reading may fail, block or prompt: the caller sets the time
+limit and whether the terminal may be used, and every failure is one line without the key.
 """
 
 import os
@@ -18,18 +18,17 @@ from artifactfs.settings import bounded_read, configfile, key_command
 from artifactfs.settings.parsers import is_descriptor
 from artifactfs.settings.secret import Secret
 
-# Somebody may have to find a hardware key, or type a passphrase, before there is a mount. Arbitrary.
+# Before the mount: the user may have to find a hardware key, or type a passphrase. Arbitrary.
 _FIRST_LIMIT_S = 120.0
-# Of a mount that runs: nobody is asked anything, and programs wait for it.
+# While mounted: no prompt is possible, and programs wait for the key.
 _AGAIN_LIMIT_S = 30.0
-# A key has 32 to some hundred characters; a whole log given by mistake is none.
+# A key has 32 to some hundred characters; this refuses a log file given by mistake.
 _MAX_KEY_BYTES = 4096
-_NO_TERMINAL = "; a mount that runs has no terminal to ask on"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What a mount asks with: a pair of keys, or an access token in their place."""
+    """The keys of all requests: a pair, or an access token in their place."""
 
     api_key: Secret | None = None
     app_key: Secret | None = None
@@ -38,13 +37,13 @@ class Keys:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A key that was given itself, and cannot change. `source`: who gave it."""
+    """A key given literally, which cannot change. `source`: the setting that gave it."""
 
     value: Secret
     source: str
 
     def read(self) -> Secret:
-        """Return it."""
+        """Return the key."""
         return self.value
 
 
@@ -56,11 +55,11 @@ class InFile:
     source: str
 
     def read(self) -> Secret:
-        """Read the file again: programs wait for it, so it is no pipe now. Raises UserError."""
+        """Read the file again; a pipe is refused, since programs wait for the key. Raises UserError."""
         return self._open(0)[0]
 
     def open(self) -> tuple[Secret, bool]:
-        """Return the key, and whether it can be read again: not from a pipe or a descriptor. Raises UserError."""
+        """Return the key, and whether it can be read again, which a pipe or descriptor cannot. Raises UserError."""
         return self._open(_FIRST_LIMIT_S)
 
     def _open(self, limit_s: float) -> tuple[Secret, bool]:
@@ -69,9 +68,9 @@ class InFile:
             text = found.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise _unusable(self.source, f"cannot read the key from {self.path}: {reason}") from None
+            raise unusable(self.source, f"cannot read the key from {self.path}: {reason}") from None
         if not text.strip():
-            raise _unusable(self.source, f"{self.path} is empty")
+            raise unusable(self.source, f"{self.path} is empty")
         return checked(text, self.source), stat.S_ISREG(status.st_mode) and not is_descriptor(self.path)
 
 
@@ -89,13 +88,13 @@ class InConfigFile:
         file = configfile.read(self.path)
         table = file.top if self.profile is None else file.profile(self.profile, self.path)
         if self.name not in table:
-            raise _unusable(self.source, "the key is gone")
+            raise unusable(self.source, "the key is gone")
         return checked(table[self.name], self.source)
 
 
 @dataclass(frozen=True)
 class FromCommand:
-    """A key that a command prints, in its first line. `environ`: the command's, without any key."""
+    """A key that a command prints in its first line. `environ`: the command's environment, without any key."""
 
     argv: tuple[str, ...] = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
@@ -107,12 +106,13 @@ class FromCommand:
         try:
             out = key_command.answer(self.argv, self.environ, limit_s=limit_s, terminal=not again, stop=stop)
         except key_command.CommandFailed as error:
-            raise _unusable(self.source, f"the command failed: {error}{_NO_TERMINAL if again else ''}") from None
-        # What follows is a note on the key, as `pass` has it.
+            fix = "a running mount has no terminal for a prompt" if again else ""
+            raise unusable(self.source, f"the command failed: {error}", fix) from None
+        # Later lines are notes on the key, as `pass` keeps them.
         line = out.partition(b"\n")[0]
         if not line.strip():
-            raise _unusable(self.source, "the command printed nothing in its first line, where the key should be")
-        # Nothing of an odd one is repeated, so it need not be decoded right.
+            raise unusable(self.source, "the command printed nothing in its first line, where the key should be")
+        # No message repeats an invalid key, so it need not be decoded exactly.
         return checked(line.decode("utf-8", "replace"), self.source)
 
 
@@ -121,7 +121,7 @@ Origin: TypeAlias = Fixed | InFile | InConfigFile | FromCommand
 
 @dataclass(frozen=True)
 class KeySource:
-    """Where the keys of a mount come from; None for one that there is not, or that is not used."""
+    """Where the keys of a mount come from; None for a key that is not given or not used."""
 
     api_key: Origin | None = None
     app_key: Origin | None = None
@@ -133,25 +133,22 @@ class KeySource:
 
     @property
     def has_commands(self) -> bool:
-        """Whether a command is run to get one of them."""
+        """Whether a command gives one of the keys."""
         return any(isinstance(origin, FromCommand) for origin in self._origins)
 
     @property
     def has_files(self) -> bool:
-        """Whether one of them is in a file."""
+        """Whether a file holds one of the keys."""
         return any(isinstance(origin, InFile | InConfigFile) for origin in self._origins)
 
     def read(self) -> tuple[Keys, "KeySource"]:
-        """Read all keys for the first time; returns them, and where to read them again. Raises UserError.
-
-        A command may ask on the terminal.
-        """
+        """Return all keys, and where to read them again. Raises UserError. A command may use the terminal."""
         found: dict[str, Secret | None] = {}
         lasting: dict[str, Origin | None] = {}
         for name, origin in self._named():
             if isinstance(origin, InFile):
                 key, stays = origin.open()
-                # What came through a pipe (`<(pass show key)`) is there only once.
+                # A pipe (`<(pass show key)`) can be read only once.
                 lasting[name] = origin if stays else Fixed(key, origin.source)
                 found[name] = key
             else:
@@ -160,9 +157,9 @@ class KeySource:
         return Keys(**found), KeySource(**lasting)
 
     def read_again(self, known: Keys, *, commands: bool, stop: threading.Event) -> Keys:
-        """Return the keys as they are now; those of commands stay as `known`, unless `commands`. Raises UserError.
+        """Return the current keys; without `commands` those of commands stay as `known`. Raises UserError.
 
-        May take as long as a command does, 30 s for each; when `stop` is set it ends soon.
+        Each command may take 30 s; setting `stop` ends it soon.
         """
         again = known
         for name, origin in self._named():
@@ -173,7 +170,7 @@ class KeySource:
         return again
 
     def without_reading(self) -> Keys:
-        """Return the keys that were given themselves: nothing is read or run for it. Raises UserError."""
+        """Return the keys that were given literally; reads no file and runs no command. Raises UserError."""
         given: dict[str, Secret | None] = {}
         for name, origin in self._named():
             given[name] = origin.read() if isinstance(origin, Fixed | InConfigFile) else None
@@ -190,18 +187,18 @@ def _first(origin: Origin | None) -> Secret | None:
 
 
 def checked(text: str, source: str) -> Secret:
-    """Return a key without the white space around it. Raises UserError for what is none; never shows it."""
+    """Return a key without surrounding white space. Raises UserError, which never shows the key, for an invalid key."""
     key = text.strip()
-    # Never judged by its shape, but a header cannot carry these.
+    # Any shape is accepted that an HTTP header can carry.
     if not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise _unusable(source, "the key holds spaces or characters that no HTTP header can carry")
+        raise unusable(source, "the key holds spaces or characters that no HTTP header can carry")
     return Secret(key)
 
 
 def everybody_can_read(path: str) -> bool:
-    """Whether every user of the machine can read a file, as far as modes say: it, and all directories above it.
+    """Whether the modes of a file, and of all directories above it, let every user of the machine read it.
 
-    A group is somebody's choice: Kubernetes and systemd give secrets to groups.
+    Access for a group is deliberate: Kubernetes and systemd give secrets to groups.
     """
     try:
         path = os.path.realpath(path)
@@ -216,5 +213,6 @@ def everybody_can_read(path: str) -> bool:
     return True
 
 
-def _unusable(source: str, what: str) -> UserError:
-    return UserError(ExitCode.KEYS_MISSING, f"{source}: {what}")
+def unusable(source: str, fact: str, fix: str = "") -> UserError:
+    """Return the error for a key that cannot be used. `source`: the setting that gave it."""
+    return UserError(ExitCode.KEYS_MISSING, fact, fix, source)

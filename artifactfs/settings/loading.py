@@ -1,6 +1,6 @@
 """Settings: flag > environment > systemd credentials > profile > config file > default.
 
-Owns what the texts of the sources come to. Secrets are wrapped: neither `repr` nor `str` nor an exception shows one.
+Owns the values. Secrets are wrapped: neither `repr` nor `str` nor an exception shows them.
 """
 
 import os
@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import trusted_files
 from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, KeySource, everybody_can_read
-from artifactfs.settings.nearest import nearest
 from artifactfs.settings.paths import APP, cache_home
 from artifactfs.settings.schema import BY_NAME, KEY_FORMS, SETTINGS
 from artifactfs.settings.secret import Secret
-from artifactfs.settings.sources import Sources, gather, key_source, parsed, without_keys
+from artifactfs.settings.sources import Sources, collect_layers, key_source, parse_value, without_keys
+from artifactfs.settings.suggestions import nearest
 from artifactfs.util.escaping import shell_word
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a mount was asked to be. Times in seconds, sizes in bytes; `None` keys mean there are none."""
+    """The settings of a mount. Times in seconds, sizes in bytes; a key is None where there is none."""
 
     api_url: str
     site: str
@@ -58,18 +58,18 @@ class Settings:
     verbose: bool
     config_file: str
     kernel_options: frozenset[str] = frozenset()
-    # What the user named as the origin: for messages.
+    # The API's host and port, for messages.
     origin: str = ""
-    # Whether that is the default: nobody named a site or an API URL.
+    # Whether no source names a site or an API URL.
     origin_is_default: bool = False
-    # The config file's profile, if one was chosen; and what the user should know of where all this came from.
+    # The chosen profile of the config file.
     profile: str | None = None
-    warnings: tuple[str, ...] = ()
-    # Where the keys came from, to read them again there.
+    warnings: tuple[Notice, ...] = ()
+    # Where to read the keys again.
     keys: KeySource = field(default_factory=KeySource)
 
     def secrets(self) -> list[str]:
-        """Return every secret in the clear: for the log's redaction, and nothing else."""
+        """Return every secret in the clear: for the redaction of the log only."""
         found = [s.reveal() for s in (self.api_key, self.app_key, self.access_token) if s is not None]
         if self.proxy and (password := urllib.parse.urlsplit(self.proxy).password):
             found.append(password)
@@ -77,7 +77,7 @@ class Settings:
 
 
 def drop_keys(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Take every key out of the environment, so that what this process starts does not get them (semantics 6.1)."""
+    """Remove every key from the environment, so that child processes do not get them (semantics 6.1)."""
     for name in environ.keys() - without_keys(environ).keys():
         del environ[name]
 
@@ -91,19 +91,19 @@ def load(
     need_keys: bool = True,
     before_commands: Callable[[], object] = lambda: None,
 ) -> Settings:
-    """Put together the settings from flags, `-o` options, environment, config file and defaults.
+    """Return the settings from flags, `-o` options, environment, config file and defaults.
 
     `flags`: raw text by setting name (and `profile`), None or False where it was not given. `options`: the text of
-    `-o`. `need_keys` False: no key file is read and no command run. `before_commands` is called before a command is
-    run, if any is: it may ask for a passphrase, which nobody shall type in vain. Raises UserError (USAGE, BAD_CONFIG,
-    KEYS_MISSING) with one line that names the source of the bad value.
+    `-o`. `need_keys` False: no key file is read and no command run. `before_commands` is called before the first
+    command, which may prompt for a passphrase. Raises UserError (USAGE, BAD_CONFIG, KEYS_MISSING) with the source of
+    the bad value as its subject.
     """
-    sources = gather(flags, options=options, config_file=config_file, environ=environ)
+    sources = collect_layers(flags, options=options, config_file=config_file, environ=environ)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         if setting.name not in KEY_FORMS:
             given = sources.find(setting.name)
-            values[setting.name] = parsed(setting, given) if given is not None else setting.default
+            values[setting.name] = parse_value(setting, given) if given is not None else setting.default
     keys = key_source(sources, environ, given_only=not need_keys)
     warnings = [*sources.warnings]
     if need_keys:
@@ -131,7 +131,7 @@ def load(
 
 
 def fill_in(values: dict[str, Any]) -> None:
-    """Put in what is not said, and is no constant: it depends on other values, or on who asks."""
+    """Fill in the defaults that depend on other values, or on the user."""
     if values.get("api_url") is None and "site" in values:
         values["api_url"] = f"https://api.{values['site']}"
     if values.get("cache_dir") is None:
@@ -153,35 +153,41 @@ def _need(keys: KeySource, sources: Sources, environ: Mapping[str, str]) -> None
             other = nearest(variable, [name for name in environ if name.startswith("DD_") and name not in known])
             raise UserError(
                 ExitCode.KEYS_MISSING,
-                f"there is no {kind} key: set {variable}{f' (there is {other})' if other else ''}, or use "
+                f"there is no {kind} key",
+                f"set {variable}{f' (there is {other})' if other else ''}, or use "
                 f"{option}-file FILE or {option}-command COMMAND, or put {key} into "
                 f"{section(sources.config.path, sources.profile)}",
+                command="export DD_API_KEY=… DD_APP_KEY=…",
             )
 
 
-def _foreign_certificates(ca_file: str | None) -> Iterator[str]:
-    """Warn of CA certificates that other users can change: they could have the keys sent to a server of theirs.
+def _foreign_certificates(ca_file: str | None) -> Iterator[Notice]:
+    """Warn of CA certificates that other users can change: they could redirect the keys to their own server.
 
-    Not refused: containers get such files with any owner.
+    Such a file is not refused, since containers get it with any owner.
     """
     if ca_file is None:
         return
     try:
         found = os.stat(ca_file)
     except OSError:
-        # The mount will say so.
+        # The mount reports it.
         return
     if trusted_files.others_write(found):
-        yield f"others can change whose certificates are trusted: run `chmod go-w {shell_word(ca_file)}`"
+        yield Notice(
+            f"others can change the trusted certificates in {ca_file}", "", f"chmod go-w {shell_word(ca_file)}"
+        )
     elif found.st_uid not in (0, os.geteuid()):
-        yield f"another user (uid {found.st_uid}) can change whose certificates are trusted: {ca_file} is theirs"
+        yield Notice(f"another user (uid {found.st_uid}) can change the trusted certificates in {ca_file}")
 
 
-def _open_files(keys: KeySource) -> list[str]:
-    """Warn of key files that everybody can read. Not refused: that is how Docker and Kubernetes hand out secrets."""
+def _open_files(keys: KeySource) -> list[Notice]:
+    """Warn of key files that all users can read. They are not refused: Docker and Kubernetes provide secrets so."""
     origins = (keys.api_key, keys.app_key, keys.access_token)
     return [
-        f"everybody on this machine can read the key in {origin.path}: run `chmod 600 {shell_word(origin.path)}`"
+        Notice(
+            f"all users of this machine can read the key in {origin.path}", "", f"chmod 600 {shell_word(origin.path)}"
+        )
         for origin in origins
         if isinstance(origin, InFile) and everybody_can_read(origin.path)
     ]

@@ -1,4 +1,4 @@
-"""What the values of settings may be: text -> value. Pure but for users' names; ValueError says what was expected."""
+"""Parses the values of settings. Pure except for users' names; the ValueError says what was expected."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from artifactfs.settings.paths import expanded
 from artifactfs.util.humanize import parse_duration
 
-# Python's os.makedirs calls itself for each directory, a thousand times at most. Arbitrary below that.
+# os.makedirs recurses once for each directory, at most a thousand times. Arbitrary below that.
 MOST_LEVELS = 500
 
 
@@ -20,10 +20,10 @@ def path(value: str) -> str:
         raise ValueError(f"{value!r} is not a path")
     if value.count("/") > MOST_LEVELS:
         raise ValueError(f"a path is at most {MOST_LEVELS} directories deep: {value[:20]!r}… is more")
-    # Absolute at once: the mount leaves its working directory when it goes to the background.
+    # Absolute now: a background mount leaves the working directory.
     named = os.path.abspath(expanded(value))
     if is_descriptor(named):
-        # Nor does it keep the caller's descriptors. What such a one is open on may have a path of its own.
+        # It closes the caller's descriptors, too. The open file may have a path of its own.
         real = os.path.realpath(named)
         with contextlib.suppress(OSError):
             if stat.S_ISREG(os.stat(real).st_mode) and os.path.samefile(real, named):
@@ -32,16 +32,16 @@ def path(value: str) -> str:
 
 
 def is_descriptor(named: str) -> bool:
-    """Return whether a path names an open descriptor of a process: for a pipe or a deleted file there is no other."""
+    """Return whether a path names an open descriptor of a process, the only path of a pipe or a deleted file."""
     return re.fullmatch(r"/dev/(fd/\d+|std(in|out|err))|/proc/(self|thread-self|\d+)/fd/\d+", named) is not None
 
 
 def command(value: str) -> tuple[str, ...]:
-    """Split a command into words as a shell would; no shell runs it. Words that begin with ~/ are below the home."""
+    """Split a command into words as a shell would, though none runs it. Words that begin with ~/ are below the home."""
     try:
         words = shlex.split(value)
     except ValueError as error:
-        # Not what was given: whoever puts a key where a command belongs shall not find it in a log.
+        # Without the value: it may be a key in the place of a command.
         raise ValueError(f"not a command: {str(error).lower()}") from None
     if not words or "\0" in value:
         raise ValueError("not a command: it is empty")
@@ -123,5 +123,5 @@ def _by_name(find: Callable[[], int], name: str) -> int:
 def positive_duration(value: str) -> float:
     seconds = parse_duration(value)
     if seconds <= 0:
-        raise ValueError(f"{value!r} must be more than nothing")
+        raise ValueError(f"{value!r} must be more than zero")
     return seconds

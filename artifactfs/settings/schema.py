@@ -1,7 +1,6 @@
 """The one table of settings: names, parsers, defaults, help.
 
-Flags, `ARTIFACTFS_*` variables, `-o` options and the keys of the config file all come from it, so they cannot drift
-apart.
+Flags, `ARTIFACTFS_*` variables, `-o` options and the keys of the config file come from it, and stay consistent.
 """
 
 from collections.abc import Callable
@@ -29,7 +28,7 @@ DEFAULT_SITE = "datadoghq.com"
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table. `metavar` None marks a switch; `flag` False keeps it off the command line."""
+    """One row of the table. `metavar` None marks a switch; `flag` False: not on the command line."""
 
     name: str
     parse: Callable[[str], object]
@@ -65,57 +64,61 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "TOKEN",
         "Access token, in place of keys.",
-        # The first is the one that the API's own document names (model-lab-api.md), the other that of Datadog's CLI.
+        # The first is that of the API's document (model-lab-api.md), the second that of Datadog's CLI.
         ("DD_BEARER_TOKEN", "DD_ACCESS_TOKEN"),
         flag=False,
     ),
-    Setting("account", account, None, "NAME", "Name that cached content belongs to, whatever the keys."),
-    Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and friends are not read)."),
+    Setting("account", account, None, "NAME", "Account that cached contents belong to, whatever the keys."),
+    Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and its like are not read)."),
     Setting("ca_file", path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
-    Setting("version_header", flag, False, None, "Name each content's version in a header, for a fleet's proxy."),
-    Setting("cache_dir", path, None, "DIR", "Directory of the content cache."),
-    Setting("cache_size", parse_size, 10 << 30, "SIZE", "Most bytes that the content cache holds [10GiB]."),
-    Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Bytes that the cache leaves free on its disk [1GiB]."),
-    Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing is believed [60s]."),
-    Setting("finished_ttl", parse_duration, 3600.0, "S", "The same for a run finished for ten minutes [1h]."),
-    Setting("negative_ttl", parse_duration, 10.0, "S", "How long 'not there' is believed [10s]."),
-    Setting("stale_max", parse_duration, 3600.0, "S", "How long an old listing serves while the API is down [1h]."),
+    Setting(
+        "version_header", flag, False, None, "Send the version of the file contents in a header, for a fleet's proxy."
+    ),
+    Setting("cache_dir", path, None, "DIR", "Directory of the disk cache."),
+    Setting("cache_size", parse_size, 10 << 30, "SIZE", "Maximum size of the disk cache [10GiB]."),
+    Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Space that the cache leaves free on its disk [1GiB]."),
+    Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing stays fresh [60s]."),
+    Setting(
+        "finished_ttl", parse_duration, 3600.0, "S", "The same for a run that finished ten minutes ago or earlier [1h]."
+    ),
+    Setting("negative_ttl", parse_duration, 10.0, "S", "How long a negative entry stays fresh [10s]."),
+    Setting("stale_max", parse_duration, 3600.0, "S", "How long a stale listing is served while the API is down [1h]."),
     Setting("deadline", positive_duration, 30.0, "S", "Longest wait of any operation without progress [30s]."),
     Setting(
         "prefetch",
         one_of("auto", "tree", "off"),
         "auto",
         "auto|tree|off",
-        "What to list ahead of who walks: the project at once, or directories [auto].",
+        "What a traversal prefetches: the project index, or directories [auto].",
     ),
-    Setting("wait", flag, False, None, "Where the service does not answer yet, go on trying to mount."),
-    Setting("wait_max", positive_duration, None, "S", "How long --wait goes on trying [for ever]."),
+    Setting("wait", flag, False, None, "Retry the mount until the service answers."),
+    Setting("wait_max", positive_duration, None, "S", "How long --wait retries [for ever]."),
     Setting("runs_listed", count, 200, "N", "How many runs /runs shows [200]."),
-    Setting("xattrs", flag, False, None, "Answer extended attributes (ls -l costs two calls a file more)."),
+    Setting("xattrs", flag, False, None, "Serve extended attributes (ls -l then makes two more calls per file)."),
     Setting("umask", octal, 0, "MASK", "Permission bits (octal) to clear."),
-    Setting("uid", user_id, None, "USER", "Owner of everything [who mounts]."),
-    Setting("gid", group_id, None, "GROUP", "Group of everything [who mounts]."),
-    Setting("allow_other", flag, False, None, "Let other users in."),
-    Setting("fsname", source_name, "artifactfs", "NAME", "Source that the mount table shows [artifactfs]."),
+    Setting("uid", user_id, None, "USER", "Owner of all files [the user]."),
+    Setting("gid", group_id, None, "GROUP", "Group of all files [the user's]."),
+    Setting("allow_other", flag, False, None, "Give other users access."),
+    Setting("fsname", source_name, "artifactfs", "NAME", "Source in the mount table [artifactfs]."),
     Setting(
         "log_to",
         one_of("auto", "file", "journal", "syslog", "stderr"),
         "auto",
         "auto|file|journal|syslog|stderr",
-        "Where the log goes [auto: a file; in front standard error, or systemd's journal].",
+        "Where the log goes [auto: a file; in the foreground standard error, or systemd's journal].",
     ),
-    Setting("log_file", path, None, "FILE", "Log of a mount in the background."),
-    Setting("log_format", one_of("text", "json"), "text", "text|json", "How a line of the log looks [text]."),
+    Setting("log_file", path, None, "FILE", "Log file of a background mount."),
+    Setting("log_format", one_of("text", "json"), "text", "text|json", "Format of the log [text]."),
     Setting("verbose", flag, False, None, "Log each request to the service and each operation."),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
-# What says where settings are to be found: options, variables and `-o` options like all, and no keys of the file
-# itself, but for `profile` at its top.
+# These select the source of settings. They have options, variables and `-o` options, and are no keys of the config
+# file. `profile` at its top is the exception.
 CONFIG = Setting("config", path, None, "FILE", "Config file.")
 PROFILE = Setting("profile", str, None, "NAME", "Profile of the config file: its table [profiles.NAME].")
 SELECTORS = {setting.name: setting for setting in (CONFIG, PROFILE)}
 
-# The keys, in the order in which they are asked for; each is a setting, and so are KEY_file and KEY_command.
+# Each key is a setting, and so are KEY_file and KEY_command.
 KEYS = ("api_key", "app_key", "access_token")
 KEY_FORMS = frozenset(name + form for name in KEYS for form in ("", "_file", "_command"))

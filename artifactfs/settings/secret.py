@@ -1,8 +1,8 @@
-"""A string that does not show itself."""
+"""A string that only `reveal` shows."""
 
 
 class Secret:
-    """A string that shows itself only to `reveal()`."""
+    """A string whose repr and str are masked."""
 
     __slots__ = ("_value",)
 
@@ -10,7 +10,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the secret itself: for a request's header and nothing else."""
+        """Return the secret itself, for a request's header only."""
         return self._value
 
     def __repr__(self) -> str:

@@ -1,10 +1,10 @@
-"""Whose a file is: opening a file that decides something, so that no other user of the machine decides it (6.2).
+"""Opens files that no other user of the machine can control (semantics 6.2).
 
-Owns the rule, which is OpenSSH's for its own configuration (ssh_config(5)): a file counts if it belongs to this user or
-to root, and nobody else can write to it. Two things are hard. The rule must hold for the very file that is read, so the
-open descriptor is asked, not the path. And "belongs to root" says less than it seems to: a symbolic link of another
-user may lead to a file in /proc that root owns and that user fills, and a FUSE mount of another user may claim any
-owner. So the path is resolved here, with each directory held open, and each link is looked at before it is followed.
+The rule is OpenSSH's for its configuration (ssh_config(5)): a file is trusted if it belongs to this user or to root,
+and no other user can write to it. Two things are hard. The rule must hold for the very file that is read, so the open
+descriptor is checked, not the path. And an owner of root proves little: a symbolic link of another user may lead to a
+file in /proc that root owns and that user fills, and a FUSE mount of another user may claim any owner. So the path is
+resolved here, with each directory held open, and each link is checked before it is followed.
 """
 
 import errno
@@ -15,21 +15,20 @@ from artifactfs.util import mountinfo
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# A pipe is opened at once this way, whether another process writes to it or not.
+# Opening a pipe does not wait for a writer.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-# As many as the kernel follows (path_resolution(7)).
+# The kernel's limit (path_resolution(7)).
 _MOST_LINKS = 40
 
 
 class NotOurs(Exception):
-    """A file of another user. `str()` goes on after its path: "belongs to another user (uid 7)"."""
+    """A file of another user. `str()` continues a sentence after the path: "belongs to another user (uid 7)"."""
 
 
 def open_ours(path: str) -> int:
-    """Open a file of ours or of root's for reading, at an absolute path, without waiting.
+    """Open a file of this user or of root for reading, at an absolute path, without waiting.
 
-    Whether others can write to it is the caller's to ask (`others_write`): what is in it may say more about that.
-    Raises NotOurs, and OSError as `os.open` does.
+    The caller checks `others_write`. Raises NotOurs, and OSError as `os.open` does.
     """
     fd = _walk(path)
     try:
@@ -41,17 +40,17 @@ def open_ours(path: str) -> int:
 
 
 def others_write(status: os.stat_result) -> bool:
-    """Whether others can put anything into a file, or a pipe; into /dev/null nobody can.
+    """Whether other users can write to a file or a pipe; a device such as /dev/null holds no data.
 
-    The group's bit tells of access control lists, too (acl(5)).
+    The group's bit covers access control lists, too (acl(5)).
     """
     return bool(status.st_mode & 0o022) and (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode))
 
 
 def refuse_foreign(path: str) -> None:
-    """Raise NotOurs for a path where another user could put something else, as far as it exists: root's only concern.
+    """Raise NotOurs where another user could replace a part of the path, as far as it exists.
 
-    For places that root is led to by HOME or a variable, and writes to.
+    For directories that root writes to and that HOME or a variable names.
     """
     while not os.path.lexists(path):
         path = os.path.dirname(path)
@@ -69,9 +68,9 @@ def _is_ours(user_id: int) -> bool:
 
 
 def _is_known(user_id: int) -> bool:
-    """Whether this number is a user's: in a user namespace root's own `/` and `/dev/fd` show as the overflow uid.
+    """Whether a uid is mapped: in a user namespace root's own `/` and `/dev/fd` show the overflow uid.
 
-    Of links and directories that is taken for root's, of a file it is not (user_namespaces(7)).
+    Links and directories with the overflow uid count as root's, files do not (user_namespaces(7)).
     """
     try:
         with open("/proc/self/uid_map", "rb") as file:
@@ -99,7 +98,7 @@ def _mounter(status: os.stat_result) -> int | None:
 
 
 def _walk(path: str) -> int:
-    """Open a file with every link on its way looked at; each step is relative to a directory that is held open."""
+    """Open a file and check every link of its path; each step is relative to a directory that is held open."""
     steps = path.split("/")[::-1]
     links = 0
     at = os.open("/", _DIRECTORY)
@@ -126,7 +125,7 @@ def _walk(path: str) -> int:
                         at = _replaced(at, os.open("/", _DIRECTORY))
                     steps += target.split("/")[::-1]
                     continue
-                # /dev/fd/63 of `<(...)`: such a link has no path, only the kernel can follow it.
+                # /dev/fd/63 of `<(...)`: only the kernel can follow such a link, which has no path.
                 if not any(steps):
                     return os.open(name, _FILE, dir_fd=at)
                 below = os.open(name, _DIRECTORY & ~os.O_NOFOLLOW, dir_fd=at)
@@ -142,7 +141,7 @@ def _replaced(old: int, new: int) -> int:
 
 
 def _target(name: str, at: int) -> str | None:
-    """Return where a link leads, None for what is no link. Raises NotOurs for one of another user."""
+    """Return a link's target, None for what is no link. Raises NotOurs for a link of another user."""
     link = os.open(name, _LINK, dir_fd=at)
     try:
         found = os.fstat(link)

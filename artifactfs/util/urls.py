@@ -1,4 +1,4 @@
-"""Where requests may go: sites, API base URLs and proxies as people write them. Pure; ValueError says what is wrong."""
+"""Parses sites, API base URLs and proxies as users write them. Pure; the ValueError says what is wrong."""
 
 import ipaddress
 import re
@@ -9,13 +9,13 @@ API_PREFIX = "/api/v2/model-lab-api"
 
 
 def parse_site(text: str) -> str:
-    """Return the bare site for what people paste: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
+    """Return the bare site for a pasted URL: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
     host = text.strip().lower()
     host = re.sub(r"^[a-z][a-z0-9+.-]*://", "", host).split("/", 1)[0].rstrip(".")
     host = re.sub(r"^(?:app|api|www)\.", "", host, count=1)
     label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
     if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
-        # A URL that was pasted may have a password in it, or a key behind its ?.
+        # A pasted URL may hold a password, or a key after its `?`.
         shown = re.sub(r"\?.*", "?***", re.sub(r"^(.*//)?.*@", r"\1***@", text, flags=re.DOTALL), flags=re.DOTALL)
         raise ValueError(f"{shown!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
     return host
@@ -31,11 +31,11 @@ def is_loopback(host: str) -> bool:
 
 def parse_api_url(text: str) -> str:
     """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
-    # What is before an @ or behind a ? may be a secret: no message repeats it.
+    # The text before an `@` or after a `?` may be a secret: no message repeats it.
     shown = repr(re.sub(r"//.*@", "//", text.strip()).partition("?")[0])
     try:
         url = urllib.parse.urlsplit(text.strip())
-        host, port = url.hostname, url.port  # `.port` raises for a port that is none
+        host, port = url.hostname, url.port  # `.port` raises for an invalid port
     except ValueError:
         raise ValueError(f"{shown} is not a URL") from None
     if "@" in url.netloc:
@@ -43,7 +43,7 @@ def parse_api_url(text: str) -> str:
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment or port == 0:
         raise ValueError(f"{shown} is not an API base: give it like https://api.datadoghq.eu")
     if not is_host(host, url.netloc) or not re.fullmatch(r"[\x21-\x7e]*", url.path):
-        raise ValueError(f"{shown} is not a URL that can be asked for")
+        raise ValueError(f"{shown} is not a URL for requests")
     if url.scheme == "http" and not is_loopback(host):
         raise ValueError(
             f"{shown}: plain http would show the keys to the network; use https (http is for loopback only)"
@@ -64,16 +64,9 @@ def parse_proxy(text: str) -> str:
     return text.strip()
 
 
-def without_password(url: str) -> str:
-    """Return a URL to show: without the user's name and password in it, if there are any."""
-    parts = urllib.parse.urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    return urllib.parse.urlunsplit(parts._replace(netloc=f"***@{host}")) if at and user else url
-
-
-def without_passwords(message: str) -> str:
-    """Return a message that repeats what somebody gave, without users' names and passwords in the URLs in it."""
-    return re.sub(r"//.*@", "//***@", message)
+def without_password(text: str) -> str:
+    """Return a URL, or a text with URLs in it, without user names and passwords: `http://***@proxy:3128`."""
+    return re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)
 
 
 def is_host(text: str, netloc: str) -> bool:

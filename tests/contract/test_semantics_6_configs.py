@@ -195,7 +195,7 @@ def test_the_log_of_another_users_home(home: str, lab: Lab, shell: Shell) -> Non
     point = shell.expected_mount().point
     done = shell.cli("mount", "--api-url", lab.url, point, env=env)
     assert done.code == ExitCode.NOT_WRITABLE
-    assert f"can be changed by another user (uid {OTHER}): run `sudo -H artifactfs …`" in done.err
+    assert f"can be changed by another user (uid {OTHER}); run `sudo -H artifactfs …`" in done.err
     assert not victim.exists()
     assert mount_type(point) is None
     # With a log elsewhere it mounts, and is not in that user's register either.
@@ -215,10 +215,10 @@ def test_a_config_that_others_can_write(mode: int, text: str, lab: Lab, shell: S
     path.write_text(text.format(url=lab.url), "utf-8")
     path.chmod(mode)
     done = shell.cli("mount", "--config", str(path), shell.expected_mount().point)
-    refused(shell, done, f"others can write to {path}, so it does not count: run `chmod go-w {path}`")
+    refused(shell, done, f"others can write to {path}, so it is not used; run `chmod go-w {path}`")
     assert lab.total() == 0
     doctor = shell.cli("doctor", "--offline", "--json", "--config", str(path))
-    assert f'"mend": "chmod go-w {path}"' in doctor.text
+    assert f'"fix": "chmod go-w {path}"' in doctor.text
 
 
 @needs_root

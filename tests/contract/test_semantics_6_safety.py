@@ -204,7 +204,7 @@ def test_a_key_file_that_others_can_read(lab: Lab, shell: Shell) -> None:
         os.chmod(key, 0o644)
         os.chmod(place, 0o755)
         done = shell.cli("mount", *options, str(key), mounted.point, env={"DD_APP_KEY": None}).ok()
-        assert done.err == f"artifactfs: warning: everybody on this machine can read the key in {key}: " + (
+        assert done.err == f"artifactfs: warning: all users of this machine can read the key in {key}; " + (
             f"run `chmod 600 {key}`\n"
         )
         mounted.umount()

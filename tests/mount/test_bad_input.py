@@ -117,7 +117,7 @@ def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
         script = f'cd "$3" && {gone} && exec "$1" {words}'
         done = run("sh", "-c", script, "sh", ARTIFACTFS, shell.path("mnt"), here, env=shell.env)
         assert (done.code, done.out) == (ExitCode.MOUNTPOINT_MISSING, b""), (words, done.err)
-        assert done.err == "artifactfs: the directory that you are in no longer exists: give an absolute path\n"
+        assert done.err == "artifactfs: the directory that you are in no longer exists; give an absolute path\n"
         if way == "ended":
             shell.mount()
         else:
@@ -245,8 +245,8 @@ def test_an_unwritable_log(shell: Shell, lab: Lab, point: str) -> None:
 @pytest.mark.parametrize(
     ("option", "code", "said"),
     [
-        ("--config", ExitCode.BAD_CONFIG, "nobody writes to it"),
-        ("--api-key-file", ExitCode.KEYS_MISSING, "nobody writes to it"),
+        ("--config", ExitCode.BAD_CONFIG, "a pipe without a writer"),
+        ("--api-key-file", ExitCode.KEYS_MISSING, "a pipe without a writer"),
         ("--ca-file", ExitCode.BAD_CONFIG, "it is not a regular file"),
         ("--log-file", ExitCode.NOT_WRITABLE, "nobody reads it"),
     ],

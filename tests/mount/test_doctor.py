@@ -41,7 +41,7 @@ def test_a_mount_of_it_works(shell: Shell) -> None:
     told.says("mount point", "fault", "already mounted", f"artifactfs umount {mounted.point}")
     assert "mount point" in told.err
     # Beside those of other tests, dead ones too.
-    assert any(mounted.point in row["text"] for row in told.rows if (row["check"], row["mark"]) == ("mounts", "good"))
+    assert any(mounted.point in row["fact"] for row in told.rows if (row["check"], row["mark"]) == ("mounts", "good"))
     assert mounted.sh('ls "$M"').ok()
 
 
@@ -142,7 +142,7 @@ def test_an_index_that_stalls(shell: Shell, lab: Lab) -> None:
     """It costs its own time only: all else is told, and a mount works."""
     lab.switch(index="stall")
     told = ask(shell, "--deadline", "1s", code=0)
-    told.says("index", "warning", "no answer" if "no answer" in told.checks["index"]["text"] else "did not answer")
+    told.says("index", "warning", "no answer" if "no answer" in told.checks["index"]["fact"] else "did not answer")
     told.says("contents", "good")
 
 
@@ -243,7 +243,7 @@ def test_a_proxy(shell: Shell, lab: Lab) -> None:
         options = ("--site", "datadoghq.eu", "--ca-file", cert, "--deadline", "5s")
         done = shell.cli("doctor", "--json", *options, "--proxy", f"http://me:pass-word@127.0.0.1:{front.port}")
         told = Told(done)
-        told.says("service", "good", f"through the proxy http://127.0.0.1:{front.port}")
+        told.says("service", "good", f"through the proxy http://***@127.0.0.1:{front.port}")
         assert "pass-word" not in done.text + done.err
         wrong_keys = shell.cli(
             "doctor", "--json", *options, "--proxy", f"http://127.0.0.1:{front.port}", env={"DD_APP_KEY": "x"}
@@ -251,12 +251,12 @@ def test_a_proxy(shell: Shell, lab: Lab) -> None:
         Told(wrong_keys).says("service", "fault", "datadoghq.eu rejects the keys", "another site", "DD_SITE")
     proxy = ("--proxy", f"http://me:pass-word@127.0.0.1:{front.port}")
     told = Told(shell.cli("doctor", "--json", *options, *proxy))
-    refused = f"the proxy http://127.0.0.1:{front.port} refuses connections"
+    refused = f"the proxy http://***@127.0.0.1:{front.port} refuses connections"
     told.says("service", "fault", refused, "artifactfs doctor --proxy")
     done = shell.cli("mount", *options, *proxy, shell.directory_for_mount())
     assert (done.code, done.err) == (
         11,
-        f"artifactfs: {refused}; check --api-url and --proxy, and that the service is up\n",
+        f"artifactfs: {refused}; check --site, --api-url and --proxy, and that the service is up\n",
     )
 
 

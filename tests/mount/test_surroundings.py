@@ -255,7 +255,7 @@ def test_a_shared_directory(user_shell: Shell, lab: Lab) -> None:
     assert "its sticky bit is set" in done.err
     assert done.err.count("\n") == 1
     row = doctor(user_shell, point)["mount point"]
-    assert (row["mark"], "its sticky bit is set" in row["text"]) == ("fault", True)
+    assert (row["mark"], "its sticky bit is set" in row["fact"]) == ("fault", True)
 
 
 @needs_root
@@ -268,7 +268,7 @@ def test_a_user_without_a_name(user: User, user_shell: Shell, lab: Lab) -> None:
     assert done.code == ExitCode.MOUNT_REFUSED
     assert "run `useradd -M -u 54321 artifactfs` as root" in done.err
     assert done.err.count("\n") == 1
-    assert doctor(user_shell, point)["user"]["mend"] == "sudo useradd -M -u 54321 artifactfs"
+    assert doctor(user_shell, point)["user"]["fix"] == "sudo useradd -M -u 54321 artifactfs"
     # And without a home one sentence says what to set.
     env = {"HOME": None, **dict.fromkeys(XDG)}
     for command in (

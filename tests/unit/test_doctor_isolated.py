@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.doctor.findings import Finding, Mark, fact, good
-from artifactfs.doctor.isolated import apart
+from artifactfs.doctor.findings import Finding, Mark, good, refused
+from artifactfs.doctor.isolated import run_isolated
 from artifactfs.errors import ExitCode, UserError
 
 # pytest-xdist has threads, which the program itself has not when it forks.
@@ -18,14 +18,14 @@ FOUND = Finding("x", Mark.WARNING, "a\N{SNOWMAN}", "mend")
 
 
 def test_what_it_found() -> None:
-    assert apart(lambda: [FOUND], 30) == [FOUND]
-    assert apart(list, 30) == []
+    assert run_isolated(lambda: [FOUND], 30) == [FOUND]
+    assert run_isolated(list, 30) == []
 
 
 def test_much_that_it_found() -> None:
     """More than a pipe holds at once."""
     many = [Finding("x", Mark.GOOD, "y" * 1000)] * 500
-    assert apart(lambda: many, 30) == many
+    assert run_isolated(lambda: many, 30) == many
 
 
 def test_it_is_another_process(tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ def test_it_is_another_process(tmp_path: Path) -> None:
         return [good("x", str(os.getpid()))]
 
     before = os.getcwd()
-    found = apart(look, 30)
+    found = run_isolated(look, 30)
     assert found is not None
-    assert found[0].text != str(os.getpid())
+    assert found[0].fact != str(os.getpid())
     assert os.getcwd() == before
 
 
@@ -53,7 +53,7 @@ def test_one_that_hangs(tmp_path: Path) -> None:
         pipe.read_text()
         return []
 
-    assert apart(look, 0.5) is None
+    assert run_isolated(look, 0.5) is None
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 
@@ -63,7 +63,7 @@ def test_one_that_breaks() -> None:
         raise ValueError("oops")
 
     with pytest.raises(RuntimeError, match="ValueError: oops"):
-        apart(look, 30)
+        run_isolated(look, 30)
 
 
 def test_one_that_dies() -> None:
@@ -73,22 +73,22 @@ def test_one_that_dies() -> None:
         return []
 
     with pytest.raises(RuntimeError, match="without a word"):
-        apart(look, 30)
+        run_isolated(look, 30)
 
 
 def test_what_is_shown() -> None:
     """A finding has a text as it is, but for halves of characters, which its JSON could not hold."""
-    assert good("x", "a\x1b[31m\nb\udcff c späth ✓").text == "a\x1b[31m\nb\\udcff c späth ✓"
+    assert good("x", "a\x1b[31m\nb\udcff c späth ✓").fact == "a\x1b[31m\nb\\udcff c späth ✓"
 
 
 @pytest.mark.parametrize(
-    ("said", "left"),
+    ("error", "fact", "fix"),
     [
-        ("/dev/fuse is missing: run `modprobe fuse` as root; in a container, x", "/dev/fuse is missing"),
-        ("mount point /a: b does not exist: create it with `mkdir -p /a: b`", "mount point /a: b does not exist"),
-        ("/m is already mounted (fuse.x): end that with `y`, or choose another", "/m is already mounted (fuse.x)"),
-        ("it is what it is", "it is what it is"),
+        (UserError(ExitCode.USAGE, "/a: b; c is missing", "give it; or not"), "/a: b; c is missing", "give it; or not"),
+        (UserError(ExitCode.USAGE, "it lacks", "run `x` as root", command="sudo x"), "it lacks", "sudo x"),
+        (UserError(ExitCode.USAGE, "it is no size", subject="--x"), "--x: it is no size", None),
     ],
 )
-def test_a_fact_without_advice(said: str, left: str) -> None:
-    assert fact(UserError(ExitCode.USAGE, said)) == left
+def test_an_error_of_mount(error: UserError, fact: str, fix: str | None) -> None:
+    """The fact with its subject, whatever is in it; the command, or else the fix in words."""
+    assert refused("x", error) == Finding("x", Mark.FAULT, fact, fix)

@@ -15,6 +15,7 @@ from artifactfs.doctor.host import Machine
 from artifactfs.logs import system_logs
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings
+from artifactfs.util.escaping import shell_word
 from tests.harness import needs_root
 
 
@@ -31,7 +32,7 @@ def on(fstype: str, point: str = "/") -> Machine:
 def check(found: Finding, mark: Mark, *said: str) -> None:
     assert found.mark is mark, found
     for text in said:
-        assert text in f"{found.text} {found.mend}"
+        assert text in f"{found.fact} {found.fix}"
 
 
 # --- the mount point ------------------------------------------------------------------------------------
@@ -60,7 +61,15 @@ def test_no_place(path: str) -> None:
 def test_the_command_for_a_mount_point(tmp_path: Path) -> None:
     """A name with a space is quoted, and a relative path is whole."""
     found = path_checks.mountpoint(str(tmp_path / "no such"))
-    assert found.mend == f"mkdir -p '{tmp_path}/no such'"
+    assert found.fix == f"mkdir -p '{tmp_path}/no such'"
+
+
+@pytest.mark.parametrize("name", ["a: b", "a; b", "x: run y", "a\nb", "it's", "x: is the y"])
+def test_a_mount_point_with_an_odd_name(name: str, tmp_path: Path) -> None:
+    """5.3: the fact is whole, whatever the name holds."""
+    found = path_checks.mountpoint(str(tmp_path / name))
+    assert found.fact == f"mount point {tmp_path / name} does not exist"
+    assert found.fix == f"mkdir -p {shell_word(str(tmp_path / name))}"
 
 
 # --- the config file ------------------------------------------------------------------------------------
@@ -82,7 +91,7 @@ def test_the_config_file(mode: int, mark: Mark, said: str, tmp_path: Path) -> No
     file.unlink()
     check(path_checks.config(its), Mark.GOOD, "none")
     nothing = path_checks.config(settings.load({}, config_file=os.devnull, environ={}, need_keys=False))
-    assert nothing.text == "none, as was asked for"
+    assert nothing.fact == "none, as was asked for"
 
 
 # --- the cache ------------------------------------------------------------------------------------------

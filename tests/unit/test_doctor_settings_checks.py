@@ -9,7 +9,7 @@ import pytest
 from artifactfs import settings
 from artifactfs.doctor import path_checks, settings_checks
 from artifactfs.doctor.findings import Finding, Mark
-from artifactfs.doctor.settings_checks import Given, Setup
+from artifactfs.doctor.settings_checks import SettingsArguments, Setup
 
 KEYS = {"DD_API_KEY": "s3cr3t-api", "DD_APP_KEY": "s3cr3t-app"}
 
@@ -25,9 +25,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 
 
 def read(config: str | None = None, options: str = "", **flags: str) -> Setup:
-    its = settings_checks.read(Given(flags, options, config))
+    its = settings_checks.read(SettingsArguments(flags, options, config))
     for finding in its.findings:
-        assert "s3cr3t" not in f"{finding.text} {finding.mend}"
+        assert "s3cr3t" not in f"{finding.fact} {finding.fix}"
     return its
 
 
@@ -43,16 +43,16 @@ def test_whole(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cr3t-file\n")
     its = read(site="datadoghq.eu", app_key_file=str(tmp_path / "key"))
     assert its.may_ask
-    assert found(its, "settings").text == "asks https://api.datadoghq.eu"
-    keys = found(its, "keys").text
+    assert found(its, "settings").fact == "asks https://api.datadoghq.eu"
+    keys = found(its, "keys").fact
     assert keys == f"API key from DD_API_KEY, application key from --app-key-file ({tmp_path / 'key'})"
     environment.setenv("DD_ACCESS_TOKEN", "s3cr3t-token")
-    assert found(read(), "keys").text == "access token from DD_ACCESS_TOKEN"
+    assert found(read(), "keys").fact == "access token from DD_ACCESS_TOKEN"
     environment.setenv("DD_BEARER_TOKEN", "s3cr3t-bearer")
     its = read()
-    assert found(its, "keys").text == "access token from DD_BEARER_TOKEN"
-    assert [each.text for each in its.findings if each.mark is Mark.WARNING] == [
-        "DD_BEARER_TOKEN counts, and not DD_ACCESS_TOKEN, which holds another: unset one of them"
+    assert found(its, "keys").fact == "access token from DD_BEARER_TOKEN"
+    assert [each.fact for each in its.findings if each.mark is Mark.WARNING] == [
+        "DD_BEARER_TOKEN is used, and not DD_ACCESS_TOKEN, which has another value"
     ]
 
 
@@ -62,7 +62,7 @@ def test_a_key_in_the_config_file(environment: pytest.MonkeyPatch, tmp_path: Pat
     file.chmod(0o600)
     its = read(str(file))
     assert its.settings.site == "datadoghq.eu"
-    assert found(its, "keys").text.count(str(file)) == 2
+    assert found(its, "keys").fact.count(str(file)) == 2
 
 
 def test_no_keys(environment: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_no_keys(environment: pytest.MonkeyPatch) -> None:
     assert its.may_ask
     assert its.settings.api_key is None
     assert found(its, "keys").mark is Mark.FAULT
-    assert "DD_API_KEY" in f"{found(its, 'keys').mend}"
+    assert "DD_API_KEY" in f"{found(its, 'keys').fix}"
     assert found(its, "settings").mark is Mark.GOOD
 
 
@@ -82,21 +82,21 @@ def test_a_key_file_that_is_missing(environment: pytest.MonkeyPatch, tmp_path: P
     assert its.may_ask
     assert (its.settings.api_key, its.settings.app_key) == (None, None)
     assert found(its, "keys").mark is Mark.FAULT
-    assert "no such" in found(its, "keys").text
+    assert "no such" in found(its, "keys").fact
     # The rest of the settings still counts.
     assert its.settings.cache_dir == "/my/cache"
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "mend"),
+    ("text", "said", "fix"),
     [
         ("listing_ttl = ", "TOML", "${EDITOR:-vi} "),
         ("no_such = 1\n", "no_such", "${EDITOR:-vi} "),
         ('listing_ttl = "soon"\n', "soon", "${EDITOR:-vi} "),
-        ('app_key = "s3cr3t-world-readable"\n', "chmod 600", "chmod 600 "),
+        ('app_key = "s3cr3t-world-readable"\n', "others can read it", "chmod 600 "),
     ],
 )
-def test_a_broken_config_file(text: str, said: str, mend: str, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_config_file(text: str, said: str, fix: str, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is told, and nobody is asked: a site that was in it would not be the one that gets the keys (6.1)."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
@@ -106,14 +106,14 @@ def test_a_broken_config_file(text: str, said: str, mend: str, environment: pyte
     its = read(str(file), cache_dir="/my/cache")
     assert not its.may_ask
     assert found(its, "settings").mark is Mark.FAULT
-    assert said in found(its, "settings").text
-    assert found(its, "settings").mend == f"{mend}{file}"
+    assert said in found(its, "settings").fact
+    assert found(its, "settings").fix == f"{fix}{file}"
     assert its.settings.cache_dir == "/my/cache"
     assert its.settings.api_key is None or its.settings.site == settings.DEFAULT_SITE
     # It is looked at itself, and not what stands in for it.
     for way in (its, read(options=f"config={file}"), read(str(file), options="nonsense=1")):
         assert way.settings.config_file == str(file)
-        assert path_checks.config(way.settings, understood=False).text == str(file)
+        assert path_checks.config(way.settings, understood=False).fact == str(file)
 
 
 @pytest.mark.parametrize("options", ["nonsense=1", "rw"])
@@ -127,15 +127,15 @@ def test_a_bad_flag_and_a_bad_variable(environment: pytest.MonkeyPatch) -> None:
     assert not read(listing_ttl="soon").may_ask
     environment.setenv("ARTIFACTFS_CACHE_SIZE", "elephants")
     its = read()
-    assert "ARTIFACTFS_CACHE_SIZE" in found(its, "settings").text
-    assert f"{found(its, 'settings').mend}".startswith("unset ARTIFACTFS_CACHE_SIZE ")
+    assert "ARTIFACTFS_CACHE_SIZE" in found(its, "settings").fact
+    assert f"{found(its, 'settings').fix}".startswith("unset ARTIFACTFS_CACHE_SIZE ")
 
 
 def test_a_config_file_that_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What would mend it is another file, or a look at what is there in its place."""
     missing = found(read(str(tmp_path / "none.toml")), "settings")
-    assert (missing.mark, missing.mend) == (Mark.FAULT, "artifactfs doctor --config FILE  # one that is there")
-    assert f"ls -ld {tmp_path} " in f"{found(read(str(tmp_path)), 'settings').mend}"
+    assert (missing.mark, missing.fix) == (Mark.FAULT, "artifactfs doctor --config FILE  # one that is there")
+    assert f"ls -ld {tmp_path} " in f"{found(read(str(tmp_path)), 'settings').fix}"
 
 
 def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[profiles.eu]\nsite = "datadoghq.eu"\n')
     its = read(str(file), profile="eu")
-    assert found(its, "settings").text == "asks https://api.datadoghq.eu, with profile eu"
+    assert found(its, "settings").fact == "asks https://api.datadoghq.eu, with profile eu"
     its = read(str(file), profile="us")
     assert found(its, "settings").mark is Mark.FAULT
     assert not its.may_ask
@@ -158,9 +158,9 @@ def test_a_key_from_a_command(environment: pytest.MonkeyPatch, tmp_path: Path) -
     its = read(api_key_command="sh -c 'sleep 0.2; echo s3cr3t-of-a-command'")
     assert its.settings.api_key is not None
     assert its.settings.api_key.reveal() == "s3cr3t-of-a-command"
-    assert "--api-key-command" in found(its, "keys").text
+    assert "--api-key-command" in found(its, "keys").fact
     its = read(api_key_command="false")
-    assert "the command failed" in found(its, "keys").text
+    assert "the command failed" in found(its, "keys").fact
 
 
 def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
         os.close(handle)
         os.unlink(path)
     assert advice.mark is Mark.WARNING
-    assert advice.mend == f"chmod 600 {path}"
+    assert advice.fix == f"chmod 600 {path}"
 
 
 def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) 
     environment.setenv("DD_APP_KEY", "s3cr3t-app")
     its = read(api_key_file=str(tmp_path / "pipe"))
     assert found(its, "keys").mark is Mark.FAULT
-    assert "it is a pipe, and nobody writes to it" in found(its, "keys").text
+    assert "it is a pipe without a writer" in found(its, "keys").fact
     with open(tmp_path / "pipe", "r+b", buffering=0):
         its = read(api_key_file=str(tmp_path / "pipe"))
     assert found(its, "keys").mark is Mark.FAULT
-    assert "took more than 0.3 s" in found(its, "keys").text
+    assert "took more than 0.3 s" in found(its, "keys").fact
 
 
 # --- proxy and certificates -----------------------------------------------------------------------------
@@ -206,25 +206,25 @@ def test_a_proxy_of_the_environment() -> None:
     with_password = {"HTTPS_PROXY": "http://me:s3cr3t@proxy:3128"}
     found = proxy(with_password)
     assert found.mark is Mark.WARNING
-    assert found.text == "none; HTTPS_PROXY of the environment is not read"
-    assert found.mend == 'artifactfs mount --proxy "$HTTPS_PROXY" …'
+    assert found.fact == "none; HTTPS_PROXY of the environment is not read"
+    assert found.fix == 'artifactfs mount --proxy "$HTTPS_PROXY" …'
     socks = proxy({"ALL_PROXY": "socks5://proxy:1080"})
     assert socks.mark is Mark.WARNING
-    assert socks.mend is None
+    assert socks.fix is None
     assert proxy({"HTTPS_PROXY": ""}).mark is Mark.GOOD
-    assert proxy({}).text == "none"
+    assert proxy({}).fact == "none"
 
 
 def test_a_proxy_of_the_settings() -> None:
     """It is shown without its password; on this machine it is not used."""
     found = proxy({"HTTPS_PROXY": "http://other:1"}, proxy="http://me:s3cr3t@proxy:3128")
     assert found.mark is Mark.GOOD
-    assert "http://proxy:3128" in found.text
-    assert "s3cr3t" not in found.text
-    assert "me" not in found.text.split()
-    assert "NO_PROXY of the environment is not read" in proxy({"NO_PROXY": "*"}, proxy="http://proxy:3128").text
+    assert "http://***@proxy:3128" in found.fact
+    assert "s3cr3t" not in found.fact
+    assert "me" not in found.fact.split()
+    assert "NO_PROXY of the environment is not read" in proxy({"NO_PROXY": "*"}, proxy="http://proxy:3128").fact
     local = proxy({}, proxy="http://proxy:3128", api_url="http://127.0.0.1:1")
-    assert "without it" in local.text
+    assert "without it" in local.fact
 
 
 def certificates(environ: dict[str, str], **flags: str) -> Finding:
@@ -234,16 +234,16 @@ def certificates(environ: dict[str, str], **flags: str) -> Finding:
 
 def test_certificates(tmp_path: Path) -> None:
     """Those of certifi, those of a file, none in a file; what the environment names is not used, and said."""
-    assert "certifi" in certificates({}).text
+    assert "certifi" in certificates({}).fact
     found = certificates({"SSL_CERT_FILE": "/x", "SSL_CERT_DIR": "/y"})
     assert found.mark is Mark.WARNING
-    assert "SSL_CERT_FILE, SSL_CERT_DIR" in found.text
-    assert found.mend == 'artifactfs mount --ca-file "$SSL_CERT_FILE" …'
-    assert certificates({"SSL_CERT_DIR": "/y"}).mend is None
+    assert "SSL_CERT_FILE, SSL_CERT_DIR" in found.fact
+    assert found.fix == 'artifactfs mount --ca-file "$SSL_CERT_FILE" …'
+    assert certificates({"SSL_CERT_DIR": "/y"}).fix is None
     # Where there is no TLS, nobody cares.
     assert certificates({"SSL_CERT_FILE": "/x"}, api_url="http://127.0.0.1:1").mark is Mark.GOOD
     file = tmp_path / "ca.pem"
     file.write_text("no certificate")
     assert certificates({}, ca_file=str(file)).mark is Mark.FAULT
-    assert str(file) in certificates({}, ca_file=str(file)).text
+    assert str(file) in certificates({}, ca_file=str(file)).fact
     assert certificates({}, ca_file=str(tmp_path / "no such")).mark is Mark.FAULT

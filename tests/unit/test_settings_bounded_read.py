@@ -75,7 +75,7 @@ def test_a_file_and_its_end(tmp_path: Path) -> None:
 
 def test_a_pipe_that_nobody_writes_to(pipe: str) -> None:
     """It is over at once: no writer that is not there yet is waited for."""
-    assert failure(pipe).strerror == "it is a pipe, and nobody writes to it"
+    assert failure(pipe).strerror == "it is a pipe without a writer"
 
 
 def test_a_pipe_whose_writer_says_nothing(silent: str) -> None:
@@ -112,10 +112,10 @@ def test_a_config_file_that_is_none(pipe: str) -> None:
     """A pipe without a writer, a device without an end: said at once, and no memory is filled."""
     error = refusal({}, pipe)
     assert error.code is ExitCode.BAD_CONFIG
-    assert str(error) == f"cannot read the config file {pipe}: it is a pipe, and nobody writes to it"
+    assert str(error) == f"{pipe}: cannot read the config file: it is a pipe without a writer"
     error = refusal({}, "/dev/zero")
     assert error.code is ExitCode.BAD_CONFIG
-    assert str(error) == "cannot read the config file /dev/zero: it is larger than 1 MiB"
+    assert str(error) == "/dev/zero: cannot read the config file: it is larger than 1 MiB"
 
 
 def test_a_config_file_through_a_pipe() -> None:
@@ -138,7 +138,7 @@ def test_a_key_file_that_is_none(pipe: str) -> None:
     """A pipe without a writer, a device without an end."""
     error = refusal({"api_key_file": pipe})
     assert error.code is ExitCode.KEYS_MISSING
-    assert str(error) == f"--api-key-file: cannot read the key from {pipe}: it is a pipe, and nobody writes to it"
+    assert str(error) == f"--api-key-file: cannot read the key from {pipe}: it is a pipe without a writer"
     assert "it is larger than 4 KiB" in str(refusal({"api_key_file": "/dev/zero"}))
 
 

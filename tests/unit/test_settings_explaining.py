@@ -1,11 +1,12 @@
 """artifactfs.settings.explain: what `config show` says of each setting."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from artifactfs import settings
-from artifactfs.errors import ExitCode
+from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import SETTINGS, Explanation, Shown
 from artifactfs.settings.schema import KEY_FORMS
 
@@ -143,3 +144,41 @@ def test_a_pipe_is_left_to_the_mount(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     found = explain({"api_key_file": str(tmp_path / "pipe")}, environ={"DD_APP_KEY": "x"})
     assert found.code is ExitCode.OK
+
+
+# Names in which a sentence about a path seems to end, or to begin.
+ODD_NAMES = ["a: b", "a; b", "a: b; c: d", "a\nb: c", 'it\'s "a": b', "run `x`; y", "-o x: y"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("key", [row.name for row in SETTINGS if row.name.endswith("key_file")])
+@pytest.mark.parametrize("place", ["config file", "variable", "flag"])
+def test_a_problem_of_a_path_with_an_odd_name(tmp_path: Path, name: str, key: str, place: str) -> None:
+    """5.3: a path may have any name; the problem is shown, and the exit code is that of `mount`."""
+    (tmp_path / name).mkdir()
+    path = str(tmp_path / name / "no such: key; run `x`")
+    other = "app_key" if key == "api_key_file" else "api_key"
+    text = json.dumps(path) if place == "config file" else None
+    file = config(tmp_path / name, f"{other} = 'k'\n" + (f"{key} = {text}\n" if text else ""))
+    found = explain(
+        {key: path} if place == "flag" else {},
+        environ={f"ARTIFACTFS_{key.upper()}": path} if place == "variable" else {},
+        file=file,
+    )
+    assert found.code is ExitCode.KEYS_MISSING
+    assert [row.name for row in found.settings if row.problem is not None] == [key]
+    assert by_name(found)[key].problem == f"cannot read the key from {path}: No such file or directory"
+    with pytest.raises(UserError) as caught:
+        settings.load({}, config_file=file, environ={f"ARTIFACTFS_{key.upper()}": path})
+    assert caught.value.fact == by_name(found)[key].problem
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_broken_value_below_an_odd_name(tmp_path: Path, name: str) -> None:
+    """5.3: the same for a value that the config file in such a directory gives."""
+    (tmp_path / name).mkdir()
+    found = explain(file=config(tmp_path / name, "app_key = 'a b'\napi_key = 'k'\ndeadline = 'soon: a; b'"))
+    problems = {row.name: row.problem for row in found.settings if row.problem is not None}
+    assert set(problems) == {"app_key", "deadline"}
+    assert str(problems["app_key"]).startswith("the key holds spaces")
+    assert str(problems["deadline"]).startswith("'soon: a; b' is not a time")

@@ -295,8 +295,8 @@ def test_a_key_file_that_everybody_can_read_is_warned_of(said: Said) -> None:
             os.chmod(place, directory)
             os.chmod(path, mode)
             assert everybody_can_read(path) == warned
-            sentence = f"everybody on this machine can read the key in {path}: run `chmod 600 {path}`"
-            assert said.load().warnings == ((sentence,) if warned else ())
+            sentence = f"all users of this machine can read the key in {path}; run `chmod 600 {path}`"
+            assert [*map(str, said.load().warnings)] == ([sentence] if warned else [])
         assert not everybody_can_read(path + ".none")
     finally:
         shutil.rmtree(place)

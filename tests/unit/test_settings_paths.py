@@ -109,7 +109,7 @@ def test_another_users_home(place: Callable[[], str], environment: pytest.Monkey
     assert place().startswith(str(home))
     os.chown(home, 12347, 12347)
     with pytest.raises(
-        UserError, match=r"can be changed by another user \(uid 12347\): run `sudo -H artifactfs …`"
+        UserError, match=r"can be changed by another user \(uid 12347\); run `sudo -H artifactfs …`"
     ) as caught:
         place()
     assert caught.value.code is ExitCode.NOT_WRITABLE

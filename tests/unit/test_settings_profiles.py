@@ -158,7 +158,7 @@ def test_an_unknown_profile(tmp_path: Path, file: str, by: str, source: str | No
     )
     assert error.code is code
     assert str(error) == (
-        f"{source or file}: there is no profile 'far-away': did you mean far away? {file} has eu, far away"
+        f"{source or file}: there is no profile 'far-away'; did you mean far away? {file} has eu, far away"
     )
 
 
@@ -240,10 +240,10 @@ def test_unknown_variables() -> None:
         "ARTIFACTFS_LISTING_TLL": "5", "ARTIFACTFS_PORT": "tcp://x", "ARTIFACTFS_SERVICE_HOST": "x",
         "ARTIFACTFS_PORT_80_TCP_ADDR": "x", "ARTIFACTFS_PROFIL": "eu", "DD_SIT": "x", "ARTIFACTFS_": "x",
     }  # fmt: skip
-    assert load(environ=environ).warnings == (
+    assert [*map(str, load(environ=environ).warnings)] == [
         "ARTIFACTFS_LISTING_TLL is no variable of artifactfs; did you mean ARTIFACTFS_LISTING_TTL?",
         "ARTIFACTFS_PROFIL is no variable of artifactfs; did you mean ARTIFACTFS_PROFILE?",
-    )
+    ]
 
 
 def test_a_profile_that_the_environment_overrides(file: str) -> None:
@@ -251,8 +251,8 @@ def test_a_profile_that_the_environment_overrides(file: str) -> None:
     environ = {"DD_SITE": "us5.datadoghq.com", "DD_APP_KEY": "x", "DD_API_KEY": "x", "ARTIFACTFS_LISTING_TTL": "1"}
     found = load({"profile": "eu"}, environ=environ, file=file)
     assert (found.site, found.app_key) == ("us5.datadoghq.com", Secret("x"))
-    assert [sentence.partition(" counts")[0] for sentence in found.warnings] == [
-        "DD_SITE, DD_APP_KEY of the environment"
+    assert [notice.fact for notice in found.warnings] == [
+        "DD_SITE, DD_APP_KEY of the environment overrides the profile eu"
     ]
     # Keys in place of a token, and the other way round; half a pair is in nobody's place.
     file = config(Path(file).parent, "[profiles.t]\naccess_token = 't'\n[profiles.k]\napi_key = 'k'\napp_key = 'k'\n")
@@ -261,7 +261,7 @@ def test_a_profile_that_the_environment_overrides(file: str) -> None:
         ("k", ["DD_ACCESS_TOKEN"], "DD_ACCESS_TOKEN of"), ("t", ["DD_API_KEY"], None),
     ):  # fmt: skip
         warnings = load({"profile": profile}, environ=dict.fromkeys(variables, "x"), file=file).warnings
-        assert [sentence.startswith(str(told)) for sentence in warnings] == ([True] if told else [])
+        assert [notice.fact.startswith(str(told)) for notice in warnings] == ([True] if told else [])
     # The same site; or a profile that nobody named here.
     file = config(Path(file).parent, CONFIG)
     assert load({"profile": "eu"}, environ={"DD_SITE": "datadoghq.eu"}, file=file).warnings == ()

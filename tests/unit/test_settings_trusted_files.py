@@ -67,14 +67,15 @@ def test_a_file_that_others_can_write(text: str, mode: int, file: Path) -> None:
 
 def warnings(ca_file: Path) -> tuple[str, ...]:
     environ = {"DD_API_KEY": "k", "DD_APP_KEY": "k"}
-    return settings.load({"ca_file": str(ca_file)}, config_file=os.devnull, environ=environ).warnings
+    found = settings.load({"ca_file": str(ca_file)}, config_file=os.devnull, environ=environ)
+    return tuple(map(str, found.warnings))
 
 
 def test_certificates_that_others_can_change(file: Path) -> None:
     """They could have the keys sent to a server of theirs: the user is told, and what to type."""
     assert warnings(file) == ()
     file.chmod(0o664)
-    assert warnings(file) == (f"others can change whose certificates are trusted: run `chmod go-w {file}`",)
+    assert warnings(file) == (f"others can change the trusted certificates in {file}; run `chmod go-w {file}`",)
     file.unlink()
     assert warnings(file) == ()
 
@@ -84,7 +85,7 @@ def test_certificates_of_another_user(file: Path) -> None:
     """The same of a file that belongs to one."""
     os.chown(file, OTHER, OTHER)
     (warning,) = warnings(file)
-    assert warning.startswith(f"another user (uid {OTHER}) can change whose certificates are trusted")
+    assert warning.startswith(f"another user (uid {OTHER}) can change the trusted certificates in ")
 
 
 def test_what_can_be_opened_is_opened_as_ever(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_another_users_file(text: str, mode: int, file: Path) -> None:
     os.chown(file, OTHER, OTHER)
     file.chmod(mode)
     said = refusal(file)
-    assert said.startswith(f"{file} belongs to another user (uid {OTHER}), so it does not count; ")
+    assert said.startswith(f"{file} belongs to another user (uid {OTHER}), so it is not used; ")
     assert f"`install -m 600 {file} COPY`" in said
     assert "s3cr3t" not in said
 

@@ -116,7 +116,7 @@ async def test_a_proxy_that_was_configured_is_used_without_the_keys() -> None:
         listening(refusal) as (proxy, heard),
         sending("https://api.test", proxy=f"http://user:pr0xypass@{proxy}") as sender,
     ):
-        with pytest.raises(errors.Unreachable, match="the proxy") as caught:
+        with pytest.raises(errors.Unreachable, match=r"^the proxy .* refused the connection with") as caught:
             await sender.get("run", "/x", deadline_s=30)
     assert heard.text.startswith(b"CONNECT api.test:443 ")
     assert b"s3cr3t" not in heard.text
@@ -183,8 +183,9 @@ async def test_no_tls_on_the_other_side() -> None:
     """5.3: TLS failure: TlsFailed at the first attempt, without a retry or a downgrade."""
     plain = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
     async with listening(plain) as (here, heard), sending(f"https://{here}") as sender:
-        with pytest.raises(errors.TlsFailed, match="TLS to"):
+        with pytest.raises(errors.TlsFailed, match=r"^TLS to") as caught:
             await sender.get("run", "/x", deadline_s=30)
+    assert "--ca-file" in errors.what_to_do(caught.value)
     assert heard.connections == 1
     assert b"s3cr3t" not in heard.text
 
@@ -259,16 +260,36 @@ async def test_foreign_exceptions_end_here(raised: httpx.HTTPError, error: type[
 @pytest.mark.parametrize(
     ("cause", "error", "said"),
     [
-        (ConnectionRefusedError(111, "Connection refused"), errors.ConnectionRefused, "^the proxy http://p:9 refuses"),
+        (
+            ConnectionRefusedError(111, "Connection refused"),
+            errors.ConnectionRefused,
+            "^the proxy http://...@p:9 refuses",
+        ),
         (
             socket.gaierror(-2, "Name or service not known"),
             errors.Unreachable,
-            "^cannot reach the proxy http://p:9: Na",
+            "^cannot reach the proxy http://...@p:9: Na",
         ),
-        (OSError(113, "No route to host"), errors.Unreachable, "^cannot reach the proxy http://p:9: No route to host"),
-        (ConnectionResetError(104, "reset"), errors.Unreachable, "^cannot reach api.test through the proxy http://p:9"),
-        (httpx.ProxyError("407 http://u:s3cr3t@p"), errors.Unreachable, "^the proxy http://p:9 refused .* with 407"),
-        (httpx.ConnectTimeout("x"), errors.TimedOut, "^api.test did not answer in time through the proxy http://p:9"),
+        (
+            OSError(113, "No route to host"),
+            errors.Unreachable,
+            "^cannot reach the proxy http://...@p:9: No route to host",
+        ),
+        (
+            ConnectionResetError(104, "reset"),
+            errors.Unreachable,
+            "^cannot reach api.test through the proxy http://...@p:9",
+        ),
+        (
+            httpx.ProxyError("407 http://u:s3cr3t@p"),
+            errors.Unreachable,
+            "^the proxy http://...@p:9 refused .* with 407",
+        ),
+        (
+            httpx.ConnectTimeout("x"),
+            errors.TimedOut,
+            "^api.test did not answer in time through the proxy http://...@p:9",
+        ),
     ],
 )
 async def test_a_proxy_that_is_not_there_is_named(
