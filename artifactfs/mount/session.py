@@ -39,13 +39,13 @@ from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.logs import LogDestination
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.circuit_breaker import CircuitBreaker
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
-from artifactfs.modellab.transport import Transport
+from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Transport
 from artifactfs.mount import account_switch, mount_owner, mount_table, preflight, presence, registry, unmount
 from artifactfs.mount.daemon import Parent
 from artifactfs.mount.sd_notify import Notifier
@@ -54,6 +54,7 @@ from artifactfs.tree.control_dir import Reports
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import InodeNumbers
 from artifactfs.tree.tree import Tree
+from artifactfs.tree.tuning import TreeTuning
 from artifactfs.util import headroom
 from artifactfs.util.clock import boottime
 
@@ -181,6 +182,7 @@ async def _serve(
                 nursery=root,
                 clock=boottime,
                 times=TreeTimes(settings.listing_ttl, settings.finished_ttl, settings.negative_ttl, settings.stale_max),
+                tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,
             )

@@ -83,11 +83,11 @@ def test_the_package_was_found() -> None:
     rooms = {room(name) for name, _ in modules()}
     assert rooms >= {"cli", "mount", "fuse", "tree", "modellab", "settings", "errors", "logs", "emulator", "__init__"}
     edges = {(source, target) for _, _, source, target, _ in ours()}
-    assert {("tree", "modellab"), ("fuse", "tree"), ("mount", "fuse"), ("modellab", "errors")} <= edges
+    assert {("tree", "domain"), ("fuse", "tree"), ("mount", "fuse"), ("modellab", "errors")} <= edges
 
 
 def test_arrows_point_down() -> None:
-    """cli → mount → fuse → {tree, content} → modellab → settings → {errors, logs, clock, …}: no other way."""
+    """cli → mount → fuse → {tree, content}, modellab → settings → {errors, logs, clock, …}: no other way."""
     wrong = [
         f"{name}:{line}: {source} imports {target}"
         for name, line, source, target, _ in ours()
@@ -106,6 +106,12 @@ def test_tree_and_content_do_not_know_each_other() -> None:
         for name, line, source, target, _ in ours()
         if source != target and {source, target} == {"tree", "content"}
     ]
+    assert not wrong
+
+
+def test_the_tree_does_not_know_the_service() -> None:
+    """tree knows the service by a Protocol, and its values by domain: it imports nothing of modellab."""
+    wrong = [f"{name}:{line}" for name, line, source, target, _ in ours() if (source, target) == ("tree", "modellab")]
     assert not wrong
 
 
