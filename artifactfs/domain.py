@@ -98,6 +98,17 @@ class DirectoryListing(msgspec.Struct, frozen=True):
     path_in_project: str
 
 
+class IndexedFile(msgspec.Struct, frozen=True, gc=False):
+    """A file as a project's listing names it. `path`: what the content endpoint takes as `artifact_path`.
+
+    `size_bytes` and `created_ns` (since the epoch) are None where the listing has none that can be read.
+    """
+
+    path: str
+    size_bytes: int | None = None
+    created_ns: int | None = None
+
+
 class ArtifactRef(msgspec.Struct, frozen=True):
     """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
 

@@ -3,20 +3,20 @@
 Nothing here sleeps in real time: `TurnedClock` follows trio's clock, which is a MockClock in these tests.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
-from artifactfs.domain import Children, DirectoryListing, ListedChild, Project, RequestUsage, Run
+from artifactfs.domain import Children, DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.errors import NotFound
-from artifactfs.modellab.models import ProjectFile
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
 MINUTE_NS = 60 * 10**9
-# What the index says of files unless told otherwise: 2026-05-16T08:30:00Z.
+# What the index says of files unless told otherwise, as sent and as read.
 CREATED_AT = "2026-05-16T08:30:00Z"
 CREATED_NS = NOW_NS - 30 * MINUTE_NS
 
@@ -62,7 +62,7 @@ class FakeService:
     `failures` are raised by the next calls, one each (None: that one succeeds); `latency_s` is how long a call takes;
     `gate`, where set, holds every call until the event is set. `refusals`: what a call, as it stands in the log, raises
     as long as it stands there. `catalogue`: the projects; `projects`: the index of each that has one, which takes
-    `index_s` more to come; `room`: whether requests ahead may go.
+    `index_s` more to come; `room`: whether requests ahead may go; `choose`: see TreeTuning.
     """
 
     runs: dict[int, Run] = field(default_factory=dict)
@@ -73,9 +73,10 @@ class FakeService:
     gate: trio.Event | None = None
     log: list[tuple[object, ...]] = field(default_factory=list)
     catalogue: dict[int, Project] = field(default_factory=dict)
-    projects: dict[str, list[ProjectFile]] = field(default_factory=dict)
+    projects: dict[str, list[IndexedFile]] = field(default_factory=dict)
     index_s: float = 0.0
     room: bool = True
+    choose: Callable[[list[str], int], list[str]] = field(default_factory=lambda: random.Random(20261123).sample)
     refusals: dict[tuple[object, ...], Exception] = field(default_factory=dict)
 
     def add_tree(
@@ -85,7 +86,7 @@ class FakeService:
         *,
         project_id: str = "10",
         prefix: str = "prefix/artifacts",
-        created_at: str = CREATED_AT,
+        created_ns: int | None = CREATED_NS,
     ) -> None:
         """Give a run files by their paths, with their directories' listings and their part of the project's index."""
         held: dict[str, tuple[dict[str, int | None], dict[str, None]]] = {"": ({}, {})}
@@ -99,7 +100,7 @@ class FakeService:
             self.listings[run_id, path] = directory(its_files, list(its_dirs), prefix)
         base = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
         self.projects.setdefault(project_id, []).extend(
-            ProjectFile(base + path, size, created_at) for path, size in files.items()
+            IndexedFile(base + path, size, created_ns) for path, size in files.items()
         )
 
     async def get_run(self, run_id: int) -> Run:
@@ -124,7 +125,7 @@ class FakeService:
         await self._called("projects", count)
         return answer[:count]
 
-    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+    async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         await self._called("index", project_id)
         await trio.sleep(self.index_s)
         if project_id not in self.projects:

@@ -1,23 +1,30 @@
 """Walking a tree without a kernel, as `find` does it, for the tests of the index and of listing ahead."""
 
-import random
 from collections.abc import Mapping
 
+import msgspec
 import trio
 
 from artifactfs import errors
 from artifactfs.tree.nodes import ArtifactDir, Entry, Node
 from artifactfs.tree.tree import Tree
+from artifactfs.tree.tuning import TreeTuning
 from tests.fakes import NOW_NS, FakeService, TurnedClock
 
 
-def mounted(service: FakeService, nursery: trio.Nursery, prefetch: str = "auto") -> Tree:
-    """Return a tree of a service, with default times, that chooses the same directories each time."""
-    clock = TurnedClock()
-    tree = Tree(service, site="test", nursery=nursery, clock=clock, wall_clock_ns=lambda: NOW_NS, prefetch=prefetch)
-    if tree._index is not None:
-        tree._index._choose = random.Random(20261123).sample
-    return tree
+def mounted(
+    service: FakeService, nursery: trio.Nursery, prefetch: str = "auto", tuning: TreeTuning | None = None
+) -> Tree:
+    """Return a tree of a service, with default times, that chooses as the service says."""
+    return Tree(
+        service,
+        site="test",
+        nursery=nursery,
+        clock=TurnedClock(),
+        wall_clock_ns=lambda: NOW_NS,
+        tuning=msgspec.structs.replace(tuning or TreeTuning(), choose=lambda *among: service.choose(*among)),
+        prefetch=prefetch,
+    )
 
 
 async def node(tree: Tree, run_id: int, path: str = "") -> Node:

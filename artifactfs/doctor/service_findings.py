@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 from artifactfs import errors
 from artifactfs.doctor.findings import Finding, fault, good, skipped, warning
-from artifactfs.domain import ContentBody, DirectoryListing, ListedChild
+from artifactfs.domain import ContentBody, DirectoryListing, IndexedFile, ListedChild
 from artifactfs.errors import ServiceError
-from artifactfs.modellab.listing_dialects import PathBase, size_of
-from artifactfs.modellab.models import ProjectFile
+from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_duration, format_size
 from artifactfs.util.urls import is_loopback, without_password
@@ -276,11 +275,11 @@ class Comparison:
         """How many files that were listed it does not have."""
         return len(self._lacking)
 
-    def add(self, rows: Sequence[ProjectFile]) -> None:
+    def add(self, rows: Sequence[IndexedFile]) -> None:
         """Take some rows."""
         self.rows += len(rows)
         for row in rows:
-            self.with_time += row.created_at is not None
+            self.with_time += row.created_ns is not None
             if not row.path.startswith(self._prefix):
                 continue
             path = row.path[len(self._prefix) :]
@@ -289,7 +288,7 @@ class Comparison:
             child = self._lacking.pop(path, None)
             if child is None:
                 self.unknown += 1
-            elif None not in (size := size_of(row), child.size_bytes) and size != child.size_bytes:
+            elif None not in (size := row.size_bytes, child.size_bytes) and size != child.size_bytes:
                 self.other_sizes += 1
 
 

@@ -16,11 +16,11 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import DirectoryListing, Project, RequestUsage, Run
+from artifactfs.domain import DirectoryListing, IndexedFile, Project, RequestUsage, Run
 from artifactfs.modellab import details, models, pagination, size_limits
 from artifactfs.modellab.details import ProjectDetails, RunDetails
 from artifactfs.modellab.listing_dialects import ListingKind, ListingNormalizer, PathBase
-from artifactfs.modellab.models import FileRow, Page, ProjectFile
+from artifactfs.modellab.models import FileRow, Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
@@ -181,7 +181,7 @@ class ModelLab:
         # Children that came with an echo of the prefix count if the other form brought none.
         return self._adopt(next((a for a in answers if a.verdict is ListingKind.CHILDREN), answers[0]))
 
-    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+    async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Give every file of a project's listing to `add`, as they come.
 
         Raises AnswerTooLarge past `sizes.index_bytes`, and what `add` raises. Waits `deadline_s` for each piece.

@@ -298,10 +298,13 @@ def _rare_time_ns(text: str) -> int | None:
     return following_ns if following_ns // 10**9 % 86400 == 0 else None
 
 
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
 def _since_epoch_ns(when: datetime.datetime) -> int:
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)
-    since = when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    since = when - _EPOCH
     return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import ijson
 import msgspec
 
+from artifactfs.domain import IndexedFile
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab.lenient_json import Repair
-from artifactfs.modellab.models import NESTING_HINT, ProjectFile
+from artifactfs.modellab.listing_dialects import size_of
+from artifactfs.modellab.models import NESTING_HINT, ProjectFile, parse_time_ns
 
 # Where the rows of a project's listing stand, and how deep; None is a list.
 _ROWS_AT = ["data", "attributes", "files", None]
@@ -50,12 +52,12 @@ class ProjectDecoder:
         self._lists = 0
         self._rest: bytes | None = None
 
-    def feed(self, piece: bytes) -> list[ProjectFile]:
+    def feed(self, piece: bytes) -> list[IndexedFile]:
         """Return rows that came so far, each once, in order; one without a usable path is left out.
 
         Raises UnexpectedAnswer.
         """
-        files: list[ProjectFile] = []
+        files: list[IndexedFile] = []
         while self._rest is None and self._lists < _MAX_LISTS and len(piece) >= _MANY_BYTES:
             head, bracket, piece = piece.partition(b"[")
             files += self._by_events(head + bracket)
@@ -64,7 +66,7 @@ class ProjectDecoder:
                 self._rest = b""
         return files + (self._by_events(piece) if self._rest is None else self._many(self._rest + piece))
 
-    def _many(self, rest: bytes) -> list[ProjectFile]:
+    def _many(self, rest: bytes) -> list[IndexedFile]:
         """Decode what begins where a row does; keep what is no whole row yet."""
         self._rest = rest
         if len(rest) < _MANY_BYTES:
@@ -79,11 +81,11 @@ class ProjectDecoder:
                 pass  # an odd row, or none at all: by events it costs itself and nothing else
             else:
                 self._rest = rest[rest.index(b"{", end) :]
-                return files
+                return [indexed_file(file) for file in files]
         self._rest = None
         return self._by_events(rest)
 
-    def _by_events(self, piece: bytes, *, final: bool = False) -> list[ProjectFile]:
+    def _by_events(self, piece: bytes, *, final: bool = False) -> list[IndexedFile]:
         sound = self._repair.feed(piece, final=final)
         try:
             if sound:  # for the parser nothing would be the end
@@ -103,7 +105,7 @@ class ProjectDecoder:
         self._events.clear()
         if self._depth > _MAX_DEPTH:
             raise UnexpectedAnswer(f"the project's listing is not the JSON expected: {NESTING_HINT}")
-        return [file for row in rows if (file := _project_file(row)) is not None]
+        return [indexed_file(file) for row in rows if (file := _project_file(row)) is not None]
 
     def _rows(self) -> list[dict[str, Any]]:
         """Return the rows that the events at hand complete, without what is deeper in them."""
@@ -129,7 +131,7 @@ class ProjectDecoder:
         self._depth, self._row = depth, row
         return rows
 
-    def finish(self) -> list[ProjectFile]:
+    def finish(self) -> list[IndexedFile]:
         """Return the last rows. Raises UnexpectedAnswer unless the listing has come to its end."""
         files = self._by_events(self._rest or b"", final=True)
         try:
@@ -137,6 +139,15 @@ class ProjectDecoder:
         except ijson.JSONError as error:
             raise UnexpectedAnswer("the project's listing ends in the middle") from error
         return files
+
+
+def indexed_file(row: ProjectFile) -> IndexedFile:
+    """Return a row's file; a size or a time that cannot be read is unknown."""
+    created_at = row.created_at
+    # datetime reads past a NUL, and takes any letter between date and time.
+    if created_at is None or not created_at.isascii() or "\0" in created_at:
+        return IndexedFile(row.path, size_of(row))
+    return IndexedFile(row.path, size_of(row), parse_time_ns(created_at))
 
 
 def _project_file(row: dict[str, Any]) -> ProjectFile | None:

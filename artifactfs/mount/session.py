@@ -29,8 +29,10 @@ from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.logs import LogDestination
 from artifactfs.modellab.auth import Credentials, KeyRing
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.liveness import Liveness
+from artifactfs.modellab.transport import CONCURRENCY, RESERVED
 from artifactfs.mount import (
     account_switch,
     components,
@@ -46,6 +48,7 @@ from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
+from artifactfs.tree.tuning import TreeTuning
 from artifactfs.util import headroom
 from artifactfs.util.clock import boottime
 
@@ -148,6 +151,7 @@ async def _serve(
                 nursery=root,
                 clock=boottime,
                 times=TreeTimes(settings.listing_ttl, settings.finished_ttl, settings.negative_ttl, settings.stale_max),
+                tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,
             )

@@ -28,16 +28,13 @@ from artifactfs.tree.nodes import (
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
 from artifactfs.tree.swr_cache import CacheEntry, Caches
 from artifactfs.tree.tree_stats import ListingFacts
+from artifactfs.tree.tuning import TreeTuning
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Bounds of what is remembered; a run is about 500 bytes. As many as in the rows of all pages, at least: who lists an
-# organisation of 65,614 runs, shelf by shelf, and follows the links then, asks for none of them again.
-MAX_RUNS = 100_000
 _MAX_PROJECTS = 20_000
-_MAX_SHELVED = MAX_RUNS
 # As many projects are listed, with 10 requests; the organisation that was seen has 403. Others are entered by id.
 _PROJECTS_LISTED = 1_000
 # Names of ours never go away while the mount is there.
@@ -57,6 +54,7 @@ class Catalog:
         caches: Caches,
         numbering: InodeNumbers,
         times: TreeTimes,
+        tuning: TreeTuning,
         runs_listed: int,
         clock: Callable[[], float],
         now_ns: Callable[[], int],
@@ -77,7 +75,7 @@ class Catalog:
             lambda run_id: f"run {run_id}",
             fetch=self._fetch_run,
             ttl_s=lambda run: times.ttl_s(run, now_ns()),
-            max_weight=MAX_RUNS,
+            max_weight=tuning.max_runs,
         )
         self._known_projects = caches.make(
             lambda project_id: f"project {project_id}",
@@ -91,7 +89,7 @@ class Catalog:
             fetch=self._fetch_runs,
             ttl_s=lambda _rows: times.listing_ttl,
             weight=lambda found: len(found) + 1,
-            max_weight=_MAX_SHELVED,
+            max_weight=tuning.max_runs,
         )
         self._project_pages = caches.make(
             lambda _: "the projects",

@@ -7,8 +7,7 @@ from typing import Protocol, TypeVar
 import msgspec
 import trio
 
-from artifactfs.domain import DirectoryListing, ListedChild, Project, RequestUsage, Run
-from artifactfs.modellab.models import ProjectFile
+from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.tree.nodes import ChildNumber, Entry, InodeNumbers, same_version
 
 # A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
@@ -38,7 +37,7 @@ class Service(Protocol):
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         """Return the children of a directory of a run."""
 
-    async def project_files(self, project_id: str, add: Callable[[Sequence[ProjectFile]], None]) -> None:
+    async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Give every file of a project's listing to `add`, as they come."""
 
     def can_prefetch(self) -> bool:

@@ -15,7 +15,6 @@ import cachetools
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +92,12 @@ class BackendHealth:
     """Whether the service seems to be in trouble: shared by all caches of a mount.
 
     Set by a refresh that failed for a passing reason or took too long, cleared by any success. While it is set, old
-    values are served at once, and refreshes are tried at most every PROBE_INTERVAL_S. One sick directory is not a
+    values are served at once, and refreshes are tried at most every `probe_interval_s`. One sick directory is not a
     service in trouble: a key that is not known to be sick has a turn of its own, and is waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, probe_interval_s: float = 5.0) -> None:
+        self._probe_interval_s = probe_interval_s
         self._trouble = False
         # When a refresh may be tried again: of what was slow or failed of late, and of anything else.
         self._next_probe = self._next_other = 0.0
@@ -131,7 +131,7 @@ class BackendHealth:
 
     def _in_trouble(self, key: Hashable, now: float) -> None:
         if not self._trouble:
-            self._next_probe = now + PROBE_INTERVAL_S
+            self._next_probe = now + self._probe_interval_s
             # Others are tried at once where it is this key again: it is known to be sick alone.
             self._next_other = now if self.is_sick(key, now) else self._next_probe
             self.trouble_since, self.with_errors, self.with_old = now, False, False
@@ -157,7 +157,7 @@ class BackendHealth:
         return now - self._sick.get(key, float("-inf")) < _SICK_S
 
     def try_probe(self, key: Hashable, now: float) -> bool:
-        """Whether it is time to try again; if so, it is not for the next PROBE_INTERVAL_S.
+        """Whether it is time to try again; if so, it is not for the next `probe_interval_s`.
 
         A key that is sick itself never takes the turn of others, which the service may answer.
         """
@@ -167,8 +167,8 @@ class BackendHealth:
         elif now < self._next_other:
             return False
         else:
-            self._next_other = now + PROBE_INTERVAL_S
-        self._next_probe = now + PROBE_INTERVAL_S
+            self._next_other = now + self._probe_interval_s
+        self._next_probe = now + self._probe_interval_s
         return True
 
 

@@ -17,7 +17,7 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, DirectoryListing, ListedChild, Run, below_prefix
 from artifactfs.tree import listing
-from artifactfs.tree.catalog import MAX_RUNS, Catalog
+from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
 from artifactfs.tree.nodes import (
     ArtifactDir,
@@ -34,6 +34,7 @@ from artifactfs.tree.nodes import (
 )
 from artifactfs.tree.swr_cache import BackendHealth, CacheEntry, Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
+from artifactfs.tree.tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
@@ -62,22 +63,23 @@ class Tree:
         nursery: trio.Nursery,
         clock: Callable[[], float],
         wall_clock_ns: Callable[[], int] = time.time_ns,
-        times: TreeTimes | None = None,
+        times: TreeTimes = TreeTimes(),  # noqa: B008  # a constant
+        tuning: TreeTuning = TreeTuning(),  # noqa: B008  # a constant
         runs_listed: int = 200,
         prefetch: str = "off",
     ) -> None:
         self._service = service
-        self._times = times or TreeTimes()
+        self._times = times
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
         self._numbering = InodeNumbers(site)
         # Of runs that were listed: what a path in them is relative to, and the run as it was then.
-        self._places: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(MAX_RUNS)
+        self._places: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(tuning.max_runs)
         # Where contents and listings disagree, by directory and name.
         self._amendments: cachetools.LRUCache[tuple[int, str], dict[bytes, SizeOverride]] = cachetools.LRUCache(
             _MAX_AMENDED
         )
-        self._health = BackendHealth()
+        self._health = BackendHealth(tuning.probe_interval_s)
         caches = Caches(
             negative_ttl_s=self._times.negative_ttl,
             stale_max_s=self._times.stale_max,
@@ -91,6 +93,7 @@ class Tree:
             caches=caches,
             numbering=self._numbering,
             times=self._times,
+            tuning=tuning,
             runs_listed=runs_listed,
             clock=clock,
             now_ns=wall_clock_ns,
@@ -104,16 +107,18 @@ class Tree:
             max_weight=_MAX_ENTRIES,
         )
         # By run, the directories that are in `_listings`, or were.
-        self._listed: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(MAX_RUNS)
+        self._listed: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
         # Directories whose next listing must be their own: the index, or a content, has been contradicted there.
         self._doubted: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_DOUBTED)
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
         self._index = (
-            ProjectIndex(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s)
+            ProjectIndex(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s, tuning=tuning)
             if prefetch == "auto"
             else None
         )
-        self._prefetch = Prefetcher(self, nursery=nursery, walk=self._walks.walk) if prefetch != "off" else None
+        self._prefetch = (
+            Prefetcher(self, nursery=nursery, walk=self._walks.walk, tuning=tuning) if prefetch != "off" else None
+        )
 
     @property
     def root(self) -> StaticDir:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.models import ProjectFile
+from artifactfs.domain import IndexedFile
 from artifactfs.tree.tree import Tree
 from tests.fakes import FakeService, run
 from tests.walking import entries, is_there, mounted, node, truth, walk
@@ -40,7 +40,7 @@ class World:
         self.service.projects.clear()
         self.service.add_tree(1, self.files)
         rows = [row for row in self.service.projects["10"] if keep(row.path.removeprefix("prefix/artifacts/"))]
-        rows += [ProjectFile(f"prefix/artifacts/{path}", size) for path, size in (more or {}).items()]
+        rows += [IndexedFile(f"prefix/artifacts/{path}", size) for path, size in (more or {}).items()]
         self.service.projects["10"] = rows
 
 

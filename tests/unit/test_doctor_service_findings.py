@@ -10,9 +10,8 @@ from artifactfs import errors, settings
 from artifactfs.doctor import service, service_findings
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.service_findings import Comparison, Heads
-from artifactfs.domain import Children, ContentBody, DirectoryListing, ListedChild
+from artifactfs.domain import Children, ContentBody, DirectoryListing, IndexedFile, ListedChild
 from artifactfs.modellab.listing_dialects import PathBase
-from artifactfs.modellab.models import ProjectFile
 from artifactfs.settings import Settings
 
 NOW = 1_780_000_000.0
@@ -236,7 +235,7 @@ def compared(*rows: tuple[str, int | None]) -> Comparison:
     files = {"a": ListedChild(b"a", False, 1), "d/b": ListedChild(b"b", False, 2)}
     found = Comparison("p/artifacts/", {"", "d"}, files)
     for path, size in rows:
-        found.add([ProjectFile(path, size, "2026-01-01T00:00:00Z")])
+        found.add([IndexedFile(path, size, 1)])
     return found
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactfs import errors
-from artifactfs.domain import Children, ListedChild, encode_name
+from artifactfs.domain import Children, IndexedFile, ListedChild, encode_name
 from artifactfs.modellab.models import ProjectFile
+from artifactfs.modellab.project_decoder import indexed_file
 from artifactfs.tree.walk.packed_index import PackedIndex
 from artifactfs.tree.walk.project_index import agrees
 from tests.fakes import CREATED_AT, CREATED_NS
@@ -18,7 +19,7 @@ from tests.fakes import CREATED_AT, CREATED_NS
 
 def packed(*rows: ProjectFile | str) -> PackedIndex:
     files = PackedIndex()
-    files.add([ProjectFile(row, 1) if isinstance(row, str) else row for row in rows])
+    files.add([IndexedFile(row, 1) if isinstance(row, str) else indexed_file(row) for row in rows])
     return files
 
 
@@ -152,7 +153,7 @@ def test_what_is_added_comes_out_and_nothing_else(batches: list[list[ProjectFile
     """1.3, 1.5, 1.6: an index is exactly its rows as a tree: nothing more, nothing less, whatever they hold."""
     files = PackedIndex()
     for batch in batches:
-        files.add(batch)
+        files.add(map(indexed_file, batch))
     expected: dict[str, bool] = {}
     for row in (row for batch in batches for row in batch):
         path = row.path
@@ -174,7 +175,8 @@ def test_memory_of_a_file() -> None:
     tracemalloc.start()
     files = PackedIndex()
     for i in range(1000):
-        files.add([ProjectFile(f"{prefix}/g{i // 32}/d{i:05d}/f{j:05d}.json", 500 + j, CREATED_AT) for j in range(50)])
+        paths = [f"{prefix}/g{i // 32}/d{i:05d}/f{j:05d}.json" for j in range(50)]
+        files.add(IndexedFile(path, 500 + j, CREATED_NS) for j, path in enumerate(paths))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert files.count == 50_000
@@ -191,18 +193,17 @@ def test_what_is_left_out_takes_nothing() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        lambda i: ProjectFile(f"{i:06d}/" + "a/" * 2000 + "f", 1),
-        lambda i: ProjectFile(f"{i:06d}\U0001f600/" + "b/" * 2000 + "f", 1),
-        lambda i: ProjectFile(f"d{i}/f", 1),
-        lambda i: ProjectFile(f"{i:0250d}", 1, "9" * 5000),
-        lambda _: ProjectFile("f", 1, "9" * 40),
+        lambda i: IndexedFile(f"{i:06d}/" + "a/" * 2000 + "f", 1),
+        lambda i: IndexedFile(f"{i:06d}\U0001f600/" + "b/" * 2000 + "f", 1),
+        lambda i: IndexedFile(f"d{i}/f", 1),
+        lambda i: IndexedFile(f"{i:0250d}", 2**62, -(10**18)),
+        lambda _: IndexedFile("f", 1, CREATED_NS),
     ],
 )
-def test_a_hostile_index_is_given_up(row: Callable[[int], ProjectFile], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_index_is_given_up(row: Callable[[int], IndexedFile]) -> None:
     """6.4: past a bound of about bytes an index is refused, and never took much more than that."""
     bound_bytes = 6 << 20
-    monkeypatch.setattr("artifactfs.tree.walk.packed_index.MAX_PACKED_BYTES", bound_bytes)
-    files = PackedIndex()
+    files = PackedIndex(bound_bytes)
     tracemalloc.start()
 
     def add_all() -> None:

@@ -10,7 +10,7 @@ from artifactfs import errors
 from artifactfs.domain import DirectoryListing
 from artifactfs.tree.nodes import ArtifactDir
 from artifactfs.tree.tree import Tree
-from artifactfs.tree.walk import prefetcher
+from artifactfs.tree.tuning import TreeTuning
 from tests.fakes import FakeService, directory, finished_run, run
 from tests.walking import count, listed, look, many, mounted, node, truth, walk
 
@@ -167,10 +167,9 @@ async def test_a_directory_of_many_directories(tree: Tree, service: BusyService,
     assert len(ahead.queued) < 100
 
 
-async def test_all_is_at_hand_already(tree: Tree, service: BusyService, autojump_clock: MockClock,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+async def test_all_is_at_hand_already(nursery: trio.Nursery, service: BusyService, autojump_clock: MockClock) -> None:
     """5.1: where thousands of directories are at hand, they are passed over in small steps."""
-    monkeypatch.setattr(prefetcher, "_STEPS", 10)
+    tree = mounted(service, nursery, "tree", TreeTuning(prefetch_steps=10))
     service.runs[1] = finished_run(1)
     await walk(tree, 1)
     service.add_tree(1, {**many(400), "new/a/b/c/f": 1, "new/a/d/f": 1})
@@ -349,8 +348,7 @@ async def test_an_index_that_is_found_wrong_in_the_middle(
     """7: a walk whose index turns out to be wrong is listed ahead from then on."""
     tree = mounted(service, nursery)
     service.projects["10"] = [row for row in service.projects["10"] if not row.path.endswith("/g0/d3/f1")]
-    assert tree._index is not None
-    tree._index._choose = lambda _paths, _count: ["g30/d300"]
+    service.choose = lambda _paths, _count: ["g30/d300"]
     for i in range(4):
         await look(tree, 1, f"g0/d{i}")
     assert count(service.asked(), "listing") <= 6

@@ -7,11 +7,11 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.models import ProjectFile
+from artifactfs.domain import IndexedFile
 from artifactfs.tree import listing
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
-from tests.fakes import CREATED_AT, CREATED_NS, MINUTE_NS, FakeService, directory, finished_run, run, until
+from tests.fakes import CREATED_NS, MINUTE_NS, FakeService, directory, finished_run, run, until
 from tests.walking import count, entries, is_there, listed, look, many, mounted, node, truth, walk
 
 BASE = "prefix/artifacts/"
@@ -30,7 +30,7 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
     return mounted(service, nursery)
 
 
-def sample(tree: Tree, *paths: str) -> list[Sequence[str]]:
+def sample(service: FakeService, *paths: str) -> list[Sequence[str]]:
     """Have these directories chosen in place of any; returns what there was to choose from."""
     offered: list[Sequence[str]] = []
 
@@ -39,8 +39,7 @@ def sample(tree: Tree, *paths: str) -> list[Sequence[str]]:
         offered.append(among)
         return [path for path in paths if path in among]
 
-    assert tree._index is not None
-    tree._index._choose = choose
+    service.choose = choose
     return offered
 
 
@@ -123,7 +122,7 @@ async def test_times_are_the_files_own(tree: Tree, service: FakeService, autojum
 
 async def test_the_samples_have_their_times(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """2.3: also what was listed on its own to check the index shows its files' own times."""
-    sample(tree, "g3/d30")
+    sample(service, "g3/d30")
     found = await entries(tree, 1)
     assert "g3/d30" in listed(service.asked())
     assert found["g3/d30/f0"].mtime_ns == CREATED_NS
@@ -204,24 +203,24 @@ async def test_a_project_that_cannot_be_asked_for(
 # --- a wrong one --------------------------------------------------------------------------------------------
 
 
-def without(path: str) -> Callable[[list[ProjectFile]], list[ProjectFile]]:
+def without(path: str) -> Callable[[list[IndexedFile]], list[IndexedFile]]:
     return lambda rows: [row for row in rows if row.path != BASE + path]
 
 
-def with_more(path: str, size: int | None = 1) -> Callable[[list[ProjectFile]], list[ProjectFile]]:
-    return lambda rows: [*rows, ProjectFile(BASE + path, size, CREATED_AT)]
+def with_more(path: str, size: int | None = 1) -> Callable[[list[IndexedFile]], list[IndexedFile]]:
+    return lambda rows: [*rows, IndexedFile(BASE + path, size, CREATED_NS)]
 
 
-def replaced(path: str, by: ProjectFile) -> Callable[[list[ProjectFile]], list[ProjectFile]]:
+def replaced(path: str, by: IndexedFile) -> Callable[[list[IndexedFile]], list[IndexedFile]]:
     return lambda rows: [by if row.path == BASE + path else row for row in rows]
 
 
-WRONG: dict[str, Callable[[list[ProjectFile]], list[ProjectFile]]] = {
+WRONG: dict[str, Callable[[list[IndexedFile]], list[IndexedFile]]] = {
     "a file more": with_more("g3/d30/ghost"),
     "a file less": without("g3/d30/f1"),
-    "another size": replaced("g3/d30/f1", ProjectFile(BASE + "g3/d30/f1", 77, CREATED_AT)),
-    "another name": replaced("g3/d30/f1", ProjectFile(BASE + "g3/d30/F1", 3001, CREATED_AT)),
-    "a file that is a directory": replaced("g3/d30/f1", ProjectFile(BASE + "g3/d30/f1/x", 3001, CREATED_AT)),
+    "another size": replaced("g3/d30/f1", IndexedFile(BASE + "g3/d30/f1", 77, CREATED_NS)),
+    "another name": replaced("g3/d30/f1", IndexedFile(BASE + "g3/d30/F1", 3001, CREATED_NS)),
+    "a file that is a directory": replaced("g3/d30/f1", IndexedFile(BASE + "g3/d30/f1/x", 3001, CREATED_NS)),
     "a directory more": with_more("g3/d30/more/x"),
     "a tenth of the files less": lambda rows: [row for place, row in enumerate(rows, 1) if place % 10],
 }
@@ -234,7 +233,7 @@ async def test_a_sample_that_disagrees(
     """1.6: where a directory chosen at random disagrees, the index counts for nothing in that run."""
     caplog.set_level("INFO")
     service.projects["10"] = WRONG[how](service.projects["10"])
-    sample(tree, "g1/d10", "g3/d30", "g3/d33", "g2/d29")
+    sample(service, "g1/d10", "g3/d30", "g3/d33", "g2/d29")
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert len(says_distrust(caplog)) == 1
@@ -249,7 +248,7 @@ async def test_a_walked_directory_that_disagrees(
     """1.6: what was walked before the index came is compared with it, too."""
     caplog.set_level("INFO")
     service.projects["10"] = WRONG[how](service.projects["10"])
-    sample(tree)
+    sample(service)
     for path in ("g3/d30", "g3/d33", "g3/d39"):
         await look(tree, 1, path)
         await trio.sleep(3)
@@ -268,8 +267,8 @@ async def test_a_root_that_disagrees(
     """1.6: the run's root is among what is compared: an index that has more, or another kind, is wrong."""
     caplog.set_level("INFO")
     rows = [row for row in service.projects["10"] if path != "g0" or not row.path.startswith(BASE + "g0/")]
-    service.projects["10"] = [*rows, ProjectFile(BASE + path, 1, CREATED_AT)]
-    sample(tree)
+    service.projects["10"] = [*rows, IndexedFile(BASE + path, 1, CREATED_NS)]
+    sample(service)
     assert await walk(tree, 1) == truth(service, 1)
     assert len(says_distrust(caplog)) == 1
 
@@ -281,7 +280,7 @@ async def test_the_root_is_asked_for_where_it_is_forgotten(
     places = [await node(tree, 1, f"g0/d{i}") for i in range(6)]
     await trio.sleep(100)
     service.projects["10"] = with_more("ghost")(service.projects["10"])
-    sample(tree)
+    sample(service)
     service.asked()
     for place in places:
         shown = {entry.name.decode() for entry in (await tree.contents(place)).entries}
@@ -301,15 +300,15 @@ async def test_a_directory_that_is_gone(
     caplog.set_level("INFO")
     service.projects["10"] = with_more("g3/gone/x")(service.projects["10"])
     service.refusals["listing", 1, "g3/gone"] = error
-    sample(tree, "g3/gone", "g1/d10")
+    sample(service, "g3/gone", "g1/d10")
     assert await walk(tree, 1) == truth(service, 1)
     (said,) = says_distrust(caplog)
     assert "directory g3/gone" in said
 
 
-@pytest.mark.parametrize("rows", [[ProjectFile("other/artifacts/f", 1)], [ProjectFile("prefix/artifactsx/f", 1)]])
+@pytest.mark.parametrize("rows", [[IndexedFile("other/artifacts/f", 1)], [IndexedFile("prefix/artifactsx/f", 1)]])
 async def test_the_index_of_something_else(
-    rows: list[ProjectFile], tree: Tree, service: FakeService, autojump_clock: MockClock
+    rows: list[IndexedFile], tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """1.6: an index that has nothing of a run does not count for it, and is not checked at a cost."""
     service.projects["10"] = rows
@@ -325,7 +324,7 @@ async def test_an_index_that_is_found_wrong_late(
     """1.6: one disagreement drops the index and all that came from it, at any time; the next look is the truth."""
     caplog.set_level("INFO")
     service.projects["10"] = with_more("g3/d35/ghost")(without("g3/d36/f1")(service.projects["10"]))
-    sample(tree, "g1/d10")
+    sample(service, "g1/d10")
     shown = await walk(tree, 1)
     assert "g3/d35/ghost" in shown
     assert "g3/d36/f1" not in shown
@@ -344,7 +343,7 @@ async def test_an_index_that_is_found_wrong_late(
 
 async def test_a_name_that_it_lacks(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.6: what is nowhere is asked of its own directory once, before it is ENOENT; then it costs nothing."""
-    sample(tree, "g1/d10")
+    sample(service, "g1/d10")
     await walk(tree, 1)
     service.asked()
     for _ in range(3):
@@ -359,7 +358,7 @@ async def test_a_directory_that_it_lacks(tree: Tree, service: FakeService, autoj
     """1.6: empty directories are in no index: they show with their parent's own listing, and can be looked up."""
     service.listings[1, "g3"] = directory({}, [f"d{i}" for i in range(30, 40)] + ["empty"])
     service.listings[1, "g3/empty"] = directory()
-    sample(tree, "g3/d30")
+    sample(service, "g3/d30")
     assert "g3/empty" not in await walk(tree, 1)
     assert await look(tree, 1, "g3/empty") == {}
     assert await walk(tree, 1) == truth(service, 1)
@@ -367,7 +366,7 @@ async def test_a_directory_that_it_lacks(tree: Tree, service: FakeService, autoj
 
 async def test_an_index_without_sizes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.6, 2.2: where the directories' listings have the sizes, one without them would show files as empty."""
-    service.projects["10"] = [ProjectFile(row.path, None, row.created_at) for row in service.projects["10"]]
+    service.projects["10"] = [IndexedFile(row.path, None, row.created_ns) for row in service.projects["10"]]
     assert await walk(tree, 1) == truth(service, 1)
 
 
@@ -375,7 +374,7 @@ async def test_a_run_that_changes_while_it_is_walked(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """1.6: a listing that is newer than the index and disagrees ends it for this run."""
-    sample(tree, "g1/d10")
+    sample(service, "g1/d10")
     await walk(tree, 1)
     await trio.sleep(30)
     service.listings[1, "g3/d35"] = directory({"f0": 3500, "f1": 3501, "f2": 9999, "f3": 1})
@@ -391,7 +390,7 @@ async def test_distrust_while_a_listing_is_made(
     """1.6: what is being made of an index when it turns out to be wrong is not shown."""
     rows = with_more("g3/d35/ghost")(without("g3/d36/f1")(service.projects["10"]))
     service.projects["10"] = rows
-    sample(tree, "g1/d10")
+    sample(service, "g1/d10")
     await look(tree, 1, "g0/d0")
     await look(tree, 1, "g0/d1")
     await look(tree, 1, "g3")
@@ -422,7 +421,7 @@ async def test_a_listing_that_comes_while_it_is_checked(
 ) -> None:
     """1.6: a directory that comes to hand during the check is compared before anything is believed."""
     service.projects["10"] = with_more("g2/d20/ghost")(service.projects["10"])
-    sample(tree, "g1/d10")
+    sample(service, "g1/d10")
     await look(tree, 1, "g0/d0")
     await trio.sleep(3)
     index = tree._index
@@ -450,12 +449,12 @@ async def test_a_listing_that_comes_while_it_is_checked(
 # --- versions -----------------------------------------------------------------------------------------------
 
 
-async def versions(tree: Tree, service: FakeService, *changes: tuple[int, str]) -> list[tuple[int, int, int]]:
+async def versions(tree: Tree, service: FakeService, *changes: tuple[int, int | None]) -> list[tuple[int, int, int]]:
     """Walk, change size and time of a file, wait until all is old, and again; returns number, time and variant."""
     seen = []
-    for size, created_at in changes:
+    for size, created_ns in changes:
         service.projects.clear()
-        service.add_tree(1, {**many(40), "g3/d35/f1": size}, created_at=created_at)
+        service.add_tree(1, {**many(40), "g3/d35/f1": size}, created_ns=created_ns)
         await walk(tree, 1)
         found = await node(tree, 1, "g3/d35/f1")
         assert isinstance(found, ArtifactFile)
@@ -468,10 +467,10 @@ async def versions(tree: Tree, service: FakeService, *changes: tuple[int, str]) 
 
 async def test_the_same_size_at_another_time(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """2.4: a file that has another `created_at` is another version: another inode, other blocks in the cache."""
-    times = [f"2026-05-16T08:{minute}:00Z" for minute in (30, 31, 32, 30)]
+    times = [CREATED_NS + minutes * MINUTE_NS for minutes in (0, 1, 2, 0)]
     seen = await versions(tree, service, *((5, time) for time in times))
     numbers, shown, variants = zip(*seen, strict=True)
-    assert list(shown) == [CREATED_NS + minutes * MINUTE_NS for minutes in (0, 1, 2, 0)]
+    assert list(shown) == times
     assert len(set(numbers)) == 4
     assert len(set(variants)) == 4
     # The first is what a mount that never saw another has.
@@ -480,13 +479,13 @@ async def test_the_same_size_at_another_time(tree: Tree, service: FakeService, a
 
 async def test_a_time_comes_and_goes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """2.3, 2.4: learning of a time later, or not any more, changes neither the version nor the time shown."""
-    seen = await versions(tree, service, (5, ""), (5, CREATED_AT), (5, ""), (5, CREATED_AT))
+    seen = await versions(tree, service, (5, None), (5, CREATED_NS), (5, None), (5, CREATED_NS))
     assert len(set(seen)) == 1
     assert seen[0][1] == service.runs[1].created_ns
 
 
 async def test_another_size_and_back(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """2.4: another size is another version, whatever the times."""
-    seen = await versions(tree, service, (5, CREATED_AT), (6, CREATED_AT), (6, ""), (7, CREATED_AT))
+    seen = await versions(tree, service, (5, CREATED_NS), (6, CREATED_NS), (6, None), (7, CREATED_NS))
     assert len({number for number, *_ in seen}) == 3
     assert seen[1] == seen[2]

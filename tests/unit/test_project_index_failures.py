@@ -7,12 +7,13 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.modellab.models import ProjectFile
+from artifactfs.domain import IndexedFile
 from artifactfs.tree.tree import Tree
-from tests.fakes import CREATED_AT, CREATED_NS, MINUTE_NS, NOW_NS, FakeService, TurnedClock, finished_run, run
+from artifactfs.tree.tuning import TreeTuning
+from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, TurnedClock, finished_run, run
 from tests.walking import count, entries, listed, look, many, mounted, node, truth, walk
 
-Add = Callable[[Sequence[ProjectFile]], None]
+Add = Callable[[Sequence[IndexedFile]], None]
 ALL = 45  # directories of the run that is walked, the root among them
 FEW = 9  # requests that a walk by the index costs at most
 
@@ -72,7 +73,7 @@ async def test_an_index_that_fails(
 
 async def test_an_index_without_files(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.6: an empty index is none."""
-    for rows in ([], [ProjectFile("../x", 1), ProjectFile("a/", 0)]):
+    for rows in ([], [IndexedFile("../x", 1), IndexedFile("a/", 0)]):
         service.projects["10"] = rows
         assert await walk(tree, 1) == truth(service, 1)
         asked = service.asked()
@@ -80,19 +81,15 @@ async def test_an_index_without_files(tree: Tree, service: FakeService, autojump
         await trio.sleep(400)
 
 
-async def test_an_index_that_is_huge(
-    tree: Tree, service: FakeService, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_index_that_is_huge(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """6.4: one that takes more memory than all of them may is given up."""
-    monkeypatch.setattr("artifactfs.tree.walk.packed_index.MAX_PACKED_BYTES", 3_000)
+    tree = mounted(service, nursery, tuning=TreeTuning(max_index_bytes=3_000))
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert (count(asked, "index"), len(listed(asked))) == (1, ALL)
 
 
-async def test_an_index_that_breaks_off(
-    tree: Tree, service: FakeService, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_index_that_breaks_off(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """1.6: what came before an answer broke off in the middle is not taken for an index."""
 
     async def half(project_id: str, add: Add) -> None:
@@ -102,8 +99,8 @@ async def test_an_index_that_breaks_off(
         await trio.sleep(0.1)
         raise errors.UnexpectedAnswer("it ends in the middle")
 
-    assert tree._index is not None
-    monkeypatch.setattr(tree._index, "_fetch", half)
+    service.project_files = half  # type: ignore[method-assign]  # it breaks off
+    tree = mounted(service, nursery)
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert (count(asked, "index"), len(listed(asked))) == (1, ALL)
@@ -226,8 +223,7 @@ async def test_a_check_that_stalls(tree: Tree, service: FakeService, autojump_cl
         return await real(run_id, path)
 
     service.list_directory = slowly  # type: ignore[method-assign, assignment]  # samples take 20 s, walkers do not
-    assert tree._index is not None
-    tree._index._choose = lambda paths, _: [path for path in paths if path.startswith("g3/")][:2]
+    service.choose = lambda paths, _: [path for path in paths if path.startswith("g3/")][:2]
     began = trio.current_time()
     for i, took in ((1, 1.02), (2, 1.04), (3, 0.02)):
         began = trio.current_time()
@@ -283,8 +279,7 @@ async def test_a_check_that_fails_leaves_it_open(
     caplog.set_level("INFO")
     service.room = False
     service.refusals["listing", 1, "g3/d30"] = error
-    assert tree._index is not None
-    tree._index._choose = lambda _paths, _count: ["g3/d30"]
+    service.choose = lambda _paths, _count: ["g3/d30"]
     for i in range(10):
         await look(tree, 1, f"g0/d{i}")
     asked = service.asked()
@@ -312,10 +307,9 @@ async def test_what_came_from_it_is_served_while_the_service_is_down(
 
 async def test_what_was_wrong_is_not_served_again(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.6: what was dropped stays dropped, old or not, when the service fails later."""
-    service.projects["10"].append(ProjectFile("prefix/artifacts/g3/d35/ghost", 1, CREATED_AT))
+    service.projects["10"].append(IndexedFile("prefix/artifacts/g3/d35/ghost", 1, CREATED_NS))
     service.projects["10"] = [row for row in service.projects["10"] if not row.path.endswith("g2/d25/f1")]
-    assert tree._index is not None
-    tree._index._choose = lambda _paths, _count: ["g1/d10"]
+    service.choose = lambda _paths, _count: ["g1/d10"]
     assert "g3/d35/ghost" in await walk(tree, 1)
     # Old by now, and still held; then the index is found to be wrong.
     place = await node(tree, 1, "g3/d35")
@@ -378,8 +372,7 @@ async def test_a_run_that_ended_since(service: FakeService, nursery: trio.Nurser
 
 async def test_what_comes_of_it_is_as_old_as_it(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """3.1: a directory that is first looked at 50 s after the index came is asked for again 10 s later."""
-    assert tree._index is not None
-    tree._index._choose = lambda _paths, _count: ["g1/d10"]
+    service.choose = lambda _paths, _count: ["g1/d10"]
     for i in range(4):
         await look(tree, 1, f"g0/d{i}")
     await trio.sleep(50)
@@ -400,7 +393,7 @@ async def test_a_wrong_one_is_asked_for_again(service: FakeService, nursery: tri
     service.runs |= {1: finished_run(1), 2: finished_run(2)}
     service.add_tree(2, many(40), prefix="second")
     tree = mounted(service, nursery)
-    service.projects["10"].append(ProjectFile("prefix/artifacts/ghost", 1, CREATED_AT))
+    service.projects["10"].append(IndexedFile("prefix/artifacts/ghost", 1, CREATED_NS))
     await looks(tree, "g0/d0", "g0/d1", "g0/d2")
     assert await walk(tree, 2) == truth(service, 2)
     assert count(service.asked(), "index") == 1
@@ -421,7 +414,7 @@ async def test_a_wrong_one_is_asked_for_again(service: FakeService, nursery: tri
 
 async def test_refresh(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """3.3: after a refresh an index is asked for again, also one that had failed, or was wrong."""
-    service.projects["10"].append(ProjectFile("prefix/artifacts/ghost", 1, CREATED_AT))
+    service.projects["10"].append(IndexedFile("prefix/artifacts/ghost", 1, CREATED_NS))
     for error in (None, errors.ServerFailed("no", 503), errors.NotFound("no", 404)):
         refuse(service, error)
         assert await walk(tree, 1) == truth(service, 1)
@@ -451,7 +444,7 @@ async def test_refresh_in_the_middle(at_s: float, tree: Tree, service: FakeServi
         await trio.sleep(at_s)
         service.listings.clear()
         service.projects.clear()
-        service.add_tree(1, {path: size + 1 for path, size in many(40).items()}, created_at="2026-05-16T08:31:00Z")
+        service.add_tree(1, {path: size + 1 for path, size in many(40).items()}, created_ns=CREATED_NS + MINUTE_NS)
         tree.expire()
     assert shown[0].keys() == before.keys()
     found = await entries(tree, 1)

@@ -16,19 +16,17 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.domain import RequestUsage, encode_name
+from artifactfs.domain import IndexedFile, RequestUsage, encode_name
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import project_decoder
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.listing_dialects import size_of
-from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 
-CREATED_AT = "2026-05-16T08:30:00Z"
+CREATED_AT, CREATED_NS = "2026-05-16T08:30:00Z", 1_778_920_200 * 10**9
 
 
 def body(files: object, **attributes: object) -> bytes:
@@ -41,11 +39,11 @@ def row(path: object = "a/f", **more: object) -> dict[str, object]:
     return told | more
 
 
-def decode(whole: bytes, *cuts: int, many_bytes: int = project_decoder._MANY_BYTES) -> list[ProjectFile]:
+def decode(whole: bytes, *cuts: int, many_bytes: int = project_decoder._MANY_BYTES) -> list[IndexedFile]:
     """Decode a body that comes in pieces, cut at these places; so many bytes of rows are decoded at once."""
     with mock.patch.object(project_decoder, "_MANY_BYTES", many_bytes):
         decoder = ProjectDecoder()
-        found: list[ProjectFile] = []
+        found: list[IndexedFile] = []
         for start, end in itertools.pairwise([0, *sorted(cuts), len(whole)]):
             found += decoder.feed(whole[start:end])
         return found + decoder.finish()
@@ -62,28 +60,28 @@ def test_the_recorded_shape() -> None:
         row("h"),
     ]
     assert decode(body(files, page={"files": [row("no")]})) == [
-        ProjectFile("a/f", 5, CREATED_AT),
-        ProjectFile("a/g", 7, CREATED_AT),
-        ProjectFile("h", 5, CREATED_AT),
+        IndexedFile("a/f", 5, CREATED_NS),
+        IndexedFile("a/g", 7, CREATED_NS),
+        IndexedFile("h", 5, CREATED_NS),
     ]
 
 
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ({"file_size": None}, ProjectFile("a/f", None, CREATED_AT)),
-        ({"file_size": "7"}, ProjectFile("a/f", "7", CREATED_AT)),
-        ({"file_size": 7.0}, ProjectFile("a/f", 7.0, CREATED_AT)),
-        ({"file_size": True}, ProjectFile("a/f", None, CREATED_AT)),
-        ({"file_size": [1]}, ProjectFile("a/f", None, CREATED_AT)),
-        ({"file_size": {}}, ProjectFile("a/f", None, CREATED_AT)),
-        ({"file_size": -1}, ProjectFile("a/f", -1, CREATED_AT)), ({"created_at": None}, ProjectFile("a/f", 5)),
-        ({"created_at": 5}, ProjectFile("a/f", 5)), ({"created_at": [CREATED_AT]}, ProjectFile("a/f", 5)),
+        ({"file_size": None}, IndexedFile("a/f", None, CREATED_NS)),
+        ({"file_size": "7"}, IndexedFile("a/f", 7, CREATED_NS)),
+        ({"file_size": 7.0}, IndexedFile("a/f", 7, CREATED_NS)),
+        ({"file_size": True}, IndexedFile("a/f", None, CREATED_NS)),
+        ({"file_size": [1]}, IndexedFile("a/f", None, CREATED_NS)),
+        ({"file_size": {}}, IndexedFile("a/f", None, CREATED_NS)),
+        ({"file_size": -1}, IndexedFile("a/f", None, CREATED_NS)), ({"created_at": None}, IndexedFile("a/f", 5)),
+        ({"created_at": 5}, IndexedFile("a/f", 5)), ({"created_at": [CREATED_AT]}, IndexedFile("a/f", 5)),
         ({"artifact_path": None}, None), ({"artifact_path": 5}, None), ({"artifact_path": ["a/f"]}, None),
-        ({"artifact_path": {"artifact_path": "a"}}, None), ({"artifact_path": ""}, ProjectFile("", 5, CREATED_AT)),
+        ({"artifact_path": {"artifact_path": "a"}}, None), ({"artifact_path": ""}, IndexedFile("", 5, CREATED_NS)),
     ],
 )  # fmt: skip
-def test_odd_fields(told: dict[str, object], expected: ProjectFile | None) -> None:
+def test_odd_fields(told: dict[str, object], expected: IndexedFile | None) -> None:
     """A field of another type is absent; a row without a path is left out; its neighbours stay."""
     found = decode(body([row("before"), row() | told, row("after")]))
     assert [file.path for file in found if file.path in ("before", "after")] == ["before", "after"]
@@ -173,7 +171,7 @@ def test_one_odd_row_of_many() -> None:
         files = [row(f"d/{i}") for i in range(200)]
         found = decode(body([*files, each, *files]), *range(0, 60_000, 8 << 10))
         assert [file for file in found if file.path != "odd"] == [
-            ProjectFile(f"d/{i}", 5, CREATED_AT) for i in range(200)
+            IndexedFile(f"d/{i}", 5, CREATED_NS) for i in range(200)
         ] * 2
 
 
@@ -271,8 +269,8 @@ def test_an_odd_value_costs_its_own_row_only(odd: bytes, rows: int) -> None:
     for size in (1, 7, 8 << 10, 1 << 20):
         found = decode(whole, *range(0, len(whole), size))
         seen = [file for file in found if all(encode_name(part) is not None for part in file.path.split("/"))]
-        assert [file for file in seen if file.path != "odd"] == [ProjectFile(f"d/{i}", i) for i in range(rows + 1)] * 2
-        assert [size_of(file) for file in seen if file.path == "odd"] == ([] if odd in ODD else [None])
+        assert [file for file in seen if file.path != "odd"] == [IndexedFile(f"d/{i}", i) for i in range(rows + 1)] * 2
+        assert [file.size_bytes for file in seen if file.path == "odd"] == ([] if odd in ODD else [None])
 
 
 @pytest.mark.parametrize("size", [16 << 10, 64 << 10])
@@ -303,7 +301,7 @@ def test_rows_hold_no_more_than_they_must() -> None:
     found = decoder.feed(b"]}]}}}")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found == [ProjectFile("a")]
+    assert found == [IndexedFile("a")]
     assert peak < 4 << 20
 
 
@@ -311,7 +309,7 @@ def test_many_fields_in_a_row() -> None:
     """6.4: of a row with a hundred thousand fields only the known ones are kept."""
     fields = ",".join(f'"field{i}":"{"x" * 50}"' for i in range(20_000))
     text = '{"data":{"attributes":{"files":[{' + fields + ',"artifact_path":"a"}]}}}'
-    assert decode(text.encode(), *range(0, len(text), 16 << 10)) == [ProjectFile("a")]
+    assert decode(text.encode(), *range(0, len(text), 16 << 10)) == [IndexedFile("a")]
 
 
 def test_a_text_without_end() -> None:
@@ -367,7 +365,7 @@ def lab(
 
 
 async def files_of(service: ModelLab, project_id: str = "10") -> list[str]:
-    found: list[ProjectFile] = []
+    found: list[IndexedFile] = []
     await service.project_files(project_id, found.extend)
     return [file.path for file in found]
 

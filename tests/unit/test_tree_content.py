@@ -6,9 +6,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef
-from artifactfs.tree import tree as tree_module
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
+from artifactfs.tree.tuning import TreeTuning
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
 
@@ -21,8 +21,15 @@ def service() -> FakeService:
     )  # fmt: skip
 
 
-def mounted(service: FakeService, nursery: trio.Nursery) -> Tree:
-    return Tree(service, site="test", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS)
+def mounted(service: FakeService, nursery: trio.Nursery, tuning: TreeTuning | None = None) -> Tree:
+    return Tree(
+        service,
+        site="test",
+        nursery=nursery,
+        clock=TurnedClock(),
+        wall_clock_ns=lambda: NOW_NS,
+        tuning=tuning or TreeTuning(),
+    )
 
 
 @pytest.fixture
@@ -50,11 +57,10 @@ async def test_where_a_content_is(tree: Tree, service: FakeService, autojump_clo
 
 
 async def test_where_a_content_is_after_many_runs(
-    service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """An inode outlives what is remembered of its run: it is located from its listing, or that is asked for again."""
-    monkeypatch.setattr(tree_module, "MAX_RUNS", 1)
-    tree = mounted(service, nursery)
+    tree = mounted(service, nursery, TreeTuning(max_runs=1))
     found = await file(tree, "1/f")
     await file(tree, "2/f")
     assert (await tree.locate_content(found)).artifact == ArtifactRef("10", "prefix/artifacts/f")

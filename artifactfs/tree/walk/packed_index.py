@@ -1,19 +1,14 @@
 """The files of a project, as its listing names them: by directory, packed, and taken apart where somebody looks."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from artifactfs import errors
-from artifactfs.domain import ListedChild, encode_name, without_lead
-from artifactfs.modellab.listing_dialects import size_of
-from artifactfs.modellab.models import ProjectFile, parse_time_ns
+from artifactfs.domain import IndexedFile, ListedChild, encode_name, without_lead
 from artifactfs.tree.listing import checkpoint_if_full, chunked
 
-# What packed indexes take in memory, all together, in about bytes; and one path's length: PATH_MAX.
-MAX_PACKED_BYTES = 64 << 20
+# A path's length: PATH_MAX.
 _MAX_PATH = 4096
-# A longer time is none.
-_MAX_TIME = 40
 # Bytes of a directory's record, about.
 _DIRECTORY_BYTES = 500
 
@@ -29,14 +24,15 @@ class _Packed:
 
 
 class PackedIndex:
-    """The files of a project by directory, in about 60 bytes each."""
+    """The files of a project by directory, in about 60 bytes each, and `max_bytes` at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = 64 << 20) -> None:
+        self._max_bytes = max_bytes
         self._directories: dict[str, _Packed] = {}
         self.size_bytes = 0
         self.count = 0
 
-    def add(self, rows: Sequence[ProjectFile]) -> None:
+    def add(self, rows: Iterable[IndexedFile]) -> None:
         """Take rows in. What no tree can hold is left out (semantics 1.3). Raises AnswerTooLarge."""
         here: str | None = None
         directory: _Packed | None = None
@@ -51,16 +47,16 @@ class PackedIndex:
                 here, directory = path, self._make(path)
             if directory is None:
                 continue
-            size, created = size_of(row), row.created_at or ""
-            if len(created) > _MAX_TIME or not created.isascii() or "\0" in created:
-                created = ""
-            packed = b"%b\0%b\0" % (name, f"{'' if size is None else size}\0{created}".encode())
+            size, created_ns = row.size_bytes, row.created_ns
+            packed = b"%b\0%b\0%b\0" % (
+                name, b"" if size is None else b"%d" % size, b"" if created_ns is None else b"%d" % created_ns
+            )  # fmt: skip
             directory.files += packed
             size_bytes += len(packed)
             count += 1
         self.size_bytes += size_bytes
         self.count += count
-        if self.size_bytes > MAX_PACKED_BYTES:
+        if self.size_bytes > self._max_bytes:
             raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
 
     def __contains__(self, path: str) -> bool:
@@ -81,8 +77,9 @@ class PackedIndex:
         for rows in chunked(zip(fields, fields, fields, strict=True)):
             for name, size, created in rows:
                 if name not in children:
-                    created_ns = parse_time_ns(created.decode()) if created else None
-                    children[name] = ListedChild(name, False, int(size) if size else None, created_ns)
+                    children[name] = ListedChild(
+                        name, False, int(size) if size else None, int(created) if created else None
+                    )
             await checkpoint_if_full(rows)
         return children
 

@@ -16,13 +16,12 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.transport import CONCURRENCY, RESERVED
 from artifactfs.tree.nodes import Entry, join
+from artifactfs.tree.tuning import TreeTuning
 from artifactfs.tree.walk.traversals import Traversal, level
 
 log = logging.getLogger(__name__)
 
-_MAX_FLIGHTS = CONCURRENCY - RESERVED
 # Directories listed ahead and not looked at yet: so many, and so many more for each that was looked at; but not more
 # than he gets to in so many seconds at his pace, or they are old when he comes.
 _AHEAD = 16
@@ -33,8 +32,6 @@ _PAUSE_S = 1.0
 _MAX_DOUBLINGS = 5
 # Where others take up the room, or an index may come, how often to look again.
 _LOOK_AGAIN_S = 0.02
-# Places looked at between two looks at the event loop: a millisecond of work.
-_STEPS = 500
 
 Entries = Mapping[bytes, Entry]
 
@@ -78,8 +75,11 @@ class _Frontier(msgspec.Struct):
 class Prefetcher:
     """Lists ahead of the walks of one mount."""
 
-    def __init__(self, asks: Asks, *, nursery: trio.Nursery, walk: Callable[[int], Traversal | None]) -> None:
+    def __init__(
+        self, asks: Asks, *, nursery: trio.Nursery, walk: Callable[[int], Traversal | None], tuning: TreeTuning
+    ) -> None:
         self._asks = asks
+        self._tuning = tuning
         self._nursery = nursery
         self._walk = walk
         self._ahead: dict[int, _Frontier] = {}
@@ -143,8 +143,8 @@ class Prefetcher:
     def _begin(self, ahead: _Frontier) -> bool:
         """Ask for as much as may be asked for now. Returns whether nothing more is to be asked until there is news."""
         run_id = ahead.walk.run_id
-        for _ in range(_STEPS):
-            if self._flights >= _MAX_FLIGHTS:
+        for _ in range(self._tuning.prefetch_steps):
+            if self._flights >= self._tuning.max_prefetches:
                 return True
             if len(ahead.unvisited) >= _bound(ahead.walk):
                 return True

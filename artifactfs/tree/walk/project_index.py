@@ -7,7 +7,6 @@ costs nothing but itself: whoever waits for it waits a second at most.
 """
 
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -16,11 +15,11 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import ListedChild, Run, below_prefix, encode_name, without_lead
-from artifactfs.modellab.models import ProjectFile
+from artifactfs.domain import IndexedFile, ListedChild, Run, below_prefix, encode_name, without_lead
 from artifactfs.tree.listing import checkpoint_if_full, chunked
 from artifactfs.tree.nodes import Entry
-from artifactfs.tree.walk.packed_index import MAX_PACKED_BYTES, PackedIndex
+from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.walk.packed_index import PackedIndex
 
 log = logging.getLogger(__name__)
 
@@ -115,29 +114,26 @@ class IndexState(msgspec.Struct, frozen=True):
 
 
 class ProjectIndex:
-    """The indexes of one mount. `ttl_s(run, age_s)`: for how long a listing of a run is believed that is so old.
-
-    `choose` picks samples: `random.sample`, but for tests.
-    """
+    """The indexes of one mount. `ttl_s(run, age_s)`: for how long a listing of a run is believed that is so old."""
 
     def __init__(
         self,
-        fetch: Callable[[str, Callable[[Sequence[ProjectFile]], None]], Awaitable[None]],
+        fetch: Callable[[str, Callable[[Sequence[IndexedFile]], None]], Awaitable[None]],
         asks: Asks,
         *,
         nursery: trio.Nursery,
         clock: Callable[[], float],
         ttl_s: Callable[[Run, float], float],
-        choose: Callable[[list[str], int], list[str]] = random.sample,
+        tuning: TreeTuning,
     ) -> None:
         self._fetch = fetch
         self._asks = asks
         self._nursery = nursery
         self._clock = clock
         self._ttl_s = ttl_s
-        self._choose = choose
+        self._tuning = tuning
         self._projects: cachetools.LRUCache[str, _Project] = cachetools.LRUCache(
-            MAX_PACKED_BYTES, getsizeof=lambda project: project.files.size_bytes if project.files else 0
+            tuning.max_index_bytes, getsizeof=lambda project: project.files.size_bytes if project.files else 0
         )
         self._beliefs: cachetools.LRUCache[int, _Belief] = cachetools.LRUCache(_MAX_RUNS)
         self._flights = 0
@@ -261,7 +257,7 @@ class ProjectIndex:
         return project
 
     async def _bring(self, project_id: str, project: _Project) -> None:
-        files = PackedIndex()
+        files = PackedIndex(self._tuning.max_index_bytes)
         try:
             with trio.move_on_after(_DEADLINE_S):
                 await self._fetch(project_id, files.add)
@@ -318,7 +314,7 @@ class ProjectIndex:
             others = [path for found in await files.below(root) if (path := found[start:]) not in seen]
             keep: list[Callable[[], Awaitable[None]]] = []
             if belief.state is None:
-                samples = self._choose(others, min(_SAMPLES, len(others)))
+                samples = self._tuning.choose(others, min(_SAMPLES, len(others)))
                 async with trio.open_nursery() as nursery:
                     # The root is forgotten by now where somebody is at work far below.
                     for path in samples if "" in seen else ["", *samples]:
