@@ -35,8 +35,8 @@ class Body:
     _sent: int = field(default=0, init=False)
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        told = self.headers if self.length is None else self.headers | {"Content-Length": str(self.length)}
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
+        sent = self.headers if self.length is None else self.headers | {"Content-Length": str(self.length)}
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         for piece in self.pieces:
             await self._send(send, piece)
@@ -147,8 +147,8 @@ def _validators(switches: Switches, file: File, answer: int) -> dict[str, str]:
     tag = f"{file.seed:016x}-{file.size:x}"
     tags = {"none": None, "strong": f'"{tag}"', "weak": f'W/"{tag}"', "changing": f'"{tag}-{answer}"'}
     headers = {}
-    if told := tags[switches.etag]:
-        headers["ETag"] = told
+    if value := tags[switches.etag]:
+        headers["ETag"] = value
     if switches.last_modified:
         headers["Last-Modified"] = format_datetime(moment(file.created_at).replace(microsecond=0), usegmt=True)
     return headers

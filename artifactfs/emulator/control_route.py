@@ -155,8 +155,8 @@ async def change_run(emulator: Emulator, request: Request) -> Response:
         emulator.lab.forget(_integer(order.get("run"), "run"))
         return answer({})
     run = _found_or_made(emulator, order)
-    told = _mapping(order.get("set", {}), "set")
-    run.tell(dict(told))
+    changes = _mapping(order.get("set", {}), "set")
+    run.tell(dict(changes))
     if order.get("delete"):
         run.attributes["deleted_at"] = DELETED_AT
     if order.get("parent") is not None:
@@ -195,15 +195,17 @@ async def crowd(emulator: Emulator, request: Request) -> Response:
 
 def _add(tree: MemoryTree, files: object) -> None:
     for path, facts in _mapping(files, "add").items():
-        told = {"size": facts} if isinstance(facts, int) else _mapping(facts, "add")
-        tree.add(path, _size(told.get("size", 0)), _time(told.get("created_at")) or CREATED_AT, _text(told.get("text")))
+        values = {"size": facts} if isinstance(facts, int) else _mapping(facts, "add")
+        tree.add(
+            path, _size(values.get("size", 0)), _time(values.get("created_at")) or CREATED_AT, _text(values.get("text"))
+        )
 
 
 def _change(tree: MemoryTree, files: object) -> None:
     for path, facts in _mapping(files, "change").items():
-        told = _mapping(facts, "change")
-        size = _size(told["size"]) if "size" in told else None
-        tree.change(path, size, _time(told.get("created_at")), _text(told.get("text")))
+        values = _mapping(facts, "change")
+        size = _size(values["size"]) if "size" in values else None
+        tree.change(path, size, _time(values.get("created_at")), _text(values.get("text")))
 
 
 def _append(tree: MemoryTree, files: object) -> None:
@@ -232,8 +234,8 @@ def _mkdir(tree: MemoryTree, paths: object) -> None:
 
 
 def _grid(tree: MemoryTree, shape: object) -> None:
-    told = _mapping(shape, "grid")
-    tree.grid(_integer(told.get("dirs"), "grid.dirs"), _integer(told.get("files"), "grid.files"))
+    values = _mapping(shape, "grid")
+    tree.grid(_integer(values.get("dirs"), "grid.dirs"), _integer(values.get("files"), "grid.files"))
 
 
 def _wide(tree: MemoryTree, count: object) -> None:

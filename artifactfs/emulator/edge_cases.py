@@ -121,8 +121,8 @@ def add_projects(lab: Lab) -> None:
 def add_runs(lab: Lab) -> None:
     """Add the runs of the table above."""
 
-    def add(run_id: int, project: int, name: str, build: Callable[[MemoryTree], None], **told: object) -> Run:
-        return lab.create(run_id, project, MemoryTree(f"run {run_id}", build), name=name, **told)
+    def add(run_id: int, project: int, name: str, build: Callable[[MemoryTree], None], **overrides: object) -> Run:
+        return lab.create(run_id, project, MemoryTree(f"run {run_id}", build), name=name, **overrides)
 
     add(80001, NAMES, "unicode", lambda tree: _fill(tree, UNICODE))
     add(80002, NAMES, "punctuation", lambda tree: _fill(tree, PUNCTUATION))

@@ -44,20 +44,20 @@ def attributes_test(query: dict[str, str]) -> Test:
     """Return the test of what runs and projects both have: text, owner, tags. Raises BadQuery."""
     tests: list[Test] = []
     if text := query.get("filter", "").lower():
-        tests.append(lambda told: any(text in str(told.get(name) or "").lower() for name in ("name", "description")))
+        tests.append(lambda row: any(text in str(row.get(name) or "").lower() for name in ("name", "description")))
     if owner := query.get("filter[owner_id]"):
         wanted = _uuid(owner)
-        tests.append(lambda told: str(told.get("owner_id", "")).lower() == wanted)
+        tests.append(lambda row: str(row.get("owner_id", "")).lower() == wanted)
     if tags := query.get("filter[tags]"):
         tests += [_is(key, value, "tags") for key, value in _pairs("filter[tags]", tags)]
-    return lambda told: all(test(told) for test in tests)
+    return lambda row: all(test(row) for test in tests)
 
 
 def run_test(query: dict[str, str]) -> Callable[[Run], bool]:
     """Return the test of all that runs can be filtered by. Raises BadQuery."""
-    told_test = attributes_test(query)
-    told: list[Test] = []
-    tests: list[Callable[[Run], bool]] = [lambda run: told_test(run.attributes)]
+    common_test = attributes_test(query)
+    param_tests: list[Test] = []
+    tests: list[Callable[[Run], bool]] = [lambda run: common_test(run.attributes)]
     if ids := query.get("filter[id]"):
         wanted = {integer("filter[id]", each) for each in ids.split(",")}
         tests.append(lambda run: run.id in wanted)
@@ -72,8 +72,8 @@ def run_test(query: dict[str, str]) -> Callable[[Run], bool]:
             raise BadQuery(f"filter[status] is one of {', '.join(STATUSES)}, not {status!r}")
         tests.append(lambda run: run.attributes.get("status") == status)
     if params := query.get("filter[params]"):
-        told += [_compared(key, value) for key, value in _pairs("filter[params]", params)]
-    return lambda run: all(test(run) for test in tests) and all(test(run.attributes) for test in told)
+        param_tests += [_compared(key, value) for key, value in _pairs("filter[params]", params)]
+    return lambda run: all(test(run) for test in tests) and all(test(run.attributes) for test in param_tests)
 
 
 def _pairs(name: str, text: str) -> list[tuple[str, str]]:
@@ -90,14 +90,14 @@ def _uuid(text: str) -> str:
         raise BadQuery(f"filter[owner_id] is no UUID: {text!r}") from None
 
 
-def _values(told: Row, field: str, key: str) -> list[str]:
-    rows = told.get(field)
-    return [str(row["value"]) for row in rows if row["key"] == key] if isinstance(rows, list) else []
+def _values(row: Row, field: str, key: str) -> list[str]:
+    rows = row.get(field)
+    return [str(each["value"]) for each in rows if each["key"] == key] if isinstance(rows, list) else []
 
 
 def _is(key: str, value: str, field: str) -> Test:
     # Python writes `True`, as recorded, where the documentation's example asks for `true`.
-    return lambda told: value.lower() in (each.lower() for each in _values(told, field, key))
+    return lambda row: value.lower() in (each.lower() for each in _values(row, field, key))
 
 
 def _compared(key: str, value: str) -> Test:
@@ -109,8 +109,8 @@ def _compared(key: str, value: str) -> Test:
         raise BadQuery(f"filter[params] compares {key!r} with what is no number: {value!r}")
     holds, limit = _SIGNS[sign], bound
 
-    def test(told: Row) -> bool:
-        numbers = (_float(each) for each in _values(told, "params", key))
+    def test(row: Row) -> bool:
+        numbers = (_float(each) for each in _values(row, "params", key))
         return any(each is not None and holds(each, limit) for each in numbers)
 
     return test

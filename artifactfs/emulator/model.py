@@ -235,14 +235,14 @@ class Run:
     raw_rows: dict[str, list[Row]] = field(default_factory=dict)  # by directory: sent as they are, behind the tree's
     raw_index: list[Row] = field(default_factory=list)  # the same for the project's flat listing
 
-    def tell(self, told: Row) -> None:
+    def tell(self, overrides: Row) -> None:
         """Change attributes. A status that says finished brings an end if there is none, any other takes it away."""
-        if told.get("status") in UNFINISHED:
+        if overrides.get("status") in UNFINISHED:
             self.attributes.pop("completed_at", None)
             self.attributes.pop("duration", None)
-        elif "status" in told:
+        elif "status" in overrides:
             self.attributes.setdefault("completed_at", COMPLETED_AT)
-        self.attributes.update(told)
+        self.attributes.update(overrides)
 
 
 @dataclass(slots=True)
@@ -258,8 +258,8 @@ def prefix_of(run_id: int) -> str:
     return hashlib.blake2b(b"run %d" % run_id, digest_size=16).hexdigest() + "/artifacts"
 
 
-def run_attributes(run_id: int, project: int, **told: object) -> Row:
-    """Return a run's attributes, of the recorded shape, for a completed run; `told` overrides single attributes."""
+def run_attributes(run_id: int, project: int, **overrides: object) -> Row:
+    """Return a run's attributes, of the recorded shape, for a completed run; `overrides` replaces some."""
     attributes: Row = {
         "completed_at": COMPLETED_AT,
         "created_at": "2026-05-16T08:59:59.25Z",
@@ -279,13 +279,13 @@ def run_attributes(run_id: int, project: int, **told: object) -> Row:
         "tags": [],
         "updated_at": "2026-05-16T09:10:00.75Z",
     }
-    if told.get("status") in UNFINISHED:
+    if overrides.get("status") in UNFINISHED:
         del attributes["completed_at"], attributes["duration"]
-    return attributes | told
+    return attributes | overrides
 
 
-def project_attributes(project_id: int, **told: object) -> Row:
-    """Return a project's attributes, of the recorded shape; `told` overrides single attributes."""
+def project_attributes(project_id: int, **overrides: object) -> Row:
+    """Return a project's attributes, of the recorded shape; `overrides` replaces some."""
     attributes: Row = {
         "artifact_storage_location": f"model-lab:///{project_id}",
         "created_at": "2026-05-10T08:00:00.5Z",
@@ -296,7 +296,7 @@ def project_attributes(project_id: int, **told: object) -> Row:
         "tags": [],
         "updated_at": "2026-05-10T08:00:00.75Z",
     }
-    return attributes | told
+    return attributes | overrides
 
 
 def moment(timestamp: object) -> datetime:
@@ -368,9 +368,9 @@ class Lab:
         if self.project(run.project) is None:
             self.add_project(Project(run.project, project_attributes(run.project)))
 
-    def create(self, run_id: int, project: int, tree: MemoryTree | None = None, **told: object) -> Run:
-        """Add and return a run with the attributes `told`; by default it is completed and empty."""
-        attributes = run_attributes(run_id, project, **told)
+    def create(self, run_id: int, project: int, tree: MemoryTree | None = None, **overrides: object) -> Run:
+        """Add and return a run with the attributes `overrides`; by default it is completed and empty."""
+        attributes = run_attributes(run_id, project, **overrides)
         run = Run(run_id, project, attributes, tree or MemoryTree(f"run {run_id}"), prefix_of(run_id))
         self.add_run(run)
         return run

@@ -24,11 +24,11 @@ Sorting: TypeAlias = dict[str, Callable[[Row], Any]]
 
 
 _TIMES: Sorting = {
-    "created_at": lambda told: moment(told.get("created_at")),
-    "updated_at": lambda told: moment(told.get("updated_at")),
+    "created_at": lambda row: moment(row.get("created_at")),
+    "updated_at": lambda row: moment(row.get("updated_at")),
 }
-_PROJECT_ORDERS: Sorting = {"name": lambda told: str(told["name"]), **_TIMES}
-_RUN_ORDERS: Sorting = {**_PROJECT_ORDERS, "duration": lambda told: told.get("duration") or 0.0}
+_PROJECT_ORDERS: Sorting = {"name": lambda row: str(row["name"]), **_TIMES}
+_RUN_ORDERS: Sorting = {**_PROJECT_ORDERS, "duration": lambda row: row.get("duration") or 0.0}
 
 
 async def one_run(emulator: Emulator, request: Request) -> ASGIApp:

@@ -57,8 +57,8 @@ def _add_recorded_run(lab: Lab, run_id: int, attributes: Row) -> None:
     key = f"run {run_id}"
     tree = MemoryTree(key, _fill_recorded if run_id == RUN else _fill_small)
     if lab.project(project) is None:
-        told = project_attributes(project, name=f"project of {attributes['name'] or 'a run without a name'}")
-        lab.add_project(Project(project, told))
+        invented = project_attributes(project, name=f"project of {attributes['name'] or 'a run without a name'}")
+        lab.add_project(Project(project, invented))
     lab.add_run(Run(run_id, project, attributes, tree, prefix))
 
 
