@@ -14,12 +14,12 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.emulator.app import create_app
 from artifactfs.emulator.faults import Script
-from artifactfs.emulator.lab import Lab, MemoryTree
-from artifactfs.emulator.state import Emulator
+from artifactfs.emulator.lab_state import Emulator
+from artifactfs.emulator.model import Lab, MemoryTree
 from artifactfs.emulator.switches import Switches
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.transport import Transport
-from artifactfs.tree.nodes import Directory, Node
+from artifactfs.tree.nodes import ArtifactDir, Node
 from artifactfs.tree.tree import Tree
 from tests.simulated.test_client_forms import KEYS
 
@@ -76,7 +76,7 @@ class World:
         todo: list[tuple[bytes, Node]] = [(b"", await self.look(str(RUN)))]
         while todo:
             path, node = todo.pop()
-            assert isinstance(node, Directory)
+            assert isinstance(node, ArtifactDir)
             contents = await self.tree.contents(node)
             for entry in contents.entries:
                 found.add(path + entry.name)
