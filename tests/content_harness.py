@@ -14,12 +14,12 @@ import trio.testing
 
 from artifactfs import errors
 from artifactfs.content.block_store import BlockStore
+from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
-from artifactfs.content.tuning import ContentTuning
 from artifactfs.domain import ArtifactRef, ContentBody, ContentVersion
 from artifactfs.util import threads
 

@@ -8,7 +8,7 @@ import trio
 from artifactfs import errors
 from artifactfs.tree.nodes import ArtifactDir, Entry, Node
 from artifactfs.tree.tree import Tree
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from tests.fakes import NOW_NS, FakeService, TurnedClock
 
 

@@ -31,7 +31,7 @@ import msgspec
 from artifactfs.content import block_format, block_tree, cache_dir, usage
 from artifactfs.content.block_format import GROUP_BLOCKS, HEADER_BYTES, Block, Provenance
 from artifactfs.content.block_tree import File
-from artifactfs.content.tuning import BLOCK_BYTES
+from artifactfs.content.content_tuning import BLOCK_BYTES
 from artifactfs.content.usage import Total
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import cachetools
 import msgspec
 import trio
 
+from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.read_stats import ReadStats
-from artifactfs.content.tuning import DEFAULTS, ContentTuning
 from artifactfs.domain import ArtifactRef, ContentBody
 
 # Versions whose validator is remembered, at about 200 bytes each. The kernel may keep pages of a file for longer than

@@ -16,8 +16,8 @@ import trio
 
 from artifactfs.content.block_format import Block, Provenance
 from artifactfs.content.block_store import BlockStore
+from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.read_stats import CacheState
-from artifactfs.content.tuning import DEFAULTS, ContentTuning
 from artifactfs.errors import NoThread
 from artifactfs.util import threads
 from artifactfs.util.pulse import Pulse

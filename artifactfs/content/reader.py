@@ -11,8 +11,8 @@ The pattern decides how much is fetched for a read (semantics 4.5):
 
 from collections.abc import Callable
 
+from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.shared_file import SharedFile
-from artifactfs.content.tuning import ContentTuning
 from artifactfs.content.version_blocks import AccountSwitched
 
 

@@ -101,4 +101,5 @@ def _mount_around(path: str) -> str | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(ask(sys.argv[1], sys.argv[2], parent_too=sys.argv[3] == "yes", max_bytes=int(sys.argv[4]))))  # noqa: T201 - its answer
+    answer = ask(sys.argv[1], sys.argv[2], parent_too=sys.argv[3] == "yes", max_bytes=int(sys.argv[4]))
+    os.write(1, json.dumps(answer).encode())

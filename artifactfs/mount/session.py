@@ -48,7 +48,7 @@ from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.util import headroom
 from artifactfs.util.clock import boottime
 

@@ -28,7 +28,7 @@ from artifactfs.tree.nodes import (
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
 from artifactfs.tree.swr_cache import CacheEntry, Caches
 from artifactfs.tree.tree_stats import ListingFacts
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from artifactfs.tree.nodes import (
 )
 from artifactfs.tree.swr_cache import BackendHealth, CacheEntry, Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals

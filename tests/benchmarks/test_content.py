@@ -7,7 +7,7 @@ import pytest
 
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
-from artifactfs.content.tuning import BLOCK_BYTES
+from artifactfs.content.content_tuning import BLOCK_BYTES
 from tests.benchmarks.conftest import Loop, Measure
 from tests.content_harness import Server, bench, noise
 

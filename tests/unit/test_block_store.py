@@ -15,7 +15,7 @@ import pytest
 from artifactfs.content import block_format
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
 from artifactfs.content.block_store import BlockStore
-from artifactfs.content.tuning import BLOCK_BYTES
+from artifactfs.content.content_tuning import BLOCK_BYTES
 
 KEY = bytes(range(16))
 OTHER = bytes(range(1, 17))

@@ -11,8 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from artifactfs.content.block_format import Block, Provenance
 from artifactfs.content.block_store import BlockStore
+from artifactfs.content.content_tuning import BLOCK_BYTES, ContentTuning
 from artifactfs.content.disk_cache import DiskCache
-from artifactfs.content.tuning import BLOCK_BYTES, ContentTuning
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ ROWS: list[tuple[str, BaseException, str]] = [
     ("connection refused; no route or DNS", errors.ConnectionRefused("x"), "ECONNREFUSED"),
     ("connection refused; no route or DNS", errors.Unreachable("x"), "EHOSTUNREACH"),
     ("TLS failure", errors.TlsFailed("x"), "EPROTO"),
-    ("2xx that is not the JSON expected", errors.UnexpectedAnswer("x", 200), "EBADMSG"),
+    ("2xx without the expected JSON", errors.UnexpectedAnswer("x", 200), "EBADMSG"),
     ("size or version changed under an open file", errors.Superseded("x"), "ESTALE"),
     ("listing larger than the sanity cap", errors.AnswerTooLarge("x"), "EFBIG"),
     ("any write", errors.ReadOnly("x"), "EROFS"),

@@ -10,7 +10,7 @@ from artifactfs import errors
 from artifactfs.domain import DirectoryListing
 from artifactfs.tree.nodes import ArtifactDir
 from artifactfs.tree.tree import Tree
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from tests.fakes import FakeService, directory, finished_run, run
 from tests.walking import count, listed, look, many, mounted, node, truth, walk
 

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import IndexedFile
 from artifactfs.tree.tree import Tree
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, TurnedClock, finished_run, run
 from tests.walking import count, entries, listed, look, many, mounted, node, truth, walk
 

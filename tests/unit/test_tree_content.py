@@ -8,7 +8,7 @@ from artifactfs import errors
 from artifactfs.domain import ArtifactRef
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
 

@@ -17,7 +17,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.tree.nodes import Entry, join
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.traversals import Traversal, level
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from artifactfs import errors
 from artifactfs.domain import IndexedFile, ListedChild, Run, below_prefix, encode_name, without_lead
 from artifactfs.tree.listing import checkpoint_if_full, chunked
 from artifactfs.tree.nodes import Entry
-from artifactfs.tree.tuning import TreeTuning
+from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.packed_index import PackedIndex
 
 log = logging.getLogger(__name__)
