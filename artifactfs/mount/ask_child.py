@@ -102,4 +102,4 @@ def _mount_around(path: str) -> str | None:
 
 if __name__ == "__main__":
     answer = ask(sys.argv[1], sys.argv[2], parent_too=sys.argv[3] == "yes", max_bytes=int(sys.argv[4]))
-    os.write(1, json.dumps(answer).encode())
+    sys.stdout.write(json.dumps(answer))

@@ -30,6 +30,7 @@ STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 MAY_NAME = {
     "cli/__init__.py": "gives standard output another wrapper, which tells what cannot be written",
     "cli/desktop.py": "asks whether a terminal is there",
+    "mount/ask_child.py": "its answer, as JSON, to the process that has started it",
     "mount/daemon.py": "flushes them before the fork",
     "logs/__init__.py": "the log of a mount in front: its form escapes each record",
 }
