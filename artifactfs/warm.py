@@ -92,7 +92,7 @@ def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
         why = "no thread can be had: end some processes of this user, or raise the limit (`ulimit -u`), and call again"
         raise UserError(ExitCode.INCOMPLETE, why) from None
     finally:
-        # Not waited for: a read may be waiting for the service, and whoever pressed Ctrl-C does not.
+        # Not waited for: a read may be waiting for the service, and Ctrl-C must not wait for it.
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         if console.is_terminal:

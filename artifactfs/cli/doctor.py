@@ -40,7 +40,7 @@ def doctor(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say whether a mount would work here (at MOUNTPOINT), and what mends what is wrong.
+    """Say whether a mount would work here (at MOUNTPOINT), and how to fix what is wrong.
 
     Takes the options of `mount`, and changes nothing. It sends about five requests: the runs last updated (keys, site,
     clock, rate limit); a run's root, and up to four more where it is empty; a directory of it, in two forms at most;
@@ -85,7 +85,7 @@ def _visit(request: "Request", *, as_json: bool) -> None:
 
 
 def _printer() -> Callable[[str, str, str | None], None]:
-    """Return a function that prints a line with its mark, and its mend below it."""
+    """Return a function that prints a finding with its mark, and its fix below it."""
     from rich.text import Text
 
     console = output.console()

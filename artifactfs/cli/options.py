@@ -11,7 +11,7 @@ Command = Callable[..., None]
 
 
 def setting_options(command: Command, without: frozenset[str] = frozenset()) -> Command:
-    """Add an option for each row of the table of settings, but for those in `without`.
+    """Add an option for each row of the table of settings that is not in `without`.
 
     A path is plain text here: click's own type looks at it, and a look at a wedged mount never ends.
     """

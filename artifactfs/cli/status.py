@@ -1,4 +1,4 @@
-"""`artifactfs status`, `refresh` and `info`: asking a mount, whoever serves it. They need no keys and no network."""
+"""`artifactfs status`, `refresh` and `info`: commands that ask a mount. They need neither keys nor network."""
 
 import json
 import time
@@ -52,7 +52,7 @@ def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) 
 @click.command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True)
 def refresh(paths: tuple[str, ...]) -> None:
-    """Make the next look at PATH, and at what is below it, ask the service anew.
+    """Mark PATH, and everything below it, stale: the next access asks the service.
 
     PATH is a mount point, or a run, directory or file in a mount. Content that is still valid is kept.
     """
@@ -184,7 +184,7 @@ def _look(point: str) -> _Look | None:
     except UserError as error:
         told = _no_status(point, error)
         line = "dead: its process is gone" if told["health"]["state"] == "dead" else f"no answer: {error}"
-        # One that has just ended is nobody's trouble.
+        # A mount that has just ended is no problem.
         gone = error.code == ExitCode.NOT_MOUNTED
         return _Look(point, told, line, None if gone else error)
     wrong = None
@@ -234,7 +234,7 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
 
 
 def _parsed(answer: "Answer") -> dict[str, Any]:
-    """Return the object that a mount answered with, as it was told. Raises UserError where it is none."""
+    """Return the JSON object of a mount's answer. Raises UserError for any other answer."""
     try:
         # The standard library's: lone surrogates of the server's are escaped in it.
         told = json.loads(answer.text)

@@ -62,7 +62,7 @@ def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | 
 @cache.command("clear")
 @_cache_option
 def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
-    """Delete everything in the cache. Mounts that are using it go on, and fetch anew."""
+    """Delete everything in the cache. Running mounts continue, and fetch again."""
     loaded = _load(cache_dir, config_file, profile)
     gone = _store(loaded).clear()
     output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")

@@ -69,7 +69,7 @@ class BlockStore:
         self._opening = threading.Lock()
         # What was set, and is shown.
         self.limit_bytes = max_bytes
-        # Directories and the file aside count for whoever looks with `du`: leave them a little.
+        # `du` counts directories and the file of the count, too: leave room for them.
         self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
         # Blocks that `save` takes at once, if it is given more than one. A group is what is evicted as a piece.
         self.group_blocks = GROUP_BLOCKS if max_bytes >= 16 * GROUP_BLOCKS * block_bytes else 1
@@ -77,7 +77,7 @@ class BlockStore:
         self._paused_until = 0.0
         self._counter = itertools.count(1)
         self.session = secrets.token_bytes(8)
-        # For who asks how it is: bytes in all and free on the disk as last seen, and what this store has evicted.
+        # For status: bytes in all and free on the disk as last seen, and the evictions of this store.
         self.total_bytes: int | None = None
         self.free_bytes: int | None = None
         self.evicted_files = 0

@@ -202,7 +202,7 @@ def _below(path: str) -> str:
 
 
 def _read_tag(fd: int) -> bytes | None:
-    """Return how the tag begins; empty without one, None for one that is nobody's mark: no file, or another user's."""
+    """Return the start of the tag; empty without one, None if it is no regular file or another user's."""
     try:
         tag = os.open(_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
     except FileNotFoundError:

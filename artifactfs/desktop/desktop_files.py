@@ -11,7 +11,7 @@ from importlib import resources
 
 from artifactfs.errors import ExitCode, UserError
 
-# In each of our files, and in nobody else's: by this we know what is ours to replace and to remove.
+# A line in each of our files, and only there: it marks a file that may be replaced and removed.
 MARK = b"`artifactfs desktop install`"
 
 TYPES = "mime/packages/artifactfs.xml"
@@ -57,7 +57,7 @@ def is_ours(path: str) -> bool:
 
 
 def mountpoint_in(launcher: bytes) -> str | None:
-    """Return where a launcher of ours mounts; None where somebody has changed it beyond reading."""
+    """Return where a launcher of ours mounts; None if the file was changed and cannot be read."""
     found = re.search(rb'^Exec=.* "desktop" "open" "(.*)"$', launcher, re.MULTILINE)
     if found is None:
         return None

@@ -136,7 +136,7 @@ def _tool() -> str:
 
 
 def _run(tool: str, data_home: str) -> None:
-    """Have the MIME cache written anew. Raises UserError with what the tool said."""
+    """Rebuild the MIME cache. Raises UserError with the tool's message."""
     try:
         done = subprocess.run(
             [tool, os.path.join(data_home, "mime")], capture_output=True, timeout=_TOOL_S, check=False, text=True
@@ -230,9 +230,9 @@ def _cache(data_home: str) -> Iterator[str]:
 
 
 def _unmake(data_home: str, made: list[str]) -> None:
-    """Remove what `install` noted that it made, as far as nobody else has a use for it. Raises OSError.
+    """Remove the files that `install` made, as noted, unless another program uses them. Raises OSError.
 
-    The note is a file like any other, so it is believed no further than needed: directories go when they are empty,
+    The note is a file like any other, so it is trusted no further than needed: directories go when they are empty,
     and files only where update-mime-database writes its cache, when no package is left that it would be made from.
     """
     packages = os.path.join(data_home, "mime", "packages")
@@ -248,7 +248,7 @@ def _unmake(data_home: str, made: list[str]) -> None:
 
 
 def _put_back(data_home: str, before: Mapping[str, bytes | None], made: list[str], tool: str) -> None:
-    """Undo an `install` that failed, as far as the disk lets us: the failure itself is what the user is told."""
+    """Undo a failed `install`, as far as the disk permits; the user sees the first failure."""
     with contextlib.suppress(OSError, UserError):
         for place, content in before.items():
             if _content(data_home, place) != content:

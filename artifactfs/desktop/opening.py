@@ -1,7 +1,7 @@
 """What the launcher does: mounts, and shows the mount in the file manager.
 
-The mount is made by `artifactfs mount`, in a process of its own, as a user would. Hard: nobody sees the standard error
-of a launcher, so what goes wrong is told in a window; and a file manager hands its environment on to all that it
+The mount is made by `artifactfs mount`, in a process of its own, as a user would. Hard: the standard error of a
+launcher is lost, so an error is shown in a window; and a file manager hands its environment on to all that it
 starts, so it gets no keys.
 """
 
@@ -101,7 +101,7 @@ def _mount(point: str, program: Sequence[str]) -> None:
     )
     if done.returncode != 0:
         if made:
-            # Not ours to remove if somebody put something in meanwhile.
+            # Not ours to remove if it is no longer empty.
             with contextlib.suppress(OSError):
                 os.rmdir(point)
         said = " ".join(done.stderr.split()).removeprefix("artifactfs: ")

@@ -1,4 +1,4 @@
-"""`artifactfs doctor`: whether a mount would work here, what stands in its way, and what would mend it.
+"""`artifactfs doctor`: whether a mount would work here, what stands in its way, and how to fix it.
 
 Owns the checks, not how they are printed (cli/doctor.py). It changes nothing, and it goes on: a check that fails, or
 breaks, or hangs, costs itself. What is hard is the last: a path that a user names may lie on a file system that no

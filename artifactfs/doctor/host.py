@@ -87,7 +87,7 @@ class Machine:
         return shutil.which(program)
 
     def is_dead(self, mount: Mount) -> bool:
-        """Whether nobody serves a FUSE mount any more."""
+        """Whether a FUSE mount has lost its process."""
         return mount_table.is_dead(mount)
 
     def output(self, *command: str) -> str:

@@ -89,7 +89,7 @@ def privilege(machine: Machine) -> Finding:
     """Check that who mounts may mount: root's own capability, or that which fusermount3 gets by its set-uid bit."""
     capabilities = machine.process_status("CapEff" if machine.euid == 0 else "CapBnd")
     if capabilities and not int(capabilities, 16) & _SYS_ADMIN:
-        return fault("privilege", "mounting takes CAP_SYS_ADMIN, which nobody has here", _CONTAINER)
+        return fault("privilege", "mounting takes CAP_SYS_ADMIN, which this container lacks", _CONTAINER)
     if machine.euid == 0 and mount_owner.in_user_namespace(machine.read("/proc/self/uid_map")):
         return warning(
             "privilege",

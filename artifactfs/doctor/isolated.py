@@ -55,7 +55,7 @@ def run_isolated(look: Callable[[], Sequence[Finding]], within_s: float) -> Sequ
 def _child(look: Callable[[], Sequence[Finding]], writer: int) -> None:
     """Everything that happens in the child; never returns."""
     try:
-        # If it is left behind, whoever waits for the end of our output must not wait for it; but for want of a /dev.
+        # A child that is left behind must not hold our output open. Without a /dev it does.
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1, 2):

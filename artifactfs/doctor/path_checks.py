@@ -42,9 +42,9 @@ def _command(name: str, path: str) -> str:
 
 
 def config(settings: Settings, *, understood: bool = True) -> Finding:
-    """Look at the config file. What is wrong in it, reading the settings has told.
+    """Check the config file. The check of the settings reports its contents.
 
-    `understood` False: the settings could not be read, so nobody knows what is in it.
+    `understood` False: the settings could not be read.
     """
     path = settings.config_file
     if path == os.devnull:
@@ -56,7 +56,7 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
     except OSError as error:
         return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
     if not understood:
-        # Another user's, say: the finding about the settings has told.
+        # Another user's, say: the check of the settings reports it.
         return skipped("config file", path)
     mode = stat.S_IMODE(found.st_mode)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
@@ -89,7 +89,7 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
         if there:
             fix = f"chmod u+rwx {shell_word(path)}"
             return warning("cache", f"{path} cannot be written, so nothing is kept", fix)
-        # Where nobody else can even enter, a directory that root makes is out of reach as well.
+        # If no other user can enter the directory, a directory that root makes is out of reach as well.
         fix = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
         return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", fix)
     kind = kind_of(machine.mounts, os.path.realpath(lies_at))
@@ -122,7 +122,7 @@ def log(settings: Settings, point: str | None) -> Finding:
     if target.file is None:
         socket = system_logs.JOURNAL_SOCKET if target.to == "journal" else system_logs.SYSLOG_SOCKET
         if not os.path.exists(socket):
-            return fault("log", f"nobody takes what is logged to {target.place}: {socket} is missing", _FILE)
+            return fault("log", f"the log cannot go to {target.place}: {socket} is missing", _FILE)
         return good("log", f"goes to {target.place}")
     path = target.file
     directory = os.path.dirname(path)

@@ -1,4 +1,4 @@
-"""One visit: all checks in their order, each told as soon as it is done."""
+"""All checks in their order, each reported as soon as it is done."""
 
 import importlib.metadata
 import logging
@@ -68,7 +68,7 @@ def _why_not(request: Request, its: settings_checks.Setup, *, trusted: bool) -> 
     if request.offline:
         return "--offline"
     if not its.may_ask:
-        return "what is wrong with the settings has to be mended first"
+        return "the settings have to be fixed first"
     return None if trusted else "there are no certificates to trust"
 
 
@@ -88,7 +88,7 @@ def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
 
 
 def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
-    """Make a check in this process; one that breaks is told, and others go on. Returns whether there is no fault."""
+    """Run a check in this process; a check that fails itself is reported. Returns whether there is no fault."""
     found: list[Finding] = []
     try:
         found = _listed(look())

@@ -1,6 +1,6 @@
 """What the answers say of the service: pure functions from what came to findings.
 
-Text of the server's goes through `findings.shown` before anybody sees it, and its headers are read as numbers.
+Text of the server's goes through `findings.shown` before it is printed, and its headers are read as numbers.
 """
 
 import email.utils
@@ -80,7 +80,7 @@ def silent(step: str, deadline_s: float) -> Finding:
 
 
 def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
-    """Say why the one call failed, and what would mend it."""
+    """Return why the one call failed, and the fix."""
     origin, way = settings.origin, _way(settings)
     keyless = settings.access_token is None and settings.app_key is None
     standard = settings.api_url == f"https://api.{settings.site}"
@@ -131,7 +131,7 @@ def _network_fix(settings: Settings, error: ServiceError) -> str:
 
 
 def clock(heads: Heads) -> Finding | None:
-    """Compare this machine's clock with the time of the last answer; None where it told none."""
+    """Compare this machine's clock with the time of the last answer; None if it had none."""
     if not heads.answers:
         return None
     head = heads.answers[-1]
@@ -230,14 +230,14 @@ def contents(body: ContentBody, size: int | None, end: int, came: int, heads: He
     etag = head.headers.get("etag", "") if head is not None else ""
     if etag.startswith("W/"):
         yield skipped(
-            "validators", "a weak ETag, which promises nothing about bytes: versions are told by size and time"
+            "validators", "a weak ETag, which promises nothing about bytes: versions are told apart by size and time"
         )
     elif etag:
         yield good("validators", "an ETag; whether it means anything shows when a file is read twice")
     elif head is not None and "last-modified" in head.headers:
         yield good("validators", "a Last-Modified time")
     else:
-        yield skipped("validators", "neither ETag nor Last-Modified: versions are told by size and time")
+        yield skipped("validators", "neither ETag nor Last-Modified: versions are told apart by size and time")
 
 
 def unreadable(error: ServiceError) -> Finding:
@@ -302,9 +302,9 @@ def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
         f"tells another size of {_count(found.other_sizes, 'file', 'files')}" if found.other_sizes else "",
     ]
     if said := ", ".join(filter(None, wrong)):
-        return warning("index", f"{text}, but {said}: who walks has his directories listed one by one")
+        return warning("index", f"{text}, but {said}: traversals list directories one by one")
     if not found.rows:
-        return warning("index", "the project's listing is empty: who walks has his directories listed one by one")
+        return warning("index", "the project's listing is empty: traversals list directories one by one")
     if took_s > _INDEX_IN_TIME_S:
         return good(
             "index", f"{text} and agrees; the first walk waits {_INDEX_IN_TIME_S:g} s for it, and goes on without"
@@ -315,7 +315,7 @@ def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
 def no_index(error: ServiceError) -> Finding:
     """Say that there is no project's listing to be had."""
     return warning(
-        "index", f"no project's listing ({error}): who walks has his directories listed one by one",
+        "index", f"no project's listing ({error}): traversals list directories one by one",
         "artifactfs mount --prefetch tree …  # does not ask for it",
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ _redaction = Redaction()
 def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] = ()) -> None:
     """Send the log to `target`, in its form.
 
-    Raises OSError when the file cannot be opened, or nobody takes the system's log.
+    Raises OSError when the file cannot be opened, or the system's log has no reader.
     """
     _redaction.learn(secrets)
     handler = _handler(target, _redaction)
@@ -113,7 +113,7 @@ class _RotatingFile(logging.handlers.RotatingFileHandler):
 def add_first(handler: logging.Handler) -> None:
     """Let a handler have every record before the log has it: the message alone, with the same secrets blotted out.
 
-    In front, because the log's limiter changes what it lets through. Until the log is configured anew.
+    In front, because the log's limiter changes what it lets through. Until the log is configured again.
     """
     handler.setFormatter(RedactingFormatter("%(message)s", _redaction))
     logging.getLogger().handlers.insert(0, handler)

@@ -2,7 +2,7 @@
 
 Both are sockets of datagrams on this machine. What is hard: the mount must never wait for its log. So nothing here
 blocks: a record that the socket does not take is dropped and counted, and the next one that it takes says how many
-were. Both daemons may be restarted meanwhile: each datagram is sent to the path anew.
+were. Both daemons may be restarted meanwhile: each datagram is sent to the path again.
 """
 
 import array
@@ -33,7 +33,7 @@ def severity(level: int) -> int:
 
 
 class _DatagramHandler(logging.Handler):
-    """Sends each record as datagrams to a socket, or drops it. Raises OSError when nobody listens at the beginning."""
+    """Sends each record as datagrams to a socket, or drops it. Raises OSError without a listener at the start."""
 
     def __init__(self, address: str) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 Keys are rotated while a mount lives. `KeyRing` is what the transports of one mount ask with; when the service refuses
 them it reads them again, in a thread, once for all who wait. What is hard: a command may hang or ask, so it is run
-rarely; a 403 may only mean that these keys may not see that; and who waits has a deadline, which is his, not the
+rarely; a 403 may only mean that these keys may not see that; and a waiting request has a deadline of its own, not the
 command's.
 """
 

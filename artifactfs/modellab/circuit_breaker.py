@@ -46,7 +46,7 @@ _SICK_S = 600.0
 
 
 class _Sick:
-    """Targets that stalled, or failed, of late."""
+    """Targets that stalled or failed recently."""
 
     def __init__(self) -> None:
         self._since: cachetools.LRUCache[str, float] = cachetools.LRUCache(_MAX_SICK)
@@ -135,7 +135,7 @@ class CircuitBreaker:
         self._failures = 0
         self._refused = False
         self._waits: set[Wait] = set()
-        # Told that a request has begun to wait; must not await or raise.
+        # Called when a request has begun to wait; must not await or raise.
         self.on_wait: Callable[[], None] | None = None
         # For status: since when it is in trouble, of each sort, and when the last one was over.
         self.failing_since: float | None = None
@@ -189,7 +189,7 @@ class CircuitBreaker:
         )
 
     def is_open(self, endpoint: str) -> bool:
-        """Whether requests of a kind fail at once but for probes."""
+        """Whether requests of a kind fail at once, except for probes."""
         return any(each.since is not None for each in self._circuits(endpoint))
 
     def admit(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:

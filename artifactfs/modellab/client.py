@@ -77,7 +77,7 @@ class ModelLab:
         self._transport = transport
         self._deadline_s = deadline_s
         self._sizes = sizes
-        # What this server wants, learned from its answers; None until one of them told.
+        # What this server wants, learned from its answers; None before that.
         self._slash: bool | None = None
         self._base: PathBase | None = None
         # How this server was seen to write a directory's path, with a slash at the end or without: the form that is
@@ -103,7 +103,7 @@ class ModelLab:
         return _the_run(run_id, await self._ask("run", f"/runs/{run_id}", {}, models.decode_run))
 
     async def run_details(self, run_id: int) -> tuple[Run, RunDetails]:
-        """Return one run, and all that is told of it. Raises NotFound as `get_run` does."""
+        """Return one run with all of its details. Raises NotFound as `get_run` does."""
         run, told = await self._ask("run", f"/runs/{run_id}", {}, details.decode_run)
         return _the_run(run_id, run), told
 
@@ -114,7 +114,7 @@ class ModelLab:
         )
 
     async def project_details(self, project_id: int) -> ProjectDetails:
-        """Return all that is told of a project. Raises NotFound as `get_project` does."""
+        """Return all details of a project. Raises NotFound as `get_project` does."""
         project, told = await self._ask("project", f"/projects/{project_id}", {}, details.decode_project)
         _the_project(project_id, project)
         return told
@@ -208,16 +208,16 @@ class ModelLab:
 
     @property
     def slash(self) -> bool | None:
-        """Whether this server lists a directory by its path with a slash at the end; None until it told."""
+        """Whether this server lists a directory by its path with a slash at the end; None while unknown."""
         return self._slash
 
     @property
     def base(self) -> PathBase | None:
-        """What the paths of this server's listings are relative to; None until it told."""
+        """What the paths of this server's listings are relative to; None while unknown."""
         return self._base
 
     def can_prefetch(self) -> bool:
-        """Whether a request that nobody waits for may go: others do not queue, and the rate limit is not near."""
+        """Whether a prefetch may be sent: no request queues, and the rate limit is not near."""
         return self._transport.can_prefetch("listing")
 
     def cost(self) -> RequestUsage:

@@ -1,7 +1,7 @@
-"""What only somebody who asks for one run or project wants to know: parameters, tags, metrics, times, links.
+"""Details of one run or project, for `artifactfs info`: parameters, tags, metrics, times, links.
 
 The tree remembers thousands of runs and needs none of it, so it is decoded here, for `artifactfs info` and xattrs, and
-kept by nobody for long. Text is the server's, exact: who shows it on a terminal makes it printable. Anything may be
+kept for a short time. Text is the server's, exact: who shows it on a terminal makes it printable. Anything may be
 absent, null or odd (models.py): then it is None, or left out. Odd forms whose meaning is plain are read as what they
 mean: a tag that is `key:value` in one text, an object in place of a list of pairs, a number that comes as text.
 """
@@ -200,7 +200,7 @@ def _written(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
-        return ""  # nested about as deep as can be decoded: nobody's parameter
+        return ""  # nested about as deep as can be decoded: no real parameter
 
 
 def _metric(row: dict[str, Any]) -> Metric | None:

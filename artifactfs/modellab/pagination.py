@@ -38,7 +38,7 @@ async def fetch_pages(
 ) -> list[T]:
     """Return the rows of the pages that hold the first `count`, each id once. `ask` gets a page by its parameters.
 
-    `told`: of what the log already has that it is cut. Raises what `ask` raises of the first page to fail.
+    `told`: the lists that the log already names as cut. Raises what `ask` raises of the first page to fail.
     """
     if count <= 0:
         return []

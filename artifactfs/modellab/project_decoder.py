@@ -108,7 +108,7 @@ class ProjectDecoder:
         return [indexed_file(file) for row in rows if (file := _project_file(row)) is not None]
 
     def _rows(self) -> list[dict[str, Any]]:
-        """Return the rows that the events at hand complete, without what is deeper in them."""
+        """Return the rows that the events so far complete, without nested values."""
         rows: list[dict[str, Any]] = []
         depth, at, row = self._depth, self._at, self._row
         for event, value in self._events:

@@ -1,4 +1,4 @@
-"""Whose content a mount shows, and what goes when the keys turn out to be somebody else's (semantics 6.3).
+"""The account whose file contents a mount shows, and a switch to another account (semantics 6.3).
 
 Without a name for the account its keys are all that tells accounts apart: new ones may be another account's, and
 nothing that came with the old ones is shown to who comes with the new ones: not from the cache, not from memory, not
@@ -36,7 +36,7 @@ def follower(
             return
         known = now
         log.info(
-            "the new keys may be another account's: all is asked for anew, and what is cached is left alone; "
+            "the new keys may be another account's: everything is fetched again, and the cache stays untouched; "
             "with `account` set, it would be kept over a change of keys"
         )
         files.switch_account(now)

@@ -29,7 +29,7 @@ _SYSTEM = (
     "/snap", "/sys", "/usr", "/lost+found", "/var/backups", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/rpm",
     "/var/lib/systemd", "/var/log", "/var/mail", "/var/spool",
 )  # fmt: skip
-# But for these: of a session (its directory itself holds sockets), of removable media, of a unit of ours.
+# Except for these: of a session (its directory itself holds sockets), of removable media, of a unit of ours.
 _USERS = re.compile(r"/run/(?:user/[^/]+/.+|media/.+|artifactfs(?:/.+)?)", re.DOTALL)
 # Users mount below these, and every program needs the directory itself.
 _SHARED = frozenset({"/", "/home", "/root", "/tmp", "/var"})  # noqa: S108 - nothing is written there
@@ -180,7 +180,7 @@ def dead_mount(point: str) -> mount_table.Mount | None:
 
 
 def fuse(settings: Settings) -> None:
-    """Check what FUSE needs of this machine. Raises UserError with the command that mends it."""
+    """Check what FUSE needs of this machine. Raises UserError with the command that fixes it."""
     device()
     if os.geteuid() == 0:
         return

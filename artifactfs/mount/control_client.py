@@ -64,7 +64,7 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
         raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
     point = point_of(path)
     if order in ask_child.REPORTS and point is not None:
-        # What is at hand must not wait for the service, as a path in the mount may.
+        # Reports come from memory and never wait for the service; a path in the mount may wait.
         path = point
     if within_s > REPORT_S and point is not None:
         # One that is stopped is found out soon; the order itself may take a while.

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from artifactfs.errors import ExitCode, UserError, of_the_system
 
-# How long a child that was told to end gets before it is killed.
+# The time between SIGTERM and SIGKILL for a child.
 _GRACE_S = 5.0
 
 
@@ -71,7 +71,7 @@ def start(serve: Callable[[Parent], int], log_place: str, *, hear: Callable[[str
 
 
 def _forward_interrupts(child: int) -> list[int]:
-    """End the child when this process is told to end; the list fills with the signals that came."""
+    """End the child when a signal ends this process; the list fills with the signals that came."""
     came: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -98,7 +98,7 @@ def _reap(child: int) -> int:
 
 
 class _Waiting:
-    """The parent, from the child's side: told one thing at the end, and before it why the mount waits."""
+    """The parent, from the child's side: gets one message at the end, and before it why the mount waits."""
 
     def __init__(self, writer: int) -> None:
         self._writer = writer
@@ -106,7 +106,7 @@ class _Waiting:
 
     def ready(self) -> None:
         # Only now: while it mounts it has to be in the process group that it was started in. A mount point that
-        # systemd looks after (autofs) lets only that group pass; anybody else waits there for this very mount.
+        # systemd looks after (autofs) lets only that group pass; any other process waits there for this very mount.
         os.setsid()
         self.last({"ready": True})
 
@@ -159,7 +159,7 @@ def _child(serve: Callable[[Parent], int], writer: int) -> None:
     except KeyboardInterrupt:
         code = 130
     except BaseException as error:
-        # A traceback helps nobody on a terminal; `serve` has logged it where it had a log.
+        # A traceback is no help on a terminal; `serve` has logged it where it had a log.
         known = of_the_system(error)
         said = str(known) if known else f"artifactfs failed: {type(error).__name__}: {error}"
         code = int(known.code if known else ExitCode.BUG)

@@ -2,7 +2,7 @@
 
 Hard: the mount table counts users as the user namespace does in which the mount was made, and does not say which one
 that was. So in a user namespace the number 0 may be root here or root outside. The kernel knows: it lets the true owner
-in, and refuses everybody else with EACCES.
+in, and refuses all others with EACCES.
 """
 
 import os
@@ -49,7 +49,7 @@ def only_owner(path: str, mount: Mount | None) -> str:
     if mount.allow_other:
         root_too = "" if mount.user_id == 0 else ", and to root"
     else:
-        # The kernel's own rule: who mounted gets in, and nobody else.
+        # The kernel's own rule: only the user who mounted gets in.
         root_too = ", and not to root either" if os.geteuid() == 0 else ""
     return f"{mount.point} says that only to {mount.user}, who mounted it{root_too}: `{way} artifactfs …`"
 

@@ -4,7 +4,7 @@ The lock goes with the process, however it ends, so a file left over by a crash 
 another process may be waiting for its lock. It is a lock of fcntl(2)'s, whose holder the kernel itself names: a pid in
 a file may be any process's.
 
-Hard: a process is ended by force because of such a file, so only a file counts that nobody but the user and root can
+Hard: a process is ended by force because of such a file, so only a file counts that no one except the user and root can
 have written. Others may put anything in its place: a link, a pipe, an endless file.
 """
 

@@ -1,4 +1,4 @@
-"""What systemd is told of a mount in front: sd_notify(3), a few datagrams to the socket that it names.
+"""Messages to systemd about a foreground mount: sd_notify(3), a few datagrams to its socket.
 
 By hand: the libraries for it are bindings that need a compiler, or hold no more than these lines. Nothing here
 raises or waits: a mount does not depend on who started it. Texts are one line, so that none can pass for a field.
@@ -18,7 +18,7 @@ _MARGIN_S = 15.0
 
 
 class Notifier:
-    """Tells systemd how a mount is doing. Without an address, nobody."""
+    """Sends the state of a mount to systemd; nothing without an address."""
 
     def __init__(self, address: str | None = None) -> None:
         self._ended = False
@@ -26,7 +26,7 @@ class Notifier:
         if not address:
             return
         if address[0] not in "/@":
-            log.warning("NOTIFY_SOCKET is no local socket, so systemd is told nothing: %s", address)
+            log.warning("NOTIFY_SOCKET is no local socket, so systemd gets no messages: %s", address)
             return
         # "@" is how the first byte of an abstract address is written.
         self._address = "\0" + address[1:] if address[0] == "@" else address
@@ -61,4 +61,4 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, kind) as sender:
                 sender.sendto("\n".join(fields).encode("utf-8", "backslashreplace"), self._address)
         except OSError as error:
-            log.warning("systemd cannot be told at its socket: %s", error)
+            log.warning("cannot write to systemd's socket: %s", error)
