@@ -8,7 +8,8 @@ import msgspec
 import trio
 
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
-from artifactfs.tree.nodes import ChildNumber, Entry, InodeNumbers, same_version
+from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
+from artifactfs.tree.nodes import Entry, same_version
 
 # A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
 # uploads trail behind a run's end.

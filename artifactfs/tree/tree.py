@@ -17,14 +17,15 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, DirectoryListing, ListedChild, Run, below_prefix
 from artifactfs.tree import listing
+from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
+from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
 from artifactfs.tree.nodes import (
     ArtifactDir,
     ArtifactFile,
     DirSnapshot,
     Entry,
-    InodeNumbers,
     LookupResult,
     Node,
     ProjectDir,
@@ -32,7 +33,7 @@ from artifactfs.tree.nodes import (
     child,
     same_version,
 )
-from artifactfs.tree.swr_cache import BackendHealth, CacheEntry, Caches, StaleWhileRevalidateCache
+from artifactfs.tree.swr_cache import CacheEntry, Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
@@ -205,7 +206,7 @@ class Tree:
 
     def doubt(self, directory: ArtifactDir) -> None:
         """A content fails in a way that its directory's listing may explain: the next look at that asks again."""
-        self._ask_anew(directory, self._listings.doubt)
+        self._ask_anew(directory, self._listings.mark_stale)
 
     def _ask_anew(self, directory: ArtifactDir, forget: Callable[[tuple[int, str]], None]) -> None:
         self._doubted[directory.run_id, directory.path] = True
@@ -226,7 +227,7 @@ class Tree:
         Where a fresh listing still disagrees, the content's size counts (semantics 4.1).
         """
         directory, entry = file.directory, file.entry
-        self._ask_anew(directory, self._listings.drop)
+        self._ask_anew(directory, self._listings.invalidate)
         if size_bytes is None or size_bytes == entry.size_bytes:
             return
         amended = self._amendments.setdefault((directory.run_id, directory.path), {})
@@ -237,7 +238,7 @@ class Tree:
     def expire(self) -> None:
         """Make the next look at anything fresh (semantics 3.3). What was fetched stays at hand in case that fails."""
         self._catalogue.expire()
-        self._listings.expire()
+        self._listings.mark_all_stale()
         if self._index is not None:
             self._index.expire()
 
@@ -288,8 +289,8 @@ class Tree:
         if held is None:
             return None
         found = held.value
-        age_s = self._clock() - held.asked_at + found.age_s
-        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.left_s(held))
+        age_s = self._clock() - held.requested_at + found.age_s
+        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.ttl_left_s(held))
 
     def state(self) -> TreeState:
         """Return how it is, for who asks. Asks nobody."""
@@ -300,10 +301,10 @@ class Tree:
             entries=self._listings.weight - len(self._listings),
             runs=runs,
             projects=projects,
-            old_served=health.old_served,
-            trouble_since=health.trouble_since,
-            trouble_errors=health.with_errors,
-            trouble_old=health.with_old,
+            stale_served=health.stale_served,
+            degraded_since=health.degraded_since,
+            degraded_with_errors=health.with_errors,
+            degraded_with_stale=health.with_stale,
             recovered_at=health.recovered_at,
             indexes=tuple(self._index.states()) if self._index is not None else (),
             walking=len(walks),
@@ -331,7 +332,7 @@ class Tree:
 
     def _left_s(self, held: "CacheEntry[_RunListing]") -> float:
         """Return for how long the names of a listing may be believed."""
-        left_s = self._listings.left_s(held)
+        left_s = self._listings.ttl_left_s(held)
         # What came from the index may have to be taken back.
         return left_s if held.value.own else min(left_s, self._times.listing_ttl)
 
@@ -343,7 +344,7 @@ class Tree:
         except errors.NoSuchEntry:
             # The parent's listing named it, and it is gone: that listing is no longer true.
             parent = directory.path.rpartition("/")[0]
-            self._listings.drop((directory.run_id, parent))
+            self._listings.invalidate((directory.run_id, parent))
             raise
 
     def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
@@ -409,7 +410,7 @@ class Tree:
     def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
         """Yield path and entries of every directory of a run whose own listing is at hand and fresh."""
         for path, held in self._of_run(run.run_id):
-            if held.value.own and self._listings.left_s(held) > 0:
+            if held.value.own and self._listings.ttl_left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
     async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
@@ -422,7 +423,7 @@ class Tree:
             old = self._listings.get_any(key)
             listing = await self._take_own(run, path, answer, old.value if old is not None else None)
             self._note(run.run_id, path)
-            self._listings.put(key, listing, asked_at)
+            self._listings.store(key, listing, asked_at)
 
         return answer.children.by_name, keep
 
@@ -430,7 +431,7 @@ class Tree:
         """Forget what came from the index about a run."""
         for path, held in self._of_run(run_id):
             if not held.value.own:
-                self._listings.forget((run_id, path))
+                self._listings.evict((run_id, path))
 
     def _of_run(self, run_id: int) -> "Iterator[tuple[str, CacheEntry[_RunListing]]]":
         """Yield every directory of a run that is held, fresh or old."""
@@ -457,7 +458,7 @@ class Tree:
     def all_at_hand(self, run_id: int) -> Iterable[tuple[str, Mapping[bytes, Entry]]]:
         """Return every directory of a run that is at hand and fresh."""
         for path, held in self._of_run(run_id):
-            if self._listings.left_s(held) > 0:
+            if self._listings.ttl_left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
     async def bring(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
