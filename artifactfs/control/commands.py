@@ -24,8 +24,9 @@ from artifactfs.fuse.kernel_dentries import KernelDentries, Name
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import Attributes
 from artifactfs.modellab.details import Pair, RunDetails
+from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, ControlFile, Node, ProjectDir, StaticDir, mount_path
-from artifactfs.tree.swr_cache import BackendHealth, StaleWhileRevalidateCache
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Control:
 
     async def _fresh(self, node: Node) -> bool:
         self._components.tree.refresh(node)
-        self._details.expire()
+        self._details.mark_all_stale()
         if node is self._components.tree.root:
             self._components.keys.expire()
         return await self._names.drop(self._names_of(node))

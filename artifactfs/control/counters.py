@@ -129,7 +129,7 @@ COUNTERS = (
     Counter("listings.runs", "gauge", "Cached runs.", lambda r: r.tree.runs, "runs"),
     Counter("listings.projects", "gauge", "Cached projects.", lambda r: r.tree.projects, "projects"),
     Counter("listings.stale_served", "counter", "Requests of the kernel answered from a stale listing.",
-            lambda r: r.tree.old_served, "stale_listings_served"),
+            lambda r: r.tree.stale_served, "stale_listings_served"),
     Counter("listings.prefetched", "counter", "Directories listed ahead of a traversal.",
             lambda r: r.tree.listed_ahead, "prefetched_directories"),
     Counter("listings.traversals", "counter", "Traversals of a run that have ended.",

@@ -158,9 +158,9 @@ def _health_inputs(
         strange_since=breaker.strange_since,
         paused_s=paused.paused_s if paused is not None else 0.0,
         paused_since=paused.paused_since if paused is not None else None,
-        stale_since=tree.trouble_since,
-        stale_served=tree.trouble_old,
-        only_slow=not tree.trouble_errors,
+        stale_since=tree.degraded_since,
+        stale_served=tree.degraded_with_stale,
+        only_slow=not tree.degraded_with_errors,
         recovered_at=max(
             traffic.taken_at, breaker.recovered_at, tree.recovered_at, components.limits.recovered_at(now)
         ),

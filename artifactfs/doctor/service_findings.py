@@ -230,14 +230,14 @@ def contents(body: ContentBody, size: int | None, end: int, came: int, heads: He
     etag = head.headers.get("etag", "") if head is not None else ""
     if etag.startswith("W/"):
         yield skipped(
-            "validators", "a weak ETag, which promises nothing about bytes: versions are told apart by size and time"
+            "validators", "a weak ETag, which promises nothing about bytes: versions are distinguished by size and time"
         )
     elif etag:
         yield good("validators", "an ETag; whether it means anything shows when a file is read twice")
     elif head is not None and "last-modified" in head.headers:
         yield good("validators", "a Last-Modified time")
     else:
-        yield skipped("validators", "neither ETag nor Last-Modified: versions are told apart by size and time")
+        yield skipped("validators", "neither ETag nor Last-Modified: versions are distinguished by size and time")
 
 
 def unreadable(error: ServiceError) -> Finding:

@@ -26,7 +26,7 @@ from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.tree.control_dir import Reports
-from artifactfs.tree.nodes import InodeNumbers
+from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.tree import Tree
 from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime

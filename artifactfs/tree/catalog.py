@@ -1,6 +1,6 @@
 """What is above the runs: `/`, `/runs`, `/projects`, `/names` (semantics 1), and what is known of runs and projects.
 
-Owns the pages of runs and projects, each asked for when somebody looks, 100 rows a request, never all of them unasked.
+Owns the pages of runs and projects, each fetched on access, 100 rows a request, never all of them at once.
 What a page brings is known from then on: who lists a shelf and looks every target up (`ls --color`, tab completion)
 asks for nothing more. A name is asked for by the id in it, so that what is not among those listed can be entered too.
 """
@@ -12,19 +12,9 @@ from typing import TypeVar
 from artifactfs import errors
 from artifactfs.domain import Project, Run
 from artifactfs.tree import listing
+from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 from artifactfs.tree.listing import Service, TreeTimes
-from artifactfs.tree.nodes import (
-    ROOT_NUMBER,
-    ArtifactDir,
-    DirSnapshot,
-    Entry,
-    InodeNumbers,
-    LookupResult,
-    Node,
-    ProjectDir,
-    StaticDir,
-    Symlink,
-)
+from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, Entry, LookupResult, Node, ProjectDir, StaticDir, Symlink
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
 from artifactfs.tree.swr_cache import CacheEntry, Caches
 from artifactfs.tree.tree_stats import ListingFacts
@@ -101,7 +91,7 @@ class Catalog:
         self._caches = (self.known_runs, self._known_projects, self._pages, self._project_pages)
 
     async def lookup(self, parent: Node, name: bytes) -> LookupResult:
-        """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
+        """Return the place called `name` in `parent`. Raises NoSuchEntry with the negative entry's timeout."""
         found: LookupResult | None = None
         if parent is self.root:
             if (fixed := self._top.get(name)) is not None:
@@ -109,7 +99,7 @@ class Catalog:
         elif parent is self.runs:
             if (run_id := parse_id(name)) is not None:
                 run = await self.known_runs.get(run_id)
-                found = LookupResult(self.run_directory(run.value), self.known_runs.left_s(run))
+                found = LookupResult(self.run_directory(run.value), self.known_runs.ttl_left_s(run))
         elif parent is self._projects or parent is self._names:
             found = await self._find_shelf(parent, name)
         elif isinstance(parent, ProjectDir):
@@ -127,31 +117,35 @@ class Catalog:
             return _contents(self._top.values(), lambda: _FIXED_VALID_S)
         if node is self.runs:
             page = await self._pages.get(None)
-            return _contents(map(self.run_directory, page.value), lambda: self._pages.left_s(page))
+            return _contents(map(self.run_directory, page.value), lambda: self._pages.ttl_left_s(page))
         if node is self._projects or node is self._names:
             projects = await self._project_pages.get(None)
             shelves = (self._shelf(project, by_name=node is self._names) for project in projects.value)
-            return _contents(shelves, lambda: self._project_pages.left_s(projects))
+            return _contents(shelves, lambda: self._project_pages.ttl_left_s(projects))
         if isinstance(node, ProjectDir):
             page = await self._pages.get(node.project_id)
             links = (self._link(node, run) for run in page.value)
-            return _contents(links, lambda: self._pages.left_s(page))
+            return _contents(links, lambda: self._pages.ttl_left_s(page))
         raise errors.NotADirectory("not a directory")
 
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return what `lookup` would for a run in `/runs`, if that is at hand: links lead there by the hundred."""
+        """Return the result of `lookup` for a run in `/runs`, if it is cached: symbolic links lead there by the hundred."""
         if parent is self.runs and (run_id := parse_id(name)) is not None:
             run = self.known_runs.get_fresh(run_id)
-            return LookupResult(self.run_directory(run.value), self.known_runs.left_s(run)) if run is not None else None
+            return (
+                LookupResult(self.run_directory(run.value), self.known_runs.ttl_left_s(run))
+                if run is not None
+                else None
+            )
         return None
 
     def expire(self) -> None:
         """Make the next look at anything fresh (semantics 3.3)."""
         for cache in self._caches:
-            cache.expire()
+            cache.mark_all_stale()
 
     def forget(self) -> None:
-        """Forget everything that the service has told (semantics 6.3)."""
+        """Clear everything fetched from the service (semantics 6.3)."""
         for cache in self._caches:
             cache.clear()
 
@@ -176,17 +170,17 @@ class Catalog:
         return (await self._known_projects.get(project_id)).value.name
 
     def facts(self, node: Node) -> ListingFacts | None:
-        """Return what is known of what a directory shows; None where nothing is at hand. Asks nobody."""
+        """Return the facts of a directory's listing; None if it is not cached. Sends no request."""
         if node is self.runs or isinstance(node, ProjectDir):
             runs = self._pages.get_any(node.project_id if isinstance(node, ProjectDir) else None)
-            return None if runs is None else self._facts(runs, self._pages.left_s(runs))
+            return None if runs is None else self._facts(runs, self._pages.ttl_left_s(runs))
         if node is self._projects or node is self._names:
             projects = self._project_pages.get_any(None)
-            return None if projects is None else self._facts(projects, self._project_pages.left_s(projects))
+            return None if projects is None else self._facts(projects, self._project_pages.ttl_left_s(projects))
         return None
 
     def _facts(self, held: CacheEntry[tuple[T, ...]], left_s: float) -> ListingFacts:
-        return ListingFacts(self._clock() - held.asked_at, own=True, entries=len(held.value), left_s=left_s)
+        return ListingFacts(self._clock() - held.requested_at, own=True, entries=len(held.value), left_s=left_s)
 
     def known(self) -> tuple[int, int]:
         """Return how many runs and how many projects are remembered."""
@@ -207,7 +201,7 @@ class Catalog:
         project = await self._known_projects.get(project_id)
         shelf = self._shelf(project.value, by_name=by_name)
         # By another name than its own a project is not there: it would be there twice.
-        return LookupResult(shelf, self._known_projects.left_s(project)) if shelf.entry.name == name else None
+        return LookupResult(shelf, self._known_projects.ttl_left_s(project)) if shelf.entry.name == name else None
 
     async def _find_link(self, shelf: ProjectDir, name: bytes) -> LookupResult | None:
         run_id = number_of(name) if shelf.by_name else parse_id(name)
@@ -217,7 +211,7 @@ class Catalog:
         link = self._link(shelf, run.value)
         if run.value.project_id != str(shelf.project_id) or link.entry.name != name:
             return None
-        return LookupResult(link, self.known_runs.left_s(run))
+        return LookupResult(link, self.known_runs.ttl_left_s(run))
 
     def _shelf(self, project: Project, *, by_name: bool) -> ProjectDir:
         parent = self._names if by_name else self._projects
@@ -251,7 +245,7 @@ class Catalog:
         found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id), missing)
         runs = [run for run in found if is_id(run.run_id)]
         for run in runs:
-            self.known_runs.put(run.run_id, run, asked_at)
+            self.known_runs.store(run.run_id, run, asked_at)
         return tuple(runs)
 
     async def _fetch_projects(self, _key: None, _old: tuple[Project, ...] | None) -> tuple[Project, ...]:
@@ -259,7 +253,7 @@ class Catalog:
         found = await _listed("projects", self._service.list_projects(_PROJECTS_LISTED), errors.NoList)
         projects = [project for project in found if is_id(project.project_id)]
         for project in projects:
-            self._known_projects.put(project.project_id, project, asked_at)
+            self._known_projects.store(project.project_id, project, asked_at)
         if len(projects) == _PROJECTS_LISTED:
             log.info("there are more than %d projects: others are entered by id or name", _PROJECTS_LISTED)
         return tuple(projects)
@@ -274,7 +268,7 @@ async def _listed(what: str, answer: Awaitable[list[T]], missing: type[errors.No
     try:
         return await answer
     except errors.NotFound as error:
-        # Of one thing that is an ordinary answer; of all of them nobody would know why there are none.
+        # For one run or project that is an ordinary answer; for the whole list the user needs the reason.
         none = missing(f"the service has no list of {what}: {error}", error.status)
         log.warning("%s; %s", none, errors.what_to_do(none))
         raise none from error

@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterable
 
 from artifactfs import errors
-from artifactfs.tree.nodes import ROOT_NUMBER, ControlDir, ControlFile, DirSnapshot, Entry, InodeNumbers, LookupResult
+from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
+from artifactfs.tree.nodes import ControlDir, ControlFile, DirSnapshot, Entry, LookupResult
 
 NAME = b".artifactfs"
 # Names of ours never go away while the mount is there.

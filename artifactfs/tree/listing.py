@@ -1,4 +1,4 @@
-"""One directory's entries: from the service's answer to what is shown, and for how long it is believed."""
+"""One directory's entries: from the service's answer to what is shown, and its time to live."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,9 +8,10 @@ import msgspec
 import trio
 
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
-from artifactfs.tree.nodes import ChildNumber, Entry, InodeNumbers, same_version
+from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
+from artifactfs.tree.nodes import Entry, same_version
 
-# A run must have been finished this long before its listings are believed for `finished_ttl` (semantics 3.1):
+# A run must have been finished this long before its listings stay fresh for `finished_ttl` (semantics 3.1):
 # uploads trail behind a run's end.
 SETTLED_S = 600.0
 # Entries made between two looks at the event loop: some milliseconds of work.
@@ -41,7 +42,7 @@ class Service(Protocol):
         """Give every file of a project's listing to `add`, as they come."""
 
     def can_prefetch(self) -> bool:
-        """Whether a request that nobody waits for may go now."""
+        """Whether a prefetch may be sent now."""
 
     def cost(self) -> RequestUsage:
         """Return what was asked so far."""
@@ -62,7 +63,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class SizeOverride(msgspec.Struct, frozen=True):
-    """A size that the content told, where the listing says another (semantics 4.1): bytes of both."""
+    """A size from the file contents, where the listing has another (semantics 4.1): bytes of both."""
 
     listed_bytes: int | None
     size_bytes: int
@@ -77,7 +78,7 @@ class TreeTimes(msgspec.Struct, frozen=True):
     stale_max: float = 3600.0
 
     def ttl_s(self, run: Run, then_ns: int) -> float:
-        """Return for how long is believed what was asked for about a run at `then_ns` (since the epoch)."""
+        """Return the time to live of a run's listing that was requested at `then_ns` (since the epoch)."""
         return self.finished_ttl if settled(run, then_ns) else self.listing_ttl
 
 
@@ -140,7 +141,7 @@ async def build(
     """Make a listing of the children in an answer.
 
     What is unchanged since `old` keeps its entry, and with it its time (2.3).
-    `amendments`: sizes by name that the content told; one holds as long as the listing says what it said then.
+    `amendments`: sizes by name from file contents; each holds while the listing keeps the size that it had then.
     """
     number = numbering.children(run.run_id, path)
     mtime_ns = file_time_ns(run)

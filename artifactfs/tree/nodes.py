@@ -1,33 +1,28 @@
-"""The kinds of place in the tree, their attributes, and their inode numbers.
+"""The kinds of node in the tree, and their attributes.
 
-    Fixed       a directory of ours: the root, /runs, /projects, /names
-    Shelf       a project's runs, in /projects or in /names
-    Link        a run in a shelf
-    Directory   a run's root, or a directory of artifacts below it
-    File        an artifact
-    Private     a directory that is the owner's and root's alone: /.artifactfs
-    Report      a file in there, made anew each time that it is opened
+    StaticDir    the root, /runs, /projects, /names
+    ProjectDir   a project's runs, in /projects or in /names
+    Symlink      a link to a run, in a ProjectDir
+    ArtifactDir  a run's root, or a directory of artifacts below it
+    ArtifactFile an artifact
+    ControlDir   a directory that only the mount's owner and root may enter: /.artifactfs
+    ControlFile  a file in a ControlDir; its contents are generated when it is opened
 
-An inode number stands for site, run, path, kind and version (semantics 2.4): it is a digest of them, so it is
-the same after a remount and asks nothing of a disk. What a version is, is decided here and nowhere else.
+`same_version` alone decides which entries are versions of one file (semantics 2.4).
 """
 
-import hashlib
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
-ROOT_NUMBER = 1
-_NUMBERS = (1 << 60) - 1
+from artifactfs.tree.inode_numbers import ROOT_NUMBER
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A name in a directory, with what `stat` shows of it.
+    """A name in a directory, with its attributes.
 
-    `number`: the inode's. `size_bytes` None: unknown (always for directories). `mtime_ns`: since the epoch.
-    `created_ns`: a file's own time, since the epoch, where the service gives it: part of its version, and mostly what
-    `mtime_ns` is.
+    `number`: the inode number. `size_bytes` None: unknown (always for directories). Times are since the epoch.
+    `created_ns`: a file's own time where the service gives it. It is part of the version, and mostly equals `mtime_ns`.
     """
 
     name: bytes
@@ -39,14 +34,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class StaticDir(msgspec.Struct, frozen=True):
-    """A directory of ours."""
+    """A directory that the mount itself makes."""
 
     entry: Entry
     parent_number: int
 
 
 class ProjectDir(msgspec.Struct, frozen=True, gc=False):
-    """A directory of ours with links to a project's runs: by their ids, or by their names."""
+    """The links to a project's runs: by their ids, or by their names."""
 
     project_id: int
     by_name: bool
@@ -55,7 +50,7 @@ class ProjectDir(msgspec.Struct, frozen=True, gc=False):
 
 
 class Symlink(msgspec.Struct, frozen=True, gc=False):
-    """A symbolic link in a shelf. `target`: a path relative to the shelf."""
+    """A symbolic link in a ProjectDir. `target`: a path relative to that."""
 
     target: bytes
     entry: Entry
@@ -84,14 +79,14 @@ class ArtifactFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class ControlDir(msgspec.Struct, frozen=True, gc=False):
-    """A directory of ours that is never listed, and that nobody enters but the mount's owner and root."""
+    """A directory that is never listed, and that only the mount's owner and root may enter."""
 
     entry: Entry
     parent_number: int
 
 
 class ControlFile(msgspec.Struct, frozen=True, gc=False):
-    """A file in a Private: what the mount has to say. `about`: the inode number that it is about, 0 for none."""
+    """A file in a ControlDir: `what` says which. `about`: the inode number that it is about, 0 for none."""
 
     what: str
     about: int
@@ -100,21 +95,21 @@ class ControlFile(msgspec.Struct, frozen=True, gc=False):
 
 
 Node = StaticDir | ProjectDir | Symlink | ArtifactDir | ArtifactFile | ControlDir | ControlFile
-# What a directory's contents can be asked of.
+# The nodes that can be listed.
 AnyDirectory = StaticDir | ProjectDir | ArtifactDir | ControlDir
 
 
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
-    """A place, and for how many seconds its name may be believed."""
+    """A node, and its entry timeout in seconds."""
 
     node: Node
     valid_s: float
 
 
 class DirSnapshot(msgspec.Struct, frozen=True):
-    """What a directory holds, frozen: entries in order, and how to make a place of each.
+    """A directory's entries in order, frozen, and how to make a node of each.
 
-    `left_s()` is for how many more seconds the names may be believed.
+    `left_s()` is the entry timeout of the names, now.
     """
 
     entries: tuple[Entry, ...]
@@ -128,14 +123,14 @@ def join(directory: str, name: bytes) -> str:
 
 
 def child(directory: ArtifactDir, entry: Entry) -> ArtifactDir | ArtifactFile:
-    """Return the place that an entry of a directory stands for."""
+    """Return the node of an entry."""
     if entry.is_dir:
         return ArtifactDir(directory.run_id, join(directory.path, entry.name), entry, directory.entry.number)
     return ArtifactFile(directory, entry)
 
 
 def mount_path(node: Node) -> str:
-    """Return where a place is, from the mount point; of a link, its name."""
+    """Return a node's path from the mount point; of a link, its name."""
     if isinstance(node, ArtifactDir):
         return f"runs/{node.run_id}" + (f"/{node.path}" if node.path else "")
     if isinstance(node, ArtifactFile):
@@ -143,71 +138,18 @@ def mount_path(node: Node) -> str:
     if isinstance(node, ProjectDir):
         return ("names/" if node.by_name else "projects/") + node.entry.name.decode("utf-8", "replace")
     if isinstance(node, ControlFile | ControlDir):
-        # A report that is about a place is in the directory of its order.
-        order = f"{node.what}/" if isinstance(node, ControlFile) and node.about else ""
+        # A file about an inode is in the directory of its command.
+        command = f"{node.what}/" if isinstance(node, ControlFile) and node.about else ""
         above = "" if node.parent_number == ROOT_NUMBER else ".artifactfs/"
-        return above + order + node.entry.name.decode()
+        return above + command + node.entry.name.decode()
     if isinstance(node, Symlink):
         return node.entry.name.decode("utf-8", "replace")
     return node.entry.name.decode()
 
 
 def same_version(old: Entry, new: Entry) -> bool:
-    """Whether `new` is the same version as `old`, or the same with more or less known of it (semantics 2.4)."""
+    """Whether `new` is the version of `old`; a size or time that one of them lacks decides nothing (semantics 2.4)."""
     if old.is_dir or new.is_dir:
         return old.is_dir == new.is_dir
     same_size = old.size_bytes == new.size_bytes or old.size_bytes is None or new.size_bytes is None
     return same_size and (old.created_ns == new.created_ns or old.created_ns is None or new.created_ns is None)
-
-
-class ChildNumber(Protocol):
-    """See `InodeNumbers.children`."""
-
-    def __call__(self, name: bytes, is_dir: bool, size_bytes: int | None, created_ns: int | None = None) -> int:
-        """Return a number."""
-
-
-class InodeNumbers:
-    """Inode numbers for one site.
-
-    60 bits: some readers take st_ino for signed, and CPython keeps these in 32 bytes, larger ones in 48.
-    """
-
-    def __init__(self, site: str) -> None:
-        self._site = site.encode()
-
-    def fixed(self, path: bytes) -> int:
-        """Return the number of a directory or link of ours, by its path from the root, without a slash in front."""
-        return _number(hashlib.blake2b(b"%b\0%b" % (self._site, path), digest_size=8))
-
-    def run(self, run_id: int) -> int:
-        """Return the number of a run's root."""
-        return _number(hashlib.blake2b(self._prefix(run_id, "") + b"\0d", digest_size=8))
-
-    def children(self, run_id: int, directory: str) -> "ChildNumber":
-        """Return a function (name, is_dir, size_bytes, created_ns) -> number for the names in one directory.
-
-        `created_ns` is given only for a file that was seen with the same size and another time: which of its times is
-        known at first depends on the way that one comes to it, and must not make another number after a remount.
-        """
-        start = hashlib.blake2b(self._prefix(run_id, directory) + b"/", digest_size=8)
-
-        def number(name: bytes, is_dir: bool, size_bytes: int | None, created_ns: int | None = None) -> int:
-            digest = start.copy()
-            # A name holds no NUL, so no two (name, kind, size, time) meet.
-            digest.update(name + (b"\0d" if is_dir else b"\0f%d" % size_bytes if size_bytes is not None else b"\0f?"))
-            if created_ns is not None:
-                digest.update(b"\0%d" % created_ns)
-            return _number(digest)
-
-        return number
-
-    def _prefix(self, run_id: int, directory: str) -> bytes:
-        return b"%b\0%d\0%b" % (self._site, run_id, b"/" + directory.encode() if directory else b"")
-
-
-def _number(digest: "hashlib.blake2b") -> int:
-    # Not shifted: the result would keep the memory of what it was shifted from.
-    number = int.from_bytes(digest.digest(), "big") & _NUMBERS
-    # 0 is "no inode" and 1 the root of a FUSE mount.
-    return number if number > ROOT_NUMBER else number + 2

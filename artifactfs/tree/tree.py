@@ -17,14 +17,15 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, DirectoryListing, ListedChild, Run, below_prefix
 from artifactfs.tree import listing
+from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
+from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
 from artifactfs.tree.nodes import (
     ArtifactDir,
     ArtifactFile,
     DirSnapshot,
     Entry,
-    InodeNumbers,
     LookupResult,
     Node,
     ProjectDir,
@@ -32,7 +33,7 @@ from artifactfs.tree.nodes import (
     child,
     same_version,
 )
-from artifactfs.tree.swr_cache import BackendHealth, CacheEntry, Caches, StaleWhileRevalidateCache
+from artifactfs.tree.swr_cache import CacheEntry, Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
@@ -42,7 +43,7 @@ from artifactfs.tree.walk.traversals import Traversals
 # Bounds of what is remembered. An entry is about 300 bytes, so all of it is about 400 MB; a listing of
 # modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
-# Directories in which a listing and a content were seen to disagree: rare.
+# Directories whose listing and file contents disagreed: rare.
 _MAX_AMENDED = 1_000
 # Directories of which the index has been contradicted; rare, too.
 _MAX_DOUBTED = 10_000
@@ -108,7 +109,7 @@ class Tree:
         )
         # By run, the directories that are in `_listings`, or were.
         self._listed: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
-        # Directories whose next listing must be their own: the index, or a content, has been contradicted there.
+        # Directories whose next listing must be direct: the index or the file contents contradicted the last one.
         self._doubted: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_DOUBTED)
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
         self._index = (
@@ -131,7 +132,7 @@ class Tree:
         return self._catalogue.runs
 
     async def lookup(self, parent: Node, name: bytes) -> LookupResult:
-        """Return the place called `name` in `parent`. Raises NoSuchEntry with the time it may be believed."""
+        """Return the place called `name` in `parent`. Raises NoSuchEntry with the negative entry's timeout."""
         if isinstance(parent, ArtifactDir):
             held = await self._listing(parent)
             left_s = self._left_s(held)
@@ -153,7 +154,7 @@ class Tree:
         return await self._catalogue.contents(node)
 
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return what `lookup` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
+        """Return the result of `lookup` if it is cached. Cheaper than `lookup`, and never waits."""
         if not isinstance(parent, ArtifactDir):
             return self._catalogue.try_lookup(parent, name)
         held = self._listings.get_fresh((parent.run_id, parent.path))
@@ -162,7 +163,7 @@ class Tree:
         return LookupResult(child(parent, entry), self._left_s(held))
 
     def try_list(self, node: Node) -> DirSnapshot | None:
-        """Return what `contents` would, if that is at hand: it is cheaper to ask, and nothing is waited for."""
+        """Return the result of `contents` if it is cached. Cheaper than `contents`, and never waits."""
         if not isinstance(node, ArtifactDir):
             return None
         held = self._listings.get_fresh((node.run_id, node.path))
@@ -179,7 +180,7 @@ class Tree:
         run_id = file.directory.run_id
         place = self._places.get(run_id)
         if place is None:
-            # A listing at hand fills `_places` no more: it may be there when the run's place was forgotten.
+            # A cached listing does not fill `_places`: it may outlive the run's place.
             known = (await self._listing(file.directory)).value
             place = self._places[run_id] = (known.run, known.path_in_project)
         run, prefix = place
@@ -194,7 +195,7 @@ class Tree:
         return ContentVersion(artifact, entry.size_bytes, self._stamp(run, entry, variant), variant, settled)
 
     def check(self, file: ArtifactFile) -> None:
-        """Raise Superseded if the listing at hand shows another version of a file, or none. Asks nobody."""
+        """Raise Superseded if the cached listing has another version of a file, or none. Sends no request."""
         directory = file.directory
         held = self._listings.get_any((directory.run_id, directory.path))
         if held is None:
@@ -204,8 +205,8 @@ class Tree:
             raise errors.Superseded("the listing has another version of this file")
 
     def doubt(self, directory: ArtifactDir) -> None:
-        """A content fails in a way that its directory's listing may explain: the next look at that asks again."""
-        self._ask_anew(directory, self._listings.doubt)
+        """Mark a directory's listing stale, since file contents failed in a way that a new listing may explain."""
+        self._ask_anew(directory, self._listings.mark_stale)
 
     def _ask_anew(self, directory: ArtifactDir, forget: Callable[[tuple[int, str]], None]) -> None:
         self._doubted[directory.run_id, directory.path] = True
@@ -221,12 +222,12 @@ class Tree:
         return ArtifactFile(directory, completed)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
-        """A content is of another version than was listed; `size_bytes` of it where the answer said.
+        """Note that file contents have another version than the listing; `size_bytes` where the answer had it.
 
         Where a fresh listing still disagrees, the content's size counts (semantics 4.1).
         """
         directory, entry = file.directory, file.entry
-        self._ask_anew(directory, self._listings.drop)
+        self._ask_anew(directory, self._listings.invalidate)
         if size_bytes is None or size_bytes == entry.size_bytes:
             return
         amended = self._amendments.setdefault((directory.run_id, directory.path), {})
@@ -235,14 +236,14 @@ class Tree:
         amended[entry.name] = SizeOverride(listed, size_bytes)
 
     def expire(self) -> None:
-        """Make the next look at anything fresh (semantics 3.3). What was fetched stays at hand in case that fails."""
+        """Mark everything stale (semantics 3.3). Stale values are served if the next fetch fails."""
         self._catalogue.expire()
-        self._listings.expire()
+        self._listings.mark_all_stale()
         if self._index is not None:
             self._index.expire()
 
     def forget(self) -> None:
-        """Forget everything that the service has told: it is another account's (semantics 6.3)."""
+        """Clear everything fetched from the service: it is another account's (semantics 6.3)."""
         self._catalogue.forget()
         self._listings.clear()
         for known in (self._places, self._amendments, self._listed, self._doubted):
@@ -271,7 +272,7 @@ class Tree:
             self.expire()
 
     def known_run(self, run_id: int) -> Run | None:
-        """Return a run as it was last seen, fresh or old. Asks nobody."""
+        """Return a cached run, fresh or stale. Sends no request."""
         held, place = self._runs.get_any(run_id), self._places.get(run_id)
         return held.value if held is not None else place[0] if place is not None else None
 
@@ -280,7 +281,7 @@ class Tree:
         return await self._catalogue.project_name(project_id)
 
     def facts(self, node: Node) -> ListingFacts | None:
-        """Return what is known of the listing of a directory, or that a file is in; None for none. Asks nobody."""
+        """Return the facts of the listing of a directory, or around a file; None for none. Sends no request."""
         if not isinstance(node, ArtifactDir | ArtifactFile):
             return self._catalogue.facts(node)
         directory = node if isinstance(node, ArtifactDir) else node.directory
@@ -288,11 +289,11 @@ class Tree:
         if held is None:
             return None
         found = held.value
-        age_s = self._clock() - held.asked_at + found.age_s
-        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.left_s(held))
+        age_s = self._clock() - held.requested_at + found.age_s
+        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.ttl_left_s(held))
 
     def state(self) -> TreeState:
-        """Return how it is, for who asks. Asks nobody."""
+        """Return the state of the tree, for status. Sends no request."""
         health, walks = self._health, self._walks
         runs, projects = self._catalogue.known()
         return TreeState(
@@ -300,10 +301,10 @@ class Tree:
             entries=self._listings.weight - len(self._listings),
             runs=runs,
             projects=projects,
-            old_served=health.old_served,
-            trouble_since=health.trouble_since,
-            trouble_errors=health.with_errors,
-            trouble_old=health.with_old,
+            stale_served=health.stale_served,
+            degraded_since=health.degraded_since,
+            degraded_with_errors=health.with_errors,
+            degraded_with_stale=health.with_stale,
             recovered_at=health.recovered_at,
             indexes=tuple(self._index.states()) if self._index is not None else (),
             walking=len(walks),
@@ -330,8 +331,8 @@ class Tree:
         return held
 
     def _left_s(self, held: "CacheEntry[_RunListing]") -> float:
-        """Return for how long the names of a listing may be believed."""
-        left_s = self._listings.left_s(held)
+        """Return the entry timeout of a listing's names."""
+        left_s = self._listings.ttl_left_s(held)
         # What came from the index may have to be taken back.
         return left_s if held.value.own else min(left_s, self._times.listing_ttl)
 
@@ -343,7 +344,7 @@ class Tree:
         except errors.NoSuchEntry:
             # The parent's listing named it, and it is gone: that listing is no longer true.
             parent = directory.path.rpartition("/")[0]
-            self._listings.drop((directory.run_id, parent))
+            self._listings.invalidate((directory.run_id, parent))
             raise
 
     def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
@@ -407,9 +408,9 @@ class Tree:
     # --- for the index -------------------------------------------------------------------------------------
 
     def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
-        """Yield path and entries of every directory of a run whose own listing is at hand and fresh."""
+        """Yield path and entries of every directory of a run whose direct listing is cached and fresh."""
         for path, held in self._of_run(run.run_id):
-            if held.value.own and self._listings.left_s(held) > 0:
+            if held.value.own and self._listings.ttl_left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
     async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
@@ -422,7 +423,7 @@ class Tree:
             old = self._listings.get_any(key)
             listing = await self._take_own(run, path, answer, old.value if old is not None else None)
             self._note(run.run_id, path)
-            self._listings.put(key, listing, asked_at)
+            self._listings.store(key, listing, asked_at)
 
         return answer.children.by_name, keep
 
@@ -430,7 +431,7 @@ class Tree:
         """Forget what came from the index about a run."""
         for path, held in self._of_run(run_id):
             if not held.value.own:
-                self._listings.forget((run_id, path))
+                self._listings.evict((run_id, path))
 
     def _of_run(self, run_id: int) -> "Iterator[tuple[str, CacheEntry[_RunListing]]]":
         """Yield every directory of a run that is held, fresh or old."""
@@ -450,18 +451,18 @@ class Tree:
     # --- for listing ahead ---------------------------------------------------------------------------------
 
     def at_hand(self, run_id: int, path: str) -> Mapping[bytes, Entry] | None:
-        """Return a directory's entries if they are at hand and fresh."""
+        """Return a directory's entries if they are cached and fresh."""
         held = self._listings.get_fresh((run_id, path))
         return held.value.listing.by_name if held is not None else None
 
     def all_at_hand(self, run_id: int) -> Iterable[tuple[str, Mapping[bytes, Entry]]]:
-        """Return every directory of a run that is at hand and fresh."""
+        """Return every directory of a run that is cached and fresh."""
         for path, held in self._of_run(run_id):
-            if self._listings.left_s(held) > 0:
+            if self._listings.ttl_left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
     async def bring(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
-        """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
+        """Return a directory's entries; concurrent callers share one fetch."""
         return (await self._listings.refetch((run_id, path))).value.listing.by_name
 
     def may_go(self, run_id: int) -> bool:
@@ -470,18 +471,18 @@ class Tree:
             return False
         run = self._runs.get_any(run_id)
         index = self._index
-        # One that is believed may turn out to be wrong later in this walk.
+        # A trusted index may be rejected later in this traversal.
         if index is not None and run is not None and (index.believed(run.value) or index.is_coming(run.value)):
             return False
         return self._service.can_prefetch()
 
     def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
-        """Return for how long a listing is believed that was asked for so long ago: its run may have ended since."""
+        """Return the time to live of a listing of that age: its run may have ended since."""
         return self._times.ttl_s(run, self._wall_clock_ns() - int(age_s * 1e9))
 
 
 class _RunListing(msgspec.Struct, frozen=True):
-    """A listing, and the run as it was when it was asked for: its status says how long to believe it.
+    """A listing, and the run as it was when it was asked for: its status determines the time to live.
 
     `own`: the directory's own, not the index's part of it. `age_s`: how old it was already when it was made.
     """

@@ -1,4 +1,4 @@
-"""What the tree says of itself, for who asks how a mount is: status, `artifactfs info`, xattrs. Values, no more."""
+"""The state of the tree, as values: for status, `artifactfs info` and extended attributes."""
 
 import msgspec
 
@@ -7,9 +7,9 @@ from artifactfs.tree.walk.traversals import TraversalCost
 
 
 class ListingFacts(msgspec.Struct, frozen=True):
-    """What is known of a listing at hand: how old it is, and for how many more seconds it is believed.
+    """What is known of a cached listing: its age, and for how many more seconds it is fresh.
 
-    `own`: the directory's own, not the index's part of it. `entries` None: nobody counted.
+    `own`: from the directory's own listing, not from the project index. `entries` None: not counted.
     """
 
     age_s: float
@@ -19,24 +19,25 @@ class ListingFacts(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        """Where it came from, in a word."""
+        """The source of the listing, in a word."""
         return "own" if self.own else "index"
 
 
 class TreeState(msgspec.Struct, frozen=True):
-    """How a tree is: what it remembers, old listings served, and since when there is trouble (None: there is none).
+    """The state of a tree: what is cached, stale listings served, and since when the service is degraded, or None.
 
-    `trouble_errors`: something failed in it, and did not only take long; `trouble_old`: old listings were served.
+    `degraded_with_errors`: since then a fetch failed, and did not only time out. `degraded_with_stale`: since then a
+    stale listing was served.
     """
 
     listings: int
     entries: int
     runs: int
     projects: int
-    old_served: int
-    trouble_since: float | None
-    trouble_errors: bool
-    trouble_old: bool
+    stale_served: int
+    degraded_since: float | None
+    degraded_with_errors: bool
+    degraded_with_stale: bool
     recovered_at: float
     indexes: tuple[IndexState, ...]
     walking: int

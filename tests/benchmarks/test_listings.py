@@ -8,7 +8,7 @@ from artifactfs.domain import ListedChild
 from artifactfs.modellab.listing_dialects import ListingKind, sort_rows
 from artifactfs.modellab.models import decode_run_listing
 from artifactfs.tree import listing
-from artifactfs.tree.nodes import InodeNumbers
+from artifactfs.tree.inode_numbers import InodeNumbers
 from tests import fakes
 from tests.benchmarks.conftest import Loop, Measure
 

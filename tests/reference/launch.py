@@ -70,7 +70,7 @@ def unrepeated() -> None:
 
 def never_refreshed() -> None:
     """A listing is kept whatever is asked for."""
-    _put(StaleWhileRevalidateCache, "expire", lambda _self: None)
+    _put(StaleWhileRevalidateCache, "mark_all_stale", lambda _self: None)
 
 
 def shifted() -> None:
@@ -87,9 +87,9 @@ def absent_after_failure() -> None:
     """What failed for a passing reason is taken for absent."""
     note_failure = StaleWhileRevalidateCache._note_failure
 
-    def forgetful(self: Any, key: Any, flight: Any, error: Exception, had_old: bool) -> None:
+    def forgetful(self: Any, key: Any, fetch: Any, error: Exception, had_stale: bool) -> None:
         cause = errors.NotFound(str(error)) if isinstance(error, errors.PassingError) else error
-        note_failure(self, key, flight, cause, had_old)
+        note_failure(self, key, fetch, cause, had_stale)
 
     _put(StaleWhileRevalidateCache, "_note_failure", forgetful)
 
@@ -99,8 +99,8 @@ def old_not_served() -> None:
     get = StaleWhileRevalidateCache.get
 
     async def hasty_get(self: Any, key: Any) -> Any:
-        if self.peek(key) is None:
-            self._held.pop(key, None)
+        if self.get_fresh(key) is None:
+            self.evict(key)
         return await get(self, key)
 
     _put(StaleWhileRevalidateCache, "get", hasty_get)

@@ -19,7 +19,8 @@ from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.tree.control_dir import Reports
-from artifactfs.tree.nodes import InodeNumbers, Node
+from artifactfs.tree.inode_numbers import InodeNumbers
+from artifactfs.tree.nodes import Node
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run
 from tests.unit.test_operations import Kernel

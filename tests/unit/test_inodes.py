@@ -8,7 +8,8 @@ import pytest
 
 from artifactfs.errors import Superseded
 from artifactfs.fuse.inodes import Inode, InodeTable
-from artifactfs.tree.nodes import ROOT_NUMBER, ArtifactDir, ArtifactFile, Entry, StaticDir
+from artifactfs.tree.inode_numbers import ROOT_NUMBER
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, StaticDir
 
 ROOT = StaticDir(Entry(b"", True, ROOT_NUMBER, 0), ROOT_NUMBER)
 

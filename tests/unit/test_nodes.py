@@ -1,6 +1,6 @@
 """artifactfs.tree.nodes: inode numbers (semantics 2.4). What goes into one is in test_tree.py."""
 
-from artifactfs.tree.nodes import ROOT_NUMBER, InodeNumbers
+from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 
 
 def test_numbers_fit_in_60_bits() -> None:

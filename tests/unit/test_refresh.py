@@ -11,8 +11,9 @@ from artifactfs import errors
 from artifactfs.domain import Project
 from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.kernel_dentries import KernelDentries
+from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.nodes import LookupResult, Node
-from artifactfs.tree.swr_cache import ASKED_WAIT_S, REFRESH_WAIT_S, BackendHealth, StaleWhileRevalidateCache
+from artifactfs.tree.swr_cache import REFRESH_WAIT_S, REQUESTED_WAIT_S, StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run, until
 from tests.unit.test_swr_cache import Source
@@ -91,16 +92,16 @@ async def test_who_asked_for_it_waits_longer(
     await value(cache)
     if way == "expire":
         await trio.sleep(1)
-        cache.expire()
+        cache.mark_all_stale()
     else:
         cache.mark_stale_where(lambda _: True)
     source.latency_s = REFRESH_WAIT_S * 3
     assert await value(cache) == 2
-    source.latency_s = ASKED_WAIT_S * 2
+    source.latency_s = REQUESTED_WAIT_S * 2
     cache.mark_stale_where(lambda _: True)
     start = trio.current_time()
     assert await value(cache) == 2
-    assert trio.current_time() - start == pytest.approx(ASKED_WAIT_S)
+    assert trio.current_time() - start == pytest.approx(REQUESTED_WAIT_S)
 
 
 async def test_in_trouble_one_look_waits(
@@ -109,16 +110,16 @@ async def test_in_trouble_one_look_waits(
     """3.3, 5.1: of a service in trouble the first look after a refresh waits; others but a probe have the old value."""
     for key in "abc":
         await value(cache, key)
-    health.failed("other", trio.current_time())
-    source.latency_s = ASKED_WAIT_S * 2
+    health.on_failure("other", trio.current_time())
+    source.latency_s = REQUESTED_WAIT_S * 2
     cache.mark_stale_where(lambda _: True)
     waits = []
     for key in "abc":
         start = trio.current_time()
         await value(cache, key)
         waits.append(trio.current_time() - start)
-    assert waits == [pytest.approx(ASKED_WAIT_S), pytest.approx(REFRESH_WAIT_S), 0.0]
-    assert health.old_served == 3
+    assert waits == [pytest.approx(REQUESTED_WAIT_S), pytest.approx(REFRESH_WAIT_S), 0.0]
+    assert health.stale_served == 3
 
 
 async def test_a_refresh_that_fails_leaves_the_old(
@@ -130,13 +131,13 @@ async def test_a_refresh_that_fails_leaves_the_old(
     cache.mark_stale_where(lambda _: True)
     since = trio.current_time()
     assert await value(cache) == 1
-    assert (health.trouble_since, health.old_served) == (since, 1)
+    assert (health.degraded_since, health.stale_served) == (since, 1)
     source.error = None
     await trio.sleep(10)
     await value(cache)  # the probe, which nobody waits for
-    await until(lambda: health.trouble_since is None)
+    await until(lambda: health.degraded_since is None)
     assert await value(cache) == 3
-    assert (health.trouble_since, health.recovered_at) == (None, trio.current_time())
+    assert (health.degraded_since, health.recovered_at) == (None, trio.current_time())
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

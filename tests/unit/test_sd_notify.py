@@ -61,7 +61,7 @@ def test_a_socket_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     """The mount goes on, and its log says so."""
     with caplog.at_level(logging.WARNING):
         Notifier(str(tmp_path / "none")).ready("x")
-    assert "systemd cannot be told" in caplog.text
+    assert "cannot write to systemd" in caplog.text
 
 
 def test_the_address_is_taken_out_of_the_environment() -> None:

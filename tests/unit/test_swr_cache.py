@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.tree.swr_cache import BackendHealth, StaleWhileRevalidateCache
+from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.fakes import TurnedClock, until
 
 NEGATIVE_S = 10.0
@@ -83,13 +84,13 @@ async def test_a_fresh_value_asks_nobody(make: Make, source: Source, autojump_cl
     """3.1: within its time to live a value is believed, and `left_s` is what is left of it; then it is asked for."""
     cache = make()
     held = await cache.get("k")
-    assert cache.left_s(held) == pytest.approx(60)
+    assert cache.ttl_left_s(held) == pytest.approx(60)
     await trio.sleep(59)
     assert await value(cache) == 1
-    assert cache.left_s(held) == pytest.approx(1)
+    assert cache.ttl_left_s(held) == pytest.approx(1)
     assert cache.get_fresh("k") is held
     await trio.sleep(1)
-    assert cache.left_s(held) == 0
+    assert cache.ttl_left_s(held) == 0
     assert cache.get_fresh("k") is None
     assert await value(cache) == 2
     assert source.asked == ["k", "k"]
@@ -101,7 +102,7 @@ async def test_age_counts_from_the_question(make: Make, source: Source, autojump
     source.latency_s = 20
     cache = make()
     held = await cache.get("k")
-    assert cache.left_s(held) == pytest.approx(40)
+    assert cache.ttl_left_s(held) == pytest.approx(40)
 
 
 async def test_time_goes_on_while_the_machine_sleeps(
@@ -125,10 +126,10 @@ async def test_a_value_that_came_by_another_way(make: Make, source: Source, auto
     """`put` takes a value as old as the question that it answers, and never over a newer one."""
     cache = make()
     await trio.sleep(100)
-    held = cache.put("k", 7, 80.0)
+    held = cache.store("k", 7, 80.0)
     assert await value(cache) == 7
-    assert cache.left_s(held) == pytest.approx(40)
-    cache.put("k", 6, 70.0)
+    assert cache.ttl_left_s(held) == pytest.approx(40)
+    cache.store("k", 6, 70.0)
     assert await value(cache) == 7
     assert source.asked == []
 
@@ -137,16 +138,16 @@ async def test_what_is_dropped_is_asked_for(make: Make, source: Source, autojump
     """`drop` forgets a value, and an absence."""
     cache = make()
     await cache.get("k")
-    cache.drop("k")
+    cache.invalidate("k")
     assert await value(cache) == 2
     assert source.olds == [None, None]
     source.error = errors.NotFound("no")
     with pytest.raises(errors.NoSuchEntry):
         await cache.get("gone")
     source.error = None
-    cache.drop("gone")
+    cache.invalidate("gone")
     assert await value(cache, "gone") == 4
-    cache.drop("never there")
+    cache.invalidate("never there")
 
 
 # --- single flight ------------------------------------------------------------------------------------------
@@ -313,8 +314,8 @@ async def test_expire_makes_the_next_look_ask(make: Make, source: Source, autoju
         await cache.get("gone")
     source.error = None
     await trio.sleep(1)
-    cache.expire()
-    assert cache.left_s(held) == 0
+    cache.mark_all_stale()
+    assert cache.ttl_left_s(held) == 0
     assert cache.get_fresh("k") is None
     assert await value(cache) == 3
     assert await value(cache, "gone") == 4
@@ -327,7 +328,7 @@ async def test_expire_while_an_answer_is_on_its_way(make: Make, source: Source, 
     async with trio.open_nursery() as callers:
         callers.start_soon(cache.get, "k")
         await trio.sleep(2)
-        cache.expire()
+        cache.mark_all_stale()
         assert await value(cache) == 2
     assert source.asked == ["k", "k"]
     assert await value(cache) == 2
@@ -340,7 +341,7 @@ async def test_an_old_absence_does_not_outlive_a_refresh(make: Make, source: Sou
     async with trio.open_nursery() as callers:
         callers.start_soon(_absent, cache)
         await trio.sleep(2)
-        cache.expire()
+        cache.mark_all_stale()
         source.latency_s, source.error = 0, None
         assert await value(cache) == 2
     assert await value(cache) == 2
@@ -358,7 +359,7 @@ async def test_a_refresh_that_fails_leaves_the_old_value(make: Make, source: Sou
     cache = make()
     await cache.get("k")
     await trio.sleep(1)
-    cache.expire()
+    cache.mark_all_stale()
     source.error = errors.ServerFailed("x", 503)
     assert await value(cache) == 1
 
@@ -428,8 +429,8 @@ async def test_what_was_under_way_is_not_kept(make: Make, source: Source, autoju
         await ask()
     assert sorted(found) == [1, 2]
     assert await value(cache) == 2
-    cache.put("other", 7, before)
+    cache.store("other", 7, before)
     assert cache.get_any("other") is None
     await trio.sleep(0.1)
-    cache.put("other", 8, trio.current_time())
+    cache.store("other", 8, trio.current_time())
     assert await value(cache, "other") == 8

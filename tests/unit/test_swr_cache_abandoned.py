@@ -4,7 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from artifactfs.tree.swr_cache import BackendHealth, StaleWhileRevalidateCache
+from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.unit.test_swr_cache import Source
 
 

@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
-from artifactfs.tree.swr_cache import REFRESH_WAIT_S, BackendHealth, StaleWhileRevalidateCache
+from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.swr_cache import REFRESH_WAIT_S, StaleWhileRevalidateCache
 from tests.fakes import until
 from tests.unit.test_swr_cache import Source
 
@@ -71,7 +72,7 @@ async def test_a_slow_refresh_goes_on(
     started = trio.current_time()
     held = await cache.get("k")
     assert held.value == 1
-    assert cache.left_s(held) == 0
+    assert cache.ttl_left_s(held) == 0
     assert trio.current_time() - started == pytest.approx(REFRESH_WAIT_S) == pytest.approx(1.0)
     await trio.sleep(2.1)
     assert await value(cache) == 2
@@ -111,7 +112,7 @@ async def test_a_failing_refresh_serves_the_old_value(
     with caplog.at_level(logging.WARNING, "artifactfs"):
         assert await value(cache) == 1
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("thing k: lab answered 503; the old one is served; try again later")
+    assert line.startswith("thing k: lab answered 503; the stale one is served; try again later")
 
 
 @pytest.mark.parametrize("error", [errors.AccessDenied("x", 403), errors.UnexpectedAnswer("x", 200), RuntimeError("x")])
@@ -201,7 +202,7 @@ async def test_sick_directories_make_no_other_old(
             lookers.start_soon(look, name)
         await trio.sleep(20)  # by now each of them was slow, or failed
         for _ in range(3):
-            assert cache.left_s(await cache.get("well")) > 0
+            assert cache.ttl_left_s(await cache.get("well")) > 0
             await trio.sleep(61)
         lookers.cancel_scope.cancel()
 
@@ -209,7 +210,7 @@ async def test_sick_directories_make_no_other_old(
 async def test_trouble_is_everybodys(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.1: the caches of one mount share what is known of the service; any answer, a 404 too, clears it."""
     health = BackendHealth()
-    health.failed("k", trio.current_time())
+    health.on_failure("k", trio.current_time())
     assert health.is_degraded()
     source = Source()
     source.error = errors.NotFound("no", 404)
@@ -235,7 +236,7 @@ async def test_fresh_values_need_no_service(
 ) -> None:
     """5.1: what is cached and fresh never waits for the network, in trouble or not."""
     await cache.get("k")
-    health.failed("k", trio.current_time())
+    health.on_failure("k", trio.current_time())
     source.asked.clear()
     assert await value(cache) == 1
     assert source.asked == []
@@ -270,16 +271,16 @@ async def test_what_is_told_of_a_trouble(
     await old(cache)
     source.latency_s = 3
     assert await value(cache) == 1
-    assert (health.is_degraded(), health.with_errors, health.with_old) == (True, False, True)
+    assert (health.is_degraded(), health.with_errors, health.with_stale) == (True, False, True)
     await trio.sleep(3)
     assert not health.is_degraded()
     source.error, source.latency_s = errors.ServerFailed("x", 500), 0.0
     with pytest.raises(errors.ServerFailed):
         await cache.get("new")
-    assert (health.is_degraded(), health.with_errors, health.with_old) == (True, True, False)
+    assert (health.is_degraded(), health.with_errors, health.with_stale) == (True, True, False)
     await trio.sleep(60)
     assert await value(cache) == 2
-    assert (health.with_errors, health.with_old, health.old_served) == (True, True, 2)
+    assert (health.with_errors, health.with_stale, health.stale_served) == (True, True, 2)
 
 
 # --- Health -------------------------------------------------------------------------------------------------
@@ -289,18 +290,18 @@ def test_probes_have_a_distance() -> None:
     """5.1: at most one probe in 5 s of what failed, counted from the failure and from the last probe."""
     health = BackendHealth()
     assert not health.is_degraded()
-    health.failed("k", 100.0)
+    health.on_failure("k", 100.0)
     assert not health.try_probe("k", 104.9)
     assert health.try_probe("k", 105.0)
     assert not health.try_probe("k", 105.0)
-    health.failed("k", 105.5)
+    health.on_failure("k", 105.5)
     assert not health.try_probe("k", 109.9)
     assert health.try_probe("k", 110.0)
-    health.ok("k", 106.0)
+    health.on_success("k", 106.0)
     assert not health.is_degraded()
 
 
-@pytest.mark.parametrize("how", ["failed", "slow"])
+@pytest.mark.parametrize("how", ["on_failure", "on_timeout"])
 def test_others_have_turns_of_their_own(how: str) -> None:
     """5.1: what is sick takes no turn of others: they have one in 5 s, and one at once where it is sick again."""
     health = BackendHealth()
@@ -311,7 +312,7 @@ def test_others_have_turns_of_their_own(how: str) -> None:
     assert not health.try_probe("another", 105.2)
     assert not health.try_probe("sick", 110.0)  # well's answer tells
     assert health.try_probe("another", 110.1)
-    health.ok("another", 110.2)
+    health.on_success("another", 110.2)
     getattr(health, how)("sick", 111.0)
     assert health.try_probe("well", 111.0)
 
@@ -321,7 +322,7 @@ async def test_a_doubted_value_is_asked_for_again_and_kept(
 ) -> None:
     """3.2: what is doubted is old from now on, and as good as anything old where the service fails."""
     assert await value(cache) == 1
-    cache.doubt("k")
+    cache.mark_stale("k")
     assert cache.get_fresh("k") is None
     source.error = errors.ServerFailed("answered 500", 500)
     assert await value(cache) == 1
@@ -330,5 +331,5 @@ async def test_a_doubted_value_is_asked_for_again_and_kept(
     assert await value(cache) == 1  # nobody waits while the service is in trouble
     await until(lambda: cache.get_fresh("k") is not None)
     assert await value(cache) == 3
-    cache.drop("k")
+    cache.invalidate("k")
     assert cache.get_any("k") is None

@@ -6,7 +6,8 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing
-from artifactfs.tree.nodes import ROOT_NUMBER, ArtifactDir, ArtifactFile, Node
+from artifactfs.tree.inode_numbers import ROOT_NUMBER
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node
 from artifactfs.tree.safe_names import parse_id
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run

@@ -7,8 +7,9 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import Run
 from artifactfs.tree import listing
+from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
-from artifactfs.tree.nodes import Entry, InodeNumbers, LookupResult, same_version
+from artifactfs.tree.nodes import Entry, LookupResult, same_version
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 

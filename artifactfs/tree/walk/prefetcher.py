@@ -2,8 +2,8 @@
 
 For a service without an index. Nearest is what a walk comes to next if it goes on as `find` does: what is below the
 directory that was looked at last, each with what is below it; then what is beside it, and beside those above it. Only
-while somebody keeps walking, never more than a few times what he has looked at, and only by requests that delay
-nobody's: the client says whether there is room (its free connections, its rate limit).
+while a traversal is active, never more than a few times the directories that were read, and only by requests that
+delay no other: the client says whether there is room (its free connections, its rate limit).
 """
 
 import heapq
@@ -40,13 +40,13 @@ class Asks(Protocol):
     """What listing ahead needs of the tree. A place is a directory's path in its run."""
 
     def at_hand(self, run_id: int, place: str) -> Entries | None:
-        """Return a directory's entries if they are at hand and fresh."""
+        """Return a directory's entries if they are cached and fresh."""
 
     def all_at_hand(self, run_id: int) -> Iterable[tuple[str, Entries]]:
-        """Return every directory of a run that is at hand and fresh."""
+        """Return every directory of a run that is cached and fresh."""
 
     async def bring(self, run_id: int, place: str) -> Entries:
-        """Return a directory's entries; who asks for it meanwhile waits for the same answer."""
+        """Return a directory's entries; concurrent callers share one fetch."""
 
     def may_go(self, run_id: int) -> bool:
         """Whether a request ahead may go now."""
@@ -58,7 +58,7 @@ class _Frontier(msgspec.Struct):
     `queue`: by rank, position and order a directory's path, and what it holds that was not taken from there yet. The
     rank is that of the directory that was looked at, the latest first; the position is counted from there on: (2, 0)
     is the first of what is below its third. `queued`: places that were taken; `unvisited`: those that were listed, and
-    nobody has looked at.
+    no lookup has read.
     """
 
     walk: Traversal
@@ -85,11 +85,11 @@ class Prefetcher:
         self._ahead: dict[int, _Frontier] = {}
         self._flights = 0
         self._order = itertools.count()
-        # For who asks how it is: directories that were listed ahead.
+        # For status: prefetched directories.
         self.listed = 0
 
     def on_read(self, run_id: int, place: str, entries: Entries) -> None:
-        """Somebody looked at a directory; where that is part of a walk, what is below it is next. No await."""
+        """Note that a directory was read; in a traversal, the directories below it are next. No await."""
         walk = self._walk(run_id)
         if walk is None:
             return
@@ -158,7 +158,7 @@ class Prefetcher:
             if (entries := self._asks.at_hand(run_id, place)) is not None:
                 if not known:
                     self._enqueue(ahead, rank, (*position, 0), place, entries)
-            # Again only where somebody came by, and it is old by now.
+            # Again only if it was read, and is stale by now.
             elif not known or (len(position) == 1 and place not in ahead.unvisited):
                 ahead.unvisited.add(place)
                 self._flights += 1

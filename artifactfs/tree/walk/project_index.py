@@ -1,9 +1,9 @@
 """A project's flat listing (the index): one answer in place of one for each directory.
 
-`ProjectIndex` owns when one is asked for and how far it is believed (semantics 1.6): for a run only while all its
+`ProjectIndex` owns when an index is fetched and how far it is trusted (semantics 1.6): for a run only while all its
 directories that were listed on their own agree with it, the root, those walked, and some chosen at random. It knows
 files and not directories, and may be old, partial, or of something else; so it never says that a name is not there. It
-costs nothing but itself: whoever waits for it waits a second at most.
+is best effort: a caller waits at most a second for it.
 """
 
 import logging
@@ -23,9 +23,9 @@ from artifactfs.tree.walk.packed_index import PackedIndex
 
 log = logging.getLogger(__name__)
 
-# How long somebody who walks waits for an index, from when it was asked for, the checks included.
+# How long a traversal waits for an index, from the request on, the checks included.
 _WAIT_S = 1.0
-# And somebody who has an old listing: its refresh is waited for a second in all (freshness.py), and the directory
+# And a caller with a stale listing: it waits a second for the refresh in all (swr_cache.py), and the directory
 # itself is to answer within it.
 _HURRY_S = 0.25
 # An index that failed, or that was wrong about a run, is not tried again for this long. Arbitrary.
@@ -36,7 +36,7 @@ _CHECK_AGAIN_S = 5.0
 _MAX_FLIGHTS = 2
 # For all of it: a listing that takes longer than this is of no use to a walk.
 _DEADLINE_S = 60.0
-# Directories chosen at random that are listed on their own before a run's part of an index is believed: two at least
+# Directories chosen at random that are listed directly before a run's part of an index is trusted: two at least
 # (semantics 1.6); all at once, so that one more costs a request and no time.
 _SAMPLES = 3
 # Runs whose index is remembered to be right or wrong.
@@ -72,7 +72,7 @@ class Asks(Protocol):
     """What an index needs of the tree."""
 
     def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
-        """Yield path and children of every directory of a run whose own listing is at hand and fresh."""
+        """Yield path and children of every directory of a run whose direct listing is cached and fresh."""
 
     async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
         """List a directory on its own; returns its children, and how to keep them."""
@@ -100,7 +100,7 @@ class _Project(msgspec.Struct):
 
 
 class IndexState(msgspec.Struct, frozen=True):
-    """How the index of one project is: `state` coming, believed, doubted, unchecked or failed.
+    """How the index of one project is: `state` pending, trusted, rejected, unverified or failed.
 
     `files` that it names; runs of which it was found to be right, and wrong. `age_s` since it was asked for.
     """
@@ -114,7 +114,7 @@ class IndexState(msgspec.Struct, frozen=True):
 
 
 class ProjectIndex:
-    """The indexes of one mount. `ttl_s(run, age_s)`: for how long a listing of a run is believed that is so old."""
+    """The indexes of one mount. `ttl_s(run, age_s)`: the time to live of a listing of a run at that age."""
 
     def __init__(
         self,
@@ -143,9 +143,9 @@ class ProjectIndex:
     ) -> tuple[Mapping[bytes, ListedChild], float] | None:
         """Return a directory's children as the index has them, and when that was asked for; None without one.
 
-        `prefix`: the run's `path_in_project`. Asks for the index, and waits for it and its check, only for somebody
+        `prefix`: the run's `path_in_project`. Asks for the index, and waits for it and its check, only for a caller
         who is `walking`: until a second after each began, and for a second at most. `hurry`: less, since an old listing
-        is at hand, which is shown where nothing has come by then.
+        is cached, which is served if the fetch takes longer.
         """
         if walking and (project := self._project(run)) is not None:
             until = self._clock() + (_HURRY_S if hurry else _WAIT_S)
@@ -160,7 +160,7 @@ class ProjectIndex:
         return None if children is None else (children, believed.asked_at)
 
     def believed(self, run: Run) -> bool:
-        """Whether an index is at hand that counts for a run."""
+        """Whether a cached index is trusted for a run."""
         project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
         return (
             project is not None
@@ -171,7 +171,7 @@ class ProjectIndex:
         )
 
     def is_coming(self, run: Run) -> bool:
-        """Whether an index that somebody waits for is on its way, or being checked."""
+        """Whether an awaited index is being fetched or validated."""
         project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
         if project is None:
             return False
@@ -184,7 +184,7 @@ class ProjectIndex:
     async def listed(
         self, run: Run, prefix: str, path: str, own: Mapping[bytes, ListedChild] | Mapping[bytes, Entry]
     ) -> Mapping[bytes, ListedChild]:
-        """A directory was listed on its own: where the index disagrees, it is not believed for this run any more.
+        """Compare a direct listing with the index; an index that disagrees is rejected for this run.
 
         Returns what an index that agrees has of it: the files' own times are nowhere else.
         """
@@ -201,7 +201,7 @@ class ProjectIndex:
         return {}
 
     def refresh(self, project_id: str) -> None:
-        """Forget a project's index (semantics 3.3): the next one who walks asks for it."""
+        """Evict a project's index (semantics 3.3): the next traversal fetches it."""
         self._projects.pop(project_id, None)
 
     def states(self) -> list[IndexState]:
@@ -214,11 +214,11 @@ class ProjectIndex:
             of_runs = beliefs.get(project.asked_at, [])
             right, wrong = of_runs.count(True), of_runs.count(False)
             if not project.done.is_set():
-                state = "coming"
+                state = "pending"
             elif project.files is None:
                 state = "failed"
             else:
-                state = "believed" if right else "doubted" if wrong else "unchecked"
+                state = "trusted" if right else "rejected" if wrong else "unverified"
             files = project.files.count if project.files is not None else 0
             age_s = self._clock() - project.asked_at
             found.append(IndexState(project_id, state, files, age_s, right, wrong))
@@ -316,7 +316,7 @@ class ProjectIndex:
             if belief.state is None:
                 samples = self._tuning.choose(others, min(_SAMPLES, len(others)))
                 async with trio.open_nursery() as nursery:
-                    # The root is forgotten by now where somebody is at work far below.
+                    # The root may be evicted by now, during work far below it.
                     for path in samples if "" in seen else ["", *samples]:
                         nursery.start_soon(self._sample, run, prefix, path, belief, keep)
             # And what came to hand meanwhile: it was not known yet what to compare it with.
@@ -327,7 +327,7 @@ class ProjectIndex:
             for kept in keep:
                 await kept()
         except* errors.ServiceError as failures:
-            # Nothing is known against it, and nothing for it: the next one who walks finds out.
+            # Neither verified nor rejected: the next traversal validates it.
             log.info("the listing of project %s cannot be checked now: %s", run.project_id, failures.exceptions[0])
         except* Exception:
             log.exception("checking a project's listing failed: %s", errors.unexpected())
@@ -337,7 +337,7 @@ class ProjectIndex:
             belief.done.set()
 
     async def _compare_known(self, run: Run, prefix: str, belief: _Belief, seen: set[str]) -> None:
-        """Compare the index with the directories that are at hand and not yet `seen`."""
+        """Compare the index with the cached directories that are not yet `seen`."""
         while belief.state is None:
             known = [(path, own) for path, own in self._asks.own_listings(run) if path not in seen]
             if not known:

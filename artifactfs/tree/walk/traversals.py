@@ -16,7 +16,7 @@ from artifactfs.logs import EACH
 
 log = logging.getLogger(__name__)
 
-# Two directories from the third level of a run on, or four of any, within this time: somebody walks. One deep
+# Two directories from the third level of a run on, or four of any, within this time: a traversal. One deep
 # file is no walk: who wants that waits longer for an index and its checks, three round trips, than for the one listing
 # that he needs. A `find` is a walk after four requests.
 _DEEP_LEVEL = 3
@@ -34,7 +34,7 @@ class Traversal(msgspec.Struct):
     """One run's walk. `cost`: of the mount, when it began.
 
     `seen`: directories whose contents were looked at, `on_read` how often one was for the first time; `wanted`: those
-    that were not at hand; `waiting`: how many are waited for.
+    that were not cached; `waiting`: how many are being fetched.
     """
 
     run_id: int
@@ -66,12 +66,12 @@ class Traversals:
         # By run, the directories that were asked for last, and when that was answered; the latest at the end.
         self._recent: cachetools.LRUCache[int, dict[str, float]] = cachetools.LRUCache(_MAX_RUNS)
         self._walks: dict[int, Traversal] = {}
-        # For who asks how it is: how many are over, and the last of them.
+        # For status: how many have ended, and the last of them.
         self.ended = 0
         self.last: TraversalCost | None = None
 
     def asked(self, run_id: int, path: str) -> None:
-        """Take note that somebody wants a directory that is not at hand."""
+        """Note a lookup in a directory that is not cached."""
         now = self._clock()
         recent = self._recent.setdefault(run_id, {})
         recent.pop(path, None)
@@ -92,7 +92,7 @@ class Traversals:
 
     @contextlib.contextmanager
     def asking(self, run_id: int, path: str) -> Iterator[None]:
-        """Take note that somebody wants a directory that is not at hand, and waits for it: so long no walk ends."""
+        """Note a lookup that waits for a directory: the traversal does not end meanwhile."""
         self.asked(run_id, path)
         walk = self._walks.get(run_id)
         if walk is not None:
@@ -109,7 +109,7 @@ class Traversals:
                 walk.last = now
 
     def on_read(self, run_id: int, path: str) -> bool:
-        """Take note that somebody looked at a directory; returns whether it is the walk's first look at it."""
+        """Note that a directory was read; returns whether the traversal reads it for the first time."""
         walk = self._walks.get(run_id)
         if walk is None or path in walk.seen:
             return False
@@ -119,7 +119,7 @@ class Traversals:
         return True
 
     def is_active(self, run_id: int) -> bool:
-        """Whether somebody looked at a directory of a run a moment ago, or waits for one."""
+        """Whether a directory of a run was read a moment ago, or is being fetched."""
         walk = self._walks.get(run_id)
         return walk is not None and (walk.waiting > 0 or self._clock() - walk.last < _PACE_S)
 
@@ -140,7 +140,7 @@ class Traversals:
             self._tell(walk)
 
     def _tell(self, walk: Traversal) -> None:
-        # Of the whole mount: who else asked at the same time cannot be told apart, so the line says so.
+        # Of the whole mount: requests of other callers are included, and the line says so.
         cost = self._cost() - walk.cost
         directories = len(walk.seen | walk.wanted)
         self.ended += 1
