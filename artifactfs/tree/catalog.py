@@ -129,7 +129,7 @@ class Catalog:
         raise errors.NotADirectory("not a directory")
 
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return the result of `lookup` for a run in `/runs`, if it is cached: symbolic links lead there by the hundred."""
+        """Return the result of `lookup` for a run in `/runs`, if it is cached: symbolic links lead there."""
         if parent is self.runs and (run_id := parse_id(name)) is not None:
             run = self.known_runs.get_fresh(run_id)
             return (

@@ -371,7 +371,7 @@ class Tree:
                 children, asked_at = found
                 listing = await self._build(run, path, children, old)
                 # No await from here to the cache: what is taken back now is taken back with it.
-                if self._index.believed(run):
+                if self._index.is_trusted(run):
                     self._note(run_id, path)
                     return _RunListing(run, listing, place[1], own=False, age_s=self._clock() - asked_at)
         own = await self._ask_itself(run, path, old)
@@ -472,7 +472,7 @@ class Tree:
         run = self._runs.get_any(run_id)
         index = self._index
         # A trusted index may be rejected later in this traversal.
-        if index is not None and run is not None and (index.believed(run.value) or index.is_coming(run.value)):
+        if index is not None and run is not None and (index.is_trusted(run.value) or index.is_pending(run.value)):
             return False
         return self._service.can_prefetch()
 

@@ -442,7 +442,7 @@ async def test_a_listing_that_comes_while_it_is_checked(
             nursery.start_soon(look, tree, 1, path)
         nursery.start_soon(tree._own_listing, place)  # type: ignore[arg-type]  # it is a directory
     await trio.sleep(1)
-    assert not index.believed(service.runs[1])
+    assert not index.is_trusted(service.runs[1])
     assert await walk(tree, 1) == truth(service, 1)
 
 

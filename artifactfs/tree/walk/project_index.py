@@ -153,13 +153,13 @@ class ProjectIndex:
             belief = self._belief(run, prefix, project)
             if belief is not None:
                 await self._wait(belief.done, min(until, belief.since + _WAIT_S))
-        if not self.believed(run):
+        if not self.is_trusted(run):
             return None
-        believed = self._projects[run.project_id]
-        children = await believed.files.directory(_join(prefix, path)) if believed.files is not None else None
-        return None if children is None else (children, believed.asked_at)
+        is_trusted = self._projects[run.project_id]
+        children = await is_trusted.files.directory(_join(prefix, path)) if is_trusted.files is not None else None
+        return None if children is None else (children, is_trusted.asked_at)
 
-    def believed(self, run: Run) -> bool:
+    def is_trusted(self, run: Run) -> bool:
         """Whether a cached index is trusted for a run."""
         project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
         return (
@@ -170,7 +170,7 @@ class ProjectIndex:
             and self._is_fresh(project, run)
         )
 
-    def is_coming(self, run: Run) -> bool:
+    def is_pending(self, run: Run) -> bool:
         """Whether an awaited index is being fetched or validated."""
         project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
         if project is None:
