@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-# Of a name of a file, in bytes of UTF-8: NAME_MAX of every filesystem of Linux.
+# NAME_MAX of every filesystem of Linux, in bytes.
 NAME_MAX_BYTES = 255
 
 FINISHED = frozenset({"completed", "failed", "killed"})
@@ -29,7 +29,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended, for good as far as the service says."""
+        """Whether the run has ended, by its status."""
         return self.status in FINISHED
 
 
@@ -55,7 +55,7 @@ class ListedChild(msgspec.Struct, frozen=True, gc=False):
 
 
 class Children(msgspec.Struct):
-    """The children of one directory, by name, in the server's order, and what was left out.
+    """The children of one directory, by name, in the server's order, and the rows that were left out.
 
     `bad_names`: rows that no filesystem can hold (1.3). `shadowed`: files hidden by a directory of the same
     name (1.5).
@@ -72,7 +72,7 @@ def without_lead(path: str) -> str:
 
 
 def below_prefix(prefix: str, path: str) -> str:
-    """Return the path in the project of what a run has at `path`: what the content endpoint takes (model-lab-api.md).
+    """Return the path in the project of `path` in a run, which the content endpoint takes (model-lab-api.md).
 
     `prefix`: the run's `path_in_project`, opaque. Where it is empty, or slashes alone, the path stands alone.
     """
@@ -110,10 +110,10 @@ class IndexedFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class ArtifactRef(msgspec.Struct, frozen=True):
-    """Where an artifact's content is: `path` is the endpoint's artifact_path, relative to the project.
+    """The place of an artifact's contents: `path` is the endpoint's artifact_path, relative to the project.
 
-    `version`: in hex, what stays the same as long as the content does; empty where nothing is known that
-    does. Where an endpoint names versions, a cache on the way may answer with what it has of the same one (4.3).
+    `version`: a stamp in hex that changes with the contents; empty if none is known. Where requests name the
+    version, a cache on the way may answer with its copy of that version (4.3).
     """
 
     project_id: str
@@ -152,7 +152,7 @@ class ContentBody(msgspec.Struct):
 
 
 class RequestUsage(msgspec.Struct, frozen=True):
-    """What was asked of the service: requests by kind, bytes of bodies received, seconds that a rate limit cost."""
+    """The cost of requests: their number by kind, bytes of bodies received, seconds that a rate limit cost."""
 
     requests: dict[str, int]
     received_bytes: int = 0

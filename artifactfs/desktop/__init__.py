@@ -1,5 +1,5 @@
-"""What a desktop is given for one user: names for the files of machine learning, a launcher, an icon.
+"""The desktop integration of one user: file types of machine learning, a launcher, an icon.
 
-Knows the mount by the command line alone. `share/` holds what is installed, `files` where it goes, `install` how it
-gets there and goes again, `opening` what the launcher does.
+Uses the mount through the command line alone. `share/` holds the installed files, `desktop_files` their places,
+`install` installs and removes them, `opening` is the launcher.
 """

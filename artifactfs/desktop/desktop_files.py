@@ -1,4 +1,4 @@
-"""Which files a desktop is given, where they go and what is in them. Writes nothing.
+"""The files of the desktop integration: their places and their contents. Writes nothing.
 
 Hard: `Exec` of a launcher is quoted twice, as an argument and then as a string of the file (Desktop Entry
 Specification, "The Exec key").
@@ -11,20 +11,23 @@ from importlib import resources
 
 from artifactfs.errors import ExitCode, UserError
 
-# A line in each of our files, and only there: it marks a file that may be replaced and removed.
+# The mark in each of our files: only marked files are replaced or removed.
 MARK = b"`artifactfs desktop install`"
 
 TYPES = "mime/packages/artifactfs.xml"
 BIN = "mime/packages/artifactfs-bin.xml"
 LAUNCHER = "applications/artifactfs.desktop"
 ICON = "icons/hicolor/scalable/apps/artifactfs.svg"
-# Every place below the data directory that a file of ours can have, and what it is to a user.
+# Every place of our files below the data directory, and its name for the user.
 PLACES = {LAUNCHER: "launcher", ICON: "icon", TYPES: "file types", BIN: "*.bin"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for. `mountpoint`: absolute. `program`: the words that run artifactfs, the first absolute."""
+    """The options of an installation.
+
+    `mountpoint`: an absolute path. `program`: the words that run artifactfs, the first an absolute path.
+    """
 
     mountpoint: str
     program: tuple[str, ...]
@@ -57,7 +60,7 @@ def is_ours(path: str) -> bool:
 
 
 def mountpoint_in(launcher: bytes) -> str | None:
-    """Return where a launcher of ours mounts; None if the file was changed and cannot be read."""
+    """Return the mount point of a launcher of ours; None if it was edited and cannot be parsed."""
     found = re.search(rb'^Exec=.* "desktop" "open" "(.*)"$', launcher, re.MULTILINE)
     if found is None:
         return None
@@ -70,7 +73,7 @@ def _share(name: str) -> bytes:
 
 
 def _exec(words: Sequence[str]) -> str:
-    # Each word quoted: what need not be, may be.
+    # The specification allows quotes around every word.
     quoted = ('"' + re.sub(r'(["`$\\])', r"\\\1", word.replace("%", "%%")) + '"' for word in words)
     return " ".join(_string(word) for word in quoted)
 
@@ -80,7 +83,7 @@ def _string(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(
-            ExitCode.USAGE, f"a launcher cannot hold a path that is not UTF-8: {text}; choose another"
+            ExitCode.USAGE, f"a launcher cannot hold a path that is not UTF-8: {text}", "choose another path"
         ) from None
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise UserError(ExitCode.USAGE, f"a launcher cannot hold a path with control characters: {text!r}")

@@ -1,10 +1,10 @@
-"""Installing what a desktop is given, for one user, and taking it away without a trace.
+"""Installs and removes the desktop integration of one user.
 
-Owns the files below the data directory that carry our mark, a note of what was made on the way there (directories,
-and the cache that update-mime-database writes), and no other file.
+Owns the files below the data directory that carry our mark, and a note that lists the directories and cache files that
+the installation created.
 
-Hard: all or nothing. What can be known is checked before the first byte is written; what fails later is undone. A
-directory that we made may have got other things since, so only what is empty goes.
+Hard: all or nothing. Checks come before the first write; a later failure is undone. A directory that we created may
+hold other files by now, so only empty directories are removed.
 """
 
 import contextlib
@@ -20,10 +20,11 @@ from artifactfs.desktop import desktop_files
 from artifactfs.errors import ExitCode, UserError
 
 _TOOL = "update-mime-database"
-# Far above the tenth of a second that it takes; it is waited for, so it needs an end.
+# It takes a tenth of a second; the wait needs a limit.
 _TOOL_S = 60.0
 _NOTE = "artifactfs/desktop.json"
-# What update-mime-database 1.x and 2.x write besides the descriptions of types (mime/<media>/<type>.xml).
+_INSTALL_FAILED = "cannot install for the desktop"
+# Files of update-mime-database 1.x and 2.x besides the descriptions of types (mime/<media>/<type>.xml).
 _CACHE = frozenset(
     {"XMLnamespaces", "aliases", "generic-icons", "globs", "globs2", "icons", "magic", "mime.cache", "subclasses"}
     | {"treemagic", "types", "version"}
@@ -32,7 +33,7 @@ _CACHE = frozenset(
 
 @dataclass(frozen=True)
 class Part:
-    """One of the files: what it is, where, and how it is."""
+    """One of the files: its name for the user, path and state."""
 
     name: str
     path: str
@@ -41,7 +42,7 @@ class Part:
 
 
 def install(data_home: str, choice: desktop_files.Choice) -> list[str]:
-    """Install, or bring up to date; returns the paths of the files. Raises UserError with nothing half done."""
+    """Install or update; returns the paths of the files. Raises UserError, with every change undone."""
     contents = desktop_files.wanted(choice)
     tool = _tool()
     _refuse_foreign(data_home, contents)
@@ -64,12 +65,12 @@ def install(data_home: str, choice: desktop_files.Choice) -> list[str]:
         if isinstance(error, UserError):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise UserError(ExitCode.DESKTOP_FAILED, f"cannot install for the desktop: {where}{error.strerror}") from error
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{_INSTALL_FAILED}: {where}{error.strerror}") from error
     return [os.path.join(data_home, place) for place in contents]
 
 
 def uninstall(data_home: str) -> list[str]:
-    """Remove what `install` made; returns the paths of the files. Nothing installed is fine too. Raises UserError."""
+    """Remove the files of `install`; returns their paths, empty if none is installed. Raises UserError."""
     ours = [place for place in desktop_files.PLACES if _state_of(data_home, place) == "ours"]
     note = _read_note(data_home)
     if not ours and not note:
@@ -85,13 +86,15 @@ def uninstall(data_home: str) -> list[str]:
         _tell_icon_theme(data_home)
     except OSError as error:
         raise UserError(
-            ExitCode.DESKTOP_FAILED, f"cannot remove {error.filename}: {error.strerror}; call again to go on"
+            ExitCode.DESKTOP_FAILED,
+            f"cannot remove {error.filename}: {error.strerror}",
+            "run the command again to remove the rest",
         ) from error
     return [os.path.join(data_home, place) for place in ours]
 
 
 def status(data_home: str, choice: desktop_files.Choice) -> list[Part]:
-    """Return how each file is, held against what `install` would write; `choice.bin` counts for nothing."""
+    """Return the state of each file, compared with the files of `install`; `choice.bin` is ignored."""
     installed = desktop_files.wanted(choice)
     globs = _content(data_home, "mime/globs2") or b""
     known = {line.partition(":")[2].partition(":")[2] for line in globs.decode(errors="replace").splitlines()}
@@ -104,7 +107,7 @@ def status(data_home: str, choice: desktop_files.Choice) -> list[Part]:
         elif content is not None and content != installed.get(place, content):
             state = "of another version or place: run `artifactfs desktop install` again"
         elif content is not None and place.endswith(".xml") and not set(desktop_files.globs(content)) <= known:
-            state = f"not taken in by {_TOOL}: run `artifactfs desktop install` again"
+            state = f"not registered by {_TOOL}: run `artifactfs desktop install` again"
         elif content is not None:
             state = "installed"
         parts.append(Part(name, os.path.join(data_home, place), state, found == "ours"))
@@ -112,7 +115,7 @@ def status(data_home: str, choice: desktop_files.Choice) -> list[Part]:
 
 
 def launcher_mountpoint(data_home: str) -> str | None:
-    """Return where the installed launcher mounts; None where there is none."""
+    """Return the mount point of the installed launcher; None where there is none."""
     content = (
         _content(data_home, desktop_files.LAUNCHER) if _state_of(data_home, desktop_files.LAUNCHER) == "ours" else None
     )
@@ -120,7 +123,7 @@ def launcher_mountpoint(data_home: str) -> str | None:
 
 
 def has_bin(data_home: str) -> bool:
-    """Say whether `*.bin` is installed."""
+    """Whether `*.bin` is installed."""
     return _state_of(data_home, desktop_files.BIN) == "ours"
 
 
@@ -129,8 +132,9 @@ def _tool() -> str:
     if found is None:
         raise UserError(
             ExitCode.DESKTOP_FAILED,
-            f"{_TOOL} is missing, without which file types are not taken in: as root, run `apt-get install "
-            "shared-mime-info`",
+            f"{_TOOL}, which registers file types, is missing",
+            "as root, run `apt-get install shared-mime-info`",
+            command="sudo apt-get install shared-mime-info",
         )
     return found
 
@@ -142,7 +146,7 @@ def _run(tool: str, data_home: str) -> None:
             [tool, os.path.join(data_home, "mime")], capture_output=True, timeout=_TOOL_S, check=False, text=True
         )
     except subprocess.TimeoutExpired:
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} does not end: nothing was changed") from None
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} did not end within {_TOOL_S:g} s") from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} failed: {said}")
@@ -153,12 +157,13 @@ def _refuse_foreign(data_home: str, places: Mapping[str, bytes]) -> None:
         if _state_of(data_home, place) == "foreign":
             raise UserError(
                 ExitCode.DESKTOP_FAILED,
-                f"{os.path.join(data_home, place)} is in the way and is not of artifactfs: move it away",
+                f"{os.path.join(data_home, place)} is in the way, and not a file of artifactfs",
+                "move it away",
             )
 
 
 def _state_of(data_home: str, place: str) -> Literal["ours", "foreign", "absent"]:
-    """Return whose a file is. What cannot be read is not ours."""
+    """Return the owner of a file by its mark. An unreadable file is foreign."""
     path = os.path.join(data_home, place)
     try:
         return "ours" if desktop_files.is_ours(path) else "foreign"
@@ -177,7 +182,7 @@ def _content(data_home: str, place: str) -> bytes | None:
 
 
 def _put(data_home: str, place: str, content: bytes | None) -> None:
-    """Write a file in one piece, or remove it where `content` is None. Raises OSError."""
+    """Replace a file atomically, or remove it if `content` is None. Raises OSError."""
     path = os.path.join(data_home, place)
     if content is None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -196,9 +201,9 @@ def _put(data_home: str, place: str, content: bytes | None) -> None:
 
 
 def _make_directories(path: str, made: list[str]) -> None:
-    """Make a directory and those above it; what was made is added to `made`, uppermost first.
+    """Create a directory and its missing parents, and append them to `made`, topmost first.
 
-    Raises OSError; UserError where something else is in the way.
+    Raises OSError; UserError if something else is in the way.
     """
     missing = []
     while not os.path.isdir(path):
@@ -209,16 +214,16 @@ def _make_directories(path: str, made: list[str]) -> None:
             os.mkdir(directory)
         except FileExistsError:
             if os.path.islink(directory):
-                target = os.path.realpath(directory)
-                found = f"is a link to {target}, where no directory is: make that, or remove the link"
+                fact = f"is a link to {os.path.realpath(directory)}, which is not a directory"
+                fix = "create that directory, or remove the link"
             else:
-                found = "is in the way and no directory: move it away"
-            raise UserError(ExitCode.DESKTOP_FAILED, f"cannot install for the desktop: {directory} {found}") from None
+                fact, fix = "is in the way, and not a directory", "move it away"
+            raise UserError(ExitCode.DESKTOP_FAILED, f"{_INSTALL_FAILED}: {directory} {fact}", fix) from None
         made.append(directory)
 
 
 def _cache(data_home: str) -> Iterator[str]:
-    """Yield what update-mime-database has written: files, and directories before what is in them."""
+    """Yield the files of update-mime-database, and its directories before their files."""
     top = os.path.join(data_home, "mime")
     for directory, names, found in os.walk(top):
         if directory == top:
@@ -230,10 +235,10 @@ def _cache(data_home: str) -> Iterator[str]:
 
 
 def _unmake(data_home: str, made: list[str]) -> None:
-    """Remove the files that `install` made, as noted, unless another program uses them. Raises OSError.
+    """Remove the files and directories of the note that are no longer in use. Raises OSError.
 
-    The note is a file like any other, so it is trusted no further than needed: directories go when they are empty,
-    and files only where update-mime-database writes its cache, when no package is left that it would be made from.
+    The note may be edited, so it is trusted as little as possible: directories are removed only when empty. Files are
+    removed only in the cache of update-mime-database, and only when no package is left that the cache is built from.
     """
     packages = os.path.join(data_home, "mime", "packages")
     has_packages = os.path.isdir(packages) and bool(os.listdir(packages))
@@ -242,13 +247,13 @@ def _unmake(data_home: str, made: list[str]) -> None:
         if path in cached and not os.path.isdir(path):
             os.unlink(path)
     for path in sorted(made, key=len, reverse=True):
-        # Not empty, no directory, or gone: no longer, or never, ours to remove.
+        # Not empty, not a directory, or gone: not ours to remove.
         with contextlib.suppress(OSError):
             os.rmdir(path)
 
 
 def _put_back(data_home: str, before: Mapping[str, bytes | None], made: list[str], tool: str) -> None:
-    """Undo a failed `install`, as far as the disk permits; the user sees the first failure."""
+    """Undo a failed `install`, best effort: the user sees the first failure."""
     with contextlib.suppress(OSError, UserError):
         for place, content in before.items():
             if _content(data_home, place) != content:
@@ -260,7 +265,7 @@ def _put_back(data_home: str, before: Mapping[str, bytes | None], made: list[str
 
 
 def _cache_made(data_home: str, made: list[str]) -> list[str]:
-    """Return the cache below a MIME directory that this very install made."""
+    """Return the cache below a MIME directory that this `install` created."""
     return list(_cache(data_home)) if os.path.join(data_home, "mime") in made else []
 
 
@@ -274,6 +279,6 @@ def _read_note(data_home: str) -> list[str]:
 
 
 def _tell_icon_theme(data_home: str) -> None:
-    """Let desktops see that icons came or went: by the time of the theme's directory (Icon Theme Specification)."""
+    """Notify desktops of changed icons by the mtime of the theme's directory (Icon Theme Specification)."""
     with contextlib.suppress(FileNotFoundError):
         os.utime(os.path.join(data_home, "icons", "hicolor"))

@@ -1,8 +1,8 @@
-"""What the launcher does: mounts, and shows the mount in the file manager.
+"""The launcher: mounts, and shows the mount in the file manager.
 
-The mount is made by `artifactfs mount`, in a process of its own, as a user would. Hard: the standard error of a
-launcher is lost, so an error is shown in a window; and a file manager hands its environment on to all that it
-starts, so it gets no keys.
+It runs `artifactfs mount` in a process of its own, as a user would. Hard: the standard error of a launcher is
+invisible, so errors appear in a window. A file manager passes its environment on to every program that it starts, so
+the keys are removed from it.
 """
 
 import contextlib
@@ -17,28 +17,30 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import mount_table, registry
 from artifactfs.util.escaping import one_line
 
-# What opens a directory with the desktop's own file manager, the first that is there.
+# Commands that open a directory in the desktop's file manager, in order of preference.
 _OPENERS = (("xdg-open",), ("gio", "open"))
 _TITLE = "Model Lab"
 
 
 def show(mountpoint: str, program: Sequence[str]) -> None:
-    """Mount at `mountpoint` unless that is done already, and open it in the file manager.
+    """Mount at `mountpoint` unless it is mounted, and open it in the file manager.
 
-    The directory is made where it is missing. `program`: the words that run artifactfs. Raises UserError: whatever
-    `mount` says, and DESKTOP_FAILED where there is nothing to open a directory with.
+    A missing directory is created. `program`: the words that run artifactfs. Raises UserError with the error of
+    `mount`, or DESKTOP_FAILED if no program can open a directory.
     """
     opener = next((words for words in _OPENERS if shutil.which(words[0]) is not None), None)
     if opener is None:
         raise UserError(
             ExitCode.DESKTOP_FAILED,
-            "there is nothing to open a directory with: as root, run `apt-get install xdg-utils`",
+            "no program to open a directory is installed",
+            "as root, run `apt-get install xdg-utils`",
+            command="sudo apt-get install xdg-utils",
         )
     point = mount_table.resolve(mountpoint)
     if not _is_served(point):
         _mount(point, program)
     settings.drop_keys()
-    # Its own words come beside ours, and some openers are content without a display.
+    # Its output would mix with ours. Some openers exit with 0 without a display.
     done = subprocess.run(
         [*opener, point],
         check=False,
@@ -51,17 +53,17 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
     if done.returncode != 0:
         raise UserError(
             ExitCode.DESKTOP_FAILED,
-            f"{point} is mounted, but `{' '.join(opener)}` could not show it (exit code {done.returncode}): "
-            "is a file manager installed?",
+            f"{point} is mounted, but `{' '.join(opener)}` could not show it (exit code {done.returncode})",
+            "check that a file manager is installed",
         )
 
 
 def tell(message: str) -> None:
-    """Show what went wrong in a window, by the first program that can; without one there is only standard error."""
+    """Show an error in a window, with the first program that can; without one, standard error must do."""
     if not settings.has_display():
         return
     text = one_line(message)
-    # All but the last undo backslash escapes (g_strcompress; KDialog's parseString), and show what comes of them.
+    # All but the last interpret backslash escapes (g_strcompress; KDialog's parseString).
     literal = text.replace("\\", "\\\\")
     ways = (
         ("zenity", "--error", "--no-markup", f"--title={_TITLE}", f"--text={literal}"),
@@ -75,7 +77,7 @@ def tell(message: str) -> None:
 
 
 def _succeeds(words: Sequence[str]) -> bool:
-    # Until the user has read it and closes the window: as long as that takes.
+    # No time-out: the window stays until the user closes it.
     return subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
@@ -101,7 +103,7 @@ def _mount(point: str, program: Sequence[str]) -> None:
     )
     if done.returncode != 0:
         if made:
-            # Not ours to remove if it is no longer empty.
+            # Not empty: another program has put files into it.
             with contextlib.suppress(OSError):
                 os.rmdir(point)
         said = " ".join(done.stderr.split()).removeprefix("artifactfs: ")

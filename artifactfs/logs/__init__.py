@@ -1,6 +1,6 @@
-"""Logging of one mount: where it goes, how it looks, and what never gets into it.
+"""Logging of one mount: its destination, its format, and the redaction of secrets.
 
-Owns handlers, forms, the limiter of repeated lines and the levels of the libraries. Everything else only
+Owns the handlers, formatters, the limit on repeated lines and the levels of the libraries. All other code only
 calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock and file do not survive one.
 """
 
@@ -34,21 +34,21 @@ __all__ = [
 # 5 files of 5 MiB: some weeks of a mount at info; arbitrary.
 _ROTATE_BYTES = 5 << 20
 _ROTATE_FILES = 4
-# As many links as the kernel follows (path_resolution(7)).
+# Symbolic links that the kernel follows in a path (path_resolution(7)).
 _MOST_LINKS = 40
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # The system's log has its own time and level.
 _SYSLOG_TEXT = "%(name)s: %(message)s"
 
-# What no log of this process shows, whatever the handler.
+# The secrets that no handler of this process writes.
 _redaction = Redaction()
 
 
 def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] = ()) -> None:
-    """Send the log to `target`, in its form.
+    """Send the log to `target`, in its format.
 
-    Raises OSError when the file cannot be opened, or the system's log has no reader.
+    Raises OSError if the file cannot be opened, or the socket of the system's log has no listener.
     """
     _redaction.learn(secrets)
     handler = _handler(target, _redaction)
@@ -71,15 +71,15 @@ def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] =
 def opener(path: str, flags: int) -> int:
     """Open a file to log to, for `open`.
 
-    Raises OSError for a pipe without a reader, which would be waited for, and for a path with a link of another user in
-    it: where that leads is not this user's choice, and root may write everywhere.
+    Raises OSError for a pipe without a reader, since opening it would block. Raises OSError for a path with a link of
+    another user in it: its target is not this user's choice, and root may write everywhere.
     """
     _refuse_foreign_links(path)
     try:
         fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise OSError(errno.ENXIO, "nobody reads it") from None
+            raise OSError(errno.ENXIO, "the pipe has no reader") from None
         raise
     os.set_blocking(fd, True)
     return fd
@@ -88,7 +88,7 @@ def opener(path: str, flags: int) -> int:
 def _refuse_foreign_links(path: str) -> None:
     todo = os.path.abspath(path).split("/")
     at, followed = "/", 0
-    # In a user namespace all that is the machine's belongs to one unmapped user, and so do its links.
+    # In a user namespace, the machine's own files and links belong to one unmapped user.
     trusted = {0, os.geteuid(), os.stat("/").st_uid}
     with contextlib.suppress(FileNotFoundError):
         while todo and followed < _MOST_LINKS:
@@ -111,23 +111,23 @@ class _RotatingFile(logging.handlers.RotatingFileHandler):
 
 
 def add_first(handler: logging.Handler) -> None:
-    """Let a handler have every record before the log has it: the message alone, with the same secrets blotted out.
+    """Add a handler in front of the log's own; it formats the message alone, redacted.
 
-    In front, because the log's limiter changes what it lets through. Until the log is configured again.
+    In front, since the limit on repeated lines changes records. The next `configure` removes the handler.
     """
     handler.setFormatter(RedactingFormatter("%(message)s", _redaction))
     logging.getLogger().handlers.insert(0, handler)
 
 
 def redact(secrets: Iterable[str]) -> None:
-    """Blot out these secrets, too, in all that is logged from now on."""
+    """Redact these secrets, too, in all later records."""
     _redaction.learn(secrets)
 
 
 def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
     """Return the open handler of a target, with its formatter."""
     if target.to == "journal":
-        # It keeps a record's fields, so there is no form to choose.
+        # The journal keeps the fields of a record, so there is no format to choose.
         return JournalHandler(redact)
     handler: logging.Handler
     if target.to == "syslog":
@@ -145,5 +145,5 @@ def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether a line of the binding says something: a reply to who was killed in the meantime does not."""
+    """Whether a line of pyfuse3 is news; a failed reply to a process that was killed is not."""
     return "fuse_reply_* failed with No such file or directory" not in record.getMessage()

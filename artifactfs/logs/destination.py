@@ -1,4 +1,4 @@
-"""Where a mount's log goes, and in which form."""
+"""The destination of a mount's log, and its format."""
 
 from dataclasses import dataclass
 

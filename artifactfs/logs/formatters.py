@@ -1,7 +1,7 @@
-"""How a record looks: as lines of text, or as a JSON object. And what is blotted out of it.
+"""The formats of a record: lines of text, or a JSON object, both redacted.
 
-What is hard: a record holds texts of strangers (a server's names, a mount point), and none of them may look like a
-record of its own. So a message is one line whatever is in it, and the lines of a traceback are indented.
+Hard: a record holds text from outside (a server's names, a mount point), and no such text may look like a record of
+its own. So a message is always one line, and the lines of a traceback are indented.
 """
 
 import datetime
@@ -15,15 +15,15 @@ _INDENT = "\n  "
 
 
 class Redaction:
-    """Blots out the secrets that it was given (semantics 6.1)."""
+    """Replaces the secrets that it was given by asterisks (semantics 6.1)."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Blot out these, too, from now on: keys that were rotated while the mount lives."""
-        # Longest first, so that a secret that contains another goes as a whole.
+        """Redact these secrets, too: keys that were rotated while the mount lives."""
+        # Longest first, so that a secret that contains another is replaced as a whole.
         self._secrets = sorted({*self._secrets, *filter(None, secrets)}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
@@ -33,7 +33,7 @@ class Redaction:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record as a line of text, and what it has of tracebacks as indented lines below."""
+    """Formats a record as a line of text, with its traceback as indented lines below."""
 
     def __init__(self, fmt: str, redact: Redaction) -> None:
         super().__init__(fmt)
@@ -67,7 +67,7 @@ class JsonFormatter(logging.Formatter):
         }
         if lines := traceback_of(record, self._redact):
             row["exception"] = "\n".join(lines)
-        # In ASCII: a terminal that shows it takes no orders from it. Half a surrogate is no JSON.
+        # In ASCII, so that a terminal obeys no escape sequence in it. A lone surrogate is not valid JSON.
         return json.dumps({name: text.encode("utf-8", "backslashreplace").decode() for name, text in row.items()})
 
 
@@ -83,5 +83,5 @@ def traceback_of(record: logging.LogRecord, redact: Redaction) -> list[str]:
         parts.append(logging.Formatter().formatException(record.exc_info))
     if record.stack_info:
         parts.append(record.stack_info)
-    # Blotted out before it is cut into lines: each line on its own may hold only half of a secret.
+    # Redacted before it is split, since a secret may span lines.
     return [one_line(line) for line in redact("\n".join(parts)).split("\n")] if parts else []

@@ -1,27 +1,26 @@
-"""The same line, again and again: a few of it get into the log, the rest are counted."""
+"""The limit on repeated log lines: a few per minute are written, the rest are counted."""
 
 import logging
-import re
 import time
 import traceback
 from collections.abc import Callable
 
-# The same line at most this often per window; a dead server would otherwise fill the disk. Arbitrary.
+# Lines of one kind per window: a dead server must not fill the disk. Arbitrary.
 _REPEATS = 5
 _REPEAT_WINDOW_S = 60.0
 _REPEAT_KEYS = 1000
 
 _EACH = "artifactfs_each"
-# For `extra` of a line that is news each time, however often it comes.
+# For `extra` of a line that is never limited: each occurrence is news.
 EACH = {_EACH: True}
 
 
 class RepeatLimiter(logging.Filter):
-    """Lets the same line through a few times per window, then counts it in silence.
+    """Passes lines of one kind a few times per window, then counts them.
 
-    "The same" means the same logger, template and exceptions, numbers apart: with names and paths in it nothing
-    would ever repeat, and without the exceptions one failure would hide another (semantics 5.3). The first line after
-    the window says how many were dropped.
+    Lines are of one kind if logger, message template, operation and kinds of exceptions are the same. Names and paths
+    are left out, since lines with them would never repeat. Without the exceptions, one failure would hide another
+    (semantics 5.3). The first line after the window says how many were dropped.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +31,7 @@ class RepeatLimiter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.INFO or getattr(record, _EACH, False):
             return True
-        key = (record.name, str(record.msg), *_exceptions(record))
+        key = (record.name, str(record.msg), str(getattr(record, "operation", "")), *_exceptions(record))
         now = self._clock()
         start, count = self._seen.get(key, (now, 0))
         if now - start >= _REPEAT_WINDOW_S:
@@ -46,10 +45,16 @@ class RepeatLimiter(logging.Filter):
 
 
 def _exceptions(record: logging.LogRecord) -> list[str]:
-    """Return what the exceptions in a record say, without numbers, and where a logged one was raised."""
+    """Return the kinds of the exceptions in a record, and where a logged one was raised."""
     found = [arg for arg in record.args if isinstance(arg, BaseException)] if isinstance(record.args, tuple) else []
-    texts = [re.sub(r"\d+", "#", f"{type(error).__name__}: {error}")[:200] for error in found]
+    kinds = [_kind(error) for error in found]
     if record.exc_info and (error := record.exc_info[1]) is not None:
         frames = traceback.extract_tb(error.__traceback__)
-        texts.append(f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
-    return texts
+        kinds.append(f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+    return kinds
+
+
+def _kind(error: BaseException) -> str:
+    """Return an exception's type with its HTTP status, errno or exit code; its text differs in paths and numbers."""
+    codes = (getattr(error, name, None) for name in ("status", "errno", "code"))
+    return " ".join([type(error).__name__, *(str(code) for code in codes if code is not None)])

@@ -1,8 +1,8 @@
 """The system's own logs: journald by its native protocol, syslogd by the classic one.
 
-Both are sockets of datagrams on this machine. What is hard: the mount must never wait for its log. So nothing here
-blocks: a record that the socket does not take is dropped and counted, and the next one that it takes says how many
-were. Both daemons may be restarted meanwhile: each datagram is sent to the path again.
+Both are datagram sockets on this machine. Hard: the mount must never wait for its log. So sends do not block: a record
+that the socket does not accept is dropped and counted, and a notice before the next accepted record gives the count.
+Either daemon may restart, so each datagram is sent to the path of the socket.
 """
 
 import array
@@ -21,7 +21,7 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"
 IDENTIFIER = "artifactfs"
 
-# syslog(3): a daemon's, and how bad it is.
+# Facility and severities of syslog(3).
 _FACILITY_DAEMON = 3
 _SEVERITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _SEVERITY_DEBUG = 7
@@ -33,7 +33,7 @@ def severity(level: int) -> int:
 
 
 class _DatagramHandler(logging.Handler):
-    """Sends each record as datagrams to a socket, or drops it. Raises OSError without a listener at the start."""
+    """Sends each record as datagrams to a socket, or drops it. Raises OSError if the socket has no listener."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class _DatagramHandler(logging.Handler):
             raise
 
     def datagrams(self, record: logging.LogRecord) -> list[bytes]:
-        """Return what is sent for a record."""
+        """Return the datagrams of a record."""
         raise NotImplementedError
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             datagrams = self.datagrams(record)
         except Exception:
-            # A message that does not fit its arguments: reported as by every handler.
+            # A message that does not fit its arguments; every handler reports it so.
             self.handleError(record)
             return
         try:
@@ -66,7 +66,7 @@ class _DatagramHandler(logging.Handler):
             for datagram in datagrams:
                 self.send(datagram)
         except OSError:
-            # Full, or its daemon is gone for the moment.
+            # The socket is full, or the daemon is restarting.
             self._dropped += 1
 
     def send(self, datagram: bytes) -> None:
@@ -83,7 +83,7 @@ def _notice(dropped: int) -> logging.LogRecord:
 
 
 class SyslogHandler(_DatagramHandler):
-    """Sends records to syslogd: a datagram for each line, as it knows no others (RFC 3164)."""
+    """Sends records to syslogd, a datagram for each line (RFC 3164 has no multi-line messages)."""
 
     def __init__(self, address: str = SYSLOG_SOCKET) -> None:
         super().__init__(address)
@@ -120,7 +120,7 @@ class JournalHandler(_DatagramHandler):
         try:
             super().send(datagram)
         except OSError as error:
-            # Larger than a datagram may be: then the journal takes a sealed file in place of the bytes.
+            # Too large for a datagram: the journal accepts a sealed file instead.
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
                 raise
             self._send_as_file(datagram)
@@ -140,5 +140,5 @@ def _field(name: str, text: str) -> bytes:
     value = text.encode("utf-8", "backslashreplace")
     if b"\n" not in value:
         return f"{name}=".encode() + value + b"\n"
-    # With its length in front: no value can end early and go on as another field.
+    # The length comes first, so that no value can end early and continue as another field.
     return name.encode() + b"\n" + struct.pack("<Q", len(value)) + value + b"\n"

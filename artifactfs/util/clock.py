@@ -4,9 +4,9 @@ import time
 
 
 def boottime() -> float:
-    """Return seconds that go on while the machine sleeps (semantics 3.1), from an arbitrary start.
+    """Return seconds that include the time in suspend (semantics 3.1), from an arbitrary start.
 
-    `trio.current_time` and `time.monotonic` stand still during a suspend (pitfalls.md): a laptop that slept
-    all night would take last night's listings for fresh.
+    `trio.current_time` and `time.monotonic` stop during a suspend (pitfalls.md): after a night asleep, last night's
+    listings would still be fresh.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)

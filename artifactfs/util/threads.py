@@ -1,7 +1,7 @@
-"""Blocking calls in threads, and what is left to do where no thread can be had.
+"""Blocking calls in threads, and the error if the system has no thread.
 
-A user's limit on processes (`ulimit -u`) counts threads, those of the user's other programs included, so it may be
-reached at any moment and pass again. Then `run` raises NoThread, before anything of the call has happened.
+The limit on processes (`ulimit -u`) counts all threads of the user, those of other programs included, so it may be
+reached at any moment, and pass again. Then `run` raises NoThread before the call begins.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ async def run(
     limiter: trio.CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """Return `call(*args)`, called in a thread (`trio.to_thread.run_sync`). Raises NoThread where none can be had."""
+    """Return `call(*args)`, called in a thread (`trio.to_thread.run_sync`). Raises NoThread if there is none."""
     has_begun = False
 
     def begin() -> T:
@@ -44,7 +44,7 @@ async def run(
     try:
         return await trio.to_thread.run_sync(begin, limiter=limiter, abandon_on_cancel=abandon_on_cancel)
     except (RuntimeError, MemoryError) as error:
-        # threading raises nothing more telling than these.
+        # threading has no exception of its own for it.
         if has_begun:
             raise
         raise NoThread(f"no thread can be had ({error}): see `ulimit -u`") from error

@@ -22,7 +22,7 @@ def parse_site(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own loopback."""
+    """Whether a host name or address is this machine's own loopback."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

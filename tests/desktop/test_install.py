@@ -204,7 +204,7 @@ def test_a_place_that_cannot_be_written(at_desk: Shell) -> None:
     share = Path(at_desk.make_directory("data/share"))
     (share / "icons").write_text("a file")
     done = at_desk.cli("desktop", "install")
-    assert_one_line(done, ExitCode.DESKTOP_FAILED, str(share / "icons"), "no directory", "move it away")
+    assert_one_line(done, ExitCode.DESKTOP_FAILED, str(share / "icons"), "not a directory", "move it away")
     assert everything(str(share)) == {"icons": (stat.S_IFREG, b"a file")}
 
 

@@ -248,7 +248,7 @@ def test_an_unwritable_log(shell: Shell, lab: Lab, point: str) -> None:
         ("--config", ExitCode.BAD_CONFIG, "a pipe without a writer"),
         ("--api-key-file", ExitCode.KEYS_MISSING, "a pipe without a writer"),
         ("--ca-file", ExitCode.BAD_CONFIG, "it is not a regular file"),
-        ("--log-file", ExitCode.NOT_WRITABLE, "nobody reads it"),
+        ("--log-file", ExitCode.NOT_WRITABLE, "the pipe has no reader"),
     ],
 )
 def test_a_pipe_without_another_end(option: str, code: ExitCode, said: str, shell: Shell, lab: Lab, point: str) -> None:

@@ -41,7 +41,7 @@ def test_a_log_that_is_a_pipe(root: logging.Logger, tmp_path: Path) -> None:
     """It is not waited for a reader; where there is one, it is a log like any."""
     path = str(tmp_path / "pipe")
     os.mkfifo(path)
-    with pytest.raises(OSError, match="nobody reads it"):
+    with pytest.raises(OSError, match="the pipe has no reader"):
         configure(LogDestination("file", path), verbose=False)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     configure(LogDestination("file", path), verbose=False)
