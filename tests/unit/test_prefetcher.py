@@ -318,7 +318,7 @@ async def test_a_slow_walker(tree: Tree, service: BusyService, autojump_clock: M
     ("state", "check"),
     [
         ("awaited", lambda asked: listed(asked) == ["", "g0", "g0/d0"]),
-        ("believed", lambda asked: len(listed(asked)) <= 8),
+        ("trusted", lambda asked: len(listed(asked)) <= 8),
         ("wrong", lambda asked: len(listed(asked)) > 16),
     ],
 )

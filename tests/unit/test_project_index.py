@@ -430,7 +430,7 @@ async def test_a_listing_that_comes_while_it_is_checked(
 
     async def build(children: object, run: object, path: str, *rest: object) -> object:
         # What is known of it when it is answered is not what is known when it is at hand.
-        while path == "g2/d20" and not index._beliefs:  # noqa: ASYNC110
+        while path == "g2/d20" and not index._validations:  # noqa: ASYNC110
             await trio.sleep(0.001)
         return await real_build(children, run, path, *rest)  # type: ignore[arg-type]  # whatever they are
 
@@ -440,7 +440,7 @@ async def test_a_listing_that_comes_while_it_is_checked(
     async with trio.open_nursery() as nursery:
         for path in ("g0/d2", "g0/d3"):  # a walk: asks for the index
             nursery.start_soon(look, tree, 1, path)
-        nursery.start_soon(tree._own_listing, place)  # type: ignore[arg-type]  # it is a directory
+        nursery.start_soon(tree._directories.get_direct, place)  # type: ignore[arg-type]  # it is a directory
     await trio.sleep(1)
     assert not index.is_trusted(service.runs[1])
     assert await walk(tree, 1) == truth(service, 1)

@@ -131,7 +131,7 @@ async def test_a_bug_in_checking_it(
     async def broken(*_: object) -> object:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(tree, "list_own", broken)
+    monkeypatch.setattr(tree._directories, "list_direct", broken)
     assert await walk(tree, 1) == truth(service, 1)
     assert {record.levelname for record in caplog.records if record.exc_info} == {"ERROR"}
 

@@ -1,9 +1,8 @@
-"""What to list before it is asked for: the directories below one that is being walked, nearest first.
+"""The prefetcher: lists directories ahead of a traversal, nearest first, where the service has no project index.
 
-For a service without an index. Nearest is what a walk comes to next if it goes on as `find` does: what is below the
-directory that was looked at last, each with what is below it; then what is beside it, and beside those above it. Only
-while a traversal is active, never more than a few times the directories that were read, and only by requests that
-delay no other: the client says whether there is room (its free connections, its rate limit).
+Nearest are the directories that `find` reads next: those below the directory read last, depth first, then its siblings,
+then its parents' siblings. The prefetcher works only while the traversal is active, stays within a small multiple of
+the directories read, and sends only requests that delay no other: the client says whether it has room.
 """
 
 import heapq
@@ -22,43 +21,42 @@ from artifactfs.tree.walk.traversals import Traversal, level
 
 log = logging.getLogger(__name__)
 
-# Directories listed ahead and not looked at yet: so many, and so many more for each that was looked at; but not more
-# than he gets to in so many seconds at his pace, or they are old when he comes.
+# Directories prefetched and not read yet: a base, and more for each directory read; at most as many as the traversal
+# reads in 30 s at its pace, since later ones would be stale when it reads them.
 _AHEAD = 16
 _AHEAD_PER_VISITED = 2.0
 _AHEAD_S = 30.0
-# After a request ahead that failed none goes for this long, twice as long after each that follows. Arbitrary.
+# The pause after a failed prefetch; it doubles with each further failure. Arbitrary.
 _PAUSE_S = 1.0
 _MAX_DOUBLINGS = 5
-# Where others take up the room, or an index may come, how often to look again.
-_LOOK_AGAIN_S = 0.02
+# How often to try again while other requests use the room, or an index is pending.
+_RETRY_S = 0.02
 
 Entries = Mapping[bytes, Entry]
 
 
-class Asks(Protocol):
-    """What listing ahead needs of the tree. A place is a directory's path in its run."""
+class ListingAccess(Protocol):
+    """The listings, as the prefetcher needs them. A place is a directory's path in its run."""
 
-    def at_hand(self, run_id: int, place: str) -> Entries | None:
+    def fresh_entries(self, run_id: int, place: str) -> Entries | None:
         """Return a directory's entries if they are cached and fresh."""
 
-    def all_at_hand(self, run_id: int) -> Iterable[tuple[str, Entries]]:
+    def all_fresh_entries(self, run_id: int) -> Iterable[tuple[str, Entries]]:
         """Return every directory of a run that is cached and fresh."""
 
-    async def bring(self, run_id: int, place: str) -> Entries:
-        """Return a directory's entries; concurrent callers share one fetch."""
+    async def fetch(self, run_id: int, place: str) -> Entries:
+        """Fetch a directory's entries; equal requests join the fetch."""
 
-    def may_go(self, run_id: int) -> bool:
-        """Whether a request ahead may go now."""
+    def may_prefetch(self, run_id: int) -> bool:
+        """Whether a prefetch may start now."""
 
 
 class _Frontier(msgspec.Struct):
-    """What is listed ahead of one walk.
+    """The directories to prefetch for one traversal.
 
-    `queue`: by rank, position and order a directory's path, and what it holds that was not taken from there yet. The
-    rank is that of the directory that was looked at, the latest first; the position is counted from there on: (2, 0)
-    is the first of what is below its third. `queued`: places that were taken; `unvisited`: those that were listed, and
-    no lookup has read.
+    `queue`: by rank, position and order, a directory's path and its entries that were not taken yet. The rank is that
+    of the directory that was read, the latest first. The position is relative to it: (2, 0) is the first directory
+    below its third. `queued`: places that were taken. `unvisited`: places that were prefetched and not read yet.
     """
 
     walk: Traversal
@@ -66,38 +64,43 @@ class _Frontier(msgspec.Struct):
     queued: set[str] = set()
     unvisited: set[str] = set()
     ended: bool = False
-    # After a request that failed: when the next may go (of trio's clock), and how many failed in a row.
+    # After a failure: when the next prefetch may start (trio's clock), and how many failed in a row.
     resume_at: float = 0.0
     failures: int = 0
-    news: trio.Event = msgspec.field(default_factory=trio.Event)
+    wakeup: trio.Event = msgspec.field(default_factory=trio.Event)
 
 
 class Prefetcher:
-    """Lists ahead of the walks of one mount."""
+    """Prefetches for the traversals of one mount."""
 
     def __init__(
-        self, asks: Asks, *, nursery: trio.Nursery, walk: Callable[[int], Traversal | None], tuning: TreeTuning
+        self,
+        listings: ListingAccess,
+        *,
+        nursery: trio.Nursery,
+        walk: Callable[[int], Traversal | None],
+        tuning: TreeTuning,
     ) -> None:
-        self._asks = asks
+        self._listings = listings
         self._tuning = tuning
         self._nursery = nursery
         self._walk = walk
         self._ahead: dict[int, _Frontier] = {}
-        self._flights = 0
+        self._inflight = 0
         self._order = itertools.count()
-        # For status: prefetched directories.
+        # For status: directories that were prefetched.
         self.listed = 0
 
     def on_read(self, run_id: int, place: str, entries: Entries) -> None:
-        """Note that a directory was read; in a traversal, the directories below it are next. No await."""
+        """Queue the directories below one that a traversal has read. No await."""
         walk = self._walk(run_id)
         if walk is None:
             return
         ahead = self._ahead.get(run_id)
         if ahead is None or ahead.walk is not walk:
             ahead = self._ahead[run_id] = _Frontier(walk)
-            # What was looked at before it was seen to be a walk: the deepest is the nearest, of those the latest.
-            known = list(self._asks.all_at_hand(run_id))[::-1]
+            # The directories read before the traversal was recognised: the deepest is nearest, of those the latest.
+            known = list(self._listings.all_fresh_entries(run_id))[::-1]
             for rank, (its_place, its_entries) in enumerate(sorted(known, key=lambda found: -level(found[0]))):
                 self._enqueue(ahead, rank, (0,), its_place, its_entries)
             self._nursery.start_soon(self._list_ahead, ahead)
@@ -108,12 +111,12 @@ class Prefetcher:
         _wake(ahead)
 
     def _enqueue(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str, entries: Entries) -> None:
-        # Not each by itself: there may be 100,000.
+        # One record for all: there may be 100,000 entries.
         heapq.heappush(ahead.queue, (rank, position, next(self._order), place, iter(entries.values())))
 
     @staticmethod
     def _next(ahead: _Frontier) -> tuple[int, tuple[int, ...], str] | None:
-        """Take the nearest place out of the queue, with rank and position; None if there is none."""
+        """Take the nearest place from the queue, with rank and position; None if it is empty."""
         while ahead.queue:
             rank, position, order, path, rest = heapq.heappop(ahead.queue)
             for entry in rest:
@@ -126,12 +129,12 @@ class Prefetcher:
         run_id = ahead.walk.run_id
         try:
             while self._walk(run_id) is ahead.walk and not ahead.ended:
-                with trio.move_on_after(1.0 if self._begin(ahead) else _LOOK_AGAIN_S):
-                    await ahead.news.wait()
+                with trio.move_on_after(1.0 if self._begin(ahead) else _RETRY_S):
+                    await ahead.wakeup.wait()
         except Exception:
             log.exception("listing ahead failed: %s", errors.unexpected())
         finally:
-            # The walk itself may go on: then nothing more is listed ahead of it.
+            # The traversal itself may go on, without prefetches.
             ahead.ended = True
             for held in (ahead.queue, ahead.queued, ahead.unvisited):
                 held.clear()
@@ -141,41 +144,41 @@ class Prefetcher:
             del self._ahead[run_id]
 
     def _begin(self, ahead: _Frontier) -> bool:
-        """Ask for as much as may be asked for now. Returns whether nothing more is to be asked until there is news."""
+        """Start as many prefetches as may start now. Returns whether to wait for a wake-up, and not to retry soon."""
         run_id = ahead.walk.run_id
         for _ in range(self._tuning.prefetch_steps):
-            if self._flights >= self._tuning.max_prefetches:
+            if self._inflight >= self._tuning.max_prefetches:
                 return True
             if len(ahead.unvisited) >= _bound(ahead.walk):
                 return True
-            if trio.current_time() < ahead.resume_at or not self._asks.may_go(run_id):
+            if trio.current_time() < ahead.resume_at or not self._listings.may_prefetch(run_id):
                 return False
             if (found := self._next(ahead)) is None:
                 return True
             rank, position, place = found
             known = place in ahead.queued
             ahead.queued.add(place)
-            if (entries := self._asks.at_hand(run_id, place)) is not None:
+            if (entries := self._listings.fresh_entries(run_id, place)) is not None:
                 if not known:
                     self._enqueue(ahead, rank, (*position, 0), place, entries)
-            # Again only if it was read, and is stale by now.
+            # A second time only if the traversal has read it, and it is stale by now.
             elif not known or (len(position) == 1 and place not in ahead.unvisited):
                 ahead.unvisited.add(place)
-                self._flights += 1
-                self._nursery.start_soon(self._bring, ahead, rank, position, place)
+                self._inflight += 1
+                self._nursery.start_soon(self._fetch, ahead, rank, position, place)
         return False
 
-    async def _bring(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str) -> None:
+    async def _fetch(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str) -> None:
         try:
-            entries = await self._asks.bring(ahead.walk.run_id, place)
+            entries = await self._listings.fetch(ahead.walk.run_id, place)
             ahead.failures = 0
             self.listed += 1
             if not ahead.ended:
                 self._enqueue(ahead, rank, (*position, 0), place, entries)
         except errors.NoSuchEntry as error:
-            log.debug("listing ahead in run %d: %s", ahead.walk.run_id, error)
+            log.debug("prefetch in run %d: %s", ahead.walk.run_id, error)
         except errors.ArtifactfsError as error:
-            # Who comes there asks himself. What is wrong with one may be wrong with all: the others wait a while.
+            # A read of this directory asks again. The same fault may concern all directories, so all prefetches pause.
             if trio.current_time() >= ahead.resume_at:
                 pause_s = _PAUSE_S * 2 ** min(ahead.failures, _MAX_DOUBLINGS)
                 ahead.failures += 1
@@ -185,13 +188,13 @@ class Prefetcher:
             log.exception("listing ahead failed: %s", errors.unexpected())
             ahead.ended = True
         finally:
-            self._flights -= 1
+            self._inflight -= 1
             _wake(ahead)
 
 
 def _wake(ahead: _Frontier) -> None:
-    news, ahead.news = ahead.news, trio.Event()
-    news.set()
+    wakeup, ahead.wakeup = ahead.wakeup, trio.Event()
+    wakeup.set()
 
 
 def _bound(walk: Traversal) -> float:

@@ -1,9 +1,8 @@
-"""A project's flat listing (the index): one answer in place of one for each directory.
+"""The project index: a project's flat listing, one answer in place of one for each directory (semantics 1.6).
 
-`ProjectIndex` owns when an index is fetched and how far it is trusted (semantics 1.6): for a run only while all its
-directories that were listed on their own agree with it, the root, those walked, and some chosen at random. It knows
-files and not directories, and may be old, partial, or of something else; so it never says that a name is not there. It
-is best effort: a caller waits at most a second for it.
+An index is trusted for a run only while all directories of the run that were listed directly agree with it: the root,
+those of the traversal, and some chosen at random. It names files, not directories, and may be stale, partial, or of
+another project. So it never says that a name does not exist. It is best effort: a caller waits at most 1 s for it.
 """
 
 import logging
@@ -23,23 +22,23 @@ from artifactfs.tree.walk.packed_index import PackedIndex
 
 log = logging.getLogger(__name__)
 
-# How long a traversal waits for an index, from the request on, the checks included.
+# How long a lookup of a traversal waits for an index, from its request on; the same again for its validation.
 _WAIT_S = 1.0
-# And a caller with a stale listing: it waits a second for the refresh in all (swr_cache.py), and the directory
-# itself is to answer within it.
-_HURRY_S = 0.25
-# An index that failed, or that was wrong about a run, is not tried again for this long. Arbitrary.
+# The same where a stale listing is cached. Its refresh may take 1 s in all (swr_cache.py), and if no index comes, the
+# direct listing must fit in the rest.
+_STALE_WAIT_S = 0.25
+# No retry for this long after an index failed, or was rejected for a run. Arbitrary.
 _RETRY_S = 300.0
-# One that could not be checked, since the service failed at that moment, is for this long not checked again.
-_CHECK_AGAIN_S = 5.0
-# Indexes on their way at once: each takes up a connection and memory for a while, where many projects are walked.
-_MAX_FLIGHTS = 2
-# For all of it: a listing that takes longer than this is of no use to a walk.
+# No second validation for this long after one that the service did not answer.
+_REVALIDATE_S = 5.0
+# Indexes in flight at once: each holds a connection and memory.
+_MAX_INFLIGHT = 2
+# The deadline of an index: a later one is of no use to a traversal.
 _DEADLINE_S = 60.0
-# Directories chosen at random that are listed directly before a run's part of an index is trusted: two at least
-# (semantics 1.6); all at once, so that one more costs a request and no time.
+# Directories chosen at random that are listed directly before an index is trusted for a run: at least two (semantics
+# 1.6). They are requested in parallel, so that one more costs no time.
 _SAMPLES = 3
-# Runs whose index is remembered to be right or wrong.
+# Runs whose validations are remembered.
 _MAX_RUNS = 1_000
 _INSTEAD = "directories are listed one by one"
 
@@ -47,9 +46,9 @@ _INSTEAD = "directories are listed one by one"
 async def agrees(
     own: Mapping[bytes, ListedChild] | Mapping[bytes, Entry], index: Mapping[bytes, ListedChild] | None
 ) -> bool:
-    """Whether a directory's own listing agrees with the index (None: the index has no such directory).
+    """Whether a directory's direct listing agrees with the index (None: the index lacks the directory).
 
-    An empty directory is not in an index, and a size may be missing in the listing.
+    An index has no empty directories, and a listing may lack sizes.
     """
     index = index or {}
     for part in chunked(index.items()):
@@ -57,7 +56,7 @@ async def agrees(
             there = own.get(name)
             if there is None or there.is_dir != child.is_dir:
                 return False
-            # A file of no bytes may have no size; any other that the listing has one of would show as empty.
+            # An index may give no size for an empty file; for any other file that is a disagreement.
             if there.size_bytes is not None and there.size_bytes != (child.size_bytes or 0):
                 return False
         await checkpoint_if_full(part)
@@ -68,41 +67,44 @@ async def agrees(
     return True
 
 
-class Asks(Protocol):
-    """What an index needs of the tree."""
+class DirectLister(Protocol):
+    """The direct listings of directories, as validation needs them."""
 
-    def own_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
-        """Yield path and children of every directory of a run whose direct listing is cached and fresh."""
+    def direct_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
+        """Yield path and entries of every directory of a run whose direct listing is cached and fresh."""
 
-    async def list_own(self, run: Run, path: str) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
-        """List a directory on its own; returns its children, and how to keep them."""
+    async def list_direct(
+        self, run: Run, path: str
+    ) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
+        """List a directory directly; returns its children, and a function that caches them."""
 
-    def forget_indexed(self, run_id: int) -> None:
-        """Forget what came from the index about a run."""
+    def evict_indexed(self, run_id: int) -> None:
+        """Evict the listings of a run that came from the index."""
 
 
-class _Belief(msgspec.Struct):
-    """What is thought of an index about one run; `since` when. `state` None: being checked, or that failed (`done`)."""
+class _Validation(msgspec.Struct):
+    """Whether an index is right about one run, and `since` when. `is_right` None: pending, or failed if `done`."""
 
-    asked_at: float
+    requested_at: float
     done: trio.Event
     since: float
-    state: bool | None = None
+    is_right: bool | None = None
 
 
 class _Project(msgspec.Struct):
-    """The index of a project: on its way (`files` None), or there."""
+    """The index of a project: in flight (`files` None), or complete."""
 
-    asked_at: float
+    requested_at: float
     done: trio.Event
     files: PackedIndex | None = None
     retry_at: float = float("-inf")
 
 
 class IndexState(msgspec.Struct, frozen=True):
-    """How the index of one project is: `state` pending, trusted, rejected, unverified or failed.
+    """The index of one project: `state` is pending, trusted, rejected, unverified or failed.
 
-    `files` that it names; runs of which it was found to be right, and wrong. `age_s` since it was asked for.
+    `files`: how many it names. `runs_right`, `runs_wrong`: for how many runs it was trusted and rejected. `age_s` since
+    its request.
     """
 
     project_id: str
@@ -114,12 +116,12 @@ class IndexState(msgspec.Struct, frozen=True):
 
 
 class ProjectIndex:
-    """The indexes of one mount. `ttl_s(run, age_s)`: the time to live of a listing of a run at that age."""
+    """The indexes of one mount. `ttl_s(run, age_s)`: the time to live of a listing of a run that is so old."""
 
     def __init__(
         self,
         fetch: Callable[[str, Callable[[Sequence[IndexedFile]], None]], Awaitable[None]],
-        asks: Asks,
+        lister: DirectLister,
         *,
         nursery: trio.Nursery,
         clock: Callable[[], float],
@@ -127,7 +129,7 @@ class ProjectIndex:
         tuning: TreeTuning,
     ) -> None:
         self._fetch = fetch
-        self._asks = asks
+        self._lister = lister
         self._nursery = nursery
         self._clock = clock
         self._ttl_s = ttl_s
@@ -135,83 +137,83 @@ class ProjectIndex:
         self._projects: cachetools.LRUCache[str, _Project] = cachetools.LRUCache(
             tuning.max_index_bytes, getsizeof=lambda project: project.files.size_bytes if project.files else 0
         )
-        self._beliefs: cachetools.LRUCache[int, _Belief] = cachetools.LRUCache(_MAX_RUNS)
-        self._flights = 0
+        self._validations: cachetools.LRUCache[int, _Validation] = cachetools.LRUCache(_MAX_RUNS)
+        self._inflight = 0
 
     async def directory(
-        self, run: Run, prefix: str, path: str, *, walking: bool, hurry: bool = False
+        self, run: Run, prefix: str, path: str, *, traversal: bool, has_stale: bool = False
     ) -> tuple[Mapping[bytes, ListedChild], float] | None:
-        """Return a directory's children as the index has them, and when that was asked for; None without one.
+        """Return a directory's children from the index, and when the index was requested; None without a trusted one.
 
-        `prefix`: the run's `path_in_project`. Asks for the index, and waits for it and its check, only for a caller
-        who is `walking`: until a second after each began, and for a second at most. `hurry`: less, since an old listing
-        is cached, which is served if the fetch takes longer.
+        `prefix`: the run's `path_in_project`. Only during a `traversal` is the index requested, and waited for: at most
+        1 s in all, and no more than 1 s from the start of the request or the validation. `has_stale`: a shorter wait,
+        since a stale listing can be served.
         """
-        if walking and (project := self._project(run)) is not None:
-            until = self._clock() + (_HURRY_S if hurry else _WAIT_S)
-            await self._wait(project.done, min(until, project.asked_at + _WAIT_S))
-            belief = self._belief(run, prefix, project)
-            if belief is not None:
-                await self._wait(belief.done, min(until, belief.since + _WAIT_S))
+        if traversal and (project := self._project(run)) is not None:
+            until = self._clock() + (_STALE_WAIT_S if has_stale else _WAIT_S)
+            await self._wait(project.done, min(until, project.requested_at + _WAIT_S))
+            validation = self._validation(run, prefix, project)
+            if validation is not None:
+                await self._wait(validation.done, min(until, validation.since + _WAIT_S))
         if not self.is_trusted(run):
             return None
-        is_trusted = self._projects[run.project_id]
-        children = await is_trusted.files.directory(_join(prefix, path)) if is_trusted.files is not None else None
-        return None if children is None else (children, is_trusted.asked_at)
+        trusted = self._projects[run.project_id]
+        children = await trusted.files.directory(_join(prefix, path)) if trusted.files is not None else None
+        return None if children is None else (children, trusted.requested_at)
 
     def is_trusted(self, run: Run) -> bool:
-        """Whether a cached index is trusted for a run."""
-        project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
+        """Whether there is a fresh index that is trusted for a run."""
+        project, validation = self._projects.get(run.project_id), self._validations.get(run.run_id)
         return (
             project is not None
-            and belief is not None
-            and belief.state is True
-            and belief.asked_at == project.asked_at
+            and validation is not None
+            and validation.is_right is True
+            and validation.requested_at == project.requested_at
             and self._is_fresh(project, run)
         )
 
     def is_pending(self, run: Run) -> bool:
-        """Whether an awaited index is being fetched or validated."""
-        project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
+        """Whether a request for an index, or its validation, began less than 1 s ago and goes on."""
+        project, validation = self._projects.get(run.project_id), self._validations.get(run.run_id)
         if project is None:
             return False
         if not project.done.is_set():
-            return self._clock() - project.asked_at < _WAIT_S
-        if belief is None or belief.asked_at != project.asked_at or belief.done.is_set():
+            return self._clock() - project.requested_at < _WAIT_S
+        if validation is None or validation.requested_at != project.requested_at or validation.done.is_set():
             return False
-        return self._clock() - belief.since < _WAIT_S
+        return self._clock() - validation.since < _WAIT_S
 
     async def listed(
         self, run: Run, prefix: str, path: str, own: Mapping[bytes, ListedChild] | Mapping[bytes, Entry]
     ) -> Mapping[bytes, ListedChild]:
-        """Compare a direct listing with the index; an index that disagrees is rejected for this run.
+        """Compare a directory's direct listing with the index; reject the index for this run if they disagree.
 
-        Returns what an index that agrees has of it: the files' own times are nowhere else.
+        Returns the index's children if they agree: only the index has the files' own times.
         """
-        project, belief = self._projects.get(run.project_id), self._beliefs.get(run.run_id)
+        project, validation = self._projects.get(run.project_id), self._validations.get(run.run_id)
         if project is None or project.files is None or not self._is_fresh(project, run):
             return {}
-        if belief is not None and (belief.asked_at != project.asked_at or belief.state is False):
+        if validation is not None and (validation.requested_at != project.requested_at or validation.is_right is False):
             return {}
         indexed = await project.files.directory(_join(prefix, path))
         if await agrees(own, indexed):
             return indexed or {}
-        if belief is not None:
-            self._distrust(run, belief, path)
+        if validation is not None:
+            self._reject(run, validation, path)
         return {}
 
     def refresh(self, project_id: str) -> None:
-        """Evict a project's index (semantics 3.3): the next traversal fetches it."""
+        """Evict a project's index (semantics 3.3): the next traversal requests it."""
         self._projects.pop(project_id, None)
 
     def states(self) -> list[IndexState]:
-        """Return how each index is that is remembered."""
-        beliefs: dict[float, list[bool | None]] = {}
-        for belief in self._beliefs.values():
-            beliefs.setdefault(belief.asked_at, []).append(belief.state)
+        """Return the state of each index."""
+        outcomes: dict[float, list[bool | None]] = {}
+        for validation in self._validations.values():
+            outcomes.setdefault(validation.requested_at, []).append(validation.is_right)
         found = []
         for project_id, project in self._projects.items():
-            of_runs = beliefs.get(project.asked_at, [])
+            of_runs = outcomes.get(project.requested_at, [])
             right, wrong = of_runs.count(True), of_runs.count(False)
             if not project.done.is_set():
                 state = "pending"
@@ -220,43 +222,43 @@ class ProjectIndex:
             else:
                 state = "trusted" if right else "rejected" if wrong else "unverified"
             files = project.files.count if project.files is not None else 0
-            age_s = self._clock() - project.asked_at
+            age_s = self._clock() - project.requested_at
             found.append(IndexState(project_id, state, files, age_s, right, wrong))
         return found
 
     def expire(self) -> None:
-        """Forget every index (semantics 3.3); what failed may be tried again."""
+        """Evict every index (semantics 3.3), and permit retries."""
         self._projects.clear()
-        self._beliefs.clear()
+        self._validations.clear()
 
     def _is_fresh(self, project: _Project, run: Run) -> bool:
-        age_s = self._clock() - project.asked_at
+        age_s = self._clock() - project.requested_at
         return age_s < self._ttl_s(run, age_s)
 
     def _project(self, run: Run) -> _Project | None:
-        """Return a project's index, there or on its way; one that is asked for now where that is due."""
+        """Return a project's index, complete or in flight; requests it where that is due."""
         now = self._clock()
         project = self._projects.get(run.project_id)
-        belief = self._beliefs.get(run.run_id)
-        wrong = belief if belief is not None and belief.state is False else None
+        validation = self._validations.get(run.run_id)
+        wrong = validation if validation is not None and validation.is_right is False else None
         if wrong is not None and now - wrong.since < _RETRY_S:
             return None
         if project is not None and not project.done.is_set():
             return project
         if project is not None and project.files is not None and self._is_fresh(project, run):
-            if wrong is None or wrong.asked_at != project.asked_at:
+            if wrong is None or wrong.requested_at != project.requested_at:
                 return project
         elif project is not None and now < project.retry_at:
             return None
-        # What is no name is no project's id either: it would ask for something else.
-        if self._flights >= _MAX_FLIGHTS or encode_name(run.project_id) is None:
+        # An id that is not a file name would change the URL.
+        if self._inflight >= _MAX_INFLIGHT or encode_name(run.project_id) is None:
             return None
         project = self._projects[run.project_id] = _Project(now, trio.Event())
-        self._flights += 1
-        self._nursery.start_soon(self._bring, run.project_id, project)
+        self._inflight += 1
+        self._nursery.start_soon(self._load, run.project_id, project)
         return project
 
-    async def _bring(self, project_id: str, project: _Project) -> None:
+    async def _load(self, project_id: str, project: _Project) -> None:
         files = PackedIndex(self._tuning.max_index_bytes)
         try:
             with trio.move_on_after(_DEADLINE_S):
@@ -278,68 +280,70 @@ class ProjectIndex:
             if project.files is None:
                 project.retry_at = self._clock() + _RETRY_S
             elif self._projects.get(project_id) is project:
-                self._projects[project_id] = project  # its weight is known now
-            self._flights -= 1
+                self._projects[project_id] = project  # stored again: its weight is known now
+            self._inflight -= 1
             project.done.set()
 
     async def _wait(self, event: trio.Event, until: float) -> None:
-        """Wait for an event, until a moment of the clock at most."""
+        """Wait for an event, at most until `until` of the clock."""
         if not event.is_set():
             with trio.move_on_after(max(0.0, until - self._clock())):
                 await event.wait()
 
-    def _belief(self, run: Run, prefix: str, project: _Project) -> _Belief | None:
-        """Return what is thought of an index about a run; where that is not known, it is found out from now on."""
-        belief, now = self._beliefs.get(run.run_id), self._clock()
+    def _validation(self, run: Run, prefix: str, project: _Project) -> _Validation | None:
+        """Return the validation of an index for a run; starts it where that is due."""
+        validation, now = self._validations.get(run.run_id), self._clock()
         if project.files is None or self._projects.get(run.project_id) is not project:
-            return None  # not there yet, of no use, or forgotten meanwhile
-        if belief is not None:
-            failed = belief.state is None and belief.done.is_set()
-            if belief.asked_at == project.asked_at and not (failed and now - belief.since >= _CHECK_AGAIN_S):
-                return belief
-            if belief.state is False and now - belief.since < _RETRY_S:
+            return None  # in flight, failed, or evicted meanwhile
+        if validation is not None:
+            failed = validation.is_right is None and validation.done.is_set()
+            if validation.requested_at == project.requested_at and not (
+                failed and now - validation.since >= _REVALIDATE_S
+            ):
+                return validation
+            if validation.is_right is False and now - validation.since < _RETRY_S:
                 return None
-        belief = self._beliefs[run.run_id] = _Belief(project.asked_at, trio.Event(), now)
-        self._nursery.start_soon(self._find_out, run, prefix, project.files, belief)
-        return belief
+        validation = self._validations[run.run_id] = _Validation(project.requested_at, trio.Event(), now)
+        self._nursery.start_soon(self._validate, run, prefix, project.files, validation)
+        return validation
 
-    async def _find_out(self, run: Run, prefix: str, files: PackedIndex, belief: _Belief) -> None:
+    async def _validate(self, run: Run, prefix: str, files: PackedIndex, validation: _Validation) -> None:
         try:
             root = _join(prefix, "")
             if root not in files:
-                self._distrust(run, belief, "")
+                self._reject(run, validation, "")
             seen: set[str] = set()
-            await self._compare_known(run, prefix, belief, seen)
+            await self._compare_cached(run, prefix, validation, seen)
             start = len(root) + 1 if root else 0
             others = [path for found in await files.below(root) if (path := found[start:]) not in seen]
             keep: list[Callable[[], Awaitable[None]]] = []
-            if belief.state is None:
+            if validation.is_right is None:
                 samples = self._tuning.choose(others, min(_SAMPLES, len(others)))
                 async with trio.open_nursery() as nursery:
-                    # The root may be evicted by now, during work far below it.
+                    # The root's listing may be evicted or stale by now.
                     for path in samples if "" in seen else ["", *samples]:
-                        nursery.start_soon(self._sample, run, prefix, path, belief, keep)
-            # And what came to hand meanwhile: it was not known yet what to compare it with.
-            await self._compare_known(run, prefix, belief, seen)
-            if belief.state is None:
-                belief.state = True
-            # Only now, so that they get their files' times where they are right.
+                        nursery.start_soon(self._sample, run, prefix, path, validation, keep)
+            # Directories that were cached meanwhile had no index to be compared with.
+            await self._compare_cached(run, prefix, validation, seen)
+            if validation.is_right is None:
+                validation.is_right = True
+            # Only now, so that they get their files' times from a trusted index.
             for kept in keep:
                 await kept()
         except* errors.ServiceError as failures:
-            # Neither verified nor rejected: the next traversal validates it.
+            # Neither trusted nor rejected: the next traversal validates it.
             log.info("the listing of project %s cannot be checked now: %s", run.project_id, failures.exceptions[0])
         except* Exception:
             log.exception("checking a project's listing failed: %s", errors.unexpected())
         finally:
-            if belief.state is None:
-                belief.since = self._clock()
-            belief.done.set()
+            if validation.is_right is None:
+                validation.since = self._clock()
+            validation.done.set()
 
-    async def _compare_known(self, run: Run, prefix: str, belief: _Belief, seen: set[str]) -> None:
-        """Compare the index with the cached directories that are not yet `seen`."""
-        while belief.state is None:
-            known = [(path, own) for path, own in self._asks.own_listings(run) if path not in seen]
+    async def _compare_cached(self, run: Run, prefix: str, validation: _Validation, seen: set[str]) -> None:
+        """Compare the index with the directories that are cached and not yet `seen`."""
+        while validation.is_right is None:
+            known = [(path, own) for path, own in self._lister.direct_listings(run) if path not in seen]
             if not known:
                 return
             for path, own in known:
@@ -347,27 +351,27 @@ class ProjectIndex:
                 await self.listed(run, prefix, path, own)
 
     async def _sample(
-        self, run: Run, prefix: str, path: str, belief: _Belief, keep: list[Callable[[], Awaitable[None]]]
+        self, run: Run, prefix: str, path: str, validation: _Validation, keep: list[Callable[[], Awaitable[None]]]
     ) -> None:
         try:
-            own, kept = await self._asks.list_own(run, path)
+            own, kept = await self._lister.list_direct(run, path)
         except (errors.NotFound, errors.BadRequest):
-            self._distrust(run, belief, path)
+            self._reject(run, validation, path)
             return
         await self.listed(run, prefix, path, own)
         keep.append(kept)
 
-    def _distrust(self, run: Run, belief: _Belief, path: str) -> None:
-        if belief.state is False:
+    def _reject(self, run: Run, validation: _Validation, path: str) -> None:
+        if validation.is_right is False:
             return
-        belief.state, belief.since = False, self._clock()
+        validation.is_right, validation.since = False, self._clock()
         log.info(
             "the listing of project %s is wrong about run %d, directory %s: %s",
             run.project_id, run.run_id, path or "/", _INSTEAD,
         )  # fmt: skip
-        self._asks.forget_indexed(run.run_id)
+        self._lister.evict_indexed(run.run_id)
 
 
 def _join(prefix: str, path: str) -> str:
-    """Return where an index has a run's directory: its own paths are without `/` and `./` in front, too."""
+    """Return the path of a run's directory in an index, whose paths have no leading `/` or `./`."""
     return without_lead(below_prefix(prefix, path))

@@ -1,0 +1,288 @@
+"""The listings of directories in runs: cached, fetched directly or from the project index, and prefetched.
+
+A listing's key is (run id, path). The contents of files may contradict a listing: then its directory needs a direct
+listing, and a size that the contents showed overrides the listed one (semantics 4.1).
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+
+import cachetools
+import msgspec
+import trio
+
+from artifactfs import errors
+from artifactfs.domain import DirectoryListing, ListedChild, Run
+from artifactfs.tree import listing
+from artifactfs.tree.inode_numbers import InodeNumbers
+from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
+from artifactfs.tree.nodes import ArtifactDir, Entry
+from artifactfs.tree.swr_cache import CacheEntry, Caches, StaleWhileRevalidateCache
+from artifactfs.tree.tree_tuning import TreeTuning
+from artifactfs.tree.walk.prefetcher import Prefetcher
+from artifactfs.tree.walk.project_index import ProjectIndex
+from artifactfs.tree.walk.traversals import Traversals
+
+# An entry is about 300 bytes, so all of them are about 400 MB; a listing of modellab.client.MAX_ROWS must fit.
+_MAX_ENTRIES = 1_200_000
+# Directories in which contents contradicted a listing: rare.
+_MAX_OVERRIDES = 1_000
+# Directories for which the index was contradicted: rare, too.
+_MAX_NEEDS_DIRECT = 10_000
+
+
+class RunListing(msgspec.Struct, frozen=True):
+    """A listing, and the run at the time of its request, which decides the time to live.
+
+    `own`: a direct listing, not from the index. `age_s`: its age when it was made.
+    """
+
+    run: Run
+    listing: Listing
+    path_in_project: str
+    own: bool = True
+    age_s: float = 0.0
+
+
+class Directories:
+    """The listings of one mount. `prefetch`: auto, tree or off (docs/configuration.md)."""
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        runs: StaleWhileRevalidateCache[int, Run],
+        caches: Caches,
+        numbering: InodeNumbers,
+        times: TreeTimes,
+        tuning: TreeTuning,
+        walks: Traversals,
+        nursery: trio.Nursery,
+        clock: Callable[[], float],
+        wall_clock_ns: Callable[[], int],
+        prefetch: str,
+    ) -> None:
+        self._service = service
+        self._runs = runs
+        self._health = caches.health
+        self._numbering = numbering
+        self._times = times
+        self._walks = walks
+        self._clock = clock
+        self._wall_clock_ns = wall_clock_ns
+        self.listings: StaleWhileRevalidateCache[tuple[int, str], RunListing] = caches.make(
+            lambda key: f"run {key[0]}, directory {key[1] or '/'}",
+            fetch=self._fetch_listing,
+            ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
+            weight=lambda found: len(found.listing) + 1,
+            max_weight=_MAX_ENTRIES,
+        )
+        # Of runs that were listed: the run at that time, and its path in the project.
+        self._run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(tuning.max_runs)
+        self._size_overrides: cachetools.LRUCache[tuple[int, str], dict[bytes, SizeOverride]] = cachetools.LRUCache(
+            _MAX_OVERRIDES
+        )
+        # By run, the directories that are in `listings`, or were.
+        self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
+        # Directories whose next listing must be direct: the index or contents were contradicted there.
+        self._needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
+        self.index = (
+            ProjectIndex(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s, tuning=tuning)
+            if prefetch == "auto"
+            else None
+        )
+        self.prefetcher = (
+            Prefetcher(self, nursery=nursery, walk=walks.walk, tuning=tuning) if prefetch != "off" else None
+        )
+
+    def force_direct(self, directory: ArtifactDir, move: Callable[[tuple[int, str]], None]) -> None:
+        """Let the next listing of a directory be direct; `move` marks the cached one stale, or invalidates it."""
+        self._needs_direct[directory.run_id, directory.path] = True
+        move((directory.run_id, directory.path))
+
+    def record_size_override(self, directory: ArtifactDir, entry: Entry, size_bytes: int) -> None:
+        """Record the size of a file's contents, which the listing of `entry` contradicts."""
+        overrides = self._size_overrides.setdefault((directory.run_id, directory.path), {})
+        before = overrides.get(entry.name)
+        listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
+        overrides[entry.name] = SizeOverride(listed, size_bytes)
+
+    def cached_run_root(self, run_id: int) -> tuple[Run, str] | None:
+        """Return a listed run as it was then, and its path in the project. No request."""
+        return self._run_roots.get(run_id)
+
+    async def run_root(self, directory: ArtifactDir) -> tuple[Run, str]:
+        """Return the same for the run of a directory; lists the directory only if it is not known."""
+        run_id = directory.run_id
+        if (root := self._run_roots.get(run_id)) is None:
+            # A cached listing does not fill `_run_roots`, and may outlive the run's place there.
+            known = (await self.get(directory)).value
+            root = self._run_roots[run_id] = (known.run, known.path_in_project)
+        return root
+
+    def mark_all_stale(self) -> None:
+        """Make every listing stale, and evict every index (semantics 3.3)."""
+        self.listings.mark_all_stale()
+        if self.index is not None:
+            self.index.expire()
+
+    def clear(self) -> None:
+        """Remove everything (semantics 6.3)."""
+        self.listings.clear()
+        for known in (self._run_roots, self._size_overrides, self._dirs_by_run, self._needs_direct):
+            known.clear()
+        if self.index is not None:
+            self.index.expire()
+
+    async def get(self, directory: ArtifactDir) -> CacheEntry[RunListing]:
+        key = (directory.run_id, directory.path)
+        if (held := self.listings.get_fresh(key)) is not None:
+            return held
+        with self._walks.asking(directory.run_id, directory.path):
+            return await self._or_gone(directory, self.listings.get(key))
+
+    async def get_direct(self, directory: ArtifactDir) -> CacheEntry[RunListing]:
+        """Return a directory's direct listing, fetched now if the cached one came from the index."""
+        self._needs_direct[directory.run_id, directory.path] = True
+        key = (directory.run_id, directory.path)
+        held = await self._or_gone(directory, self.listings.refetch(key))
+        if not held.value.own:  # a fetch in flight was joined
+            self._needs_direct[directory.run_id, directory.path] = True
+            held = await self._or_gone(directory, self.listings.refetch(key))
+        return held
+
+    def ttl_left_s(self, held: CacheEntry[RunListing]) -> float:
+        """Return the entry timeout of a listing's names."""
+        left_s = self.listings.ttl_left_s(held)
+        # The index may be rejected later.
+        return left_s if held.value.own else min(left_s, self._times.listing_ttl)
+
+    async def _or_gone(
+        self, directory: ArtifactDir, listing: Awaitable[CacheEntry[RunListing]]
+    ) -> CacheEntry[RunListing]:
+        try:
+            return await listing
+        except errors.NoSuchEntry:
+            # The parent's listing names a directory that is gone.
+            parent = directory.path.rpartition("/")[0]
+            self.listings.invalidate((directory.run_id, parent))
+            raise
+
+    async def _fetch_listing(self, key: tuple[int, str], old: RunListing | None) -> RunListing:
+        run_id, path = key
+        run = (await self._runs.get(run_id)).value
+        place = self._run_roots.get(run_id)
+        if self.index is not None and path and place is not None and (run_id, path) not in self._needs_direct:
+            traversal, has_stale = self._walks.walk(run_id) is not None, old is not None
+            found = await self.index.directory(run, place[1], path, traversal=traversal, has_stale=has_stale)
+            if found is not None:
+                children, requested_at = found
+                listing = await self._build(run, path, children, old)
+                # No await from here to the cache: a rejection evicts this listing, too.
+                if self.index.is_trusted(run):
+                    self._track(run_id, path)
+                    return RunListing(run, listing, place[1], own=False, age_s=self._clock() - requested_at)
+        own = await self._fetch_direct(run, path, old)
+        self._track(run_id, path)
+        return own
+
+    async def _fetch_direct(self, run: Run, path: str, old: RunListing | None) -> RunListing:
+        try:
+            answer = await self._service.list_directory(run.run_id, path)
+        except errors.NotFound:
+            if self.index is not None and (place := self._run_roots.get(run.run_id)) is not None:
+                await self.index.listed(run, place[1], path, {})
+            raise
+        return await self._accept_direct(run, path, answer, old)
+
+    async def _accept_direct(self, run: Run, path: str, answer: DirectoryListing, old: RunListing | None) -> RunListing:
+        """Make a direct listing of an answer; validates the index with it, and takes files' times from that."""
+        prefix = answer.path_in_project
+        children: Mapping[bytes, ListedChild] = answer.children.by_name
+        self._run_roots[run.run_id] = (run, prefix)
+        self._needs_direct.pop((run.run_id, path), None)
+        if self.index is not None:
+            children = await listing.timed(children, await self.index.listed(run, prefix, path, children))
+        return RunListing(run, await self._build(run, path, children, old), prefix)
+
+    async def _build(
+        self, run: Run, path: str, children: Mapping[bytes, ListedChild], old: RunListing | None
+    ) -> Listing:
+        overrides = self._size_overrides.get((run.run_id, path))
+        return await listing.build(children, run, path, old.listing if old else None, self._numbering, overrides)
+
+    # --- DirectLister --------------------------------------------------------------------------------------
+
+    def direct_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
+        """Yield path and entries of every directory of a run whose direct listing is cached and fresh."""
+        for path, held in self._cached_dirs(run.run_id):
+            if held.value.own and self.listings.ttl_left_s(held) > 0:
+                yield path, held.value.listing.by_name
+
+    async def list_direct(
+        self, run: Run, path: str
+    ) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
+        """List a directory directly; returns its children, and a function that caches them."""
+        requested_at = self._clock()
+        answer = await self._service.list_directory(run.run_id, path)
+        key = (run.run_id, path)
+
+        async def keep() -> None:
+            old = self.listings.get_any(key)
+            listing = await self._accept_direct(run, path, answer, old.value if old is not None else None)
+            self._track(run.run_id, path)
+            self.listings.store(key, listing, requested_at)
+
+        return answer.children.by_name, keep
+
+    def evict_indexed(self, run_id: int) -> None:
+        """Evict the listings of a run that came from the index."""
+        for path, held in self._cached_dirs(run_id):
+            if not held.value.own:
+                self.listings.evict((run_id, path))
+
+    def _cached_dirs(self, run_id: int) -> Iterator[tuple[str, CacheEntry[RunListing]]]:
+        """Yield every directory of a run that is cached, fresh or stale."""
+        paths = self._dirs_by_run.get(run_id, {})
+        for path in list(paths):
+            if (held := self.listings.get_any((run_id, path))) is not None:
+                yield path, held
+            else:
+                paths.pop(path, None)
+
+    def _track(self, run_id: int, path: str) -> None:
+        """Record that a directory is cached from now on."""
+        paths = self._dirs_by_run.setdefault(run_id, {})
+        paths.pop(path, None)  # the latest at the end
+        paths[path] = None
+
+    # --- ListingAccess -------------------------------------------------------------------------------------
+
+    def fresh_entries(self, run_id: int, path: str) -> Mapping[bytes, Entry] | None:
+        """Return a directory's entries if they are cached and fresh."""
+        held = self.listings.get_fresh((run_id, path))
+        return held.value.listing.by_name if held is not None else None
+
+    def all_fresh_entries(self, run_id: int) -> Iterable[tuple[str, Mapping[bytes, Entry]]]:
+        """Return every directory of a run that is cached and fresh."""
+        for path, held in self._cached_dirs(run_id):
+            if self.listings.ttl_left_s(held) > 0:
+                yield path, held.value.listing.by_name
+
+    async def fetch(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
+        """Fetch a directory's entries; equal requests join the fetch."""
+        return (await self.listings.refetch((run_id, path))).value.listing.by_name
+
+    def may_prefetch(self, run_id: int) -> bool:
+        """Whether a prefetch may start now."""
+        if self._health.is_degraded() or not self._walks.is_active(run_id):
+            return False
+        run = self._runs.get_any(run_id)
+        index = self.index
+        # A trusted index may still be rejected later in this traversal.
+        if index is not None and run is not None and (index.is_trusted(run.value) or index.is_pending(run.value)):
+            return False
+        return self._service.can_prefetch()
+
+    def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
+        """Return the time to live of a listing that was requested `age_s` ago: its run may have ended since."""
+        return self._times.ttl_s(run, self._wall_clock_ns() - int(age_s * 1e9))
