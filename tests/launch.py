@@ -29,7 +29,7 @@ from artifactfs import cli
 from artifactfs.content import block_format
 from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.operations import Operations
-from artifactfs.mount import session
+from artifactfs.mount import components, session
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, LookupResult, Node
 from artifactfs.tree.tree import Tree
 from artifactfs.util.clock import boottime
@@ -93,7 +93,8 @@ def clock() -> None:
         with open(path, encoding="ascii") as file:
             return boottime() + float(file.read())
 
-    vars(session)["boottime"] = moved
+    for module in (session, components):
+        vars(module)["boottime"] = moved
 
 
 def old_kernel() -> None:
