@@ -32,7 +32,7 @@ from tests.launch import clock
 def time() -> None:
     """Let time pass when the test says so, and tell it what was taken in."""
     clock()
-    vars(backoff)["_BACKOFF_BASE_S"] = 0.001
+    vars(backoff)["_BASE_S"] = 0.001
     expire, path = Tree.expire, os.environ["TEST_REFRESHES"]
     count = 0
 
