@@ -1,1 +1,1 @@
-"""What exists: places, their names and attributes, and for how long they are cached. No pyfuse3, no httpx."""
+"""What exists: nodes, their names and attributes, and how long they are cached. No pyfuse3, no httpx."""

@@ -1,8 +1,8 @@
 """What is above the runs: `/`, `/runs`, `/projects`, `/names` (semantics 1), and what is known of runs and projects.
 
-Owns the pages of runs and projects, each fetched on access, 100 rows a request, never all of them at once.
-What a page brings is known from then on: who lists a shelf and looks every target up (`ls --color`, tab completion)
-asks for nothing more. A name is asked for by the id in it, so that what is not among those listed can be entered too.
+Owns the pages of runs and projects: requested when a directory is listed, 100 rows a request, never all unasked. The
+rows of a page are cached one by one, so lookups of all link targets after a listing (`ls --color`, tab completion) cost
+no request. A lookup uses the id in the name, so runs and projects that are not listed can be entered, too.
 """
 
 import logging
@@ -91,7 +91,7 @@ class Catalog:
         self._caches = (self.known_runs, self._known_projects, self._pages, self._project_pages)
 
     async def lookup(self, parent: Node, name: bytes) -> LookupResult:
-        """Return the place called `name` in `parent`. Raises NoSuchEntry with the negative entry's timeout."""
+        """Return the node called `name` in `parent`. Raises NoSuchEntry with the entry timeout."""
         found: LookupResult | None = None
         if parent is self.root:
             if (fixed := self._top.get(name)) is not None:
@@ -107,12 +107,12 @@ class Catalog:
         else:
             raise errors.NotADirectory("not a directory")
         if found is None:
-            # What desktops probe, and typing errors: mostly without a request (semantics 1.2).
+            # Probes of desktops, and typing errors: mostly without a request (semantics 1.2).
             raise errors.NoSuchEntry("no such name", self._times.negative_ttl)
         return found
 
     async def contents(self, node: Node) -> DirSnapshot:
-        """Return what a directory holds, in the order to show it in."""
+        """Return a directory's entries, in the order of `readdir`."""
         if node is self.root:
             return _contents(self._top.values(), lambda: _FIXED_VALID_S)
         if node is self.runs:
@@ -129,7 +129,7 @@ class Catalog:
         raise errors.NotADirectory("not a directory")
 
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return the result of `lookup` for a run in `/runs`, if it is cached: symbolic links lead there."""
+        """Return the result of `lookup` for a run in `/runs` if it is cached: hundreds of links lead there."""
         if parent is self.runs and (run_id := parse_id(name)) is not None:
             run = self.known_runs.get_fresh(run_id)
             return (
@@ -140,17 +140,17 @@ class Catalog:
         return None
 
     def expire(self) -> None:
-        """Make the next look at anything fresh (semantics 3.3)."""
+        """Make everything stale (semantics 3.3)."""
         for cache in self._caches:
             cache.mark_all_stale()
 
     def forget(self) -> None:
-        """Clear everything fetched from the service (semantics 6.3)."""
+        """Remove everything (semantics 6.3)."""
         for cache in self._caches:
             cache.clear()
 
     def refresh(self, node: Node) -> None:
-        """Make the next look at a shelf, or at the names of projects, fresh (semantics 3.3)."""
+        """Make a project's links, or the names of projects, stale (semantics 3.3)."""
         if isinstance(node, ProjectDir):
             page = self._pages.get_any(node.project_id)
             runs = {run.run_id for run in page.value} if page is not None else set()
@@ -158,7 +158,7 @@ class Catalog:
             self._known_projects.mark_stale_where(lambda project_id: project_id == node.project_id)
             self._pages.mark_stale_where(lambda of: of == node.project_id)
             if node.by_name:
-                # Its name came from the listing of projects, which would go on showing an old one.
+                # Its name came from the list of projects, which would still have the stale one.
                 self._project_pages.mark_stale_where(lambda _: True)
         else:
             self._known_projects.mark_stale_where(lambda _: True)
@@ -166,11 +166,11 @@ class Catalog:
             self._project_pages.mark_stale_where(lambda _: True)
 
     async def project_name(self, project_id: int) -> str:
-        """Return a project's name; asks where it is not known."""
+        """Return a project's name; a request unless it is cached."""
         return (await self._known_projects.get(project_id)).value.name
 
     def facts(self, node: Node) -> ListingFacts | None:
-        """Return the facts of a directory's listing; None if it is not cached. Sends no request."""
+        """Return the facts of a directory's cached page; None without one. No request."""
         if node is self.runs or isinstance(node, ProjectDir):
             runs = self._pages.get_any(node.project_id if isinstance(node, ProjectDir) else None)
             return None if runs is None else self._facts(runs, self._pages.ttl_left_s(runs))
@@ -268,7 +268,7 @@ async def _listed(what: str, answer: Awaitable[list[T]], missing: type[errors.No
     try:
         return await answer
     except errors.NotFound as error:
-        # For one run or project that is an ordinary answer; for the whole list the user needs the reason.
+        # For one run or project that is an ordinary answer; for the whole list the log says why it is missing.
         none = missing(f"the service has no list of {what}: {error}", error.status)
         log.warning("%s; %s", none, errors.what_to_do(none))
         raise none from error

@@ -1,4 +1,4 @@
-"""One directory's entries: from the service's answer to what is shown, and its time to live."""
+"""One directory's entries, made from the service's answer, and their time to live."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Projec
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, same_version
 
-# A run must have been finished this long before its listings stay fresh for `finished_ttl` (semantics 3.1):
+# A run must have been finished this long before its listings are cached for `finished_ttl` (semantics 3.1):
 # uploads trail behind a run's end.
 SETTLED_S = 600.0
-# Entries made between two looks at the event loop: some milliseconds of work.
+# Entries made between two checkpoints of the event loop: some milliseconds of work.
 SLICE = 2_000
 
 T = TypeVar("T")
@@ -42,10 +42,10 @@ class Service(Protocol):
         """Give every file of a project's listing to `add`, as they come."""
 
     def can_prefetch(self) -> bool:
-        """Whether a prefetch may be sent now."""
+        """Whether a prefetch may start now."""
 
     def cost(self) -> RequestUsage:
-        """Return what was asked so far."""
+        """Return the requests so far."""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class SizeOverride(msgspec.Struct, frozen=True):
-    """A size from the file contents, where the listing has another (semantics 4.1): bytes of both."""
+    """The size of a file's contents, and the listed size that it overrides (semantics 4.1)."""
 
     listed_bytes: int | None
     size_bytes: int
@@ -102,14 +102,14 @@ def run_time_ns(run: Run) -> int:
 
 
 def chunked(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield what is to be gone through in parts that the event loop can wait for."""
+    """Yield items in slices, each short enough for the event loop."""
     rest = iter(items)
     while part := list(itertools.islice(rest, SLICE)):
         yield part
 
 
 async def checkpoint_if_full(part: Sequence[object]) -> None:
-    """Let others run after a whole slice; a directory is mostly less, and costs no turn."""
+    """Let other tasks run after a full slice; most directories are shorter, and cost no checkpoint."""
     if len(part) == SLICE:
         await trio.lowlevel.checkpoint()
 
@@ -117,7 +117,7 @@ async def checkpoint_if_full(part: Sequence[object]) -> None:
 async def timed(
     children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild]
 ) -> Mapping[bytes, ListedChild]:
-    """Return a directory's children with what only the index has of its files: times, and sizes where they lack."""
+    """Return a directory's children with the files' times from the index, and sizes where they lack."""
     if not index:
         return children
     found = dict(children)
@@ -136,12 +136,12 @@ async def build(
     path: str,
     old: Listing | None,
     numbering: InodeNumbers,
-    amendments: dict[bytes, SizeOverride] | None = None,
+    overrides: dict[bytes, SizeOverride] | None = None,
 ) -> Listing:
     """Make a listing of the children in an answer.
 
-    What is unchanged since `old` keeps its entry, and with it its time (2.3).
-    `amendments`: sizes by name from file contents; each holds while the listing keeps the size that it had then.
+    A child that is unchanged since `old` keeps its entry, and with it its time (2.3).
+    `overrides`: sizes by name; one holds as long as the listing gives the same size as then.
     """
     number = numbering.children(run.run_id, path)
     mtime_ns = file_time_ns(run)
@@ -149,11 +149,11 @@ async def build(
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
         for item in part:
-            if amendments and (amended := amendments.get(item.name)):
-                if amended.listed_bytes == item.size_bytes:
-                    item = msgspec.structs.replace(item, size_bytes=amended.size_bytes)
+            if overrides and (override := overrides.get(item.name)):
+                if override.listed_bytes == item.size_bytes:
+                    item = msgspec.structs.replace(item, size_bytes=override.size_bytes)
                 else:
-                    del amendments[item.name]  # what it was about is over
+                    del overrides[item.name]  # the listing has changed
             by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
         await checkpoint_if_full(part)
     return Listing(by_name)
@@ -174,7 +174,7 @@ def _entry(item: ListedChild, old: Entry | None, number: ChildNumber, mtime_ns: 
     )
     if not same_version(old, new):
         new = _entry(item, None, number, mtime_ns)
-        if new.number == old.number or item.size_bytes == old.size_bytes:  # only its time tells it from others
+        if new.number == old.number or item.size_bytes == old.size_bytes:  # only its time differs
             new = msgspec.structs.replace(new, number=number(item.name, item.is_dir, item.size_bytes, item.created_ns))
         return new
     if new.size_bytes is None and old.size_bytes is not None:

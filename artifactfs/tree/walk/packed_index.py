@@ -1,4 +1,4 @@
-"""The files of a project, as its listing names them: by directory, packed, and unpacked on access."""
+"""The files of a project index, packed by directory, and unpacked when a directory is listed."""
 
 import sys
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
-"""Who is walking: a run whose directories are looked at one after the other, and how long that goes on.
+"""Traversals: runs whose directories are read one after the other, as `find`, `du` and `ls -R` do.
 
-A walk is what makes it worth to ask ahead (index.py, prefetch.py). When one ends, the log says what it cost.
+Only a traversal is worth an index or prefetches (project_index.py, prefetcher.py). Its cost is logged when it ends.
 """
 
 import contextlib
@@ -16,25 +16,25 @@ from artifactfs.logs import EACH
 
 log = logging.getLogger(__name__)
 
-# Two directories from the third level of a run on, or four of any, within this time: a traversal. One deep
-# file is no walk: who wants that waits longer for an index and its checks, three round trips, than for the one listing
-# that he needs. A `find` is a walk after four requests.
+# A traversal is recognised by two directories from the third level of a run on, or four of any level, within this time.
+# One deep file is no traversal: an index and its validation cost three round trips, its one listing costs one. A `find`
+# is recognised after four requests.
 _DEEP_LEVEL = 3
 _DEEP_DIRECTORIES = 2
 _DIRECTORIES = 4
 _WITHIN_S = 2.0
-# A walk that looked at nothing for this long is over; for less, nothing more is asked ahead of it.
+# A traversal ends when it has read nothing for 2 s; prefetches stop after half a second.
 _IDLE_S = 2.0
 _PACE_S = 0.5
-# Runs of which it is known when they were looked at; arbitrary.
+# Runs whose last requests are remembered; arbitrary.
 _MAX_RUNS = 1_000
 
 
 class Traversal(msgspec.Struct):
-    """One run's walk. `cost`: of the mount, when it began.
+    """The traversal of one run. `cost`: the mount's requests until it began.
 
-    `seen`: directories whose contents were looked at, `on_read` how often one was for the first time; `wanted`: those
-    that were not cached; `waiting`: how many are being fetched.
+    `seen`: directories that were read, `on_read`: how often one was read for the first time. `wanted`: directories that
+    were not cached, `waiting`: how many of them are being fetched.
     """
 
     run_id: int
@@ -48,7 +48,7 @@ class Traversal(msgspec.Struct):
 
 
 class TraversalCost(msgspec.Struct, frozen=True):
-    """What a walk that is over has looked at, and what the mount asked meanwhile, for whomever."""
+    """What a traversal has read, and all requests of the mount meanwhile."""
 
     run_id: int
     directories: int
@@ -57,13 +57,13 @@ class TraversalCost(msgspec.Struct, frozen=True):
 
 
 class Traversals:
-    """The walks of one mount. `cost` says what was asked of the service so far."""
+    """The traversals of one mount. `cost` returns the requests of the mount so far."""
 
     def __init__(self, *, nursery: trio.Nursery, clock: Callable[[], float], cost: Callable[[], RequestUsage]) -> None:
         self._nursery = nursery
         self._clock = clock
         self._cost = cost
-        # By run, the directories that were asked for last, and when that was answered; the latest at the end.
+        # By run, the directories requested last, and when they were answered; the latest at the end.
         self._recent: cachetools.LRUCache[int, dict[str, float]] = cachetools.LRUCache(_MAX_RUNS)
         self._walks: dict[int, Traversal] = {}
         # For status: how many have ended, and the last of them.
@@ -71,7 +71,7 @@ class Traversals:
         self.last: TraversalCost | None = None
 
     def asked(self, run_id: int, path: str) -> None:
-        """Note a lookup in a directory that is not cached."""
+        """Record that a directory is needed and not cached."""
         now = self._clock()
         recent = self._recent.setdefault(run_id, {})
         recent.pop(path, None)
@@ -80,7 +80,7 @@ class Traversals:
             del recent[next(iter(recent))]
         if (walk := self._walks.get(run_id)) is not None:
             walk.wanted.add(path)
-            # The next look at it is a first one again: what is below it may be old, too.
+            # The next read counts as the first: directories below it may be stale, too.
             walk.seen.discard(path)
             walk.last = now
             return
@@ -92,7 +92,7 @@ class Traversals:
 
     @contextlib.contextmanager
     def asking(self, run_id: int, path: str) -> Iterator[None]:
-        """Note a lookup that waits for a directory: the traversal does not end meanwhile."""
+        """Record that a directory is needed and not cached; a traversal does not end while it is fetched."""
         self.asked(run_id, path)
         walk = self._walks.get(run_id)
         if walk is not None:
@@ -101,7 +101,7 @@ class Traversals:
             yield
         finally:
             now = self._clock()
-            # How long the service took says nothing of how long he took.
+            # The service's time says nothing about the pace of the traversal.
             if path in (recent := self._recent.get(run_id, {})):
                 recent[path] = now
             if walk is not None:
@@ -109,7 +109,7 @@ class Traversals:
                 walk.last = now
 
     def on_read(self, run_id: int, path: str) -> bool:
-        """Note that a directory was read; returns whether the traversal reads it for the first time."""
+        """Record that a directory was read; returns whether it is the traversal's first read of it."""
         walk = self._walks.get(run_id)
         if walk is None or path in walk.seen:
             return False
@@ -119,7 +119,7 @@ class Traversals:
         return True
 
     def is_active(self, run_id: int) -> bool:
-        """Whether a directory of a run was read a moment ago, or is being fetched."""
+        """Whether a directory of a run was read within the last half second, or is being fetched."""
         walk = self._walks.get(run_id)
         return walk is not None and (walk.waiting > 0 or self._clock() - walk.last < _PACE_S)
 
@@ -127,7 +127,7 @@ class Traversals:
         return len(self._walks)
 
     def walk(self, run_id: int) -> Traversal | None:
-        """Return the walk that goes on in a run."""
+        """Return the traversal of a run, if there is one."""
         return self._walks.get(run_id)
 
     async def _until_it_ends(self, walk: Traversal) -> None:
@@ -140,7 +140,7 @@ class Traversals:
             self._tell(walk)
 
     def _tell(self, walk: Traversal) -> None:
-        # Of the whole mount: requests of other callers are included, and the line says so.
+        # The requests of the whole mount: those of other programs cannot be separated, so the line says so.
         cost = self._cost() - walk.cost
         directories = len(walk.seen | walk.wanted)
         self.ended += 1
