@@ -1,7 +1,7 @@
 """`artifactfs warm`: reads trees and files through their mount, so that the cache holds them.
 
-Goes through the kernel like any reader, so it needs no keys, and one mount does the pacing. What is cached already is
-read from the cache, so a second call goes on where the first one was stopped.
+It reads through the kernel like any reader, so it needs no keys, and the mount limits the requests. Cached blocks are
+read from the cache, so a second call continues where the first one stopped.
 """
 
 import errno
@@ -27,7 +27,7 @@ _READ_BYTES = 256 << 10
 
 @dataclass
 class Plan:
-    """What there is to fetch: files with their sizes in bytes, and what could not be listed."""
+    """The files to fetch with their sizes in bytes, and the directories that could not be listed."""
 
     files: list[tuple[str, int]] = field(default_factory=list)
     directories: int = 0
@@ -55,7 +55,7 @@ def plan(paths: Iterable[str]) -> Plan:
 def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
     """Read all files of a plan, `jobs` at once, with a progress bar on a terminal; returns the bytes that were read.
 
-    What cannot be read is added to the plan's failures.
+    Files that cannot be read are added to the plan's failures.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -89,10 +89,10 @@ def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
     except RuntimeError as error:
         if str(error) != "can't start new thread":
             raise
-        why = "no thread can be had: end some processes of this user, or raise the limit (`ulimit -u`), and call again"
-        raise UserError(ExitCode.INCOMPLETE, why) from None
+        fix = "end some processes of this user, or raise the limit (`ulimit -u`), and call again"
+        raise UserError(ExitCode.INCOMPLETE, "the system has no thread left", fix) from None
     finally:
-        # Not waited for: a read may be waiting for the service, and Ctrl-C must not wait for it.
+        # Ctrl-C does not wait for the readers: a read may be waiting for the service.
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         if console.is_terminal:
@@ -106,26 +106,26 @@ def files(count: int) -> str:
 
 
 def describe(todo: Plan) -> str:
-    """Return what a plan would cost, in one line."""
+    """Return the cost of a plan, in one line."""
     unknown = sum(1 for _, size in todo.files if size == 0)
     directories = "directory" if todo.directories == 1 else "directories"
     line = f"{files(len(todo.files))} in {todo.directories} {directories}, {format_size(todo.size_bytes)}"
     if unknown:
         line += f" (and {files(unknown)} empty or of unknown size)"
-    return line + "; what is in the cache already costs nothing"
+    return line + "; cached files cost no request"
 
 
 def _check_is_ours(path: str) -> None:
     inner = mount_table.innermost(path)
     if inner is None or inner.fstype != mount_table.FUSE_TYPE:
-        raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: give a path below a mount point")
+        raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs", "give a path in one")
 
 
 def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     """Yield files with sizes, without recursion: a tree may be deeper than Python's stack."""
     try:
         status = os.stat(path)
-        # The kernel may answer that of a dead mount from its cache, and not this.
+        # For a dead mount the kernel may answer stat from its cache; statvfs always fails.
         os.statvfs(path)
         if not stat.S_ISDIR(status.st_mode):
             yield path, status.st_size
@@ -133,7 +133,7 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     except FileNotFoundError as error:
         if (point := control_client.point_of(path)) is not None:
             raise control_client.unreadable(error.errno or errno.ENOENT, path, point) from None
-        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs") from None
+        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}", "give a path in a mount of artifactfs") from None
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise control_client.process_gone(path) from None

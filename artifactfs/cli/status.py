@@ -1,4 +1,4 @@
-"""`artifactfs status`, `refresh` and `info`: commands that ask a mount. They need neither keys nor network."""
+"""`artifactfs status`, `refresh` and `info`: the reports and commands of a mount. They need no keys and no network."""
 
 import json
 import time
@@ -12,6 +12,8 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from artifactfs.control.status_schema import Status
     from artifactfs.mount.control_client import Answer
 
@@ -224,7 +226,7 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
             if as_json:
                 output.data(told, indent=None)
             else:
-                output.say(render.summary(found))
+                output.say(*_shown(lambda status: [render.summary(status)], found, path))
             time.sleep(interval_s)
     with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
         while True:
@@ -258,8 +260,13 @@ def _decoded(told: dict[str, Any], kind: type[T], point: str) -> T:
 def _lines(found: "Status", point: str) -> list[str]:
     from artifactfs.cli import render
 
+    return _shown(lambda status: render.lines(render.status_rows(status)), found, point)
+
+
+def _shown(show: "Callable[[Status], list[str]]", found: "Status", point: str) -> list[str]:
+    """Return `show(found)`. Raises UserError for sections of another version."""
     try:
-        return render.lines(render.status_rows(found))
+        return show(found)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise _other_version(point) from None
 

@@ -34,21 +34,21 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class NoAnswer(UserError):
-    """A mount that says nothing, or whose process is gone (`dead`)."""
+    """A mount does not answer, or its process is gone (`dead`)."""
 
-    def __init__(self, message: str, *, dead: bool = False) -> None:
-        super().__init__(ExitCode.NO_ANSWER, message)
+    def __init__(self, fact: str, fix: str = "", *, command: str = "", dead: bool = False) -> None:
+        super().__init__(ExitCode.NO_ANSWER, fact, fix, command=command)
         self.dead = dead
 
 
 class NotOurs(UserError):
-    """A mount that the kernel keeps from this user: it is another's."""
+    """The kernel denies this user access to a mount: it belongs to another user."""
 
 
 def my_mounts() -> list[mount_table.Mount]:
     """Return the mounts of artifactfs that this user has made, each place once.
 
-    In a user namespace, those of another user may be among them, who has the same number outside: they are `NotOurs`.
+    In a user namespace the result may hold mounts of another user with the same id outside: they raise `NotOurs`.
     """
     found = {mount.point: mount for mount in mount_table.mounts() if mount.fstype == mount_table.FUSE_TYPE}
     ids = mount_owner.my_ids()
@@ -56,18 +56,18 @@ def my_mounts() -> list[mount_table.Mount]:
 
 
 def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> Answer:
-    """Ask the mount that `path` is in for a report, or give it an order about `path`.
+    """Read a report of the mount that contains `path`, or send it a command about `path`. Raises UserError.
 
-    `parent_too`: where there is no such path, ask about the directory that it would be in. Raises UserError.
+    `parent_too`: if the path does not exist, use the directory that would contain it.
     """
     if not path or "\0" in path:
-        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path: give one in a mount of artifactfs")
+        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path", "give a path in a mount of artifactfs")
     point = point_of(path)
     if order in ask_child.REPORTS and point is not None:
-        # Reports come from memory and never wait for the service; a path in the mount may wait.
+        # A report is made from memory; resolving a path in the mount may wait for the service.
         path = point
     if within_s > REPORT_S and point is not None:
-        # One that is stopped is found out soon; the order itself may take a while.
+        # This detects a stopped process soon; the command itself may take longer.
         ask("status.json", point, within_s=REPORT_S)
     process = subprocess.Popen(
         ["/proc/self/exe", "-I", "-S", _CHILD, order, path, "yes" if parent_too else "no", str(_MOST_BYTES)],
@@ -80,8 +80,8 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
         said, _ = process.communicate(timeout=within_s)
     except subprocess.TimeoutExpired:
         raise NoAnswer(
-            f"the mount of {path} does not answer within {within_s:g} s: is its process stopped? "
-            f"`artifactfs umount` ends it; its log says what it waits for"
+            f"the mount of {path} does not answer within {within_s:g} s; its process may be stopped",
+            "its log shows what it waits for; `artifactfs umount` ends it",
         ) from None
     finally:
         _leave(process)
@@ -89,31 +89,33 @@ def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> 
 
 
 def _leave(process: "subprocess.Popen[bytes]") -> None:
-    """End a child; one that the kernel holds is left behind."""
+    """End a child, without waiting longer than `_END_S`: the kernel may hold it in a system call."""
     if process.poll() is None:
         process.kill()
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            return  # it dies when the mount answers, or ends
+            return  # it ends as soon as the mount answers or ends
 
 
 def _answer(path: str, said: bytes) -> Answer:
     try:
         told: Mapping[str, object] = json.loads(said)
     except ValueError:
-        raise NoAnswer(f"asking the mount of {path} failed: try again") from None
+        raise NoAnswer(f"the query of the mount of {path} failed", "try again") from None
     if isinstance(point := told.get("point"), str) and isinstance(text := told.get("answer"), str):
         return Answer(point, text)
     if "outside" in told:
         raise _outside(path)
     if isinstance(part := told.get("part"), str):
         raise NoAnswer(
-            f"{part} is a bind mount of a part of a mount that is at no other place, so it cannot be asked; "
-            f"its process serves it on: `artifactfs umount {shell_word(part)}` ends both"
+            f"{part} is a bind mount of a part of a mount that has no other mount point, so it has no reports; "
+            "its process still runs",
+            f"`artifactfs umount {shell_word(part)}` ends both",
+            command=f"artifactfs umount {shell_word(part)}",
         )
     if "hidden" in told:
-        raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount: unmount that")
+        raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount", "unmount that")
     number, where = told.get("errno"), str(told.get("path"))
     number = number if isinstance(number, int) else errno.EIO
     if number in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV) and _type_at(path) in (mount_table.FUSE_TYPE, None):
@@ -124,21 +126,21 @@ def _answer(path: str, said: bytes) -> Answer:
     if "/.artifactfs/" in where or (number == errno.EACCES and _type_at(path) == mount_table.FUSE_TYPE):
         raise _refused(number, where)
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}: give a path in a mount of artifactfs")
-    raise UserError(ExitCode.NOT_MOUNTED, f"{path}: {os.strerror(number)}")
+        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}", "give a path in a mount of artifactfs")
+    raise UserError(ExitCode.NOT_MOUNTED, os.strerror(number), subject=path)
 
 
 def point_of(path: str) -> str | None:
-    """Return the mount point of the mount of ours that a path is in by its text; None where that tells nothing."""
+    """Return the mount point of the mount of ours that a path is in by its text; None if that is not known."""
     try:
         inner = mount_table.innermost(path)
     except OSError:
-        return None  # where we stand is gone
+        return None  # the working directory is deleted
     return inner.point if inner is not None and inner.fstype == mount_table.FUSE_TYPE else None
 
 
 def _outside(path: str) -> UserError:
-    """Return what to say of a path that the kernel finds in no mount of ours."""
+    """Return the error for a path that is in no mount of artifactfs."""
     try:
         place = mount_table.resolve(path)
     except UserError as error:
@@ -148,9 +150,11 @@ def _outside(path: str) -> UserError:
         above = (
             f"a {around[-1].fstype} mount" if around[-1].fstype != mount_table.FUSE_TYPE else "another mount above it"
         )
-        said = f"the mount at {place} is hidden by {above}: `umount` that first; `findmnt` shows it"
-        return UserError(ExitCode.NOT_MOUNTED, said)
-    return UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs: `artifactfs status` lists the mounts")
+        fact = f"the mount at {place} is hidden by {above}"
+        return UserError(ExitCode.NOT_MOUNTED, fact, "`umount` that first; `findmnt` shows it")
+    return UserError(
+        ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs", "`artifactfs status` lists the mounts"
+    )
 
 
 def _type_at(path: str) -> str | None:
@@ -160,17 +164,17 @@ def _type_at(path: str) -> str | None:
 
 
 def process_gone(path: str) -> NoAnswer:
-    """Return what to say of a mount that is dead."""
-    return NoAnswer(f"the process of the mount at {path} is gone: `artifactfs umount` it and mount again", dead=True)
+    """Return the error for a dead mount."""
+    return NoAnswer(f"the process of the mount at {path} is gone", "`artifactfs umount` it and mount again", dead=True)
 
 
 def unreadable(number: int, path: str, point: str) -> UserError:
-    """Return what to say of a path in a live mount that the service, by way of the mount, does not give."""
+    """Return the error for a path in a live mount whose lookup fails."""
     if number in (errno.ENOENT, errno.ENOTDIR):
-        said = f"there is no {path} in the mount at {point}: is its number or name right?"
-        return UserError(ExitCode.INCOMPLETE, f"{said} `artifactfs refresh` its directory, if it is new")
-    said = f"{path}: {os.strerror(number)}"
-    return UserError(ExitCode.INCOMPLETE, f"{said}: `artifactfs status {shell_word(point)}` says why; try again")
+        fix = "check its number or name; `artifactfs refresh` its directory, if it is new"
+        return UserError(ExitCode.INCOMPLETE, f"there is no {path} in the mount at {point}", fix)
+    fix = f"`artifactfs status {shell_word(point)}` shows the cause; try again"
+    return UserError(ExitCode.INCOMPLETE, os.strerror(number), fix, subject=path)
 
 
 def _refused(number: int, where: str) -> UserError:
@@ -178,5 +182,5 @@ def _refused(number: int, where: str) -> UserError:
     if number == errno.EACCES:  # the kernel's, for the whole mount or for what is private in it
         return NotOurs(ExitCode.NO_ANSWER, mount_owner.only_owner(point, mount_table.innermost(point)))
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs that does not know this: mount again")
+        return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs without this command", "mount again")
     return NoAnswer(f"{point} did not answer: {os.strerror(number)}; see its log")

@@ -22,20 +22,20 @@ _GRACE_S = 5.0
 
 
 class Parent(Protocol):
-    """Who has started a mount and waits for it."""
+    """The process that has started a mount and waits for it."""
 
     def ready(self) -> None:
-        """The mount answers: it waits no longer."""
+        """Report that the mount answers; the parent returns."""
 
     def waiting(self, reason: str) -> None:
-        """The mount waits for its service, for this reason; said once."""
+        """Report once that the mount waits for the service, and why."""
 
 
 def start(serve: Callable[[Parent], int], log_place: str, *, hear: Callable[[str], None]) -> None:
-    """Run `serve(parent)` in a child process; return when that said that it is `ready`.
+    """Run `serve(parent)` in a child process; return when it reports `ready`.
 
     `serve` returns an exit code, or raises UserError. Raises UserError with the child's cause; then the child
-    is gone. `log_place` is where to look when it died without a word. `hear` gets why the mount is waiting.
+    is gone. `log_place` names the log, for a child that ended without a message. `hear` gets the reason for waiting.
     """
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
@@ -64,10 +64,10 @@ def start(serve: Callable[[Parent], int], log_place: str, *, hear: Callable[[str
     status = _reap(child)
     if interrupted:
         raise KeyboardInterrupt
-    if isinstance(message, dict) and "error" in message:
-        raise UserError(ExitCode(message["code"]), message["error"])
+    if isinstance(message, dict) and "fact" in message:
+        raise UserError(**{**message, "code": ExitCode(message["code"])})
     how = f"signal {-status}" if status < 0 else f"exit code {status}"
-    raise UserError(ExitCode.BUG, f"the mount process ended ({how}) before it was ready: see {log_place}")
+    raise UserError(ExitCode.BUG, f"the mount process ended ({how}) before it was ready", f"see {log_place}")
 
 
 def _forward_interrupts(child: int) -> list[int]:
@@ -98,15 +98,15 @@ def _reap(child: int) -> int:
 
 
 class _Waiting:
-    """The parent, from the child's side: gets one message at the end, and before it why the mount waits."""
+    """The child's end of the pipe: at most one reason for waiting, then one last message."""
 
     def __init__(self, writer: int) -> None:
         self._writer = writer
         self._told = self._told_waiting = False
 
     def ready(self) -> None:
-        # Only now: while it mounts it has to be in the process group that it was started in. A mount point that
-        # systemd looks after (autofs) lets only that group pass; any other process waits there for this very mount.
+        # The child keeps its process group until now: autofs of systemd lets only that group pass to the mount
+        # point; every other process waits there for this mount.
         os.setsid()
         self.last({"ready": True})
 
@@ -121,8 +121,14 @@ class _Waiting:
             self._write(message)
             os.close(self._writer)
 
+    def failed(self, error: UserError) -> int:
+        """Report the error, its fields as they are; returns the exit code."""
+        fields = {"fact": error.fact, "fix": error.fix, "subject": error.subject, "command": error.command}
+        self.last({"code": int(error.code), **fields})
+        return int(error.code)
+
     def _write(self, message: dict[str, object]) -> None:
-        # A parent that was killed hears nothing any more.
+        # The parent may have been killed.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._writer, json.dumps(message).encode() + b"\n")
 
@@ -154,16 +160,13 @@ def _child(serve: Callable[[Parent], int], writer: int) -> None:
         _let_go(writer)
         code = serve(parent)
     except UserError as error:
-        parent.last({"error": str(error), "code": int(error.code)})
-        code = int(error.code)
+        code = parent.failed(error)
     except KeyboardInterrupt:
         code = 130
     except BaseException as error:
-        # A traceback is no help on a terminal; `serve` has logged it where it had a log.
-        known = of_the_system(error)
-        said = str(known) if known else f"artifactfs failed: {type(error).__name__}: {error}"
-        code = int(known.code if known else ExitCode.BUG)
-        parent.last({"error": said, "code": code})
+        # The terminal gets one line; `serve` has logged the traceback if it had a log.
+        fact = f"artifactfs failed: {type(error).__name__}: {error}"
+        code = parent.failed(of_the_system(error) or UserError(ExitCode.BUG, fact))
     finally:
         # Not sys.exit: the parent's exit handlers are not ours.
         os._exit(code)

@@ -38,7 +38,7 @@ def emulator() -> Iterator[Lab]:
             told = json.loads(line)
         except ValueError:
             raise UserError(
-                ExitCode.BUG, "the emulator did not start: run `python -m artifactfs.emulator` to see why"
+                ExitCode.BUG, "the emulator did not start", command="python -m artifactfs.emulator"
             ) from None
         yield Lab(told["url"], told["api_key"], told["app_key"])
     finally:

@@ -21,7 +21,7 @@ _LAST_PAUSE_S = 16.0
 
 
 async def reach(service: ModelLab, settings: Settings, notify: Notifier, parent: Parent | None) -> None:
-    """Check the keys; with `wait`, again and again until the service answers (semantics 5.8). Raises UserError."""
+    """Check the keys; with `wait`, repeat until the service answers (semantics 5.8). Raises UserError."""
     pause_s = _FIRST_PAUSE_S
     end_s = math.inf if settings.wait_max is None else boottime() + settings.wait_max
     notify.starting(f"asking {settings.origin}", settings.deadline)
@@ -32,8 +32,9 @@ async def reach(service: ModelLab, settings: Settings, notify: Notifier, parent:
             if not settings.wait or error.code not in (ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED):
                 raise
             if (left_s := end_s - boottime()) <= 0:
-                raise UserError(error.code, f"{error}; gave up after {settings.wait_max:g} s of waiting") from error
-            # Once more when the time is up.
+                fact = f"{error.fact} (gave up after {settings.wait_max:g} s of waiting)"
+                raise UserError(error.code, fact, error.fix, error.subject, error.command) from error
+            # The last attempt is at the end of `wait_max`.
             pause_s = min(pause_s, left_s)
             notify.starting(f"waiting: {error}", pause_s + settings.deadline)
             if parent is not None:

@@ -22,7 +22,7 @@ _MOST_NAMED = 3
 def end(path: str) -> None:
     """End the mount at `path`, lazily where files are open, and wait until its process is gone. Raises UserError."""
     if not path:
-        raise UserError(ExitCode.NOT_MOUNTED, "no mount point was given: the argument is empty")
+        raise UserError(ExitCode.NOT_MOUNTED, "the mount point is an empty argument")
     mounted = _ours(mount_table.resolve(path))
     holder, refused = None, ""
     try:
@@ -46,21 +46,22 @@ def still_served(point: str) -> UserError:
     """Return why nothing can be mounted at `point`: which process holds its entry, and what keeps that alive."""
     holder = registry.find(point)
     if holder is None:
-        return UserError(ExitCode.ALREADY_MOUNTED, f"another artifactfs has only just ended at {point}: try again")
+        return UserError(ExitCode.ALREADY_MOUNTED, f"another artifactfs has just ended at {point}", "try again")
     with holder:
         named = f"process {holder.pid}" if holder.pid else "a process that cannot be seen from here"
         device = holder.entry.device if holder.entry is not None else None
         places = _places(device, holder) if device is not None else []
         if not places:
-            todo = f", or `kill {holder.pid}`" if holder.pid else ""
-            said = f"{named} served a mount at {point} and has not ended yet: try again{todo}"
-            return UserError(ExitCode.ALREADY_MOUNTED, said)
-        said = f"{named} still serves the mount that was made at {point}, now {_where(places)}"
+            fix = f"try again, or `kill {holder.pid}`" if holder.pid else "try again"
+            fact = f"{named} served a mount at {point} and has not ended yet"
+            return UserError(ExitCode.ALREADY_MOUNTED, fact, fix)
+        fact = f"{named} still serves the mount that was made at {point}, now {_where(places)}"
         top = mount_table.mounted_at(places[0].point)
         if top is not None and top.device != places[0].device:
-            hidden = f"it is hidden by a {top.fstype} mount: `umount {shell_word(top.point)}` that first"
-            return UserError(ExitCode.ALREADY_MOUNTED, f"{said}; {hidden}")
-        return UserError(ExitCode.ALREADY_MOUNTED, f"{said}; end that first: `{_command(places[0], holder)}`")
+            fact += f", hidden by a {top.fstype} mount"
+            return UserError(ExitCode.ALREADY_MOUNTED, fact, f"`umount {shell_word(top.point)}` that first")
+        command = _command(places[0], holder)
+        return UserError(ExitCode.ALREADY_MOUNTED, fact, f"end that first: `{command}`", command=command)
 
 
 def _ours(point: str) -> Mount:
@@ -71,13 +72,14 @@ def _ours(point: str) -> Mount:
     if mounted is not None and any(
         each.point == point and each.fstype == mount_table.FUSE_TYPE for each in mount_table.mounts()
     ):
-        said = f"the mount at {point} is hidden by a {mounted.fstype} mount at the same place: `umount` that first"
-        raise UserError(ExitCode.NOT_MOUNTED, said)
+        fact = f"the mount at {point} is hidden by a {mounted.fstype} mount at the same place"
+        raise UserError(ExitCode.NOT_MOUNTED, fact, "`umount` that first")
     if mounted is None or not mounted.fstype.startswith("fuse"):
         raise UserError(
-            ExitCode.NOT_MOUNTED, f"nothing of artifactfs is mounted at {point}: see `mount -t fuse.artifactfs`"
+            ExitCode.NOT_MOUNTED, f"nothing of artifactfs is mounted at {point}", "see `mount -t fuse.artifactfs`"
         )
-    raise UserError(ExitCode.NOT_MOUNTED, f"{point} is a {mounted.fstype} mount, not ours: end it with its own program")
+    fact = f"{point} is a {mounted.fstype} mount, not one of artifactfs"
+    raise UserError(ExitCode.NOT_MOUNTED, fact, "end it with its own program")
 
 
 def _take_away(mounted: Mount, holder: Holder | None) -> None:
@@ -101,9 +103,10 @@ def _wait(mounted: Mount, others: list[Mount], holder: Holder) -> None:
     if places := [place for place in others if place in left]:
         made_at = holder.entry.mountpoint if holder.entry is not None else None
         if any(place.root == "/" and (mounted.root != "/" or made_at == place.point != point) for place in places):
-            return  # a bind mount of it went, and it stays
-        said = f"{point} is unmounted, but process {holder.pid} goes on and serves the same mount {_where(places)}"
-        raise UserError(ExitCode.UMOUNT_FAILED, f"{said}; end that, too: `{_command(places[0], holder)}`")
+            return  # only a bind mount of it is unmounted
+        fact = f"{point} is unmounted, but process {holder.pid} still serves the same mount {_where(places)}"
+        command = _command(places[0], holder)
+        raise UserError(ExitCode.UMOUNT_FAILED, fact, f"end that, too: `{command}`", command=command)
     if holder.has_ended(_WAIT_S):
         return
     if not holder.send(signal.SIGKILL):
@@ -119,7 +122,7 @@ def _places(device: str, holder: Holder) -> list[Mount]:
     try:
         return mount_table.places_of(device, holder.pid or None)
     except OSError:
-        return []  # it is gone, or its table is not for us
+        return []  # the process is gone, or its mount table is not readable
 
 
 def _where(places: list[Mount]) -> str:

@@ -124,7 +124,7 @@ def test_umount_of_one_of_two_places(source: str, node: Node) -> None:
 
     node.sh(f'mount --bind "{source}" "$O"').ok()
     said = line_of(node.shell.cli("umount", node.point), ExitCode.UMOUNT_FAILED)
-    assert said.startswith(f"{node.point} is unmounted, but process {pid} goes on and serves the same mount at ")
+    assert said.startswith(f"{node.point} is unmounted, but process {pid} still serves the same mount at ")
     assert said.endswith(f"end that, too: `artifactfs umount {node.other}`")
     assert (node.type_at(node.point), node.shell.processes()) == (None, [pid])
     node.sh('ls "$O"').ok()
@@ -173,7 +173,7 @@ def test_a_hidden_mount(node: Node) -> None:
     assert line_of(node.shell.cli("status", node.point), ExitCode.NOT_MOUNTED).startswith(said)
     assert line_of(node.shell.cli("umount", node.point), ExitCode.NOT_MOUNTED).startswith(said)
     refused = line_of(node.remount(), ExitCode.ALREADY_MOUNTED)
-    assert refused.endswith(f"it is hidden by a tmpfs mount: `umount {node.point}` that first")
+    assert refused.endswith(f", hidden by a tmpfs mount; `umount {node.point}` that first")
     node.sh('umount "$M"').ok()
     node.shell.cli("umount", node.point).ok()
     node.check_end()

@@ -61,7 +61,7 @@ def test_warm_of_what_is_not_there(lab: Lab, shell: Shell) -> None:
     done = shell.cli("warm", mounted.path("runs", sample.RUN, "none"))
     assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1)
     assert done.err.startswith("artifactfs: there is no ")
-    assert f" in the mount at {mounted.point}: is its number or name right? " in done.err
+    assert f" in the mount at {mounted.point}; check its number or name; " in done.err
     done = shell.cli("warm", shell.path("none"))
     assert (done.code, done.err.count("\n")) == (ExitCode.NOT_MOUNTED, 1)
     one = mounted.path("runs", sample.RUN, "lora_model", "run_config.json")

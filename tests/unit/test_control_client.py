@@ -81,7 +81,7 @@ def told(**said: Any) -> bytes:
         ("/mnt", b"", ExitCode.NO_ANSWER, "try again"),
         ("/mnt/x", told(errno=errno.ENOENT, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "no /mnt/x in the mo"),
         ("/mnt/x", told(errno=errno.EIO, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "artifactfs status /mnt"),
-        ("/mnt/x", told(errno=errno.EACCES, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "Permission denied: "),
+        ("/mnt/x", told(errno=errno.EACCES, path="/mnt/x", inside="/mnt"), ExitCode.INCOMPLETE, "Permission denied; "),
         ("/root/x", told(errno=errno.EACCES, path="/root/x"), ExitCode.NOT_MOUNTED, "/root/x: Permission denied"),
     ],
 )
