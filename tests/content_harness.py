@@ -87,7 +87,7 @@ class Server:
     failures: list[Exception | None] = field(default_factory=list)
     extra: bytes = b""
     stall: bool = False
-    crowded: bool = False
+    is_saturated: bool = False
     before_answer: Callable[[int], None] = lambda _number: None
     ranges: bool | None = None
     asked: list[tuple[int, int]] = field(default_factory=list)

@@ -25,7 +25,7 @@ class ContentService(Protocol):
     ranges: bool | None
 
     @property
-    def crowded(self) -> bool:
+    def is_saturated(self) -> bool:
         """Whether requests wait for others to end."""
 
     def get(

@@ -113,7 +113,7 @@ class FullBody:
         while self.at > self._wanted_to and not self._may_run_ahead():
             # The kernel caps in-flight reads, so this body's readers may be queued behind readers that need its
             # connection.
-            if idle_s >= (_IDLE_CROWDED_S if self._context.service.crowded else _IDLE_S):
+            if idle_s >= (_IDLE_CROWDED_S if self._context.service.is_saturated else _IDLE_S):
                 return False
             with trio.move_on_after(_LOOK_S):
                 await self._wanted.wait()
@@ -130,4 +130,4 @@ class FullBody:
         if self.at <= max(self._ahead_to, self._wanted_to + allowance):
             return context.pool.readahead_capacity > 0
         # To its end, if other requests need the connection.
-        return context.service.crowded and size is not None and context.has_room_for(size, size - self.at)
+        return context.service.is_saturated and size is not None and context.has_room_for(size, size - self.at)

@@ -36,12 +36,12 @@ class ControlFiles:
     def __init__(
         self,
         reports: Reports | None = None,
-        makers: Mapping[str, ReportGenerator] | None = None,
-        orders: Mapping[str, ControlCommand] | None = None,
+        generators: Mapping[str, ReportGenerator] | None = None,
+        commands: Mapping[str, ControlCommand] | None = None,
     ) -> None:
         self._reports = reports
-        self._makers = makers or {}
-        self._orders = orders or {}
+        self._generators = generators or {}
+        self._commands = commands or {}
         self._uid, self._gid = os.geteuid(), os.getegid()
         # By handle: the inode's number, and what is in it.
         self._open: dict[int, tuple[int, bytes]] = {}
@@ -93,14 +93,14 @@ class ControlFiles:
         for its_number, held in reversed(self._open.values()):
             if its_number == number:
                 return len(held)
-        make = self._makers.get(report.what)
+        make = self._generators.get(report.what)
         return len(make()) if make is not None else 0
 
     async def make(self, report: ControlFile) -> bytes:
         """Return what is in a report now, or carry out an order and return the answer."""
-        if (maker := self._makers.get(report.what)) is not None:
+        if (maker := self._generators.get(report.what)) is not None:
             return maker()
-        if (order := self._orders.get(report.what)) is not None:
+        if (order := self._commands.get(report.what)) is not None:
             return await order(report.about)
         raise errors.NoSuchEntry("no such report")
 

@@ -86,7 +86,7 @@ class KernelState(msgspec.Struct, frozen=True):
 
 
 class Operations(pyfuse3.Operations):
-    """The handlers. `on_ready` is called once, when the kernel has begun to talk to us. `desk`: for /.artifactfs."""
+    """The handlers. `on_ready` is called once, with the first request of the kernel."""
 
     # The mount is not exported over NFS; without it no lookups of "." and ".." come.
     supports_dot_lookup = False
@@ -99,15 +99,15 @@ class Operations(pyfuse3.Operations):
         *,
         deadline_s: float,
         on_ready: Callable[[], None],
-        desk: ControlFiles | None = None,
+        control_files: ControlFiles | None = None,
     ) -> None:
         super().__init__()
         self.deadline_s = deadline_s
         self._tree = tree
         self._files = files
         self._on_ready = on_ready
-        self._desk = desk or ControlFiles()
-        self._attributes = AttributeMaker(ownership, self._desk)
+        self._control_files = control_files or ControlFiles()
+        self._attributes = AttributeMaker(ownership, self._control_files)
         self.inodes = InodeTable([tree.root])
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
@@ -179,7 +179,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(directory, ArtifactFile | Symlink | ControlFile):
             raise errors.NotADirectory("not a directory")
         if isinstance(directory, ControlDir):
-            self._desk.check(ctx)
+            self._control_files.check(ctx)
         contents = await self._contents(ctx.pid, directory)
         # no await below:
         handle = next(self._handles)
@@ -207,9 +207,9 @@ class Operations(pyfuse3.Operations):
         opened = self.inodes.get(inode)
         file = opened.node
         if isinstance(file, ControlFile):
-            self._desk.check(ctx)
-            made = await self._await_for_caller(ctx.pid, self._desk.make(file))
-            return self._desk.opened(next(self._handles), inode, made)
+            self._control_files.check(ctx)
+            made = await self._await_for_caller(ctx.pid, self._control_files.make(file))
+            return self._control_files.opened(next(self._handles), inode, made)
         if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
         if opened.superseded:
@@ -231,7 +231,7 @@ class Operations(pyfuse3.Operations):
     @fuse_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if (handle := self._open_files.get(fh)) is None:
-            return self._desk.read(fh, off, size)
+            return self._control_files.read(fh, off, size)
         # A view of what is in memory, not a copy: the binding takes any buffer.
         return cast("bytes", await self._await_for_caller(handle.tid, self._read(handle, off, size), math.inf))
 
@@ -240,7 +240,7 @@ class Operations(pyfuse3.Operations):
         if (handle := self._open_files.pop(fh, None)) is not None:
             handle.opened.close()
         else:
-            self._desk.close(fh)
+            self._control_files.close(fh)
 
     async def _open(self, inode: Inode, file: ArtifactFile) -> OpenFile:
         began = trio.current_time()
@@ -315,17 +315,17 @@ class Operations(pyfuse3.Operations):
             return directory.directory
         if (opened := self._open_files.get(number)) is not None:
             return opened.file
-        report = self.inodes.find(self._desk.number_of(number))
+        report = self.inodes.find(self._control_files.number_of(number))
         return report.node if report is not None else None
 
     def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> LookupResult | None:
         if isinstance(parent, ControlDir):
-            return self._desk.find(parent, name, ctx)
-        return self._desk.hidden(name) if parent is self._tree.root else None
+            return self._control_files.find(parent, name, ctx)
+        return self._control_files.hidden(name) if parent is self._tree.root else None
 
     async def _contents(self, tid: int, directory: AnyDirectory) -> DirSnapshot:
         if isinstance(directory, ControlDir):
-            return self._desk.contents(directory)
+            return self._control_files.contents(directory)
         contents = self._tree.try_list(directory)
         return contents if contents is not None else await self._await_for_caller(tid, self._tree.contents(directory))
 

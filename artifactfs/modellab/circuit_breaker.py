@@ -1,4 +1,4 @@
-"""The circuit breaker of one origin: a dead service is waited for once, a sick object by its own readers (5.1).
+"""The circuit breaker of one origin: it tells a dead service from a target that stalls alone (semantics 5.1).
 
 One time-out does not tell a dead service from one artifact or directory that stalls. So a circuit opens only where
 nothing at all came through it meanwhile, and two different targets say so: two that ran into their deadlines, or one
@@ -46,7 +46,7 @@ _SICK_S = 600.0
 
 
 class _Sick:
-    """Targets that stalled or failed recently."""
+    """Targets that stalled or failed within the last _SICK_S seconds."""
 
     def __init__(self) -> None:
         self._since: cachetools.LRUCache[str, float] = cachetools.LRUCache(_MAX_SICK)
@@ -88,15 +88,15 @@ class _Circuit:
         self._silent: set[str] = set()
         self._fresh, self._sick = _Turns(_PROBE_S), _Turns(_PROBE_S)
 
-    def heard(self, now: float) -> bool:
-        """Something came; returns whether that closes it."""
+    def on_activity(self, now: float) -> bool:
+        """Record received data; returns whether that closes the circuit."""
         self._heard_at = now
         self._silent.clear()
         was_open, self.since = self.since is not None, None
         return was_open
 
-    def stalled(self, target: str, since: float, *, asked: bool) -> bool:
-        """Nothing came of a target from then on; returns whether that opens it. `asked`: nor of our own question."""
+    def on_timeout(self, target: str, since: float, *, asked: bool) -> bool:
+        """Record a time-out; returns whether it opens the circuit. `asked`: a liveness probe is unanswered, too."""
         if self.since is not None or self._heard_at > since:
             return False
         self._silent.add(target)
@@ -117,7 +117,7 @@ class _Circuit:
 
 
 class CircuitBreaker:
-    """What one mount knows of one origin. `name`: what messages call it.
+    """The state of one origin in one mount. `name`: the origin in messages.
 
     A *target* is what is asked for: a directory, a run, an artifact. It stays in memory, and is never logged.
     """
@@ -126,7 +126,7 @@ class CircuitBreaker:
         self.name = name
         # When something came last, and whether our own question went since.
         self._heard_at = float("-inf")
-        self._asked = False
+        self._probe_pending = False
         self._service = _Circuit()
         self._kinds: defaultdict[str, _Circuit] = defaultdict(_Circuit)
         self._stalled, self._failed = _Sick(), _Sick()
@@ -134,8 +134,8 @@ class CircuitBreaker:
         self._failing: set[str] = set()
         self._failures = 0
         self._refused = False
-        self._waits: set[Wait] = set()
-        # Called when a request has begun to wait; must not await or raise.
+        self._waits: set[PendingRequest] = set()
+        # Called when a request begins to wait; must not await or raise.
         self.on_wait: Callable[[], None] | None = None
         # For status: since when it is in trouble, of each sort, and when the last one was over.
         self.failing_since: float | None = None
@@ -150,8 +150,8 @@ class CircuitBreaker:
         """Whether retries are in vain: nothing has worked for some targets."""
         return self._refused or len(self._failing) >= _FAILURES
 
-    def failed(self, target: str, now: float, *, surely: bool) -> None:
-        """A request failed after all its attempts. `surely`: no connection came about, which is no chance."""
+    def on_failure(self, target: str, now: float, *, surely: bool) -> None:
+        """Record a request that failed after all its attempts. `surely`: the connection was refused."""
         self._refused = self._refused or surely
         # A target that fails each time says nothing about others.
         if not self._failed.has(target, now) and not self.is_failing:
@@ -161,20 +161,20 @@ class CircuitBreaker:
         if (self.is_failing or self._failures >= _FAILURES) and self.failing_since is None:
             self.failing_since = now
 
-    def worked(self, target: str, now: float) -> None:
-        """A request was answered, if only by a no."""
+    def on_success(self, target: str, now: float) -> None:
+        """Record an answer, whatever its status."""
         self._refused, self._failures = False, 0
         self._failing.clear()
         self._failed.remove(target)
         if self.failing_since is not None:
             self.failing_since, self.recovered_at = None, now
 
-    def understood(self, now: float) -> None:
+    def record_valid_answer(self, now: float) -> None:
         """An answer was Model Lab's."""
         if self.strange_since is not None:
             self.strange_since, self.recovered_at = None, now
 
-    def strange(self, now: float) -> None:
+    def record_foreign_answer(self, now: float) -> None:
         """An answer came that is not Model Lab's, whatever its status."""
         if self.strange_since is None:
             self.strange_since = now
@@ -192,7 +192,7 @@ class CircuitBreaker:
         """Whether requests of a kind fail at once, except for probes."""
         return any(each.since is not None for each in self._circuits(endpoint))
 
-    def admit(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:
+    def acquire(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:
         """Return for how many seconds a request may wait that has so many; None: it is not to be sent."""
         kind, stalled = self._kinds[endpoint], self.has_stalled(target, now)
         sick = stalled or self._failed.has(target, now)
@@ -209,11 +209,11 @@ class CircuitBreaker:
         """Whether a target ran into its deadline when it was last asked for."""
         return self._stalled.has(target, now)
 
-    def heard(self, endpoint: str, now: float) -> None:
-        """Something came: the head of an answer, or bytes of a body."""
+    def on_activity(self, endpoint: str, now: float) -> None:
+        """Record received data: the head of an answer, or bytes of a body."""
         self._heard_at = now
-        self._asked = False
-        closed = [circuit.heard(now) for circuit in self._circuits(endpoint)]
+        self._probe_pending = False
+        closed = [circuit.on_activity(now) for circuit in self._circuits(endpoint)]
         if any(closed):
             self.recovered_at = now
             log.info("%s answers again", self.name)
@@ -221,36 +221,36 @@ class CircuitBreaker:
     def _circuits(self, endpoint: str) -> tuple[_Circuit, _Circuit]:
         return self._service, self._kinds[endpoint]
 
-    def wait(self, endpoint: str, target: str) -> "Wait":
+    def wait(self, endpoint: str, target: str) -> "PendingRequest":
         """Return the wait of a request that is about to be made."""
-        return Wait(self, endpoint, target)
+        return PendingRequest(self, endpoint, target)
 
-    def question_due_s(self, now: float) -> float | None:
+    def probe_due_s(self, now: float) -> float | None:
         """Return in how many seconds to ask for a sign of life; None where no request is under way.
 
         That is when nothing came of the service for half of the time that a request has.
         """
         if not self._waits:
             return None
-        if self._service.since is not None or self._asked:
+        if self._service.since is not None or self._probe_pending:
             return min(wait.limit_s for wait in self._waits) / 2
         return max(0.0, min(wait.quiet_from(self._heard_at, now) + wait.limit_s / 2 for wait in self._waits) - now)
 
-    def endpoints_waited_for(self) -> set[str]:
+    def pending_endpoints(self) -> set[str]:
         """Return the kinds of the requests that are under way."""
         return {wait.endpoint for wait in self._waits}
 
-    def asked(self, pending: bool) -> None:
+    def set_probe_pending(self, pending: bool) -> None:
         """Our own question is on its way, and nothing came of it yet; or it failed (`pending` false)."""
-        self._asked = pending
+        self._probe_pending = pending
 
-    def begun(self, wait: "Wait") -> None:
+    def begun(self, wait: "PendingRequest") -> None:
         """A request is under way."""
         self._waits.add(wait)
         if self.on_wait is not None:
             self.on_wait()
 
-    def ended(self, wait: "Wait") -> None:
+    def ended(self, wait: "PendingRequest") -> None:
         """A request is no longer under way."""
         self._waits.discard(wait)
 
@@ -258,14 +258,14 @@ class CircuitBreaker:
         """A target is as it should be."""
         self._stalled.remove(target)
 
-    def stalled(self, endpoint: str, target: str, now: float, since: float | None) -> None:
+    def on_timeout(self, endpoint: str, target: str, now: float, since: float | None) -> None:
         """A target ran into its deadline. `since`: from when on nothing came of it; None: too little came."""
         self._stalled.add(target, now)
         if since is None or self._service.since is not None:
             return
         opened = [
-            self._service.stalled(target, since, asked=self._asked),
-            self._kinds[endpoint].stalled(target, since, asked=False),
+            self._service.on_timeout(target, since, asked=self._probe_pending),
+            self._kinds[endpoint].on_timeout(target, since, asked=False),
         ]
         if any(opened):
             log.warning(
@@ -276,7 +276,7 @@ class CircuitBreaker:
             )
 
 
-class Wait:
+class PendingRequest:
     """One request, of all its attempts, as long as it waits for the service. `limit_s`: how long it may."""
 
     __slots__ = ("_breaker", "_came_bytes", "_paused_at", "_sent_at", "_since", "_slow_since", "endpoint", "limit_s",
@@ -307,16 +307,16 @@ class Wait:
         self._sent_at = None
         self._breaker.ended(self)
 
-    def heard(self, now: float, size_bytes: int = 0) -> None:
-        """Something of it came."""
+    def on_activity(self, now: float, size_bytes: int = 0) -> None:
+        """Record received data of this request."""
         self._since = now
-        self._breaker.heard(self.endpoint, now)
+        self._breaker.on_activity(self.endpoint, now)
         self._came_bytes += size_bytes
         if self._came_bytes >= _PROGRESS_BYTES:
             self._breaker.answered(self.target)
             self._slow_since, self._came_bytes = now, 0
         elif now - self._slow_since >= self.limit_s:
-            self._breaker.stalled(self.endpoint, self.target, now, None)
+            self._breaker.on_timeout(self.endpoint, self.target, now, None)
             self._slow_since, self._came_bytes = now, 0
 
     def has_stalled(self, now: float) -> bool:
@@ -324,7 +324,7 @@ class Wait:
         return self._breaker.has_stalled(self.target, now)
 
     def pause(self, now: float) -> None:
-        """Its reader is busy."""
+        """The reader is busy with what it received."""
         self._paused_at = now
 
     def resume(self, now: float) -> None:
@@ -356,4 +356,4 @@ class Wait:
     def _over(self, now: float, least_s: float) -> None:
         if self._sent_at is not None and self._paused_at is None and now - self._slow_since >= least_s:
             since = self._since if now - self._since >= least_s else None
-            self._breaker.stalled(self.endpoint, self.target, now, since)
+            self._breaker.on_timeout(self.endpoint, self.target, now, since)

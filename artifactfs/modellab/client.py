@@ -1,8 +1,7 @@
 """The endpoints of Model Lab that the tree needs. GET only.
 
-Owns URLs, and what is learned about the forms that this server speaks: whether a directory's `path` wants its slash, or
-the `/` or `./` that the server writes in front of it, and what returned paths are relative to. Source:
-model-lab-api.md.
+Owns URLs, the decoding of bodies in steps, and the log lines about odd rows. `listing_dialects.py` owns how this server
+writes its listings. Source: docs/dev/model-lab-api.md.
 """
 
 import logging
@@ -19,7 +18,14 @@ from artifactfs import errors
 from artifactfs.domain import DirectoryListing, IndexedFile, Project, RequestUsage, Run
 from artifactfs.modellab import details, models, pagination, size_limits
 from artifactfs.modellab.details import ProjectDetails, RunDetails
-from artifactfs.modellab.listing_dialects import ListingKind, ListingNormalizer, PathBase
+from artifactfs.modellab.listing_dialects import (
+    Evidence,
+    ListingKind,
+    ListingNormalizer,
+    PathBase,
+    PathForm,
+    ServerDialect,
+)
 from artifactfs.modellab.models import FileRow, Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
@@ -29,43 +35,30 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A large body with more values than these for each permitted row is refused undecoded. A row has four fields, or more
-# in time to come; names have brackets and commas in them, but few.
+# A large body with more values than these per permitted row is refused undecoded. A row has four fields today; names
+# hold few brackets and commas.
 _CONTAINERS_PER_ROW = 2
 _VALUES_PER_ROW = 16
-# Rows sorted between two looks at the event loop: about 5 ms of work.
+# Rows sorted between two checkpoints: about 5 ms of work.
 _SLICE = 2_000
-# A project's listing is decoded as it comes, in pieces of a millisecond of work.
+# A project's listing is decoded as a stream, in pieces of about 1 ms of work.
 _INDEX_PIECE_BYTES = 64 << 10
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
 _S3_PAGE = 1000
-# Directories of which it is known what was logged of them; arbitrary.
-_MAX_TOLD = 10_000
+# Directories whose logged oddities are remembered. Arbitrary.
+_MAX_LOGGED = 10_000
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """A listing as it came for one form of a directory's path, and what it says of the server."""
+    """A listing for one form of a directory's path, and the evidence in it."""
 
     run_id: int
     path: str
-    form: "_Form"
-    verdict: ListingKind
+    form: PathForm
+    kind: ListingKind
     listing: DirectoryListing
-    base: PathBase | None
-    echoed: bool
-    lead: str
-    slash: bool | None
+    evidence: Evidence
     rows: int
-
-
-class _Form(msgspec.Struct, frozen=True):
-    """How a directory's path is sent: what stands in front of it, and whether a slash ends it."""
-
-    lead: str
-    slash: bool
-
-    def __call__(self, path: str) -> str:
-        return f"{self.lead}{path}/" if self.slash else self.lead + path
 
 
 class ModelLab:
@@ -77,22 +70,15 @@ class ModelLab:
         self._transport = transport
         self._deadline_s = deadline_s
         self._sizes = sizes
-        # What this server wants, learned from its answers; None before that.
-        self._slash: bool | None = None
-        self._base: PathBase | None = None
-        # How this server was seen to write a directory's path, with a slash at the end or without: the form that is
-        # tried first. And what it was seen to write in front, and whether it wants that sent.
-        self._written_slash = True
-        self._written_lead = ""
-        self._lead: str | None = None
-        # A listing with something odd in it takes its size once more in memory.
+        self._dialect = ServerDialect()
+        # Lenient decoding needs the size of the body once more, so only one runs at a time.
         self._long_decoding = trio.Lock()
-        # Of which pages the log has it that they are cut.
+        # The lists (runs, projects) that the log already reports as cut.
         self._cut: set[str] = set()
-        # What was said in the log of which directory: once, not at every refresh (semantics 1.3).
-        self._told: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_TOLD)
-        # Of which pages the log has it that rows of them were left out.
-        self._odd_told: cachetools.LRUCache[str, bool] = cachetools.LRUCache(_MAX_TOLD)
+        # The oddities already logged of each directory: once, not at every refresh (semantics 1.3).
+        self._logged: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_LOGGED)
+        # The lists whose left-out rows are already logged.
+        self._odd_logged: cachetools.LRUCache[str, bool] = cachetools.LRUCache(_MAX_LOGGED)
 
     async def check_keys(self) -> None:
         """Make one cheap call that needs valid keys and a Model Lab on the other side."""
@@ -103,9 +89,9 @@ class ModelLab:
         return _the_run(run_id, await self._ask("run", f"/runs/{run_id}", {}, models.decode_run))
 
     async def run_details(self, run_id: int) -> tuple[Run, RunDetails]:
-        """Return one run with all of its details. Raises NotFound as `get_run` does."""
-        run, told = await self._ask("run", f"/runs/{run_id}", {}, details.decode_run)
-        return _the_run(run_id, run), told
+        """Return one run with its parameters, tags and metrics. Raises NotFound as `get_run` does."""
+        run, found = await self._ask("run", f"/runs/{run_id}", {}, details.decode_run)
+        return _the_run(run_id, run), found
 
     async def get_project(self, project_id: int) -> Project:
         """Return one project. Raises NotFound for one that is not there or is deleted."""
@@ -114,10 +100,10 @@ class ModelLab:
         )
 
     async def project_details(self, project_id: int) -> ProjectDetails:
-        """Return all details of a project. Raises NotFound as `get_project` does."""
-        project, told = await self._ask("project", f"/projects/{project_id}", {}, details.decode_project)
+        """Return one project with its tags and links. Raises NotFound as `get_project` does."""
+        project, found = await self._ask("project", f"/projects/{project_id}", {}, details.decode_project)
         _the_project(project_id, project)
-        return told
+        return found
 
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
@@ -155,13 +141,13 @@ class ModelLab:
         return [project for project in found if not project.deleted][:count]
 
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
-        """Return one directory of a run in one call, or two while the server's form is unknown.
+        """Return one directory of a run: one request, or two while the server's form is unknown.
 
-        Four, once, where it writes `/` or `./` in front of its paths.
+        Four requests, once, where the server writes `/` or `./` in front of its paths.
 
         `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
-        first, *others = self._forms()
+        first, *others = self._dialect.forms()
         if not path or not others:
             return self._adopt(await self._list(run_id, path, first))
         answers: list[_Answer] = []
@@ -173,21 +159,21 @@ class ModelLab:
                 # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
                 refusal = refusal or error
                 continue
-            if answer.verdict is ListingKind.CHILDREN and not (answer.echoed and not form.slash):
+            if answer.kind is ListingKind.CHILDREN and not (answer.evidence.echoed and not form.slash):
                 return self._adopt(answer)
             answers.append(answer)
         if refusal is not None and not answers:
             raise refusal
         # Children that came with an echo of the prefix count if the other form brought none.
-        return self._adopt(next((a for a in answers if a.verdict is ListingKind.CHILDREN), answers[0]))
+        return self._adopt(next((a for a in answers if a.kind is ListingKind.CHILDREN), answers[0]))
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
-        """Give every file of a project's listing to `add`, as they come.
+        """Stream a project's listing: pass its files to `add` as they arrive.
 
         Raises AnswerTooLarge past `sizes.index_bytes`, and what `add` raises. Waits `deadline_s` for each piece.
         """
         target = f"{API_PREFIX}/projects/{urllib.parse.quote(project_id, safe='')}/artifacts"
-        # Once: it is of use only now, and what fails it may be its size.
+        # One attempt: the index is of use only now, and its size may be the reason of the failure.
         stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, max_attempts=1)
         try:
             decoder = ProjectDecoder()
@@ -209,86 +195,59 @@ class ModelLab:
     @property
     def slash(self) -> bool | None:
         """Whether this server lists a directory by its path with a slash at the end; None while unknown."""
-        return self._slash
+        return self._dialect.slash
 
     @property
     def base(self) -> PathBase | None:
         """What the paths of this server's listings are relative to; None while unknown."""
-        return self._base
+        return self._dialect.base
 
     def can_prefetch(self) -> bool:
         """Whether a prefetch may be sent: no request queues, and the rate limit is not near."""
         return self._transport.can_prefetch("listing")
 
     def cost(self) -> RequestUsage:
-        """Return what was asked so far."""
+        """Return the requests made so far, and their cost."""
         return self._transport.cost()
 
-    def _forms(self) -> list[_Form]:
-        """Return the forms in which a directory may have to be asked for, the likeliest first.
-
-        The form at the end that the server itself writes comes first. Nothing stands in front at first: `path` is
-        documented as relative, and servers refuse absolute paths (MLflow: 400); object storage whose keys begin with
-        `/` or `./` wants them.
-        """
-        slashes = [self._written_slash, not self._written_slash] if self._slash is None else [self._slash]
-        leads = list(dict.fromkeys(["", self._written_lead])) if self._lead is None else [self._lead]
-        return [_Form(lead, each) for lead in leads for each in slashes]
-
-    def _adopt(self, answer: "_Answer") -> DirectoryListing:
-        """Take an answer for the directory's, and learn from it what this server wants."""
-        if answer.base is not None and answer.base is not self._base:
-            self._base = answer.base
-            log.info("the paths of this server's listings are relative to %s", answer.base.value)
+    def _adopt(self, answer: _Answer) -> DirectoryListing:
+        """Take an answer as the directory's, learn the server's dialect from it, and log its oddities."""
         # Names that were left out prove nothing: they may come from anywhere.
-        children = answer.listing.children
-        if answer.path and answer.verdict is ListingKind.CHILDREN and children.by_name:
-            if self._slash is None:
-                self._slash = answer.form.slash
-                form = "with" if answer.form.slash else "without"
-                log.info("this server lists a directory by its path %s a slash at the end", form)
-            if self._lead is None and self._written_lead:
-                self._lead = answer.form.lead
-                log.info("this server lists a directory by its path with %r in front", answer.form.lead)
-        self._written_lead = self._written_lead or answer.lead
-        if answer.slash is not None:
-            self._written_slash = answer.slash
+        has_children = answer.kind is ListingKind.CHILDREN and bool(answer.listing.children.by_name)
+        self._dialect.learn(answer.evidence, answer.form if answer.path and has_children else None)
         self._report(answer)
         return answer.listing
 
-    async def _list(self, run_id: int, path: str, form: _Form) -> "_Answer":
+    async def _list(self, run_id: int, path: str, form: PathForm) -> _Answer:
         query = {"path": form(path)} if path else {}
-        # Rows take as much memory as the body that they came in, and have its room until they are sorted.
+        # Rows take as much memory as their body, so its memory is held until they are sorted.
         async with self._asked("listing", f"/runs/{run_id}/artifacts", query, self._run_listing) as answer:
-            sorter = ListingNormalizer(path, sent_slash=form.slash, known=self._base)
+            sorter = ListingNormalizer(path, sent_slash=form.slash, known=self._dialect.base)
             for rows in _slices(answer.files):
                 sorter.weigh(rows)
                 await trio.lowlevel.checkpoint()
             for rows in _slices(answer.files):
                 sorter.add(rows)
                 await trio.lowlevel.checkpoint()
-        verdict, children = sorter.result()
+        kind, children = sorter.result()
         children.bad_names += answer.odd_rows
         return _Answer(
             run_id=run_id,
             path=path,
             form=form,
-            verdict=verdict,
+            kind=kind,
             listing=DirectoryListing(children, answer.path_in_project),
-            base=sorter.base,
-            echoed=sorter.echoed,
-            lead=sorter.lead,
-            slash=sorter.slash,
+            evidence=sorter.evidence(),
             rows=len(answer.files),
         )
 
-    def _report(self, answer: "_Answer") -> None:
+    def _report(self, answer: _Answer) -> None:
         run_id, path, rows, children = answer.run_id, answer.path, answer.rows, answer.listing.children
         cut = bool(rows) and rows % _S3_PAGE == 0
         seen = (children.bad_names, len(children.shadowed), cut)
-        if seen == self._told.get((run_id, path), (0, 0, False)):
+        if seen == self._logged.get((run_id, path), (0, 0, False)):
             return
-        self._told[run_id, path] = seen
+        self._logged[run_id, path] = seen
         where = f"run {run_id}, directory {path or '/'}"
         if children.bad_names:
             log.warning("%s: left out %d entries whose names no filesystem can hold", where, children.bad_names)
@@ -301,9 +260,9 @@ class ModelLab:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
 
     def _report_odd(self, what: str, odd: list[str]) -> None:
-        """Say once of which pages rows are left out: another refresh brings the same ones."""
-        if odd and what not in self._odd_told:
-            self._odd_told[what] = True
+        """Log once per list that rows are left out: the next refresh brings the same rows."""
+        if odd and what not in self._odd_logged:
+            self._odd_logged[what] = True
             # A sentence of its own for runs and for projects: the list of errors counts the same sentence once.
             sentence = (
                 f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
@@ -324,20 +283,20 @@ class ModelLab:
             f"{urllib.parse.quote(k, safe='')}={urllib.parse.quote(v, safe='')}" for k, v in query.items()
         )
         target = f"{API_PREFIX}{path}" + (f"?{encoded}" if encoded else "")
-        async with self._transport.whole(endpoint, target, deadline_s=self._deadline_s) as body:
+        async with self._transport.get_buffered(endpoint, target, deadline_s=self._deadline_s) as body:
             found, failure = await self._decoded(decode, body)
             del body
             if isinstance(failure, errors.UnexpectedAnswer):
-                self._transport.strange(endpoint)
+                self._transport.record_foreign_answer(endpoint)
             if failure is not None:
                 raise failure
-            self._transport.understood()
+            self._transport.record_valid_answer()
             yield found  # type: ignore[misc]  # there is one where there is no failure
 
     async def _decoded(
         self, decode: Callable[[bytes], Generator[None, None, T]], body: bytes
     ) -> tuple[T | None, errors.ServiceError | None]:
-        """Decode a body, or say why not: an exception without a traceback, which would keep the body (semantics 6.4).
+        """Decode a body; a failure is returned without its traceback, which would keep the body (semantics 6.4).
 
         Values are counted before they are made: a body of 256 MiB can become 10 GB of empty lists.
         """
@@ -359,7 +318,7 @@ class ModelLab:
         return listing
 
     async def _step_by_step(self, steps: Generator[None, None, T]) -> T:
-        """Return what a generator does; others run after each of its steps. Of several that are long, one at a time."""
+        """Run a decoder, with a checkpoint after each step. Long decodings run one at a time."""
         found: T
         try:
             next(steps)

@@ -50,9 +50,9 @@ class ContentEndpoint:
         self.ranges: bool | None = None
 
     @property
-    def crowded(self) -> bool:
+    def is_saturated(self) -> bool:
         """Whether requests wait for others to end."""
-        return self._transport.crowded
+        return self._transport.is_saturated
 
     @asynccontextmanager
     async def get(
@@ -60,7 +60,7 @@ class ContentEndpoint:
     ) -> AsyncIterator[ContentBody]:
         """Ask for bytes [start, end) (`end` None: to the end) of an artifact of `size` bytes (None: unknown).
 
-        Yields a Body that begins at `start`, or at 0 with `whole` set. Raises ServiceError; UnexpectedAnswer for
+        Yields a Body that begins at `start`, or at 0 with `get_buffered` set. Raises ServiceError; UnexpectedAnswer for
         what is not the artifact; NotFound, BadRequest and ServerFailed may all mean that it is gone.
         """
         headers = {"Accept": "application/octet-stream, application/json", "Accept-Encoding": "identity"}

@@ -1,25 +1,30 @@
-"""The forms a listing can come in, brought to one: the children of one directory.
+"""How this server writes listings, and their normal form: the children of one directory.
 
-A path may begin with any mixture of `/` and `./`: these are no part of a name, and are stripped. Within a path an empty
-component or `.` is a name that no filesystem can hold (semantics 1.3): in object storage `a//b` and `a/b` are two
+A path may begin with any mixture of `/` and `./`: these are no part of a name, and are stripped. Within a path, an
+empty component or `.` is a name that no filesystem can hold (semantics 1.3): in object storage `a//b` and `a/b` are two
 objects, and showing one as the other could give the bytes of the wrong one.
 
-Owns "What the documentation leaves open" 1-5 and 7-9 of model-lab-api.md. Pure: rows in, children and
-evidence out; `client.py` asks, remembers what the evidence says about this server, and asks again.
+Owns "What the documentation leaves open" 1-5 and 7-9 of docs/dev/model-lab-api.md. No I/O: rows in, children and
+evidence out. `client.py` sends the requests.
 
-What is hard: a row named like the queried directory, or beginning like it, can be the directory itself (an
-echo of an S3 prefix, a marker), a namesake (`dirx` for `dir`), or a child in an answer whose paths are
-relative to the queried directory. `ListingNormalizer` weighs the whole answer before it decides.
+What is hard: a row named like the queried directory, or beginning like it, can be the directory itself (an echo of an
+S3 prefix, a marker), a namesake (`dirx` for `dir`), or a child in a listing whose paths are relative to the queried
+directory. `ListingNormalizer` weighs the whole listing before it decides.
 """
 
 import enum
+import logging
 from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from artifactfs.domain import Children, ListedChild, encode_name, without_lead
 from artifactfs.modellab.models import FileRow, ProjectFile
 
+log = logging.getLogger(__name__)
+
 _MAX_SIZE = 2**63 - 1
-# A longer one is not worth sending back; arbitrary.
+# A longer prefix is not sent back. Arbitrary.
 _MAX_LEAD = 8
 
 
@@ -31,11 +36,73 @@ class PathBase(enum.Enum):
 
 
 class ListingKind(enum.Enum):
-    """What an answer says about the directory that was asked for."""
+    """What a listing says about the queried directory."""
 
     CHILDREN = "it has these children"
-    EMPTY = "there was nothing at all in the answer"
-    ECHO = "the answer only repeats the prefix that was asked for"
+    EMPTY = "the listing is empty"
+    ECHO = "the listing only repeats the queried prefix"
+
+
+class PathForm(msgspec.Struct, frozen=True):
+    """How a directory's path is sent: the prefix in front of it, and whether a slash ends it."""
+
+    lead: str
+    slash: bool
+
+    def __call__(self, path: str) -> str:
+        return f"{self.lead}{path}/" if self.slash else self.lead + path
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What one listing shows of the server's dialect.
+
+    `base`: what its paths are relative to. `echoed`: it names the queried directory. `lead`: the prefix of the first
+    directory's path. `slash`: whether that path ended in a slash. None: the listing does not show it.
+    """
+
+    base: PathBase | None
+    echoed: bool
+    lead: str
+    slash: bool | None
+
+
+class ServerDialect:
+    """The forms that this server accepts and writes, learned from its listings; None while unknown."""
+
+    def __init__(self) -> None:
+        self.slash: bool | None = None
+        self.base: PathBase | None = None
+        self._lead: str | None = None
+        # How the server writes a directory's path: this form is sent first.
+        self._written_slash = True
+        self._written_lead = ""
+
+    def forms(self) -> list[PathForm]:
+        """Return the forms in which a directory may have to be requested, the likeliest first.
+
+        The server's own ending comes first. The first lead is empty: `path` is documented as relative, and servers
+        refuse absolute paths (MLflow: 400). Object storage whose keys begin with `/` or `./` needs them.
+        """
+        slashes = [self._written_slash, not self._written_slash] if self.slash is None else [self.slash]
+        leads = list(dict.fromkeys(["", self._written_lead])) if self._lead is None else [self._lead]
+        return [PathForm(lead, each) for lead in leads for each in slashes]
+
+    def learn(self, evidence: Evidence, accepted: PathForm | None) -> None:
+        """Learn from a listing. `accepted`: the form that brought children; None where that proves nothing."""
+        if evidence.base is not None and evidence.base is not self.base:
+            self.base = evidence.base
+            log.info("the paths of this server's listings are relative to %s", evidence.base.value)
+        if accepted is not None:
+            if self.slash is None:
+                self.slash = accepted.slash
+                form = "with" if accepted.slash else "without"
+                log.info("this server lists a directory by its path %s a slash at the end", form)
+            if self._lead is None and self._written_lead:
+                self._lead = accepted.lead
+                log.info("this server lists a directory by its path with %r in front", accepted.lead)
+        self._written_lead = self._written_lead or evidence.lead
+        if evidence.slash is not None:
+            self._written_slash = evidence.slash
 
 
 class ListingNormalizer:
@@ -52,7 +119,7 @@ class ListingNormalizer:
         self._sent_slash = sent_slash
         self._known = known
         self._under = self._outside = self._namesake = self._must_be_child = self._self = False
-        # What stood in front of the path of a directory, "" where nothing did: the first that came.
+        # The prefix of the first directory's path; "" where it has none.
         self.lead = ""
         # Whether the first directory's path ended in a slash; None where there was no directory.
         self.slash: bool | None = None
@@ -84,12 +151,12 @@ class ListingNormalizer:
 
     @property
     def echoed(self) -> bool:
-        """Whether the answer names the directory that was asked for: an echo of a prefix, or a marker."""
+        """Whether the listing names the queried directory: an echo of a prefix, or a marker."""
         return self._self
 
     @property
     def base(self) -> PathBase | None:
-        """What the paths of this answer are relative to; None where it does not say."""
+        """The base of the listing's paths; None where it shows none."""
         if not self._directory:
             return None
         single = "/" not in self._directory
@@ -102,6 +169,10 @@ class ListingNormalizer:
         if self._namesake and self._sent_slash:
             return PathBase.DIRECTORY
         return None
+
+    def evidence(self) -> Evidence:
+        """Return what the listing shows of the server's dialect; after every row was added."""
+        return Evidence(base=self.base, echoed=self.echoed, lead=self.lead, slash=self.slash)
 
     def add(self, rows: Iterable[FileRow]) -> None:
         """Sort rows into children; after every row was weighed."""
@@ -129,7 +200,7 @@ class ListingNormalizer:
                 self._put(row, path)
 
     def result(self) -> tuple[ListingKind, Children]:
-        """Return the verdict, and the children (none unless the verdict is CHILDREN)."""
+        """Return the kind, and the children (none unless the kind is CHILDREN)."""
         if self._children.by_name or self._children.bad_names:
             return ListingKind.CHILDREN, self._children
         return (ListingKind.ECHO if self._self or self._namesake else ListingKind.EMPTY), self._children
@@ -163,7 +234,7 @@ class ListingNormalizer:
 def size_of(row: FileRow | ProjectFile) -> int | None:
     """Return a row's size in bytes; None for absent, null or nonsense. Numeric text counts.
 
-    A size that cannot be understood does not cost its row: the name is good, and `open` finds the size (semantics 2.2).
+    A row with an unreadable size is kept: its name is valid, and `open` finds the size (semantics 2.2).
     """
     size = row.file_size
     if isinstance(size, str):

@@ -52,7 +52,7 @@ class Liveness:
     async def _watch(self) -> None:
         """Look after the requests that are under way, until there are none."""
         try:
-            while (due_s := self._breaker.question_due_s(self._clock())) is not None:
+            while (due_s := self._breaker.probe_due_s(self._clock())) is not None:
                 if due_s > 0:
                     await trio.sleep(max(due_s, _LOOK_S))
                 elif not await self._ask():
@@ -65,18 +65,18 @@ class Liveness:
 
     async def _ask(self) -> bool:
         """Ask; returns whether that said something: an answer, or silence."""
-        waited_for = self._breaker.endpoints_waited_for()
+        waited_for = self._breaker.pending_endpoints()
         endpoint = next((each for each in _QUESTIONS if each not in waited_for), "runs")
         if self._transport.is_held_back(endpoint):
             return False
-        self._breaker.asked(True)
+        self._breaker.set_probe_pending(True)
         try:
             await self._transport.ask(endpoint, _QUESTIONS[endpoint], self._limit_s)
         except errors.TimedOut as error:
             return error.status is None
         except errors.PassingError:
             # Refused, or reset: others will hear that themselves.
-            self._breaker.asked(False)
+            self._breaker.set_probe_pending(False)
             return False
         except errors.ServiceError:
             pass  # an answer, too

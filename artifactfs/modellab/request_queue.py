@@ -10,7 +10,7 @@ from collections.abc import Callable
 import trio
 
 from artifactfs import errors
-from artifactfs.modellab.circuit_breaker import Wait
+from artifactfs.modellab.circuit_breaker import PendingRequest
 
 # Places of those that go besides.
 _BESIDES = 16
@@ -36,7 +36,7 @@ class RequestQueue:
         return int(self._limiter.available_tokens)
 
     @property
-    def taken(self) -> int:
+    def in_use(self) -> int:
         """How many requests have a place."""
         return self._limiter.borrowed_tokens + self._besides.borrowed_tokens
 
@@ -45,7 +45,7 @@ class RequestQueue:
         """How many requests wait for a place."""
         return self._limiter.statistics().tasks_waiting
 
-    async def enter(self, wait: Wait, now: float, left_s: float) -> Callable[[], None]:
+    async def acquire(self, wait: PendingRequest, now: float, left_s: float) -> Callable[[], None]:
         """Wait for a place; returns what gives it back, which any task may call. Raises NotAsked."""
         place = object()
         taken: list[trio.CapacityLimiter] = []

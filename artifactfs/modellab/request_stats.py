@@ -148,7 +148,7 @@ class RequestStats:
         elif outcome is Outcome.DENIED and self._denied_since is None:
             self._denied_since = self._clock()
 
-    def strange(self, kind: str) -> None:
+    def record_foreign_answer(self, kind: str) -> None:
         """Take note that an answer that had ended well is not Model Lab's."""
         self._outcomes[kind, Outcome.OK] -= 1
         self._outcomes[kind, Outcome.PROTOCOL_ERROR] += 1

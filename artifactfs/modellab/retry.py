@@ -12,7 +12,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.modellab.auth import KeyRing
-from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, Wait
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, PendingRequest
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import Outcome, RequestStats
 from artifactfs.util import backoff
@@ -71,7 +71,7 @@ class Retrier:
     async def run(
         self,
         breaker: CircuitBreaker,
-        wait: Wait,
+        wait: PendingRequest,
         deadline_s: float,
         attempt: Callable[[float], Awaitable[T]],
         max_attempts: int | None = None,
@@ -81,7 +81,7 @@ class Retrier:
         `max_attempts` replaces the policy's.
         """
         since, target = self._clock(), wait.target
-        if (limit_s := breaker.admit(wait.endpoint, target, since, deadline_s)) is None:
+        if (limit_s := breaker.acquire(wait.endpoint, target, since, deadline_s)) is None:
             self._stats.not_sent(wait.endpoint, Outcome.CIRCUIT_OPEN)
             raise errors.NotAsked(
                 f"{breaker.name} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
@@ -92,7 +92,7 @@ class Retrier:
         try:
             with trio.move_on_after(limit_s):
                 found = await self._attempts(wait, since + limit_s, attempt, failures, max_attempts)
-                breaker.worked(target, self._clock())
+                breaker.on_success(target, self._clock())
                 return found
             if not failures or not isinstance(failures[-1], errors.RateLimited):
                 wait.timed_out(self._clock())
@@ -110,16 +110,16 @@ class Retrier:
             raise
         except (errors.ServerFailed, errors.ConnectionLost, errors.ConnectionRefused, errors.Unreachable) as error:
             surely = isinstance(error, errors.ConnectionRefused | errors.Unreachable)
-            breaker.failed(target, self._clock(), surely=surely)
+            breaker.on_failure(target, self._clock(), surely=surely)
             raise
         except (errors.NotFound, errors.AccessDenied, errors.BadRequest):
-            breaker.worked(target, self._clock())
+            breaker.on_success(target, self._clock())
             wait.answered()
             raise
 
     async def _attempts(
         self,
-        wait: Wait,
+        wait: PendingRequest,
         end: float,
         attempt: Callable[[float], Awaitable[T]],
         failures: list[errors.PassingError],

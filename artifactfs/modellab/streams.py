@@ -16,7 +16,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.modellab import error_mapping
-from artifactfs.modellab.circuit_breaker import Wait
+from artifactfs.modellab.circuit_breaker import PendingRequest
 from artifactfs.modellab.request_log import Line
 
 # What a body is inflated to at a time.
@@ -26,7 +26,7 @@ _PIECES = 256
 _CLOSE_S = 1.0
 
 
-class Room:
+class BodyMemory:
     """Memory for the bodies that are kept whole: the oldest is never short of it, all others share `others_bytes`.
 
     So bodies cannot wait for each other half-way: the oldest goes on, and when it is done with the next one does.
@@ -35,31 +35,31 @@ class Room:
     def __init__(self, others_bytes: int) -> None:
         self._others_bytes = others_bytes
         # Bytes of each body, the oldest first.
-        self._held: dict[Kept, int] = {}
+        self._held: dict[RetainedBody, int] = {}
         self._freed = trio.Event()
 
-    async def take(self, body: "Kept", size_bytes: int) -> None:
+    async def take(self, body: "RetainedBody", size_bytes: int) -> None:
         """Wait until a body may have so much more, and count it."""
         while not self._has(body, size_bytes):
             await self._freed.wait()
         self._held[body] = self._held.get(body, 0) + size_bytes
 
-    def leave(self, body: "Kept") -> None:
+    def leave(self, body: "RetainedBody") -> None:
         """Count nothing of a body any more."""
         if self._held.pop(body, None) is not None:
             self._freed.set()
             self._freed = trio.Event()
 
-    def _has(self, body: "Kept", size_bytes: int) -> bool:
+    def _has(self, body: "RetainedBody", size_bytes: int) -> bool:
         oldest = next(iter(self._held), body)
         others_bytes = sum(self._held.values()) - self._held.get(oldest, 0)
         return body is oldest or others_bytes + size_bytes <= self._others_bytes
 
 
-class Kept:
+class RetainedBody:
     """A body that is kept whole. Close it: its bytes go, though a traceback may still refer to it."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: BodyMemory) -> None:
         self._room = room
         self._buffer = io.BytesIO()
         self.size_bytes = 0
@@ -80,16 +80,16 @@ class Kept:
         self._room.leave(self)
 
 
-class Listener(Protocol):
+class StreamObserver(Protocol):
     """Who counts what comes: the transport."""
 
     def now(self) -> float:
         """Return the time, in seconds of the mount's clock."""
 
-    def received(self, size_bytes: int, wait: Wait) -> None:
+    def received(self, size_bytes: int, wait: PendingRequest) -> None:
         """Count bytes of a body that came."""
 
-    def broke_off(self) -> None:
+    def count_broken_body(self) -> None:
         """Take note that a body ended before its end."""
 
 
@@ -100,7 +100,12 @@ class Stream:
     """
 
     def __init__(
-        self, transport: Listener, response: httpx.Response, release: Callable[[], None], line: Line, wait: Wait
+        self,
+        transport: StreamObserver,
+        response: httpx.Response,
+        release: Callable[[], None],
+        line: Line,
+        wait: PendingRequest,
     ) -> None:
         self._transport = transport
         self._response = response
@@ -165,7 +170,7 @@ class Stream:
         self._wait.pause(self._transport.now())
 
     def _failed(self, error: httpx.HTTPError) -> errors.ServiceError:
-        self._transport.broke_off()
+        self._transport.count_broken_body()
         if isinstance(error, httpx.ReadTimeout):
             self._wait.timed_out(self._transport.now())
         failure = error_mapping.error_from_exception(self.url.netloc.decode("ascii"), error)

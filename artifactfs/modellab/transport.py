@@ -25,12 +25,12 @@ from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import error_mapping, models, rate_limits, request_log, size_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.circuit_breaker import CircuitBreaker, Wait
+from artifactfs.modellab.circuit_breaker import CircuitBreaker, PendingRequest
 from artifactfs.modellab.connections import Connections, tls_context
 from artifactfs.modellab.request_queue import RequestQueue
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.retry import KeysRefused, Retrier, RetryPolicy
-from artifactfs.modellab.streams import Kept, Room, Stream, decoded
+from artifactfs.modellab.streams import BodyMemory, RetainedBody, Stream, decoded
 from artifactfs.util.urls import is_loopback, without_password
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Transport:
             transport=transport,
         )
         self._sizes = sizes
-        self._room = Room(sizes.shared_bytes)
+        self._room = BodyMemory(sizes.shared_bytes)
         self._limits = limits or rate_limits.RateLimits()
         self._breaker = breaker or CircuitBreaker(self.host)
         # Of the origins that redirects lead to: a silent object storage says nothing about the API.
@@ -128,11 +128,11 @@ class Transport:
         return (
             self._queue.free > RESERVED
             and not self._breaker.is_open(endpoint)
-            and not self._limits.is_near(endpoint, self._clock(), self._queue.taken)
+            and not self._limits.is_near(endpoint, self._clock(), self._queue.in_use)
         )
 
     @property
-    def crowded(self) -> bool:
+    def is_saturated(self) -> bool:
         """Whether requests queue because all connections are in use."""
         return self._queue.waiting > 0
 
@@ -141,12 +141,12 @@ class Transport:
         await self._connections.aclose()
 
     async def get(self, endpoint: str, target: str, *, deadline_s: float) -> bytes:
-        """Return the body of a 2xx answer as `whole` does, and release its memory: for small bodies."""
-        async with self.whole(endpoint, target, deadline_s=deadline_s) as body:
+        """Return the body of a 2xx answer as `get_buffered` does, and release its memory: for small bodies."""
+        async with self.get_buffered(endpoint, target, deadline_s=deadline_s) as body:
             return body
 
     @asynccontextmanager
-    async def whole(self, endpoint: str, target: str, *, deadline_s: float) -> AsyncIterator[bytes]:
+    async def get_buffered(self, endpoint: str, target: str, *, deadline_s: float) -> AsyncIterator[bytes]:
         """Give the body of a 2xx answer to `GET target` (path and query, encoded), and hold memory for its decoding.
 
         `endpoint`: the kind, for counting and rate limits. Waits at most `deadline_s` seconds in all: queue,
@@ -154,9 +154,9 @@ class Transport:
         """
         wait = self._breaker.wait(endpoint, target)
 
-        async def attempt(left_s: float) -> Kept:
+        async def attempt(left_s: float) -> RetainedBody:
             until = self._clock() + left_s
-            leave = await self._queue.enter(wait, self._clock(), left_s)
+            leave = await self._queue.acquire(wait, self._clock(), left_s)
             try:
                 with self._tally.attempt(endpoint, until):
                     return await self._fetch_body(endpoint, target, left_s, wait)
@@ -166,7 +166,7 @@ class Transport:
         try:
             kept = await self._retrier.run(self._breaker, wait, deadline_s, attempt)
         except errors.UnexpectedAnswer:
-            self._breaker.strange(self._clock())
+            self._breaker.record_foreign_answer(self._clock())
             raise
         finally:
             wait.ended()
@@ -195,14 +195,14 @@ class Transport:
         """Whether a rate limit forbids a request of this kind now."""
         return self._limits.pause_s(endpoint, self._clock()) > 0
 
-    def understood(self) -> None:
+    def record_valid_answer(self) -> None:
         """Take note that an answer was Model Lab's."""
-        self._breaker.understood(self._clock())
+        self._breaker.record_valid_answer(self._clock())
 
-    def strange(self, endpoint: str) -> None:
+    def record_foreign_answer(self, endpoint: str) -> None:
         """Take note that a 2xx answer is not Model Lab's."""
-        self._tally.strange(endpoint)
-        self._breaker.strange(self._clock())
+        self._tally.record_foreign_answer(endpoint)
+        self._breaker.record_foreign_answer(self._clock())
 
     async def open(
         self,
@@ -222,14 +222,14 @@ class Transport:
         `target`: names the artifact for the circuit breaker, where `url` is a link that changes each time.
         """
         absolute = self._url(url)
-        ours = self.is_ours(absolute)
+        ours = self.is_api_origin(absolute)
         breaker = self._breaker if ours else self._breaker_of(absolute)
         wait = breaker.wait(endpoint, url if target is None else target)
 
         async def attempt(left_s: float) -> Stream:
             # The stream releases the slot.
             until = self._clock() + left_s
-            leave = await self._queue.enter(wait, self._clock(), left_s)
+            leave = await self._queue.acquire(wait, self._clock(), left_s)
             line = request_log.begin(endpoint, absolute, ours=ours)
             try:
                 with self._tally.attempt(endpoint, until, ours=ours):
@@ -253,16 +253,16 @@ class Transport:
         """Return the time, in seconds of the mount's clock."""
         return self._clock()
 
-    def received(self, size_bytes: int, wait: Wait) -> None:
+    def received(self, size_bytes: int, wait: PendingRequest) -> None:
         """Count received bytes of a body."""
         self._received_bytes += size_bytes
-        wait.heard(self._clock(), size_bytes)
+        wait.on_activity(self._clock(), size_bytes)
 
-    def broke_off(self) -> None:
+    def count_broken_body(self) -> None:
         """Count a body that did not come to its end."""
         self._tally.bodies_broken += 1
 
-    def is_ours(self, url: httpx.URL) -> bool:
+    def is_api_origin(self, url: httpx.URL) -> bool:
         """Whether a URL is of the API's own origin: the only origin that gets the credentials."""
         return (url.scheme, url.host, url.port) == (self._origin.scheme, self._origin.host, self._origin.port)
 
@@ -280,11 +280,11 @@ class Transport:
         except httpx.InvalidURL as error:
             raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
 
-    async def _fetch_body(self, endpoint: str, target: str, left_s: float, wait: Wait) -> Kept:
+    async def _fetch_body(self, endpoint: str, target: str, left_s: float, wait: PendingRequest) -> RetainedBody:
         """Make one attempt; return its body."""
         until = self._clock() + left_s - _MEMORY_WAIT_MARGIN_S
         url = self._url(target)
-        kept = Kept(self._room)
+        kept = RetainedBody(self._room)
         try:
             with request_log.begin(endpoint, url, ours=True) as line:
                 response = await self._respond(endpoint, url, {}, left_s, _SUCCESS, line, wait)
@@ -311,10 +311,10 @@ class Transport:
         timeout_s: float,
         expected: Container[int],
         line: request_log.Line,
-        wait: Wait,
+        wait: PendingRequest,
     ) -> httpx.Response:
         """Send a request; return its answer with the body unread. Raises ServiceError for an unexpected status."""
-        ours = self.is_ours(url)
+        ours = self.is_api_origin(url)
         generation = self._keys.generation
         with self._converting_errors(url):
             response = await self._send(
@@ -338,14 +338,14 @@ class Transport:
         raise KeysRefused(failure, generation) if ours and isinstance(failure, errors.AccessDenied) else failure
 
     async def _send(
-        self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float, wait: Wait
+        self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float, wait: PendingRequest
     ) -> httpx.Response:
         self._requests[endpoint] += 1
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
         wait.sent(sent_at := self._clock())
-        response = await self._connections.send(request, alone=self._queue.taken <= 1)
-        wait.heard(now := self._clock())
+        response = await self._connections.send(request, alone=self._queue.in_use <= 1)
+        wait.on_activity(now := self._clock())
         self._tally.head(endpoint, now - sent_at)
         if self._on_answer is not None:
             self._on_answer(endpoint, response.status_code, response.headers)
@@ -359,7 +359,7 @@ class Transport:
         except httpx.HTTPError as error:
             raise error_mapping.error_from_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
 
-    async def _fill(self, kept: Kept, response: httpx.Response, until: float, wait: Wait) -> None:
+    async def _fill(self, kept: RetainedBody, response: httpx.Response, until: float, wait: PendingRequest) -> None:
         """Read a body into `kept`. Raises AnswerTooLarge past the size limit."""
         async with aclosing(decoded(response)) as pieces:
             async for piece in pieces:
@@ -376,7 +376,7 @@ class Transport:
                 if memory_wait.cancelled_caught:
                     raise errors.TimedOut("other large listings took all the memory that there is for them")
 
-    async def _start_of(self, response: httpx.Response, wait: Wait) -> bytes:
+    async def _start_of(self, response: httpx.Response, wait: PendingRequest) -> bytes:
         """Return the beginning of an error's body."""
         body = bytearray()
         async with aclosing(decoded(response)) as pieces:

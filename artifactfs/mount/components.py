@@ -98,14 +98,16 @@ def fuse_operations(
     settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
 ) -> Operations:
     make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
-    makers, orders = control.report_generators(), control.commands()
+    generators, commands = control.report_generators(), control.commands()
     operations = make(
         tree,
         files,
         Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
         deadline_s=settings.deadline,
         on_ready=on_ready,
-        desk=ControlFiles(Reports(InodeNumbers(settings.api_url), time.time_ns(), makers, orders), makers, orders),
+        control_files=ControlFiles(
+            Reports(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
+        ),
     )
     trace(operations)
     return operations

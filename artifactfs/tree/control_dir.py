@@ -23,15 +23,16 @@ _FIXED_VALID_S = 3600.0
 
 
 class Reports:
-    """The names in /.artifactfs. `whats`: the reports; `orders`: the directories that take an inode number."""
+    """The names in /.artifactfs. `whats`: the reports; `commands`: the directories that take an inode number."""
 
-    def __init__(self, numbering: InodeNumbers, mounted_ns: int, whats: Iterable[str], orders: Iterable[str]) -> None:
+    def __init__(self, numbering: InodeNumbers, mounted_ns: int, whats: Iterable[str], commands: Iterable[str]) -> None:
         self._numbering = numbering
         self._mounted_ns = mounted_ns
         self.top = ControlDir(self._entry(NAME, is_dir=True), ROOT_NUMBER)
         self._whats = {what.encode(): self._report(what) for what in whats}
         self._orders = {
-            name: ControlDir(self._entry(name, is_dir=True), self.top.entry.number) for name in map(str.encode, orders)
+            name: ControlDir(self._entry(name, is_dir=True), self.top.entry.number)
+            for name in map(str.encode, commands)
         }
 
     def lookup(self, parent: ControlDir, name: bytes) -> LookupResult:

@@ -28,7 +28,7 @@ class Plan:
     pool_blocks: int
     budget_blocks: int
     cache_bytes: int | None
-    crowded: bool
+    is_saturated: bool
     validators: str
     reads: tuple[tuple[tuple[int, int, float], ...], ...]
     seed: int
@@ -54,7 +54,7 @@ def plans(max_size: int = 40 * BLOCK) -> st.SearchStrategy[Plan]:
         pool_blocks=st.sampled_from([4, 8, 64]),
         budget_blocks=st.sampled_from([1, 4, 64]),
         cache_bytes=st.sampled_from([None, 0, 20 << 10, 1 << 30]),
-        crowded=st.booleans(),
+        is_saturated=st.booleans(),
         validators=st.sampled_from(["none", "strong", "noise"]),
         reads=st.lists(handle, min_size=1, max_size=4).map(tuple),
         seed=st.integers(0, 1 << 30),
@@ -77,7 +77,7 @@ def server_of(plan: Plan) -> Server:
         told=plan.told,
         chunk=max(plan.chunk, plan.size // 500),
         validator=validators(plan),
-        crowded=plan.crowded,
+        is_saturated=plan.is_saturated,
     )
 
 

@@ -1,4 +1,4 @@
-"""artifactfs.tree.control_dir and fuse.desk: the files in /.artifactfs, as the kernel asks for them (5.1, 6.2)."""
+"""artifactfs.tree.control_dir and fuse.control_files: the files in /.artifactfs (5.1, 6.2)."""
 
 import errno
 import os
@@ -35,14 +35,14 @@ class Said:
 
     def __init__(self) -> None:
         self.times = 0
-        self.orders: list[int] = []
+        self.commands: list[int] = []
 
     def make(self) -> bytes:
         self.times += 1
         return b"x" * self.times
 
     async def order(self, number: int) -> bytes:
-        self.orders.append(number)
+        self.commands.append(number)
         await trio.sleep(1)
         return b"done %d" % number
 
@@ -68,10 +68,10 @@ async def tree(nursery: trio.Nursery) -> Tree:
 @pytest.fixture
 async def operations(tree: Tree, said: Said) -> Operations:
     files: OpenFileTable = None  # type: ignore[assignment]  # nothing here reads an artifact
-    makers, orders = {"a": said.make}, {"do": said.order}
-    desk = ControlFiles(Reports(InodeNumbers("test"), NOW_NS, makers, orders), makers, orders)
+    generators, commands = {"a": said.make}, {"do": said.order}
+    control_files = ControlFiles(Reports(InodeNumbers("test"), NOW_NS, generators, commands), generators, commands)
     ownership = Ownership(1000, 100, 0o077)
-    return Operations(tree, files, ownership, deadline_s=5.0, on_ready=lambda: None, desk=desk)
+    return Operations(tree, files, ownership, deadline_s=5.0, on_ready=lambda: None, control_files=control_files)
 
 
 async def find(operations: Operations, *names: str, who: Any = OWNER) -> int:
@@ -95,8 +95,8 @@ async def test_it_is_found_and_not_listed(operations: Operations, kernel: Kernel
     handle = await operations.opendir(top, OWNER)
     for _ in range(2):  # and again after rewinddir
         assert await kernel.read(operations, handle) == [b".", b"..", b"a"]
-    orders = await operations.opendir(await find(operations, ".artifactfs", "do"), OWNER)
-    assert await kernel.read(operations, orders) == [b".", b".."]
+    commands = await operations.opendir(await find(operations, ".artifactfs", "do"), OWNER)
+    assert await kernel.read(operations, commands) == [b".", b".."]
     attributes = await operations.getattr(top, OWNER)
     assert (attributes.st_mode, attributes.st_uid, attributes.attr_timeout) == (stat.S_IFDIR | 0o500, os.geteuid(), 0)
 
@@ -127,10 +127,10 @@ async def test_an_order_is_carried_out_when_it_is_opened(
     """3.3: not when it is looked up, nor by `stat`."""
     number = await find(operations, ".artifactfs", "do", "123")
     assert (await operations.getattr(number, OWNER)).st_size == 0
-    assert said.orders == []
+    assert said.commands == []
     opened = await operations.open(number, os.O_RDONLY, ROOT)
     assert await operations.read(opened.fh, 0, 100) == b"done 123"
-    assert said.orders == [123]
+    assert said.commands == [123]
 
 
 @pytest.mark.parametrize("name", ["0", "01", "-1", "1x", "", "9" * 20, "a"])
@@ -150,7 +150,7 @@ async def test_others_are_refused(operations: Operations, said: Said) -> None:
     assert await refused(lambda: operations.opendir(top, OTHER), errno.EACCES)
     assert await refused(lambda: operations.open(report, os.O_RDONLY, OTHER), errno.EACCES)
     assert await refused(lambda: operations.open(order, os.O_RDONLY, OTHER), errno.EACCES)
-    assert (said.times, said.orders) == (times, [])
+    assert (said.times, said.commands) == (times, [])
     for who in (OWNER, ROOT):
         await operations.open(report, os.O_RDONLY, who)
 

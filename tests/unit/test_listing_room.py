@@ -15,7 +15,7 @@ from artifactfs import errors
 from artifactfs.modellab import models, streams
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.size_limits import SizeLimits
-from artifactfs.modellab.streams import Kept, Room
+from artifactfs.modellab.streams import BodyMemory, RetainedBody
 from tests.unit.test_transport import connect
 
 MIB = 1 << 20
@@ -25,14 +25,14 @@ CLOSE = b"]}}}"
 
 async def test_the_oldest_goes_on(autojump_clock: MockClock) -> None:
     """6.4: the oldest body takes what it needs; all others share what there is, and are next when it is done."""
-    room = Room(10)
-    oldest, second, third = (Kept(room) for _ in range(3))
+    room = BodyMemory(10)
+    oldest, second, third = (RetainedBody(room) for _ in range(3))
     await oldest.add(bytes(1000))
     await second.add(bytes(6))
     await third.add(bytes(4))
     done = []
 
-    async def more(body: Kept, name: str) -> None:
+    async def more(body: RetainedBody, name: str) -> None:
         await body.add(bytes(100))
         done.append(name)
 
@@ -53,8 +53,8 @@ async def test_the_oldest_goes_on(autojump_clock: MockClock) -> None:
 
 async def test_a_body_that_has_nothing_yet_waits_too(autojump_clock: MockClock) -> None:
     """6.4: the first piece of a body counts like any."""
-    room = Room(10)
-    oldest, other = Kept(room), Kept(room)
+    room = BodyMemory(10)
+    oldest, other = RetainedBody(room), RetainedBody(room)
     await oldest.add(b"x")
     with trio.move_on_after(5) as scope:
         await other.add(bytes(11))
@@ -195,7 +195,7 @@ def test_a_large_answer_is_what_the_schema_says() -> None:
 
 def test_a_value_is_not_a_copy() -> None:
     """6.4: a body is in memory once: what is given out is what was kept."""
-    body = Kept(Room(0))
+    body = RetainedBody(BodyMemory(0))
     trio.run(body.add, bytes(streams._MAX_PIECE_BYTES))
     trio.run(body.add, b"x")
     assert body.value() is body.value()

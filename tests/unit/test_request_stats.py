@@ -139,17 +139,17 @@ def test_since_when_a_service_is_silent_or_fails() -> None:
     breaker, never = CircuitBreaker("x"), float("-inf")
     assert since(breaker) == (None, None, never)
     for target in "abc":
-        breaker.stalled("run", target, 130.0, 100.0)
+        breaker.on_timeout("run", target, 130.0, 100.0)
     assert since(breaker) == (100.0, None, never)
-    breaker.heard("run", 110.0)
+    breaker.on_activity("run", 110.0)
     assert since(breaker) == (None, None, 110.0)
-    breaker.failed("a", 120.0, surely=False)
+    breaker.on_failure("a", 120.0, surely=False)
     assert since(breaker) == (None, None, 110.0)  # one may be chance
-    breaker.failed("a", 121.0, surely=True)
-    breaker.failed("a", 122.0, surely=True)
+    breaker.on_failure("a", 121.0, surely=True)
+    breaker.on_failure("a", 122.0, surely=True)
     assert since(breaker) == (None, 121.0, 110.0)
-    breaker.worked("a", 130.0)
-    breaker.worked("a", 140.0)
+    breaker.on_success("a", 130.0)
+    breaker.on_success("a", 140.0)
     assert since(breaker) == (None, None, 130.0)
 
 

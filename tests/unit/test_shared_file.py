@@ -225,10 +225,10 @@ async def test_a_spool_that_nobody_follows_gives_its_place_back(autojump_clock: 
         assert await handle.read(3 * BLOCK, 100) == DATA[3 * BLOCK : 3 * BLOCK + 100]
         await trio.sleep(10)
         assert server.open_bodies == 1
-        server.crowded = True
+        server.is_saturated = True
         await trio.sleep(1.5)
         assert server.open_bodies == 0
-        server.crowded = False
+        server.is_saturated = False
         assert await read_all(handle) == DATA
         handle.close()
 
@@ -239,7 +239,7 @@ async def test_a_spool_whose_place_is_wanted_runs_to_its_end(autojump_clock: Moc
     async with bench(server, pool=8 * BLOCK, directory=str(tmp_path)) as made:
         handle = await made.open(SIZE)
         assert await handle.read(3 * BLOCK, 100) == DATA[3 * BLOCK : 3 * BLOCK + 100]
-        server.crowded = True
+        server.is_saturated = True
         await trio.sleep(5)
         assert server.open_bodies == 0
         assert await read_all(handle) == DATA
