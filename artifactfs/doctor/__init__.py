@@ -1,19 +1,19 @@
-"""`artifactfs doctor`: whether a mount would work here, what stands in its way, and how to fix it.
+"""`artifactfs doctor`: checks whether a mount would work here, and reports each problem with its fix.
 
-Owns the checks, not how they are printed (cli/doctor.py). It changes nothing, and it goes on: a check that fails, or
-breaks, or hangs, costs itself. What is hard is the last: a path that a user names may lie on a file system that no
-longer answers, and a process that touches it may be beyond every signal. So whatever touches such a path is done by a
-child that is left behind if it must be (apart.py).
+Owns the checks, not their output (cli/doctor.py). The doctor changes nothing. A check that fails or hangs does not stop
+the others. Hard: a path of the user may lie on a file system that no longer answers, and a process that touches it
+may not react to any signal. So a child process touches such paths, and is left behind if it hangs (isolated.py).
 
-    findings.py   what a check found, in a form for people and programs
-    machine.py    what is read of this machine; tests have one of their own
-    apart.py      a function in a child process, for so long and no longer
-    system.py     Python, FUSE, limits, other mounts: what the machine has to offer
-    fusermount.py what fusermount3 refuses to an ordinary user
-    places.py     mount point, cache, log, config file: what is the user's
-    setup.py      the settings, where keys come from, what of the environment is not read
-    service.py    the few requests, and the time that they may take
-    grants.py     what the answers say of the service
+    findings.py          the result of a check: mark, fact and fix
+    host.py              the state of this machine; tests pass their own
+    isolated.py          a function in a child process, with a time limit
+    host_checks.py       Python, FUSE, limits, other mounts
+    fusermount.py        the conditions of fusermount3 for ordinary users
+    path_checks.py       mount point, cache, log, config file
+    settings_checks.py   the settings, the origin of the keys, ignored environment variables
+    service.py           the requests, and their time limits
+    service_findings.py  the findings about the service's answers
+    runner.py            all checks in order
 """
 
 from artifactfs.doctor.findings import Finding, Mark, Report

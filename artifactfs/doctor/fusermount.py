@@ -1,6 +1,6 @@
-"""What fusermount3 refuses to an ordinary user beside what `mount` itself looks at: by whom, and over what.
+"""The conditions of fusermount3 for ordinary users that `mount` itself does not check.
 
-Facts are those of libfuse's util/fusermount.c and util/fuser_conf.c, from 3.14.0 to the master of 2026-08-20.
+The facts are those of libfuse's util/fusermount.c and util/fuser_conf.c, from 3.14.0 to the master of 2026-08-20.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _OVER = frozenset({
     0x0000564C, 0x00006969, 0x00003434, 0x5346544E, 0x5346414F, 0x794C7630, 0x52654973, 0xFE534D42, 0x73717368,
     0x01021994, 0x24051905, 0x736675005346544E, 0x58465342, 0x2FC12FC1,
 })  # fmt: skip
-# What came into the list later (NTFS3, ramfs, WekaFS, PanFS), and the version that has it.
+# Types added later (NTFS3, ramfs, WekaFS, PanFS), with the first version that has them.
 _OVER_SINCE = {
     0x7366746E: (3, 16, 2), 0x858458F6: (3, 17, 1), 0x18031977: (3, 18, 0), 0xAAD7AAEA: (3, 18, 0),
 }  # fmt: skip
@@ -30,7 +30,7 @@ _STATFS_BYTES = 512
 
 
 def user(machine: Machine) -> Iterator[Finding]:
-    """Look at the user, and at the table by which fusermount3 unmounts; nothing is said where all is well."""
+    """Check the user's name, and the table that fusermount3 reads to unmount; yields problems only."""
     if machine.euid == 0:
         return
     if not machine.is_named:
@@ -42,14 +42,14 @@ def user(machine: Machine) -> Iterator[Finding]:
 
 
 def place(machine: Machine, path: str) -> Finding | None:
-    """Look at the file system that a mount point lies on; None where fusermount3 mounts over it. May hang."""
+    """Check the file system that a mount point lies on; None if fusermount3 mounts over it. May hang."""
     if machine.euid == 0:
         return None
     try:
         point = checks.place(path)
         kind = file_system(point)
     except (UserError, OSError):
-        # The check of the mount point says what is wrong with it.
+        # The check of the mount point reports this.
         return None
     since = _OVER_SINCE.get(kind)
     version = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", machine.output("fusermount3", "--version"))

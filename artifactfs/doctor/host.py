@@ -1,6 +1,6 @@
-"""What is read of this machine, in one place, so that tests have machines of their own.
+"""The state of this machine for the checks, in one place, so that tests pass machines of their own.
 
-Files are read below `root`; what no file tells (who we are, what is mounted) is a field. Nothing here decides.
+Files are read below `root`. Facts that are in no file (the user, the mounts) are fields. Nothing here decides.
 """
 
 import os
@@ -28,7 +28,7 @@ def _user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        return str(os.geteuid())  # a container's user need not have a name
+        return str(os.geteuid())  # a container's user may have no name
 
 
 def _is_named() -> bool:
@@ -48,7 +48,7 @@ class Machine:
 
     root: str = "/"
     euid: int = field(default_factory=os.geteuid)
-    python: tuple[int, int, int] = tuple(sys.version_info[:3])  # type: ignore[assignment]  # mypy takes it for any length
+    python: tuple[int, int, int] = tuple(sys.version_info[:3])  # type: ignore[assignment]  # mypy loses the length of the slice
     user: str = field(default_factory=_user)
     is_named: bool = field(default_factory=_is_named)
     kernel: str = field(default_factory=_running_on)
@@ -56,7 +56,7 @@ class Machine:
     mounts: Sequence[Mount] = field(default_factory=mount_table.mounts)
 
     def read(self, path: str) -> str | None:
-        """Return the start of a text file, None where there is none that can be read. Lines end with "\\n" only."""
+        """Return the start of a text file, None if it cannot be read. Lines end with "\\n" only."""
         try:
             with open(self._at(path), encoding="utf-8", errors="replace", newline="\n") as file:
                 return file.read(_MOST_BYTES)
@@ -64,11 +64,11 @@ class Machine:
             return None
 
     def has(self, path: str) -> bool:
-        """Whether there is anything of that name."""
+        """Whether a path exists; a broken link does."""
         return os.path.lexists(self._at(path))
 
     def names(self, path: str) -> list[str]:
-        """Return the sorted names in a directory; none where there is none."""
+        """Return the sorted names in a directory; an empty list without one."""
         try:
             return sorted(os.listdir(self._at(path)))
         except OSError:
@@ -79,19 +79,19 @@ class Machine:
         return os.stat(self._at(path))
 
     def is_nosuid(self, path: str) -> bool:
-        """Whether set-uid bits count for nothing where a file lies."""
+        """Whether the file system of a file ignores set-uid bits."""
         return bool(os.statvfs(self._at(path)).f_flag & os.ST_NOSUID)
 
     def which(self, program: str) -> str | None:
-        """Return where a program is, by PATH."""
+        """Return the path of a program, found by PATH."""
         return shutil.which(program)
 
     def is_dead(self, mount: Mount) -> bool:
-        """Whether a FUSE mount has lost its process."""
+        """Whether a FUSE mount has no process that serves it."""
         return mount_table.is_dead(mount)
 
     def output(self, *command: str) -> str:
-        """Return what a program says, in one line; nothing where it fails."""
+        """Return the output of a program in one line; "" if it does not run."""
         try:
             done = subprocess.run(
                 command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_PROGRAM_S
@@ -101,7 +101,7 @@ class Machine:
         return " ".join((done.stdout or done.stderr).decode(errors="replace").split())
 
     def process_status(self, name: str) -> str:
-        """Return a field of this process's status (proc(5)), empty where the kernel has none of that name."""
+        """Return a field of this process's status (proc(5)), empty if the kernel does not have it."""
         for line in (self.read("/proc/self/status") or "").split("\n"):
             key, _, value = line.partition(":")
             if key == name:

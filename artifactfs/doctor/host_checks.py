@@ -1,4 +1,4 @@
-"""Python, FUSE, limits, other mounts: what this machine has to offer. Each check is a function of a `Machine`."""
+"""Checks Python, FUSE, limits and other mounts. Each check is a function of a `Machine`."""
 
 import importlib.metadata
 import os
@@ -13,18 +13,18 @@ from artifactfs.mount import checks, mount_owner, mount_table
 from artifactfs.util.escaping import shell_word
 
 _LOWEST_PYTHON = (3, 11)
-# Two pools of connections, blocks that are loaded and saved, the log: some 60 at most, and room for what comes.
+# Two connection pools, blocks being loaded and saved, the log: about 60 at most, with a margin.
 _FEW_FILES = 256
-# The bit of CAP_SYS_ADMIN (capabilities(7)): mounting takes it, of root or of the set-uid fusermount3.
+# The bit of CAP_SYS_ADMIN (capabilities(7)), which mounting needs, by root or by the set-uid fusermount3.
 _SYS_ADMIN = 1 << 21
-# fuse.conf(5)'s own, where it does not say.
+# The default of fuse.conf(5).
 _MOUNT_MAX = 1000
 _MOST_PROBED = 16
 _CONTAINER = "docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined …"
 
 
 def python(machine: Machine) -> Finding:
-    """Check the version of Python; says what it runs on."""
+    """Check the version of Python; the fact names the kernel, too."""
     version = ".".join(map(str, machine.python))
     if machine.python < _LOWEST_PYTHON:
         return fault("python", f"Python {version} is too old: 3.11 is needed", "sudo apt-get install python3.11")
@@ -65,7 +65,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def device(machine: Machine, look: Callable[[], None] = checks.device) -> Finding:
-    """Check that /dev/fuse is there and opens."""
+    """Check that /dev/fuse exists and opens."""
     try:
         look()
     except UserError as error:
@@ -76,7 +76,7 @@ def device(machine: Machine, look: Callable[[], None] = checks.device) -> Findin
 
 
 def container(machine: Machine) -> bool:
-    """Whether this is a container of Docker's, Podman's or Kubernetes'."""
+    """Whether this is a container of Docker, Podman or Kubernetes."""
     return (
         machine.has("/.dockerenv")
         or machine.has("/run/.containerenv")
@@ -86,38 +86,38 @@ def container(machine: Machine) -> bool:
 
 
 def privilege(machine: Machine) -> Finding:
-    """Check that who mounts may mount: root's own capability, or that which fusermount3 gets by its set-uid bit."""
+    """Check the capability to mount: root's own, or that of fusermount3 by its set-uid bit."""
     capabilities = machine.process_status("CapEff" if machine.euid == 0 else "CapBnd")
     if capabilities and not int(capabilities, 16) & _SYS_ADMIN:
-        return fault("privilege", "mounting takes CAP_SYS_ADMIN, which this container lacks", _CONTAINER)
+        return fault("privilege", "mounting needs CAP_SYS_ADMIN, which this environment does not have", _CONTAINER)
     if machine.euid == 0 and mount_owner.in_user_namespace(machine.read("/proc/self/uid_map")):
         return warning(
             "privilege",
-            "you are root of a user namespace, not of the machine: root mounts in a mount namespace of its own only",
-            "unshare -Urm  # unless this is such a namespace, as that of a container is",
+            "you are root of a user namespace, not of the machine: it can mount only in a mount namespace of its own",
+            "unshare -Urm  # not needed if this is such a namespace, as in a container",
         )
     if machine.euid == 0:
         return good("privilege", "root may mount")
     if machine.process_status("NoNewPrivs") == "1":
         return fault(
             "privilege",
-            "this process may gain no privileges (no_new_privs), so that fusermount3's set-uid bit counts for nothing",
+            "this process cannot gain privileges (no_new_privs), so the set-uid bit of fusermount3 has no effect",
             "systemctl --user edit UNIT  # NoNewPrivileges=no; in a container: no --security-opt no-new-privileges",
         )
     return good("privilege", "an ordinary user mounts through fusermount3")
 
 
 def fusermount(machine: Machine) -> Finding:
-    """Check fusermount3, by which ordinary users mount."""
+    """Check fusermount3, which mounts for ordinary users."""
     path = machine.which("fusermount3")
     if path is None:
         if machine.euid == 0:
-            return skipped("fusermount3", "fusermount3 is not installed; root does without")
+            return skipped("fusermount3", "fusermount3 is not installed; root does not need it")
         return fault("fusermount3", "fusermount3 is missing", "sudo apt-get install fuse3")
     version = re.search(r"\d+\.\d+[\d.]*", machine.output(path, "--version"))
     named = f"{path} {version[0] if version else '(of unknown version)'}"
     if machine.euid == 0:
-        return good("fusermount3", f"{named}; root does without")
+        return good("fusermount3", f"{named}; root does not need it")
     try:
         found = machine.stat(path)
         nosuid = machine.is_nosuid(path)
@@ -132,36 +132,34 @@ def fusermount(machine: Machine) -> Finding:
         )
     if nosuid:
         return fault(
-            "fusermount3", f"{path} lies on a file system that is mounted nosuid", "sudo apt-get install fuse3"
+            "fusermount3", f"{path} lies on a file system that is mounted with nosuid", "sudo apt-get install fuse3"
         )
     return good("fusermount3", f"{named}, set-uid root")
 
 
 def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
-    """Check /etc/fuse.conf: allow_other, where it is asked for, and how many mounts ordinary users may have."""
-    # fusermount3 reads it by lines that end with a line feed, and not a last line that does not end.
+    """Check /etc/fuse.conf: allow_other, if it is set, and the limit on mounts of ordinary users."""
+    # fusermount3 ignores a last line without a line feed.
     whole = machine.read(checks.FUSE_CONF) or ""
     lines = [line.split("#", 1)[0].strip() for line in whole.rpartition("\n")[0].split("\n")]
     allowed = "user_allow_other" in lines
     if machine.euid == 0:
-        yield good("allow_other", "root may let others in")
+        yield good("allow_other", "root may use allow_other")
         return
     if allowed:
-        yield good("allow_other", f"{checks.FUSE_CONF} lets ordinary users let others in")
+        yield good("allow_other", f"{checks.FUSE_CONF} lets ordinary users use allow_other")
     elif allow_other:
         newline = "" if not whole or whole.endswith("\n") else f"echo | sudo tee -a {checks.FUSE_CONF}; "
         fix = f"{newline}echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
-        yield fault(
-            "allow_other", f"allow_other is asked for, and {checks.FUSE_CONF} has no line user_allow_other", fix
-        )
+        yield fault("allow_other", f"allow_other is set, but {checks.FUSE_CONF} has no line user_allow_other", fix)
     else:
-        yield skipped("allow_other", f"not asked for; {checks.FUSE_CONF} would not allow it")
+        yield skipped("allow_other", f"not asked for; {checks.FUSE_CONF} does not allow it")
     stated = [match[1] for line in lines if (match := re.fullmatch(r"mount_max\s*=\s*(-?\d{1,9})", line))]
     most = int(stated[-1]) if stated else _MOUNT_MAX
     there = sum(mount.fstype == "fuse" or mount.fstype.startswith("fuse.") for mount in machine.mounts)
     if there >= most != -1:
         fix = f"sudo sed -i '/^ *mount_max/d; $a mount_max = {most + 1000}' {checks.FUSE_CONF}"
-        yield fault("mount_max", f"{there} FUSE mounts are there, and {checks.FUSE_CONF} allows {most}", fix)
+        yield fault("mount_max", f"{there} FUSE mounts exist, and {checks.FUSE_CONF} allows {most}", fix)
 
 
 def open_files(machine: Machine) -> Finding:
@@ -173,7 +171,7 @@ def open_files(machine: Machine) -> Finding:
 
 
 def updatedb(machine: Machine) -> Finding | None:
-    """Check that locate's index leaves our mounts alone; None where there is no locate."""
+    """Check that updatedb skips our mounts; None without locate."""
     text = machine.read("/etc/updatedb.conf")
     if text is None:
         return None
@@ -184,11 +182,11 @@ def updatedb(machine: Machine) -> Finding | None:
         fix = f"sudo sed -i -E 's/^( *PRUNEFS *= *\")/\\1{mount_table.FUSE_TYPE} /' /etc/updatedb.conf"
     else:
         fix = f"echo 'PRUNEFS=\"{mount_table.FUSE_TYPE}\"' | sudo tee -a /etc/updatedb.conf"
-    return warning("updatedb", "updatedb would walk every mount that all may enter: PRUNEFS does not name ours", fix)
+    return warning("updatedb", "updatedb traverses every mount with allow_other: PRUNEFS does not name ours", fix)
 
 
 def logout(machine: Machine) -> Finding | None:
-    """Check whether the end of the session would end a mount in the background; None where it would not."""
+    """Check whether a logout ends a mount in the background; None if it does not."""
     if machine.euid == 0:
         return None
     places = ["/etc/systemd/logind.conf"]
@@ -203,16 +201,16 @@ def logout(machine: Machine) -> Finding | None:
         return None
     return warning(
         "logout",
-        "systemd ends all that you started when you log out (KillUserProcesses), a mount in the background too",
+        "when you log out, systemd ends your processes (KillUserProcesses), mounts in the background included",
         f"loginctl enable-linger {shell_word(machine.user)}",
     )
 
 
 def mounts(machine: Machine) -> Iterator[Finding]:
-    """Look at the mounts of ours that are there: a dead one makes every program fail that comes near."""
+    """Report our mounts: a dead one makes programs fail that touch it."""
     ours = [mount for mount in machine.mounts if mount.fstype == mount_table.FUSE_TYPE]
     if len(ours) > _MOST_PROBED:
-        yield skipped("mounts", f"{len(ours)} mounts of artifactfs: too many to look at each")
+        yield skipped("mounts", f"{len(ours)} mounts of artifactfs: too many to check")
         return
     dead = [mount for mount in ours if machine.is_dead(mount)]
     for mount in dead:

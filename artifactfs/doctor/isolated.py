@@ -1,7 +1,7 @@
-"""A function in a child process, for so long and no longer: for what may hang where no signal reaches it.
+"""Runs a function in a child process with a time limit, since it may hang where no signal reaches it.
 
-A process that waits inside the kernel for a dead file system cannot be killed; one that has a thread there cannot even
-end. So a child waits in its place, and is left behind. Call before there are threads: a fork does not take them along.
+A process that waits inside the kernel for a dead file system cannot be killed; a process with a thread there cannot
+exit. So a child waits instead, and is left behind. Call before threads start: a fork does not copy them.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ import msgspec
 from artifactfs.doctor.findings import Finding
 
 _PIECE_BYTES = 64 << 10
-# How long the child that was killed gets to be gone, before it is left behind.
+# The time for a killed child to end before it is left behind.
 _KILLED_S = 0.2
 
 
 def run_isolated(look: Callable[[], Sequence[Finding]], within_s: float) -> Sequence[Finding] | None:
-    """Return what `look` found; None if that took longer. Raises RuntimeError with the child's own words if it broke.
+    """Return the findings of `look`; None at the time limit. Raises RuntimeError with the child's exception.
 
-    Ctrl-C ends the child as well: it is of the same group of processes.
+    Ctrl-C ends the child, too, since it is in the same process group.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -48,14 +48,14 @@ def run_isolated(look: Callable[[], Sequence[Finding]], within_s: float) -> Sequ
     if answer.startswith(b"["):
         return msgspec.json.decode(answer, type=list[Finding])
     raise RuntimeError(
-        msgspec.json.decode(answer, type=dict[str, str])["error"] if answer else "it ended without a word"
+        msgspec.json.decode(answer, type=dict[str, str])["error"] if answer else "it ended without a result"
     )
 
 
 def _child(look: Callable[[], Sequence[Finding]], writer: int) -> None:
-    """Everything that happens in the child; never returns."""
+    """Run in the child; never returns."""
     try:
-        # A child that is left behind must not hold our output open. Without a /dev it does.
+        # A child left behind must not keep our output open. Without a /dev there is no null device.
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1, 2):
@@ -68,7 +68,7 @@ def _child(look: Callable[[], Sequence[Finding]], writer: int) -> None:
         while answer:
             answer = answer[os.write(writer, answer) :]
     finally:
-        # Not sys.exit: the parent's exit handlers are not ours.
+        # Not sys.exit, which would run the parent's exit handlers.
         os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Mount point, cache, log, config file: the places that are the user's. Call through apart.py: any of them may hang."""
+"""Checks the user's paths: mount point, cache, log, config file. Any may hang: call through isolated.py."""
 
 import os
 import stat
@@ -15,19 +15,21 @@ from artifactfs.settings import Settings, log_target
 from artifactfs.util.escaping import shell_word
 from artifactfs.util.humanize import format_size
 
-# File systems whose answer comes over a network, and those that are memory (statfs(2) tells both by number only).
+# File systems on a network, and in memory (statfs(2) has only numbers for them).
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "fuse.")
 _FILE = "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …"
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def mountpoint(path: str) -> Finding:
-    """Check that something can be mounted at a path. Changes nothing: a dead mount there stays for `mount` to heal."""
+    """Check a mount point. Changes nothing: `mount` removes a dead mount there."""
     try:
         point = checks.place(path)
         if checks.dead_mount(point) is not None:
             return warning(
-                "mount point", f"a dead mount is at {point}; the next mount there heals it", _command("umount", point)
+                "mount point",
+                f"a dead mount is at {point}; the next mount there replaces it",
+                _command("umount", point),
             )
         hidden = checks.directory(point)
     except UserError as error:
@@ -42,13 +44,13 @@ def _command(name: str, path: str) -> str:
 
 
 def config(settings: Settings, *, understood: bool = True) -> Finding:
-    """Check the config file. The check of the settings reports its contents.
+    """Check the config file's existence and mode; settings_checks reports its contents.
 
-    `understood` False: the settings could not be read.
+    `understood` False: the settings could not be read, so its contents are unknown.
     """
     path = settings.config_file
     if path == os.devnull:
-        return good("config file", "none, as was asked for")
+        return good("config file", "none, as requested")
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -56,7 +58,7 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
     except OSError as error:
         return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
     if not understood:
-        # Another user's, say: the check of the settings reports it.
+        # For example, another user's file: the finding about the settings says so.
         return skipped("config file", path)
     mode = stat.S_IMODE(found.st_mode)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
@@ -64,12 +66,12 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
 
 
 def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
-    """Check the cache directory: whose it is, on what it lies, and whether there is room."""
+    """Check the cache directory: its owner, its file system, and the free space."""
     path = settings.cache_dir
     if settings.cache_size == 0:
-        return good("cache", "turned off: what is read again is fetched again")
+        return good("cache", "turned off: repeated reads are fetched again")
     if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
-        return warning("cache", f"{path} is below the mount point, where nothing can be written", _elsewhere())
+        return warning("cache", f"{path} is below the mount point, which is read-only", _elsewhere())
     there = os.path.lexists(path)
     lies_at = path if there else existing_above(path)
     private = ""
@@ -84,24 +86,24 @@ def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
         private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
     state = os.statvfs(lies_at)
     if state.f_flag & os.ST_RDONLY:
-        return warning("cache", f"{path} lies on a read-only disk, so nothing is kept", _elsewhere())
+        return warning("cache", f"{path} lies on a read-only disk, so nothing is cached", _elsewhere())
     if not os.access(lies_at, os.W_OK | os.X_OK):
         if there:
             fix = f"chmod u+rwx {shell_word(path)}"
-            return warning("cache", f"{path} cannot be written, so nothing is kept", fix)
-        # If no other user can enter the directory, a directory that root makes is out of reach as well.
+            return warning("cache", f"{path} cannot be written, so nothing is cached", fix)
+        # A directory that root makes helps only if this user can enter its parent.
         fix = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
-        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is kept", fix)
+        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is cached", fix)
     kind = kind_of(machine.mounts, os.path.realpath(lies_at))
     free = state.f_bavail * state.f_frsize
     room = f"{format_size(free)} free"
     if free <= settings.cache_min_free:
         least = format_size(settings.cache_min_free)
-        return warning("cache", f"{path} has {room}, of which {least} are to stay free: nothing is kept", _elsewhere())
+        return warning("cache", f"{path} has {room}, of which {least} must stay free: nothing is cached", _elsewhere())
     if kind in _MEMORY:
-        return warning("cache", f"{path} lies in memory ({kind}): what it holds is taken from programs", _elsewhere())
+        return warning("cache", f"{path} lies in memory ({kind}), which programs then lack", _elsewhere())
     if kind.startswith(_REMOTE):
-        return warning("cache", f"{path} lies on {kind}: as slow to read as its network is", _elsewhere())
+        return warning("cache", f"{path} lies on {kind}: reads are as slow as its network", _elsewhere())
     most = format_size(settings.cache_size)
     return good("cache", f"{path} on {kind or 'an unknown file system'}, {most} at most, {room}{private}")
 
@@ -117,12 +119,12 @@ def _elsewhere() -> str:
 def log(settings: Settings, point: str | None) -> Finding:
     """Check that a mount in the background can write its log."""
     if settings.log_to == "stderr":
-        return good("log", "goes to standard error, of a mount in front")
+        return good("log", "goes to standard error, of a mount in the foreground")
     target = log_target(settings, point or "/mnt", foreground=False)
     if target.file is None:
         socket = system_logs.JOURNAL_SOCKET if target.to == "journal" else system_logs.SYSLOG_SOCKET
         if not os.path.exists(socket):
-            return fault("log", f"the log cannot go to {target.place}: {socket} is missing", _FILE)
+            return fault("log", f"{target.place} is not running: {socket} is missing", _FILE)
         return good("log", f"goes to {target.place}")
     path = target.file
     directory = os.path.dirname(path)
@@ -140,15 +142,15 @@ def log(settings: Settings, point: str | None) -> Finding:
 
 
 def existing_above(path: str) -> str:
-    """Return a path, or the nearest directory above it that exists."""
+    """Return a path, or its nearest existing parent."""
     while not os.path.lexists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
     return path
 
 
 def kind_of(mounts: Sequence[Mount], path: str) -> str:
-    """Return the type of the file system that an absolute path lies on, by the mount table; empty where unknown."""
+    """Return the type of the file system that an absolute path lies on, by the mount table; "" if unknown."""
     around = [each for each in mounts if path == each.point or path.startswith(each.point.rstrip("/") + "/")]
-    # Of several at one place the last is on top.
+    # Of several mounts at one point, the last is on top.
     longest = max((len(each.point) for each in around), default=0)
     return next((each.fstype for each in reversed(around) if len(each.point) == longest), "")

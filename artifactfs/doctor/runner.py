@@ -1,4 +1,4 @@
-"""All checks in their order, each reported as soon as it is done."""
+"""Runs all checks in their order, and reports each finding at once."""
 
 import importlib.metadata
 import logging
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 Tell = Callable[[Finding], None]
 Found = Finding | Iterable[Finding] | None
 
-# For one look at a file system that may not answer. Arbitrary: a network's file system on a bad day.
+# For one check of a file system that may not answer; generous for a slow network. Arbitrary.
 _LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to look at. `run_id`: a run to try the service on, in place of one of the last."""
+    """The options of the doctor. `run_id`: the run to try the service on, instead of a recent one."""
 
     given: SettingsArguments
     mountpoint: str | None = None
@@ -36,7 +36,7 @@ class Request:
 
 
 def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dict[str, int]:
-    """Make all checks; returns the requests that were sent, by kind. Takes two deadlines and some seconds at most."""
+    """Run all checks; returns the number of requests by kind. Takes at most two deadlines and some seconds."""
     machine = machine or Machine()
     its = settings_checks.read(request.given)
     settings.drop_keys()
@@ -45,7 +45,7 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
         tell(finding)
     unread = settings.unread_proxies(), settings.unread_exceptions()
     _here(tell, "proxy", lambda: settings_checks.proxy(loaded, *unread))
-    # First what forks: after it there may be threads.
+    # Checks that fork come first: later ones may start threads.
     _aside(tell, "config file", partial(path_checks.config, loaded, understood=its.may_ask))
     if request.mountpoint is not None:
         _aside(tell, "mount point", partial(path_checks.mountpoint, request.mountpoint))
@@ -53,8 +53,8 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     _aside(tell, "cache", partial(path_checks.cache, machine, loaded, request.mountpoint))
     _aside(tell, "log", partial(path_checks.log, loaded, request.mountpoint))
     trusted = _aside(tell, "certificates", lambda: settings_checks.certificates(loaded, settings.unread_ca_files()))
-    _of_the_machine(tell, machine, loaded)
-    why = _why_not(request, its, trusted=trusted)
+    _check_machine(tell, machine, loaded)
+    why = _reason_to_skip(request, its, trusted=trusted)
     if why is not None:
         tell(skipped("service", f"not asked: {why}"))
         return {}
@@ -63,16 +63,16 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     return service.ask(loaded, tell, index=request.index, run_id=request.run_id)
 
 
-def _why_not(request: Request, its: settings_checks.Setup, *, trusted: bool) -> str | None:
-    """Return why the service is not to be asked, None if it is."""
+def _reason_to_skip(request: Request, its: settings_checks.Setup, *, trusted: bool) -> str | None:
+    """Return the reason for sending no requests to the service, None if there is none."""
     if request.offline:
         return "--offline"
     if not its.may_ask:
-        return "the settings have to be fixed first"
+        return "the settings have errors"
     return None if trusted else "there are no certificates to trust"
 
 
-def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
+def _check_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
     requirements = importlib.metadata.requires("artifactfs") or []
     _here(tell, "python", lambda: host_checks.python(machine))
     _here(tell, "fuse device", lambda: host_checks.device(machine))
@@ -88,15 +88,15 @@ def _of_the_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
 
 
 def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
-    """Run a check in this process; a check that fails itself is reported. Returns whether there is no fault."""
+    """Run a check in this process; an exception becomes a finding. Returns whether there is no fault."""
     found: list[Finding] = []
     try:
         found = _listed(look())
     except (OSError, UserError, MemoryError) as error:
-        found = [_not_looked_at(check, error)]
+        found = [_check_failed(check, error)]
     except Exception as error:
-        log.debug("a check broke", exc_info=True)
-        text = f"could not be looked at: {type(error).__name__} (this is a bug, please report it)"
+        log.debug("a check failed", exc_info=True)
+        text = f"the check failed: {type(error).__name__} (this is a bug, please report it)"
         found = [warning(check, text)]
     for finding in found:
         tell(finding)
@@ -104,14 +104,14 @@ def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
 
 
 def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
-    """Make a check in a child process, which is left behind if it hangs. Returns whether there is no fault."""
+    """Run a check in a child process, which is left behind if it hangs. Returns whether there is no fault."""
 
     def looked() -> list[Finding]:
-        # Here, since the exception's kind does not get out of the child.
+        # Here, since the exception's type does not leave the child.
         try:
             return _listed(look())
         except (OSError, UserError) as error:
-            return [_not_looked_at(check, error)]
+            return [_check_failed(check, error)]
 
     def findings() -> Iterable[Finding]:
         found = run_isolated(looked, _LOOK_S)
@@ -120,12 +120,12 @@ def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
     return _here(tell, check, findings)
 
 
-def _not_looked_at(check: str, error: Exception) -> Finding:
-    return warning(check, f"could not be looked at: {of_the_system(error) or error}")
+def _check_failed(check: str, error: Exception) -> Finding:
+    return warning(check, f"the check failed: {of_the_system(error) or error}")
 
 
 def _silent(check: str) -> Finding:
-    text = f"the file system there does not answer within {_LOOK_S:g} s"
+    text = f"the file system of this path does not answer within {_LOOK_S:g} s"
     return fault(check, text, "mount | grep -E 'fuse|nfs|cifs'  # and umount -l what is dead")
 
 

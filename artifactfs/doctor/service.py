@@ -1,12 +1,11 @@
-"""The few requests, and the time that they may take. What their answers mean is in grants.py.
+"""Sends the doctor's requests, within their time limits. service_findings.py interprets the answers.
 
-Asks with the client that a mount asks with, so that it meets what a mount would meet: the same TLS, the same proxy, the
-same retries. As few requests as will do:
+Uses the client of a mount, so that TLS, proxy and retries are the same. Sends as few requests as possible:
 
     1  the runs last updated: keys, site, clock, rate limit
-    1  the root of a run; of up to four more where nothing is in it
-    1  a directory of that run, or 2 where the first form of its path brings nothing
-    1  some bytes of a file, and what redirects cost
+    1  the root of a run; of up to four more if it is empty
+    1  a directory of that run, or 2 if the first form of its path finds nothing
+    1  some bytes of a file, and its redirects
     1  the project's listing
 """
 
@@ -30,20 +29,20 @@ from artifactfs.util.clock import boottime
 
 Tell = Callable[[Finding], None]
 
-# One page: enough to find a run that is finished, and has files.
+# One page: enough to find a finished run with files.
 _RUNS = 20
-# How many of them are looked into for a file. Arbitrary.
+# Runs that are searched for a file. Arbitrary.
 _MOST_ROOTS = 5
-# What is read of a file, from its second byte on: a server that ignores ranges shows at once.
+# Read from the second byte on, which shows a server that ignores ranges.
 _BYTES = 64
 
 
 def ask(settings: Settings, tell: Tell, *, index: bool, run_id: int | None) -> dict[str, int]:
-    """Ask the service; returns the requests that were sent, by kind. Takes two deadlines at most."""
+    """Query the service; returns the number of requests by kind. Takes two deadlines at most."""
     try:
         return trio.run(_ask, settings, tell, index, run_id)
     except BaseExceptionGroup as group:
-        # Ctrl-C may come out of a task that a library started.
+        # Ctrl-C may come from a task of a library.
         if group.subgroup(KeyboardInterrupt) is not None:
             raise KeyboardInterrupt from None
         raise
@@ -58,18 +57,18 @@ async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) 
         proxy=settings.proxy,
         ca_file=settings.ca_file,
         clock=boottime,
-        on_answer=lambda kind, status, told: heads.add(kind, status, told, time.time()),
+        on_answer=lambda kind, status, headers: heads.add(kind, status, headers, time.time()),
     )
     try:
-        visit = Visit(settings, transport, heads, tell)
+        checks = ServiceChecks(settings, transport, heads, tell)
         rest = trio.CancelScope()
         with trio.move_on_after(2 * settings.deadline) as whole:
-            if await visit.reach():
+            if await checks.reach():
                 rest.deadline = trio.current_time() + settings.deadline
                 with rest:
-                    await visit.look(run_id, index=index)
+                    await checks.look(run_id, index=index)
         if whole.cancelled_caught or rest.cancelled_caught:
-            tell(service_findings.silent(visit.step, settings.deadline))
+            tell(service_findings.silent(checks.step, settings.deadline))
         return transport.cost().requests
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -78,14 +77,14 @@ async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) 
 
 @dataclass
 class _Found:
-    """Where something is to be tried: a run, what was listed of it, and a file."""
+    """The run to try, and its listings."""
 
     run: Run
     root: DirectoryListing
     listings: dict[str, DirectoryListing] = field(default_factory=dict)
 
     def files(self) -> list[tuple[str, ListedChild]]:
-        """Return the files that were listed, by their path below the run's root."""
+        """Return the listed files, by their path below the run's root."""
         return [
             (f"{path}/{child.name.decode()}".lstrip("/"), child)
             for path, listing in self.listings.items()
@@ -94,8 +93,8 @@ class _Found:
         ]
 
 
-class Visit:
-    """The questions in their order. `step` names the one that is being asked."""
+class ServiceChecks:
+    """The steps in their order. `step` names the current one."""
 
     def __init__(self, settings: Settings, transport: Transport, heads: Heads, tell: Tell) -> None:
         self.step = service_findings.FIRST
@@ -108,26 +107,26 @@ class Visit:
         self._runs: list[Run] = []
 
     async def reach(self) -> bool:
-        """Make the one call that says most; returns whether there is more to ask."""
+        """List the last runs; returns whether other requests make sense."""
         start = boottime()
         try:
             self._runs = await self._service.list_runs(_RUNS)
         except errors.ServiceError as error:
             for finding in service_findings.refused(self._settings, error):
                 self._tell(finding)
-            self._of_the_answer()
+            self._report_heads()
             return False
         self._tell(service_findings.answered(self._settings, boottime() - start, self._heads.statuses("runs")))
-        self._of_the_answer()
+        self._report_heads()
         return True
 
-    def _of_the_answer(self) -> None:
+    def _report_heads(self) -> None:
         for finding in (service_findings.clock(self._heads), service_findings.rate_limit(self._heads)):
             if finding is not None:
                 self._tell(finding)
 
     async def look(self, run_id: int | None, *, index: bool) -> None:
-        """Find out what the service grants."""
+        """Try listings, contents and the index."""
         found = await self._somewhere(run_id)
         if found is None:
             return
@@ -167,11 +166,11 @@ class Visit:
         return None
 
     def _candidates(self) -> list[int]:
-        """Return the runs to look into: those that are finished first, as those are done with their files."""
+        """Return the runs to search: finished runs first, since their files are complete."""
         return [run.run_id for run in sorted(self._runs, key=lambda run: not run.finished)][:_MOST_ROOTS]
 
     async def _directory(self, found: _Found) -> None:
-        """List a directory below the root: its path may want a slash, and its answer may be relative to it."""
+        """List a directory below the root: its path may need a slash, and the answer may be relative to it."""
         self.step = "directories"
         child = next((each for each in found.root.children.by_name.values() if each.is_dir), None)
         if child is None:
@@ -191,8 +190,8 @@ class Visit:
             )
             return
         found.listings[name] = listing
-        asked = (self._transport.cost() - before).requests.get("listing", 0)
-        self._tell(service_findings.directories(self._service.slash, self._service.base, listing, asked))
+        sent = (self._transport.cost() - before).requests.get("listing", 0)
+        self._tell(service_findings.directories(self._service.slash, self._service.base, listing, sent))
 
     async def _content(self, found: _Found) -> None:
         """Read some bytes from the middle of the smallest file that has a middle."""
@@ -200,24 +199,24 @@ class Visit:
         files = [(child.size_bytes or 0, path, child) for path, child in found.files()]
         usable = [each for each in files if each[0] > 1] or [each for each in files if each[2].size_bytes is None]
         if not usable:
-            self._tell(skipped("contents", "no file was listed that has a byte: nothing to try it on"))
+            self._tell(skipped("contents", "no listed file has a byte: nothing to try it on"))
             return
         size, path, child = min(usable, key=lambda each: each[0])
         artifact = ArtifactRef(found.run.project_id, f"{found.root.path_in_project.rstrip('/')}/{path}")
         end = 1 + (min(_BYTES, size - 1) if size else _BYTES)
         try:
             async with self._contents.get(artifact, 1, end, size=child.size_bytes) as body:
-                came = 0
+                received = 0
                 if not body.whole:
                     async for chunk in body.chunks:
-                        came += len(chunk)
-                for finding in service_findings.contents(body, child.size_bytes, end, came, self._heads):
+                        received += len(chunk)
+                for finding in service_findings.contents(body, child.size_bytes, end, received, self._heads):
                     self._tell(finding)
         except errors.ServiceError as error:
             self._tell(service_findings.unreadable(error))
 
     async def _index(self, found: _Found) -> None:
-        """Ask for the project's listing, and compare it with the directories that were listed."""
+        """Fetch the project's listing, and compare it with the listed directories."""
         self.step = "index"
         prefix = found.root.path_in_project.rstrip("/") + "/"
         comparison = service_findings.Comparison(prefix, set(found.listings), dict(found.files()))

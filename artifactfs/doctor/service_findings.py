@@ -1,6 +1,6 @@
-"""What the answers say of the service: pure functions from what came to findings.
+"""The findings about the service: pure functions of its answers.
 
-Text of the server's goes through `findings.shown` before it is printed, and its headers are read as numbers.
+Text from the server is escaped where it is printed; headers are parsed as numbers.
 """
 
 import email.utils
@@ -16,18 +16,18 @@ from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_duration, format_size
 from artifactfs.util.urls import is_loopback, without_password
 
-# A clock that is more wrong than this lets TLS fail soon, and runs count as finished for ten minutes when they are not.
+# With a larger skew, TLS may fail, and ages of runs are wrong.
 _SKEW_S = 120.0
-# Of a rate limit: less than this share is left (as in modellab/rate_limits.py: nothing is listed ahead then).
+# The share of a rate limit below which prefetching stops (modellab/rate_limits.py).
 _NEAR = 0.2
-# A walker waits so long for the project's listing (README), so one that takes longer comes too late for the first walk.
+# A traversal waits this long for the project's listing (README); a slower one is too late for the first traversal.
 _INDEX_IN_TIME_S = 1.0
 # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED; _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH (x509_vfy.h).
 _OUTDATED = (9, 10)
 _OTHER_HOST = (62, 64)
-# The step without which there is nothing more to ask.
+# The step without which no other makes sense.
 FIRST = "service"
-ANOTHER_RUN = "artifactfs doctor --run ID  # is it so for another run?"
+ANOTHER_RUN = "artifactfs doctor --run ID  # does it fail for another run?"
 _SITES = "datadoghq.com, us3.datadoghq.com, us5.datadoghq.com, datadoghq.eu, ap1.datadoghq.com, ap2.datadoghq.com, …"
 
 
@@ -48,7 +48,7 @@ class Heads:
     answers: list[Head] = field(default_factory=list)
 
     def add(self, kind: str, status: int, headers: Mapping[str, str], came_at: float) -> None:
-        """Take note of an answer."""
+        """Add an answer."""
         self.answers.append(Head(kind, status, headers, came_at))
 
     def statuses(self, kind: str) -> list[int]:
@@ -60,12 +60,12 @@ class Heads:
         return next((head for head in reversed(self.answers) if head.kind == kind), None)
 
 
-# --- the one call ---------------------------------------------------------------------------------------
+# --- the first call --------------------------------------------------------------------------------------
 
 
 def answered(settings: Settings, took_s: float, statuses: Sequence[int]) -> Finding:
-    """Say that the service is there and takes the keys."""
-    text = f"{settings.origin} is a Model Lab and takes the keys; it answered in {took_s:.2f} s{_way(settings)}"
+    """Report that the service answers and accepts the keys."""
+    text = f"{settings.origin} is a Model Lab and accepts the keys; it answered in {took_s:.2f} s{_way(settings)}"
     failed = [str(status) for status in statuses if not 200 <= status < 300]
     if failed:
         return warning("service", f"{text}, after it had failed with {', '.join(failed)}")
@@ -73,14 +73,14 @@ def answered(settings: Settings, took_s: float, statuses: Sequence[int]) -> Find
 
 
 def silent(step: str, deadline_s: float) -> Finding:
-    """Say that a call did not come to an end. Without the first one nothing is known of the service."""
-    said = f"no answer within {format_duration(deadline_s)}, so what follows was not asked"
+    """Report a call without an end. Without the first one, the service is unknown: a fault."""
+    said = f"no answer within {format_duration(deadline_s)}, so the remaining requests were not sent"
     fix = f"artifactfs doctor --deadline {format_duration(max(60.0, 4 * deadline_s))}  # is it slow, or silent?"
     return fault(step, said, fix) if step == FIRST else warning(step, said, fix)
 
 
 def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
-    """Return why the one call failed, and the fix."""
+    """Report why the first call failed, with the fix."""
     origin, way = settings.origin, _way(settings)
     keyless = settings.access_token is None and settings.app_key is None
     standard = settings.api_url == f"https://api.{settings.site}"
@@ -88,8 +88,8 @@ def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
         yield good("service", f"{origin} answers{way}, and asks for keys")
     elif isinstance(error, errors.AccessDenied):
         if standard:
-            what = f"{error}: {settings.site} rejects the keys, as it does those of another site"
-            yield fault("service", what, f"export DD_SITE=…  # one of {_SITES}")
+            fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
+            yield fault("service", fact, f"export DD_SITE=…  # one of {_SITES}")
         else:
             yield fault("service", f"the keys are rejected: {error}", "export DD_API_KEY=… DD_APP_KEY=…")
     elif isinstance(error, errors.TlsFailed):
@@ -99,10 +99,10 @@ def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
     elif isinstance(error, errors.PassingError) and error.status is None:
         yield fault("service", f"{error}{'' if error.proxy else way}", _network_fix(settings, error))
     elif isinstance(error, errors.PassingError):
-        yield fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # goes on trying")
+        yield fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # retries until it answers")
     else:
         fix = "artifactfs doctor --site SITE" if standard else "artifactfs doctor --api-url URL"
-        yield fault("service", f"what answers at {origin}{way} is no Model Lab: {error}", fix)
+        yield fault("service", f"the server at {origin}{way} is no Model Lab: {error}", fix)
 
 
 def _way(settings: Settings) -> str:
@@ -113,25 +113,25 @@ def _way(settings: Settings) -> str:
 
 def _tls_fix(error: errors.TlsFailed) -> str:
     if error.verify_code in _OUTDATED:
-        return "timedatectl  # is the clock right? else the certificate has to be renewed"
+        return "timedatectl  # if the clock is right, the certificate has expired"
     if error.verify_code in _OTHER_HOST:
-        return "artifactfs doctor --site SITE  # the certificate is of another host"
+        return "artifactfs doctor --site SITE  # the certificate is for another host"
     return "artifactfs doctor --ca-file /etc/ssl/certs/ca-certificates.crt  # or your proxy's CA"
 
 
 def _network_fix(settings: Settings, error: ServiceError) -> str:
     host = settings.origin
     if error.proxy and not isinstance(error, errors.TimedOut):
-        return "artifactfs doctor --proxy http://HOST:PORT  # is it the right one, does it want a password?"
+        return "artifactfs doctor --proxy http://HOST:PORT  # is it the right one, does it need a password?"
     if settings.proxy is not None:
         return f"curl -x {without_password(settings.proxy)} -I {settings.api_url}"
     if isinstance(error, errors.Unreachable):
-        return f"getent hosts {host}  # is the name right, is there a network, or only a --proxy?"
-    return f"curl -I {settings.api_url}  # is it up, or only reached through a --proxy?"
+        return f"getent hosts {host}  # is the name right, is there a network, or is a --proxy needed?"
+    return f"curl -I {settings.api_url}  # is it up, or does it need a --proxy?"
 
 
 def clock(heads: Heads) -> Finding | None:
-    """Compare this machine's clock with the time of the last answer; None if it had none."""
+    """Compare this machine's clock with the time of the last answer; None without an answer."""
     if not heads.answers:
         return None
     head = heads.answers[-1]
@@ -139,12 +139,12 @@ def clock(heads: Heads) -> Finding | None:
         there = email.utils.parsedate_to_datetime(head.headers.get("date", "")).timestamp()
     except (ValueError, OverflowError):
         return skipped("clock", "the answer does not tell the time")
-    # A cache on the way says how long ago the answer was made.
+    # A cache on the way gives the age of the answer.
     age = head.headers.get("age", "0")
     there += min(int(age), 1 << 31) if age.isascii() and age.isdecimal() and len(age) < 12 else 0
     skew_s = head.came_at - there
     if abs(skew_s) <= _SKEW_S:
-        return good("clock", "as the service's, within two minutes")
+        return good("clock", "within two minutes of the service's")
     way = "ahead of" if skew_s > 0 else "behind"
     text = f"this machine's clock is {_span(abs(skew_s))} {way} the service's: TLS may fail, and ages are wrong"
     return warning("clock", text, "sudo timedatectl set-ntp true")
@@ -158,7 +158,7 @@ def _span(seconds: float) -> str:
 
 
 def rate_limit(heads: Heads) -> Finding | None:
-    """Say what the last answer tells of the rate limit; None where there was no answer."""
+    """Report the rate limit in the last answer; None without an answer."""
     if not heads.answers:
         return None
     headers = heads.answers[-1].headers
@@ -173,8 +173,8 @@ def rate_limit(heads: Heads) -> Finding | None:
     if left < limit * _NEAR:
         # A reset beyond the named period is probed after that period (semantics 5.4), as the service's line says.
         wait_s = min(reset, period) if reset is not None and period else reset
-        until = f"sleep {wait_s}  # then it is worth another try" if wait_s is not None else None
-        return warning("rate limit", f"{text}: nothing is listed ahead, and requests are spread out", until)
+        until = f"sleep {wait_s}  # until the limit resets" if wait_s is not None else None
+        return warning("rate limit", f"{text}: prefetching stops, and requests are spread out", until)
     return good("rate limit", text)
 
 
@@ -186,7 +186,7 @@ def _whole(text: str | None) -> int | None:
 
 
 def listing(run_id: int, root: DirectoryListing) -> Finding:
-    """Say what the root of a run looks like."""
+    """Report the root of a run."""
     children = root.children
     text = f"run {run_id} has {_count(len(children.by_name), 'entry', 'entries')} in its root"
     if children.bad_names:
@@ -194,54 +194,52 @@ def listing(run_id: int, root: DirectoryListing) -> Finding:
     return good("listing", text)
 
 
-def directories(slash: bool | None, base: PathBase | None, below: DirectoryListing, asked: int) -> Finding:
-    """Say in which form this server wants a directory's path. `asked`: the requests that it took."""
+def directories(slash: bool | None, base: PathBase | None, below: DirectoryListing, sent: int) -> Finding:
+    """Report the form of directory paths on this server. `sent`: the requests that it took."""
     if slash is None:
-        what = "is empty" if not below.children.by_name else "does not tell"
-        return skipped(
-            "directories", f"the directory that was listed {what}: in which form its path is wanted is not known"
-        )
+        why = "is empty" if not below.children.by_name else "does not show it"
+        return skipped("directories", f"the form of paths is unknown: the listed directory {why}")
     form = "with" if slash else "without"
     relative = f", and answers relative to {base.value}" if base is not None else ""
-    tried = "" if asked == 1 else f" (found out with {asked} requests; a mount does so once)"
+    tried = "" if sent == 1 else f" (detected with {sent} requests, once per mount)"
     return good("directories", f"listed by their path {form} a slash at the end{relative}{tried}")
 
 
 # --- contents -------------------------------------------------------------------------------------------
 
 
-def contents(body: ContentBody, size: int | None, end: int, came: int, heads: Heads) -> Iterator[Finding]:
-    """Say how contents come: in parts or whole, from where, and by what a version of them is known."""
+def contents(body: ContentBody, size: int | None, end: int, received: int, heads: Heads) -> Iterator[Finding]:
+    """Report how contents arrive: ranges, redirects, sizes, validators."""
     statuses = heads.statuses("content")
     redirects = sum(300 <= status < 400 for status in statuses)
     way = f", after {_count(redirects, 'redirect', 'redirects')}" if redirects else ""
     if body.whole:
-        yield warning("contents", f"ranges are ignored{way}: a file is fetched whole, once, and in order")
-    elif came != end - 1 and (body.total is None or came != min(end, body.total) - 1):
-        yield warning("contents", f"a part was granted{way} and not sent whole: {came} of {end - 1} bytes came")
+        yield warning("contents", f"ranges are ignored{way}: a file is fetched whole, from its start")
+    elif received != end - 1 and (body.total is None or received != min(end, body.total) - 1):
+        yield warning("contents", f"a range was granted{way} and not sent whole: {received} of {end - 1} bytes arrived")
     else:
-        yield good("contents", f"parts of a file are granted ({statuses[-1]}){way}")
+        yield good("contents", f"ranges are granted ({statuses[-1]}){way}")
     if size is not None and body.total is not None and size != body.total:
         yield warning(
             "sizes",
-            f"a file has {body.total:,} bytes where its listing says {size:,}: reading it finds that out each time",
+            f"a file has {body.total:,} bytes where its listing says {size:,}: each read must detect that",
         )
     head = heads.last("content")
     etag = head.headers.get("etag", "") if head is not None else ""
     if etag.startswith("W/"):
         yield skipped(
-            "validators", "a weak ETag, which promises nothing about bytes: versions are distinguished by size and time"
+            "validators", "a weak ETag, which promises nothing about bytes: versions are identified by size and time"
         )
     elif etag:
-        yield good("validators", "an ETag; whether it means anything shows when a file is read twice")
+        yield good("validators", "an ETag; reading a file twice shows whether it is stable")
     elif head is not None and "last-modified" in head.headers:
         yield good("validators", "a Last-Modified time")
     else:
-        yield skipped("validators", "neither ETag nor Last-Modified: versions are distinguished by size and time")
+        yield skipped("validators", "neither ETag nor Last-Modified: versions are identified by size and time")
 
 
 def unreadable(error: ServiceError) -> Finding:
-    """Say that a file could not be read."""
+    """Report a file that cannot be read."""
     if isinstance(error, errors.AccessDenied):
         return fault(
             "contents",
@@ -249,7 +247,7 @@ def unreadable(error: ServiceError) -> Finding:
             "export DD_APP_KEY=…  # with Model Lab's scopes",
         )
     if isinstance(error, errors.PassingError):
-        fix = "artifactfs doctor  # in a while: is it so again?"
+        fix = "artifactfs doctor  # later: does it fail again?"
         return warning("contents", f"a file could not be read just now: {error}", fix)
     return fault("contents", f"a file cannot be read: {error}", ANOTHER_RUN)
 
@@ -258,7 +256,7 @@ def unreadable(error: ServiceError) -> Finding:
 
 
 class Comparison:
-    """A project's listing as it comes, held against directories of one run that were listed on their own."""
+    """Compares a project's listing, as it arrives, with directories of one run that were listed directly."""
 
     def __init__(self, prefix: str, directories: set[str], files: Mapping[str, ListedChild]) -> None:
         self._prefix = prefix
@@ -272,11 +270,11 @@ class Comparison:
 
     @property
     def lacking(self) -> int:
-        """How many files that were listed it does not have."""
+        """The number of listed files that the project's listing lacks."""
         return len(self._lacking)
 
     def add(self, rows: Sequence[IndexedFile]) -> None:
-        """Take some rows."""
+        """Add rows."""
         self.rows += len(rows)
         for row in rows:
             self.with_time += row.created_ns is not None
@@ -293,30 +291,31 @@ class Comparison:
 
 
 def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
-    """Say whether the project's listing is of use."""
+    """Report whether the project's listing agrees with the directories."""
     size = format_size(size_bytes)
     text = f"the project's listing names {_count(found.rows, 'file', 'files')} ({size}), in {took_s:.2f} s"
     wrong = [
         f"lacks {_count(found.lacking, 'file', 'files')} of {found.compared}" if found.lacking else "",
         f"names {_count(found.unknown, 'file', 'files')} not there" if found.unknown else "",
-        f"tells another size of {_count(found.other_sizes, 'file', 'files')}" if found.other_sizes else "",
+        f"gives another size of {_count(found.other_sizes, 'file', 'files')}" if found.other_sizes else "",
     ]
     if said := ", ".join(filter(None, wrong)):
-        return warning("index", f"{text}, but {said}: traversals list directories one by one")
+        return warning("index", f"{text}, but {said}: a traversal lists directories one by one")
     if not found.rows:
-        return warning("index", "the project's listing is empty: traversals list directories one by one")
+        return warning("index", "the project's listing is empty: a traversal lists directories one by one")
     if took_s > _INDEX_IN_TIME_S:
         return good(
-            "index", f"{text} and agrees; the first walk waits {_INDEX_IN_TIME_S:g} s for it, and goes on without"
+            "index",
+            f"{text} and agrees; the first traversal waits {_INDEX_IN_TIME_S:g} s for it, and continues without it",
         )
-    return good("index", f"{text}, and agrees with what was listed{'' if found.with_time else '; it tells no times'}")
+    return good("index", f"{text}, and agrees with the directories{'' if found.with_time else '; it has no times'}")
 
 
 def no_index(error: ServiceError) -> Finding:
-    """Say that there is no project's listing to be had."""
+    """Report that the service has no project's listing."""
     return warning(
-        "index", f"no project's listing ({error}): traversals list directories one by one",
-        "artifactfs mount --prefetch tree …  # does not ask for it",
+        "index", f"no project's listing ({error}): a traversal lists directories one by one",
+        "artifactfs mount --prefetch tree …  # does not request it",
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_one_that_dies() -> None:
         time.sleep(60)
         return []
 
-    with pytest.raises(RuntimeError, match="without a word"):
+    with pytest.raises(RuntimeError, match="without a result"):
         run_isolated(look, 30)
 
 

@@ -91,7 +91,7 @@ def test_the_config_file(mode: int, mark: Mark, said: str, tmp_path: Path) -> No
     file.unlink()
     check(path_checks.config(its), Mark.GOOD, "none")
     nothing = path_checks.config(settings.load({}, config_file=os.devnull, environ={}, need_keys=False))
-    assert nothing.fact == "none, as was asked for"
+    assert nothing.fact == "none, as requested"
 
 
 # --- the cache ------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:
     check(
         path_checks.cache(on("ext4"), loaded(tmp_path, cache_min_free="900T"), None),
         Mark.WARNING,
-        "nothing is kept",
+        "nothing is cached",
         "900 TiB",
     )
 
