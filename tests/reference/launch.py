@@ -22,17 +22,17 @@ from artifactfs import cli, errors
 from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.operations import Operations
-from artifactfs.modellab import rate_limits
 from artifactfs.tree.nodes import DirSnapshot
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
+from artifactfs.util import backoff
 from tests.launch import clock
 
 
 def time() -> None:
     """Let time pass when the test says so, and tell it what was taken in."""
     clock()
-    vars(rate_limits)["_BACKOFF_BASE_S"] = 0.001
+    vars(backoff)["_BASE_S"] = 0.001
     expire, path = Tree.expire, os.environ["TEST_REFRESHES"]
     count = 0
 
