@@ -75,7 +75,7 @@ class _Output(io.TextIOWrapper):
 
     def _given_up(self, error: OSError) -> UserError:
         if isinstance(error, BrokenPipeError):
-            # Whoever reads has seen enough (`| head`): as quiet as other programs, with the code of SIGPIPE. click
+            # The reader has closed the pipe (`| head`): as quiet as other programs, with the code of SIGPIPE. click
             # would exit with 1, which is a bug's code here.
             os._exit(128 + signal.SIGPIPE)
         # Or Python would try it again at its end, and say so in three lines.
@@ -105,7 +105,7 @@ def guard_standard_error() -> None:
 
 
 def guard_standard_output() -> None:
-    """Have what cannot be written to standard output told as what it is: the disk is full, say."""
+    """Report the cause of a failed write to standard output, such as a full disk."""
     before = sys.stdout
     if isinstance(before, io.TextIOWrapper):
         encoding, by_line = before.encoding, before.line_buffering or before.write_through

@@ -155,9 +155,9 @@ def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
 
 
 def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
-    """Offer the mounts of who asks, all to root, written as the word was begun: from the root, home, or here."""
+    """Offer the mounts of this user, to root all of them, in the form of the word: absolute, from home, or relative."""
     try:
-        # Root may end anybody's; others only their own.
+        # Root may end every mount; other users only their own.
         mounts = mount_table.mounts() if os.geteuid() == 0 else control_client.my_mounts()
         points = [mount.point for mount in mounts if mount.fstype == mount_table.FUSE_TYPE]
         here = os.getcwd()

@@ -9,7 +9,7 @@ from artifactfs.modellab.details import Metric, Pair
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """The listing that a place is in, or is: how old, for how long it is believed, own or from the project's index."""
+    """The listing of a directory, or of a file's directory: age, time left, and origin (direct or project index)."""
 
     age_s: float
     fresh_for_s: float

@@ -180,7 +180,7 @@ def dead_mount(point: str) -> mount_table.Mount | None:
 
 
 def fuse(settings: Settings) -> None:
-    """Check what FUSE needs of this machine. Raises UserError with the command that mends it."""
+    """Check what FUSE needs of this machine. Raises UserError with the command that fixes it."""
     device()
     if os.geteuid() == 0:
         return
