@@ -105,7 +105,7 @@ def guard_standard_error() -> None:
 
 
 def guard_standard_output() -> None:
-    """Make a failed write to standard output an error that names its cause, such as a full disk."""
+    """Report the cause of a failed write to standard output, such as a full disk."""
     before = sys.stdout
     if isinstance(before, io.TextIOWrapper):
         encoding, by_line = before.encoding, before.line_buffering or before.write_through

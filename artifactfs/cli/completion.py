@@ -155,7 +155,7 @@ def _profiles(context: click.Context, incomplete: str) -> "Iterable[_Item]":
 
 
 def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
-    """Offer the user's mounts (root: all), written as the word begins: absolute, from home, or relative."""
+    """Offer the mounts of this user, to root all of them, in the form of the word: absolute, from home, or relative."""
     try:
         # Root may end every mount; other users only their own.
         mounts = mount_table.mounts() if os.geteuid() == 0 else control_client.my_mounts()

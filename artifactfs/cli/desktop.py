@@ -84,6 +84,6 @@ def _absolute(path: str) -> str:
 
 
 def _program() -> tuple[str, ...]:
-    """Return the command of artifactfs: the script beside this Python, which need not be on PATH."""
+    """Return the words that run artifactfs: the script beside this Python, which need not be on PATH."""
     script = os.path.join(os.path.dirname(sys.executable), "artifactfs")
     return (script,) if os.access(script, os.X_OK) else (sys.executable, "-m", "artifactfs")

@@ -34,7 +34,7 @@ _OF_MOUNT = frozenset(
     | {"diratime", "lazytime", "nolazytime", "auto", "noauto", "user", "nouser", "users", "owner", "group", "comment"}
     | {"nonempty", "helper", "uhelper"}
 )
-# These go on: fstab's word for waiting, and options of the kernel.
+# These go on: fstab's word for waiting, and options for the kernel.
 _OURS_TOO = frozenset({"nofail", "_netdev", "noexec", "noatime", "nodiratime", "config", "profile"})
 _LABELS = frozenset({"artifactfs", "none"})
 _SITE = re.compile(r"(?:.*\.)?(?:datadoghq\.(?:com|eu)|ddog-gov\.com)", re.IGNORECASE)
@@ -107,7 +107,7 @@ def _run(arguments: Sequence[str]) -> None:
     if loaded.wait_max is None and "wait" not in request.names():
         loaded = dataclasses.replace(loaded, wait_max=_WAIT_MAX_S)
     if loaded.origin_is_default and request.spec not in _LABELS and loaded.profile is None:
-        # The user may have meant a profile of a config file elsewhere: the keys would go to another service.
+        # The name may mean a profile of a missing config file: the keys would then go to another host.
         output.warn(
             f"{request.spec} is taken as a label, since there are no profiles in {loaded.config_file}; "
             f"{loaded.site} is asked: say so with site={loaded.site}, or give another site=, or config=FILE",
@@ -159,7 +159,7 @@ def _heeded(texts: Sequence[str], *, sloppy: bool) -> list[str]:
     return heeded
 
 
-# Who says one of these needs no SPEC for it.
+# Each of these options replaces SPEC.
 _SAYS_WHERE = frozenset({"profile", "site", "api_url"})
 
 

@@ -20,7 +20,7 @@ from artifactfs.mount import checks, daemon, mount_table, unmount
 from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
 from artifactfs.util.escaping import shell_word
 
-# Settings about the service and its keys: the sample has none of them.
+# Options for the address and the keys of the service; the demo has its own.
 _OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait"}) | KEY_FORMS
 
 
@@ -108,7 +108,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
                 return _serve(with_keys, at, target, parent)
         finally:
             if made:
-                # Not ours to remove if it is no longer empty.
+                # A directory that is no longer empty stays.
                 _remove_if_empty(at)
 
     if not background:
@@ -130,7 +130,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
 
 
 def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.Parent | None) -> int:
-    """Serve a mount until its end; in the foreground if there is no parent."""
+    """Serve a mount until its end; in the foreground where no parent waits for it."""
     # Only now, after the fork: this brings in trio, httpx and pyfuse3.
     from artifactfs.mount import session
     from artifactfs.mount.sd_notify import Notifier

@@ -89,7 +89,7 @@ def _encoding() -> str:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    # None: closed by who called us.
+    # None: closed by the caller.
     if stream is not None:
         stream.write(text + "\n")
         stream.flush()

@@ -178,9 +178,9 @@ def _run_rows(run: RunInfo, *, whole: bool) -> list[Row]:
 
 def _metric(metric: Metric) -> str:
     values = (metric.latest, metric.min, metric.max)
-    told = ["?" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values]
+    shown = ["?" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values]
     steps = f", {metric.count:,} values" if metric.count is not None else ""
-    return f"{told[0]} (from {told[1]} to {told[2]}{steps})"
+    return f"{shown[0]} (from {shown[1]} to {shown[2]}{steps})"
 
 
 def _pairs(what: str, pairs: tuple[Pair, ...]) -> list[Row]:

@@ -64,11 +64,11 @@ def refresh(paths: tuple[str, ...]) -> None:
     for path in paths:
         try:
             answer = control_client.ask("refresh", path, within_s=control_client.ORDER_S, parent_too=True)
-            told = _parsed(answer)
+            values = _parsed(answer)
         except UserError as error:
             failed.append(error)
             continue
-        if not told.get("kernel_names_dropped", True):
+        if not values.get("kernel_names_dropped", True):
             output.warn(f"{path}: the kernel may repeat old names for a while")
     _tell_all(failed)
 
@@ -91,9 +91,9 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     for path in paths:
         try:
             answer = control_client.ask("info", path, within_s=control_client.ORDER_S)
-            told = _parsed(answer)
-            whole.append(told)
-            found = _decoded(told, Info, answer.point)
+            values = _parsed(answer)
+            whole.append(values)
+            found = _decoded(values, Info, answer.point)
         except UserError as error:
             failed.append(error)
             continue
@@ -129,10 +129,10 @@ def _one(path: str, as_json: bool) -> None:
         if as_json and error.code == ExitCode.NO_ANSWER:
             output.exact(json_text(_no_status(control_client.point_of(path) or path, error)))
         raise
-    told = _parsed(answer)
+    values = _parsed(answer)
     if as_json:
-        output.exact(json_text(told))
-    found = _decoded(told, Status, answer.point)
+        output.exact(json_text(values))
+    found = _decoded(values, Status, answer.point)
     if not as_json:
         output.say(*_lines(found, answer.point))
     if found.health.state != OK:
@@ -151,7 +151,7 @@ def _all(as_json: bool) -> None:
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
         looks = [look for look in pool.map(_look, [mount.point for mount in mounts]) if look is not None]
     if as_json:
-        output.exact(json_text([look.told for look in looks]))
+        output.exact(json_text([look.values for look in looks]))
     elif looks:
         output.say(*render.lines((look.point, look.line) for look in looks))
     else:
@@ -166,7 +166,7 @@ class _Look:
     """What one of many mounts said: as JSON's value, as a line, and what is wrong."""
 
     point: str
-    told: object
+    values: object
     line: str
     error: UserError | None = None
 
@@ -179,22 +179,22 @@ def _look(point: str) -> _Look | None:
 
     try:
         answer = control_client.ask("status.json", point, within_s=control_client.REPORT_S)
-        told = _parsed(answer)
-        found = _decoded(told, Status, answer.point)
+        values = _parsed(answer)
+        found = _decoded(values, Status, answer.point)
     except control_client.NotOurs:
         return None
     except UserError as error:
-        told = _no_status(point, error)
-        line = "dead: its process is gone" if told["health"]["state"] == "dead" else f"no answer: {error}"
-        # A mount that has just ended is no problem.
+        values = _no_status(point, error)
+        line = "dead: its process is gone" if values["health"]["state"] == "dead" else f"no answer: {error}"
+        # A mount that has just ended is not an error.
         gone = error.code == ExitCode.NOT_MOUNTED
-        return _Look(point, told, line, None if gone else error)
+        return _Look(point, values, line, None if gone else error)
     wrong = None
     if found.health.state != OK:
         said = f"{point}: {found.health.message}; `artifactfs status {shell_word(point)}` says more"
         wrong = UserError(ExitCode.UNHEALTHY, said)
     line = f"{render.health_line(found)}; {found.site or found.origin}"
-    return _Look(point, told, line, wrong)
+    return _Look(point, values, line, wrong)
 
 
 def _no_status(point: str, error: UserError) -> dict[str, Any]:
@@ -216,15 +216,15 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
 
     def look() -> tuple[Status, dict[str, Any]]:
         answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
-        told = _parsed(answer)
-        return _decoded(told, Status, answer.point), told
+        values = _parsed(answer)
+        return _decoded(values, Status, answer.point), values
 
     console = output.console()
     if as_json or not console.is_terminal:
         while True:
-            found, told = look()
+            found, values = look()
             if as_json:
-                output.data(told, indent=None)
+                output.data(values, indent=None)
             else:
                 output.say(*_shown(lambda status: [render.summary(status)], found, path))
             time.sleep(interval_s)
@@ -236,23 +236,23 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
 
 
 def _parsed(answer: "Answer") -> dict[str, Any]:
-    """Return the JSON object of a mount's answer. Raises UserError for any other answer."""
+    """Return the JSON object that a mount answered with. Raises UserError for another answer."""
     try:
         # The standard library's: lone surrogates of the server's are escaped in it.
-        told = json.loads(answer.text)
+        values = json.loads(answer.text)
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        values = None
+    if not isinstance(values, dict):
         raise UserError(ExitCode.NO_ANSWER, f"{answer.point} does not answer as a mount of artifactfs does")
     # It tells where it was made; by `mount --move` it may be elsewhere since.
-    return {**told, "mountpoint": answer.point} if "mountpoint" in told else told
+    return {**values, "mountpoint": answer.point} if "mountpoint" in values else values
 
 
-def _decoded(told: dict[str, Any], kind: type[T], point: str) -> T:
+def _decoded(values: dict[str, Any], kind: type[T], point: str) -> T:
     import msgspec
 
     try:
-        return msgspec.convert(told, kind)
+        return msgspec.convert(values, kind)
     except (ValueError, msgspec.ValidationError):
         raise _other_version(point) from None
 

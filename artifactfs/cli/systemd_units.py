@@ -86,7 +86,7 @@ def _unescaped(text: str) -> str:
 def install(unit: Unit) -> str | None:
     """Write a unit; returns where the one mounted that it replaces, None unless that is elsewhere.
 
-    Raises UserError if a foreign file is in its place, or it cannot be written.
+    Raises UserError if another program's file is in its place, or it cannot be written.
     """
     try:
         before = _point_of(_refuse_foreign(unit.path))

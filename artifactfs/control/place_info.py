@@ -9,7 +9,7 @@ from artifactfs.modellab.details import Metric, Pair
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """The listing of a place or around it: its age, its time to live, and its source."""
+    """The listing of a directory, or of a file's directory: age, time left, and origin (direct or project index)."""
 
     age_s: float
     fresh_for_s: float

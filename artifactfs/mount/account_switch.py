@@ -1,8 +1,7 @@
-"""The account whose file contents a mount shows, and a switch to another account (semantics 6.3).
+"""The account that owns cached content, and the switch to another account (semantics 6.3).
 
-Without a name for the account its keys are all that tells accounts apart: new ones may be another account's, and
-nothing that came with the old ones is shown to who comes with the new ones: not from the cache, not from memory, not
-from the kernel's pages.
+Without the setting `account`, only the keys distinguish accounts: new keys may belong to another account. Content that
+was fetched with the old keys is then not shown from the disk cache, from memory or from the kernel's pages.
 """
 
 import logging
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def owner(settings: Settings, credentials: Credentials) -> str:
-    """Return what names the owner of cached content: the site, and the account's name or a digest of its key."""
+    """Return the name of the owner of cached content: the site, and the account's name or a digest of its key."""
     # No digest begins like this, so no name is one.
     account = f"={settings.account}" if settings.account is not None else credentials.account()
     return f"{settings.api_url}\0{account}"
@@ -27,7 +26,7 @@ def owner(settings: Settings, credentials: Credentials) -> str:
 def follower(
     settings: Settings, tree: Tree, files: OpenFileTable, operations: Operations
 ) -> Callable[[Credentials], None]:
-    """Return what is to be called when the keys have changed, before they are used. No await in it."""
+    """Return the function to call with changed keys before their first use. It does not await."""
     known = files.owner
 
     def follow(credentials: Credentials) -> None:

@@ -100,27 +100,27 @@ def _leave(process: "subprocess.Popen[bytes]") -> None:
 
 def _answer(path: str, said: bytes) -> Answer:
     try:
-        told: Mapping[str, object] = json.loads(said)
+        reply: Mapping[str, object] = json.loads(said)
     except ValueError:
         raise NoAnswer(f"the query of the mount of {path} failed", "try again") from None
-    if isinstance(point := told.get("point"), str) and isinstance(text := told.get("answer"), str):
+    if isinstance(point := reply.get("point"), str) and isinstance(text := reply.get("answer"), str):
         return Answer(point, text)
-    if "outside" in told:
+    if "outside" in reply:
         raise _outside(path)
-    if isinstance(part := told.get("part"), str):
+    if isinstance(part := reply.get("part"), str):
         raise NoAnswer(
             f"{part} is a bind mount of a part of a mount that has no other mount point, so it has no reports; "
             "its process still runs",
             f"`artifactfs umount {shell_word(part)}` ends both",
             command=f"artifactfs umount {shell_word(part)}",
         )
-    if "hidden" in told:
+    if "hidden" in reply:
         raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount", "unmount that")
-    number, where = told.get("errno"), str(told.get("path"))
+    number, where = reply.get("errno"), str(reply.get("path"))
     number = number if isinstance(number, int) else errno.EIO
     if number in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV) and _type_at(path) in (mount_table.FUSE_TYPE, None):
         raise process_gone(path)
-    inside = told.get("inside")
+    inside = reply.get("inside")
     if isinstance(inside, str) and "/.artifactfs/" not in where:
         raise unreadable(number, path, inside)
     if "/.artifactfs/" in where or (number == errno.EACCES and _type_at(path) == mount_table.FUSE_TYPE):

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from artifactfs.errors import ExitCode, UserError, of_the_system
 
-# The time between SIGTERM and SIGKILL for a child.
+# Time in which a child must end after SIGTERM, before SIGKILL.
 _GRACE_S = 5.0
 
 
@@ -39,7 +39,7 @@ def start(serve: Callable[[Parent], int], log_place: str, *, hear: Callable[[str
     """
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by who called us
+        if stream is not None:  # closed by the caller
             stream.flush()
     child = os.fork()
     if child == 0:
@@ -71,7 +71,7 @@ def start(serve: Callable[[Parent], int], log_place: str, *, hear: Callable[[str
 
 
 def _forward_interrupts(child: int) -> list[int]:
-    """End the child when a signal ends this process; the list fills with the signals that came."""
+    """Forward the signals that end this process to the child; the returned list collects them."""
     came: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -102,7 +102,7 @@ class _Waiting:
 
     def __init__(self, writer: int) -> None:
         self._writer = writer
-        self._told = self._told_waiting = False
+        self._has_ended = self._has_reported_waiting = False
 
     def ready(self) -> None:
         # The child keeps its process group until now: autofs of systemd lets only that group pass to the mount
@@ -111,13 +111,13 @@ class _Waiting:
         self.last({"ready": True})
 
     def waiting(self, reason: str) -> None:
-        if not self._told and not self._told_waiting:
-            self._told_waiting = True
+        if not self._has_ended and not self._has_reported_waiting:
+            self._has_reported_waiting = True
             self._write({"waiting": reason})
 
     def last(self, message: dict[str, object]) -> None:
-        if not self._told:
-            self._told = True
+        if not self._has_ended:
+            self._has_ended = True
             self._write(message)
             os.close(self._writer)
 

@@ -35,12 +35,12 @@ def emulator() -> Iterator[Lab]:
     try:
         line = process.stdout.readline() if process.stdout else b""
         try:
-            told = json.loads(line)
+            ready = json.loads(line)
         except ValueError:
             raise UserError(
                 ExitCode.BUG, "the emulator did not start", command="python -m artifactfs.emulator"
             ) from None
-        yield Lab(told["url"], told["api_key"], told["app_key"])
+        yield Lab(ready["url"], ready["api_key"], ready["app_key"])
     finally:
         # Its standard input closes, also when this process is killed; it ends by that.
         if process.stdin:

@@ -49,7 +49,7 @@ def only_owner(path: str, mount: Mount | None) -> str:
     if mount.allow_other:
         root_too = "" if mount.user_id == 0 else ", and to root"
     else:
-        # The kernel's own rule: only the user who mounted gets in.
+        # The kernel admits only the user who mounted.
         root_too = ", and not to root either" if os.geteuid() == 0 else ""
     return f"{mount.point} says that only to {mount.user}, who mounted it{root_too}: `{way} artifactfs …`"
 

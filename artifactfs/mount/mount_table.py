@@ -71,7 +71,7 @@ def is_dead(mount: Mount) -> bool:
 
     A `statvfs` from a process of its own: of a dead mount it fails with ENOTCONN at once; on a busy one it may
     hang where no signal reaches it, so it is left behind, not waited for. Not `stat`: the kernel answers that
-    of a dead mount from its cache until the attribute timeout ends.
+    of a dead mount from its cache until the attribute timeout.
     """
     code = (
         "import errno, os, sys\n"
@@ -95,7 +95,7 @@ def is_dead(mount: Mount) -> bool:
 def unmount(point: str, *, lazy: bool) -> str | None:
     """Take away the mount at `point`. Returns None, or why it did not go, in the system's words.
 
-    As root by the system call; for other users through fusermount3, which is set-uid for it.
+    Root uses the system call; other users need fusermount3, which is set-uid.
     """
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Messages to systemd about a foreground mount: sd_notify(3), a few datagrams to its socket.
+"""Notifications to systemd of a mount in the foreground: sd_notify(3), a few datagrams to the socket that it names.
 
 By hand: the libraries for it are bindings that need a compiler, or hold no more than these lines. Nothing here
 raises or waits: a mount does not depend on who started it. Texts are one line, so that none can pass for a field.
@@ -18,7 +18,7 @@ _MARGIN_S = 15.0
 
 
 class Notifier:
-    """Sends the state of a mount to systemd; nothing without an address."""
+    """Reports the state of a mount to systemd. Without an address it does nothing."""
 
     def __init__(self, address: str | None = None) -> None:
         self._ended = False

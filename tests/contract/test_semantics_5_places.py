@@ -105,7 +105,7 @@ def test_a_part_that_outlives_its_mount(node: Node) -> None:
     for command in ("status", "info", "refresh"):
         for path in (node.other, os.path.join(node.other, "lora_model")):
             said = line_of(node.shell.cli(command, path), ExitCode.NO_ANSWER)
-            assert said.startswith(f"{node.other} is a bind mount of a part of a mount that is at no other place")
+            assert said.startswith(f"{node.other} is a bind mount of a part of a mount that has no other mount point")
     assert node.shell.cli("warm", "--dry-run", node.other).ok().text
 
     node.shell.cli("umount", node.other).ok()

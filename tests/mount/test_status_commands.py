@@ -155,7 +155,7 @@ def test_a_mount_that_was_killed(lab: Lab, shell: Shell, mounted: Mount) -> None
         for path in (mounted.point, mounted.path("runs", "1")):
             done = shell.cli(command, path)
             assert done.code == ExitCode.NO_ANSWER
-            assert "is gone: `artifactfs umount`" in line_of(done.err)
+            assert "is gone; `artifactfs umount`" in line_of(done.err)
     done = shell.cli("status")
     assert done.code == ExitCode.NO_ANSWER
     (line,) = mine(shell, done.text)

@@ -71,7 +71,7 @@ def test_warm_of_what_is_not_there(lab: Lab, shell: Shell) -> None:
     for path in (one, mounted.point):
         done = shell.cli("warm", path)
         assert (done.code, done.err.count("\n")) == (ExitCode.NO_ANSWER, 1), done.err
-        assert "is gone: `artifactfs umount` it and mount again" in done.err
+        assert "is gone; `artifactfs umount` it and mount again" in done.err
     shell.cli("umount", mounted.point).ok()
 
 
