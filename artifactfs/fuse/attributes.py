@@ -28,7 +28,7 @@ class Ownership(msgspec.Struct, frozen=True):
     def mode_for_unknown_size(self) -> tuple[int, int]:
         """Return the permission bits and the group of a file whose size is unknown.
 
-        GNU tar does not open a file of 0 bytes that everybody may read, and stores it empty without a message (1.34,
+        GNU tar does not open a file of 0 bytes that all users may read, and stores it empty without a message (1.34,
         measured 2026-11-23). Without `shared` the bit of others has no meaning, so it is left out. With `shared` the
         bit of the group is left out, and the group is one without members, so that the file stays readable for all.
         """

@@ -88,7 +88,7 @@ class KernelState(msgspec.Struct, frozen=True):
 class Operations(pyfuse3.Operations):
     """The handlers. `on_ready` is called once, with the first request of the kernel."""
 
-    # Nobody exports a FUSE mount of ours over NFS; without it no lookups of "." and ".." come.
+    # Only an NFS export needs this; without it no lookups of "." and ".." come.
     supports_dot_lookup = False
 
     def __init__(
@@ -302,7 +302,7 @@ class Operations(pyfuse3.Operations):
         return data
 
     def state(self) -> KernelState:
-        """Return what the kernel holds, for who asks."""
+        """Return what the kernel holds, for status."""
         sizeless = sum(handle.opened.size is None for handle in self._open_files.values())
         return KernelState(len(self.inodes), len(self._open_files), len(self._directories), sizeless)
 
@@ -390,7 +390,7 @@ class Operations(pyfuse3.Operations):
             add_lookup(inode)
 
     async def _refuse(self, *_: object) -> NoReturn:
-        # The mount is `ro`, so the kernel refuses before it asks; this is for whoever remounts it.
+        # The mount is `ro`, so the kernel refuses before it asks; this is for a remount.
         raise FUSEError(errno.EROFS)
 
     setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse  # type: ignore[assignment]

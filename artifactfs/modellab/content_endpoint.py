@@ -46,7 +46,7 @@ class ContentEndpoint:
         self._transport = transport
         self._deadline_s = deadline_s
         self._name_versions = name_versions
-        # Whether this server grants ranges; None until an answer told.
+        # Whether this server grants ranges; None while unknown.
         self.ranges: bool | None = None
 
     @property
@@ -162,7 +162,7 @@ class ContentEndpoint:
         return ContentBody(0, total, total, True, _validator(headers), chunks)
 
     def _note(self, body: ContentBody, start: int, end: int | None, size: int | None) -> None:
-        """Take note of whether this server grants ranges. Whoever asked for all and got all has learned nothing."""
+        """Record whether this server grants ranges. A full answer to a full request shows nothing."""
         asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
         if not body.whole and body.end != start:
             self.ranges = True
@@ -183,7 +183,7 @@ class ContentEndpoint:
 
 
 class _LedBy:
-    """Pieces of a body, after one that was read before. Not a generator: nobody would close it."""
+    """Pieces of a body, after one that was read before. Not a generator: it would stay unclosed."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self._first = first

@@ -1,6 +1,6 @@
 """With -v: a line for each request to the service, when it is done.
 
-No key is in it: keys are in headers, and those are not told. Nor is a link that may be signed: of what is not Model
+No key is in it: keys are in headers, and those are not logged. Nor is a link that may be signed: of what is not Model
 Lab's own path, only the host is.
 """
 
@@ -62,7 +62,7 @@ class _SaidLine(Line):
         if isinstance(error, trio.Cancelled | GeneratorExit):
             parts.append("given up")
         elif isinstance(error, errors.ServiceError) and error.status is not None:
-            pass  # the status says it; whoever gets the error says the rest
+            pass  # the status says it; the caller logs the rest
         elif error is not None:
             parts.append(f"failed: {error}" if isinstance(error, errors.ServiceError) else type(error).__name__)
         ms = (time.perf_counter() - self._began) * 1000

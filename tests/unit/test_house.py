@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[2] / "artifactfs"
 LONGEST = 400
 # Still longer; each number only ever goes down.
 LONGER = {
-    "tree/swr_cache.py": 475, "tree/tree.py": 500, 
+    "tree/swr_cache.py": 475, "tree/tree.py": 500,
 }  # fmt: skip
 
 
