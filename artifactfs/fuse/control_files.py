@@ -1,8 +1,7 @@
 """The files in /.artifactfs, as the kernel sees them: who may, what `stat` shows, what an open one holds.
 
-What is in a file is made when it is opened and stays for the handle, so that no reader sees two moments in one. Its
-size is of what would be read: of the newest handle while there is one, or else of what would be made now. Reports are
-made from memory and never wait; commands may wait, as any open() may.
+The bytes of a file are generated at `open` and belong to the handle, so that a reader sees one moment. `stat` shows the
+size of the newest handle, or else of a report generated now. Reports come from memory and never wait; commands may.
 """
 
 import errno
@@ -64,12 +63,12 @@ class ControlFiles:
         return self._reports.contents(directory)
 
     def check(self, ctx: RequestContext) -> None:
-        """Refuse all users except owner and root. The kernel refuses them, too, by the permissions."""
+        """Refuse all users except the owner and root. The kernel does so too, by the permissions."""
         if ctx.uid not in (0, self._uid):
             raise FUSEError(errno.EACCES)
 
     def attributes(self, node: ControlDir | ControlFile, number: int, valid_s: float) -> EntryAttributes:
-        """Return what `stat` shows. `valid_s`: the entry timeout; the attributes of a report are never cached."""
+        """Return what `stat` shows. `valid_s`: the entry timeout; the attributes of a report are not cached."""
         attributes = EntryAttributes()
         attributes.st_ino = number
         attributes.st_uid, attributes.st_gid = self._uid, self._gid

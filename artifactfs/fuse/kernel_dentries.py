@@ -61,7 +61,7 @@ class KernelDentries:
                 for parent, name in names:
                     await threads.run(self._drop, parent, name, limiter=self._thread, abandon_on_cancel=True)
         except NoThread as error:
-            log.warning("%s; the kernel keeps names for their entry timeout", error)
+            log.warning("%s; the kernel keeps names until their entry timeout", error)
             return False
         return not waited.cancelled_caught
 

@@ -88,7 +88,7 @@ class KernelState(msgspec.Struct, frozen=True):
 class Operations(pyfuse3.Operations):
     """The handlers. `on_ready` is called once, with the first request of the kernel."""
 
-    # The mount is not exported over NFS; without it no lookups of "." and ".." come.
+    # Only an NFS export needs this; without it no lookups of "." and ".." come.
     supports_dot_lookup = False
 
     def __init__(

@@ -1,7 +1,7 @@
 """With -v: a line for each call of the kernel that may wait or fail, when it is answered.
 
 The handlers are wrapped only then, so that a mount without -v does nothing for it. What is answered from what the
-kernel had cached, and what never waits (getattr, statfs, forget, release), is not said.
+kernel has cached, and what never waits (getattr, statfs, forget, release), is not said.
 """
 
 import errno
@@ -22,7 +22,7 @@ _TRACED = ("lookup", "opendir", "readdir", "open", "read", "getxattr", "listxatt
 
 
 def trace(operations: Operations) -> None:
-    """Log every such call from now on, if the log shows debug lines. Before the kernel begins to talk."""
+    """Let every such call be logged from now on, if the log level is DEBUG. Call before the first request."""
     if log.isEnabledFor(logging.DEBUG):
         for name in _TRACED:
             setattr(operations, name, _traced(operations, name, getattr(operations, name)))

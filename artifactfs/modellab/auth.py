@@ -1,9 +1,8 @@
-"""Credentials, the one origin that they may go to (semantics 6.1), and what is done when they are refused.
+"""Credentials, the one origin that they may go to (semantics 6.1), and their renewal after a refusal.
 
-Keys are rotated while a mount lives. `KeyRing` is what the transports of one mount ask with; when the service refuses
-them it reads them again, in a thread, once for all who wait. What is hard: a command may hang or ask, so it is run
-rarely; a 403 may only mean that these keys may not see that; and a waiting request has a deadline of its own, not the
-command's.
+Keys are rotated while a mount lives. The transports of one mount share a `KeyRing`. When the service refuses the keys,
+it reads them again, in a thread, once for all waiting requests. What is hard: a key command may hang or prompt, so it
+runs rarely; a 403 may only mean that these keys lack a permission; and a request's deadline does not bound the command.
 """
 
 import hashlib

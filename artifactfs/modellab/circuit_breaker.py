@@ -189,7 +189,7 @@ class CircuitBreaker:
         )
 
     def is_open(self, endpoint: str) -> bool:
-        """Whether requests of a kind fail at once, except for probes."""
+        """Whether requests of a kind fail at once, except probes."""
         return any(each.since is not None for each in self._circuits(endpoint))
 
     def acquire(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:

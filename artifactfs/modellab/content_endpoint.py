@@ -162,7 +162,7 @@ class ContentEndpoint:
         return ContentBody(0, total, total, True, _validator(headers), chunks)
 
     def _note(self, body: ContentBody, start: int, end: int | None, size: int | None) -> None:
-        """Take note of whether this server grants ranges. A request for the whole file proves nothing."""
+        """Record whether this server grants ranges. A full answer to a full request shows nothing."""
         asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
         if not body.whole and body.end != start:
             self.ranges = True
@@ -183,7 +183,7 @@ class ContentEndpoint:
 
 
 class _LedBy:
-    """Pieces of a body, after one that was read before. Not a generator, which would never be closed."""
+    """Pieces of a body, after one that was read before. Not a generator: it would stay unclosed."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self._first = first

@@ -1,7 +1,7 @@
-"""Details of one run or project, for `artifactfs info`: parameters, tags, metrics, times, links.
+"""The details of one run or project: parameters, tags, metrics, times, links.
 
 The tree remembers thousands of runs and needs none of it, so it is decoded here, for `artifactfs info` and xattrs, and
-kept for a short time. Text is the server's, exact: who shows it on a terminal makes it printable. Anything may be
+not kept. Text is the server's, exact: the renderer makes it printable. Anything may be
 absent, null or odd (models.py): then it is None, or left out. Odd forms whose meaning is plain are read as what they
 mean: a tag that is `key:value` in one text, an object in place of a list of pairs, a number that comes as text.
 """
@@ -50,7 +50,7 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 class RunDetails(msgspec.Struct, frozen=True):
-    """A run, as the service tells it. Times are RFC 3339 text, `duration_s` seconds."""
+    """A run, as the service describes it. Times are RFC 3339 text, `duration_s` seconds."""
 
     run_id: int
     project_id: str
@@ -70,7 +70,7 @@ class RunDetails(msgspec.Struct, frozen=True):
 
 
 class ProjectDetails(msgspec.Struct, frozen=True):
-    """A project, as the service tells it."""
+    """A project, as the service describes it."""
 
     project_id: int
     name: str
@@ -85,39 +85,39 @@ class ProjectDetails(msgspec.Struct, frozen=True):
 def decode_run(body: bytes) -> tuple[Run, RunDetails]:
     """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
     run = models.decode_run(body)
-    told = models.attributes_of(body)
+    attributes = models.attributes_of(body)
     return run, RunDetails(
         run_id=run.run_id,
         project_id=run.project_id,
-        name=_text(told.get("name")) or "",
-        status=_text(told.get("status")) or "",
-        description=_text(told.get("description")),
-        created_at=_text(told.get("created_at")),
-        started_at=_text(told.get("started_at")),
-        updated_at=_text(told.get("updated_at")),
-        completed_at=_text(told.get("completed_at")),
-        duration_s=_number(told.get("duration")),
-        owner_id=_text(told.get("owner_id")),
-        external_url=_text(told.get("external_url")),
-        params=_rows(_pairs(told.get("params")), _pair),
-        tags=_rows(_tags(told.get("tags")), _pair),
-        metrics=_rows(_metrics(told.get("metric_summaries")), _metric),
+        name=_text(attributes.get("name")) or "",
+        status=_text(attributes.get("status")) or "",
+        description=_text(attributes.get("description")),
+        created_at=_text(attributes.get("created_at")),
+        started_at=_text(attributes.get("started_at")),
+        updated_at=_text(attributes.get("updated_at")),
+        completed_at=_text(attributes.get("completed_at")),
+        duration_s=_number(attributes.get("duration")),
+        owner_id=_text(attributes.get("owner_id")),
+        external_url=_text(attributes.get("external_url")),
+        params=_rows(_pairs(attributes.get("params")), _pair),
+        tags=_rows(_tags(attributes.get("tags")), _pair),
+        metrics=_rows(_metrics(attributes.get("metric_summaries")), _metric),
     )
 
 
 def decode_project(body: bytes) -> tuple[Project, ProjectDetails]:
     """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
     project = models.decode_project(body)
-    told = models.attributes_of(body)
+    attributes = models.attributes_of(body)
     return project, ProjectDetails(
         project_id=project.project_id,
-        name=_text(told.get("name")) or "",
-        description=_text(told.get("description")),
-        created_at=_text(told.get("created_at")),
-        updated_at=_text(told.get("updated_at")),
-        owner_id=_text(told.get("owner_id")),
-        external_url=_text(told.get("external_url")),
-        tags=_rows(_tags(told.get("tags")), _pair),
+        name=_text(attributes.get("name")) or "",
+        description=_text(attributes.get("description")),
+        created_at=_text(attributes.get("created_at")),
+        updated_at=_text(attributes.get("updated_at")),
+        owner_id=_text(attributes.get("owner_id")),
+        external_url=_text(attributes.get("external_url")),
+        tags=_rows(_tags(attributes.get("tags")), _pair),
     )
 
 

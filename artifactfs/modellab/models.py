@@ -195,7 +195,7 @@ def attributes_of(body: bytes) -> dict[str, Any]:
 
 
 def decode_runs(body: bytes) -> Page[Run]:
-    """Decode a page of `/runs`; a row that cannot be asked for is left out, and reported. Raises UnexpectedAnswer."""
+    """Decode a page of `/runs`; a row without a usable id is left out and reported. Raises UnexpectedAnswer."""
     return _page(body, "runs", _run)
 
 
@@ -205,7 +205,7 @@ def decode_project(body: bytes) -> Project:
 
 
 def decode_projects(body: bytes) -> Page[Project]:
-    """Decode a page of `/projects`; a row that cannot be asked for is left out. Raises UnexpectedAnswer."""
+    """Decode a page of `/projects`; a row without a usable id is left out and reported. Raises UnexpectedAnswer."""
     return _page(body, "projects", _project)
 
 
@@ -244,8 +244,7 @@ def _written(value: object) -> str:
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
-    """Return the message of an error body in one line, exact except for blanks; empty where it says nothing. Never
-    raises.
+    """Return what an error body says, exact except for blanks, in one line; empty where it says nothing. Never raises.
 
     `secrets` are blotted out: an answer may repeat what it was sent.
 

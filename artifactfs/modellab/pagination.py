@@ -34,11 +34,11 @@ async def fetch_pages(
     ask: Callable[[dict[str, str]], Awaitable[Page[T]]],
     count: int,
     id_of: Callable[[T], int],
-    told: set[str],
+    logged_as_cut: set[str],
 ) -> list[T]:
     """Return the rows of the pages that hold the first `count`, each id once. `ask` gets a page by its parameters.
 
-    `told`: the lists that the log already names as cut. Raises what `ask` raises of the first page to fail.
+    `logged_as_cut`: the lists that the log already reports as cut. Raises what `ask` raises of the first page to fail.
     """
     if count <= 0:
         return []
@@ -66,8 +66,8 @@ async def fetch_pages(
                 may_shift, numbers = False, [number + 1]
             else:
                 # Rows move between pages while reading; a page without a new id ends it.
-                if page.rows and not is_named and what not in told:
-                    told.add(what)
+                if page.rows and not is_named and what not in logged_as_cut:
+                    logged_as_cut.add(what)
                     log.warning(
                         "this server does not give the pages of %s that follow: only the first %d are listed, others "
                         "are entered by their id",

@@ -2,7 +2,7 @@
 
 From ijson's events until the rows have begun. From there on msgspec decodes all rows that are there, in a fifth of
 the time: what stands before a `},{` is whole rows, or else, with its bracket, no JSON. What it refuses goes by
-events, with all that follows, repaired before (nearly_json.py); ijson's ready-made `items` would take 10 GB of memory
+events, with all that follows, repaired before (lenient_json.py); ijson's ready-made `items` would take 10 GB of memory
 for 100 KB of opening brackets.
 """
 
@@ -108,7 +108,7 @@ class ProjectDecoder:
         return [indexed_file(file) for row in rows if (file := _project_file(row)) is not None]
 
     def _rows(self) -> list[dict[str, Any]]:
-        """Return the rows that the events so far complete, without nested values."""
+        """Return the rows that the parsed events complete, without what is deeper in them."""
         rows: list[dict[str, Any]] = []
         depth, at, row = self._depth, self._at, self._row
         for event, value in self._events:

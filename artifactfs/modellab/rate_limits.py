@@ -10,8 +10,8 @@ import msgspec
 
 # For a 429 that names no reset.
 _DEFAULT_RESET_S = 5.0
-# If less than this share of a limit is left, prefetches stop, and requests are paced to last until the reset; a request
-# waits at most this long for the one before it.
+# Below this share of a limit, prefetches stop, and requests are spread out until the reset. The pause between two of
+# them is bounded.
 _NEAR = 0.2
 _MAX_PACE_S = 1.0
 
@@ -35,8 +35,8 @@ def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None
 class LimitState(msgspec.Struct, frozen=True):
     """What is known of one rate limit. `name` "": of requests whose limit no answer has named.
 
-    `remaining` of `limit` requests are left until `reset_s` from now, each None where no answer that still holds has
-    told; requests pause for `paused_s` seconds, since `paused_since` (None: they do not pause).
+    `remaining` of `limit` requests are left until `reset_s` from now, each None where no valid answer
+    says so. Requests pause for `paused_s` seconds more, since `paused_since` (None: no pause).
     """
 
     name: str
@@ -48,7 +48,7 @@ class LimitState(msgspec.Struct, frozen=True):
 
 
 class RateLimits:
-    """The rate limits by name, as of the latest answers, and until when requests pause (semantics 5.4).
+    """The rate limits, as answers report them: until when requests pause, per limit name (semantics 5.4).
 
     Which limit an endpoint counts against is only known from its answers, so endpoints that were not answered
     yet share one nameless limit.
@@ -93,7 +93,7 @@ class RateLimits:
     def is_near(self, endpoint: str, now: float, in_flight: int = 0) -> bool:
         """Whether little is left of the limit that a request of this kind counts against.
 
-        `in_flight`: requests without an answer so far.
+        `in_flight`: requests without an answer yet.
         """
         name = self._name_of.get(endpoint, "")
         if self._blocked_until.get(name, 0.0) > now:
@@ -110,7 +110,7 @@ class RateLimits:
         remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
         if until <= now or remaining >= limit * _NEAR:
             return 0.0
-        # The next answers say what is left.
+        # The next answers correct this.
         self._left[name] = max(0.0, remaining - 1), limit, until
         pace_s = min(_MAX_PACE_S, (until - now) / max(remaining, 1.0))
         turn = self._last_turn[name] = max(now, self._last_turn.get(name, float("-inf")) + pace_s)
@@ -122,7 +122,7 @@ class RateLimits:
         return max(0.0, self._blocked_until.get(name, 0.0) - now)
 
     def states(self, now: float) -> list[LimitState]:
-        """Return what is known of each limit, by name."""
+        """Return the state of each limit, by name."""
         found = []
         for name in sorted(self._left.keys() | self._blocked_until.keys()):
             remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))

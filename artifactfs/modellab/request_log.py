@@ -62,7 +62,7 @@ class _SaidLine(Line):
         if isinstance(error, trio.Cancelled | GeneratorExit):
             parts.append("given up")
         elif isinstance(error, errors.ServiceError) and error.status is not None:
-            pass  # the status says it; the caller logs the error
+            pass  # the status says it; the caller logs the rest
         elif error is not None:
             parts.append(f"failed: {error}" if isinstance(error, errors.ServiceError) else type(error).__name__)
         ms = (time.perf_counter() - self._began) * 1000

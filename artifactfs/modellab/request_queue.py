@@ -2,7 +2,7 @@
 
 httpcore's pool must never queue itself (encode/httpcore#1093), so every request has a place first. What is hard: a
 request that stalls keeps its place for a whole deadline. So targets that stalled before share few places, and a
-request that has queued for half of its time goes besides.
+request that has queued for half of its time takes an extra place.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import trio
 from artifactfs import errors
 from artifactfs.modellab.circuit_breaker import PendingRequest
 
-# Places of those that go besides.
-_BESIDES = 16
+# Extra places for requests that have queued for half of their time.
+_EXTRA = 16
 # Places of targets that stalled before, and how long others of these wait for one: below the 12 reads that the kernel
 # lets be under way on a mount, of which a sequential reader has two (pitfalls.md).
 _STALLED = 4
@@ -25,10 +25,10 @@ class RequestQueue:
 
     def __init__(self, width: int) -> None:
         self._limiter = trio.CapacityLimiter(width)
-        self._besides = trio.CapacityLimiter(_BESIDES)
+        self._extra = trio.CapacityLimiter(_EXTRA)
         self._stalled = trio.CapacityLimiter(_STALLED)
         # Connections that the pool must have.
-        self.most = width + _BESIDES
+        self.most = width + _EXTRA
 
     @property
     def free(self) -> int:
@@ -38,7 +38,7 @@ class RequestQueue:
     @property
     def in_use(self) -> int:
         """How many requests have a place."""
-        return self._limiter.borrowed_tokens + self._besides.borrowed_tokens
+        return self._limiter.borrowed_tokens + self._extra.borrowed_tokens
 
     @property
     def waiting(self) -> int:
@@ -65,9 +65,9 @@ class RequestQueue:
                 await self._limiter.acquire_on_behalf_of(place)
                 taken.append(self._limiter)
                 return leave
-            await self._besides.acquire_on_behalf_of(place)
+            await self._extra.acquire_on_behalf_of(place)
         except BaseException:
             leave()
             raise
-        taken.append(self._besides)
+        taken.append(self._extra)
         return leave

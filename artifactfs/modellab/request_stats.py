@@ -1,6 +1,6 @@
 """What became of the requests of one mount: by kind and outcome, how long answers took, whether the keys are taken.
 
-Only counts: an increment or two a request, so that its cost cannot be measured. Does not know what it
+Only counts: an increment or two a request, so that the cost is not measurable. Does not know what it
 is for; `control/counters.py` puts it together with what others know.
 """
 
@@ -15,7 +15,7 @@ import trio
 
 from artifactfs import errors
 
-# Upper bounds of the histogram of times to an answer's head, in seconds. Arbitrary: three per decade.
+# Upper bounds of the histogram of the time to an answer's head, in seconds. Arbitrary: thrice a decade.
 HEAD_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # One that was cancelled so shortly before its deadline ran into it.
 _SLACK_S = 0.01
@@ -58,7 +58,7 @@ _OUTCOME: dict[type[BaseException], Outcome] = {
     errors.TlsFailed: Outcome.TLS,
     trio.Cancelled: Outcome.CANCELLED,
 }
-# From these nothing is learned of the service: who asked went away, or the fault is ours.
+# These outcomes say nothing about the health of the service.
 _SAYS_NOTHING = frozenset({Outcome.CANCELLED, Outcome.BUG})
 
 

@@ -27,9 +27,9 @@ _CLOSE_S = 1.0
 
 
 class BodyMemory:
-    """Memory for the bodies that are kept whole: the oldest is never short of it, all others share `others_bytes`.
+    """Memory for buffered bodies: the oldest body always has enough, all others share `others_bytes`.
 
-    So bodies cannot wait for each other half-way: the oldest goes on, and when it is done with the next one does.
+    So bodies cannot deadlock: the oldest proceeds, and after it the next.
     """
 
     def __init__(self, others_bytes: int) -> None:
@@ -45,7 +45,7 @@ class BodyMemory:
         self._held[body] = self._held.get(body, 0) + size_bytes
 
     def leave(self, body: "RetainedBody") -> None:
-        """Count nothing of a body any more."""
+        """Release the memory of a body."""
         if self._held.pop(body, None) is not None:
             self._freed.set()
             self._freed = trio.Event()
@@ -57,7 +57,7 @@ class BodyMemory:
 
 
 class RetainedBody:
-    """A body that is kept whole. Close it: its bytes go, though a traceback may still refer to it."""
+    """A buffered body. Close it to free its bytes, even while a traceback refers to it."""
 
     def __init__(self, room: BodyMemory) -> None:
         self._room = room
@@ -81,7 +81,7 @@ class RetainedBody:
 
 
 class StreamObserver(Protocol):
-    """Who counts what comes: the transport."""
+    """Counts received bytes and broken bodies: the transport."""
 
     def now(self) -> float:
         """Return the time, in seconds of the mount's clock."""

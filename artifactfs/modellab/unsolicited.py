@@ -3,7 +3,7 @@
 HTTP/1.1 pairs answers with requests by nothing but their order. httpcore gives a connection back once an answer is
 complete, whatever its parser, TLS or the socket still hold, and its next request gets that as its answer. So here a
 connection is used again only if its last answer was seen to end cleanly, and a request is sent only while nothing has
-come that could be mistaken for its answer. What crosses a request on its way cannot be told apart from an answer.
+come that could be mistaken for its answer. What crosses a request on its way cannot be distinguished from an answer.
 
 What is hard: decrypted bytes wait within TLS where a look at the socket shows nothing, and so does half a TLS record;
 session tickets come at any time, and belong to no answer.
