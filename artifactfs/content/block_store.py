@@ -1,19 +1,19 @@
 """The cache on disk: blocks of files, shared by all mounts of one user.
 
-    <cache dir>/CACHEDIR.TAG                                         the mark: this directory is ours (cachedir.py)
+    <cache dir>/CACHEDIR.TAG                                         the mark: this directory is ours (cache_dir.py)
     <cache dir>/blocks-1/<2 hex>/<30 hex>/<block index, hex>         one block: header and bytes
     <cache dir>/blocks-1/<2 hex>/<30 hex>/<first block, hex>-group   a group: header and 8 blocks that follow another
     <cache dir>/blocks-1/usage                                       bytes in all, under a lock
 
-A file is written aside and renamed, never changed. What does not fit its own checksums (blockfile.py) is deleted and
-fetched again (semantics 4.4). Everything here blocks; call it in a thread. Nothing here raises for what the disk does:
-a cache that fails costs speed, never a read.
+A file is written under a temporary name and renamed, never changed. A file with a wrong checksum (block_format.py) is
+deleted and fetched again (semantics 4.4). Everything here blocks; call it in a thread. Failures of the disk do not
+raise: a failing cache costs speed, never a read.
 
-Groups are for those who read whole files: 512 MiB in 1,024 files took 0.2 s longer than in 128 (measured 2026-11-23,
+Groups make whole files faster: 512 MiB in 1,024 files took 0.2 s longer than in 128 (measured 2026-11-23,
 ext4, Linux 6.18).
 
-The time of use is the file's mtime (access times are off on many disks). What is being written counts from the start:
-the name of a file aside says how large it will be, as long as its writer lives (blocktree.py).
+The time of use is the file's mtime (access times are off on many disks). A file counts from the start of its write:
+its temporary name holds its final size, valid while its writer lives (block_tree.py).
 """
 
 import contextlib
@@ -46,7 +46,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What the cache holds: bytes on disk, blocks, and files that they belong to."""
+    """The contents of the cache: bytes on disk, blocks, and the files that they belong to."""
 
     size_bytes: int
     blocks: int
@@ -56,8 +56,8 @@ class Usage(msgspec.Struct, frozen=True):
 class BlockStore:
     """The blocks of one cache directory. Safe for threads, and for several processes at once.
 
-    `directory` is made, and made again, when something is kept; then no symbolic link is followed.
-    `max_bytes` is the limit for all that is in it, `min_free_bytes` what stays free on the disk. `session` names this
+    `save` creates `directory`, again if it was deleted; it follows no symbolic link. `max_bytes` limits everything in
+    it, `min_free_bytes` stays free on the disk. `session` names this
     mount.
     """
 
@@ -69,7 +69,7 @@ class BlockStore:
         self._opening = threading.Lock()
         # What was set, and is shown.
         self.limit_bytes = max_bytes
-        # `du` counts directories and the file of the count, too: leave room for them.
+        # `du` counts directories and the temporary file, too: leave a margin for them.
         self.max_bytes = max_bytes - min(max_bytes >> 6, 1 << 20)
         # Blocks that `save` takes at once, if it is given more than one. A group is what is evicted as a piece.
         self.group_blocks = GROUP_BLOCKS if max_bytes >= 16 * GROUP_BLOCKS * block_bytes else 1
@@ -77,7 +77,7 @@ class BlockStore:
         self._paused_until = 0.0
         self._counter = itertools.count(1)
         self.session = secrets.token_bytes(8)
-        # For status: bytes in all and free on the disk as last seen, and the evictions of this store.
+        # For the status: bytes in all and free on the disk at the last look, and the evictions of this store.
         self.total_bytes: int | None = None
         self.free_bytes: int | None = None
         self.evicted_files = 0
@@ -98,9 +98,9 @@ class BlockStore:
         return True
 
     def load(self, key: bytes, indices: Sequence[int], accept: Callable[[Provenance], bool]) -> list[Block | None]:
-        """Return of each block what is there, whole, and of a stamp that `accept` takes; None otherwise.
+        """Return the undamaged blocks whose stamp `accept` accepts; None for the others, which are deleted.
 
-        `key`: 16 bytes that name a version of a file. What is not accepted is deleted, as is what is damaged.
+        `key`: 16 bytes that name a version of a file.
         """
         found: dict[int, Block] = {}
         with contextlib.suppress(OSError), self._version(key) as directory:
@@ -144,7 +144,7 @@ class BlockStore:
     def save(self, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Provenance) -> bool:
         """Keep one block, or a group of `group_blocks` whole ones from index `first` on, all of one stamp.
 
-        Returns whether they are kept. Evicts what was used least recently where there is no room.
+        Returns whether they are cached. Evicts the least recently used blocks to make room.
         """
         if time.monotonic() < self._paused_until:
             return False
@@ -224,7 +224,7 @@ class BlockStore:
         self.look()
 
     def usage(self) -> Usage:
-        """Count what is there."""
+        """Count the blocks, their bytes and files."""
         found = list(self._files())
         count = sum(block_format.count_in(file.name) for file in found)
         return Usage(sum(file.size_bytes for file in found), count, len({file.key for file in found}))
@@ -307,7 +307,7 @@ class BlockStore:
     # --- room ----------------------------------------------------------------------------------------------
 
     def _make_room(self, held: Total, size: int) -> bool:
-        """Evict what was used least recently until a file of `size` bytes fits; returns whether it does."""
+        """Evict the least recently used blocks until a file of `size` bytes fits; returns whether it does."""
         over = held.value + size > self.max_bytes
         lacking = self._lacking(held, size)
         if over or lacking > 0:
@@ -323,7 +323,7 @@ class BlockStore:
         return size + self._min_free_bytes - found.f_bavail * found.f_frsize
 
     def _evict(self, held: Total, size: int, lacking: int) -> int:
-        """Delete what was used least recently; returns the bytes that are left."""
+        """Delete the least recently used files; returns the bytes that are left."""
         files = sorted(block_tree.files(held.within, asides=True))
         left = sum(file.size_bytes for file in files)
         goal = min(left - lacking if lacking > 0 else left, int(self.max_bytes * _LOW_WATER) - size)

@@ -1,10 +1,10 @@
 """The files below a tree of blocks: found, opened and deleted relative to its open directory, no link followed.
 
-A tree holds names of our forms only. What has another name in it, or belongs to another user, is not counted and not
-touched. A file that is being written is locked by its writer, so one without a lock was left by a writer that was
-killed: it goes as soon as it is seen under the lock of the tree's count, under which writers make and lock theirs.
+Files with other names, or of another user, are neither counted nor touched. A temporary file is locked by its writer,
+so one without a lock was left by a killed writer. It is deleted under the lock of the tree's count, under which writers
+create and lock theirs.
 
-Everything here blocks, and raises OSError for what the disk does.
+Everything here blocks, and raises OSError for failures of the disk.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from artifactfs.content import block_format, cache_dir
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UPPER, _LOWER = re.compile(r"[0-9a-f]{2}"), re.compile(r"[0-9a-f]{30}")
-# The name says how much of the disk the file will take.
+# The name holds the final size of the file on disk.
 _ASIDE = re.compile(r"\.[0-9a-f]+-[0-9]+-([0-9a-f]{1,16})")
 _DISK_PAGE = 4096
 
@@ -45,7 +45,7 @@ class File(NamedTuple):
 
 
 def on_disk(size_bytes: int) -> int:
-    """Return what a file of this size takes of a disk."""
+    """Return the bytes on disk of a file of this size."""
     return -(-size_bytes // _DISK_PAGE) * _DISK_PAGE
 
 

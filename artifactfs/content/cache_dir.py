@@ -1,6 +1,6 @@
-"""The cache directory: which directory is one, and how it is opened (semantics 6.2).
+"""Opens the cache directory, after a check that it is one (semantics 6.2).
 
-A cache is a directory that did not exist or was empty when it was first used. It carries a mark since then: the file
+A cache is a directory that did not exist or was empty at its first use. It carries a mark since then: the file
 CACHEDIR.TAG of https://bford.info/cachedir, which backup programs honour, with a line of ours in it. Any other
 directory is refused before anything in it is touched: to make it private would lock out the programs that share it.
 
@@ -202,7 +202,7 @@ def _below(path: str) -> str:
 
 
 def _read_tag(fd: int) -> bytes | None:
-    """Return the start of the tag; empty without one, None if it is no regular file or another user's."""
+    """Return how the tag begins; empty without one, None if it is no file, or another user's."""
     try:
         tag = os.open(_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
     except FileNotFoundError:
