@@ -81,7 +81,7 @@ def below_prefix(prefix: str, path: str) -> str:
 
 
 def encode_name(name: str) -> bytes | None:
-    """Return the bytes of a name, or None for one that no filesystem can hold (semantics 1.3)."""
+    """Return the bytes of a name, or None for one that no filesystem can hold (docs/semantics.md 1.3)."""
     if name in ("", ".", "..") or "\0" in name or "/" in name:
         return None
     try:
@@ -125,8 +125,8 @@ class ContentVersion(msgspec.Struct, frozen=True):
     """One version of a file's contents: its place, its size in bytes (None: unknown), and its identity over remounts.
 
     `content_stamp`: a digest of the times of a settled run, and of `variant`; or else of the file's own time; None
-    where neither is known (semantics 4.3). `variant` tells versions of one size apart; 0 is the first that was seen.
-    `settled`: the run is over, so that the file is as it was listed.
+    where neither is known (docs/semantics.md 4.3). `variant` tells versions of one size apart; 0 is the first that was
+    seen. `settled`: the run is over, so that the file is as it was listed.
     """
 
     artifact: ArtifactRef

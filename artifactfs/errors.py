@@ -218,11 +218,11 @@ class UnexpectedAnswer(ServiceError):
 
 
 class AnswerTooLarge(ServiceError):
-    """An answer past our sanity caps (semantics 6.4)."""
+    """An answer past our sanity caps (docs/semantics.md 6.4)."""
 
 
 class PassingError(ServiceError):
-    """A failure that may be gone at the next attempt. It never becomes a negative entry (semantics 3.2)."""
+    """A failure that may be gone at the next attempt. It never becomes a negative entry (docs/semantics.md 3.2)."""
 
 
 class RateLimited(PassingError):
@@ -242,7 +242,7 @@ class TimedOut(PassingError):
 
 
 class NotAsked(TimedOut):
-    """The circuit breaker is open: the service did not answer other requests, so none was sent (semantics 5.1)."""
+    """The circuit breaker is open: the service did not answer other requests, so none was sent (semantics.md 5.1)."""
 
 
 class ConnectionLost(PassingError):

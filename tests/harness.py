@@ -61,7 +61,7 @@ __all__ = [
     "wait_until",
 ]
 
-# The contract lets a mount take 3 s to end (semantics 5.6); tests allow twice that.
+# The contract lets a mount take 3 s to end (docs/semantics.md 5.6); tests allow twice that.
 END_S = 6.0
 FUSE_TYPE = "fuse.artifactfs"
 ARTIFACTFS = os.path.join(os.path.dirname(sys.executable), "artifactfs")

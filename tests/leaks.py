@@ -1,4 +1,4 @@
-"""Where a key might turn up, and in which forms: what the tests of semantics 6.1 look through.
+"""Where a key might turn up, and in which forms: what the tests of docs/semantics.md 6.1 look through.
 
 Owns the looking. All that a mount writes, says, sends or starts is a place: a name, and the bytes that are there.
 """

@@ -1,8 +1,8 @@
 """The way to the terminal: all that commands print goes through here, and nothing else in the package prints (a test).
 
 Text of others (the service, file names, arguments, the mount table) is in nearly every line, so a line is escaped where
-it leaves, and not where it is put together (semantics 6.5). A newline is no part of a line: who has several lines gives
-several. What programs read is exact: JSON, which is ASCII, and what `exact` prints.
+it leaves, and not where it is put together (docs/semantics.md 6.5). A newline is no part of a line: who has several
+lines gives several. What programs read is exact: JSON, which is ASCII, and what `exact` prints.
 """
 
 import json

@@ -6,8 +6,8 @@
     <cache dir>/blocks-1/usage                                       bytes in all, under a lock
 
 A file is written under a temporary name and renamed, never changed. A file with a wrong checksum (block_format.py) is
-deleted and fetched again (semantics 4.4). Everything here blocks; call it in a thread. Failures of the disk do not
-raise: a failing cache costs speed, never a read.
+deleted and fetched again (docs/semantics.md 4.4). Everything here blocks; call it in a thread. Failures of the disk do
+not raise: a failing cache costs speed, never a read.
 
 Groups make whole files faster: 512 MiB in 1,024 files took 0.2 s longer than in 128 (measured 2026-11-23,
 ext4, Linux 6.18).
@@ -86,7 +86,7 @@ class BlockStore:
     def claim(self) -> bool:
         """Make the directory ours, links followed this once; returns whether it can be used.
 
-        Raises UserError for a directory that is not ours (semantics 6.2).
+        Raises UserError for a directory that is not ours (docs/semantics.md 6.2).
         """
         try:
             self.directory = cache_dir.claim(self.directory).path

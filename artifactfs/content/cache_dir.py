@@ -1,4 +1,4 @@
-"""Opens the cache directory, after a check that it is one (semantics 6.2).
+"""Opens the cache directory, after a check that it is one (docs/semantics.md 6.2).
 
 A cache is a directory that did not exist or was empty at its first use. It carries a mark since then: the file
 CACHEDIR.TAG of https://bford.info/cachedir, which backup programs honour, with a line of ours in it. Any other

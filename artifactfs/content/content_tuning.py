@@ -13,7 +13,7 @@ class ContentTuning(msgspec.Struct, frozen=True):
     block_bytes: int = BLOCK_BYTES
     # The range of one request, at most. A sequential reader has several requests under way.
     extent_blocks: int = 32
-    # The cost of reading a few KiB at the start of a file, at most (semantics 4.5).
+    # The cost of reading a few KiB at the start of a file, at most (docs/semantics.md 4.5).
     head_bytes: int = 128 << 10
     # The read-ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
     window_bytes: int = 32 << 20
@@ -25,7 +25,7 @@ class ContentTuning(msgspec.Struct, frozen=True):
     # The kernel has several reads of one reader under way, and they overtake each other: a step of at most this size,
     # forward or back, is no seek.
     slack_bytes: int = 1 << 20
-    # Fewer bytes within a deadline are no progress (semantics 5.1). Arbitrary.
+    # Fewer bytes within a deadline are no progress (docs/semantics.md 5.1). Arbitrary.
     min_progress_bytes: int = 16 << 10
     # How far a full body runs ahead of its readers. Arbitrary.
     full_body_ahead_bytes: int = 8 << 20

@@ -52,7 +52,7 @@ class ContentContext(msgspec.Struct):
     # The pause before a request is sent again, given how often it failed (the first time: 1).
     backoff_s: Callable[[int], float]
     tuning: ContentTuning = DEFAULTS
-    # This server's validators differ from answer to answer, so they mean nothing (semantics 4.1).
+    # This server's validators differ from answer to answer, so they mean nothing (docs/semantics.md 4.1).
     validators_unreliable: bool = False
     # The validator of each version that was read, by the version's key in the caches.
     validators: cachetools.LRUCache[bytes, bytes] = msgspec.field(default_factory=_remembered)

@@ -1,8 +1,8 @@
 """Loads and saves blocks of the cache on disk in threads, so that the event loop never waits for a disk.
 
 Saves are queued, and the queue is bounded: where the disk is slower than the network, a fetch waits a little for room,
-then goes on without saving (semantics 4.4: a cache costs speed, never a read). While no thread can be had, nothing is
-found and nothing is saved (5.5).
+then goes on without saving (docs/semantics.md 4.4: a cache costs speed, never a read). While no thread can be had,
+nothing is found and nothing is saved (5.5).
 """
 
 import contextlib

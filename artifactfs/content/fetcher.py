@@ -4,7 +4,7 @@ What is hard:
 
 - The server may ignore ranges. Then the one answer is read from its start as a full body (full_body.py), and all other
   fetches follow it.
-- An answer may be of another version. Then none of its bytes count (semantics 4.1).
+- An answer may be of another version. Then none of its bytes count (docs/semantics.md 4.1).
 - An answer may break off. It is resumed where it broke, as long as that makes progress.
 """
 

@@ -1,4 +1,4 @@
-"""A full body: a whole file, read from its start because the server ignores ranges (semantics 4.2).
+"""A full body: a whole file, read from its start because the server ignores ranges (docs/semantics.md 4.2).
 
 One fetch reads it; all other fetches of the version follow it. It runs ahead of its readers as far as there is room,
 then waits for them. A body that neither the cache nor memory can hold is streamed: a step back starts it again.

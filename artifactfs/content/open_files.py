@@ -1,6 +1,6 @@
 """The open files of a mount: handles of the same version share one `SharedFile`.
 
-Owns the keys of versions in the caches: site, account, project, path and size (semantics 6.3, 2.4).
+Owns the keys of versions in the caches: site, account, project, path and size (docs/semantics.md 6.3, 2.4).
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from artifactfs.domain import ContentVersion
 class CachedBytes(msgspec.Struct, frozen=True):
     """How much of a version is cached, and the number of its open handles.
 
-    `disk_bytes` have this place and size; whether they are still valid shows when they are read (semantics 4.3).
+    `disk_bytes` have this place and size; whether they are still valid shows when they are read (docs/semantics.md
+    4.3).
     """
 
     memory_bytes: int
@@ -37,7 +38,7 @@ class OpenFileTable:
         return len(self._open)
 
     async def open(self, version: ContentVersion) -> OpenFile:
-        """Open a version; finds its size where the listing does not give it (semantics 2.2).
+        """Open a version; finds its size where the listing does not give it (docs/semantics.md 2.2).
 
         For mutable runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the
         name up again (2.4), and not in mid-read. The size stays None if no answer tells the length.

@@ -1,6 +1,6 @@
 """An open file: one version, and the pattern in which it is read.
 
-The pattern decides how much is fetched for a read (semantics 4.5):
+The pattern decides how much is fetched for a read (docs/semantics.md 4.5):
 
 - A few KiB at the start (a file manager finds out the type): 128 KiB.
 - Random access: the blocks that the read touches.
@@ -17,7 +17,7 @@ from artifactfs.content.version_blocks import AccountSwitched
 
 
 class SharedVersion:
-    """A version that is open, and its SharedFile under the account of now: a switch replaces that (semantics 6.3)."""
+    """A version that is open, and its SharedFile under the account of now: a switch replaces that (6.3)."""
 
     def __init__(self, current: SharedFile) -> None:
         self.current = current

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 # Fetches for one read that each succeeded and left nothing, since the pool evicted the bytes at once. Arbitrary.
 _MAX_FETCHES = 16
-# After a wait without progress, other reads fail at once for this long (semantics 5.1: a probe at most every 5 s).
+# After a wait without progress, other reads fail at once for this long (docs/semantics.md 5.1: a probe at most every 5
+# s).
 _STALLED_S = 5.0
 
 

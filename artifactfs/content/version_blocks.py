@@ -16,7 +16,7 @@ from artifactfs.util.pulse import Pulse
 
 
 class AccountSwitched(Exception):
-    """The keys are another account's by now: the read starts again from its first byte (semantics 6.3)."""
+    """The keys are another account's by now: the read starts again from its first byte (docs/semantics.md 6.3)."""
 
 
 class VersionBlocks:
@@ -266,7 +266,7 @@ class VersionBlocks:
             await self.persist(index, self.block(index))
 
     def _is_valid(self, stamp: Provenance) -> bool:
-        """Whether a cached block may be served (semantics 4.3)."""
+        """Whether a cached block may be served (docs/semantics.md 4.3)."""
         context = self._context
         validator = None if context.validators_unreliable else stamp.validator
         if validator is not None:

@@ -1,6 +1,6 @@
 """The reports and commands of a mount: the files in /.artifactfs (tree/control_dir.py), and its xattrs.
 
-Reports are made from memory, in less than a millisecond, and wait for neither network nor disk (semantics 5.1).
+Reports are made from memory, in less than a millisecond, and wait for neither network nor disk (docs/semantics.md 5.1).
 Commands may send requests: the mount has the keys, so its users need none.
 """
 
@@ -79,7 +79,7 @@ class Control:
     # --- refresh -------------------------------------------------------------------------------------------
 
     async def refresh_all(self) -> None:
-        """Refresh the whole mount: for SIGHUP (semantics 3.3)."""
+        """Refresh the whole mount: for SIGHUP (docs/semantics.md 3.3)."""
         await self._fresh(self._components.tree.root)
 
     @property
@@ -88,7 +88,7 @@ class Control:
         return self._names.is_stuck
 
     def forget(self) -> None:
-        """Clear the details of runs: the keys may be another account's (semantics 6.3)."""
+        """Clear the details of runs: the keys may be another account's (docs/semantics.md 6.3)."""
         self._details.clear()
 
     def end(self) -> None:
@@ -214,7 +214,7 @@ class Control:
     # --- xattrs --------------------------------------------------------------------------------------------
 
     def xattrs(self, node: Node) -> Attributes:
-        """Return the known extended attributes of a node (semantics 2.6)."""
+        """Return the known extended attributes of a node (docs/semantics.md 2.6)."""
         found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
         if (facts := self._components.tree.facts(node)) is not None:
             found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")

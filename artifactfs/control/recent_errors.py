@@ -1,4 +1,5 @@
-"""The recent failures of a mount, in memory: the report `errors`, and the last error in the status (semantics 5.3).
+"""The recent failures of a mount, in memory: the report `errors`, and the last error in the status (docs/semantics.md
+5.3).
 
 A log handler: each record of WARNING or above is a failure, redacted by the log's formatter. Failures of one kind are
 kept once and counted. An exception that several waiting operations log counts once.

@@ -1,7 +1,7 @@
 """Checks the settings: whether they can be read, where the keys come from, which variables are ignored.
 
 If one setting cannot be read, the others are still checked. But an unreadable config file may name another site for the
-keys, so the service gets no request then (semantics 6.1).
+keys, so the service gets no request then (docs/semantics.md 6.1).
 """
 
 import dataclasses

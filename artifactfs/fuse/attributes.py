@@ -1,4 +1,4 @@
-"""The attributes that `stat` shows of an inode (semantics 2.1 to 2.3)."""
+"""The attributes that `stat` shows of an inode (docs/semantics.md 2.1 to 2.3)."""
 
 import stat
 
@@ -18,7 +18,7 @@ _EMPTY_GROUP = 0xFFFFFFFE
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Who owns everything, and which permission bits are off (semantics 2.1). `shared`: others are let in."""
+    """Who owns everything, and which permission bits are off (docs/semantics.md 2.1). `shared`: others are let in."""
 
     uid: int
     gid: int
@@ -46,7 +46,7 @@ class AttributeMaker:
         self._control_files = control_files
 
     def of(self, inode: Inode, valid_s: float) -> EntryAttributes:
-        """Return the attributes of an inode (semantics 2.1 to 2.3)."""
+        """Return the attributes of an inode (docs/semantics.md 2.1 to 2.3)."""
         entry, owner = inode.entry, self._ownership
         size = entry.size_bytes
         if isinstance(inode.cached_node, ControlDir | ControlFile):

@@ -43,7 +43,7 @@ class Inode(msgspec.Struct, gc=False, eq=False):
         return node
 
     def is_version_of(self, other: "Inode") -> bool:
-        """Whether both are one version of one node; one of them may know more of it (semantics 2.4)."""
+        """Whether both are one version of one node; one of them may know more of it (docs/semantics.md 2.4)."""
         return same_version(self.entry, other.entry) and self._place() == other._place()
 
     def merge(self, other: "Inode") -> None:
@@ -58,7 +58,7 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             its,
             size_bytes=its.size_bytes if mine.size_bytes is None else mine.size_bytes,
             created_ns=its.created_ns if mine.created_ns is None else mine.created_ns,
-            mtime_ns=mine.mtime_ns,  # a time once shown stays (semantics 2.3)
+            mtime_ns=mine.mtime_ns,  # a time once shown stays (docs/semantics.md 2.3)
         )
         # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known

@@ -2,8 +2,8 @@
 
 The kernel tells a FUSE server which requests are interrupted, but no interrupt reaches pyfuse3 (pitfalls.md): a Ctrl-C
 would wait until the handler answers. So while a call blocks, the status of its thread in /proc is polled. A pending
-signal that is neither blocked nor ignored ends the call with EINTR; fetches go on (semantics 5.2). A thread in another
-pid namespace cannot be seen, so its calls wait until the deadline.
+signal that is neither blocked nor ignored ends the call with EINTR; fetches go on (docs/semantics.md 5.2). A thread in
+another pid namespace cannot be seen, so its calls wait until the deadline.
 """
 
 import contextlib

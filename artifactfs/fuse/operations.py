@@ -121,7 +121,7 @@ class Operations(pyfuse3.Operations):
         self._files_shown = self._attributes.new_file()
 
     def invalidate_pages(self) -> None:
-        """Make the kernel drop its pages of each file when the file is opened the next time (semantics 6.3)."""
+        """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
 
     def init(self) -> None:
@@ -162,7 +162,7 @@ class Operations(pyfuse3.Operations):
 
     @fuse_handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        # From the inode, never from the network (semantics 2.5): a page read asks for it first.
+        # From the inode, never from the network (docs/semantics.md 2.5): a page read asks for it first.
         return self._attributes.of(self.inodes.get(inode), _DIRECTORY_VALID_S)
 
     @fuse_handler
@@ -330,9 +330,9 @@ class Operations(pyfuse3.Operations):
         return contents if contents is not None else await self._await_for_caller(tid, self._tree.contents(directory))
 
     async def _await_for_caller(self, tid: int, answer: Awaitable[T], limit_s: float | None = None) -> T:
-        """Wait for an answer on behalf of a thread, until a signal is pending for the thread (semantics 5.2).
+        """Wait for an answer on behalf of a thread, until a signal is pending for the thread (docs/semantics.md 5.2).
 
-        Metadata has the deadline as its total limit; contents have a limit of their own (semantics 5.1).
+        Metadata has the deadline as its total limit; contents have a limit of their own (docs/semantics.md 5.1).
         """
         limit_s = self.deadline_s if limit_s is None else limit_s
         with trio.move_on_after(limit_s) as scope, self.callers.waiting(tid, scope) as wait:

@@ -1,4 +1,4 @@
-"""Extended attributes (semantics 2.6), for mounts that ask for them.
+"""Extended attributes (docs/semantics.md 2.6), for mounts that ask for them.
 
 Two calls a file where they are answered (`ls -l`), so by default they are not: `Operations` has no such handlers, the
 kernel hears ENOSYS once and never asks again. Names are listed without a request; a run's values cost one at most.

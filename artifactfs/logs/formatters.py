@@ -15,7 +15,7 @@ _INDENT = "\n  "
 
 
 class Redaction:
-    """Replaces the secrets that it was given by asterisks (semantics 6.1)."""
+    """Replaces the secrets that it was given by asterisks (docs/semantics.md 6.1)."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []

@@ -20,7 +20,7 @@ class RepeatLimiter(logging.Filter):
 
     Lines are of one kind if logger, message template, operation and kinds of exceptions are the same. Names and paths
     are left out, since lines with them would never repeat. Without the exceptions, one failure would hide another
-    (semantics 5.3). The first line after the window says how many were dropped.
+    (docs/semantics.md 5.3). The first line after the window says how many were dropped.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

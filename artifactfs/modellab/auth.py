@@ -1,4 +1,4 @@
-"""Credentials, the one origin that they may go to (semantics 6.1), and their renewal after a refusal.
+"""Credentials, the one origin that they may go to (docs/semantics.md 6.1), and their renewal after a refusal.
 
 Keys are rotated while a mount lives. The transports of one mount share a `KeyRing`. When the service refuses the keys,
 it reads them again, in a thread, once for all waiting requests. What is hard: a key command may hang or prompt, so it
@@ -97,7 +97,7 @@ class KeyRing:
         self._nursery, self._on_change = nursery, on_change
 
     def expire(self) -> None:
-        """Forget when the keys were read: the next refusal reads them, whatever it is (semantics 3.3)."""
+        """Forget when the keys were read: the next refusal reads them, whatever it is (docs/semantics.md 3.3)."""
         self._next_forbidden = self._next_command = float("-inf")
 
     async def renewed(self, generation: int, status: int | None) -> bool:
@@ -159,7 +159,7 @@ class KeyRing:
 async def _in_a_thread(read: Callable[..., Keys]) -> Keys:
     """Call `read(stop=…)` in a thread; cancelled, it sets `stop` and waits a moment for the thread to end.
 
-    So that no command outlives the mount (semantics 5.6); but no dead file keeps the mount from its end.
+    So that no command outlives the mount (docs/semantics.md 5.6); but no dead file keeps the mount from its end.
     """
     stop, token, ended = threading.Event(), trio.lowlevel.current_trio_token(), trio.Event()
 

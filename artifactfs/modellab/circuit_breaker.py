@@ -1,4 +1,4 @@
-"""The circuit breaker of one origin: it tells a dead service from a target that stalls alone (semantics 5.1).
+"""The circuit breaker of one origin: it tells a dead service from a target that stalls alone (docs/semantics.md 5.1).
 
 One time-out does not tell a dead service from one artifact or directory that stalls. So a circuit opens only where
 nothing at all came through it meanwhile, and two different targets say so: two that ran into their deadlines, or one
@@ -22,7 +22,7 @@ import cachetools
 
 log = logging.getLogger(__name__)
 
-# How often a service in trouble is tried, at most (semantics 5.1); for refreshes, too (3.2).
+# How often a service in trouble is tried, at most (docs/semantics.md 5.1); for refreshes, too (3.2).
 PROBE_INTERVAL_S = 5.0
 # A short probe's time, where our own question went unanswered; and where it did not, so that objects may be sick alone.
 # Arbitrary; well below the interval, so that a walk over a thousand files comes on between two probes.

@@ -75,7 +75,7 @@ class ModelLab:
         self._long_decoding = trio.Lock()
         # The lists (runs, projects) that the log already reports as cut.
         self._cut: set[str] = set()
-        # The oddities already logged of each directory: once, not at every refresh (semantics 1.3).
+        # The oddities already logged of each directory: once, not at every refresh (docs/semantics.md 1.3).
         self._logged: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_LOGGED)
         # The lists whose left-out rows are already logged.
         self._odd_logged: cachetools.LRUCache[str, bool] = cachetools.LRUCache(_MAX_LOGGED)
@@ -296,7 +296,8 @@ class ModelLab:
     async def _decoded(
         self, decode: Callable[[bytes], Generator[None, None, T]], body: bytes
     ) -> tuple[T | None, errors.ServiceError | None]:
-        """Decode a body; a failure is returned without its traceback, which would keep the body (semantics 6.4).
+        """Decode a body; a failure is returned without its traceback, which would keep the body (docs/semantics.md
+        6.4).
 
         Values are counted before they are made: a body of 256 MiB can become 10 GB of empty lists.
         """

@@ -33,7 +33,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """Return a verifying TLS context that trusts `ca_file`, or the bundled CAs.
 
     Not `ssl.create_default_context`: that picks up SSLKEYLOGFILE and SSL_CERT_FILE behind our back
-    (semantics 6.1). Raises UserError.
+    (docs/semantics.md 6.1). Raises UserError.
     """
     return _bundled_context() if ca_file is None else _read_context(ca_file)
 

@@ -26,7 +26,7 @@ _TARGET = f"{API_PREFIX}/artifacts/content"
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPECTED = frozenset({200, 206, 416}) | _REDIRECTS
-# Past this a header is no Location (semantics 6.4); signed links have one or two KiB.
+# Past this a header is no Location (docs/semantics.md 6.4); signed links have one or two KiB.
 _MAX_URL = 16 << 10
 _JSON = "application/json"
 # The cache key's part that tells versions apart, for a caching proxy between many mounts and the API: docs/fleets.md.
@@ -231,7 +231,7 @@ def _length(headers: httpx.Headers) -> int | None:
 def _validator(headers: httpx.Headers) -> bytes | None:
     """Return a digest of a strong ETag, or else of Last-Modified; None where there is neither.
 
-    A weak ETag promises nothing about bytes. Whether either means anything here, it must prove (semantics 4.1).
+    A weak ETag promises nothing about bytes. Whether either means anything here, it must prove (docs/semantics.md 4.1).
     """
     etag = headers.get("etag", "").strip()
     if etag.startswith('"'):

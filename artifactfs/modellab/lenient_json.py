@@ -5,7 +5,7 @@ surrogates, broken UTF-8, control characters that are not escaped): `loads` for 
 comes in pieces, in front of a decoder that is strict. Anything else that is no JSON stays none.
 
 What is hard: no repair may make another *name*. yajl alone reads a lone surrogate as `?`, which may be the name of
-another file. So what cannot be read in a text becomes a NUL, which no filesystem can hold (semantics 1.3).
+another file. So what cannot be read in a text becomes a NUL, which no filesystem can hold (docs/semantics.md 1.3).
 """
 
 import codecs

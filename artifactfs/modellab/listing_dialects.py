@@ -1,8 +1,8 @@
 """How this server writes listings, and their normal form: the children of one directory.
 
 A path may begin with any mixture of `/` and `./`: these are no part of a name, and are stripped. Within a path, an
-empty component or `.` is a name that no filesystem can hold (semantics 1.3): in object storage `a//b` and `a/b` are two
-objects, and showing one as the other could give the bytes of the wrong one.
+empty component or `.` is a name that no filesystem can hold (docs/semantics.md 1.3): in object storage `a//b` and
+`a/b` are two objects, and showing one as the other could give the bytes of the wrong one.
 
 Owns "What the documentation leaves open" 1-5 and 7-9 of docs/dev/model-lab-api.md. No I/O: rows in, children and
 evidence out. `client.py` sends the requests.
@@ -234,7 +234,7 @@ class ListingNormalizer:
 def size_of(row: FileRow | ProjectFile) -> int | None:
     """Return a row's size in bytes; None for absent, null or nonsense. Numeric text counts.
 
-    A row with an unreadable size is kept: its name is valid, and `open` finds the size (semantics 2.2).
+    A row with an unreadable size is kept: its name is valid, and `open` finds the size (docs/semantics.md 2.2).
     """
     size = row.file_size
     if isinstance(size, str):

@@ -1,4 +1,4 @@
-"""A sign of life: a request of our own that tells a dead service from one object that stalls (semantics 5.1).
+"""A sign of life: a request of our own that tells a dead service from one object that stalls (docs/semantics.md 5.1).
 
 It is sent while requests wait, once nothing at all came of the service for half of the time that one of them has. So
 by the end of that time it is known which of the two it is. It goes over a connection of its own, since all others may

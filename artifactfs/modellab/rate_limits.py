@@ -48,7 +48,7 @@ class LimitState(msgspec.Struct, frozen=True):
 
 
 class RateLimits:
-    """The rate limits, as answers report them: until when requests pause, per limit name (semantics 5.4).
+    """The rate limits, as answers report them: until when requests pause, per limit name (docs/semantics.md 5.4).
 
     Which limit an endpoint counts against is only known from its answers, so endpoints that were not answered
     yet share one nameless limit.

@@ -1,7 +1,7 @@
 """Host names while no thread can be had: a name is resolved in a thread, and what it was the last time is remembered.
 
 Without it a request to a name fails with the interpreter's own RuntimeError, and reads that need a new connection fail
-for as long as the user's limit on processes is reached (semantics 5.5).
+for as long as the user's limit on processes is reached (docs/semantics.md 5.5).
 """
 
 import socket

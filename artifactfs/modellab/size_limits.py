@@ -1,4 +1,4 @@
-"""How large an answer may be (semantics 6.4). Each limit is an argument, so that tests need no large answers."""
+"""How large an answer may be (semantics.md 6.4). Each limit is an argument, so that tests need no large answers."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""A connection whose bytes are taken for an answer only if a request was sent before they came (semantics 4.1).
+"""A connection whose bytes are taken for an answer only if a request was sent before they came (docs/semantics.md 4.1).
 
 HTTP/1.1 pairs answers with requests by nothing but their order. httpcore gives a connection back once an answer is
 complete, whatever its parser, TLS or the socket still hold, and its next request gets that as its answer. So here a

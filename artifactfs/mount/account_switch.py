@@ -1,4 +1,4 @@
-"""The account that owns cached content, and the switch to another account (semantics 6.3).
+"""The account that owns cached content, and the switch to another account (docs/semantics.md 6.3).
 
 Without the setting `account`, only the keys distinguish accounts: new keys may belong to another account. Content that
 was fetched with the old keys is then not shown from the disk cache, from memory or from the kernel's pages.

@@ -134,7 +134,7 @@ class _Waiting:
 
 
 def _let_go(writer: int) -> None:
-    """Keep nothing of the process that started this one but the pipe to it (semantics 5.6).
+    """Keep nothing of the process that started this one but the pipe to it (docs/semantics.md 5.6).
 
     A lock or the end of a pipe that it was given would be held for as long as the mount lives. Nothing of ours is open
     yet; what came through a descriptor (`--config <(…)`) has been read.

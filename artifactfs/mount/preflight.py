@@ -1,4 +1,4 @@
-"""The call before a mount: are the keys right, does the service answer, and is it a Model Lab (semantics 5.8)?"""
+"""The call before a mount: are the keys right, does the service answer, and is it a Model Lab (semantics.md 5.8)?"""
 
 import logging
 import math
@@ -21,7 +21,7 @@ _LAST_PAUSE_S = 16.0
 
 
 async def reach(service: ModelLab, settings: Settings, notify: Notifier, parent: Parent | None) -> None:
-    """Check the keys; with `wait`, repeat until the service answers (semantics 5.8). Raises UserError."""
+    """Check the keys; with `wait`, repeat until the service answers (docs/semantics.md 5.8). Raises UserError."""
     pause_s = _FIRST_PAUSE_S
     end_s = math.inf if settings.wait_max is None else boottime() + settings.wait_max
     notify.starting(f"asking {settings.origin}", settings.deadline)
@@ -45,7 +45,7 @@ async def reach(service: ModelLab, settings: Settings, notify: Notifier, parent:
 
 
 async def _check_keys(service: ModelLab, settings: Settings) -> None:
-    """Make one call with the keys. Raises UserError with the true cause (semantics 5.8)."""
+    """Make one call with the keys. Raises UserError with the true cause (docs/semantics.md 5.8)."""
     try:
         await service.check_keys()
     except errors.AccessDenied as error:

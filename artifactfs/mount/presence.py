@@ -1,7 +1,7 @@
 """The own mount of a serving process, in the mount table: found, watched, and taken away at the end.
 
-Hard: nothing but unmounting ends a mount (semantics 5.5), so no look that fails counts as one that found nothing; and
-the mount may be at other places than it was made at, by `mount --bind` and `mount --move`.
+Hard: nothing but unmounting ends a mount (docs/semantics.md 5.5), so no look that fails counts as one that found
+nothing; and the mount may be at other places than it was made at, by `mount --bind` and `mount --move`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from artifactfs.mount import mount_table, registry
 
 log = logging.getLogger(__name__)
 
-# Between two looks at a mount table that changes all the time. Within the 3 s of semantics 5.6.
+# Between two looks at a mount table that changes all the time. Within the 3 s of docs/semantics.md 5.6.
 _SETTLE_S = 0.05
 # Between two tries to read a mount table that cannot be read; each pause is twice the one before. Arbitrary.
 _FIRST_PAUSE_S = 0.5
@@ -34,7 +34,7 @@ def own_row(point: str) -> mount_table.Mount | None:
         if mount is not None:
             registry.serves(point, mount.device)
     except Exception as error:
-        # Nothing but unmounting ends a mount (semantics 5.5).
+        # Nothing but unmounting ends a mount (docs/semantics.md 5.5).
         log.warning("the mount table cannot be read: %r", error)
         return None
     return mount
@@ -75,7 +75,7 @@ async def end_when_unmounted(device: str, end: Callable[[], Awaitable[None]]) ->
             await _unmounted(device)
             break
         except Exception as error:
-            # No memory, no descriptor, no /proc: nothing but unmounting ends a mount (semantics 5.5).
+            # No memory, no descriptor, no /proc: nothing but unmounting ends a mount (docs/semantics.md 5.5).
             log.warning("the mount table cannot be read: %r; trying again in %g s", error, pause_s)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)

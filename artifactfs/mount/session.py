@@ -2,7 +2,7 @@
 
 The end is hard. A signal ends the mount, or `umount`, or a lazy unmount that leaves the kernel's connection open for
 files still in use. `terminate` lets the requests in flight end; after a grace period they are cancelled
-(docs/dev/pitfalls.md); the mount is then detached, open files or not (semantics 5.6).
+(docs/dev/pitfalls.md); the mount is then detached, open files or not (docs/semantics.md 5.6).
 """
 
 import faulthandler
@@ -55,9 +55,9 @@ from artifactfs.util.clock import boottime
 log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-# By default these end the process, which would leave a dead mount (semantics 5.5).
+# By default these end the process, which would leave a dead mount (docs/semantics.md 5.5).
 _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
-# The grace period of requests in flight when the mount ends. Within the 3 s of semantics 5.6.
+# The grace period of requests in flight when the mount ends. Within the 3 s of docs/semantics.md 5.6.
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
 _FLUSH_S = 1.0
@@ -299,8 +299,8 @@ def _single(error: BaseException) -> BaseException:
 
 
 def _no_core_dumps() -> None:
-    # A core dump would hold the keys (semantics 6.1). 1, not 0: a limit of 1 also keeps the kernel from piping the
-    # dump to a handler, which a limit of 0 does not (core(5)).
+    # A core dump would hold the keys (docs/semantics.md 6.1). 1, not 0: a limit of 1 also keeps the kernel from piping
+    # the dump to a handler, which a limit of 0 does not (core(5)).
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 1 if hard == resource.RLIM_INFINITY or hard >= 1 else 0
     resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))

@@ -1,4 +1,5 @@
-"""Ending a mount from outside: `artifactfs umount`; and what keeps the process of a mount alive (semantics 5.6).
+"""Ending a mount from outside: `artifactfs umount`; and what keeps the process of a mount alive (docs/semantics.md
+5.6).
 
 A file system can be mounted at several places: by `mount --bind`, whole or in part, and after `mount --move` at another
 than it was made at. Its process serves them all, and ends with the last one.

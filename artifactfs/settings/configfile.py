@@ -1,6 +1,6 @@
 """Reads the config file: TOML, with settings at its top and in the tables of profiles.
 
-Owns its syntax and its permissions (semantics 6.2), not the values. The top of the file is the default for all
+Owns its syntax and its permissions (docs/semantics.md 6.2), not the values. The top of the file is the default for all
 profiles; a profile is a table `[profiles.NAME]` with the same keys.
 """
 

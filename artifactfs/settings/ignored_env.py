@@ -1,6 +1,6 @@
 """Finds variables that other programs read and artifactfs does not, for `doctor` to show.
 
-curl, pip and httpx take proxies and certificates from them; semantics 6.1 forbids that here.
+curl, pip and httpx take proxies and certificates from them; docs/semantics.md 6.1 forbids that here.
 """
 
 import os

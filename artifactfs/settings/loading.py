@@ -77,7 +77,7 @@ class Settings:
 
 
 def drop_keys(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Remove every key from the environment, so that child processes do not get them (semantics 6.1)."""
+    """Remove every key from the environment, so that child processes do not get them (docs/semantics.md 6.1)."""
     for name in environ.keys() - without_keys(environ).keys():
         del environ[name]
 

@@ -89,7 +89,7 @@ def _base(variable: str, below_home: str) -> str:
 
 
 def _root_s_own(directory: str, what: str) -> str:
-    """Return a directory for writing, unless another user can redirect root's writes by it (semantics 6.2).
+    """Return a directory for writing, unless another user can redirect root's writes by it (docs/semantics.md 6.2).
 
     HOME is often another user's (`sudo -E`, `su -m`), and a symbolic link there would let root write to any file.
     """

@@ -1,4 +1,4 @@
-"""Hides the secrets of the environment from other processes of the user (semantics 6.1).
+"""Hides the secrets of the environment from other processes of the user (docs/semantics.md 6.1).
 
 /proc/PID/environ shows the first environment of a process in place, whatever `os.environ` and unsetenv(3) change. So
 the values are overwritten there, once Python has its own copy of them. And the process is not dumpable: other processes

@@ -148,7 +148,7 @@ def _parse_options(text: str) -> tuple[dict[str, RawValue], set[str]]:
         elif setting is not None:
             raise UserError(ExitCode.USAGE, "it needs a value", f"give -o {name}={setting.metavar}", source)
         elif name in _WAITING_OPTIONS and not equals:
-            # fstab's boot must not fail, and the mount should come as soon as it can (semantics 5.8).
+            # fstab's boot must not fail, and the mount should come as soon as it can (docs/semantics.md 5.8).
             found.setdefault("wait", _value("true", source))
         elif name == "rw":
             raise UserError(ExitCode.USAGE, "artifactfs is read-only", "leave it out", source)
@@ -339,6 +339,6 @@ def parse_value(setting: Setting, given: RawValue) -> object:
 
 
 def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without any key in it: for what a mount starts (semantics 6.1)."""
+    """Return an environment without any key in it: for what a mount starts (docs/semantics.md 6.1)."""
     keys = {variable for key in KEYS for variable in BY_NAME[key].env}
     return {name: value for name, value in environ.items() if name not in keys}

@@ -1,4 +1,4 @@
-"""Opens files that no other user of the machine can control (semantics 6.2).
+"""Opens files that no other user of the machine can control (docs/semantics.md 6.2).
 
 The rule is OpenSSH's for its configuration (ssh_config(5)): a file is trusted if it belongs to this user or to root,
 and no other user can write to it. Two things are hard. The rule must hold for the very file that is read, so the open

@@ -1,4 +1,4 @@
-"""Whether the service is degraded, as all caches of a mount see it (semantics 3.2)."""
+"""Whether the service is degraded, as all caches of a mount see it (docs/semantics.md 3.2)."""
 
 import logging
 from collections.abc import Hashable

@@ -1,4 +1,5 @@
-"""What is above the runs: `/`, `/runs`, `/projects`, `/names` (semantics 1), and what is known of runs and projects.
+"""What is above the runs: `/`, `/runs`, `/projects`, `/names` (docs/semantics.md 1), and what is known of runs and
+projects.
 
 Owns the pages of runs and projects: requested when a directory is listed, 100 rows a request, never all unasked. The
 rows of a page are cached one by one, so lookups of all link targets after a listing (`ls --color`, tab completion) cost
@@ -107,7 +108,7 @@ class Catalog:
         else:
             raise errors.NotADirectory("not a directory")
         if found is None:
-            # Probes of desktops, and typing errors: mostly without a request (semantics 1.2).
+            # Probes of desktops, and typing errors: mostly without a request (docs/semantics.md 1.2).
             raise errors.NoSuchEntry("no such name", self._times.negative_ttl)
         return found
 
@@ -140,17 +141,17 @@ class Catalog:
         return None
 
     def expire(self) -> None:
-        """Make everything stale (semantics 3.3)."""
+        """Make everything stale (docs/semantics.md 3.3)."""
         for cache in self._caches:
             cache.mark_all_stale()
 
     def forget(self) -> None:
-        """Remove everything (semantics 6.3)."""
+        """Remove everything (docs/semantics.md 6.3)."""
         for cache in self._caches:
             cache.clear()
 
     def refresh(self, node: Node) -> None:
-        """Make a project's links, or the names of projects, stale (semantics 3.3)."""
+        """Make a project's links, or the names of projects, stale (docs/semantics.md 3.3)."""
         if isinstance(node, ProjectDir):
             page = self._pages.get_any(node.project_id)
             runs = {run.run_id for run in page.value} if page is not None else set()

@@ -1,7 +1,7 @@
 """The listings of directories in runs: cached, fetched directly or from the project index, and prefetched.
 
 A listing's key is (run id, path). The contents of files may contradict a listing: then its directory needs a direct
-listing, and a size that the contents showed overrides the listed one (semantics 4.1).
+listing, and a size that the contents showed overrides the listed one (docs/semantics.md 4.1).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -120,13 +120,13 @@ class Directories:
         return root
 
     def mark_all_stale(self) -> None:
-        """Make every listing stale, and evict every index (semantics 3.3)."""
+        """Make every listing stale, and evict every index (docs/semantics.md 3.3)."""
         self.listings.mark_all_stale()
         if self.index is not None:
             self.index.expire()
 
     def clear(self) -> None:
-        """Remove everything (semantics 6.3)."""
+        """Remove everything (docs/semantics.md 6.3)."""
         self.listings.clear()
         for known in (self._run_roots, self._size_overrides, self._dirs_by_run, self._needs_direct):
             known.clear()

@@ -1,4 +1,4 @@
-"""Inode numbers: digests of site, run, path, kind and version, the same after a remount (semantics 2.4).
+"""Inode numbers: digests of site, run, path, kind and version, the same after a remount (docs/semantics.md 2.4).
 
 They need no table and no disk.
 """

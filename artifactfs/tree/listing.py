@@ -11,7 +11,7 @@ from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Projec
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, same_version
 
-# A run must have been finished this long before its listings are cached for `finished_ttl` (semantics 3.1):
+# A run must have been finished this long before its listings are cached for `finished_ttl` (docs/semantics.md 3.1):
 # uploads trail behind a run's end.
 SETTLED_S = 600.0
 # Entries made between two checkpoints of the event loop: some milliseconds of work.
@@ -63,14 +63,14 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class SizeOverride(msgspec.Struct, frozen=True):
-    """The size of a file's contents, and the listed size that it overrides (semantics 4.1)."""
+    """The size of a file's contents, and the listed size that it overrides (docs/semantics.md 4.1)."""
 
     listed_bytes: int | None
     size_bytes: int
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
-    """The times of semantics 3.1 and 3.2, in seconds."""
+    """The times of docs/semantics.md 3.1 and 3.2, in seconds."""
 
     listing_ttl: float = 60.0
     finished_ttl: float = 3600.0
@@ -92,12 +92,12 @@ def settled(run: Run, now_ns: int) -> bool:
 
 
 def file_time_ns(run: Run) -> int:
-    """Return the best time known for a run's artifacts (semantics 2.3); 0 where the service gives none."""
+    """Return the best time known for a run's artifacts (docs/semantics.md 2.3); 0 where the service gives none."""
     return next((t for t in (run.completed_ns, run.created_ns, run.updated_ns) if t is not None), 0)
 
 
 def run_time_ns(run: Run) -> int:
-    """Return the time of a run's directory (semantics 2.3); 0 where the service gives none."""
+    """Return the time of a run's directory (docs/semantics.md 2.3); 0 where the service gives none."""
     return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
 
 

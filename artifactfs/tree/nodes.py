@@ -8,7 +8,7 @@
     ControlDir   a directory that only the mount's owner and root may enter: /.artifactfs
     ControlFile  a file in a ControlDir; its contents are generated when it is opened
 
-`same_version` alone decides which entries are versions of one file (semantics 2.4).
+`same_version` alone decides which entries are versions of one file (docs/semantics.md 2.4).
 """
 
 from collections.abc import Callable
@@ -148,7 +148,7 @@ def mount_path(node: Node) -> str:
 
 
 def same_version(old: Entry, new: Entry) -> bool:
-    """Whether `new` is the version of `old`; a size or time that one of them lacks decides nothing (semantics 2.4)."""
+    """Whether `new` is the version of `old`; a size or time that one of them lacks decides nothing (2.4)."""
     if old.is_dir or new.is_dir:
         return old.is_dir == new.is_dir
     same_size = old.size_bytes == new.size_bytes or old.size_bytes is None or new.size_bytes is None

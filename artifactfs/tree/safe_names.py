@@ -1,4 +1,4 @@
-"""Names that people give to runs and projects, made safe as names of files (semantics 1): `<name>~<id>`.
+"""Names that people give to runs and projects, made safe as names of files (docs/semantics.md 1): `<name>~<id>`.
 
 The id makes a name unique and is all that is needed to find what it stands for; the name is in front, so that a shell
 completes it. Pure.
@@ -29,7 +29,7 @@ def number_of(name: bytes) -> int | None:
 
 
 def parse_id(name: bytes) -> int | None:
-    """Return the id of a run or project that a name is, None for what cannot be one (semantics 1.2)."""
+    """Return the id of a run or project that a name is, None for what cannot be one (docs/semantics.md 1.2)."""
     if re.fullmatch(rb"[1-9][0-9]{0,18}", name) is None:
         return None
     number = int(name)

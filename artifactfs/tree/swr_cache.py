@@ -1,4 +1,4 @@
-"""A cache that serves stale values while it revalidates them, with single flight (semantics 3.1, 3.2).
+"""A cache that serves stale values while it revalidates them, with single flight (docs/semantics.md 3.1, 3.2).
 
 Everything that the tree remembers of the service is in a `StaleWhileRevalidateCache`. A fetch runs in the mount's root
 nursery, so a waiter that gives up does not end it; a fetch without waiters ends only if other requests need its place.
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# How long a caller waits for the refresh of a stale value (semantics 3.2).
+# How long a caller waits for the refresh of a stale value (docs/semantics.md 3.2).
 REFRESH_WAIT_S = 1.0
-# The same for a refresh that the user requested (semantics 3.3). Arbitrary; well below the deadline.
+# The same for a refresh that the user requested (docs/semantics.md 3.3). Arbitrary; well below the deadline.
 REQUESTED_WAIT_S = 10.0
 # A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
 # another fetch.
@@ -35,7 +35,7 @@ _MAX_ABSENCES = 10_000
 class CacheEntry(Generic[V]):
     """A value, when it was requested, and until when it is fresh (seconds of the cache's clock).
 
-    `refresh_requested`: the user requested a refresh of this entry (semantics 3.3).
+    `refresh_requested`: the user requested a refresh of this entry (docs/semantics.md 3.3).
     """
 
     value: V
@@ -140,7 +140,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         )
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
-        # Values requested before this moment are stale, whatever their time to live (semantics 3.3).
+        # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
         # Values requested until this moment are not stored.
         self._cleared_at = float("-inf")
@@ -174,7 +174,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         return int(self._entries.currsize)
 
     def mark_stale_where(self, applies: Callable[[K], bool]) -> None:
-        """Request a refresh of keys: their entries are stale, their absences gone (semantics 3.3)."""
+        """Request a refresh of keys: their entries are stale, their absences gone (docs/semantics.md 3.3)."""
         self._health.grants_refresh = True
         for key in [key for key in self._entries if applies(key)]:
             if (entry := self._entries.get(key)) is not None:
@@ -223,7 +223,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             fetch.discarded = True
 
     def mark_all_stale(self) -> None:
-        """Request a refresh of everything (semantics 3.3)."""
+        """Request a refresh of everything (docs/semantics.md 3.3)."""
         self._health.grants_refresh = True
         self._all_stale_at = self._clock()
         self._absent.clear()

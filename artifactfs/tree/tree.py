@@ -1,8 +1,8 @@
 """The tree: lookup and list, for every kind of node. The entrance for `fuse/`.
 
 `catalog.py` has the nodes above the runs, `directories.py` the listings in runs. A lookup below a run is answered from
-the parent's listing, which is one request (semantics 1.1). During a traversal, lookups are served from the project
-index (`walk/project_index.py`) or from prefetched listings (`walk/prefetcher.py`).
+the parent's listing, which is one request (docs/semantics.md 1.1). During a traversal, lookups are served from the
+project index (`walk/project_index.py`) or from prefetched listings (`walk/prefetcher.py`).
 """
 
 import hashlib
@@ -118,7 +118,7 @@ class Tree:
             left_s = self._directories.ttl_left_s(held)
             entry = held.value.listing.by_name.get(name)
             if entry is None and not held.value.own:
-                # The index never says that a name does not exist (semantics 1.6).
+                # The index never says that a name does not exist (docs/semantics.md 1.6).
                 held = await self._directories.get_direct(parent)
                 left_s = self._directories.ttl_left_s(held)
                 entry = held.value.listing.by_name.get(name)
@@ -195,7 +195,7 @@ class Tree:
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
         """Record that a file's contents are of another version than listed, with their size if the answer has it.
 
-        If a fresh listing still disagrees, the size of the contents counts (semantics 4.1).
+        If a fresh listing still disagrees, the size of the contents counts (docs/semantics.md 4.1).
         """
         directory, entry = file.directory, file.entry
         self._directories.force_direct(directory, self._listings.invalidate)
@@ -203,12 +203,12 @@ class Tree:
             self._directories.record_size_override(directory, entry, size_bytes)
 
     def expire(self) -> None:
-        """Make everything stale (semantics 3.3). Stale listings are served if their refresh fails."""
+        """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""
         self._catalogue.expire()
         self._directories.mark_all_stale()
 
     def forget(self) -> None:
-        """Remove everything: it belongs to another account (semantics 6.3)."""
+        """Remove everything: it belongs to another account (docs/semantics.md 6.3)."""
         self._catalogue.forget()
         self._directories.clear()
 
@@ -275,7 +275,7 @@ class Tree:
         )
 
     def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
-        """Return a digest that is the same as long as a file's contents are (semantics 4.3)."""
+        """Return a digest that is the same as long as a file's contents are (docs/semantics.md 4.3)."""
         if listing.settled(run, self._wall_clock_ns()):
             known_by = f"{run.completed_ns} {run.updated_ns}"
             # A cache on the way to the service knows variants only by this.

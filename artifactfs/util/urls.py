@@ -30,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_api_url(text: str) -> str:
-    """Return an API base URL without trailing slash; plain http only to loopback (semantics 6.1)."""
+    """Return an API base URL without trailing slash; plain http only to loopback (docs/semantics.md 6.1)."""
     # The text before an `@` or after a `?` may be a secret: no message repeats it.
     shown = repr(re.sub(r"//.*@", "//", text.strip()).partition("?")[0])
     try:

@@ -15,7 +15,7 @@ from tests.launch import tell
 from tests.tcpproxy import tcp_proxy
 
 SIZE = 3 << 20
-# The walk of a service in trouble: 1 s once (semantics 3.2), doubled, and what a walk takes on a busy machine.
+# The walk of a service in trouble: 1 s once (docs/semantics.md 3.2), doubled, and what a walk takes on a busy machine.
 WALK_S = 2.0 + 4.0
 DIRECTORIES = 30
 NIGHT_S = 9 * 3600.0

@@ -14,7 +14,7 @@ from artifactfs.errors import ExitCode
 from tests.harness import END_S, Lab, Mount, Shell, holding, mount_type, needs_root, wait_until
 from tests.processes import mount_rows, state_of
 
-# As long as a mount may take to end, and then as long again after it was killed (semantics 5.6), doubled.
+# As long as a mount may take to end, and then as long again after it was killed (docs/semantics.md 5.6), doubled.
 FORCED_S = 12.0
 
 _WAITING = "import sys; print('ready', flush=True); sys.stdin.readline()"

@@ -34,7 +34,7 @@ CLOSE = b"]}}}"
 CHUNKED = head("200 OK", JSON, "Transfer-Encoding: chunked")
 GZIP = head("200 OK", JSON, "Content-Encoding: gzip")
 MANY = 1_000_000
-# The deadline of a mount whose server drips, and how long its commands may take: twice that (semantics 5.1).
+# The deadline of a mount whose server drips, and how long its commands may take: twice that (docs/semantics.md 5.1).
 DEADLINE_S = 2.0
 
 

@@ -21,7 +21,7 @@ SIZE = len(BODY)
 KIND = "Content-Type: application/octet-stream"
 WHOLE = f"Content-Range: bytes 0-{SIZE - 1}/{SIZE}"
 PARTIAL = "206 Partial Content"
-# The deadline of a mount whose server drips, and how long its commands may take: twice that (semantics 5.1).
+# The deadline of a mount whose server drips, and how long its commands may take: twice that (docs/semantics.md 5.1).
 DEADLINE_S = 2.0
 
 

@@ -25,7 +25,8 @@ from tests.processes import describe
 HANG_S = 20.0
 # A stalled request costs as much. Ordinary ones take milliseconds; on a machine that is busy elsewhere, see SLOW_S.
 DEADLINE = "2s"
-# A refresh is waited for 1 s (semantics 3.2). A look that took nearly as long may have met that, on a busy machine.
+# A refresh is waited for 1 s (docs/semantics.md 3.2). A look that took nearly as long may have met that, on a busy
+# machine.
 SLOW_S = 0.9
 # More than the 5 s in which a service in trouble is not tried again, and more than the resets of our rate limits.
 MINUTE_S = 61

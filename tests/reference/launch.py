@@ -4,7 +4,8 @@
 
 `time`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK; a failed request is tried again at once; each
 refresh that was asked for is told by a count in the file $TEST_REFRESHES (the log does not tell each).
-`unrepeated`: the kernel is told that names hold for 0 s, so that what it may repeat (semantics 3.4) is what we say.
+`unrepeated`: the kernel is told that names hold for 0 s, so that what it may repeat (docs/semantics.md 3.4) is what we
+say.
 
 The rest are bugs, of the kinds that the model is there to find.
 """

@@ -3,7 +3,8 @@
 The model keeps every state that the server was in since the run was made, the *moments*, and says of a look which of
 them may show. Mostly that is the present one alone. It is more
 
-- as long as a listing is believed (semantics 3.1): any moment since somebody may have asked for it. Time ends that, and
+- as long as a listing is believed (docs/semantics.md 3.1): any moment since somebody may have asked for it. Time ends
+that, and
   so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look;
 - in trouble (3.2), from a fault on until something was answered after its end: any moment since the one shown last, for
   the old listing is served. Where no old one is at hand, an error of the table may come instead.

@@ -26,7 +26,7 @@ from tests.simulated.test_client_forms import KEYS
 RUN = 7
 DIRECTORIES = 8
 DEADLINE_S = 30.0
-# A refresh is waited for 1 s (semantics 3.2); a look needs no time besides.
+# A refresh is waited for 1 s (docs/semantics.md 3.2); a look needs no time besides.
 REFRESH_S = 1.0
 LISTING_TTL_S = 60
 STALE_MAX_S = 3600

@@ -1,4 +1,4 @@
-"""The index in the tree against any history: changes, wrong indexes, failures, refreshes, time (semantics 1.6, 3)."""
+"""The index in the tree against any history: changes, wrong indexes, failures, refreshes, time (1.6, 3)."""
 
 import zlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""artifactfs.tree.catalog: /projects and /names, and what each look costs in requests (semantics 1 and 7)."""
+"""artifactfs.tree.catalog: /projects and /names, and what each look costs in requests (docs/semantics.md 1 and 7)."""
 
 import pytest
 import trio

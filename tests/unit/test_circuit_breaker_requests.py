@@ -1,4 +1,4 @@
-"""How requests go by the breaker, and its questions: a dead service is waited for once (semantics 5.1)."""
+"""How requests go by the breaker, and its questions: a dead service is waited for once (docs/semantics.md 5.1)."""
 
 import httpx
 import pytest

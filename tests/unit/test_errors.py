@@ -1,4 +1,4 @@
-"""artifactfs.errors: the tree of exceptions, and the one table to errno (semantics 5.3)."""
+"""artifactfs.errors: the tree of exceptions, and the one table to errno (docs/semantics.md 5.3)."""
 
 import errno
 import re

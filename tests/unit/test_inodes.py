@@ -1,4 +1,4 @@
-"""artifactfs.fuse.inodes: lookup counts, versions and collisions (semantics 2.3, 2.4)."""
+"""artifactfs.fuse.inodes: lookup counts, versions and collisions (docs/semantics.md 2.3, 2.4)."""
 
 import gc
 import logging

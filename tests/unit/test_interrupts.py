@@ -1,4 +1,4 @@
-"""artifactfs.fuse.interrupts: whose wait a signal ends (semantics 5.2). The real thing is in tests/contract."""
+"""artifactfs.fuse.interrupts: whose wait a signal ends (docs/semantics.md 5.2). The real thing is in tests/contract."""
 
 import os
 import signal

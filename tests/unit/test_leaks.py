@@ -1,4 +1,4 @@
-"""The search for keys finds them in every form: what the tests of semantics 6.1 rest on."""
+"""The search for keys finds them in every form: what the tests of docs/semantics.md 6.1 rest on."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""artifactfs.tree.nodes: inode numbers (semantics 2.4). What goes into one is in test_tree.py."""
+"""artifactfs.tree.nodes: inode numbers (docs/semantics.md 2.4). What goes into one is in test_tree.py."""
 
 from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 

@@ -1,4 +1,4 @@
-"""artifactfs.fuse.operations: what directories answer, and what that costs (semantics 2, 3, 5, 7).
+"""artifactfs.fuse.operations: what directories answer, and what that costs (docs/semantics.md 2, 3, 5, 7).
 
 The kernel's side is taken by `Kernel`: it keeps what `readdir_reply` was given, as long as it takes more.
 """

@@ -1,4 +1,4 @@
-"""artifactfs.tree.walk.packed_index: a project's flat listing; and `project_index.agrees` (semantics 1.3 to 1.6)."""
+"""artifactfs.tree.walk.packed_index: a project's flat listing; and `project_index.agrees` (semantics.md 1.3 to 1.6)."""
 
 import tracemalloc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""artifactfs.tree.walk.prefetcher: listings fetched ahead, where there is no index (semantics 5.4, 7)."""
+"""artifactfs.tree.walk.prefetcher: listings fetched ahead, where there is no index (docs/semantics.md 5.4, 7)."""
 
 from collections.abc import Callable
 

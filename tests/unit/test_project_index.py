@@ -1,4 +1,4 @@
-"""artifactfs.tree.walk.project_index: when it is fetched, how far it is trusted (semantics 1.6)."""
+"""artifactfs.tree.walk.project_index: when it is fetched, how far it is trusted (docs/semantics.md 1.6)."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""artifactfs.modellab.rate_limits: rate limits and the retry policy, as pure functions (semantics 5.4)."""
+"""artifactfs.modellab.rate_limits: rate limits and the retry policy, as pure functions (docs/semantics.md 5.4)."""
 
 import email.utils
 

@@ -1,4 +1,4 @@
-"""artifactfs.tree: a refresh that somebody asks for (semantics 3.3): what is asked anew, and how long is waited."""
+"""artifactfs.tree: a refresh that somebody asks for (semantics.md 3.3): what is asked anew, and how long is waited."""
 
 import errno
 import threading

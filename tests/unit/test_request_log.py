@@ -1,4 +1,4 @@
-"""artifactfs.modellab.request_log: what a line says of a request, and what it never says (semantics 5.3, 6.1)."""
+"""artifactfs.modellab.request_log: what a line says of a request, and what it never says (semantics.md 5.3, 6.1)."""
 
 import contextlib
 import logging

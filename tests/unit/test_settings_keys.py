@@ -1,4 +1,4 @@
-"""artifactfs.settings: the ways to give a key, which of them counts, and reading them again (semantics 6.1, 6.2)."""
+"""artifactfs.settings: the ways to give a key, which of them counts, and reading them again (semantics.md 6.1, 6.2)."""
 
 import itertools
 import os

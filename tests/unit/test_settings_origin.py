@@ -1,4 +1,4 @@
-"""artifactfs.settings: where requests go, and with which keys (semantics 6.1, 6.2)."""
+"""artifactfs.settings: where requests go, and with which keys (docs/semantics.md 6.1, 6.2)."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""artifactfs.settings.trusted_files: which config files count (semantics 6.2). Other users' files are made by root."""
+"""artifactfs.settings.trusted_files: which config files count (6.2). Other users' files are made by root."""
 
 import errno
 import os

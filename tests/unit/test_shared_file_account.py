@@ -1,4 +1,4 @@
-"""artifactfs.content: what becomes of contents when the keys turn out to be another account's (semantics 6.3)."""
+"""artifactfs.content: what becomes of contents when the keys turn out to be another account's (semantics.md 6.3)."""
 
 from pathlib import Path
 

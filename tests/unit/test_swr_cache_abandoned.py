@@ -1,4 +1,4 @@
-"""artifactfs.tree.swr_cache: fetches that everybody gave up on, by a signal or a deadline (semantics 5.2)."""
+"""artifactfs.tree.swr_cache: fetches that everybody gave up on, by a signal or a deadline (docs/semantics.md 5.2)."""
 
 import pytest
 import trio

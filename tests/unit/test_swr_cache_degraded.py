@@ -1,4 +1,4 @@
-"""artifactfs.tree.swr_cache: old values while the service is slow or down (semantics 3.2, 5.1)."""
+"""artifactfs.tree.swr_cache: old values while the service is slow or down (docs/semantics.md 3.2, 5.1)."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""artifactfs.util.threads and its users: where no thread can be had, a read does without the disk (semantics 5.5)."""
+"""artifactfs.util.threads and its users: where no thread can be had, a read does without the disk (5.5)."""
 
 import socket
 import sys

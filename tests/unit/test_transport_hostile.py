@@ -1,4 +1,4 @@
-"""artifactfs.modellab.transport against answers that would harm the loop, or the keys (semantics 5.1, 6.1, 6.4)."""
+"""artifactfs.modellab.transport against answers that would harm the loop, or the keys (semantics.md 5.1, 6.1, 6.4)."""
 
 from collections.abc import AsyncIterator
 

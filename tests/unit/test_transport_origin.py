@@ -1,4 +1,4 @@
-"""artifactfs.modellab.transport: where keys go, and how the way there fails (semantics 5.3, 6.1).
+"""artifactfs.modellab.transport: where keys go, and how the way there fails (docs/semantics.md 5.3, 6.1).
 
 The failures are real ones, on this process's own loopback, so that the chain of exceptions is what httpx makes of
 them. Nothing waits: pauses between attempts are taken away.

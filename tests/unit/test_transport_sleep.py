@@ -1,4 +1,4 @@
-"""artifactfs.modellab.transport: connections that a sleeping machine leaves behind (semantics 3.2, 5.1)."""
+"""artifactfs.modellab.transport: connections that a sleeping machine leaves behind (docs/semantics.md 3.2, 5.1)."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""artifactfs.tree.tree: lookup and children, by statement of semantics 1 and 2; what each costs in requests (7)."""
+"""artifactfs.tree.tree: lookup and children, by statement of semantics.md 1 and 2; what each costs in requests (7)."""
 
 import pytest
 import trio

@@ -1,4 +1,4 @@
-"""artifactfs.tree.tree: what the tree tells of contents, and learns from them (semantics 2.2, 2.4, 4.1)."""
+"""artifactfs.tree.tree: what the tree tells of contents, and learns from them (docs/semantics.md 2.2, 2.4, 4.1)."""
 
 import pytest
 import trio

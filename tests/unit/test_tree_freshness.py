@@ -1,4 +1,4 @@
-"""artifactfs.tree.tree and listings: versions, and how long what was listed is believed (semantics 2.3, 2.4, 3)."""
+"""artifactfs.tree.tree and listings: versions, and how long what was listed is believed (semantics.md 2.3, 2.4, 3)."""
 
 import pytest
 import trio

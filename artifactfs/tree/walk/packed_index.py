@@ -33,7 +33,7 @@ class PackedIndex:
         self.count = 0
 
     def add(self, rows: Iterable[IndexedFile]) -> None:
-        """Take rows in. What no tree can hold is left out (semantics 1.3). Raises AnswerTooLarge."""
+        """Take rows in. What no tree can hold is left out (docs/semantics.md 1.3). Raises AnswerTooLarge."""
         here: str | None = None
         directory: _Packed | None = None
         size_bytes = count = 0
@@ -67,7 +67,7 @@ class PackedIndex:
         packed = self._directories.get(path)
         if packed is None:
             return None
-        # A name that is both is a directory; of duplicates the first counts (semantics 1.5).
+        # A name that is both is a directory; of duplicates the first counts (docs/semantics.md 1.5).
         children: dict[bytes, ListedChild] = {}
         for names in chunked(packed.directories):
             children |= {name: ListedChild(name, True) for name in names}

@@ -1,4 +1,4 @@
-"""The project index: a project's flat listing, one answer in place of one for each directory (semantics 1.6).
+"""The project index: a project's flat listing, one answer in place of one for each directory (docs/semantics.md 1.6).
 
 An index is trusted for a run only while all directories of the run that were listed directly agree with it: the root,
 those of the traversal, and some chosen at random. It names files, not directories, and may be stale, partial, or of
@@ -203,7 +203,7 @@ class ProjectIndex:
         return {}
 
     def refresh(self, project_id: str) -> None:
-        """Evict a project's index (semantics 3.3): the next traversal requests it."""
+        """Evict a project's index (docs/semantics.md 3.3): the next traversal requests it."""
         self._projects.pop(project_id, None)
 
     def states(self) -> list[IndexState]:
@@ -227,7 +227,7 @@ class ProjectIndex:
         return found
 
     def expire(self) -> None:
-        """Evict every index (semantics 3.3), and permit retries."""
+        """Evict every index (docs/semantics.md 3.3), and permit retries."""
         self._projects.clear()
         self._validations.clear()
 
