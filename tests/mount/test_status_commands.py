@@ -192,7 +192,7 @@ def test_what_the_service_does_not_give(
             continue
         assert (done.code, done.text) == (ExitCode.INCOMPLETE, "")
         line = line_of(done.err)
-        assert f"{path}: {said}: `artifactfs status {mounted.point}`" in line or f"{said} {path} in the mount" in line
+        assert f"{path}: {said}; `artifactfs status {mounted.point}`" in line or f"{said} {path} in the mount" in line
     assert mounted.point in shell.cli("status", path).text
 
 
