@@ -224,7 +224,7 @@ def test_a_command_that_cannot_ask(own_lab: Lab, own_shell: Shell, keeper: KeyFi
     command = keeper.program("asks", script)
     mounted = own_shell.mount("--api-key-file", keeper.path("api"), "--app-key-command", command)
     mounted.log.announce("answered 401")
-    mounted.log.announce("--app-key-command: the command failed: .*exit code 3.*no terminal to ask on")
+    mounted.log.announce("--app-key-command: the command failed: .*exit code 3.*no terminal for a prompt")
     Path(keeper.path("ask")).touch()
     rotate(own_lab)
     assert denied(mounted, own_lab.new_run())
