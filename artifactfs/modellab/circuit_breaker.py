@@ -151,7 +151,7 @@ class CircuitBreaker:
         return self._refused or len(self._failing) >= _FAILURES
 
     def on_failure(self, target: str, now: float, *, surely: bool) -> None:
-        """Record a request that failed after all its attempts. `surely`: the connection was refused."""
+        """Record a request that failed after all its attempts. `surely`: no connection was made."""
         self._refused = self._refused or surely
         # A target that fails each time says nothing about others.
         if not self._failed.has(target, now) and not self.is_failing:
