@@ -7,7 +7,8 @@ import pytest
 
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
-from artifactfs.content.content_tuning import BLOCK_BYTES
+from artifactfs.content.content_tuning import BLOCK_BYTES, ContentTuning
+from artifactfs.util import threads
 from tests.benchmarks.conftest import Loop, Measure
 from tests.content_harness import Server, bench, noise
 
@@ -62,7 +63,10 @@ class Reading:
 
     async def _read(self, cache: Path | None) -> None:
         directory = str(cache) if cache is not None else None
-        async with bench(self._server, directory=directory, pool=POOL, budget=AHEAD) as made:
+        tuning = ContentTuning()
+        async with bench(
+            self._server, directory=directory, pool=POOL, budget=AHEAD, tuning=tuning, run_in_thread=threads.run
+        ) as made:
             # A settled run's: what is in the cache counts over remounts.
             handle = await made.open(self.size, run_stamp=b"R" * 16)
             read = 0
