@@ -1,4 +1,4 @@
-"""artifactfs.tree: a refresh that somebody asks for (semantics.md 3.3): what is asked anew, and how long is waited."""
+"""artifactfs.tree: a requested refresh (semantics.md 3.3): which entries are fetched again, how long callers wait."""
 
 import errno
 import threading
@@ -16,7 +16,7 @@ from artifactfs.tree.nodes import LookupResult, Node
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, REQUESTED_WAIT_S, StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run, until
-from tests.unit.test_swr_cache import Source
+from tests.unit.test_swr_cache import Source, cache_of
 
 
 @pytest.fixture
@@ -31,18 +31,7 @@ def health() -> BackendHealth:
 
 @pytest.fixture
 async def cache(nursery: trio.Nursery, source: Source, health: BackendHealth) -> StaleWhileRevalidateCache[str, int]:
-    return StaleWhileRevalidateCache(
-        lambda key: f"thing {key}",
-        fetch=source.fetch,
-        ttl_s=lambda _value: 60.0,
-        weight=lambda _value: 1,
-        max_weight=100,
-        negative_ttl_s=10.0,
-        stale_max_s=3600.0,
-        health=health,
-        nursery=nursery,
-        clock=trio.current_time,
-    )
+    return cache_of(source, nursery, health)
 
 
 async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:

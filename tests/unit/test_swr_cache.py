@@ -39,6 +39,25 @@ class Source:
         return answer
 
 
+def cache_of(
+    source: Source, nursery: trio.Nursery, health: BackendHealth, *, has_room: Callable[[], bool] = lambda: True
+) -> StaleWhileRevalidateCache[str, int]:
+    """Return a cache whose values are fresh for a minute, and served stale for an hour."""
+    return StaleWhileRevalidateCache(
+        lambda key: f"thing {key}",
+        fetch=source.fetch,
+        ttl_s=lambda _value: 60.0,
+        weight=lambda _value: 1,
+        max_weight=100,
+        negative_ttl_s=10.0,
+        stale_max_s=3600.0,
+        health=health,
+        nursery=nursery,
+        clock=trio.current_time,
+        has_room=has_room,
+    )
+
+
 Make = Callable[..., StaleWhileRevalidateCache[str, int]]
 
 

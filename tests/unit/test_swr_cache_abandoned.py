@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
-from tests.unit.test_swr_cache import Source
+from tests.unit.test_swr_cache import Source, cache_of
 
 
 class Places:
@@ -27,19 +27,7 @@ def places() -> Places:
 
 @pytest.fixture
 async def cache(nursery: trio.Nursery, source: Source, places: Places) -> StaleWhileRevalidateCache[str, int]:
-    return StaleWhileRevalidateCache(
-        lambda key: f"thing {key}",
-        fetch=source.fetch,
-        ttl_s=lambda _value: 60.0,
-        weight=lambda _value: 1,
-        max_weight=100,
-        negative_ttl_s=10.0,
-        stale_max_s=3600.0,
-        health=BackendHealth(),
-        nursery=nursery,
-        clock=trio.current_time,
-        has_room=lambda: places.has_room,
-    )
+    return cache_of(source, nursery, BackendHealth(), has_room=lambda: places.has_room)
 
 
 async def give_up(cache: StaleWhileRevalidateCache[str, int], after_s: float) -> None:

@@ -11,7 +11,7 @@ from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, StaleWhileRevalidateCache
 from tests.fakes import until
-from tests.unit.test_swr_cache import Source
+from tests.unit.test_swr_cache import Source, cache_of
 
 
 @pytest.fixture
@@ -26,18 +26,7 @@ def health() -> BackendHealth:
 
 @pytest.fixture
 async def cache(nursery: trio.Nursery, source: Source, health: BackendHealth) -> StaleWhileRevalidateCache[str, int]:
-    return StaleWhileRevalidateCache(
-        lambda key: f"thing {key}",
-        fetch=source.fetch,
-        ttl_s=lambda _value: 60.0,
-        weight=lambda _value: 1,
-        max_weight=100,
-        negative_ttl_s=10.0,
-        stale_max_s=3600.0,
-        health=health,
-        nursery=nursery,
-        clock=trio.current_time,
-    )
+    return cache_of(source, nursery, health)
 
 
 async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:

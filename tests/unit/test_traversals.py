@@ -1,4 +1,4 @@
-"""artifactfs.tree.walk.traversals: who walks, how long that goes on, and what the log says of it (semantics.md 7)."""
+"""artifactfs.tree.walk.traversals: when a traversal begins, when it ends, its line in the log (semantics.md 7)."""
 
 from functools import partial
 

@@ -86,7 +86,7 @@ class Contender:
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[None]:
-        """Mount anew, with an empty cache, and unmount at the end."""
+        """Mount with an empty cache, and unmount at the end."""
         cache = self.scratch / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(mode=0o700)
