@@ -14,6 +14,7 @@ from collections.abc import Callable
 from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.content.version_blocks import AccountSwitched
+from artifactfs.domain import ContentVersion
 
 
 class SharedVersion:
@@ -38,7 +39,11 @@ class OpenFile:
     @property
     def size(self) -> int | None:
         """Bytes of the file; None if no answer tells its length."""
-        return self._shared.current.size
+        return self._shared.current.blocks.size
+
+    async def grow(self, version: ContentVersion) -> None:
+        """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
+        await self._shared.current.grow(version)
 
     async def read_head(self, *, revalidate: bool) -> None:
         """Find the size where the listing does not give it; with `revalidate`, see that the server has this version.
@@ -59,7 +64,7 @@ class OpenFile:
         """
         file = self._shared.current
         end = offset + size
-        if (file_size := file.size) is not None:
+        if (file_size := file.blocks.size) is not None:
             end = min(end, file_size)
         if end <= offset:
             return b""

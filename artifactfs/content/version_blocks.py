@@ -19,16 +19,35 @@ class AccountSwitched(Exception):
     """The keys are another account's by now: the read starts again from its first byte (docs/semantics.md 6.3)."""
 
 
+class LargerContent(Exception):
+    """An answer is of a larger file, which may continue the version. `total`: its size in bytes, where it says that."""
+
+    def __init__(self, total: int | None) -> None:
+        super().__init__(total)
+        self.total = total
+
+
 class VersionBlocks:
-    """See the module. `size` None: unknown so far. `key_of(size)`: the key. `content_stamp`: see ContentVersion."""
+    """See the module. `size` None: unknown so far. `key_of(size)`: the key. `content_stamp`: see ContentVersion.
+
+    `key`: the one that the version had before it grew, in place of `key_of`; `earlier_validators`: its validators then.
+    """
 
     def __init__(
-        self, context: ContentContext, size: int | None, key_of: Callable[[int], bytes], content_stamp: bytes | None
+        self,
+        context: ContentContext,
+        size: int | None,
+        key_of: Callable[[int], bytes],
+        content_stamp: bytes | None,
+        key: bytes | None = None,
+        earlier_validators: Iterable[bytes] = (),
     ) -> None:
         self._context = context
         self._block_bytes = context.tuning.block_bytes
         self._key_of = key_of
-        self._content_stamp = content_stamp
+        self.content_stamp = content_stamp
+        self.earlier_validators = set(earlier_validators)
+        self._grown_key = key
         # A random key until the size is known.
         self._key = secrets.token_bytes(16)
         # Blocks that are being filled: the pool might evict them.
@@ -64,7 +83,7 @@ class VersionBlocks:
 
     def learn_size(self, size: int) -> None:
         """Set the size; the blocks have their final key from now on."""
-        context, key = self._context, self._key_of(size)
+        context, key = self._context, self._grown_key or self._key_of(size)
         known = context.validators.get(key)
         if self.validator is None:
             self.validator = known
@@ -75,6 +94,27 @@ class VersionBlocks:
         self.size, self._key = size, key
         if self.validator is not None:
             self.set_validator(self.validator)
+        self.changed.notify()
+
+    @property
+    def key(self) -> bytes:
+        """The key in the caches. It stays while the version grows."""
+        return self._key
+
+    def grow(self, size: int, validator: bytes | None, *, compared: bool) -> None:
+        """Set a larger size, and the validator of the answer that proved it. `compared`: see Growth."""
+        if not compared:
+            # Blocks that another handle left on the disk were compared with nothing.
+            self._context.pool.discard(self._key)
+            self._filling.clear()
+            self._key = self._key_of(size)
+            self.earlier_validators.clear()
+        elif self.validator is not None and validator != self.validator:
+            self.earlier_validators.add(self.validator)
+        self.size = size
+        self.validator = self._context.validators.get(self._key) if not compared else None
+        if validator is not None:
+            self.set_validator(validator)
         self.changed.notify()
 
     async def supersede(self, size: int | None = None, validator: bytes | None = None) -> errors.Superseded:
@@ -124,6 +164,10 @@ class VersionBlocks:
     def demote_readahead(self) -> None:
         """Let the pool evict what was fetched ahead: it will not be read soon."""
         self._context.pool.demote_readahead(self._key)
+
+    def last_in_memory(self) -> int | None:
+        """Return the index of the last block that is in memory."""
+        return max((*self._filling, *self._context.pool.indices(self._key)), default=None)
 
     def length_of(self, index: int) -> int:
         """Return the length of a whole block."""
@@ -233,12 +277,13 @@ class VersionBlocks:
             # Checked again: the first block that is found determines the validator.
             if cached is None or self.dead or not self._is_valid(cached.stamp):
                 continue
-            if self.validator is None and cached.stamp.validator is not None:
-                self.set_validator(cached.stamp.validator)
+            its_validator = cached.stamp.validator
+            if self.validator is None and its_validator is not None and its_validator not in self.earlier_validators:
+                self.set_validator(its_validator)
             block = MemoryBlock(cached.data, len(cached.data))
             context.stats.disk_blocks += 1
             context.stats.disk_bytes += block.filled
-            if block.filled == self.length_of(index):
+            if block.filled >= self.length_of(index):
                 loaded.add(index)
             if not self.has(index, block.filled):
                 self.received += block.filled
@@ -255,12 +300,16 @@ class VersionBlocks:
             return
         context = self._context
         validator = None if context.validators_unreliable else self.validator
-        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self._content_stamp)
+        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self.content_stamp)
         await context.disk_cache.save(self._key, index, block.data, block.filled, stamp)
 
     async def persist_all(self) -> None:
         """Save all blocks in memory: the size, which the key needs, is known only now."""
-        indices = range(-(-(self.size or 0) // self._block_bytes))
+        await self.persist_range(0, self.size or 0)
+
+    async def persist_range(self, start: int, end: int) -> None:
+        """Save the blocks in memory of bytes [start, end), whole or not, and give them to the pool."""
+        indices = range(start // self._block_bytes, -(-end // self._block_bytes))
         self.unpin(indices)
         for index in indices:
             await self.persist(index, self.block(index))
@@ -270,10 +319,10 @@ class VersionBlocks:
         context = self._context
         validator = None if context.validators_unreliable else stamp.validator
         if validator is not None:
-            return self.validator is None or validator == self.validator
+            return self.validator in (None, validator) or validator in self.earlier_validators
         if stamp.session == context.disk_cache.session:
             return True
         if stamp.content_stamp is not None:
-            return stamp.content_stamp == self._content_stamp
+            return stamp.content_stamp == self.content_stamp
         # A negative age: the clock was set back.
         return 0 <= context.wall_clock() - stamp.fetched_at <= context.listing_ttl_s

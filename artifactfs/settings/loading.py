@@ -38,6 +38,7 @@ class Settings:
     cache_size: int
     cache_min_free: int
     listing_ttl: float
+    live_ttl: float
     finished_ttl: float
     negative_ttl: float
     stale_max: float

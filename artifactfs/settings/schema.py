@@ -78,6 +78,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("cache_size", parse_size, 10 << 30, "SIZE", "Maximum size of the disk cache [10GiB]."),
     Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Space that the cache leaves free on its disk [1GiB]."),
     Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing stays fresh [60s]."),
+    Setting("live_ttl", parse_duration, 5.0, "S", "The same while a program follows a file of a running run [5s]."),
     Setting(
         "finished_ttl", parse_duration, 3600.0, "S", "The same for a run that finished ten minutes ago or earlier [1h]."
     ),

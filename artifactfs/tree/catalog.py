@@ -17,7 +17,8 @@ from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, Entry, LookupResult, Node, ProjectDir, StaticDir, Symlink
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
-from artifactfs.tree.swr_cache import CacheEntry, Caches
+from artifactfs.tree.inflight_fetch import CacheEntry
+from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts
 from artifactfs.tree.tree_tuning import TreeTuning
 

@@ -92,10 +92,10 @@ async def test_a_settled_runs_contents_have_a_stamp(
 
 
 async def test_a_superseded_version_is_told(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.4: `open` of a version that the listing at hand no longer shows is ESTALE; asking costs nothing."""
+    """2.4: `open` of a version that the cached listing no longer shows is ESTALE; the check costs nothing."""
     before = await file(tree, "1/f")
     tree.check(before)
-    service.listings[1, ""] = directory({"f": 6})
+    service.listings[1, ""] = directory({"f": 4})
     await trio.sleep(60)
     after = await file(tree, "1/f")
     service.asked()
