@@ -66,12 +66,13 @@ class Inode(msgspec.Struct, gc=False, eq=False):
         if mine.is_dir or other.cached_node is not None:
             self.entry, self.directory, self.cached_node = its, other.directory, other.cached_node
             return
+        grew = may_have_grown(mine, its)
         known = msgspec.structs.replace(
             its,
             size_bytes=mine.size_bytes if its.size_bytes is None else its.size_bytes,
-            created_ns=mine.created_ns if its.created_ns is None else its.created_ns,
+            created_ns=mine.created_ns if its.created_ns is None and not grew else its.created_ns,
             # A time once shown stays, unless the file grew (docs/semantics.md 2.3).
-            mtime_ns=its.mtime_ns if may_have_grown(mine, its) else mine.mtime_ns,
+            mtime_ns=its.mtime_ns if grew else mine.mtime_ns,
         )
         # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known

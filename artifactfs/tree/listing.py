@@ -223,8 +223,8 @@ def _entry(
     )
     if may_have_grown(old, new):
         # Its own time where that moved; else the time at which the growth was seen.
-        moved = new.created_ns != old.created_ns and new.created_ns is not None
-        return msgspec.structs.replace(new, mtime_ns=new.created_ns if moved else now_ns)
+        moved = item.created_ns not in (None, old.created_ns)
+        return msgspec.structs.replace(new, mtime_ns=item.created_ns if moved else now_ns, created_ns=item.created_ns)
     if not same_version(old, new):
         new = _entry(item, None, number, mtime_ns, now_ns)
         if new.number == old.number or new.number in used or item.size_bytes == old.size_bytes:
