@@ -14,7 +14,7 @@ fail() {
   exit 1
 }
 
-TEST_PROGRAMS="findmnt:util-linux fish:fish groff:groff-base lsof:lsof man:man-db openssl:openssl ps:procps systemctl:systemd tree:tree zsh:zsh"
+TEST_PROGRAMS="findmnt:util-linux fish:fish groff:groff-base jq:jq less:less lsof:lsof man:man-db openssl:openssl ps:procps rsync:rsync systemctl:systemd tree:tree zsh:zsh"
 # A desktop without a screen, for tests/desktop: a display, a session bus, a file manager and an editor, what looks at them
 # and clicks, what they look like. A path stands for a package without a program.
 DESKTOP_PROGRAMS="Xvfb:xvfb dbus-daemon:dbus thunar:thunar mousepad:mousepad xdotool:xdotool import:imagemagick"

@@ -53,7 +53,11 @@ def umount(mountpoint: str) -> None:
 @click.argument("directory", metavar="DIR")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [any free one]")
 def serve(directory: str, port: int) -> None:
-    """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."""
+    """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints.
+
+    The files are read at each request. A run is running while a file in it has changed within the last ten minutes, and
+    completed otherwise.
+    """
     _need_emulator()
     from artifactfs.emulator.disk import Disk
     from artifactfs.emulator.serve import Options, ServeError, serve_forever

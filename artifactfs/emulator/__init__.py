@@ -3,7 +3,8 @@
 Imports nothing else of artifactfs: a fake built on our own parser would share its mistakes. It is checked against the
 recorded answers and by the official `datadog-api-client`. Needs the extra `artifactfs[demo]` (starlette, uvicorn).
 
-    model.py, disk.py, file_bodies.py        projects, runs, trees, file contents
+    model.py, artifact_tree.py, disk.py, file_bodies.py    projects, runs, trees, file contents
+    live.py                                  changes of files by script, while they are served
     sample.py, edge_cases.py, recorded/      the built-in sample
     switches.py, faults.py                   forms of the answers, and injected faults
     app.py, middleware.py, responses.py      routes, checks of every request, parts that answers share

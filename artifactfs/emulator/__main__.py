@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--switch", metavar="NAME=VALUE", action="append", default=[], help="see emulator/switches.py")
+    parser.add_argument("--live", metavar="FILE", help="a live script, in JSON: see emulator/live.py")
     parser.add_argument("--api-key", default=defaults.api_key)
     parser.add_argument("--app-key", default=defaults.app_key)
     parser.add_argument("--access-token", default=defaults.access_token)
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             switches=dict(map(assignment, given.switch)),
             keys=Keys(api_key=given.api_key, app_key=given.app_key, access_token=given.access_token),
             sample=given.sample,
+            live=given.live,
             until_stdin_closes=given.until_stdin_closes,
         )
         serve_forever(options)

@@ -23,7 +23,7 @@ def create_app(
     lab: Lab, switches: Switches | None = None, *, keys: Keys | None = None, script: Script | None = None
 ) -> Starlette:
     """Return the ASGI app that serves `lab`; its state is at `app.state.emulator`, an Emulator."""
-    emulator = Emulator(lab, switches or Switches(), keys or Keys(), script or Script())
+    emulator = Emulator(lab, switches or Switches(), keys or Keys(), script or Script(), clock=lab.clock)
     plan = [
         ("runs", "/runs", records.runs),
         ("run", "/runs/{run_id}", records.one_run),

@@ -3,6 +3,7 @@
 Owns ranges (RFC 9110 section 14), validators, redirects and every form of a wrong body.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from artifactfs.emulator.artifact_tree import File
 from artifactfs.emulator.filters import number
 from artifactfs.emulator.lab_state import Emulator
-from artifactfs.emulator.model import File, Run, moment
+from artifactfs.emulator.model import Run
 from artifactfs.emulator.responses import LOGIN_PAGE, CutShort, error
 from artifactfs.emulator.switches import Switches
 
@@ -78,6 +80,7 @@ async def stored(emulator: Emulator, request: Request) -> ASGIApp:
     if found is None or str(found[0].project) != project:
         return _missing(emulator)
     run, path = found
+    run = dataclasses.replace(run, tree=emulator.lagging(run.tree, switches.content_lag_s))
     if run.tree.is_dir(path.removesuffix("/")):
         if switches.directory_content == "empty":
             return Response(b"", headers={"Content-Type": switches.content_type})
@@ -150,7 +153,7 @@ def _validators(switches: Switches, file: File, answer: int) -> dict[str, str]:
     if value := tags[switches.etag]:
         headers["ETag"] = value
     if switches.last_modified:
-        headers["Last-Modified"] = format_datetime(moment(file.created_at).replace(microsecond=0), usegmt=True)
+        headers["Last-Modified"] = format_datetime(file.modified_at().replace(microsecond=0), usegmt=True)
     return headers
 
 

@@ -3,6 +3,7 @@
 Owns the JSON of these requests. They want no keys, are never counted, delayed or made to fail, and no part of the API.
 """
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -14,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from artifactfs.emulator.artifact_tree import CREATED_AT, LabError, MemoryTree
 from artifactfs.emulator.faults import FaultError, Script
 from artifactfs.emulator.lab_state import Emulator
-from artifactfs.emulator.model import CREATED_AT, LabError, MemoryTree, Project, Row, Run, project_attributes
+from artifactfs.emulator.live import Live, LiveError
+from artifactfs.emulator.model import GENERATED_PROJECT, Project, Row, Run, project_attributes
 from artifactfs.emulator.responses import answer
 from artifactfs.emulator.switches import SwitchError
 
-GENERATED_PROJECT = 9000  # of runs that are made without naming one
 DELETED_AT = "2026-05-17T00:00:00Z"
 
 Asked: TypeAlias = Callable[[Emulator, Request], Awaitable[Response]]
@@ -41,6 +43,7 @@ def routes(emulator: Emulator) -> list[Route]:
         ("POST", "switches", set_switches),
         ("POST", "faults", set_faults),
         ("POST", "keys", set_keys),
+        ("POST", "live", set_live),
         ("POST", "files", change_files),
         ("POST", "runs", change_run),
         ("POST", "projects", change_project),
@@ -54,7 +57,7 @@ def _guarded(emulator: Emulator, asked: Asked) -> Callable[[Request], Awaitable[
     async def endpoint(request: Request) -> Response:
         try:
             return await asked(emulator, request)
-        except (BadOrder, FaultError, LabError, SwitchError) as problem:
+        except (BadOrder, FaultError, LabError, LiveError, SwitchError) as problem:
             return answer({"error": str(problem)}, 400)
 
     return endpoint
@@ -90,6 +93,12 @@ async def set_switches(emulator: Emulator, request: Request) -> Response:
 async def set_faults(emulator: Emulator, request: Request) -> Response:
     """Replace the fault script by the body's list."""
     emulator.script = Script.parse(await _json(request))
+    return answer({})
+
+
+async def set_live(emulator: Emulator, request: Request) -> Response:
+    """Replace the live script by the body's list; its times count from now."""
+    emulator.live = Live.parse(await _json(request), emulator.clock())
     return answer({})
 
 
@@ -196,21 +205,24 @@ async def crowd(emulator: Emulator, request: Request) -> Response:
 def _add(tree: MemoryTree, files: object) -> None:
     for path, facts in _mapping(files, "add").items():
         values = {"size": facts} if isinstance(facts, int) else _mapping(facts, "add")
-        tree.add(
-            path, _size(values.get("size", 0)), _time(values.get("created_at")) or CREATED_AT, _text(values.get("text"))
-        )
+        tree.add(path, _size(values.get("size", 0)), _time(values.get("created_at")) or CREATED_AT, _content(values))
 
 
 def _change(tree: MemoryTree, files: object) -> None:
     for path, facts in _mapping(files, "change").items():
         values = _mapping(facts, "change")
         size = _size(values["size"]) if "size" in values else None
-        tree.change(path, size, _time(values.get("created_at")), _text(values.get("text")))
+        tree.change(path, size, _time(values.get("created_at")), _content(values))
 
 
 def _append(tree: MemoryTree, files: object) -> None:
-    for path, count in _mapping(files, "append").items():
-        tree.append(path, _size(count))
+    for path, more in _mapping(files, "append").items():
+        tree.append(path, more.encode() if isinstance(more, str) else _bytes(more) or _size(more))
+
+
+def _truncate(tree: MemoryTree, files: object) -> None:
+    for path, size in _mapping(files, "truncate").items():
+        tree.truncate(path, _size(size))
 
 
 def _touch(tree: MemoryTree, files: object) -> None:
@@ -249,6 +261,7 @@ _CHANGES: dict[str, Callable[[MemoryTree, object], None]] = {
     "add": _add,
     "change": _change,
     "append": _append,
+    "truncate": _truncate,
     "touch": _touch,
     "grid": _grid,
     "wide": _wide,
@@ -257,11 +270,13 @@ _CHANGES: dict[str, Callable[[MemoryTree, object], None]] = {
 
 def _found_or_made(emulator: Emulator, order: Row) -> Run:
     run_id = _integer(order.get("run"), "run")
+    emulator.catch_up()
     found = emulator.lab.run(run_id)
     return found or emulator.lab.create(run_id, _integer(order.get("project", GENERATED_PROJECT), "project"))
 
 
 def _run(emulator: Emulator, text: str | None) -> Run:
+    emulator.catch_up()
     run = emulator.lab.run(int(text)) if text and text.isdecimal() else None
     if run is None:
         raise BadOrder(f"no run {text!r}")
@@ -306,5 +321,15 @@ def _time(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _text(value: object) -> bytes | None:
-    return None if value is None else str(value).encode()
+def _content(values: Mapping[str, object]) -> bytes | None:
+    return str(values["text"]).encode() if "text" in values else _bytes(values)
+
+
+def _bytes(value: object) -> bytes | None:
+    """Return what `{"base64": …}` holds; None for anything else."""
+    if not isinstance(value, dict) or "base64" not in value:
+        return None
+    try:
+        return base64.b64decode(str(value["base64"]), validate=True)
+    except ValueError as problem:
+        raise BadOrder(f"base64 is not that: {problem}") from problem

@@ -1,20 +1,29 @@
 """A directory on the disk as a project: `DIR/<run id>/...`, read live, so that changed files show.
 
-Owns the way from disk to runs and trees. Nothing is remembered between two requests.
+Owns the way from disk to runs and trees. Nothing is remembered between two requests, except for a second the time of
+the last change of a run, which takes a traversal of it to find.
+
+A run is running while something in its directory has changed within QUIET_S, and completed at its last change
+otherwise: a training on this machine leaves no other sign of its end.
 
 Hard: nothing outside DIR may be served. Symbolic links to directories are left out (which rules out loops), those
 to files are followed only to regular files inside DIR, and a path from a request is checked after resolving it.
 """
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+from artifactfs.emulator.artifact_tree import File, Tree
 from artifactfs.emulator.file_bodies import CHUNK
-from artifactfs.emulator.model import File, Project, Run, Source, Tree, project_attributes, run_attributes
+from artifactfs.emulator.model import Project, Row, Run, Source, project_attributes, run_attributes
 
 PROJECT = 1  # the id of the one project that DIR is
+QUIET_S = 600.0  # after its last change a run counts as completed; arbitrary, more than most trainings are silent
+LOOK_AGAIN_S = 1.0  # how long the time of the last change is remembered: requests for contents ask for it, too
 
 
 class DiskTree(Tree):
@@ -82,10 +91,12 @@ class DiskTree(Tree):
 
 
 class Disk(Source):
-    """The runs below `directory`: its subdirectories with a decimal name."""
+    """The runs below `directory`: its subdirectories with a decimal name. `clock`: seconds since the epoch."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, clock: Callable[[], float] = time.time) -> None:
         self._directory = os.path.realpath(directory)
+        self._clock = clock
+        self._lives: dict[int, tuple[float, float, float]] = {}  # by run: when looked, first and last change
 
     def project(self) -> Project:
         changed = _timestamp(os.stat(self._directory).st_mtime)
@@ -103,10 +114,25 @@ class Disk(Source):
         root = os.path.join(self._directory, str(run_id))
         if not os.path.isdir(root) or os.path.islink(root):
             return None
-        changed = _timestamp(os.stat(root).st_mtime)
-        times = dict.fromkeys(("created_at", "started_at", "completed_at", "updated_at"), changed)
-        attributes = run_attributes(run_id, PROJECT, duration=0.0, **times)
+        first_s, last_s = self._life(run_id, root)
+        began, changed = _timestamp(first_s), _timestamp(last_s)
+        facts: Row = {"created_at": began, "started_at": began, "updated_at": changed}
+        if self._clock() - last_s < QUIET_S:
+            facts["status"] = "running"
+        else:
+            facts |= {"completed_at": changed, "duration": last_s - first_s}
+        attributes = run_attributes(run_id, PROJECT, **facts)
         return Run(run_id, PROJECT, attributes, DiskTree(root, self._directory), _prefix(run_id))
+
+    def _life(self, run_id: int, root: str) -> tuple[float, float]:
+        """Return the first and the last time, since the epoch, at which something in a run has changed."""
+        now = self._clock()
+        looked_s, first_s, last_s = self._lives.get(run_id, (-LOOK_AGAIN_S, 0.0, 0.0))
+        if not 0 <= now - looked_s < LOOK_AGAIN_S:
+            times = list(_times(root))
+            first_s, last_s = min(times), max(times)
+            self._lives[run_id] = (now, first_s, last_s)
+        return first_s, last_s
 
     def run_of(self, prefix: str) -> Run | None:
         digits = prefix.partition("/")[0]
@@ -115,6 +141,15 @@ class Disk(Source):
         except ValueError:
             return None
         return self.run(run_id) if prefix == _prefix(run_id) else None
+
+
+def _times(root: str) -> Iterator[float]:
+    """Yield the times of the last change of a directory and of all below it, links not followed."""
+    yield os.stat(root).st_mtime
+    for directory, directories, names in os.walk(root):
+        for name in (*directories, *names):
+            with contextlib.suppress(OSError):  # Removed since it was listed.
+                yield os.lstat(os.path.join(directory, name)).st_mtime
 
 
 def _prefix(run_id: int) -> str:

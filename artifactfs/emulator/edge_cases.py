@@ -13,7 +13,8 @@ Owns these runs. Rows that no tree can hold are raw rows: sent as they are, in t
 
 from collections.abc import Callable
 
-from artifactfs.emulator.model import CREATED_AT, Lab, MemoryTree, Project, Row, Run, project_attributes
+from artifactfs.emulator.artifact_tree import CREATED_AT, MemoryTree
+from artifactfs.emulator.model import Lab, Project, Row, Run, project_attributes
 
 NAMES, SHAPES, LIVES, HOSTILE, LARGE = 3001, 3002, 3003, 3004, 3005
 

@@ -3,7 +3,8 @@
 Owns what a generated file contains. Does not know runs, trees or HTTP.
 
 Hard: content must tell a right read from a wrong one. One mebibyte of noise repeated would make a client that
-serves block 3 for block 4 look right, so every mebibyte of a file is the noise rotated by its own amount.
+serves block 3 for block 4 look right, so every mebibyte of a file is the noise rotated by its own amount. And a file
+that grows must keep its first bytes: noise and lines do, whatever the size; the other kinds are made for one size.
 """
 
 import functools
@@ -18,10 +19,13 @@ CHUNK = 1 << 20  # bytes; the unit of noise and of what is sent at once (arbitra
 # Twice one mebibyte of fixed noise: any rotation of it is then one contiguous slice, which costs no copy.
 _NOISE = memoryview(b"".join(hashlib.blake2b(i.to_bytes(8, "big")).digest() for i in range(CHUNK // 64)) * 2)
 
-TEXT_LIMIT = 4 << 20  # bytes; larger files are noise whatever they are called, because a text is made in memory
+TEXT_LIMIT = 4 << 20  # bytes; larger documents and pictures are noise, because each is made as a whole
 
 # Endings of files that a person opens to look at. Lines are cut at the size: a longer file continues a shorter one.
-_LINES = (".txt", ".log", ".csv", ".jsonl", ".yaml", ".yml", ".py")
+_LINES = (".txt", ".log", ".csv", ".yaml", ".yml", ".py")
+_STEPS, _JSON_STEPS, _NOTES = b"step %06d loss %.6f\n", b'{"step": %6d, "loss": %.6f}\n', b"- note %06d loss %.6f\n"
+# All lines of a form have one length, so that an offset tells the line: their numbers start again at this one.
+_NUMBERS = 1_000_000
 
 
 def seed(key: str) -> int:
@@ -34,6 +38,10 @@ def pieces(name: str, seed: int, size: int, start: int, end: int) -> Iterator[me
 
     `name` only decides between noise and something readable: `.json`, `.md`, `.png` and kinds of lines.
     """
+    lower = name.lower()
+    if lower.endswith((*_LINES, ".jsonl")):
+        yield from _lines(_JSON_STEPS if lower.endswith(".jsonl") else _STEPS, seed, start, end)
+        return
     whole = _readable(name, seed, size)
     if whole is not None:
         view = memoryview(whole)
@@ -56,7 +64,7 @@ def _turn(seed: int, chunk: int) -> int:
 
 def _readable(name: str, seed: int, size: int) -> bytes | None:
     lower = name.lower()
-    if size > TEXT_LIMIT or not lower.endswith((".json", ".md", ".png", *_LINES)):
+    if size > TEXT_LIMIT or not lower.endswith((".json", ".md", ".png")):
         return None
     return _made(lower[lower.rindex(".") :], seed, size)
 
@@ -68,22 +76,30 @@ def _made(ending: str, seed: int, size: int) -> bytes:
         return _json(seed, size)
     if ending == ".png":
         return _png(seed, size)
-    if ending == ".md":
-        head = f"# Notes\n\nMade up by the artifactfs emulator (seed {seed:016x}).\n\n".encode()
-        return _ended(head + _lines("- note", seed, size), size)
-    return _lines("step", seed, size)
+    head = f"# Notes\n\nMade up by the artifactfs emulator (seed {seed:016x}).\n\n".encode()
+    return _ended(head + b"".join(_lines(_NOTES, seed, 0, size)), size)
 
 
-def _lines(word: str, seed: int, size: int) -> bytes:
-    """Return `size` bytes of numbered lines, the last one cut wherever the size falls."""
-    lines: list[bytes] = []
-    length = 0
-    while length < size:
-        value = (seed * 2654435761 + len(lines) * 40503) % 1_000_003
-        line = f"{word} {len(lines):06d} loss {value / 250_000:.6f}\n".encode()
-        lines.append(line)
-        length += len(line)
-    return b"".join(lines)[:size]
+def _lines(form: bytes, seed: int, start: int, end: int) -> Iterator[memoryview]:
+    """Yield bytes [start, end) of the endless text of numbered lines."""
+    while start < end:
+        block_bytes = CHUNK // len(form % (0, 0)) * len(form % (0, 0))
+        block, within = divmod(start, block_bytes)
+        count = min(end - start, block_bytes - within)
+        yield memoryview(_line_block(form, seed, block))[within : within + count]
+        start += count
+
+
+# Ranges of one file arrive one after the other: the blocks used last are kept, at most 16 MiB.
+@functools.lru_cache(maxsize=16)
+def _line_block(form: bytes, seed: int, block: int) -> bytes:
+    """Return the lines of block number `block`: as many whole lines as fit in 1 MiB."""
+    count = CHUNK // len(form % (0, 0))
+    first, base = block * count, seed * 2654435761
+    return b"".join(
+        form % (number % _NUMBERS, (base + number * 40503) % 1_000_003 / 250_000)
+        for number in range(first, first + count)
+    )
 
 
 def _ended(text: bytes, size: int) -> bytes:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from artifactfs.emulator.artifact_tree import Past, Tree
 from artifactfs.emulator.faults import Script
+from artifactfs.emulator.live import Live
 from artifactfs.emulator.model import Lab
 from artifactfs.emulator.switches import Switches
 
@@ -88,13 +90,22 @@ class Stats:
 
 @dataclass
 class Emulator:
-    """All the state behind one app. `clock` gives seconds since the epoch, for the rate limit's window."""
+    """All the state behind one app. `clock`: seconds since the epoch, for the rate limit's window and live files."""
 
     lab: Lab
     switches: Switches = field(default_factory=Switches)
     keys: Keys = field(default_factory=Keys)
     script: Script = field(default_factory=Script)
+    live: Live = field(default_factory=Live)
     clock: Callable[[], float] = time.time
     stats: Stats = field(default_factory=Stats)
     answers: int = 0  # content answers so far; part of a changing ETag
     window: tuple[int, int] = (0, 0)  # the rate limit's minute, and the requests in it
+
+    def catch_up(self) -> None:
+        """Let happen what the live script has for the time until now. Raises LabError where it cannot."""
+        self.live.advance(self.lab, self.clock())
+
+    def lagging(self, tree: Tree, lag_s: float) -> Tree:
+        """Return a run's tree as it was so many seconds ago."""
+        return Past(tree, self.clock() - lag_s) if lag_s else tree

@@ -3,6 +3,7 @@
 Owns the forms of a listing (docs/dev/model-lab-api.md, "What the documentation leaves open", 1 to 7).
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 
@@ -10,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from artifactfs.emulator.artifact_tree import CREATED_AT, File
 from artifactfs.emulator.filters import number
 from artifactfs.emulator.lab_state import Emulator
-from artifactfs.emulator.model import CREATED_AT, File, Row, Run
+from artifactfs.emulator.model import Row, Run
 from artifactfs.emulator.responses import LOGIN_PAGE, Broken, Silence, document, error, missing, resource
 from artifactfs.emulator.switches import SizeForm, Switches
 
@@ -41,6 +43,7 @@ async def run_artifacts(emulator: Emulator, request: Request) -> ASGIApp:
     run = emulator.lab.run(run_id)
     if run is None:
         return missing(emulator, "run")
+    run = _as_listed(emulator, run)
     try:
         rows = run_rows(run, request.query_params.get("path", ""), emulator.switches)
     except Refused as refusal:
@@ -65,9 +68,13 @@ async def project_artifacts(emulator: Emulator, request: Request) -> ASGIApp:
     if form == "other":
         others = (emulator.lab.runs_of(each.id) for each in emulator.lab.projects() if each.id != project_id)
         runs = next(filter(None, others), [])
-    rows = index_rows(runs, emulator.switches)
+    rows = index_rows([_as_listed(emulator, run) for run in runs], emulator.switches)
     body = document(emulator, resource(emulator, project_id, "project_files", files(emulator, rows)))
     return Broken(body.body, media_type="application/json") if form == "cut" else body
+
+
+def _as_listed(emulator: Emulator, run: Run) -> Run:
+    return dataclasses.replace(run, tree=emulator.lagging(run.tree, emulator.switches.listing_lag_s))
 
 
 def files(emulator: Emulator, rows: list[Row]) -> Row:
@@ -170,6 +177,12 @@ def _size(run: Run, file: File, form: SizeForm) -> Row:
     return {"file_size": str(size) if form == "string" else size}
 
 
+def _time(file: File, switches: Switches) -> str:
+    if switches.created_at == "kept" or not file.changes:
+        return file.created_at
+    return file.modified_at().isoformat().replace("+00:00", "Z")
+
+
 def index_rows(runs: list[Run], switches: Switches) -> list[Row]:
     """Return the rows of a project's flat listing. Soft-deleted runs' files are among them ([?]: the harder case)."""
     if switches.index == "empty":
@@ -181,7 +194,7 @@ def index_rows(runs: list[Run], switches: Switches) -> list[Row]:
             if file is not None:
                 place = f"{run.prefix}/{path}" if switches.path_in_project == "hash" else path
                 row: Row = {"filename": path.rpartition("/")[2], "artifact_path": _started(place, switches)}
-                rows.append({**row, "created_at": file.created_at, **_size(run, file, form)})
+                rows.append({**row, "created_at": _time(file, switches), **_size(run, file, form)})
         rows += run.raw_index
     if switches.index == "partial":
         return [row for place, row in enumerate(rows, 1) if place % EVERY_TENTH]

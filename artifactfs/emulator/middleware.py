@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from artifactfs.emulator.artifact_tree import LabError
 from artifactfs.emulator.faults import Then
 from artifactfs.emulator.lab_state import Emulator, Entry
 from artifactfs.emulator.responses import (
@@ -87,8 +88,15 @@ class Gate:
             await outlet.reset()
         if self._emulator.switches.latency_s:
             await anyio.sleep(self._emulator.switches.latency_s)
-        response = self._played(then) or self._refused(request) or await self._handler(self._emulator, request)
+        response = self._played(then) or self._refused(request) or await self._handled(request)
         await response(request.scope, request.receive, outlet)
+
+    async def _handled(self, request: Request) -> ASGIApp:
+        try:
+            self._emulator.catch_up()
+        except LabError as problem:
+            return error(self._emulator, 500, f"the live script: {problem}")
+        return await self._handler(self._emulator, request)
 
     def _played(self, then: Then) -> Response | None:
         """Return the answer that a fault has of its own."""

@@ -11,9 +11,10 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from artifactfs.emulator.artifact_tree import moment
 from artifactfs.emulator.filters import BadQuery, attributes_test, integer, number, run_test
 from artifactfs.emulator.lab_state import Emulator
-from artifactfs.emulator.model import Project, Row, Run, moment
+from artifactfs.emulator.model import Project, Row, Run
 from artifactfs.emulator.responses import document, error, missing, resource
 
 ELSEWHERE = "https://api.datad0g.com"  # the recorded host of `links`: not the one that was asked

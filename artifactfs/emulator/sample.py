@@ -11,7 +11,8 @@ from importlib import resources
 from typing import cast
 
 from artifactfs.emulator import edge_cases
-from artifactfs.emulator.model import Lab, MemoryTree, Project, Row, Run, project_attributes
+from artifactfs.emulator.artifact_tree import MemoryTree
+from artifactfs.emulator.model import Lab, Project, Row, Run, project_attributes
 
 RUN = 70158  # the run whose tree was recorded
 PROJECT = 2387

@@ -23,6 +23,7 @@ import uvicorn
 from artifactfs.emulator.app import create_app
 from artifactfs.emulator.disk import Disk
 from artifactfs.emulator.lab_state import Keys
+from artifactfs.emulator.live import Live
 from artifactfs.emulator.model import Lab
 from artifactfs.emulator.sample import sample_lab
 from artifactfs.emulator.switches import Switches
@@ -39,7 +40,7 @@ class ServeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to serve and where. `sample` None: only without a directory. `port` 0: a free one."""
+    """What is served where. `sample` None: only without a directory. `port` 0: a free one. `live`: a script's path."""
 
     directory: str | None = None
     host: str = "127.0.0.1"
@@ -47,6 +48,7 @@ class Options:
     switches: Mapping[str, object] = field(default_factory=dict)
     keys: Keys = field(default_factory=Keys)
     sample: bool | None = None
+    live: str | None = None
     until_stdin_closes: bool = False
 
 
@@ -58,6 +60,18 @@ def build_lab(directory: str | None, sample: bool | None) -> Lab:
     if directory is not None:
         lab.source = Disk(directory)
     return lab
+
+
+def _live_script(path: str | None, start_s: float) -> Live:
+    """Return the live script in a file, an empty one without a file. Raises ServeError."""
+    if path is None:
+        return Live()
+    try:
+        with open(path, "rb") as file:
+            return Live.parse(json.load(file), start_s)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise ServeError(f"cannot read the live script {path}: {reason}") from problem
 
 
 def print_line(told: Mapping[str, str]) -> None:
@@ -75,12 +89,15 @@ def serve_forever(options: Options, announce: Callable[[Mapping[str, str]], None
     """
     switches = Switches().changed(options.switches)
     lab = build_lab(options.directory, options.sample)
+    live = _live_script(options.live, lab.clock())
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_listen(options.host, port)) for port in (options.port, 0)]
         url, other_url = map(_url, listeners)
         if not switches.redirect_to:
             switches = dataclasses.replace(switches, redirect_to=other_url)
-        server = _Server(_config(create_app(lab, switches, keys=options.keys)))
+        app = create_app(lab, switches, keys=options.keys)
+        app.state.emulator.live = live
+        server = _Server(_config(app))
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn takes this handler's place, and at its end raises the signal again: then it comes to nothing.
             signal.signal(number, server.handle_exit)

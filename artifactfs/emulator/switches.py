@@ -106,7 +106,16 @@ class Switches:
     """Content's ETag. changing: a different tag in every answer, for the same bytes."""
 
     last_modified: bool = False
-    """Whether content has Last-Modified (the file's `created_at`)."""
+    """Whether content has Last-Modified: the file's `created_at`, and a second for each change of its content since."""
+
+    created_at: Literal["kept", "moves"] = "kept"
+    """A file's time in the index after its content has changed: kept as it was, or the same as in Last-Modified."""
+
+    listing_lag_s: float = 0.0
+    """Seconds by which listings and index lag behind the sizes and times of files that change."""
+
+    content_lag_s: float = 0.0
+    """Seconds by which content lags behind files that change: listings run ahead of it."""
 
     content_type: str = "application/octet-stream"
     """Content's Content-Type."""
@@ -145,8 +154,9 @@ class Switches:
             raise SwitchError("dir_slash and dir_flag cannot both be off: nothing would mark a directory")
         if self.page_cap < 1:
             raise SwitchError("page_cap is at least 1")
-        if self.latency_s < 0 or self.bytes_per_s < 0:
-            raise SwitchError("latency_s and bytes_per_s cannot be negative")
+        for name in ("latency_s", "bytes_per_s", "listing_lag_s", "content_lag_s"):
+            if getattr(self, name) < 0:
+                raise SwitchError(f"{name} cannot be negative")
 
     def changed(self, values: Mapping[str, object]) -> "Switches":
         """Return a copy with the named switches set; a value may be text or what JSON has for it.

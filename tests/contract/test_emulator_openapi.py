@@ -33,7 +33,7 @@ OUTSIDE: dict[str, set[object]] = {
 # Of switches whose values are not listed: one that is not the default.
 OTHERS: dict[str, object] = {
     "page_cap": 2, "content_type": "text/plain", "redirect_to": "http://127.0.0.1:1", "clock_skew_s": 60,
-    "latency_s": 0.001, "bytes_per_s": 10_000_000,
+    "latency_s": 0.001, "bytes_per_s": 10_000_000, "listing_lag_s": 1.0, "content_lag_s": 1.0,
 }  # fmt: skip
 
 

@@ -13,9 +13,10 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.emulator.app import create_app
+from artifactfs.emulator.artifact_tree import MemoryTree
 from artifactfs.emulator.faults import Script
 from artifactfs.emulator.lab_state import Emulator
-from artifactfs.emulator.model import Lab, MemoryTree
+from artifactfs.emulator.model import Lab
 from artifactfs.emulator.switches import Switches
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.transport import Transport

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from artifactfs.emulator import __main__ as command
 from artifactfs.emulator import serve
+from artifactfs.emulator.artifact_tree import MemoryTree
 from artifactfs.emulator.faults import Script, Then
-from artifactfs.emulator.model import Lab, MemoryTree
+from artifactfs.emulator.model import Lab
 from tests import lab as tests_lab
 from tests.soak.journal import Journal, RunTruth, seed
 

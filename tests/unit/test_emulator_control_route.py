@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from artifactfs.emulator.model import CREATED_AT
+from artifactfs.emulator.artifact_tree import CREATED_AT
 from tests.unit.test_emulator_middleware import RUN, Api
 
 

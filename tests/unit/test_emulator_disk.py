@@ -1,6 +1,7 @@
 """A directory on the disk as the emulator's runs."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,41 @@ def test_runs_are_the_decimal_directories(directory: Path) -> None:
     """A link, a leading zero and any other name are no run."""
     assert sorted(run.id for run in Disk(str(directory)).runs()) == [7, 8]
     assert Disk(str(directory)).run(9) is None
+
+
+def test_a_run_that_changes_is_running(directory: Path) -> None:
+    """A change of any file below it within ten minutes makes a run running; else it has ended with its last change."""
+    began, changed = 1_700_000_000.0, 1_700_000_100.0
+    for path in (directory / "7", *(directory / "7").rglob("*")):
+        os.utime(path, (began, began), follow_symlinks=False)
+    os.utime(directory / "7/sub/b.txt", (changed, changed))
+    for age_s, status, ended in ((599, "running", None), (600, "completed", "2023-11-14T22:15:00")):
+        run = Disk(str(directory), clock=partial(float, changed + age_s)).run(7)
+        assert run is not None
+        facts = run.attributes
+        assert facts["status"] == status
+        assert str(facts["created_at"]).startswith("2023-11-14T22:13:20")
+        assert str(facts["updated_at"]).startswith("2023-11-14T22:15:00")
+        assert (str(facts["completed_at"])[:19] if "completed_at" in facts else None) == ended
+
+
+def test_a_change_shows_in_the_status_within_a_second(directory: Path) -> None:
+    """The time of the last change is remembered for a second, so that contents cost no traversal each."""
+    now = 1_700_000_000.0
+    disk = Disk(str(directory), clock=lambda: now)
+    for path in (directory / "7", *(directory / "7").rglob("*")):
+        os.utime(path, (0, 0), follow_symlinks=False)
+
+    def status() -> object:
+        run = disk.run(7)
+        assert run is not None
+        return run.attributes["status"]
+
+    assert status() == "completed"
+    os.utime(directory / "7/a.txt", (now, now))
+    assert status() == "completed"
+    now += 1
+    assert status() == "running"
 
 
 def test_nothing_outside_shows(directory: Path) -> None:

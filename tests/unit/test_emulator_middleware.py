@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from artifactfs.emulator.app import API, create_app
+from artifactfs.emulator.artifact_tree import MemoryTree
 from artifactfs.emulator.faults import Script
 from artifactfs.emulator.lab_state import Emulator, Keys
-from artifactfs.emulator.model import Lab, MemoryTree, Run
+from artifactfs.emulator.model import Lab, Run
 from artifactfs.emulator.switches import Switches
 
 RUN, PROJECT = 1, 10

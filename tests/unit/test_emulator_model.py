@@ -8,7 +8,8 @@ import zlib
 import pytest
 
 from artifactfs.emulator import file_bodies
-from artifactfs.emulator.model import Lab, LabError, MemoryTree, moment
+from artifactfs.emulator.artifact_tree import LabError, MemoryTree, moment
+from artifactfs.emulator.model import Lab
 
 MIB = 1 << 20
 

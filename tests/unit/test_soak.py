@@ -20,8 +20,8 @@ import pytest
 
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
+from artifactfs.emulator.artifact_tree import MemoryTree
 from artifactfs.emulator.faults import Script
-from artifactfs.emulator.model import MemoryTree
 from artifactfs.emulator.switches import Switches
 from tests.processes import MARK, run, start_process, wait_until
 from tests.soak.crew import CrewStats, Sighting, Waits, sightings
