@@ -221,6 +221,10 @@ class AnswerTooLarge(ServiceError):
     """An answer past our sanity caps (docs/semantics.md 6.4)."""
 
 
+class BodyTooLarge(AnswerTooLarge):
+    """A body whose length no answer tells, and that no cache has room for (docs/semantics.md 2.2)."""
+
+
 class PassingError(ServiceError):
     """A failure that may be gone at the next attempt. It never becomes a negative entry (docs/semantics.md 3.2)."""
 

@@ -149,8 +149,10 @@ class Bench:
     nursery: trio.Nursery
     now_s: list[float]
 
-    async def open(self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None) -> OpenFile:
-        return await self.files.open(ContentVersion(ArtifactRef("10", path), size, run_stamp))
+    async def open(
+        self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None, *, stream: bool = True
+    ) -> OpenFile:
+        return await self.files.open(ContentVersion(ArtifactRef("10", path), size, run_stamp), stream=stream)
 
     async def read_whole(self, handle: OpenFile, step: int = 300) -> bytes:
         """Read a file as a sequential reader does, to the first empty read."""

@@ -81,7 +81,7 @@ class FullBody:
         await self._advance(received - len(last), last)
         if size is None:
             blocks.learn_size(received)
-            await blocks.persist_all()
+            await blocks.persist_range(0, received)
         elif received < size:
             raise errors.ShortBody(f"the body ended after {received} of {size} bytes")
 

@@ -36,6 +36,7 @@ class _Lineage(msgspec.Struct, frozen=True):
     key: bytes
     size_bytes: int
     earlier_validators: frozenset[bytes]
+    sized_at: float
 
 
 class OpenFileTable:
@@ -50,12 +51,15 @@ class OpenFileTable:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def open(self, version: ContentVersion) -> OpenFile:
+    async def open(self, version: ContentVersion, *, stream: bool = False) -> OpenFile:
         """Open a version; finds its size where the listing does not give it (docs/semantics.md 2.2).
+
+        Where no answer tells the length, the body is read to its end; it is BodyTooLarge where no cache has room for it.
+        With `stream` it is not, and is read without a size.
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
         runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the name up again,
-        and not in mid-read. The size stays None if no answer tells the length. Raises Superseded, ServiceError.
+        and not in mid-read. Raises Superseded, ServiceError.
         """
         key = _identity(version)
         shared = self._open.get(key)
@@ -67,6 +71,8 @@ class OpenFileTable:
         try:
             await handle.grow(version)
             await handle.read_head(revalidate=not version.settled)
+            if handle.size is None and not stream:
+                await handle.read_to_end(self._context.room_for_unknown)
         except BaseException:
             handle.close()
             raise
@@ -106,7 +112,9 @@ class OpenFileTable:
         if closed is None or (version.size_bytes is not None and version.size_bytes < closed.size_bytes):
             return SharedFile(self._context, version, self._key_of(version))
         known = msgspec.structs.replace(version, size_bytes=closed.size_bytes)
-        return SharedFile(self._context, known, self._key_of(version), closed.key, closed.earlier_validators)
+        return SharedFile(
+            self._context, known, self._key_of(version), closed.key, closed.earlier_validators, closed.sized_at
+        )
 
     def _release(self, identity: ContentVersion, shared: SharedVersion) -> None:
         file = shared.current
@@ -117,19 +125,23 @@ class OpenFileTable:
         if self._open.get(identity) is not shared:
             return
         del self._open[identity]
-        if file.size is not None and not file.dead and identity.lineage is not None and not file.version.settled:
-            self._closed[identity] = _Lineage(file.blocks.key, file.size, frozenset(file.blocks.earlier_validators))
+        may_grow = identity.lineage is not None and not (file.version.settled and file.version.is_listed)
+        if file.size is not None and not file.dead and may_grow:
+            blocks = file.blocks
+            self._closed[identity] = _Lineage(
+                blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at
+            )
 
-    def _key_of(self, version: ContentVersion) -> Callable[[int], bytes]:
-        """Return a function that makes a version's key from its size: 16 bytes."""
+    def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
+        """Return a function that makes a version's key from its size (None: no listing gives one): 16 bytes."""
         parts = [self.owner, version.artifact.project_id, version.artifact.path]
         if version.variant:
             parts.append(str(version.variant))
         start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
 
-        def key_of(size: int) -> bytes:
+        def key_of(size: int | None) -> bytes:
             digest = start.copy()
-            digest.update(b"\0%d" % size)
+            digest.update(b"\0?" if size is None else b"\0%d" % size)
             return digest.digest()
 
         return key_of

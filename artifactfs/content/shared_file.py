@@ -28,15 +28,19 @@ _STALLED_S = 5.0
 
 
 class SharedFile:
-    """See the module. `key_of(size)`: the version's key in the caches; `key`, `earlier_validators`: see VersionBlocks."""
+    """See the module. `key_of(size)`: the version's key in the caches; `key`, `earlier_validators`: see VersionBlocks.
+
+    `sized_at`: when an answer last told the size (trio's clock); None: now.
+    """
 
     def __init__(
         self,
         context: ContentContext,
         version: ContentVersion,
-        key_of: Callable[[int], bytes],
+        key_of: Callable[[int | None], bytes],
         key: bytes | None = None,
         earlier_validators: Iterable[bytes] = (),
+        sized_at: float | None = None,
     ) -> None:
         self._context = context
         self._block_bytes = context.tuning.block_bytes
@@ -46,6 +50,7 @@ class SharedFile:
         self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators)
         self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer)
         self._growing = trio.Lock()
+        self.sized_at = trio.current_time() if sized_at is None else sized_at
         # The fetch of each block that is under way.
         self._fetches: dict[int, BlockFetch] = {}
         self._scopes: set[trio.CancelScope] = set()
@@ -74,8 +79,12 @@ class SharedFile:
         """
         async with self._growing:
             size, listed = self.size, version.size_bytes
-            if size is not None and listed is not None and listed > size and not self.dead:
-                await self._grow(version, listed)
+            if size is None or listed is None or self.dead:
+                return
+            # Without a size in the listing, only an answer shows growth.
+            is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s
+            if listed > size or (is_old and not version.settled):
+                await self._grow(version, listed if version.is_listed else None)
 
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""
@@ -93,6 +102,7 @@ class SharedFile:
         self.blocks.check_alive()
         # No await until the size is set.
         self.version = version
+        self.sized_at = trio.current_time()
         self._fetcher.artifact = artifact
         self.blocks.content_stamp = version.content_stamp
         if growth.size_bytes > old_size:
@@ -170,7 +180,7 @@ class SharedFile:
         self.blocks.end_scope()
         self._cancel()
 
-    def successor(self, key_of: Callable[[int], bytes]) -> "SharedFile":
+    def successor(self, key_of: Callable[[int | None], bytes]) -> "SharedFile":
         """Return this version for another account. An open file keeps its size and its validator."""
         new = SharedFile(self._context, msgspec.structs.replace(self.version, size_bytes=self.size), key_of)
         if self.blocks.validator is not None:

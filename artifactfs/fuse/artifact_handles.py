@@ -16,7 +16,7 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.error_boundary import shown
 from artifactfs.fuse.inodes import Inode
-from artifactfs.tree.nodes import ArtifactFile, mount_path, same_version
+from artifactfs.tree.nodes import ArtifactFile, LookupResult, mount_path, same_version
 from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ class ArtifactHandles:
         self._files = files
         self._deadline_s = deadline_s
 
-    async def open(self, inode: Inode, file: ArtifactFile, tid: int) -> FileHandle:
-        """Open a file in the version that the listing shows."""
+    async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
+        """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
         if inode.superseded:
             raise errors.Superseded("another version of this file is there by now")
         self._tree.check(file)
         began = trio.current_time()
         try:
-            opened = await self._files.open(await self._tree.locate_content(file))
+            opened = await self._files.open(await self._tree.locate_content(file), stream=stream)
         except errors.Superseded as error:
             # The kernel looks the name up again, and must get another inode: it holds pages of this one.
             self._supersede(inode, error)
@@ -66,6 +66,25 @@ class ArtifactHandles:
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
         return FileHandle(inode, file, opened, tid)
+
+    async def with_size(self, found: LookupResult) -> LookupResult:
+        """Return a file that was looked up with its size, if one answer tells that.
+
+        Programs that go by `stat` alone (tarfile, rclone) would store the file as empty otherwise.
+        """
+        file = found.node
+        if not isinstance(file, ArtifactFile):
+            return found
+        try:
+            opened = await self._files.open(await self._tree.locate_content(file), stream=True)
+        except errors.ServiceError as error:
+            log.info("the size of %s is not known: %s", shown(mount_path(file)), error)
+            return found
+        size = opened.size
+        opened.close()
+        if size is None:
+            return found
+        return LookupResult(self._tree.record_size(file, size), found.valid_s, found.attributes_s)
 
     async def read(self, handle: FileHandle, offset: int, size: int) -> bytes | memoryview:
         """Return `size` bytes from `offset`, less only at the end of the file, which may have grown since `open`."""

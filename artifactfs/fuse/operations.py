@@ -9,6 +9,7 @@ import errno
 import itertools
 import logging
 import math
+import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar, cast
@@ -129,6 +130,8 @@ class Operations(pyfuse3.Operations):
             found = self._tree.try_lookup(parent, name) or self._private(parent, name, ctx)
             if found is None:
                 found = await self._await_for_caller(ctx.pid, self._tree.lookup(parent, name))
+            if isinstance(found.node, ArtifactFile) and found.node.entry.size_bytes is None:
+                found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found))
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
@@ -215,7 +218,8 @@ class Operations(pyfuse3.Operations):
         if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
         # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
-        handle = await self._await_for_caller(ctx.pid, self._artifacts.open(opened, file, ctx.pid), math.inf)
+        opening = self._artifacts.open(opened, file, ctx.pid, stream=bool(flags & os.O_DIRECT))
+        handle = await self._await_for_caller(ctx.pid, opening, math.inf)
         # no await below:
         number = next(self._handles)
         self._open_files[number] = handle
@@ -312,8 +316,8 @@ class Operations(pyfuse3.Operations):
             start_id = _DOTS
         find, add_lookup, entries = self.inodes.find, self.inodes.add_lookup, contents.entries
         files = self._files_shown
-        files.entry_timeout = valid_s = contents.left_s()
-        files.attr_timeout = attributes_s = contents.attributes_s()
+        files.entry_timeout = contents.left_s()
+        files.attr_timeout = contents.attributes_s()
         mtime_ns: int | None = None
         for position in range(start_id - _DOTS, len(entries)):
             entry = entries[position]
@@ -327,7 +331,8 @@ class Operations(pyfuse3.Operations):
             shown = inode.entry
             size = shown.size_bytes
             if size is None:
-                attributes = self._attributes.of(inode, valid_s, attributes_s)
+                # So that `stat` looks the name up, which may wait for the size; a directory's listing may not.
+                attributes = self._attributes.of(inode, 0.0)
             else:
                 attributes = files
                 attributes.st_ino = inode.number

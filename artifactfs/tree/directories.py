@@ -13,10 +13,10 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing, ListedChild, Run
 from artifactfs.tree import listing
+from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import GrownFile, Listing, Service, SizeOverride, TreeTimes
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
-from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher

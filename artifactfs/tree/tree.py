@@ -19,6 +19,7 @@ from artifactfs.tree import listing
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.directories import Directories, RunListing
+from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.nodes import (
@@ -35,7 +36,6 @@ from artifactfs.tree.nodes import (
     may_have_grown,
     same_version,
 )
-from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
@@ -195,11 +195,14 @@ class Tree:
         artifact = ArtifactRef(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
         # The first version of a size has the number of the size alone.
-        first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
+        number = self._numbering.children(run_id, file.directory.path)
+        first = number(entry.name, False, entry.size_bytes)
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
         stamp = self._stamp(run, entry, variant)
-        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, lineage=entry.number)
+        # A file that a listing without a size showed first has the number of that.
+        is_listed = entry.number != number(entry.name, False, None)
+        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
 
     def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the cached listing shows another version of a file, or none. No request."""
