@@ -107,7 +107,7 @@ def test_sizes_that_only_the_index_has(form: str, lab: Lab, mounting: Mounting) 
     assert {path: size for path, size in shown.items() if size} == {
         path: size for path, size in truth.items() if shown[path]
     }
-    # All but those that were shown before anybody could know of a walk.
+    # All but those that were shown before the traversal could be recognised.
     assert sum(not size for size in shown.values()) <= sum(not size for size in truth.values()) + 30
     assert lab.total() <= BY_INDEX
 
@@ -160,7 +160,7 @@ def test_the_awkward_runs(form: str, run_id: int, lab: Lab, mounting: Mounting) 
     mounted.log.announce("names are both file and directory", optional=True)
 
     shown, truth = found(mounted, run_id), lab.truth(run_id)
-    # What lies in directories that nobody listed on their own may stay unseen, or be one too many: the rest is right.
+    # What lies in directories without a listing of their own may stay unseen, or be one too many: the rest is right.
     if form == "full":
         assert sizeless(shown) == {path: is_dir for path, is_dir in sizeless(truth).items() if path in shown}
         assert not [path for path in truth.keys() - shown.keys() if truth[path] is not None]
@@ -171,7 +171,7 @@ def test_the_awkward_runs(form: str, run_id: int, lab: Lab, mounting: Mounting) 
 
 
 def test_times_are_the_files_own(lab: Lab, mounting: Mounting) -> None:
-    """2.3: the mtime of a file is its `created_at` where the index told it before it was shown, else its run's end."""
+    """2.3: the mtime of a file is its `created_at` if the index came before the file was shown, else its run's end."""
     run_id = new_run(lab, 40)
     files = [path for path in many(40) if path.endswith("f3")]
     times = {path: f"2026-05-16T07:{place % 60:02d}:00Z" for place, path in enumerate(files)}
@@ -182,7 +182,7 @@ def test_times_are_the_files_own(lab: Lab, mounting: Mounting) -> None:
 
     shown = {path.decode(): seen.mtime_ns for path, seen in mounted.walk("runs", run_id).items()}
     own = {path for path in files if shown[path] == time_ns(times[path])}
-    # All but those of the directories that were looked at before anybody could know of a walk.
+    # All but those of the directories that were looked at before the traversal could be recognised.
     assert len(own) >= len(files) - 2
     assert {shown[path] for path in files if path not in own} <= {time_ns(ended_at)}
     # And they stay.
@@ -320,7 +320,7 @@ def test_forty_levels_down(lab: Lab, mounting: Mounting) -> None:
 
 @pytest.mark.parametrize("prefetch", ["tree", "off"])
 def test_without_it(prefetch: str, lab: Lab, mounting: Mounting) -> None:
-    """7: with prefetch = tree and off nobody asks for the index, and a walk costs one request for each directory."""
+    """7: with prefetch = tree and off the index is not requested, and a walk costs one request for each directory."""
     run_id = new_run(lab, 100, 2)
     lab.switch(latency_s=0.01)
     mounted = mounting("--prefetch", prefetch)
@@ -383,7 +383,7 @@ def test_another_users_look_during_a_walk(lab: Lab, mounting: Mounting) -> None:
 
 
 def test_another_users_look_while_an_index_stalls(lab: Lab, mounting: Mounting) -> None:
-    """7: while somebody waits for the index of a project, an `ls` in another run of it goes on by itself."""
+    """7: while a process waits for the index of a project, an `ls` in another run of it goes on by itself."""
     project = lab.new_project()
     walked, looked_at = (lab.new_run(many(40, 2), project=project) for _ in range(2))
     mounted = mounting()

@@ -136,7 +136,7 @@ def test_what_a_mount_counts(lab: Lab, mounted: Mount) -> None:
 
 
 def test_what_the_cache_counts(lab: Lab, mounting: Mounting) -> None:
-    """5.3: what is read again comes from memory or disk, and the cache's size and place are told."""
+    """5.3: what is read again comes from memory or disk, and the cache's size and place are reported."""
     run_id = lab.new_run({"a.bin": 3 * MIB})
     mounted = mounting()
     read = 'cat "$M/runs/$1/a.bin" | wc -c'
@@ -153,7 +153,7 @@ def test_what_the_cache_counts(lab: Lab, mounting: Mounting) -> None:
 
 
 def test_a_body_that_fits_nowhere(lab: Lab, mounting: Mounting) -> None:
-    """4.2: status says so: which body is streamed, that it fits neither cache nor memory, and that it began anew."""
+    """4.2: status says so: which body is streamed, that it fits neither cache nor memory, and that it began again."""
     size = 160 * MIB
     lab.switch(ranges="ignored")
     run_id = lab.new_run({"big.bin": size, "small.bin": 100_000})
@@ -261,7 +261,7 @@ def test_a_failure_says_of_what(lab: Lab, mounting: Mounting) -> None:
 
 
 def test_ways_out_that_lead_somewhere(lab: Lab, mounting: Mounting) -> None:
-    """5.3: where the list of all runs is missing nobody is told to list it; a wrong number is first doubted itself."""
+    """5.3: without the list of all runs the advice is not to list it; a wrong number is first doubted itself."""
     mounted = mounting()
     mounted.log.announce("the service has no list of runs")
     lab.fault("runs", {"status": 404})
@@ -338,7 +338,7 @@ def test_nothing_old_is_claimed(lab: Lab, mounting: Mounting) -> None:
 
 
 def test_slow_is_said_to_be_slow(lab: Lab, mounting: Mounting) -> None:
-    """5.3: where a service only takes long, nobody is sent to look for an error that is not there."""
+    """5.3: where a service only takes long, no advice names an error that is not there."""
     mounted = mounting("--listing-ttl", "0")
     mounted.sh('ls "$M/runs"').ok()
     lab.fault("runs", {"stall": True})

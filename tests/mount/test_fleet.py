@@ -47,7 +47,7 @@ class Fleet:
         return (*proxy, "--cache-dir", cache, "--prefetch", "off")
 
     def get(self, target: str, as_written: Mapping[str, str] | None = None, /, **headers: str) -> "Got":
-        """Ask nginx as curl would; `headers` with underscores for dashes, but for those `as_written`."""
+        """Ask nginx as curl would; `headers` with underscores for dashes, except for those `as_written`."""
         request = urllib.request.Request(self.proxy.url + target, headers=dict(as_written or {}))
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
@@ -174,7 +174,7 @@ def test_a_replaced_file(fleet: Fleet) -> None:
     for _ in range(2):
         assert fleet.lab.sha256(run_id, "f.bin") in read(first, run_id)
         fleet.lab.files(run_id, change={"f.bin": {}})
-        # The listing is the same, and the file is another: only who asks the service can know.
+        # The listing is the same, and the file is another: only a caller that asks the service can know.
         second = fleet.mount("two", "--listing-ttl", "0", "--finished-ttl", "0")
         assert fleet.lab.sha256(run_id, "f.bin") in read(second, run_id)
         second.umount()
@@ -287,7 +287,7 @@ def test_strangers(name: str, headers: dict[str, str], fleet: Fleet) -> None:
     assert set(fleet.proxy.cached()) == kept
 
 
-def test_keys_that_nobody_told_nginx(fleet: Fleet) -> None:
+def test_keys_unknown_to_nginx(fleet: Fleet) -> None:
     """They work, each request goes on, and nothing of it is kept."""
     with open(fleet.proxy.path("accounts"), encoding="ascii") as file:
         assert "research" in file.read()
@@ -317,7 +317,7 @@ def running_without_accounts(fleet: Fleet) -> Iterator[Nginx]:
 
 
 def test_rejected_keys(fleet: Fleet) -> None:
-    """Keys that the service rejects are rejected through the proxy, each time anew."""
+    """Keys that the service rejects are rejected through the proxy, each time."""
     for _ in range(2):
         point = fleet.shell.directory_for_mount()
         done = fleet.shell.cli("mount", *fleet.options("one"), point, env={"DD_APP_KEY": "wrong"})
@@ -354,7 +354,7 @@ def test_no_key_is_written(fleet: Fleet) -> None:
 
 
 def test_the_rate_limit(fleet: Fleet) -> None:
-    """It is told with what was asked for just now, a 429 too, and not with what was kept."""
+    """It is reported with what was asked for just now, a 429 too, and not with what was kept."""
     name = "x-ratelimit-remaining"
     first, second = (fleet.get(RUNS, **fleet.keys) for _ in range(2))
     assert (first.headers["x-cache"], second.headers["x-cache"]) == ("MISS", "HIT")
@@ -375,7 +375,7 @@ def test_no_error_is_kept(status: int, fleet: Fleet) -> None:
 
 
 def test_what_the_service_tells_browsers(fleet: Fleet) -> None:
-    """It is kept though the service forbids that to browsers' caches; its cookies go to nobody."""
+    """It is kept though the service forbids that to browsers' caches; its cookies go to no client."""
     told = {"Cache-Control": "no-store, private", "Set-Cookie": "who=first", "Vary": "*", "Expires": "0"}
     fleet.lab.fault("runs", {"headers": told})
     first, second = (fleet.get(RUNS, **fleet.keys) for _ in range(2))
@@ -416,7 +416,7 @@ def test_a_content_gets_old(shell: Shell, lab: Lab) -> None:
 
 
 def kept_content(fleet: Fleet) -> tuple[str, str]:
-    """Return URL and version of a content that nginx has."""
+    """Return URL and version of a file that nginx has."""
     for content in fleet.proxy.cached().values():
         words = content.split(b"KEY: ")[1].split(b"\n")[0].decode().split(" ")
         if words[2].startswith(CONTENT):

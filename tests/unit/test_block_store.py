@@ -317,7 +317,7 @@ def test_the_count_is_never_too_low(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "damage", [b"", b"\0" * 12, b"\0" * 16, b"\xff" * 16, b"junk that is longer than it should be"]
 )
-def test_a_damaged_count_is_counted_anew(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_count_is_repaired(tmp_path: Path, damage: bytes) -> None:
     """4.4: the limit holds also after the count of what is there was lost or damaged."""
     limit = 40 * PAGE
     store = store_in(tmp_path, max_bytes=limit, block_bytes=SMALL)

@@ -26,7 +26,7 @@ def mode(path: Path) -> int:
 
 
 def seen(path: Path) -> dict[str, tuple[int, int, int, bytes | str]]:
-    """Return all that can be told of a directory and of what is in it: modes, owners, times, bytes."""
+    """Return all that is known of a directory and its contents: modes, owners, times, bytes."""
     found = {}
     for each in [path, *sorted(path.rglob("*"))]:
         status = each.lstat()
@@ -127,7 +127,7 @@ def test_a_shared_directory_is_refused(tmp_path: Path, before: int, name: str | 
 @needs_root
 @pytest.mark.parametrize("before", [0o770, 0o2775])
 def test_a_directory_of_a_group_is_refused(tmp_path: Path, before: int) -> None:
-    """6.2: a group that may write to an empty directory is locked out by a cache, but for the user's own group."""
+    """6.2: a group that may write to an empty directory is locked out by a cache, except for the user's own group."""
     path = tmp_path / "shared"
     path.mkdir()
     os.chown(path, -1, 12345)

@@ -157,7 +157,7 @@ def test_errors_hold_facts() -> None:
     ],
 )
 def test_what_the_machine_refuses(error: BaseException, said: str) -> None:
-    """It is told as what it is, with the limit to raise: no defect of ours."""
+    """It is reported as what it is, with the limit to raise: no defect of ours."""
     told = errors.of_the_system(error)
     assert told is not None
     assert told.code is errors.ExitCode.SYSTEM_FAILED

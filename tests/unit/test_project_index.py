@@ -74,7 +74,9 @@ async def test_deep_paths(tree: Tree, service: FakeService, autojump_clock: Mock
 
 
 @pytest.mark.parametrize("looks", [["g0/d0"], ["g0", "g1"], ["g0/d0", "g0/d0", "g0/d0"]])
-async def test_who_does_not_walk(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+async def test_what_is_no_traversal(
+    looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
     """7: a look at one deep directory, or at three of any, is no walk: the index is not asked for."""
     for path in looks:
         await look(tree, 1, path)
@@ -82,14 +84,16 @@ async def test_who_does_not_walk(looks: list[str], tree: Tree, service: FakeServ
 
 
 @pytest.mark.parametrize("looks", [["g0/d0", "g0/d1"], ["g0", "g1", "g2"]])
-async def test_who_walks(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+async def test_what_is_a_traversal(
+    looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
     """7: two directories from the third level on, or four of any, within two seconds: the index is asked for."""
     for path in looks:
         await look(tree, 1, path)
     assert count(service.asked(), "index") == 1
 
 
-async def test_who_takes_his_time(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+async def test_a_slow_reader(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """7: one directory a second is no walk."""
     for path in ("g0", "g0/d0", "g1", "g1/d10", "g2", "g2/d20"):
         await look(tree, 1, path)
@@ -111,7 +115,7 @@ async def test_times_are_the_files_own(tree: Tree, service: FakeService, autojum
     service.runs[1] = finished_run(1)
     found = await entries(tree, 1)
     times = {path: entry.mtime_ns for path, entry in found.items() if not entry.is_dir}
-    # The two directories that were looked at before anybody could know that this is a walk.
+    # The two directories that were looked at before the traversal could be recognised.
     early = {path for path in times if path.startswith("g0/d0/")}
     assert {path for path, time in times.items() if time != CREATED_NS} == early
     assert {times[path] for path in early} == {service.runs[1].completed_ns}
@@ -276,7 +280,7 @@ async def test_a_root_that_disagrees(
 async def test_the_root_is_asked_for_where_it_is_forgotten(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """1.6: somebody at work far below for longer than a listing lives: the root is compared all the same."""
+    """1.6: a process at work far below for longer than a listing lives: the root is compared all the same."""
     places = [await node(tree, 1, f"g0/d{i}") for i in range(6)]
     await trio.sleep(100)
     service.projects["10"] = with_more("ghost")(service.projects["10"])
@@ -337,7 +341,7 @@ async def test_an_index_that_is_found_wrong_late(
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert count(asked, "index") == 0
-    # What was listed on its own is at hand, and only that: the three before the walk, the sample, and this one.
+    # What was listed on its own is cached, and only that: the three before the walk, the sample, and this one.
     assert len(listed(asked)) == 45 - 5
 
 
@@ -419,7 +423,7 @@ async def test_distrust_while_a_listing_is_made(
 async def test_a_listing_that_comes_while_it_is_checked(
     tree: Tree, service: FakeService, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1.6: a directory that comes to hand during the check is compared before anything is believed."""
+    """1.6: a directory that comes to hand during the check is compared before anything is trusted."""
     service.projects["10"] = with_more("g2/d20/ghost")(service.projects["10"])
     sample(service, "g1/d10")
     await look(tree, 1, "g0/d0")
@@ -429,7 +433,7 @@ async def test_a_listing_that_comes_while_it_is_checked(
     real_build = listing.build
 
     async def build(children: object, run: object, path: str, *rest: object) -> object:
-        # What is known of it when it is answered is not what is known when it is at hand.
+        # What is known of it when it is answered is not what is known when it is cached.
         while path == "g2/d20" and not index._validations:  # noqa: ASYNC110
             await trio.sleep(0.001)
         return await real_build(children, run, path, *rest)  # type: ignore[arg-type]  # whatever they are

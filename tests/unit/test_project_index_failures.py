@@ -169,7 +169,7 @@ async def test_a_stalled_index_is_waited_for_once(tree: Tree, service: FakeServi
     assert count(service.asked(), "index") == 1
 
 
-async def test_who_has_an_old_listing_does_not_wait_for_an_index(
+async def test_an_old_listing_is_served_without_the_index(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """3.2: an index that stalls is no reason to show an old listing, nor to take the service for one in trouble."""
@@ -198,14 +198,14 @@ async def test_several_walkers_wait_together(tree: Tree, service: FakeService, a
 
 
 async def test_an_index_that_comes_late(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """1.6: one that takes longer than anybody waits serves who still walks when it comes."""
+    """1.6: an index that takes longer than its callers wait serves the traversals that go on when it comes."""
     service.room = False
     service.index_s = 1.5
     service.runs[2] = run(2)
     service.add_tree(2, many(40), prefix="second")
     assert await walk(tree, 1, pause_s=0.1) == truth(service, 1)
     assert len(service.asked()) < 20
-    # And who walks another of its runs, later.
+    # And a traversal of another of its runs, later.
     await trio.sleep(5)
     assert await walk(tree, 2) == truth(service, 2)
     assert len(service.asked()) <= FEW
@@ -231,8 +231,8 @@ async def test_a_check_that_stalls(tree: Tree, service: FakeService, autojump_cl
         assert trio.current_time() - began <= took + 0.001, i
 
 
-async def test_who_does_not_walk_does_not_wait(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """7: while somebody waits for the index of a project, a look at another run of it is one round trip."""
+async def test_a_single_look_does_not_wait(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: while a process waits for the index of a project, a look at another run of it is one round trip."""
     service.runs[2] = run(2)
     service.add_tree(2, many(40), prefix="second")
     service.index_s = 10
@@ -247,7 +247,7 @@ async def test_who_does_not_walk_does_not_wait(tree: Tree, service: FakeService,
 
 
 async def test_not_more_than_two_at_once(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """5.4: indexes that stall take up two connections, not all: who walks many projects goes on by himself."""
+    """5.4: indexes that stall take up two connections, not all: a traversal of many projects goes on by itself."""
     service.index_s = 50
     for run_id in range(2, 8):
         service.runs[run_id] = run(run_id, project_id=str(run_id))
@@ -321,13 +321,13 @@ async def test_what_was_wrong_is_not_served_again(tree: Tree, service: FakeServi
         await tree.contents(place)
 
 
-# --- how long it is believed --------------------------------------------------------------------------------
+# --- how long it is trusted --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("which", "ttl_s"), [(run(1), 60), (finished_run(1), 3600)])
 async def test_time_to_live(which: object, ttl_s: float, service: FakeService, nursery: trio.Nursery,
                             autojump_clock: MockClock) -> None:  # fmt: skip
-    """3.1: an index is believed as long as a listing of the run, from when it was asked for."""
+    """3.1: an index is trusted as long as a listing of the run, from when it was asked for."""
     service.runs[1] = which  # type: ignore[assignment]  # a run
     service.index_s = 0.5
     tree = mounted(service, nursery)
@@ -335,7 +335,7 @@ async def test_time_to_live(which: object, ttl_s: float, service: FakeService, n
     asked_at = trio.current_time()
     service.asked()
     contents = await tree.contents(await node(tree, 1, "g3"))
-    # The kernel is told of names for a minute at most: they may have to be taken back.
+    # The kernel caches names for a minute at most: they may have to be taken back.
     assert contents.left_s() <= min(60, ttl_s)
     await trio.sleep(ttl_s - 3)
     assert await walk(tree, 1) == truth(service, 1)
@@ -388,7 +388,7 @@ async def test_what_comes_of_it_is_as_old_as_it(tree: Tree, service: FakeService
 
 async def test_a_wrong_one_is_asked_for_again(service: FakeService, nursery: trio.Nursery,
                                               autojump_clock: MockClock) -> None:  # fmt: skip
-    """1.6: an index that was wrong about a run is asked for again after 300 s, though others may still believe it."""
+    """1.6: an index that was wrong about a run is asked for again after 300 s, though others may still trust it."""
     service.room = False
     service.runs |= {1: finished_run(1), 2: finished_run(2)}
     service.add_tree(2, many(40), prefix="second")

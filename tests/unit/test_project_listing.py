@@ -509,8 +509,8 @@ async def test_what_add_raises_ends_it(autojump_clock: MockClock) -> None:
     assert sender.can_prefetch("listing")
 
 
-async def test_given_up_by_who_asked(autojump_clock: MockClock) -> None:
-    """5.1: an index that drips is given up when whoever asked has waited enough; its place is free again."""
+async def test_given_up_by_its_caller(autojump_clock: MockClock) -> None:
+    """5.1: an index that drips is given up when a caller that asked has waited enough; its place is free again."""
     stream = Body([b" "] * 1000, pause_s=10.0)
     service, sender, _ = lab(httpx.Response(200, stream=stream))
     with trio.move_on_after(60) as scope:

@@ -282,8 +282,8 @@ def test_a_config_file_with_keys_in_a_profile(said: Said) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_key_file_that_everybody_can_read_is_warned_of(said: Said) -> None:
-    """6.2: it is read, since Kubernetes and Docker hand out secrets like that; who mounts is told."""
+def test_a_key_file_that_every_user_can_read_is_warned_of(said: Said) -> None:
+    """6.2: it is read, since Kubernetes and Docker hand out secrets like that; the mount warns."""
     said.give("top", "app_key", "app")
     # tmp_path is closed to others, and closes all that is in it.
     place = tempfile.mkdtemp(dir="/tmp")

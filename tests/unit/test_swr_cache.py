@@ -99,8 +99,8 @@ async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> i
 # --- time to live -------------------------------------------------------------------------------------------
 
 
-async def test_a_fresh_value_asks_nobody(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.1: within its time to live a value is believed, and `left_s` is what is left of it; then it is asked for."""
+async def test_a_fresh_value_sends_no_request(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: within its time to live a value is trusted, and `left_s` is what is left of it; then it is asked for."""
     cache = make()
     held = await cache.get("k")
     assert cache.ttl_left_s(held) == pytest.approx(60)
@@ -189,10 +189,10 @@ async def test_equal_questions_in_flight_are_one(make: Make, source: Source, aut
     assert trio.current_time() == pytest.approx(5)
 
 
-async def test_all_waiters_get_the_error_and_nobody_remembers_it(
+async def test_all_waiters_get_the_error_and_it_is_not_cached(
     make: Make, source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.2: an error goes to whoever waits; the next caller asks again."""
+    """3.2: an error goes to a caller that waits; the next caller asks again."""
     source.latency_s, source.error = 1, errors.AccessDenied("no", 403)
     cache = make()
     failed = 0
@@ -227,7 +227,7 @@ async def test_a_waiter_that_gives_up_does_not_end_the_fetch(
 
 
 async def test_a_cancelled_leader_wakes_its_followers(source: Source, autojump_clock: MockClock) -> None:
-    """When the mount's nursery is cancelled, whoever waits gets an error of ours, and not a foreign Cancelled."""
+    """When the mount's nursery is cancelled, a caller that waits gets an error of ours, and not a foreign Cancelled."""
     caught: list[BaseException] = []
     source.latency_s = 1000
 
@@ -272,8 +272,8 @@ async def test_a_bug_in_a_fetch_goes_to_the_waiter(make: Make, source: Source, a
 # --- absences -----------------------------------------------------------------------------------------------
 
 
-async def test_an_absence_is_believed_for_a_while(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.1: "not there" is believed for at most `negative_ttl`, and says for how much longer."""
+async def test_an_absence_is_cached_for_its_time(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: "not there" stays fresh for at most `negative_ttl`, and says for how much longer."""
     source.error = errors.NotFound("no", 404)
     cache = make()
     with pytest.raises(errors.NoSuchEntry) as first:
@@ -312,7 +312,7 @@ async def test_what_vanished_is_gone(make: Make, source: Source, autojump_clock:
 async def test_a_passing_error_is_never_an_absence(
     error: errors.PassingError, make: Make, source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.2: it is told as what it is, remembered by nobody, and the next caller asks again."""
+    """3.2: it is reported as what it is, never cached, and the next caller asks again."""
     source.error = error
     cache = make()
     with pytest.raises(type(error)):
@@ -374,7 +374,7 @@ async def _absent(cache: StaleWhileRevalidateCache[str, int]) -> None:
 
 
 async def test_a_refresh_that_fails_leaves_the_old_value(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.3: what was fetched stays at hand in case the refresh fails for a passing reason."""
+    """3.3: what was fetched stays available in case the refresh fails for a passing reason."""
     cache = make()
     await cache.get("k")
     await trio.sleep(1)
@@ -432,7 +432,7 @@ async def test_all_is_forgotten(make: Make, source: Source, clock: TurnedClock, 
 
 
 async def test_what_was_under_way_is_not_kept(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """6.3: whoever waits for it gets it; who comes later asks. What came by another way counts only if asked later."""
+    """6.3: a waiting caller gets it; a later one asks. What came by another way counts only if asked later."""
     cache = make()
     source.latency_s = 1.0
     found: list[int] = []

@@ -154,7 +154,7 @@ async def test_error_bodies_of_any_shape(body: bytes, autojump_clock: MockClock)
 
 
 async def test_no_attempt_begins_past_the_deadline(autojump_clock: MockClock) -> None:
-    """5.1: retries count: where the next pause would outlast the deadline, the failure is told at once."""
+    """5.1: retries count: where the next pause would outlast the deadline, the failure is reported at once."""
     sender, network = connect(httpx.Response(503))
     with pytest.raises(errors.ServerFailed):
         await sender.get("run", "/x", deadline_s=1.0)
@@ -232,7 +232,7 @@ async def test_no_more_requests_at_once_than_connections(autojump_clock: MockClo
 
 
 async def test_room_for_requests_ahead(autojump_clock: MockClock) -> None:
-    """5.4: two places are left free by requests that nobody waits for, so that whoever comes is not held up."""
+    """5.4: prefetches leave two places free, so that a new caller does not wait."""
 
     async def slow(_request: httpx.Request) -> httpx.Response:
         await trio.sleep(5)
@@ -262,13 +262,13 @@ async def test_requests_slow_down_near_the_rate_limit(autojump_clock: MockClock)
         await sender.get("listing", "/x", deadline_s=30)
     assert network.times == pytest.approx([0, 0, 0, 1, 2, 3])
     assert sender.cost().paused_s == pytest.approx(3)
-    # Nobody fails for it, and nobody waits for more than half of his time.
+    # No caller fails for it, or waits for more than half of its time.
     await sender.get("listing", "/x", deadline_s=0.5)
     assert trio.current_time() == pytest.approx(3.25)
 
 
 async def test_no_room_near_the_rate_limit(autojump_clock: MockClock) -> None:
-    """5.4: nothing is asked ahead when little of the rate limit is left; what somebody waits for is."""
+    """5.4: nothing is asked ahead when little of the rate limit is left; what a caller waits for is."""
     headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "10", "X-RateLimit-Reset": "7"}
     sender, network = connect(httpx.Response(200, headers=headers, content=b"body"))
     assert sender.can_prefetch("run")
@@ -338,7 +338,7 @@ async def test_a_reset_past_the_deadline_fails_at_once(autojump_clock: MockClock
     assert len(network.requests) == 1
 
 
-async def test_nobody_asks_before_the_reset(autojump_clock: MockClock) -> None:
+async def test_no_request_before_the_reset(autojump_clock: MockClock) -> None:
     """5.4: nor any other under the same name: it costs no request until then, and goes through after it."""
     sender, network = connect(limited(40), OK)
     with pytest.raises(errors.RateLimited):
