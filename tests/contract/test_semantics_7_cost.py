@@ -1,6 +1,6 @@
 """Section 7 of the contract: what each thing that a user does costs in requests.
 
-Walks without the project's index; with it, they are in test_semantics_1_index.py.
+Traversals without the project's index; those with it are in test_semantics_1_index_cost.py.
 """
 
 import concurrent.futures

@@ -22,7 +22,7 @@ from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
-from tests.unit.test_transport import KEYS
+from tests.transports import KEYS
 
 SIZE = 100_000
 BUCKET = "https://bucket.test"

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef
 from artifactfs.modellab.content_endpoint import ContentEndpoint
-from tests.unit.test_transport import ABANDONED, connect
+from tests.transports import ABANDONED, connect
 
 DATA = bytes(range(100))
 MODEL = ArtifactRef("10", "p/artifacts/a b%+&#ü/model.bin")

@@ -16,7 +16,7 @@ from artifactfs.tree.nodes import LookupResult, Node
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, REQUESTED_WAIT_S, StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run, until
-from tests.unit.test_swr_cache import Source, cache_of
+from tests.swr_caches import Source, cache_of
 
 
 @pytest.fixture

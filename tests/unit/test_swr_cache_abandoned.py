@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
-from tests.unit.test_swr_cache import Source, cache_of
+from tests.swr_caches import Source, cache_of
 
 
 class Places:

@@ -11,7 +11,7 @@ from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, StaleWhileRevalidateCache
 from tests.fakes import until
-from tests.unit.test_swr_cache import Source, cache_of
+from tests.swr_caches import Source, cache_of
 
 
 @pytest.fixture

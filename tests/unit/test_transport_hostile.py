@@ -12,7 +12,7 @@ from artifactfs import errors
 from artifactfs.modellab import h11_buffer
 from artifactfs.modellab.models import decode_run, decode_run_listing, decode_runs
 from artifactfs.settings import SETTINGS, drop_keys
-from tests.unit.test_transport import connect
+from tests.transports import connect
 
 
 class Crumbs(httpx.AsyncByteStream):

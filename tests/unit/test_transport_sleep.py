@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from artifactfs.modellab.transport import Transport
 from artifactfs.modellab.unsolicited import GuardedStream
 from tests.fakes import TurnedClock
-from tests.unit.test_transport import KEYS
+from tests.transports import KEYS
 
 
 class Pool(httpx.AsyncBaseTransport):
