@@ -185,7 +185,7 @@ def checked(text: str, source: str) -> Secret:
     return Secret(key)
 
 
-def everybody_can_read(path: str) -> bool:
+def every_user_can_read(path: str) -> bool:
     """Whether the modes of a file, and of all directories above it, let every user of the machine read it.
 
     Access for a group is deliberate: Kubernetes and systemd give secrets to groups.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import trusted_files
 from artifactfs.settings.configfile import section
-from artifactfs.settings.keys import InFile, Keys, KeySource, checked, everybody_can_read
+from artifactfs.settings.keys import InFile, Keys, KeySource, checked, every_user_can_read
 from artifactfs.settings.schema import BY_NAME, KEY_FORMS, KEYS, SETTINGS, Values
 from artifactfs.settings.sources import Sources, collect, without_keys
 from artifactfs.settings.suggestions import nearest
@@ -136,6 +136,6 @@ def _foreign_certificates(ca_file: str | None) -> Iterator[Notice]:
 def _open_files(keys: KeySource) -> Iterator[Notice]:
     """Warn of key files that all users can read. They are not refused: Docker and Kubernetes provide secrets so."""
     for _, origin in keys.origins():
-        if isinstance(origin, InFile) and everybody_can_read(origin.path):
+        if isinstance(origin, InFile) and every_user_can_read(origin.path):
             fact = f"all users of this machine can read the key in {origin.path}"
             yield Notice(fact, "", f"chmod 600 {shell_word(origin.path)}")
