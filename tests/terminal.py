@@ -85,7 +85,7 @@ def terminal(*command: str, env: Mapping[str, str]) -> Iterator[Terminal]:
 
 
 def check_safe(text: str) -> str:
-    """Check that there is nothing in a text that a terminal would obey, but for rich's own; returns it without that."""
+    """Check that there is nothing in a text that a terminal would obey, except rich's own; returns it without that."""
     plain = _OWN.sub("", text)
     assert obeyed(plain) == set(), ascii(plain)
     return plain

@@ -54,7 +54,7 @@ class OpenFileTable:
     async def open(self, version: ContentVersion, *, stream: bool = False) -> OpenFile:
         """Open a version; finds its size where the listing does not give it (docs/semantics.md 2.2).
 
-        Where no answer tells the length, the body is read to its end; it is BodyTooLarge where no cache has room for it.
+        Where no answer tells the length, the body is read to its end, or is BodyTooLarge if no cache has room for it.
         With `stream` it is not, and is read without a size.
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable

@@ -18,7 +18,7 @@ from artifactfs.errors import ExitCode
 from tests.harness import ARTIFACTFS, LIMIT_S, Shell, mount_type, wait_until
 
 TAB = "\t"
-# How each is started without the user's own configuration, and told of the completion.
+# How each is started without the user's own configuration, and how it loads the completion.
 STARTS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(artifactfs completion bash)"'),
     "zsh": (["zsh", "-f", "-i"], 'autoload -U compinit; compinit -u -D; eval "$(artifactfs completion zsh)"'),

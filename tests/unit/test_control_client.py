@@ -36,7 +36,7 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whose_mounts_there_are(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each place once, of the user who made it; other kinds, and those of nobody known, are left out."""
+    """Each place once, of the user who made it; other kinds, and those without a known user, are left out."""
     for user_id, points in ((1000, ["/home/a b"]), (0, ["/mnt"]), (7, [])):
         monkeypatch.setattr("os.geteuid", lambda user_id=user_id: user_id)
         assert [mount.point for mount in control_client.my_mounts()] == points
@@ -86,7 +86,7 @@ def told(**said: Any) -> bytes:
     ],
 )
 def test_what_is_no_answer(path: str, said: bytes, code: ExitCode, part: str, mounts: None) -> None:
-    """Each way not to answer has a line and a code; only a dead mount of ours is told to be dead."""
+    """Each way not to answer has a line and a code; only a dead mount of ours is reported to be dead."""
     with pytest.raises(UserError) as caught:
         control_client._answer(path, said)
     assert caught.value.code is code

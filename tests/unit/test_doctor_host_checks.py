@@ -74,12 +74,12 @@ def check(found: Finding | None, mark: Mark, *said: str) -> None:
     assert found.mark is mark
     for text in said:
         assert text in f"{found.fact} {found.fix}"
-    # What is wrong says how it is mended.
+    # What is wrong says how it is fixed.
     assert (found.fix is not None) == (mark in (Mark.WARNING, Mark.FAULT))
 
 
 def test_python(tmp_path: Path) -> None:
-    """A Python that is too old is a fault; else its version and the kernel's are told."""
+    """A Python that is too old is a fault; else its version and the kernel's are reported."""
     check(host_checks.python(made(tmp_path, python=(3, 11, 2))), Mark.GOOD, "3.11.2", "Linux 6.1")
     check(host_checks.python(made(tmp_path, python=(3, 10, 9))), Mark.FAULT, "3.10.9", "3.11")
 
@@ -220,8 +220,8 @@ def test_updatedb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [UPDATEDB.format(""), 'PRUNEPATHS="/tmp"\n', '  PRUNEFS = ""\n'])
-def test_the_command_for_updatedb_mends(before: str, tmp_path: Path) -> None:
-    """The command that is told does what it says, on a file like Debian's and on others."""
+def test_the_command_for_updatedb_fixes_its_file(before: str, tmp_path: Path) -> None:
+    """The command that is reported does what it says, on a file like Debian's and on others."""
     machine = made(tmp_path, {"etc/updatedb.conf": before})
     found = host_checks.updatedb(machine)
     assert found is not None
@@ -254,7 +254,7 @@ def test_a_name_in_the_status_of_a_process(tmp_path: Path) -> None:
 
 
 def test_mounts(tmp_path: Path) -> None:
-    """Ours are told, dead ones with what takes them away; those of others are nobody's business."""
+    """Ours are reported, dead ones with what takes them away; those of others are left out."""
     (nothing,) = host_checks.mounts(made(tmp_path, mounts=[ours("/x", "ext4")]))
     check(nothing, Mark.GOOD, "nothing")
     two = made(tmp_path, mounts=[ours("/a b"), ours("/c")], dead=frozenset({"/a b"}))

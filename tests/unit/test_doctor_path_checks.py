@@ -137,14 +137,14 @@ def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
+def test_a_cache_of_another_user(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, 12345)
     check(path_checks.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to another user")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel says of access counts; root is told yes, so it is told no for him."""
+    """What the kernel says of access counts; access(2) always allows root, so the test refuses for it."""
     monkeypatch.setattr(os, "access", lambda _, asked: asked == os.X_OK)
     check(path_checks.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be made", "install -d")
     # A directory in one that he cannot enter would not help him.

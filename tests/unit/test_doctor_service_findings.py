@@ -30,7 +30,7 @@ def check(found: Finding | None, mark: Mark, *said: str) -> None:
 
 
 def heads(**headers: str) -> Heads:
-    """Return the head of one answer, to a question for runs and to one for a content alike."""
+    """Return the head of one answer, to a question for runs and to one for a file alike."""
     made = Heads()
     for kind in ("runs", "content"):
         made.add(kind, 206, {name.replace("_", "-"): value for name, value in headers.items()}, NOW)
@@ -81,7 +81,7 @@ REFUSALS: list[tuple[dict[str, str], errors.ServiceError, list[str]]] = [
 
 @pytest.mark.parametrize(("flags", "error", "said"), REFUSALS, ids=[str(row[1])[:40] for row in REFUSALS])
 def test_refused(flags: dict[str, str], error: errors.ServiceError, said: list[str]) -> None:
-    """Each way in which the one call fails is a fault with a mend of its own."""
+    """Each way in which the one call fails is a fault with a fix of its own."""
     (found,) = service_findings.refused(loaded(flags), error)
     check(found, Mark.FAULT, *said)
     assert found.fix is not None
@@ -89,7 +89,7 @@ def test_refused(flags: dict[str, str], error: errors.ServiceError, said: list[s
 
 
 def test_refused_without_keys() -> None:
-    """A service that asks for keys is one; that there are none is told elsewhere."""
+    """A service that asks for keys is one; that there are none is reported elsewhere."""
     (found,) = service_findings.refused(loaded({}, {}), errors.AccessDenied("h answered 403", 403))
     check(found, Mark.GOOD, "asks for keys")
 
@@ -202,7 +202,7 @@ def test_validators() -> None:
     ("step", "mark"), [("service", Mark.FAULT), ("contents", Mark.WARNING), ("index", Mark.WARNING)]
 )
 def test_silent(step: str, mark: Mark) -> None:
-    """A call that does not end is told, with what finds out more; without the first one no mount works."""
+    """A call that does not end is reported, with what finds out more; without the first one no mount works."""
     check(service_findings.silent(step, 6.0), mark, "no answer within 6s", "artifactfs doctor --deadline 60s")
     assert service_findings.silent(step, 60.0).fix == "artifactfs doctor --deadline 4m  # is it slow, or silent?"
 

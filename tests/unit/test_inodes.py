@@ -81,7 +81,7 @@ def test_an_unknown_inode_is_stale(inodes: InodeTable, number: int) -> None:
 
 
 def test_a_forget_too_many_is_logged_and_does_no_harm(inodes: InodeTable, caplog: pytest.LogCaptureFixture) -> None:
-    """5.5: a wrong count, or a number that nobody knows, is in the log and ends nothing."""
+    """5.5: a wrong count, or a number that no caller knows, is in the log and ends nothing."""
     used(inodes, file())
     with caplog.at_level(logging.ERROR, "artifactfs"):
         inodes.forget(100, 5)

@@ -105,7 +105,7 @@ def test_what_prints_is_seen(source: str) -> None:
     assert len(list(prints(ast.parse(source)))) == 1
 
 
-def test_who_names_a_stream_is_seen() -> None:
+def test_the_name_of_a_stream_is_logged() -> None:
     for source in ("import sys\nsys.stderr.write('x')", "from sys import stdout\nstdout.write('x')", "sys.__stdout__"):
         assert named(ast.parse(source))
 

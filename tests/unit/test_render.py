@@ -18,7 +18,7 @@ def text_of(rows: list[render.Row]) -> str:
 
 
 def test_all_of_a_status() -> None:
-    """5.3: each part of a status is told, in words, numbers that one can read, and times from now."""
+    """5.3: each part of a status is shown, in words, numbers that one can read, and times from now."""
     told = a_status(
         mountpoint=NASTY, origin=NASTY, account=NASTY, at="2026-01-01T00:10:00Z", mounted_since="2026-01-01T00:00:00Z",
         health=status_schema.Health("degraded", "2026-01-01T00:09:00Z", NASTY, "do this"),
@@ -68,7 +68,7 @@ def a_run(**told: object) -> RunInfo:
 
 
 def test_all_of_a_run() -> None:
-    """What is told of a run has a row each; what is not told has none; long lists are cut, and say so."""
+    """Each attribute of a run has a row; a missing one has none; long lists are cut, and say so."""
     run = a_run(
         description=NASTY, created_at="T", duration_s=7265.0, owner_id=NASTY, external_url="https://x/#/runs/1",
         params=tuple(Pair(f"p{n}", NASTY) for n in range(250)), tags=(Pair(NASTY, NASTY),),

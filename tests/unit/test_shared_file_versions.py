@@ -117,7 +117,7 @@ async def test_validators_that_are_noise(autojump_clock: MockClock) -> None:
 
 
 async def test_a_validator_that_comes_and_goes(autojump_clock: MockClock) -> None:
-    """4.1: an answer of another replica, once, is asked for again and not believed."""
+    """4.1: an answer of another replica, once, is asked for again and not trusted."""
     told = iter([A, A, B] + [A] * 100)
     server = Server(DATA, validator=lambda: next(told))
     async with bench(server) as made:
@@ -172,8 +172,8 @@ async def test_open_finds_the_size(autojump_clock: MockClock, size: int, granted
     assert server.sent == size
 
 
-async def test_a_length_that_nobody_tells(autojump_clock: MockClock) -> None:
-    """2.2: a short body tells its length by its end; a long one is streamed to its end without one."""
+async def test_an_unknown_length(autojump_clock: MockClock) -> None:
+    """2.2: a short body tells its length by its end; a long one is read to its end without one."""
     server = Server(DATA[:100], granted=False, told=False)
     async with bench(server) as made:
         handle = await made.open(None)

@@ -1,4 +1,4 @@
-"""artifactfs.tree.tree and listings: versions, and how long what was listed is believed (semantics.md 2.3, 2.4, 3)."""
+"""artifactfs.tree.tree and listings: versions, and how long a listing stays fresh (semantics.md 2.3, 2.4, 3)."""
 
 import pytest
 import trio
@@ -52,7 +52,7 @@ async def entry(tree: Tree, path: str) -> Entry:
 async def test_time_to_live(
     which: Run, ttl_s: float, tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """3.1: 60 s, or an hour for a run finished for more than ten minutes; the kernel is told what is left."""
+    """3.1: 60 s, or an hour for a run finished for more than ten minutes; the kernel learns what is left."""
     service.runs[1] = which
     found = await look(tree, "runs/1/f")
     assert found.valid_s == pytest.approx(ttl_s)
@@ -92,10 +92,10 @@ async def test_times_as_configured(service: FakeService, nursery: trio.Nursery, 
     assert service.asked() == [("runs", 9)]
 
 
-async def test_an_absence_is_told_for_at_most_ten_seconds(
+async def test_the_kernel_caches_an_absence_for_at_most_ten_seconds(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """3.1: "not there" is told to the kernel for at most `negative_ttl`, and never longer than the listing is fresh."""
+    """3.1: "not there" the kernel caches it for at most `negative_ttl`, and never longer than the listing is fresh."""
     await look(tree, "runs/1/f")
     for slept, told in ((0, 10), (54, 6)):
         await trio.sleep(slept)
@@ -157,7 +157,7 @@ async def test_the_service_is_down(tree: Tree, service: FakeService, autojump_cl
 async def test_an_error_is_not_an_absence(
     error: errors.ServiceError, tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """3.2: cold, the error is told as it is, remembered by nobody, and the next look succeeds."""
+    """3.2: cold, the error is returned as it is, never cached, and the next look succeeds."""
     for broken_at in range(2):
         service.failures = [None] * broken_at + [error]
         with pytest.raises(type(error)):
@@ -207,7 +207,7 @@ async def test_a_run_deleted_meanwhile(tree: Tree, service: FakeService, autojum
 
 
 async def after_change(tree: Tree, service: FakeService, files: dict[str, int | None]) -> tuple[Entry, Entry]:
-    """Return the entry of "f" before and after the run's root is listed anew with these files."""
+    """Return the entry of "f" before and after the run's root is listed again with these files."""
     before = await entry(tree, "runs/1/f")
     service.listings[1, ""] = directory(files)
     await trio.sleep(60)
