@@ -155,8 +155,8 @@ def start(
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
-    for sentence in (*map(str, loaded.warnings), *([warning] if warning else [])):
-        output.warn(sentence, program)
+    for notice in (*loaded.warnings, *([warning] if warning else [])):
+        output.warn(str(notice), program)
     target = settings.log_target(loaded, point, foreground=foreground)
     if target.file is not None:
         checks.log_file(target.file, point)
