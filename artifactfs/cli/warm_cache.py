@@ -1,4 +1,4 @@
-"""`artifactfs warm` and `artifactfs cache`: what is kept of contents on the local disk."""
+"""`artifactfs warm` and `artifactfs cache`: the cache of file contents on the local disk."""
 
 import os
 import shutil
@@ -7,7 +7,8 @@ import click
 
 from artifactfs import settings
 from artifactfs.cli import output
-from artifactfs.cli.options import Command, config_options
+from artifactfs.cli.completion import FILE
+from artifactfs.cli.options import cache_dir_option
 from artifactfs.content import cache_dir
 from artifactfs.content.block_store import BlockStore
 from artifactfs.errors import ExitCode, UserError
@@ -20,23 +21,19 @@ _FAILURES_SHOWN = 20
 
 @click.group()
 def cache() -> None:
-    """Look at, check or empty the cache of contents."""
-
-
-def _cache_option(command: Command) -> Command:
-    help_text = "Directory of the content cache.  [ARTIFACTFS_CACHE_DIR]"
-    command = click.option("--cache-dir", "cache_dir", metavar="DIR", help=help_text)(command)
-    return config_options(command)
+    """Show, check or empty the cache of file contents."""
 
 
 @cache.command("info")
-@_cache_option
+@cache_dir_option
 def cache_info(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
-    """Say where the cache is, what it holds, and what it may hold."""
+    """Show where the cache is, how much it holds, and its limit."""
     loaded = _load(cache_dir, config_file, profile)
     usage = _store(loaded).usage()
     is_there = os.path.isdir(loaded.cache_dir)
-    output.say(f"directory  {loaded.cache_dir}" + ("" if is_there else " (not there yet: the first mount makes it)"))
+    output.say(
+        f"directory  {loaded.cache_dir}" + ("" if is_there else " (does not exist yet: the first mount makes it)")
+    )
     output.say(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
     output.say(
         f"limit      {format_size(loaded.cache_size)}, leaving {format_size(loaded.cache_min_free)} free on the disk"
@@ -46,9 +43,9 @@ def cache_info(cache_dir: str | None, config_file: str | None, profile: str | No
 
 
 @cache.command("verify")
-@_cache_option
+@cache_dir_option
 def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
-    """Read every block; what is damaged is deleted, and fetched again when it is needed."""
+    """Read every block, and delete damaged ones. The next read fetches them again."""
     loaded = _load(cache_dir, config_file, profile)
     store = _store(loaded)
     damaged = 0
@@ -56,11 +53,11 @@ def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | 
         damaged += 1
         output.say(f"damaged, deleted: {path} ({format_size(size)})")
     usage = store.usage()
-    output.say(f"{usage.blocks} blocks are whole ({format_size(usage.size_bytes)}), {damaged} were damaged")
+    output.say(f"{usage.blocks} blocks are intact ({format_size(usage.size_bytes)}), {damaged} were damaged")
 
 
 @cache.command("clear")
-@_cache_option
+@cache_dir_option
 def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
     """Delete everything in the cache. Running mounts continue, and fetch again."""
     loaded = _load(cache_dir, config_file, profile)
@@ -69,13 +66,13 @@ def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | N
 
 
 @click.command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
-@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, help="Files read at once.  [4]")
-@click.option("--dry-run", "-n", is_flag=True, help="Only list, and say what it would cost.")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
+@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
+@click.option("--dry-run", "-n", is_flag=True, help="Only list, and print the cost.")
 def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     """Fetch trees or files of a mount into the cache ahead of time.
 
-    Stopped and called again, it goes on where it was.
+    After an interruption, call it again: it continues where it stopped.
     """
     from artifactfs import warm as warming
 
@@ -83,14 +80,16 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     if dry_run:
         output.say(warming.describe(todo))
     else:
-        read_bytes = warming.fetch(todo, jobs=jobs, console=output.console(err=True))
-        output.say(f"{warming.files(len(todo.files))}, {format_size(read_bytes)}")
+        count = warming.files(len(todo.files))
+        with output.progress(count, todo.size_bytes) as advance:
+            read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
+        output.say(f"{count}, {format_size(read_bytes)}")
     for failure in todo.failures[:_FAILURES_SHOWN]:
         output.complain(failure)
     if todo.failures:
-        count = len(todo.failures)
-        what = "1 file or directory" if count == 1 else f"{count} files or directories"
-        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read; call again to go on")
+        failed = len(todo.failures)
+        what = "1 file or directory" if failed == 1 else f"{failed} files or directories"
+        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
 
 
 def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -> Settings:
@@ -103,8 +102,6 @@ def _store(loaded: Settings) -> BlockStore:
     except FileNotFoundError:
         directory = loaded.cache_dir  # the first mount makes it
     except OSError as error:
-        raise UserError(
-            ExitCode.CACHE_REFUSED,
-            f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror}): give another with --cache-dir",
-        ) from None
+        fact = f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror})"
+        raise UserError(ExitCode.CACHE_REFUSED, fact, "give another with --cache-dir") from None
     return BlockStore(directory, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)

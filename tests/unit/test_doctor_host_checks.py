@@ -94,7 +94,7 @@ def test_libraries() -> None:
     check(
         host_checks.libraries(["httpx>=0.30"], versions, lambda: ""), Mark.FAULT, "httpx is 0.28.1, and 0.30 is needed"
     )
-    check(host_checks.libraries(["rich>=1"], versions, lambda: ""), Mark.FAULT, "rich is missing")
+    check(host_checks.libraries(["none-such>=1"], versions, lambda: ""), Mark.FAULT, "none-such is missing")
 
     def broken() -> str:
         fact = "pyfuse3 does not load (libfuse3.so.3: no such file)"
