@@ -13,7 +13,7 @@ from artifactfs.domain import ContentBody, DirectoryListing, IndexedFile, Listed
 from artifactfs.errors import ServiceError
 from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
-from artifactfs.util.humanize import format_duration, format_size
+from artifactfs.util.humanize import format_duration, format_size, format_span
 from artifactfs.util.urls import is_loopback, without_password
 
 # With a larger skew, TLS may fail, and ages of runs are wrong.
@@ -146,15 +146,8 @@ def clock(heads: Heads) -> Finding | None:
     if abs(skew_s) <= _SKEW_S:
         return good("clock", "within two minutes of the service's")
     way = "ahead of" if skew_s > 0 else "behind"
-    text = f"this machine's clock is {_span(abs(skew_s))} {way} the service's: TLS may fail, and ages are wrong"
+    text = f"this machine's clock is {format_span(abs(skew_s))} {way} the service's: TLS may fail, and ages are wrong"
     return warning("clock", text, "sudo timedatectl set-ntp true")
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def rate_limit(heads: Heads) -> Finding | None:

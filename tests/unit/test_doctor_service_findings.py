@@ -100,9 +100,9 @@ def test_refused_without_keys() -> None:
         (0, Mark.GOOD, "within two minutes"),
         (119, Mark.GOOD, ""),
         (-119, Mark.GOOD, ""),
-        (121, Mark.WARNING, "2 minutes ahead of"),
-        (-3600 * 5, Mark.WARNING, "5 hours behind"),
-        (86400 * 400, Mark.WARNING, "400 days ahead"),
+        (121, Mark.WARNING, "2 min ahead of"),
+        (-3600 * 5, Mark.WARNING, "5 h 0 min behind"),
+        (86400 * 400, Mark.WARNING, "400 d 0 h ahead"),
     ],
 )
 def test_clock(ahead_s: int, mark: Mark, said: str) -> None:
