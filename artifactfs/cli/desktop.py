@@ -8,9 +8,9 @@ from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY
 from artifactfs.cli.options import program
-from artifactfs.desktop import install as installing
 from artifactfs.desktop import opening
 from artifactfs.desktop.desktop_files import Choice
+from artifactfs.desktop.install import Installation
 from artifactfs.errors import UserError
 from artifactfs.mount import mount_table
 
@@ -40,9 +40,8 @@ def install(with_bin: bool, mountpoint: str) -> None:
     File managers then recognize safetensors, PyTorch, Parquet and similar files by their names; otherwise they read
     every file of a directory. Without --bin an earlier --bin is undone. `uninstall` removes all of it.
     """
-    data_home = settings.data_home()
     choice = Choice(_absolute(mountpoint), program(), with_bin)
-    for path in installing.install(data_home, choice):
+    for path in Installation(settings.data_home()).install(choice):
         output.say(f"installed {path}")
     output.say(f"the launcher “Model Lab” mounts {choice.mountpoint} and opens it; keys: see `artifactfs mount --help`")
     if with_bin:
@@ -53,7 +52,7 @@ def install(with_bin: bool, mountpoint: str) -> None:
 @desktop.command("uninstall")
 def uninstall() -> None:
     """Remove the files of `install`, and no others."""
-    removed = installing.uninstall(settings.data_home())
+    removed = Installation(settings.data_home()).uninstall()
     for path in removed:
         output.say(f"removed {path}")
     if not removed:
@@ -63,12 +62,10 @@ def uninstall() -> None:
 @desktop.command("status")
 def status() -> None:
     """Show what is installed, and where."""
-    data_home = settings.data_home()
-    mountpoint = installing.launcher_mountpoint(data_home)
-    choice = Choice(mountpoint or _absolute(_MOUNTPOINT), program(), installing.has_bin(data_home))
-    for part in installing.status(data_home, choice):
+    installation = Installation(settings.data_home())
+    for part in installation.status(program(), _absolute(_MOUNTPOINT)):
         output.say(f"{part.name:<10}  {part.state}" + (f"  {part.path}" if part.state != "not installed" else ""))
-    if mountpoint is not None:
+    if (mountpoint := installation.mountpoint()) is not None:
         output.say(f"the launcher opens {mountpoint}")
 
 

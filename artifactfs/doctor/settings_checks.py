@@ -51,15 +51,13 @@ def read(given: SettingsArguments) -> Setup:
             )
     except UserError as error:
         return _broken(given, error)
-    origins = (
-        ("access token", loaded.keys.access_token),
-        ("API key", loaded.keys.api_key),
-        ("application key", loaded.keys.app_key),
-    )
-    places = [f"{name} from {_place(origin)}" for name, origin in origins if origin is not None]
+    keys = loaded.keys
     # With a token the keys are not used.
-    used = places[0] if loaded.keys.access_token is not None else ", ".join(places)
-    return Setup(loaded, [*_understood(loaded), good("keys", used)], may_ask=True)
+    used: dict[str, settings.Origin | None] = {"access token": keys.access_token}
+    if keys.access_token is None:
+        used = {"API key": keys.api_key, "application key": keys.app_key}
+    sources = ", ".join(f"{name} from {_place(origin)}" for name, origin in used.items() if origin is not None)
+    return Setup(loaded, [*_understood(loaded), good("keys", sources)], may_ask=True)
 
 
 def _place(origin: settings.Origin) -> str:
