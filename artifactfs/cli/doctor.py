@@ -26,7 +26,7 @@ _MARKS = {
 @click.command()
 @click.argument("mountpoint", required=False, type=DIRECTORY)
 @setting_options
-@click.option("--run", "run_id", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Run to try the service on.")
+@click.option("--run", "run_id", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Run to test the service with.")
 @click.option("--no-index", is_flag=True, help="Do not request a project's listing, which may be long.")
 @click.option("--offline", is_flag=True, help="Check this machine only: no request.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -40,15 +40,15 @@ def doctor(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say whether a mount would work here (at MOUNTPOINT), and how to fix what is wrong.
+    """Check whether a mount would work here (at MOUNTPOINT), and print the fix of each problem.
 
     Takes the options of `mount`, and changes nothing. It sends about five requests: the runs last updated (keys, site,
     clock, rate limit); a run's root, and up to four more where it is empty; a directory of it, in two forms at most;
-    some bytes of a file; the project's listing. More only where an answer fails in passing, as a mount would.
+    some bytes of a file; the project's listing. Failures that may pass are retried, as in a mount.
 
-    Exit code 0: a mount works, if perhaps with warnings; 23: something is wrong.
+    Exit code 0: a mount works, possibly with warnings; 23: something is wrong.
     """
-    # The findings say what the log would.
+    # The findings replace the log.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.doctor import Finding, Mark, Report, Request, examine
     from artifactfs.doctor.settings_checks import SettingsArguments

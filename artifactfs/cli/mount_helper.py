@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from artifactfs import __version__, cli, settings
 from artifactfs.cli import mounts, output
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import checks
 from artifactfs.settings import SETTINGS
 
@@ -103,11 +103,9 @@ def _run(arguments: Sequence[str]) -> None:
         loaded = dataclasses.replace(loaded, wait_max=_WAIT_MAX_S)
     if loaded.origin_is_default and request.spec not in _LABELS and loaded.profile is None:
         # The name may mean a profile of a missing config file: the keys would then go to another host.
-        output.warn(
-            f"{request.spec} is taken as a label, since there are no profiles in {loaded.config_file}; "
-            f"{loaded.site} is asked: confirm with site={loaded.site}, or give another site=, or config=FILE",
-            _PROGRAM,
-        )
+        fact = f"{request.spec} is taken as a label, since there are no profiles in {loaded.config_file}"
+        fix = f"{loaded.site} is asked: confirm with site={loaded.site}, or give another site=, or config=FILE"
+        output.warn(str(Notice(fact, fix)), _PROGRAM)
     if request.verbose:
         what = next((f"the {name.replace('_', ' ')} {text}" for name, text in meant.items()), "a label")
         output.say(f"{_PROGRAM}: {request.spec} is {what}; mounting {loaded.origin}")
@@ -131,10 +129,8 @@ def parse(arguments: Sequence[str]) -> Request:
         # Python would import the rest of itself from there.
         fact = "-N: no mount into another namespace"
         raise UserError(ExitCode.USAGE, fact, "enter it first: `nsenter --mount=NS …`")
-    texts = [text for flag, text in flags if flag == "-o"]
-    return Request(
-        words[0], words[1], tuple(_for_settings(texts, sloppy="-s" in given)), fake="-f" in given, verbose="-v" in given
-    )
+    options = _for_settings([text for flag, text in flags if flag == "-o"], sloppy="-s" in given)
+    return Request(words[0], words[1], tuple(options), fake="-f" in given, verbose="-v" in given)
 
 
 def _for_settings(texts: Sequence[str], *, sloppy: bool) -> list[str]:

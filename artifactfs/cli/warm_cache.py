@@ -1,14 +1,16 @@
 """`artifactfs warm` and `artifactfs cache`: the cache of file contents on the local disk."""
 
+import functools
 import os
 import shutil
+from collections.abc import Callable
 
 import click
 
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
-from artifactfs.cli.options import cache_dir_option
+from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.content import cache_dir
 from artifactfs.content.block_store import BlockStore
 from artifactfs.errors import ExitCode, UserError
@@ -24,30 +26,36 @@ def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
 
+def _with_cache(command: Callable[[Settings, BlockStore], None]) -> Command:
+    """Give a command the options of the cache, and call it with the settings and the cache."""
+
+    @cache_dir_option
+    @functools.wraps(command)
+    def run(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+        loaded = settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)
+        command(loaded, _store(loaded))
+
+    return run
+
+
 @cache.command("info")
-@cache_dir_option
-def cache_info(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+@_with_cache
+def cache_info(loaded: Settings, store: BlockStore) -> None:
     """Show where the cache is, how much it holds, and its limit."""
-    loaded = _load(cache_dir, config_file, profile)
-    usage = _store(loaded).usage()
-    is_there = os.path.isdir(loaded.cache_dir)
-    output.say(
-        f"directory  {loaded.cache_dir}" + ("" if is_there else " (does not exist yet: the first mount makes it)")
-    )
+    usage = store.usage()
+    exists = os.path.isdir(loaded.cache_dir)
+    output.say(f"directory  {loaded.cache_dir}{'' if exists else ' (does not exist yet: the first mount makes it)'}")
     output.say(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
-    output.say(
-        f"limit      {format_size(loaded.cache_size)}, leaving {format_size(loaded.cache_min_free)} free on the disk"
-    )
-    if is_there:
+    limit, free = format_size(loaded.cache_size), format_size(loaded.cache_min_free)
+    output.say(f"limit      {limit}, leaving {free} free on the disk")
+    if exists:
         output.say(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
 
 
 @cache.command("verify")
-@cache_dir_option
-def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+@_with_cache
+def cache_verify(_loaded: Settings, store: BlockStore) -> None:
     """Read every block, and delete damaged ones. The next read fetches them again."""
-    loaded = _load(cache_dir, config_file, profile)
-    store = _store(loaded)
     damaged = 0
     for path, size in store.verify():
         damaged += 1
@@ -57,11 +65,10 @@ def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | 
 
 
 @cache.command("clear")
-@cache_dir_option
-def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+@_with_cache
+def cache_clear(_loaded: Settings, store: BlockStore) -> None:
     """Delete everything in the cache. Running mounts continue, and fetch again."""
-    loaded = _load(cache_dir, config_file, profile)
-    gone = _store(loaded).clear()
+    gone = store.clear()
     output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
 
 
@@ -90,10 +97,6 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         failed = len(todo.failures)
         what = "1 file or directory" if failed == 1 else f"{failed} files or directories"
         raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
-
-
-def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -> Settings:
-    return settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)
 
 
 def _store(loaded: Settings) -> BlockStore:

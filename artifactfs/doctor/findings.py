@@ -40,9 +40,9 @@ def good(check: str, fact: str) -> Finding:
     return _finding(check, Mark.GOOD, fact)
 
 
-def skipped(check: str, fact: str) -> Finding:
+def skipped(check: str, fact: str, fix: str | None = None) -> Finding:
     """Return a finding for a check that was not made."""
-    return _finding(check, Mark.SKIPPED, fact)
+    return _finding(check, Mark.SKIPPED, fact, fix)
 
 
 def warning(check: str, fact: str, fix: str | None = None) -> Finding:

@@ -48,7 +48,7 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
     except OSError as error:
         return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
     if not understood:
-        # For example, another user's file: the finding about the settings says so.
+        # For example, another user's file: the finding about the settings names it.
         return skipped("config file", path)
     mode = stat.S_IMODE(found.st_mode)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"

@@ -75,17 +75,21 @@ def examine(request: Request, tell: Tell) -> dict[str, int]:
 def _check_machine(tell: Tell, machine: Machine, mounts: Sequence[Mount], loaded: Settings) -> None:
     requirements = importlib.metadata.requires("artifactfs") or []
     files_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _here(tell, "memory", lambda: checked("memory", checks.memory, "enough for a mount"))
-    _here(tell, "fuse device", lambda: host_checks.device(machine))
-    _here(tell, "privilege", lambda: host_checks.privilege(machine))
-    _here(tell, "fusermount3", lambda: host_checks.fusermount(machine))
-    _here(tell, "user", lambda: host_checks.user(machine))
-    _here(tell, "allow_other", lambda: host_checks.fuse_conf(machine, mounts, allow_other=loaded.allow_other))
-    _here(tell, "open files", lambda: host_checks.open_files(files_limit))
-    _here(tell, "updatedb", lambda: host_checks.updatedb(machine))
-    _here(tell, "logout", lambda: host_checks.logout(machine))
-    _here(tell, "mounts", lambda: host_checks.mounts(mounts))
-    _here(tell, "libraries", lambda: host_checks.libraries(requirements))
+    looks: dict[str, Callable[[], Found]] = {
+        "memory": lambda: checked("memory", checks.memory, "enough for a mount"),
+        "fuse device": lambda: host_checks.device(machine),
+        "privilege": lambda: host_checks.privilege(machine),
+        "fusermount3": lambda: host_checks.fusermount(machine),
+        "user": lambda: host_checks.user(machine),
+        "allow_other": lambda: host_checks.fuse_conf(machine, mounts, allow_other=loaded.allow_other),
+        "open files": lambda: host_checks.open_files(files_limit),
+        "updatedb": lambda: host_checks.updatedb(machine),
+        "logout": lambda: host_checks.logout(machine),
+        "mounts": lambda: host_checks.mounts(mounts),
+        "libraries": lambda: host_checks.libraries(requirements),
+    }
+    for check, look in looks.items():
+        _here(tell, check, look)
 
 
 def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:

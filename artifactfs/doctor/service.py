@@ -156,8 +156,10 @@ class ServiceChecks:
                 self._tell(service_findings.listing(each, root))
                 return _Found(run, root, {"": root})
         looked = "the run has no file" if run_id is not None else f"of {len(candidates)} runs none has a file"
-        hint = f"{looked}: nothing to try it on; name one with --run"
-        self._tell(skipped("listing", hint if candidates else "this account has no run: nothing to try it on"))
+        if candidates:
+            self._tell(skipped("listing", f"{looked}: nothing to try it on", "artifactfs doctor --run ID"))
+        else:
+            self._tell(skipped("listing", "this account has no run: nothing to try it on"))
         return None
 
     async def _directory(self, found: _Found) -> None:

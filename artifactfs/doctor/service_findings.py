@@ -149,8 +149,7 @@ def rate_limit(heads: Heads) -> Finding | None:
     text = f"{left:,} of {limit:,} requests are left" + (f" for {period:,} s" if period else "")
     text += f" (limit {name})" if name else ""
     if left < limit * _NEAR:
-        # A reset beyond the named period is probed after that period (docs/semantics.md 5.4), as the service's line
-        # says.
+        # A reset beyond the named period is probed after that period (docs/semantics.md 5.4).
         wait_s = min(reset, period) if reset is not None and period else reset
         until = f"sleep {wait_s}  # until the limit resets" if wait_s is not None else None
         return warning("rate limit", f"{text}: prefetching stops, and requests are spread out", until)

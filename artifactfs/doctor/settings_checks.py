@@ -35,7 +35,7 @@ class SettingsArguments:
 
 @dataclass(frozen=True)
 class Setup:
-    """The settings, as far as they can be read. `may_ask`: whether they say where the keys may go."""
+    """The settings, as far as they can be read. `may_ask`: whether it is known where the keys may go."""
 
     settings: Settings
     findings: list[Finding]
