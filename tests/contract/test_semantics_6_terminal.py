@@ -172,7 +172,7 @@ def test_what_the_mount_says_of_itself(scene: Scene) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["bar", "json"])
 def test_watching(options: list[str], scene: Scene) -> None:
-    """6.5: a mount that is watched is drawn again and again by rich's sequences alone."""
+    """6.5: a mount that is watched is redrawn by click's sequences alone."""
     words = (ARTIFACTFS, "status", "--watch", "--interval", "0.1", *options, scene.mounted.point)
     with terminal(*words, env=scene.mounted.shell.env) as screen:
         screen.read_until("failures" if options else "inodes")

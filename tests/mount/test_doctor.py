@@ -125,8 +125,8 @@ SWITCHES: list[tuple[dict[str, object], str, str, str]] = [
     ({"index": "cut"}, "index", "warning", "no project's listing"),
     ({"rate_limit_headers": False}, "rate limit", "skipped", "does not tell"),
     ({"page_base": 1, "page_meta": "none"}, "service", "good", "is a Model Lab"),
-    ({"clock_skew_s": 3600}, "clock", "warning", "60 minutes behind"),
-    ({"clock_skew_s": -86400 * 9}, "clock", "warning", "9 days ahead"),
+    ({"clock_skew_s": 3630}, "clock", "warning", "60 min behind"),
+    ({"clock_skew_s": -86400 * 9}, "clock", "warning", "9 d 0 h ahead"),
 ]
 
 

@@ -3,13 +3,13 @@
 import pytest
 
 from artifactfs.doctor import host_checks
-from artifactfs.doctor.host import Machine
 from artifactfs.errors import ExitCode
+from artifactfs.mount.host import Machine
 from tests.doctoring import ask
 from tests.harness import Lab, Shell, needs_root
 
-# In a container a missing device is fixed otherwise.
-CONTAINED = host_checks.container(Machine())
+# In a container a missing device has another fix.
+CONTAINED = host_checks.is_container(Machine())
 NOT_IT = ["is not the FUSE device", "--device /dev/fuse" if CONTAINED else "mknod -m 666 /dev/fuse c 10 229"]
 DEV = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"
 

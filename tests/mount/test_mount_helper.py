@@ -205,7 +205,7 @@ def test_a_label_that_may_be_a_profile(machine: Machine, lab: Lab, point: str, s
     done = machine.run(*fake, "eu", point).ok()
     assert done.err.count("\n") == 1
     assert "warning: eu is taken as a label, since there are no profiles in " in done.err
-    assert "/config.toml; datadoghq.com is asked: say so with site=datadoghq.com" in done.err
+    assert "/config.toml; datadoghq.com is asked: confirm with site=datadoghq.com" in done.err
     for spec, options in (
         ("none", "ro"),
         ("artifactfs", "ro"),

@@ -1,17 +1,20 @@
 """artifactfs.cli.render: status and info as text: all of it, readable, and nothing that a terminal would obey."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from artifactfs.cli import render
 from artifactfs.control import status_schema
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.modellab.details import Metric, Pair
+from artifactfs.util.humanize import format_span
 from tests.unit.test_status_schema import a_status
 
 NASTY = "\x1b[2J\x07\u202e\nx\ud800"
 
 
-def text_of(rows: list[render.Row]) -> str:
+def text_of(rows: Iterable[render.Row]) -> str:
     text = "\n".join(render.lines(rows))
     assert text.replace("\n", "").isprintable()
     return text
@@ -115,7 +118,7 @@ def test_all_of_a_file_and_a_project() -> None:
     [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h 0 min"), (172_800, "2 d 0 h")],
 )
 def test_spans(seconds: float, said: str) -> None:
-    assert render.span(seconds) == said
+    assert format_span(seconds) == said
 
 
 def test_times_that_are_none() -> None:

@@ -125,7 +125,7 @@ def test_what_a_unit_replaces(point: str, tmp_path: Path) -> None:
 
 def test_a_unit_that_is_not_there(tmp_path: Path) -> None:
     """`uninstall` of none says which there are."""
-    with pytest.raises(UserError, match="nor any other"):
+    with pytest.raises(UserError, match="there are none of artifactfs"):
         systemd_units.uninstall(str(tmp_path / "none"), None)
     systemd_units.install(systemd_units.make(str(tmp_path), ("/bin/true",), "/mnt", "eu", None))
     with pytest.raises(UserError, match=r"there is no unit .*artifactfs\.service; there are artifactfs@eu\.service"):
