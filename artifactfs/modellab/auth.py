@@ -72,22 +72,16 @@ class KeyRing:
         self.credentials = credentials
         # Counts the changes: who was refused may have asked with keys that are old by now.
         self.generation = 0
-        self._headers = credentials.headers()
-        self._secrets = credentials.secrets()
+        # They authenticate a request to the API's origin.
+        self.headers = credentials.headers()
+        # Every secret that there was, in the clear, the longest first.
+        self.secrets = credentials.secrets()
         self._source = source or KeySource()
         self._clock = clock
         self._nursery: trio.Nursery | None = None
         self._on_change: Callable[[Credentials], None] = lambda _: None
         self._reading: trio.Event | None = None
         self._next_forbidden = self._next_command = float("-inf")
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate a request to the API's origin."""
-        return self._headers
-
-    def secrets(self) -> list[str]:
-        """Return every secret that there was, in the clear, the longest first."""
-        return self._secrets
 
     def start(self, nursery: trio.Nursery, on_change: Callable[[Credentials], None]) -> None:
         """From now on, read keys again that are refused, in tasks of `nursery`.
@@ -149,8 +143,8 @@ class KeyRing:
     def _adopt(self, credentials: Credentials) -> None:
         # Before anything can speak of them.
         logs.redact(credentials.secrets())
-        self._secrets = sorted({*self._secrets, *credentials.secrets()}, key=len, reverse=True)
-        self.credentials, self._headers = credentials, credentials.headers()
+        self.secrets = sorted({*self.secrets, *credentials.secrets()}, key=len, reverse=True)
+        self.credentials, self.headers = credentials, credentials.headers()
         self.generation += 1
         log.info("the keys have changed where they come from; the new ones are used from now on")
         self._on_change(credentials)

@@ -178,7 +178,7 @@ class ModelLab:
         try:
             decoder = ProjectDecoder()
             came = 0
-            async with aclosing(stream.decoded()) as pieces:
+            async with aclosing(stream.chunks()) as pieces:
                 async for piece in pieces:
                     came += len(piece)
                     if came > self._sizes.index_bytes:
@@ -286,11 +286,10 @@ class ModelLab:
         async with self._transport.get_buffered(endpoint, target, deadline_s=self._deadline_s) as body:
             found, failure = await self._decoded(decode, body)
             del body
-            if isinstance(failure, errors.UnexpectedAnswer):
-                self._transport.record_foreign_answer(endpoint)
+            if isinstance(failure, errors.UnexpectedAnswer) or failure is None:
+                self._transport.record_origin(endpoint, is_foreign=failure is not None)
             if failure is not None:
                 raise failure
-            self._transport.record_valid_answer()
             yield found  # type: ignore[misc]  # there is one where there is no failure
 
     async def _decoded(

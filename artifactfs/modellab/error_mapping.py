@@ -3,6 +3,8 @@
 import errno
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 
@@ -67,6 +69,15 @@ def error_from_exception(host: str, error: httpx.HTTPError, proxy: str | None = 
     if isinstance(error, httpx.DecodingError):
         return errors.UnexpectedAnswer(f"{host} sent a body that does not decompress")
     return errors.ConnectionLost(f"the connection to {host} was lost: {type(error).__name__}")
+
+
+@contextmanager
+def converting(url: httpx.URL, proxy: str | None) -> Iterator[None]:
+    """Raise httpx's exceptions as ours, which name the host of `url`: not a host that redirected to it."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise error_from_exception(url.netloc.decode("ascii"), error, proxy) from error
 
 
 def _of_proxy(host: str, proxy: str, causes: list[BaseException]) -> errors.ServiceError:

@@ -1,12 +1,19 @@
-"""The state of the rate limits. No clock, no sleeping, no httpx: time and answers are arguments.
+"""The rate limits, as answers report them, and the pauses that they impose on requests (docs/semantics.md 5.4).
 
-Times are seconds of one clock, the caller's. Headers are looked up in lower case.
+`RateLimits` has no clock and does not sleep: time and answers are arguments. Times are seconds of one clock, the
+caller's. Headers are looked up in lower case.
 """
 
 import email.utils
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
 import msgspec
+import trio
+
+from artifactfs import errors
+
+log = logging.getLogger(__name__)
 
 # For a 429 that names no reset.
 _DEFAULT_RESET_S = 5.0
@@ -143,6 +150,34 @@ class RateLimits:
     def recovered_at(self, now: float) -> float:
         """Return when the last pause was over; minus infinity where there was none."""
         return max((until for until in self._blocked_until.values() if until <= now), default=float("-inf"))
+
+
+async def wait(
+    limits: RateLimits,
+    endpoint: str,
+    host: str,
+    end: float,
+    clock: Callable[[], float],
+    failures: list[errors.PassingError],
+) -> float:
+    """Wait until a request of this kind may be sent; returns for how many seconds. `failures`: gets the reason.
+
+    Raises RateLimited at once where a reset lies past `end`.
+    """
+    paused_s = 0.0
+    # Checked after each pause: another request may have learned a later reset.
+    while (pause_s := limits.pause_s(endpoint, now := clock())) > 0:
+        fact = f"{host} is rate-limiting these keys: its limit resets in {pause_s:.0f} s, past the deadline"
+        failures.append(errors.RateLimited(fact, pause_s))
+        if now + pause_s >= end:
+            raise failures[-1]
+        log.info("rate limit of %s: waiting %.1f s", host, pause_s)
+        await trio.sleep(pause_s)
+        paused_s += pause_s
+    # Near the limit, requests are spread out. No request fails because of that.
+    if (turn_s := min(limits.turn_s(endpoint, now), (end - now) / 2)) > 0:
+        await trio.sleep(turn_s)
+    return paused_s + max(turn_s, 0.0)
 
 
 def _number(text: str | None) -> float | None:

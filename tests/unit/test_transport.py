@@ -10,9 +10,10 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
 from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
-from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Transport
+from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 from artifactfs.util.backoff import backoff_s
 from tests.fakes import TurnedClock
