@@ -6,8 +6,8 @@ writes its listings. Source: docs/dev/model-lab-api.md.
 
 import logging
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import cachetools
@@ -15,18 +15,11 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import DirectoryListing, IndexedFile, Project, RequestUsage, Run
+from artifactfs.domain import Children, DirectoryListing, IndexedFile, Project, RequestUsage, Run
 from artifactfs.modellab import details, models, pagination, size_limits
 from artifactfs.modellab.details import ProjectDetails, RunDetails
-from artifactfs.modellab.listing_dialects import (
-    Evidence,
-    ListingKind,
-    ListingNormalizer,
-    PathBase,
-    PathForm,
-    ServerDialect,
-)
-from artifactfs.modellab.models import FileRow, Page
+from artifactfs.modellab.listing_dialects import Dialect, ListingKind, NormalListing, PathForm, forms, learn, normalize
+from artifactfs.modellab.models import Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
@@ -39,8 +32,6 @@ T = TypeVar("T")
 # hold few brackets and commas.
 _CONTAINERS_PER_ROW = 2
 _VALUES_PER_ROW = 16
-# Rows sorted between two checkpoints: about 5 ms of work.
-_SLICE = 2_000
 # A project's listing is decoded as a stream, in pieces of about 1 ms of work.
 _INDEX_PIECE_BYTES = 64 << 10
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
@@ -50,14 +41,11 @@ _MAX_LOGGED = 10_000
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """A listing for one form of a directory's path, and the evidence in it."""
+    """A listing for one form of a directory's path. `rows`: how many there were."""
 
-    run_id: int
-    path: str
     form: PathForm
-    kind: ListingKind
-    listing: DirectoryListing
-    evidence: Evidence
+    normal: NormalListing
+    path_in_project: str
     rows: int
 
 
@@ -70,7 +58,7 @@ class ModelLab:
         self._transport = transport
         self._deadline_s = deadline_s
         self._sizes = sizes
-        self._dialect = ServerDialect()
+        self.dialect = Dialect()
         # Lenient decoding needs the size of the body once more, so only one runs at a time.
         self._long_decoding = trio.Lock()
         # The lists (runs, projects) that the log already reports as cut.
@@ -147,9 +135,9 @@ class ModelLab:
 
         `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
-        first, *others = self._dialect.forms()
+        first, *others = forms(self.dialect)
         if not path or not others:
-            return self._adopt(await self._list(run_id, path, first))
+            return self._adopt(run_id, path, await self._list(run_id, path, first))
         answers: list[_Answer] = []
         refusal: errors.ServiceError | None = None
         for form in (first, *others):
@@ -159,13 +147,15 @@ class ModelLab:
                 # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
                 refusal = refusal or error
                 continue
-            if answer.kind is ListingKind.CHILDREN and not (answer.evidence.echoed and not form.slash):
-                return self._adopt(answer)
+            found = answer.normal
+            if found.kind is ListingKind.CHILDREN and not (found.evidence.echoed and not form.slash):
+                return self._adopt(run_id, path, answer)
             answers.append(answer)
         if refusal is not None and not answers:
             raise refusal
         # Children that came with an echo of the prefix count if the other form brought none.
-        return self._adopt(next((a for a in answers if a.kind is ListingKind.CHILDREN), answers[0]))
+        best = next((each for each in answers if each.normal.kind is ListingKind.CHILDREN), answers[0])
+        return self._adopt(run_id, path, best)
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Stream a project's listing: pass its files to `add` as they arrive.
@@ -192,16 +182,6 @@ class ModelLab:
         finally:
             await stream.aclose()
 
-    @property
-    def slash(self) -> bool | None:
-        """Whether this server lists a directory by its path with a slash at the end; None while unknown."""
-        return self._dialect.slash
-
-    @property
-    def base(self) -> PathBase | None:
-        """What the paths of this server's listings are relative to; None while unknown."""
-        return self._dialect.base
-
     def can_prefetch(self) -> bool:
         """Whether a prefetch may be sent: no request queues, and the rate limit is not near."""
         return self._transport.can_prefetch("listing")
@@ -210,39 +190,24 @@ class ModelLab:
         """Return the requests made so far, and their cost."""
         return self._transport.cost()
 
-    def _adopt(self, answer: _Answer) -> DirectoryListing:
+    def _adopt(self, run_id: int, path: str, answer: _Answer) -> DirectoryListing:
         """Take an answer as the directory's, learn the server's dialect from it, and log its oddities."""
+        found = answer.normal
         # Names that were left out prove nothing: they may come from anywhere.
-        has_children = answer.kind is ListingKind.CHILDREN and bool(answer.listing.children.by_name)
-        self._dialect.learn(answer.evidence, answer.form if answer.path and has_children else None)
-        self._report(answer)
-        return answer.listing
+        accepted = answer.form if path and found.kind is ListingKind.CHILDREN and found.children.by_name else None
+        self.dialect = learn(self.dialect, found.evidence, accepted)
+        self._report(run_id, path, found.children, answer.rows)
+        return DirectoryListing(found.children, answer.path_in_project)
 
     async def _list(self, run_id: int, path: str, form: PathForm) -> _Answer:
-        query = {"path": form(path)} if path else {}
+        query = {"path": f"{form.lead}{path}{'/' if form.slash else ''}"} if path else {}
         # Rows take as much memory as their body, so its memory is held until they are sorted.
         async with self._asked("listing", f"/runs/{run_id}/artifacts", query, self._run_listing) as answer:
-            sorter = ListingNormalizer(path, sent_slash=form.slash, known=self._dialect.base)
-            for rows in _slices(answer.files):
-                sorter.weigh(rows)
-                await trio.lowlevel.checkpoint()
-            for rows in _slices(answer.files):
-                sorter.add(rows)
-                await trio.lowlevel.checkpoint()
-        kind, children = sorter.result()
-        children.bad_names += answer.odd_rows
-        return _Answer(
-            run_id=run_id,
-            path=path,
-            form=form,
-            kind=kind,
-            listing=DirectoryListing(children, answer.path_in_project),
-            evidence=sorter.evidence(),
-            rows=len(answer.files),
-        )
+            found = await _in_turns(normalize(answer.files, path, sent_slash=form.slash, known=self.dialect.base))
+        found.children.bad_names += answer.odd_rows
+        return _Answer(form, found, answer.path_in_project, len(answer.files))
 
-    def _report(self, answer: _Answer) -> None:
-        run_id, path, rows, children = answer.run_id, answer.path, answer.rows, answer.listing.children
+    def _report(self, run_id: int, path: str, children: Children, rows: int) -> None:
         cut = bool(rows) and rows % _S3_PAGE == 0
         seen = (children.bad_names, len(children.shadowed), cut)
         if seen == self._logged.get((run_id, path), (0, 0, False)):
@@ -307,7 +272,7 @@ class ModelLab:
         ):
             return None, errors.AnswerTooLarge(f"a listing has more than {max_rows:,} entries")
         try:
-            return await self._step_by_step(decode(body)), None
+            return await _in_turns(decode(body), self._long_decoding), None
         except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
             return None, type(error)(error.fact, error.status)
 
@@ -317,18 +282,19 @@ class ModelLab:
             raise errors.AnswerTooLarge(f"a listing has more than {self._sizes.rows:,} entries")
         return listing
 
-    async def _step_by_step(self, steps: Generator[None, None, T]) -> T:
-        """Run a decoder, with a checkpoint after each step. Long decodings run one at a time."""
-        found: T
-        try:
-            next(steps)
-            async with self._long_decoding:
-                while True:
-                    await trio.lowlevel.checkpoint()
-                    next(steps)
-        except StopIteration as done:
-            found = done.value
-        return found
+
+async def _in_turns(steps: Generator[None, None, T], lock: trio.Lock | None = None) -> T:
+    """Run a generator to its result, with a checkpoint after each step. After the first step, `lock` is held."""
+    found: T
+    try:
+        next(steps)
+        async with lock or nullcontext():
+            while True:
+                await trio.lowlevel.checkpoint()
+                next(steps)
+    except StopIteration as done:
+        found = done.value
+    return found
 
 
 def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[None, None, T]]:
@@ -357,8 +323,3 @@ def _the_project(project_id: int, project: Project) -> Project:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() else None
-
-
-def _slices(rows: Sequence[FileRow]) -> Iterator[Sequence[FileRow]]:
-    for start in range(0, len(rows), _SLICE):
-        yield rows[start : start + _SLICE]

@@ -112,13 +112,17 @@ _row_decoder = msgspec.json.Decoder(FileRow)
 
 def decode_run_listing(body: bytes, lenient_bytes: int = DEFAULTS.lenient_bytes) -> RunListing:
     """Decode the answer of `/runs/{id}/artifacts`. Raises UnexpectedAnswer."""
-    steps = run_listing_in_steps(body, lenient_bytes)
+    return finish(run_listing_in_steps(body, lenient_bytes))
+
+
+def finish(steps: Generator[None, None, T]) -> T:
+    """Return the result of work in steps, for callers without an event loop to keep alive."""
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            listing: RunListing = done.value
-            return listing
+            found: T = done.value
+            return found
 
 
 def run_listing_in_steps(body: bytes, lenient_bytes: int = DEFAULTS.lenient_bytes) -> Generator[None, None, RunListing]:
