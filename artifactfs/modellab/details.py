@@ -1,9 +1,9 @@
 """The details of one run or project: parameters, tags, metrics, times, links.
 
-The tree remembers thousands of runs and needs none of it, so it is decoded here, for `artifactfs info` and xattrs, and
-not kept. Text is the server's, exact: the renderer makes it printable. Anything may be
-absent, null or odd (models.py): then it is None, or left out. Odd forms whose meaning is plain are read as what they
-mean: a tag that is `key:value` in one text, an object in place of a list of pairs, a number that comes as text.
+The tree caches thousands of runs and needs none of this, so it is decoded for `artifactfs info` and xattrs alone. Text
+is the server's, exact: the renderer makes it printable. Anything absent, null or odd (models.py) is None, or left out.
+Odd forms whose meaning is plain are accepted: a tag that is `key:value` in one text, an object in place of a list of
+pairs, a number that comes as text.
 """
 
 import json
@@ -84,8 +84,8 @@ class ProjectDetails(msgspec.Struct, frozen=True):
 
 def decode_run(body: bytes) -> tuple[Run, RunDetails]:
     """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
-    run = models.decode_run(body)
-    attributes = models.attributes_of(body)
+    data = models.one_of(body)
+    run, attributes = models.run_of(data), data["attributes"]
     return run, RunDetails(
         run_id=run.run_id,
         project_id=run.project_id,
@@ -107,8 +107,8 @@ def decode_run(body: bytes) -> tuple[Run, RunDetails]:
 
 def decode_project(body: bytes) -> tuple[Project, ProjectDetails]:
     """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
-    project = models.decode_project(body)
-    attributes = models.attributes_of(body)
+    data = models.one_of(body)
+    project, attributes = models.project_of(data), data["attributes"]
     return project, ProjectDetails(
         project_id=project.project_id,
         name=_text(attributes.get("name")) or "",
