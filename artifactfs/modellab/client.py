@@ -74,37 +74,33 @@ class ModelLab:
 
     async def get_run(self, run_id: int) -> Run:
         """Return one run. Raises NotFound for one that is not there or is deleted."""
-        return _the_run(run_id, await self._ask("run", f"/runs/{run_id}", {}, models.decode_run))
+        run = await self._ask("run", f"/runs/{run_id}", {}, models.decode_run)
+        _check("run", run_id, run.run_id, run)
+        return run
 
     async def run_details(self, run_id: int) -> tuple[Run, RunDetails]:
         """Return one run with its parameters, tags and metrics. Raises NotFound as `get_run` does."""
         run, found = await self._ask("run", f"/runs/{run_id}", {}, details.decode_run)
-        return _the_run(run_id, run), found
+        _check("run", run_id, run.run_id, run)
+        return run, found
 
     async def get_project(self, project_id: int) -> Project:
         """Return one project. Raises NotFound for one that is not there or is deleted."""
-        return _the_project(
-            project_id, await self._ask("project", f"/projects/{project_id}", {}, models.decode_project)
-        )
+        project = await self._ask("project", f"/projects/{project_id}", {}, models.decode_project)
+        _check("project", project_id, project.project_id, project)
+        return project
 
     async def project_details(self, project_id: int) -> ProjectDetails:
         """Return one project with its tags and links. Raises NotFound as `get_project` does."""
         project, found = await self._ask("project", f"/projects/{project_id}", {}, details.decode_project)
-        _the_project(project_id, project)
+        _check("project", project_id, project.project_id, project)
         return found
 
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
-        odd: list[str] = []
-
-        async def ask(page: dict[str, str]) -> Page[Run]:
-            answer = await self._ask("runs", "/runs", query | page, models.decode_runs)
-            odd.extend(answer.odd)
-            return answer
-
-        found = await pagination.fetch_pages("runs", ask, count, lambda run: run.run_id, self._cut)
-        self._report_odd("runs" if project_id is None else f"runs of project {project_id}", odd)
+        what = "runs" if project_id is None else f"runs of project {project_id}"
+        found = await self._pages("runs", what, query, models.decode_runs, count, lambda run: run.run_id)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
         if project_id is not None and any(_number(run.project_id) != project_id for run in found):
             log.warning(
@@ -117,16 +113,39 @@ class ModelLab:
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
+        found = await self._pages(
+            "projects", "projects", {}, models.decode_projects, count, lambda project: project.project_id
+        )
+        return [project for project in found if not project.deleted][:count]
+
+    async def _pages(
+        self,
+        endpoint: str,
+        what: str,
+        query: dict[str, str],
+        decode: Callable[[bytes], Page[T]],
+        count: int,
+        id_of: Callable[[T], int],
+    ) -> list[T]:
+        """Return the rows of a list's first pages. `what`: the list, in the log."""
         odd: list[str] = []
 
-        async def ask(page: dict[str, str]) -> Page[Project]:
-            answer = await self._ask("projects", "/projects", page, models.decode_projects)
+        async def ask(page: dict[str, str]) -> Page[T]:
+            answer = await self._ask(endpoint, f"/{endpoint}", query | page, decode)
             odd.extend(answer.odd)
             return answer
 
-        found = await pagination.fetch_pages("projects", ask, count, lambda project: project.project_id, self._cut)
-        self._report_odd("projects", odd)
-        return [project for project in found if not project.deleted][:count]
+        found = await pagination.fetch_pages(endpoint, ask, count, id_of, self._cut)
+        # Once per list: the next refresh brings the same rows.
+        if odd and what not in self._odd_logged:
+            self._odd_logged[what] = True
+            # A sentence of its own for runs and for projects: the list of errors counts the same sentence once.
+            sentence = (
+                f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
+                "first of theirs is %s"
+            )
+            log.warning(sentence, len(odd), odd[0])
+        return found
 
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         """Return one directory of a run: one request, or two while the server's form is unknown.
@@ -167,11 +186,11 @@ class ModelLab:
         stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, max_attempts=1)
         try:
             decoder = ProjectDecoder()
-            came = 0
+            size_bytes = 0
             async with aclosing(stream.chunks()) as pieces:
                 async for piece in pieces:
-                    came += len(piece)
-                    if came > self._sizes.index_bytes:
+                    size_bytes += len(piece)
+                    if size_bytes > self._sizes.index_bytes:
                         raise errors.AnswerTooLarge(
                             f"a project's listing of more than {self._sizes.index_bytes >> 20} MiB"
                         )
@@ -223,17 +242,6 @@ class ModelLab:
             )  # fmt: skip
         if cut:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
-
-    def _report_odd(self, what: str, odd: list[str]) -> None:
-        """Log once per list that rows are left out: the next refresh brings the same rows."""
-        if odd and what not in self._odd_logged:
-            self._odd_logged[what] = True
-            # A sentence of its own for runs and for projects: the list of errors counts the same sentence once.
-            sentence = (
-                f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
-                "first of theirs is %s"
-            )
-            log.warning(sentence, len(odd), odd[0])
 
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
         async with self._asked(endpoint, path, query, _in_one_step(decode)) as found:
@@ -305,20 +313,11 @@ def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[No
     return steps
 
 
-def _the_run(run_id: int, run: Run) -> Run:
-    if run.run_id != run_id:
-        raise errors.UnexpectedAnswer(f"asked for run {run_id}, got run {run.run_id}")
-    if run.deleted:
-        raise errors.NotFound(f"run {run_id} is deleted")
-    return run
-
-
-def _the_project(project_id: int, project: Project) -> Project:
-    if project.project_id != project_id:
-        raise errors.UnexpectedAnswer(f"asked for project {project_id}, got project {project.project_id}")
-    if project.deleted:
-        raise errors.NotFound(f"project {project_id} is deleted")
-    return project
+def _check(kind: str, requested_id: int, found_id: int, found: Run | Project) -> None:
+    if found_id != requested_id:
+        raise errors.UnexpectedAnswer(f"asked for {kind} {requested_id}, got {kind} {found_id}")
+    if found.deleted:
+        raise errors.NotFound(f"{kind} {requested_id} is deleted")
 
 
 def _number(text: str) -> int | None:

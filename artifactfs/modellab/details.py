@@ -122,8 +122,8 @@ def decode_project(body: bytes) -> tuple[Project, ProjectDetails]:
 
 
 def _text(value: object) -> str | None:
-    if isinstance(value, bool) or value is None:
-        return None if value is None else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, str | int | float) else None
 
 
@@ -140,7 +140,7 @@ def _number(value: object) -> float | None:
 
 
 def _value(value: object) -> Value | None:
-    """Return a metric's value, a number or what stands for one that is not finite, as the service wrote it."""
+    """Return a metric's value: a number, or the name of one that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         value = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return next((name for name in _NOT_FINITE if name == value), None) or _number(value)
@@ -160,7 +160,7 @@ def _rows(value: object, decode: Callable[[dict[str, Any]], T | None]) -> tuple[
 
 
 def _pairs(value: object) -> object:
-    """Return parameters or tags as rows: an object is as good as a list of its members."""
+    """Return parameters or tags as rows: an object stands for the list of its members."""
     if isinstance(value, dict):
         return [{"key": key, "value": each} for key, each in value.items()]
     return value
@@ -193,7 +193,7 @@ def _pair(row: dict[str, Any]) -> Pair | None:
 
 
 def _written(value: object) -> str:
-    """Return a value as text; what is no text, number or truth is its JSON, so that none of it is lost."""
+    """Return a value as text; lists and objects as their JSON, so that nothing is lost."""
     plain = _text(value)
     if plain is not None:
         return plain

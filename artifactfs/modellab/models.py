@@ -20,11 +20,11 @@ from artifactfs.modellab.size_limits import DEFAULTS
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 NESTING_HINT = "it is nested too deeply"
 
-# Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
+# Names are cut to what a file name could show of them (255 bytes): 20,000 runs are cached.
 _MAX_NAME = 255
 # Characters of an odd id that a log shows; arbitrary.
 _MAX_ODD = 40
-# Ids are int64 in the paths of requests: nothing else can be asked for.
+# Ids are int64 in the paths of requests.
 _MAX_ID = 2**63 - 1
 # Of a listing with an odd row: bytes, and rows, between two turns of the event loop; some milliseconds.
 _STEP_BYTES = 256 << 10
@@ -234,17 +234,16 @@ def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
 
 
 def _written(value: object) -> str:
-    """Return how an odd value looks, for a log."""
+    """Return an odd value for a log."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(value[:_MAX_ODD]) if isinstance(value, str) else "null" if value is None else str(value)
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
-    """Return what an error body says, exact except for blanks, in one line; empty where it says nothing. Never raises.
+    """Return the message of an error's body, in one line, exact except for blanks; empty without one. Never raises.
 
-    `secrets` are blotted out: an answer may repeat what it was sent.
-
+    `secrets` are redacted: an answer may repeat its request.
     Seen shapes: a list of strings, a list of objects with title and detail, HTML, nothing.
     """
     try:

@@ -74,7 +74,7 @@ class LatencyHistogram(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many answers came."""
+        """How many answers there were."""
         return sum(self.counts)
 
 

@@ -128,7 +128,7 @@ async def test_an_answer_in_the_same_piece(
         sender = network.transport(ca_file=certified[0])
         assert [await sender.get("listing", "/0", deadline_s=30) for _ in range(2)] == [b"own 0", b"own 0"]
         assert len(network.connections) == 2
-    assert f"{len(FOREIGN)} bytes came behind the end of an answer" in caplog.text
+    assert f"{len(FOREIGN)} bytes arrived after the end of an answer" in caplog.text
     assert "foreign" not in caplog.text
 
 
