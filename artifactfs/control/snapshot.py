@@ -155,7 +155,7 @@ def _health_inputs(
         denied_last=traffic.denied_last,
         silent_since=breaker.silent_since,
         failing_since=breaker.failing_since,
-        strange_since=breaker.strange_since,
+        strange_since=breaker.foreign_since,
         paused_s=paused.paused_s if paused is not None else 0.0,
         paused_since=paused.paused_since if paused is not None else None,
         stale_since=tree.degraded_since,

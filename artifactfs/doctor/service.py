@@ -179,7 +179,7 @@ class ServiceChecks:
             return
         found.listings[name] = listing
         sent = (self._transport.cost() - before).requests.get("listing", 0)
-        self._tell(service_findings.directories(self._service.slash, self._service.base, listing, sent))
+        self._tell(service_findings.directories(self._service.dialect.slash, self._service.dialect.base, listing, sent))
 
     async def _content(self, found: _Found) -> None:
         """Read some bytes from the middle of the smallest file that has a middle."""

@@ -1,7 +1,7 @@
 """Credentials, the one origin that they may go to (docs/semantics.md 6.1), and their renewal after a refusal.
 
 Keys are rotated while a mount lives. The transports of one mount share a `KeyRing`. When the service refuses the keys,
-it reads them again, in a thread, once for all waiting requests. What is hard: a key command may hang or prompt, so it
+it reads them again, in a thread, once for all pending requests. What is hard: a key command may hang or prompt, so it
 runs rarely; a 403 may only mean that these keys lack a permission; and a request's deadline does not bound the command.
 """
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 # After a 403, and for those that a command prints, keys are read again at most this often.
 READ_AGAIN_S = 600.0
-# A thread that reads a file on a dead network share never ends; it is given up after this. Above the 30 s that each of
-# two commands may take.
+# A thread that reads a file on a dead network share never ends; it is abandoned after this. Above the 30 s that each
+# of two commands may take.
 _GIVE_UP_S = 70.0
 # How long the end of a mount waits for a command to be killed: it is looked at every 0.1 s.
 _STOP_S = 1.0
@@ -39,7 +39,7 @@ class Credentials:
     access_token: Secret | None = None
 
     def secrets(self) -> list[str]:
-        """Return every secret in the clear, the longest first: to blot them out where a server repeats them."""
+        """Return every secret in the clear, the longest first: to redact them where a server repeats them."""
         found = [s.reveal() for s in (self.api_key, self.app_key, self.access_token) if s is not None]
         return sorted(found, key=len, reverse=True)
 
@@ -51,7 +51,7 @@ class Credentials:
         return {name: key.reveal() for name, key in found.items() if key is not None}
 
     def account(self) -> str:
-        """Return what tells accounts apart where none is named: a digest of the token or application key (6.3)."""
+        """Return a digest of the token or application key: it identifies an account without a name (6.3)."""
         key = self.access_token or self.app_key
         return hashlib.blake2b(key.reveal().encode(), digest_size=16).hexdigest() if key is not None else ""
 
@@ -70,24 +70,18 @@ class KeyRing:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.credentials = credentials
-        # Counts the changes: who was refused may have asked with keys that are old by now.
+        # Counts the changes: a refused request may have been sent with keys that are old by now.
         self.generation = 0
-        self._headers = credentials.headers()
-        self._secrets = credentials.secrets()
+        # They authenticate a request to the API's origin.
+        self.headers = credentials.headers()
+        # Every secret that there was, in the clear, the longest first.
+        self.secrets = credentials.secrets()
         self._source = source or KeySource()
         self._clock = clock
         self._nursery: trio.Nursery | None = None
         self._on_change: Callable[[Credentials], None] = lambda _: None
         self._reading: trio.Event | None = None
         self._next_forbidden = self._next_command = float("-inf")
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate a request to the API's origin."""
-        return self._headers
-
-    def secrets(self) -> list[str]:
-        """Return every secret that there was, in the clear, the longest first."""
-        return self._secrets
 
     def start(self, nursery: trio.Nursery, on_change: Callable[[Credentials], None]) -> None:
         """From now on, read keys again that are refused, in tasks of `nursery`.
@@ -149,8 +143,8 @@ class KeyRing:
     def _adopt(self, credentials: Credentials) -> None:
         # Before anything can speak of them.
         logs.redact(credentials.secrets())
-        self._secrets = sorted({*self._secrets, *credentials.secrets()}, key=len, reverse=True)
-        self.credentials, self._headers = credentials, credentials.headers()
+        self.secrets = sorted({*self.secrets, *credentials.secrets()}, key=len, reverse=True)
+        self.credentials, self.headers = credentials, credentials.headers()
         self.generation += 1
         log.info("the keys have changed where they come from; the new ones are used from now on")
         self._on_change(credentials)

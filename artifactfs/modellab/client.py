@@ -6,8 +6,8 @@ writes its listings. Source: docs/dev/model-lab-api.md.
 
 import logging
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import cachetools
@@ -15,18 +15,11 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import DirectoryListing, IndexedFile, Project, RequestUsage, Run
+from artifactfs.domain import Children, DirectoryListing, IndexedFile, Project, RequestUsage, Run
 from artifactfs.modellab import details, models, pagination, size_limits
 from artifactfs.modellab.details import ProjectDetails, RunDetails
-from artifactfs.modellab.listing_dialects import (
-    Evidence,
-    ListingKind,
-    ListingNormalizer,
-    PathBase,
-    PathForm,
-    ServerDialect,
-)
-from artifactfs.modellab.models import FileRow, Page
+from artifactfs.modellab.listing_dialects import Dialect, ListingKind, NormalListing, PathForm, forms, learn, normalize
+from artifactfs.modellab.models import Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
@@ -39,8 +32,6 @@ T = TypeVar("T")
 # hold few brackets and commas.
 _CONTAINERS_PER_ROW = 2
 _VALUES_PER_ROW = 16
-# Rows sorted between two checkpoints: about 5 ms of work.
-_SLICE = 2_000
 # A project's listing is decoded as a stream, in pieces of about 1 ms of work.
 _INDEX_PIECE_BYTES = 64 << 10
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
@@ -50,14 +41,11 @@ _MAX_LOGGED = 10_000
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """A listing for one form of a directory's path, and the evidence in it."""
+    """A listing for one form of a directory's path. `rows`: how many there were."""
 
-    run_id: int
-    path: str
     form: PathForm
-    kind: ListingKind
-    listing: DirectoryListing
-    evidence: Evidence
+    normal: NormalListing
+    path_in_project: str
     rows: int
 
 
@@ -70,7 +58,7 @@ class ModelLab:
         self._transport = transport
         self._deadline_s = deadline_s
         self._sizes = sizes
-        self._dialect = ServerDialect()
+        self.dialect = Dialect()
         # Lenient decoding needs the size of the body once more, so only one runs at a time.
         self._long_decoding = trio.Lock()
         # The lists (runs, projects) that the log already reports as cut.
@@ -86,37 +74,33 @@ class ModelLab:
 
     async def get_run(self, run_id: int) -> Run:
         """Return one run. Raises NotFound for one that is not there or is deleted."""
-        return _the_run(run_id, await self._ask("run", f"/runs/{run_id}", {}, models.decode_run))
+        run = await self._ask("run", f"/runs/{run_id}", {}, models.decode_run)
+        _check("run", run_id, run.run_id, run)
+        return run
 
     async def run_details(self, run_id: int) -> tuple[Run, RunDetails]:
         """Return one run with its parameters, tags and metrics. Raises NotFound as `get_run` does."""
         run, found = await self._ask("run", f"/runs/{run_id}", {}, details.decode_run)
-        return _the_run(run_id, run), found
+        _check("run", run_id, run.run_id, run)
+        return run, found
 
     async def get_project(self, project_id: int) -> Project:
         """Return one project. Raises NotFound for one that is not there or is deleted."""
-        return _the_project(
-            project_id, await self._ask("project", f"/projects/{project_id}", {}, models.decode_project)
-        )
+        project = await self._ask("project", f"/projects/{project_id}", {}, models.decode_project)
+        _check("project", project_id, project.project_id, project)
+        return project
 
     async def project_details(self, project_id: int) -> ProjectDetails:
         """Return one project with its tags and links. Raises NotFound as `get_project` does."""
         project, found = await self._ask("project", f"/projects/{project_id}", {}, details.decode_project)
-        _the_project(project_id, project)
+        _check("project", project_id, project.project_id, project)
         return found
 
     async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
         """Return the `count` runs last updated, of one project or of all, newest first."""
         query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
-        odd: list[str] = []
-
-        async def ask(page: dict[str, str]) -> Page[Run]:
-            answer = await self._ask("runs", "/runs", query | page, models.decode_runs)
-            odd.extend(answer.odd)
-            return answer
-
-        found = await pagination.fetch_pages("runs", ask, count, lambda run: run.run_id, self._cut)
-        self._report_odd("runs" if project_id is None else f"runs of project {project_id}", odd)
+        what = "runs" if project_id is None else f"runs of project {project_id}"
+        found = await self._pages("runs", what, query, models.decode_runs, count, lambda run: run.run_id)
         # Checked here, too: a service that does not know the filter shows no other project's runs.
         if project_id is not None and any(_number(run.project_id) != project_id for run in found):
             log.warning(
@@ -129,16 +113,39 @@ class ModelLab:
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
+        found = await self._pages(
+            "projects", "projects", {}, models.decode_projects, count, lambda project: project.project_id
+        )
+        return [project for project in found if not project.deleted][:count]
+
+    async def _pages(
+        self,
+        endpoint: str,
+        what: str,
+        query: dict[str, str],
+        decode: Callable[[bytes], Page[T]],
+        count: int,
+        id_of: Callable[[T], int],
+    ) -> list[T]:
+        """Return the rows of a list's first pages. `what`: the list, in the log."""
         odd: list[str] = []
 
-        async def ask(page: dict[str, str]) -> Page[Project]:
-            answer = await self._ask("projects", "/projects", page, models.decode_projects)
+        async def ask(page: dict[str, str]) -> Page[T]:
+            answer = await self._ask(endpoint, f"/{endpoint}", query | page, decode)
             odd.extend(answer.odd)
             return answer
 
-        found = await pagination.fetch_pages("projects", ask, count, lambda project: project.project_id, self._cut)
-        self._report_odd("projects", odd)
-        return [project for project in found if not project.deleted][:count]
+        found = await pagination.fetch_pages(endpoint, ask, count, id_of, self._cut)
+        # Once per list: the next refresh brings the same rows.
+        if odd and what not in self._odd_logged:
+            self._odd_logged[what] = True
+            # A sentence of its own for runs and for projects: the list of errors counts the same sentence once.
+            sentence = (
+                f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
+                "first of theirs is %s"
+            )
+            log.warning(sentence, len(odd), odd[0])
+        return found
 
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         """Return one directory of a run: one request, or two while the server's form is unknown.
@@ -147,9 +154,9 @@ class ModelLab:
 
         `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
-        first, *others = self._dialect.forms()
+        first, *others = forms(self.dialect)
         if not path or not others:
-            return self._adopt(await self._list(run_id, path, first))
+            return self._adopt(run_id, path, await self._list(run_id, path, first))
         answers: list[_Answer] = []
         refusal: errors.ServiceError | None = None
         for form in (first, *others):
@@ -159,13 +166,15 @@ class ModelLab:
                 # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
                 refusal = refusal or error
                 continue
-            if answer.kind is ListingKind.CHILDREN and not (answer.evidence.echoed and not form.slash):
-                return self._adopt(answer)
+            found = answer.normal
+            if found.kind is ListingKind.CHILDREN and not (found.evidence.echoed and not form.slash):
+                return self._adopt(run_id, path, answer)
             answers.append(answer)
         if refusal is not None and not answers:
             raise refusal
         # Children that came with an echo of the prefix count if the other form brought none.
-        return self._adopt(next((a for a in answers if a.kind is ListingKind.CHILDREN), answers[0]))
+        best = next((each for each in answers if each.normal.kind is ListingKind.CHILDREN), answers[0])
+        return self._adopt(run_id, path, best)
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Stream a project's listing: pass its files to `add` as they arrive.
@@ -177,11 +186,11 @@ class ModelLab:
         stream = await self._transport.open("index", target, headers={}, deadline_s=self._deadline_s, max_attempts=1)
         try:
             decoder = ProjectDecoder()
-            came = 0
-            async with aclosing(stream.decoded()) as pieces:
+            size_bytes = 0
+            async with aclosing(stream.chunks()) as pieces:
                 async for piece in pieces:
-                    came += len(piece)
-                    if came > self._sizes.index_bytes:
+                    size_bytes += len(piece)
+                    if size_bytes > self._sizes.index_bytes:
                         raise errors.AnswerTooLarge(
                             f"a project's listing of more than {self._sizes.index_bytes >> 20} MiB"
                         )
@@ -192,16 +201,6 @@ class ModelLab:
         finally:
             await stream.aclose()
 
-    @property
-    def slash(self) -> bool | None:
-        """Whether this server lists a directory by its path with a slash at the end; None while unknown."""
-        return self._dialect.slash
-
-    @property
-    def base(self) -> PathBase | None:
-        """What the paths of this server's listings are relative to; None while unknown."""
-        return self._dialect.base
-
     def can_prefetch(self) -> bool:
         """Whether a prefetch may be sent: no request queues, and the rate limit is not near."""
         return self._transport.can_prefetch("listing")
@@ -210,39 +209,24 @@ class ModelLab:
         """Return the requests made so far, and their cost."""
         return self._transport.cost()
 
-    def _adopt(self, answer: _Answer) -> DirectoryListing:
+    def _adopt(self, run_id: int, path: str, answer: _Answer) -> DirectoryListing:
         """Take an answer as the directory's, learn the server's dialect from it, and log its oddities."""
+        found = answer.normal
         # Names that were left out prove nothing: they may come from anywhere.
-        has_children = answer.kind is ListingKind.CHILDREN and bool(answer.listing.children.by_name)
-        self._dialect.learn(answer.evidence, answer.form if answer.path and has_children else None)
-        self._report(answer)
-        return answer.listing
+        accepted = answer.form if path and found.kind is ListingKind.CHILDREN and found.children.by_name else None
+        self.dialect = learn(self.dialect, found.evidence, accepted)
+        self._report(run_id, path, found.children, answer.rows)
+        return DirectoryListing(found.children, answer.path_in_project)
 
     async def _list(self, run_id: int, path: str, form: PathForm) -> _Answer:
-        query = {"path": form(path)} if path else {}
+        query = {"path": f"{form.lead}{path}{'/' if form.slash else ''}"} if path else {}
         # Rows take as much memory as their body, so its memory is held until they are sorted.
         async with self._asked("listing", f"/runs/{run_id}/artifacts", query, self._run_listing) as answer:
-            sorter = ListingNormalizer(path, sent_slash=form.slash, known=self._dialect.base)
-            for rows in _slices(answer.files):
-                sorter.weigh(rows)
-                await trio.lowlevel.checkpoint()
-            for rows in _slices(answer.files):
-                sorter.add(rows)
-                await trio.lowlevel.checkpoint()
-        kind, children = sorter.result()
-        children.bad_names += answer.odd_rows
-        return _Answer(
-            run_id=run_id,
-            path=path,
-            form=form,
-            kind=kind,
-            listing=DirectoryListing(children, answer.path_in_project),
-            evidence=sorter.evidence(),
-            rows=len(answer.files),
-        )
+            found = await _in_turns(normalize(answer.files, path, sent_slash=form.slash, known=self.dialect.base))
+        found.children.bad_names += answer.odd_rows
+        return _Answer(form, found, answer.path_in_project, len(answer.files))
 
-    def _report(self, answer: _Answer) -> None:
-        run_id, path, rows, children = answer.run_id, answer.path, answer.rows, answer.listing.children
+    def _report(self, run_id: int, path: str, children: Children, rows: int) -> None:
         cut = bool(rows) and rows % _S3_PAGE == 0
         seen = (children.bad_names, len(children.shadowed), cut)
         if seen == self._logged.get((run_id, path), (0, 0, False)):
@@ -258,17 +242,6 @@ class ModelLab:
             )  # fmt: skip
         if cut:
             log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
-
-    def _report_odd(self, what: str, odd: list[str]) -> None:
-        """Log once per list that rows are left out: the next refresh brings the same rows."""
-        if odd and what not in self._odd_logged:
-            self._odd_logged[what] = True
-            # A sentence of its own for runs and for projects: the list of errors counts the same sentence once.
-            sentence = (
-                f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
-                "first of theirs is %s"
-            )
-            log.warning(sentence, len(odd), odd[0])
 
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
         async with self._asked(endpoint, path, query, _in_one_step(decode)) as found:
@@ -286,11 +259,10 @@ class ModelLab:
         async with self._transport.get_buffered(endpoint, target, deadline_s=self._deadline_s) as body:
             found, failure = await self._decoded(decode, body)
             del body
-            if isinstance(failure, errors.UnexpectedAnswer):
-                self._transport.record_foreign_answer(endpoint)
+            if isinstance(failure, errors.UnexpectedAnswer) or failure is None:
+                self._transport.record_origin(endpoint, is_foreign=failure is not None)
             if failure is not None:
                 raise failure
-            self._transport.record_valid_answer()
             yield found  # type: ignore[misc]  # there is one where there is no failure
 
     async def _decoded(
@@ -308,7 +280,7 @@ class ModelLab:
         ):
             return None, errors.AnswerTooLarge(f"a listing has more than {max_rows:,} entries")
         try:
-            return await self._step_by_step(decode(body)), None
+            return await _in_turns(decode(body), self._long_decoding), None
         except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
             return None, type(error)(error.fact, error.status)
 
@@ -318,18 +290,19 @@ class ModelLab:
             raise errors.AnswerTooLarge(f"a listing has more than {self._sizes.rows:,} entries")
         return listing
 
-    async def _step_by_step(self, steps: Generator[None, None, T]) -> T:
-        """Run a decoder, with a checkpoint after each step. Long decodings run one at a time."""
-        found: T
-        try:
-            next(steps)
-            async with self._long_decoding:
-                while True:
-                    await trio.lowlevel.checkpoint()
-                    next(steps)
-        except StopIteration as done:
-            found = done.value
-        return found
+
+async def _in_turns(steps: Generator[None, None, T], lock: trio.Lock | None = None) -> T:
+    """Run a generator to its result, with a checkpoint after each step. After the first step, `lock` is held."""
+    found: T
+    try:
+        next(steps)
+        async with lock or nullcontext():
+            while True:
+                await trio.lowlevel.checkpoint()
+                next(steps)
+    except StopIteration as done:
+        found = done.value
+    return found
 
 
 def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[None, None, T]]:
@@ -340,26 +313,12 @@ def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[No
     return steps
 
 
-def _the_run(run_id: int, run: Run) -> Run:
-    if run.run_id != run_id:
-        raise errors.UnexpectedAnswer(f"asked for run {run_id}, got run {run.run_id}")
-    if run.deleted:
-        raise errors.NotFound(f"run {run_id} is deleted")
-    return run
-
-
-def _the_project(project_id: int, project: Project) -> Project:
-    if project.project_id != project_id:
-        raise errors.UnexpectedAnswer(f"asked for project {project_id}, got project {project.project_id}")
-    if project.deleted:
-        raise errors.NotFound(f"project {project_id} is deleted")
-    return project
+def _check(kind: str, requested_id: int, found_id: int, found: Run | Project) -> None:
+    if found_id != requested_id:
+        raise errors.UnexpectedAnswer(f"asked for {kind} {requested_id}, got {kind} {found_id}")
+    if found.deleted:
+        raise errors.NotFound(f"{kind} {requested_id} is deleted")
 
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() else None
-
-
-def _slices(rows: Sequence[FileRow]) -> Iterator[Sequence[FileRow]]:
-    for start in range(0, len(rows), _SLICE):
-        yield rows[start : start + _SLICE]

@@ -1,8 +1,13 @@
-"""The connections to one origin: TLS, proxy, how long they are kept, and what a sleeping machine does to them.
+"""The connections to one origin: TLS, proxy, how long they are kept, which requests get one, and a machine's sleep.
 
-httpx's transport itself, not a client around it: we follow no redirect, keep no cookie and take nothing from the
+httpx's transport itself, not a client around it: no redirect is followed, no cookie is kept, nothing comes from the
 environment, and the client's part costs 0.07 ms of CPU a request (measured 2026-11-23, httpx 0.28.1). What is hard:
-httpx's clock stands still while the machine sleeps, so that it takes dead connections for live ones.
+
+- httpx's clock stands still while the machine sleeps, so that it takes dead connections for live ones;
+- httpcore's pool is poisoned by cancellations while requests queue inside it (encode/httpcore#1093), so each request
+  acquires a place here first, and nothing ever queues in the pool;
+- a request that stalls keeps its place for a whole deadline. So targets that stalled before share few places, and a
+  request that has queued for half of its time takes an extra place.
 """
 
 import functools
@@ -10,14 +15,17 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from importlib.metadata import version
 
 import certifi
 import httpx
 import trio
 
+from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import h11_buffer, resolver, unsolicited
 from artifactfs.settings import bounded_read
+from artifactfs.util.urls import without_password
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +35,18 @@ _KEEPALIVE_S = 30.0
 _UNACKNOWLEDGED_MS = 10_000
 _SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)]
 _CLOSE_S = 1.0
+_CONNECT_TIMEOUT_S = 10.0
+USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
+_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+# Requests at once, as long as none stalls; and how many of those places a prefetch leaves free.
+CONCURRENCY = 16
+RESERVED = 2
+# Places beyond the width, for requests that have queued for half of their time.
+_EXTRA = 16
+# Places of targets that stalled before, and how long others of these wait for one: below the 12 reads that the kernel
+# lets be under way on a mount, of which a sequential reader has two (pitfalls.md).
+_STALLED = 4
+_STALLED_WAIT_S = 1.0
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
@@ -63,12 +83,14 @@ def _read_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 class Connections:
-    """At most `width` connections. `clock` goes on while the machine sleeps; `transport` replaces httpx's in tests."""
+    """Places for CONCURRENCY requests, as long as none stalls, and as many connections.
+
+    `clock` goes on while the machine sleeps; `transport` replaces httpx's in tests.
+    """
 
     def __init__(
         self,
         *,
-        width: int,
         tls: ssl.SSLContext,
         proxy: str | None,
         clock: Callable[[], float],
@@ -81,14 +103,14 @@ class Connections:
         def connect() -> httpx.AsyncBaseTransport:
             if transport is not None:
                 return transport
+            most = CONCURRENCY + _EXTRA
+            keep = most if self._may_keep else 0
             sender = httpx.AsyncHTTPTransport(
                 verify=tls,
                 proxy=proxy,
                 trust_env=False,
                 limits=httpx.Limits(
-                    max_connections=width,
-                    max_keepalive_connections=width if self._may_keep else 0,
-                    keepalive_expiry=_KEEPALIVE_S,
+                    max_connections=most, max_keepalive_connections=keep, keepalive_expiry=_KEEPALIVE_S
                 ),
                 socket_options=_SOCKET_OPTIONS,
             )
@@ -97,26 +119,75 @@ class Connections:
                 pool._network_backend = unsolicited.GuardedNetwork()
             return sender
 
+        self.proxy_shown = None if proxy is None else without_password(proxy)
+        self._places = trio.CapacityLimiter(CONCURRENCY)
+        self._extra_places = trio.CapacityLimiter(_EXTRA)
+        self._stalled_places = trio.CapacityLimiter(_STALLED)
         # Whether connections may be used again: not where a test's network, or another httpx, makes them itself.
         self._may_keep = transport is None
         self._clock = clock
         self._connect = connect
         self._sender = connect()
-        # Those of before a sleep, until their last request ends; and when a request went last.
+        # Senders from before a sleep, until their last request ends; and when a request was sent last.
         self._retired: list[httpx.AsyncBaseTransport] = []
         self._sent_at = clock()
 
-    async def send(self, request: httpx.Request, *, alone: bool) -> httpx.Response:
-        """Send a request; returns the answer's head. Raises httpx.HTTPError. `alone`: nothing else is under way."""
+    @property
+    def may_prefetch(self) -> bool:
+        """Whether so many places are free that a prefetch delays no reader."""
+        return self._places.available_tokens > RESERVED
+
+    @property
+    def in_use(self) -> int:
+        """How many requests have a place."""
+        return self._places.borrowed_tokens + self._extra_places.borrowed_tokens
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a place."""
+        return self._places.statistics().tasks_waiting
+
+    async def acquire(self, left_s: float, *, has_stalled: bool) -> Callable[[], None]:
+        """Wait for a place; returns what gives it back, which any task may call. Raises NotAsked."""
+        place = object()
+        taken: list[trio.CapacityLimiter] = []
+
+        def leave() -> None:
+            for limiter in taken:
+                limiter.release_on_behalf_of(place)
+
+        async def take(limiter: trio.CapacityLimiter) -> None:
+            await limiter.acquire_on_behalf_of(place)
+            taken.append(limiter)
+
+        if has_stalled:
+            with trio.move_on_after(min(_STALLED_WAIT_S, left_s / 2)):
+                await take(self._stalled_places)
+            if not taken:
+                raise errors.NotAsked("this did not answer a moment ago, nor did others that are asked again just now")
+        try:
+            with trio.move_on_after(left_s / 2):
+                await take(self._places)
+                return leave
+            await take(self._extra_places)
+        except BaseException:
+            leave()
+            raise
+        return leave
+
+    async def send(self, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
+        """Send a GET; returns the answer's head. Each step may take `timeout_s` seconds. Raises httpx.HTTPError."""
         now, before = self._clock(), self._sent_at
         self._sent_at = now
         if now - before > _KEEPALIVE_S:
             self._renew()
-        if self._retired and alone:
+        if self._retired and self.in_use <= 1:
             retired, self._retired = self._retired, []
             with trio.move_on_after(_CLOSE_S, shield=True):
                 for sender in retired:
                     await sender.aclose()
+        timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
+        request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
         response = await self._sender.handle_async_request(request)
         response.request = request
         if self._may_keep and not isinstance(response.extensions.get("network_stream"), unsolicited.GuardedStream):

@@ -1,8 +1,8 @@
-"""The content endpoint: an artifact's bytes from a place on, verified against what the answer says of itself.
+"""The content endpoint: an artifact's bytes from an offset on, checked against the answer's own head.
 
 Nothing about this endpoint is documented (model-lab-api.md, 9-13): ranges may be granted or ignored, a length may be
-missing, a redirect may lead to object storage, a proxy may send a login page. So a Range is always asked for until this
-server has ignored one, every answer is checked before its first byte counts, and what does not fit raises.
+missing, a redirect may lead to object storage, a proxy may send a login page. So each request has a Range until this
+server has ignored one, and every answer is checked before its first byte counts.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class ContentEndpoint:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         stream = await self._follow(artifact, headers)
         if stream.status == 416 and start == 0 and _unsatisfied_total(stream.headers.get("content-range", "")) is None:
-            # An empty artifact has no first byte, and a zero is never taken for granted: its whole tells.
+            # An empty artifact has no first byte. Its emptiness must be proved: by a request without a range.
             await stream.aclose()
             headers.pop("Range", None)
             stream = await self._follow(artifact, headers)
@@ -76,7 +76,7 @@ class ContentEndpoint:
             async with aclosing(stream.chunks()) as chunks:
                 body = self._body(stream, chunks, artifact, start, end, size)
                 if body.whole and body.total != size and _kind(stream) == _JSON:
-                    # Of a length that proves nothing: an error begins as all errors of this API do.
+                    # The length proves nothing, but each error of this API begins in the same way.
                     first = b""
                     while len(first) < _PEEK_BYTES and (piece := await anext(chunks, b"")):
                         first += piece
@@ -90,7 +90,7 @@ class ContentEndpoint:
             await stream.aclose()
 
     async def _follow(self, artifact: ArtifactRef, headers: dict[str, str]) -> Stream:
-        """Send the request, and follow redirects by hand: https only, and never with our keys elsewhere."""
+        """Send the request, and follow redirects: https only, and never with the keys to another origin."""
         query = {"project_id": artifact.project_id, "artifact_path": artifact.path}
         target = url = _TARGET + "?" + "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in query.items())
         # Only to the configured origin, where the caching proxy is: never to a redirect's target.
@@ -114,7 +114,7 @@ class ContentEndpoint:
             raise errors.UnexpectedAnswer("a redirect for an artifact's content without a usable target")
         try:
             target = stream.url.join(location)
-            # httpx takes much for a host that can only fail later, and slowly: "[oops", or a label of 300 letters.
+            # httpx accepts hosts that can only fail later, and slowly: "[oops", or a label of 300 letters.
             named = target.host and is_host(target.raw_host.decode(), target.netloc.decode())
         except (httpx.InvalidURL, ValueError):  # ValueError: a name that begins with xn-- and is nothing encoded
             named = False
@@ -139,7 +139,7 @@ class ContentEndpoint:
         end: int | None,
         size: int | None,
     ) -> ContentBody:
-        """Check an answer's head against what was asked for."""
+        """Check an answer's head against the request."""
         headers = stream.headers
         if (encoding := headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
             raise errors.UnexpectedAnswer(f"content came {encoding}-encoded though it was asked for as it is")
@@ -183,7 +183,7 @@ class ContentEndpoint:
 
 
 class _LedBy:
-    """Pieces of a body, after one that was read before. Not a generator: it would stay unclosed."""
+    """A piece that was read ahead, and the rest of its body. Not a generator: it would stay unclosed."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self._first = first
@@ -231,7 +231,7 @@ def _length(headers: httpx.Headers) -> int | None:
 def _validator(headers: httpx.Headers) -> bytes | None:
     """Return a digest of a strong ETag, or else of Last-Modified; None where there is neither.
 
-    A weak ETag promises nothing about bytes. Whether either means anything here, it must prove (docs/semantics.md 4.1).
+    A weak ETag promises nothing about bytes. Either has to prove that it changes with them (docs/semantics.md 4.1).
     """
     etag = headers.get("etag", "").strip()
     if etag.startswith('"'):

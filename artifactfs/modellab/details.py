@@ -1,9 +1,9 @@
 """The details of one run or project: parameters, tags, metrics, times, links.
 
-The tree remembers thousands of runs and needs none of it, so it is decoded here, for `artifactfs info` and xattrs, and
-not kept. Text is the server's, exact: the renderer makes it printable. Anything may be
-absent, null or odd (models.py): then it is None, or left out. Odd forms whose meaning is plain are read as what they
-mean: a tag that is `key:value` in one text, an object in place of a list of pairs, a number that comes as text.
+The tree caches thousands of runs and needs none of this, so it is decoded for `artifactfs info` and xattrs alone. Text
+is the server's, exact: the renderer makes it printable. Anything absent, null or odd (models.py) is None, or left out.
+Odd forms whose meaning is plain are accepted: a tag that is `key:value` in one text, an object in place of a list of
+pairs, a number that comes as text.
 """
 
 import json
@@ -84,8 +84,8 @@ class ProjectDetails(msgspec.Struct, frozen=True):
 
 def decode_run(body: bytes) -> tuple[Run, RunDetails]:
     """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
-    run = models.decode_run(body)
-    attributes = models.attributes_of(body)
+    data = models.one_of(body)
+    run, attributes = models.run_of(data), data["attributes"]
     return run, RunDetails(
         run_id=run.run_id,
         project_id=run.project_id,
@@ -107,8 +107,8 @@ def decode_run(body: bytes) -> tuple[Run, RunDetails]:
 
 def decode_project(body: bytes) -> tuple[Project, ProjectDetails]:
     """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
-    project = models.decode_project(body)
-    attributes = models.attributes_of(body)
+    data = models.one_of(body)
+    project, attributes = models.project_of(data), data["attributes"]
     return project, ProjectDetails(
         project_id=project.project_id,
         name=_text(attributes.get("name")) or "",
@@ -122,8 +122,8 @@ def decode_project(body: bytes) -> tuple[Project, ProjectDetails]:
 
 
 def _text(value: object) -> str | None:
-    if isinstance(value, bool) or value is None:
-        return None if value is None else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, str | int | float) else None
 
 
@@ -140,7 +140,7 @@ def _number(value: object) -> float | None:
 
 
 def _value(value: object) -> Value | None:
-    """Return a metric's value, a number or what stands for one that is not finite, as the service wrote it."""
+    """Return a metric's value: a number, or the name of one that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         value = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return next((name for name in _NOT_FINITE if name == value), None) or _number(value)
@@ -160,7 +160,7 @@ def _rows(value: object, decode: Callable[[dict[str, Any]], T | None]) -> tuple[
 
 
 def _pairs(value: object) -> object:
-    """Return parameters or tags as rows: an object is as good as a list of its members."""
+    """Return parameters or tags as rows: an object stands for the list of its members."""
     if isinstance(value, dict):
         return [{"key": key, "value": each} for key, each in value.items()]
     return value
@@ -193,7 +193,7 @@ def _pair(row: dict[str, Any]) -> Pair | None:
 
 
 def _written(value: object) -> str:
-    """Return a value as text; what is no text, number or truth is its JSON, so that none of it is lost."""
+    """Return a value as text; lists and objects as their JSON, so that nothing is lost."""
     plain = _text(value)
     if plain is not None:
         return plain

@@ -1,8 +1,10 @@
-"""An answer without success, or an exception of httpx, as an exception of ours."""
+"""Answers without success, and httpx's exceptions, as artifactfs.errors."""
 
 import errno
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 
@@ -11,7 +13,7 @@ from artifactfs.errors import NoThread
 
 
 def error_from_response(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
-    """Return our exception for an answer that is no 2xx.
+    """Return the error for an answer that is no 2xx.
 
     `said`: the message in its body, without secrets. `reset_s`: seconds to the reset of its rate limit.
     """
@@ -32,17 +34,18 @@ def error_from_response(host: str, status: int, said: str, reset_s: float) -> er
 
 
 def error_from_exception(host: str, error: httpx.HTTPError, proxy: str | None = None) -> errors.ServiceError:
-    """Return our exception for one of httpx. The text may hold the proxy's URL, so it is never repeated whole.
+    """Return the error for an exception of httpx, whose text may hold the proxy's URL and is never repeated whole.
 
     `proxy`: the proxy of the request, without its password. With a proxy, only the proxy is connected to.
     """
     causes = list(_chain(error))
     for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            # OpenSSL's own words for a bad certificate: expired, self-signed, another host's.
+            why = cause.verify_message or type(cause).__name__
+            return errors.TlsFailed(f"TLS to {host} failed: {why}", cause.verify_code)
         if isinstance(cause, ssl.SSLError):
-            # OpenSSL's own words for what is wrong with a certificate: expired, self-signed, another host's.
-            why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-            code = cause.verify_code if isinstance(cause, ssl.SSLCertVerificationError) else 0
-            return errors.TlsFailed(f"TLS to {host} failed: {why or type(cause).__name__}", code)
+            return errors.TlsFailed(f"TLS to {host} failed: {cause.reason or type(cause).__name__}")
     for cause in causes:
         if isinstance(cause, NoThread):
             return errors.ConnectionLost(f"the name of {host} cannot be resolved: {cause}")
@@ -69,19 +72,28 @@ def error_from_exception(host: str, error: httpx.HTTPError, proxy: str | None = 
     return errors.ConnectionLost(f"the connection to {host} was lost: {type(error).__name__}")
 
 
+@contextmanager
+def converting(url: httpx.URL, proxy: str | None) -> Iterator[None]:
+    """Raise httpx's exceptions as artifactfs.errors, which name the host of `url`: not one that redirected to it."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise error_from_exception(url.netloc.decode("ascii"), error, proxy) from error
+
+
 def _of_proxy(host: str, proxy: str, causes: list[BaseException]) -> errors.ServiceError:
-    """Return our exception where no connection came about through a proxy."""
+    """Return the error for a connection through a proxy that was not made."""
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return errors.ConnectionRefused(f"the proxy {proxy} refuses connections", proxy=proxy)
     for cause in causes:
-        # A reset connection existed. Its end may be the fault of either side of the tunnel.
+        # A reset connection existed: either side of the tunnel may have ended it.
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
             return errors.Unreachable(f"cannot reach the proxy {proxy}: {cause.strerror}", proxy=proxy)
     return errors.Unreachable(f"cannot reach {host} through the proxy {proxy}: no connection", proxy=proxy)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return an exception, what caused it, and, of groups, all that they hold."""
+    """Return an exception, its causes and contexts, and the members of groups among them."""
     found: list[BaseException] = []
     todo = [error]
     while todo:

@@ -1,11 +1,11 @@
-"""What some encoders write in place of JSON, made JSON: an odd value costs its own row, not the whole listing.
+"""The almost-JSON of some encoders, repaired: an odd value costs its own row, not the whole listing.
 
-Owns two ways for the same faults, of numbers (`NaN`, `Infinity`, a range that no decoder here has) and of text (lone
-surrogates, broken UTF-8, control characters that are not escaped): `loads` for a small answer, `Repair` for one that
-comes in pieces, in front of a decoder that is strict. Anything else that is no JSON stays none.
+The faults are of numbers (`NaN`, `Infinity`, out of range) and of text (lone surrogates, broken UTF-8, control
+characters that are not escaped). `loads` decodes a small answer; `Repair` makes strict JSON of an answer in pieces.
+Anything else that is no JSON stays none.
 
-What is hard: no repair may make another *name*. yajl alone reads a lone surrogate as `?`, which may be the name of
-another file. So what cannot be read in a text becomes a NUL, which no filesystem can hold (docs/semantics.md 1.3).
+What is hard: no repair may produce another file's *name*. yajl reads a lone surrogate as `?`, which may be such a
+name. So an unreadable part of a text becomes a NUL, which no filesystem can hold (docs/semantics.md 1.3).
 """
 
 import codecs
@@ -14,16 +14,16 @@ import math
 import re
 from typing import Any
 
-# A number longer than this is none: Python's own limit for integers is 4,300 digits.
+# Longer numbers are refused: Python's own limit for integers is 4,300 digits.
 _MAX_DIGITS = 300
-# A number that goes on for longer is not kept until it ends, since its end does not matter. Arbitrary.
+# Of a longer number the rest is dropped: its value does not matter. Arbitrary.
 _MAX_WORD = 64 << 10
 _MAX_INTEGER = 2**63 - 1
 
 _PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _TEXT = rf'(?:[^"\\\x00-\x1f\ud800-\udfff]++|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{{4}}|{_PAIR})*+'
 _SOUND_TEXT = re.compile(_TEXT)
-# Between texts, and whole texts: all of it sound. A number of up to 15 digits needs no second look.
+# Sound JSON between texts, and whole texts. A number of up to 15 digits is in range.
 _SOUND = re.compile(rf'(?:[ \t\r\n\[\]{{}},:]++|"{_TEXT}"|(?:true|false|null|-?[0-9]{{1,15}})(?=[ \t\r\n\]}},]))*+')
 _WORD = re.compile(r'[^ \t\r\n\[\]{},:"]+')
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -31,7 +31,7 @@ _NUMBER = re.compile(_INTEGER.pattern + r"(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"[-+.0-9eE]*")
 _CONSTANTS = frozenset({"NaN", "Infinity", "-Infinity"})
 _LONE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-# An escape and the one behind it, which may be the other half of a pair.
+# An escape and the next one, which may be the other half of a pair.
 _TWO_ESCAPES = 12
 
 
@@ -50,24 +50,24 @@ _decoder = json.JSONDecoder(parse_int=_integer, parse_float=_float, strict=False
 def loads(body: bytes) -> Any:
     """Decode an answer. Raises ValueError, RecursionError.
 
-    Numbers that are too long or too large come as their text, NaN and Infinity as floats; lone surrogates, and bytes
-    that are not UTF-8, as lone surrogates.
+    Numbers that are too long or too large become their text, NaN and Infinity floats; lone surrogates, and bytes
+    that are not UTF-8, become lone surrogates.
     """
     return _decoder.decode(body.decode("utf-8", "surrogateescape"))
 
 
 class Repair:
-    """Makes JSON, in ASCII or UTF-8, of an answer that comes in pieces. Numbers that no decoder takes become null."""
+    """Makes strict JSON, in ASCII or UTF-8, of an answer in pieces. Numbers out of range become null."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._in_text = False
         self._in_number = False
-        # The end of the last piece, where that may be half of something.
+        # The end of the last piece, where that may be half of an escape, a number or a word.
         self._held = ""
 
     def feed(self, piece: bytes, *, final: bool = False) -> bytes:
-        """Return what is sound, or made so, of all that came. `final`: nothing follows."""
+        """Return the input so far that was not returned yet, repaired. `final`: nothing follows."""
         text = self._held + self._utf8.decode(piece, final)
         self._held = ""
         sound: list[str] = []
@@ -83,11 +83,11 @@ class Repair:
             if at == end:
                 self._held = text[at:]
                 break
-        # A lone surrogate that stands outside of a text is no JSON, and stays none.
+        # A lone surrogate outside of a text is no JSON, and stays none.
         return "".join(sound).encode("utf-8", "surrogateescape")
 
     def _text(self, text: str, at: int, final: bool) -> tuple[str, int]:
-        """Return what stands for the odd thing at `at` within a text, and where it ends; `at`: it is not all there."""
+        """Return the repair of the fault at `at` within a text, and its end; the end `at` means that more must come."""
         character = text[at]
         if character == '"':
             self._in_text = False
@@ -101,7 +101,7 @@ class Repair:
         return text[at : at + 2], at + 2
 
     def _word(self, text: str, at: int, final: bool) -> tuple[str, int]:
-        """Return what stands for the number or word at `at`, or the beginning of a text; as `_text`."""
+        """Return the repair of the number or word at `at`, or the beginning of a text; as `_text`."""
         if text[at] == '"':
             self._in_text = True
             return '"', at + 1
@@ -116,7 +116,7 @@ class Repair:
 
 
 def _is_out_of_range(word: str) -> bool:
-    """Whether a word is a number of JSON's that is none of a machine's."""
+    """Whether a word is a valid JSON number that int64 or a double cannot hold."""
     if _INTEGER.fullmatch(word):
         return len(word) > _MAX_DIGITS or abs(int(word)) > _MAX_INTEGER
     return _NUMBER.fullmatch(word) is not None and not math.isfinite(float(word))

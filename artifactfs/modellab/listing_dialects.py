@@ -9,12 +9,12 @@ evidence out. `client.py` sends the requests.
 
 What is hard: a row named like the queried directory, or beginning like it, can be the directory itself (an echo of an
 S3 prefix, a marker), a namesake (`dirx` for `dir`), or a child in a listing whose paths are relative to the queried
-directory. `ListingNormalizer` weighs the whole listing before it decides.
+directory. `normalize` weighs the whole listing before it decides.
 """
 
 import enum
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import msgspec
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _MAX_SIZE = 2**63 - 1
 # A longer prefix is not sent back. Arbitrary.
 _MAX_LEAD = 8
+# Rows between two turns of the event loop: about 5 ms of work.
+_STEP_ROWS = 2_000
 
 
 class PathBase(enum.Enum):
@@ -49,9 +51,6 @@ class PathForm(msgspec.Struct, frozen=True):
     lead: str
     slash: bool
 
-    def __call__(self, path: str) -> str:
-        return f"{self.lead}{path}/" if self.slash else self.lead + path
-
 
 class Evidence(msgspec.Struct, frozen=True):
     """What one listing shows of the server's dialect.
@@ -66,169 +65,150 @@ class Evidence(msgspec.Struct, frozen=True):
     slash: bool | None
 
 
-class ServerDialect:
-    """The forms that this server accepts and writes, learned from its listings; None while unknown."""
+class NormalListing(msgspec.Struct, frozen=True):
+    """A listing in its normal form. It has children only if its kind is CHILDREN."""
 
-    def __init__(self) -> None:
-        self.slash: bool | None = None
-        self.base: PathBase | None = None
-        self._lead: str | None = None
-        # How the server writes a directory's path: this form is sent first.
-        self._written_slash = True
-        self._written_lead = ""
-
-    def forms(self) -> list[PathForm]:
-        """Return the forms in which a directory may have to be requested, the likeliest first.
-
-        The server's own ending comes first. The first lead is empty: `path` is documented as relative, and servers
-        refuse absolute paths (MLflow: 400). Object storage whose keys begin with `/` or `./` needs them.
-        """
-        slashes = [self._written_slash, not self._written_slash] if self.slash is None else [self.slash]
-        leads = list(dict.fromkeys(["", self._written_lead])) if self._lead is None else [self._lead]
-        return [PathForm(lead, each) for lead in leads for each in slashes]
-
-    def learn(self, evidence: Evidence, accepted: PathForm | None) -> None:
-        """Learn from a listing. `accepted`: the form that brought children; None where that proves nothing."""
-        if evidence.base is not None and evidence.base is not self.base:
-            self.base = evidence.base
-            log.info("the paths of this server's listings are relative to %s", evidence.base.value)
-        if accepted is not None:
-            if self.slash is None:
-                self.slash = accepted.slash
-                form = "with" if accepted.slash else "without"
-                log.info("this server lists a directory by its path %s a slash at the end", form)
-            if self._lead is None and self._written_lead:
-                self._lead = accepted.lead
-                log.info("this server lists a directory by its path with %r in front", accepted.lead)
-        self._written_lead = self._written_lead or evidence.lead
-        if evidence.slash is not None:
-            self._written_slash = evidence.slash
+    kind: ListingKind
+    children: Children
+    evidence: Evidence
 
 
-class ListingNormalizer:
-    """Sorts the rows of one answer into the children of `directory` ("" for a run's root).
+class Dialect(msgspec.Struct, frozen=True):
+    """The forms that this server accepts and writes, as far as its listings have shown; None while unknown.
 
-    Call `weigh` with every row first, then `add` with every row (both in pieces of any size, so that a long
-    answer does not hold up the event loop), then `result`. `known` is the base that this server is known to
-    use, `sent_slash` whether the query ended in a slash.
+    `written_slash`, `written_lead`: how the server writes a directory's path; this form is sent first.
     """
 
-    def __init__(self, directory: str, *, sent_slash: bool, known: PathBase | None) -> None:
-        self._directory = directory
-        self._prefix = directory + "/"
-        self._sent_slash = sent_slash
-        self._known = known
-        self._under = self._outside = self._namesake = self._must_be_child = self._self = False
-        # The prefix of the first directory's path; "" where it has none.
-        self.lead = ""
-        # Whether the first directory's path ended in a slash; None where there was no directory.
-        self.slash: bool | None = None
-        self._children = Children({}, shadowed=[])
-        self._base: PathBase | None = None
+    slash: bool | None = None
+    base: PathBase | None = None
+    lead: str | None = None
+    written_slash: bool = True
+    written_lead: str = ""
 
-    def weigh(self, rows: Iterable[FileRow]) -> None:
-        """Look for evidence of the base of the paths."""
-        directory, prefix = self._directory, self._prefix
-        if not directory:
-            return
-        for row in rows:
-            path = without_lead(row.path)
-            if path.startswith(prefix):
-                if path.rstrip("/") == directory:
-                    self._self = True
-                else:
-                    self._under = True
-            elif path == directory:
-                self._self = True
-                # A directory cannot be a file that holds bytes: this row is a child of the same name.
-                if not row.is_dir and size_of(row):
-                    self._must_be_child = True
-            elif path.startswith(directory):
-                self._namesake = True
-            elif not self._outside and (bare := path.rstrip("/")):
-                # Names that nothing can hold, like `../x`, are no evidence of anything.
-                self._outside = all(encode_name(part) is not None for part in bare.split("/"))
 
-    @property
-    def echoed(self) -> bool:
-        """Whether the listing names the queried directory: an echo of a prefix, or a marker."""
-        return self._self
+def forms(dialect: Dialect) -> list[PathForm]:
+    """Return the forms in which a directory may have to be requested, the likeliest first.
 
-    @property
-    def base(self) -> PathBase | None:
-        """The base of the listing's paths; None where it shows none."""
-        if not self._directory:
-            return None
-        single = "/" not in self._directory
-        if self._under and not (single and self._known is PathBase.DIRECTORY):
-            return PathBase.ROOT
-        # On a server that is known to answer from the root, it is the file that the directory has become.
-        if self._outside or (self._must_be_child and self._known is not PathBase.ROOT):
-            return PathBase.DIRECTORY
-        # Below `dir/` no prefix search finds `dirx`: with the slash sent it can only be a child.
-        if self._namesake and self._sent_slash:
-            return PathBase.DIRECTORY
-        return None
+    The server's own ending comes first. The first lead is empty: `path` is documented as relative, and servers
+    refuse absolute paths (MLflow: 400). Object storage whose keys begin with `/` or `./` needs them.
+    """
+    slashes = [dialect.written_slash, not dialect.written_slash] if dialect.slash is None else [dialect.slash]
+    leads = list(dict.fromkeys(["", dialect.written_lead])) if dialect.lead is None else [dialect.lead]
+    return [PathForm(lead, each) for lead in leads for each in slashes]
 
-    def evidence(self) -> Evidence:
-        """Return what the listing shows of the server's dialect; after every row was added."""
-        return Evidence(base=self.base, echoed=self.echoed, lead=self.lead, slash=self.slash)
 
-    def add(self, rows: Iterable[FileRow]) -> None:
-        """Sort rows into children; after every row was weighed."""
-        base = self.base or self._known or PathBase.ROOT
-        if not self._directory:
-            for row in rows:
-                self._put(row, without_lead(row.path))
-        elif base is PathBase.ROOT:
-            start = len(self._prefix)
-            for row in rows:
-                path = without_lead(row.path)
-                # All others are the directory itself, or namesakes of it.
-                if path.startswith(self._prefix):
-                    self._put(row, path[start:])
-        else:
-            basename = self._directory.rpartition("/")[2]
-            for row in rows:
-                path = without_lead(row.path)
-                bare = path.rstrip("/")
-                if bare == self._directory and bare != basename:
-                    continue  # the directory itself by its full path; a child would be `a/b/a/b`
-                # A zero-byte entry that ends in a slash and names the directory itself is its marker.
-                if bare == basename and bare != path and not row.is_dir and not size_of(row):
-                    continue
-                self._put(row, path)
+def learn(dialect: Dialect, evidence: Evidence, accepted: PathForm | None) -> Dialect:
+    """Learn from a listing. `accepted`: the form that brought children; None where that proves nothing."""
+    slash, base, lead = dialect.slash, evidence.base or dialect.base, dialect.lead
+    if base is not None and base is not dialect.base:
+        log.info("the paths of this server's listings are relative to %s", base.value)
+    if accepted is not None and slash is None:
+        slash = accepted.slash
+        log.info("this server lists a directory by its path %s a slash at the end", "with" if slash else "without")
+    if accepted is not None and lead is None and dialect.written_lead:
+        lead = accepted.lead
+        log.info("this server lists a directory by its path with %r in front", lead)
+    written_slash = dialect.written_slash if evidence.slash is None else evidence.slash
+    return Dialect(slash, base, lead, written_slash, dialect.written_lead or evidence.lead)
 
-    def result(self) -> tuple[ListingKind, Children]:
-        """Return the kind, and the children (none unless the kind is CHILDREN)."""
-        if self._children.by_name or self._children.bad_names:
-            return ListingKind.CHILDREN, self._children
-        return (ListingKind.ECHO if self._self or self._namesake else ListingKind.EMPTY), self._children
 
-    def _put(self, row: FileRow, path: str) -> None:
+def normalize(
+    rows: Sequence[FileRow], directory: str, *, sent_slash: bool = True, known: PathBase | None = None
+) -> Generator[None, None, NormalListing]:
+    """Sort the rows of a listing of `directory` ("" for a run's root) into children; yields every few milliseconds.
+
+    `sent_slash`: whether the query ended in a slash. `known`: the base that this server is known to use.
+    """
+    base, echoed, has_namesakes = yield from _weigh(rows, directory, sent_slash, known)
+    children = Children({}, shadowed=[])
+    by_name = children.by_name
+    lead, slash = "", None
+    for count, (row, path) in enumerate(_below(rows, directory, base or known), 1):
+        if count % _STEP_ROWS == 0:
+            yield
         bare = path.rstrip("/")
         if not bare:
-            return  # the queried directory itself
+            continue
         name, deeper, rest = bare.partition("/")
         encoded = encode_name(name)
         if encoded is None or (deeper and any(encode_name(part) is None for part in rest.split("/"))):
-            self._children.bad_names += 1
-            return
-        slash = path.endswith("/") and not deeper
+            children.bad_names += 1
+            continue
         # A row further down makes the directory in between, slash and all.
-        is_dir = bool(deeper) or slash or bool(row.is_dir)
-        if is_dir and not self.lead and row.path.startswith(("/", "./")):
+        has_slash = bool(deeper) or path.endswith("/")
+        is_dir = has_slash or bool(row.is_dir)
+        if is_dir and slash is None:
+            slash = has_slash
+        if is_dir and not lead and row.path.startswith(("/", "./")):
             lead = row.path[: len(row.path) - len(without_lead(row.path))]
-            self.lead = lead if len(lead) <= _MAX_LEAD else ""
-        if is_dir and self.slash is None:
-            self.slash = slash or bool(deeper)
+            lead = lead if len(lead) <= _MAX_LEAD else ""
         child = ListedChild(encoded, is_dir, None if is_dir else size_of(row))
-        known = self._children.by_name.setdefault(encoded, child)
-        if known is child or known.is_dir == is_dir:
-            return  # new, or a duplicate: the first counts
-        self._children.shadowed.append(encoded)
-        if is_dir:
-            self._children.by_name[encoded] = child
+        first = by_name.setdefault(encoded, child)
+        # Of duplicates the first counts; of a file and a directory, the directory.
+        if first.is_dir != is_dir:
+            children.shadowed.append(encoded)
+            if is_dir:
+                by_name[encoded] = child
+    kind = ListingKind.ECHO if echoed or has_namesakes else ListingKind.EMPTY
+    if by_name or children.bad_names:
+        kind = ListingKind.CHILDREN
+    return NormalListing(kind, children, Evidence(base, echoed, lead, slash))
+
+
+def _weigh(
+    rows: Sequence[FileRow], directory: str, sent_slash: bool, known: PathBase | None
+) -> Generator[None, None, tuple[PathBase | None, bool, bool]]:
+    """Return the base that the rows show, whether they name the directory, and whether they name namesakes of it."""
+    if not directory:
+        return None, False, False
+    prefix = directory + "/"
+    has_under = has_outside = has_namesakes = must_be_child = echoed = False
+    for count, row in enumerate(rows, 1):
+        if count % _STEP_ROWS == 0:
+            yield
+        path = without_lead(row.path)
+        if path.startswith(prefix):
+            if path.rstrip("/") == directory:
+                echoed = True
+            else:
+                has_under = True
+        elif path == directory:
+            echoed = True
+            # A directory cannot be a file that holds bytes: this row is a child of the same name.
+            if not row.is_dir and size_of(row):
+                must_be_child = True
+        elif path.startswith(directory):
+            has_namesakes = True
+        elif not has_outside and (bare := path.rstrip("/")):
+            # Names that no filesystem can hold, like `../x`, are no evidence of anything.
+            has_outside = all(encode_name(part) is not None for part in bare.split("/"))
+    base = None
+    if has_under and not ("/" not in directory and known is PathBase.DIRECTORY):
+        base = PathBase.ROOT
+    # On a server that is known to answer from the root, a child of the same name is the file that the directory has
+    # become. Below `dir/` no prefix search finds `dirx`: with the slash sent it can only be a child.
+    elif has_outside or (must_be_child and known is not PathBase.ROOT) or (has_namesakes and sent_slash):
+        base = PathBase.DIRECTORY
+    return base, echoed, has_namesakes
+
+
+def _below(rows: Sequence[FileRow], directory: str, base: PathBase | None) -> Iterator[tuple[FileRow, str]]:
+    """Yield each row with its path below the directory; "" for the directory itself, and namesakes of it."""
+    prefix, basename = directory + "/", directory.rpartition("/")[2]
+    start = len(prefix)
+    for row in rows:
+        path = without_lead(row.path)
+        if not directory:
+            yield row, path
+        elif base is not PathBase.DIRECTORY:
+            yield row, path[start:] if path.startswith(prefix) else ""
+        else:
+            bare = path.rstrip("/")
+            # The directory itself by its full path (a child would be `a/b/a/b`), or its marker: a zero-byte entry that
+            # ends in a slash.
+            is_itself = bare == directory and bare != basename
+            is_marker = bare == basename and bare != path and not row.is_dir and not size_of(row)
+            yield row, "" if is_itself or is_marker else path
 
 
 def size_of(row: FileRow | ProjectFile) -> int | None:
@@ -245,13 +225,3 @@ def size_of(row: FileRow | ProjectFile) -> int | None:
     if isinstance(size, float):
         size = int(size) if size.is_integer() else None
     return size if size is not None and 0 <= size <= _MAX_SIZE else None
-
-
-def sort_rows(
-    rows: Sequence[FileRow], directory: str, *, sent_slash: bool = True, known: PathBase | None = None
-) -> tuple[ListingKind, Children, PathBase | None]:
-    """Sort a whole answer at once: `ListingNormalizer` for callers without an event loop to keep alive."""
-    sorter = ListingNormalizer(directory, sent_slash=sent_slash, known=known)
-    sorter.weigh(rows)
-    sorter.add(rows)
-    return *sorter.result(), sorter.base

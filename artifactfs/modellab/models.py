@@ -1,9 +1,8 @@
-"""JSON of Model Lab -> frozen structs. What may be absent, null or odd is said per field.
+"""JSON of Model Lab -> frozen structs. Each field says whether it may be absent, null or odd.
 
 The schemas are a preview and subject to change (model-lab-api.md): unknown fields are ignored, absent ones
-tolerated. msgspec decodes the well-formed answer in one pass; what it refuses (lone surrogates, broken UTF-8, NaN, a
-number without end, a row of another type) goes the slow way, row by row, so that one odd row costs itself and nothing
-else.
+tolerated. msgspec decodes a well-formed answer in one pass. An answer that it refuses (lone surrogates, broken UTF-8,
+NaN, a number without end, a row of another type) is decoded row by row, so that one odd row costs only itself.
 """
 
 import datetime
@@ -21,13 +20,13 @@ from artifactfs.modellab.size_limits import DEFAULTS
 # Deeper JSON than this is an attack on the recursion limit, not a listing.
 NESTING_HINT = "it is nested too deeply"
 
-# Of a name no more is kept than a file name could show of it (255 bytes): 20,000 runs are remembered.
+# Names are cut to what a file name could show of them (255 bytes): 20,000 runs are cached.
 _MAX_NAME = 255
 # Characters of an odd id that a log shows; arbitrary.
 _MAX_ODD = 40
-# Ids are int64 in the paths of requests: nothing else can be asked for.
+# Ids are int64 in the paths of requests.
 _MAX_ID = 2**63 - 1
-# Of a listing with something odd in it: bytes, and rows, between two looks at the event loop; some milliseconds.
+# Of a listing with an odd row: bytes, and rows, between two turns of the event loop; some milliseconds.
 _STEP_BYTES = 256 << 10
 _STEP_ROWS = 2_000
 
@@ -66,10 +65,10 @@ class ProjectFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """One page of runs or projects, and where it says that it stands; None where it does not.
+    """One page of runs or projects, and its place in the list as far as it gives it.
 
-    `next_number`: the next page's, `last_number`: the last one's, `size`: of every page, `total`: of all rows.
-    `says_last`: it is said that no page follows. `odd`: the ids of rows that were sent and are not among `rows`.
+    `next_number`, `last_number`: of the next and the last page. `size`: of every page. `total`: of all rows.
+    `says_last`: it says that no page follows. `odd`: the ids of rows that were sent and are not among `rows`.
     """
 
     rows: list[T]
@@ -83,11 +82,8 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     @property
     def sent(self) -> int:
-        """How many rows came, odd ones too."""
+        """How many rows were sent, odd ones too."""
         return len(self.rows) + len(self.odd)
-
-
-# --- the shapes on the wire -----------------------------------------------------------------------------
 
 
 class _ListingAttributes(msgspec.Struct, Generic[T]):
@@ -103,8 +99,8 @@ class _ListingAnswer(msgspec.Struct, Generic[T]):
     data: _ListingData[T]
 
 
+# The rows as they were sent, each to be decoded on its own, are msgspec.Raw.
 _listing_decoder = msgspec.json.Decoder(_ListingAnswer[FileRow])
-# The rows as they were sent, each to be decoded on its own.
 _raw_listing_decoder = msgspec.json.Decoder(_ListingAnswer[msgspec.Raw])
 _OBJECT_BEGINS = re.compile(rb"[ \t\r\n]*\{")
 _row_decoder = msgspec.json.Decoder(FileRow)
@@ -112,13 +108,17 @@ _row_decoder = msgspec.json.Decoder(FileRow)
 
 def decode_run_listing(body: bytes, lenient_bytes: int = DEFAULTS.lenient_bytes) -> RunListing:
     """Decode the answer of `/runs/{id}/artifacts`. Raises UnexpectedAnswer."""
-    steps = run_listing_in_steps(body, lenient_bytes)
+    return finish(run_listing_in_steps(body, lenient_bytes))
+
+
+def finish(steps: Generator[None, None, T]) -> T:
+    """Return the result of work in steps, for callers without an event loop to keep alive."""
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            listing: RunListing = done.value
-            return listing
+            found: T = done.value
+            return found
 
 
 def run_listing_in_steps(body: bytes, lenient_bytes: int = DEFAULTS.lenient_bytes) -> Generator[None, None, RunListing]:
@@ -138,10 +138,10 @@ def run_listing_in_steps(body: bytes, lenient_bytes: int = DEFAULTS.lenient_byte
 def _listing_row_by_row(
     body: bytes, lenient_bytes: int
 ) -> Generator[None, None, tuple[list[FileRow], str | None, int]]:
-    # A page of HTML, or megabytes of spaces, are not worth the work.
+    # HTML, or megabytes of spaces.
     if _OBJECT_BEGINS.match(body) is None:
         raise UnexpectedAnswer("the answer is not JSON")
-    # What is repaired takes its size once more, and each row an object before it is looked at.
+    # The repaired body takes its size once more, and each row an object.
     if len(body) > lenient_bytes:
         raise UnexpectedAnswer("the answer is not the JSON expected, and too large to look closer")
     repair = lenient_json.Repair()
@@ -186,39 +186,38 @@ def _file_row(text: msgspec.Raw) -> FileRow | None:
 
 def decode_run(body: bytes) -> Run:
     """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
-    return _run(_data(_lenient_json(body)))
-
-
-def attributes_of(body: bytes) -> dict[str, Any]:
-    """Return all that an answer about one run or project tells, as sent. Raises UnexpectedAnswer."""
-    return _attributes(_data(_lenient_json(body)))
+    return run_of(one_of(body))
 
 
 def decode_runs(body: bytes) -> Page[Run]:
     """Decode a page of `/runs`; a row without a usable id is left out and reported. Raises UnexpectedAnswer."""
-    return _page(body, "runs", _run)
+    return _page(body, "runs", run_of)
 
 
 def decode_project(body: bytes) -> Project:
     """Decode the answer of `/projects/{id}`. Raises UnexpectedAnswer."""
-    return _project(_data(_lenient_json(body)))
+    return project_of(one_of(body))
 
 
 def decode_projects(body: bytes) -> Page[Project]:
     """Decode a page of `/projects`; a row without a usable id is left out and reported. Raises UnexpectedAnswer."""
-    return _page(body, "projects", _project)
+    return _page(body, "projects", project_of)
+
+
+def one_of(body: bytes) -> Any:
+    """Return the `data` of an answer about one run or project, as sent."""
+    answer = _lenient_json(body)
+    return answer.get("data") if isinstance(answer, dict) else None
 
 
 def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
     answer = _lenient_json(body)
-    sent = answer.get("data") if isinstance(answer, dict) else None
-    if sent is None and isinstance(answer, dict) and "data" in answer:
-        sent = []
-    if not isinstance(sent, list):
+    sent = answer.get("data", answer) if isinstance(answer, dict) else answer
+    if not isinstance(answer, dict) or not isinstance(sent, list | None):
         raise UnexpectedAnswer(f"the page of {what} holds no list of {what}")
     rows = []
     odd = []
-    for row in sent:
+    for row in sent or []:
         try:
             rows.append(decode(row))
         except UnexpectedAnswer:
@@ -228,26 +227,23 @@ def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
     page = page if isinstance(page, dict) else {}
     keys = ("number", "next_number", "last_number", "total", "size")
     number, following, last, total, size = (_whole(page.get(key)) for key in keys)
-    if not sent or (number is not None and following is not None and following <= number):
+    if number is not None and ((following or 0) <= number or (last is not None and number >= last)):
         following = None
-    if number is not None and last is not None and number >= last:
-        following = None
-    says_last = "next_number" in page and following is None
-    return Page(rows, number, following, last, total, size, says_last, odd)
+    says_last = "next_number" in page and (following is None or not sent)
+    return Page(rows, number, following if sent else None, last, total, size, says_last, odd)
 
 
 def _written(value: object) -> str:
-    """Return how an odd value looks, for a log."""
+    """Return an odd value for a log."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(value[:_MAX_ODD]) if isinstance(value, str) else "null" if value is None else str(value)
 
 
 def error_text(body: bytes, content_type: str, secrets: Iterable[str] = ()) -> str:
-    """Return what an error body says, exact except for blanks, in one line; empty where it says nothing. Never raises.
+    """Return the message of an error's body, in one line, exact except for blanks; empty without one. Never raises.
 
-    `secrets` are blotted out: an answer may repeat what it was sent.
-
+    `secrets` are redacted: an answer may repeat its request.
     Seen shapes: a list of strings, a list of objects with title and detail, HTML, nothing.
     """
     try:
@@ -278,33 +274,27 @@ def parse_time_ns(value: object) -> int | None:
     if not isinstance(value, str):
         return None
     try:
-        return _since_epoch_ns(datetime.datetime.fromisoformat(value))
+        return _since_epoch_ns(value)
     except ValueError:
-        return _rare_time_ns(value)
-
-
-def _rare_time_ns(text: str) -> int | None:
-    """Return what RFC 3339 allows and datetime refuses: small letters, and a leap second at the end of a day of UTC."""
-    text = text.upper()
-    leap = text[16:19] == ":60"
+        pass
+    # RFC 3339 allows small letters, and a leap second at the end of a day of UTC; datetime refuses both.
+    text = value.upper()
+    is_leap = text[16:19] == ":60"
     try:
-        time_ns = _since_epoch_ns(datetime.datetime.fromisoformat(f"{text[:16]}:59{text[19:]}" if leap else text))
+        time_ns = _since_epoch_ns(f"{text[:16]}:59{text[19:]}" if is_leap else text)
     except ValueError:
         return None
-    if not leap:
-        return time_ns
-    # As POSIX counts, it is the second that follows.
-    following_ns = time_ns + 10**9
-    return following_ns if following_ns // 10**9 % 86400 == 0 else None
+    # As POSIX counts, a leap second is the second that follows.
+    time_ns += 10**9 if is_leap else 0
+    return None if is_leap and time_ns // 10**9 % 86400 else time_ns
 
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
-def _since_epoch_ns(when: datetime.datetime) -> int:
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.UTC)
-    since = when - _EPOCH
+def _since_epoch_ns(text: str) -> int:
+    when = datetime.datetime.fromisoformat(text)
+    since = (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)) - _EPOCH
     return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
 
 
@@ -323,32 +313,24 @@ def _lenient_json(body: bytes) -> Any:
         raise UnexpectedAnswer("the answer is not JSON") from None
 
 
-def _data(answer: Any) -> dict[str, Any]:
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, dict):
-        raise UnexpectedAnswer("the answer holds no data")
-    return data
+def attributes_of(data: Any, what: str) -> tuple[int, dict[str, Any]]:
+    """Return the id and the attributes of a run or project, as sent. Raises UnexpectedAnswer."""
+    attributes, number = (data.get("attributes"), _whole(data.get("id"))) if isinstance(data, dict) else (None, None)
+    if not isinstance(attributes, dict) or number is None or not 1 <= number <= _MAX_ID:
+        raise UnexpectedAnswer(f"the answer holds no {what}")
+    return number, attributes
 
 
-def _attributes(data: dict[str, Any]) -> dict[str, Any]:
-    attributes = data.get("attributes")
-    if not isinstance(attributes, dict):
-        raise UnexpectedAnswer("the answer's data holds no attributes")
-    return attributes
-
-
-def _run(data: Any) -> Run:
-    attributes = _attributes(data) if isinstance(data, dict) else None
-    run_id = _id(data) if attributes is not None else None
-    if attributes is None or run_id is None:
-        raise UnexpectedAnswer("the answer holds no run")
-    project, name, status = (attributes.get(key) for key in ("project_id", "name", "status"))
+def run_of(data: Any) -> Run:
+    """Return the run that `data` describes. Raises UnexpectedAnswer."""
+    run_id, attributes = attributes_of(data, "run")
+    project, status = attributes.get("project_id"), attributes.get("status")
     if isinstance(project, str) and not _can_be_sent(project):
         raise UnexpectedAnswer("the run's project_id is no text")
     return Run(
         run_id=run_id,
         project_id="" if project is None else str(project),
-        name=name[:_MAX_NAME] if isinstance(name, str) else "",
+        name=_name(attributes),
         status=status.lower() if isinstance(status, str) else "",
         created_ns=parse_time_ns(attributes.get("created_at")),
         completed_ns=parse_time_ns(attributes.get("completed_at")),
@@ -357,18 +339,16 @@ def _run(data: Any) -> Run:
     )
 
 
-def _project(data: Any) -> Project:
-    attributes = _attributes(data) if isinstance(data, dict) else None
-    project_id = _id(data) if attributes is not None else None
-    if attributes is None or project_id is None:
-        raise UnexpectedAnswer("the answer holds no project")
+def project_of(data: Any) -> Project:
+    """Return the project that `data` describes. Raises UnexpectedAnswer."""
+    project_id, attributes = attributes_of(data, "project")
+    updated_ns = parse_time_ns(attributes.get("updated_at"))
+    return Project(project_id, _name(attributes), updated_ns=updated_ns, deleted=bool(attributes.get("deleted_at")))
+
+
+def _name(attributes: dict[str, Any]) -> str:
     name = attributes.get("name")
-    return Project(
-        project_id=project_id,
-        name=name[:_MAX_NAME] if isinstance(name, str) else "",
-        updated_ns=parse_time_ns(attributes.get("updated_at")),
-        deleted=bool(attributes.get("deleted_at")),
-    )
+    return name[:_MAX_NAME] if isinstance(name, str) else ""
 
 
 def _can_be_sent(text: str) -> bool:
@@ -378,12 +358,6 @@ def _can_be_sent(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _id(data: dict[str, Any]) -> int | None:
-    """Return the id of a run or project; None for one that cannot be asked for."""
-    number = _whole(data.get("id"))
-    return number if number is not None and 1 <= number <= _MAX_ID else None
 
 
 def _whole(value: object) -> int | None:

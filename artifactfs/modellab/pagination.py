@@ -1,12 +1,10 @@
-"""The pages of `/runs` and `/projects`: which to ask for, and when there are no more. Source: model-lab-api.md, Pages.
+"""The pages of `/runs` and `/projects`: which to fetch, and when there are no more. Source: model-lab-api.md, Pages.
 
-A page may name the next, the last, and how many rows there are; of these only the last is sure to be there, and any of
-them may be wrong. The next page is the one that is named, else the number behind this one's, as long as the last page's
-number or the total says that more is to come, or nothing is said and the page is full. The list ends with a page that
-brings no new row. Pages count from 0 or from 1.
-
-Where a page also names the last, those between are asked for side by side: a service that takes its time is waited for
-once or twice, not ten times, and fewer rows move between pages meanwhile.
+A page may name the next page, the last one, and the number of rows; any of them may be absent or wrong. The next page
+is the one that is named, else the number after this one's, as long as the last page's number or the total says that
+more follows, or neither is there and the page is full. The list ends with a page without a new row. Pages count from 0
+or from 1. Where a page also names the last, the pages between are fetched concurrently: a slow service costs one or two
+waits, not ten, and fewer rows move between pages meanwhile.
 """
 
 import logging
@@ -22,11 +20,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The documented maximum of page[size]; and its default, which a server keeps to that does not know page[size].
+# The documented maximum of page[size]; and its default, which holds where a server does not know page[size].
 PAGE_SIZE = 100
 _DEFAULT_SIZE = 25
-# Half of what the transport has under way at a time: others look, too.
-_SIDE_BY_SIDE = 8
+# Half of the transport's connections: other requests need some, too.
+_CONCURRENCY = 8
 
 
 async def fetch_pages(
@@ -38,7 +36,7 @@ async def fetch_pages(
 ) -> list[T]:
     """Return the rows of the pages that hold the first `count`, each id once. `ask` gets a page by its parameters.
 
-    `logged_as_cut`: the lists that the log already reports as cut. Raises what `ask` raises of the first page to fail.
+    `logged_as_cut`: the lists that the log already reports as cut. Raises the error of the first page to fail.
     """
     if count <= 0:
         return []
@@ -51,10 +49,10 @@ async def fetch_pages(
     found: dict[int, T] = {}
     rows = 0
     numbers: list[int | None] = [None]
-    # Whether these numbers were named by a page, or counted on; the latter may be one less than the server counts.
+    # Whether a page named these numbers. Counted numbers may be one less than the server's, once.
     is_named, may_shift = True, True
     while numbers:
-        for number, page in zip(numbers, await _side_by_side(page_of, numbers), strict=True):
+        for number, page in zip(numbers, await _concurrently(page_of, numbers), strict=True):
             fresh = {id_of(row): row for row in page.rows if id_of(row) not in found}
             found |= fresh
             if fresh or (page.odd and not page.rows):
@@ -62,7 +60,7 @@ async def fetch_pages(
                 numbers = _following(page, number, size, count, rows)
                 is_named = page.next_number is not None
             elif page.rows and may_shift and not is_named and number is not None and page.number != number:
-                # The same page once more, which does not say that it is the one asked for: pages count from 1.
+                # The same page once more, without the requested number: pages count from 1.
                 may_shift, numbers = False, [number + 1]
             else:
                 # Rows move between pages while reading; a page without a new id ends it.
@@ -81,9 +79,9 @@ async def fetch_pages(
 
 
 def _following(page: Page[T], asked: int | None, size: int, count: int, rows: int) -> list[int | None]:
-    """Return the numbers of the pages after `page` that are to be there and hold what is wanted.
+    """Return the numbers of the pages to fetch after `page`.
 
-    `asked`: the number by which it was asked for. `rows`: how many came so far, of `count` that are wanted.
+    `asked`: the requested number of `page`. `rows`: how many rows were sent so far, of the `count` to return.
     """
     if rows >= count:
         return []
@@ -94,24 +92,24 @@ def _following(page: Page[T], asked: int | None, size: int, count: int, rows: in
         # A server that does not number its pages is taken to count from 0, as recorded.
         following = 1 + max(page.number or 0, asked or 0)
     each = min(size, page.size) if page.size else size
-    # A page with fewer rows than it is to have, or a gap in the numbers: who knows what they count. One at a time.
+    # After a page with too few rows, or a gap in the numbers, the numbers prove nothing. One page at a time.
     if page.last_number is None or page.number is None or following != page.number + 1 or page.sent < each:
         return [following]
-    last = min(page.last_number, following + -(-(count - rows) // each) - 1, following + _SIDE_BY_SIDE - 1)
+    last = min(page.last_number, following + -(-(count - rows) // each) - 1, following + _CONCURRENCY - 1)
     return list(range(following, max(last, following) + 1))
 
 
 def _says_more(page: Page[T], size: int, rows: int) -> bool:
-    """Whether a page that does not name the next says that one follows. `rows`: how many came so far."""
+    """Whether a page without a next number says that a page follows. `rows`: how many rows were sent so far."""
     if page.number is not None and page.last_number is not None:
         return page.number < page.last_number
-    # A total of less than what is there tells nothing.
+    # A total below the number of rows proves nothing.
     if page.total is not None and page.total >= rows:
         return page.total > rows
     return not page.says_last and page.sent in (size, page.size, _DEFAULT_SIZE)
 
 
-async def _side_by_side(
+async def _concurrently(
     page_of: Callable[[int | None], Awaitable[Page[T]]], numbers: list[int | None]
 ) -> list[Page[T]]:
     if len(numbers) == 1:

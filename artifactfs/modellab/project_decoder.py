@@ -1,9 +1,9 @@
-"""A project's listing as it streams -> rows: it may be large, and nothing may hold up the event loop.
+"""A project's listing as a stream -> rows: it may be large, and must not block the event loop.
 
-From ijson's events until the rows have begun. From there on msgspec decodes all rows that are there, in a fifth of
-the time: what stands before a `},{` is whole rows, or else, with its bracket, no JSON. What it refuses goes by
-events, with all that follows, repaired before (lenient_json.py); ijson's ready-made `items` would take 10 GB of memory
-for 100 KB of opening brackets.
+ijson's events find the list of rows. From there on msgspec decodes whole rows, in a fifth of the time: the bytes before
+a `},{` are whole rows, or else, with a bracket, no JSON. Rows that msgspec refuses are decoded from events, with all
+that follow, after a repair (lenient_json.py). ijson's own `items` would need 10 GB of memory for 100 KB of opening
+brackets.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from artifactfs.modellab.models import NESTING_HINT, ProjectFile, parse_time_ns
 # Where the rows of a project's listing stand, and how deep; None is a list.
 _ROWS_AT = ["data", "attributes", "files", None]
 _ROW_DEPTH = len(_ROWS_AT) + 1
-# Deeper than this, or in longer texts, nothing comes that could be a row.
+# Deeper JSON, or longer texts, cannot hold a row.
 _MAX_DEPTH = 64
 _MAX_TEXT_BYTES = 1 << 20
 # Rows are decoded by so many bytes at once, where that many come; one row may have as many as a path in JSON's escapes.
@@ -39,21 +39,20 @@ class ProjectDecoder:
         self._repair = Repair()
         self._events = ijson.sendable_list()
         self._parser = ijson.basic_parse_coro(self._events, use_float=True)
-        # Containers that are open, and by what the value that comes next stands in each of the outer ones: None in
-        # a list.
+        # The number of open containers; and the key of the next value in each of the outer ones: None in a list.
         self._depth = 0
         self._at: list[str | None] = [None] * (_ROW_DEPTH + 1)
         self._row: dict[str, Any] | None = None
-        # Whether the last that came was the beginning of the list of rows.
+        # Whether the last event was the beginning of the list of rows.
         self._is_before_rows = False
         # Bytes since the last event.
         self._silent_bytes = 0
-        # Lists that began; and what came of the rows and is not decoded yet, None where they go by events.
+        # Lists that began; and the bytes of rows that are not decoded yet, None where events decode them.
         self._lists = 0
         self._rest: bytes | None = None
 
     def feed(self, piece: bytes) -> list[IndexedFile]:
-        """Return rows that came so far, each once, in order; one without a usable path is left out.
+        """Return the rows that are complete now, each once, in order; rows without a usable path are left out.
 
         Raises UnexpectedAnswer.
         """
@@ -67,7 +66,7 @@ class ProjectDecoder:
         return files + (self._by_events(piece) if self._rest is None else self._many(self._rest + piece))
 
     def _many(self, rest: bytes) -> list[IndexedFile]:
-        """Decode what begins where a row does; keep what is no whole row yet."""
+        """Decode bytes that begin with a row; keep the partial row at their end."""
         self._rest = rest
         if len(rest) < _MANY_BYTES:
             return []
@@ -78,7 +77,7 @@ class ProjectDecoder:
             try:
                 files = _project_files_decoder.decode(b"[%b]" % rest[: end + 1])
             except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                pass  # an odd row, or none at all: by events it costs itself and nothing else
+                pass  # an odd row, or none at all: decoded from events, it costs only itself
             else:
                 self._rest = rest[rest.index(b"{", end) :]
                 return [indexed_file(file) for file in files]
@@ -88,7 +87,7 @@ class ProjectDecoder:
     def _by_events(self, piece: bytes, *, final: bool = False) -> list[IndexedFile]:
         sound = self._repair.feed(piece, final=final)
         try:
-            if sound:  # for the parser nothing would be the end
+            if sound:  # the parser takes an empty piece for the end
                 self._parser.send(sound)
         except (ijson.JSONError, UnicodeError, StopIteration) as error:
             raise UnexpectedAnswer("the project's listing is not the JSON expected") from error

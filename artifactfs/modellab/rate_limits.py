@@ -1,12 +1,21 @@
-"""The state of the rate limits. No clock, no sleeping, no httpx: time and answers are arguments.
+"""The rate limits, as answers report them, and the pauses that they impose on requests (docs/semantics.md 5.4).
 
-Times are seconds of one clock, the caller's. Headers are looked up in lower case.
+`RateLimits` has no clock and does not sleep: time and answers are arguments. Times are seconds of one clock, the
+caller's. Headers are looked up in lower case.
 """
 
 import email.utils
-from collections.abc import Mapping
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
+import trio
+
+from artifactfs import errors
+
+log = logging.getLogger(__name__)
 
 # For a 429 that names no reset.
 _DEFAULT_RESET_S = 5.0
@@ -33,7 +42,7 @@ def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """What is known of one rate limit. `name` "": of requests whose limit no answer has named.
+    """One rate limit, for status. `name` "": of requests whose limit no answer has named.
 
     `remaining` of `limit` requests are left until `reset_s` from now, each None where no valid answer
     says so. Requests pause for `paused_s` seconds more, since `paused_since` (None: no pause).
@@ -47,102 +56,125 @@ class LimitState(msgspec.Struct, frozen=True):
     paused_since: float | None
 
 
-class RateLimits:
-    """The rate limits, as answers report them: until when requests pause, per limit name (docs/semantics.md 5.4).
+@dataclass(slots=True)
+class _Limit:
+    """`remaining` of `limit` requests are left until `known_until`. `last_turn`: of requests that are spread out."""
 
-    Which limit an endpoint counts against is only known from its answers, so endpoints that were not answered
-    yet share one nameless limit.
+    limit: float = 0.0
+    remaining: float = 0.0
+    known_until: float = 0.0
+    paused_since: float = 0.0
+    paused_until: float = 0.0
+    last_turn: float = float("-inf")
+
+
+class RateLimits:
+    """The rate limits by name: how many requests are left, and until when requests pause (docs/semantics.md 5.4).
+
+    Only an answer shows which limit an endpoint counts against, so endpoints without an answer share one nameless
+    limit.
     """
 
     def __init__(self) -> None:
         self._name_of: dict[str, str] = {}
-        self._blocked_until: dict[str, float] = {}
-        self._blocked_since: dict[str, float] = {}
-        # Requests left of a limit, the limit, and until when that holds.
-        self._left: dict[str, tuple[float, float, float]] = {}
-        # When the last request went, or is to go, that was slowed down.
-        self._last_turn: dict[str, float] = {}
+        self._limits: defaultdict[str, _Limit] = defaultdict(_Limit)
 
     def observe(self, endpoint: str, status: int, headers: Mapping[str, str], now: float, wall_clock: float) -> None:
-        """Take note of an answer's headers. `endpoint`: the kind of request, like "listing"."""
-        name = headers.get("x-ratelimit-name", "")[:200]
-        if name:
-            self._name_of[endpoint] = name
-        else:
-            # A proxy's 429 has no name: it holds back what was throttled all the same.
-            name = self._name_of.get(endpoint, "")
+        """Record an answer's headers. `endpoint`: the kind of request, like "listing"."""
+        # A proxy's 429 has no name: it throttles the same requests.
+        name = headers.get("x-ratelimit-name", "")[:200] or self._name_of.get(endpoint, "")
         reset_s = reset_after_s(headers, wall_clock)
         remaining, limit = _number(headers.get("x-ratelimit-remaining")), _number(headers.get("x-ratelimit-limit"))
-        if remaining is not None and limit:
-            self._left[name] = remaining, limit, now + (_DEFAULT_RESET_S if reset_s is None else reset_s)
-        if status == 429:
-            pause_s = _DEFAULT_RESET_S if reset_s is None else reset_s
-        elif remaining == 0 and reset_s is not None:
-            pause_s = reset_s
-        else:
+        is_throttled = status == 429 or (remaining == 0 and reset_s is not None)
+        if name:
+            self._name_of[endpoint] = name
+        if not is_throttled and (remaining is None or not limit):
             return
-        # A reset beyond the named period is probed after that period.
-        period_s = _number(headers.get("x-ratelimit-period"))
-        if period_s is not None and period_s > 0:
-            pause_s = min(pause_s, period_s)
-        until = now + pause_s
-        if self._blocked_until.get(name, 0.0) <= now:
-            self._blocked_since[name] = now
-        self._blocked_until[name] = max(until, self._blocked_until.get(name, 0.0))
+        found = self._limits[name]
+        reset_s = _DEFAULT_RESET_S if reset_s is None else reset_s
+        if remaining is not None and limit:
+            found.limit, found.remaining, found.known_until = limit, remaining, now + reset_s
+        if is_throttled:
+            # A reset beyond the named period is probed after that period.
+            period_s = _number(headers.get("x-ratelimit-period"))
+            until = now + (min(reset_s, period_s) if period_s else reset_s)
+            if found.paused_until <= now:
+                found.paused_since = now
+            found.paused_until = max(until, found.paused_until)
 
     def is_near(self, endpoint: str, now: float, in_flight: int = 0) -> bool:
         """Whether little is left of the limit that a request of this kind counts against.
 
         `in_flight`: requests without an answer yet.
         """
-        name = self._name_of.get(endpoint, "")
-        if self._blocked_until.get(name, 0.0) > now:
-            return True
-        remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
-        return until > now and remaining - in_flight < limit * _NEAR
+        found = self._of(endpoint)
+        is_low = found.known_until > now and found.remaining - in_flight < found.limit * _NEAR
+        return found.paused_until > now or is_low
 
     def turn_s(self, endpoint: str, now: float) -> float:
-        """Return for how many seconds a request of this kind is to wait so that what is left lasts to the reset.
+        """Return for how many seconds a request of this kind must wait so that the remaining ones last to the reset.
 
-        Takes its turn: the next one comes after it. One that comes after a while waits for nothing.
+        Takes its turn: the next one comes after it. A request after a long gap does not wait.
         """
-        name = self._name_of.get(endpoint, "")
-        remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
-        if until <= now or remaining >= limit * _NEAR:
+        found = self._of(endpoint)
+        if found.known_until <= now or found.remaining >= found.limit * _NEAR:
             return 0.0
+        pace_s = min(_MAX_PACE_S, (found.known_until - now) / max(found.remaining, 1.0))
         # The next answers correct this.
-        self._left[name] = max(0.0, remaining - 1), limit, until
-        pace_s = min(_MAX_PACE_S, (until - now) / max(remaining, 1.0))
-        turn = self._last_turn[name] = max(now, self._last_turn.get(name, float("-inf")) + pace_s)
-        return turn - now
+        found.remaining = max(0.0, found.remaining - 1)
+        found.last_turn = max(now, found.last_turn + pace_s)
+        return found.last_turn - now
 
     def pause_s(self, endpoint: str, now: float) -> float:
         """Return for how many seconds a request of this kind must still wait; 0 if it may go."""
-        name = self._name_of.get(endpoint, "")
-        return max(0.0, self._blocked_until.get(name, 0.0) - now)
+        return max(0.0, self._of(endpoint).paused_until - now)
 
     def states(self, now: float) -> list[LimitState]:
         """Return the state of each limit, by name."""
-        found = []
-        for name in sorted(self._left.keys() | self._blocked_until.keys()):
-            remaining, limit, until = self._left.get(name, (0.0, 0.0, 0.0))
-            known = until > now
-            paused_s = max(0.0, self._blocked_until.get(name, 0.0) - now)
-            found.append(
-                LimitState(
-                    name,
-                    limit if known else None,
-                    remaining if known else None,
-                    until - now if known else None,
-                    paused_s,
-                    self._blocked_since.get(name) if paused_s else None,
-                )
-            )
-        return found
+        states = []
+        for name, found in sorted(self._limits.items()):
+            paused_s, reset_s = max(0.0, found.paused_until - now), found.known_until - now
+            state = LimitState(name, None, None, None, paused_s, found.paused_since if paused_s else None)
+            if reset_s > 0:
+                state = msgspec.structs.replace(state, limit=found.limit, remaining=found.remaining, reset_s=reset_s)
+            states.append(state)
+        return states
 
     def recovered_at(self, now: float) -> float:
         """Return when the last pause was over; minus infinity where there was none."""
-        return max((until for until in self._blocked_until.values() if until <= now), default=float("-inf"))
+        ends = (found.paused_until for found in self._limits.values())
+        return max((until for until in ends if 0.0 < until <= now), default=float("-inf"))
+
+    def _of(self, endpoint: str) -> _Limit:
+        return self._limits.get(self._name_of.get(endpoint, "")) or _Limit()
+
+
+async def wait(
+    limits: RateLimits,
+    endpoint: str,
+    host: str,
+    end: float,
+    clock: Callable[[], float],
+    failures: list[errors.PassingError],
+) -> float:
+    """Wait until a request of this kind may be sent; returns for how many seconds. `failures`: gets the reason.
+
+    Raises RateLimited at once where a reset lies past `end`.
+    """
+    paused_s = 0.0
+    # Checked after each pause: another request may have learned a later reset.
+    while (pause_s := limits.pause_s(endpoint, now := clock())) > 0:
+        fact = f"{host} is rate-limiting these keys: its limit resets in {pause_s:.0f} s, past the deadline"
+        failures.append(errors.RateLimited(fact, pause_s))
+        if now + pause_s >= end:
+            raise failures[-1]
+        log.info("rate limit of %s: waiting %.1f s", host, pause_s)
+        await trio.sleep(pause_s)
+        paused_s += pause_s
+    # Near the limit, requests are spread out. No request fails because of that.
+    if (turn_s := min(limits.turn_s(endpoint, now), (end - now) / 2)) > 0:
+        await trio.sleep(turn_s)
+    return paused_s + max(turn_s, 0.0)
 
 
 def _number(text: str | None) -> float | None:

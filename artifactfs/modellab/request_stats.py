@@ -1,14 +1,13 @@
-"""What became of the requests of one mount: by kind and outcome, how long answers took, whether the keys are taken.
+"""The requests of one mount, counted by kind and outcome; the latency of answers; whether the keys are accepted.
 
-Only counts: an increment or two a request, so that the cost is not measurable. Does not know what it
-is for; `control/counters.py` puts it together with what others know.
+An increment or two a request, so that the cost is not measurable. `control/counters.py` gives the counts their names.
 """
 
 import enum
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable
-from types import TracebackType
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import trio
@@ -22,7 +21,7 @@ _SLACK_S = 0.01
 
 
 class Outcome(enum.StrEnum):
-    """What became of a request. The last two were never sent."""
+    """How a request ended. The last two were never sent."""
 
     OK = "ok"
     NOT_FOUND = "not_found"
@@ -62,10 +61,8 @@ _OUTCOME: dict[type[BaseException], Outcome] = {
 _SAYS_NOTHING = frozenset({Outcome.CANCELLED, Outcome.BUG})
 
 
-def outcome_of(kind: type[BaseException] | None) -> Outcome:
-    """Return the outcome of a request that ended with an exception of this kind; None: with none."""
-    if kind is None:
-        return Outcome.OK
+def outcome_of(kind: type[BaseException]) -> Outcome:
+    """Return the outcome of a request that ended with an exception of this kind."""
     return next((_OUTCOME[base] for base in kind.__mro__ if base in _OUTCOME), Outcome.BUG)
 
 
@@ -77,15 +74,15 @@ class LatencyHistogram(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many answers came."""
+        """How many answers there were."""
         return sum(self.counts)
 
 
 class StatsSnapshot(msgspec.Struct, frozen=True):
-    """What was asked so far: attempts by kind and outcome, times by kind, bodies that broke off.
+    """The requests so far: attempts by kind and outcome, latencies by kind, bodies that broke off.
 
-    `denied_since`: when the service began to refuse the keys, None while it takes them; `taken_at`: when it took them
-    again. Both in seconds of the mount's clock. `denied_last`: the last request was refused so, too.
+    `denied_since`: when the service began to refuse the keys, None while it accepts them; `taken_at`: when it accepted
+    them again. Both in seconds of the mount's clock. `denied_last`: the last request was refused so, too.
     """
 
     outcomes: dict[str, dict[str, int]]
@@ -96,50 +93,35 @@ class StatsSnapshot(msgspec.Struct, frozen=True):
     denied_last: bool = False
 
 
-class Attempt:
-    """One request on its way, until `until`: a context that takes note of how it ends. `ours`: it has our keys."""
-
-    __slots__ = ("_kind", "_ours", "_tally", "_until")
-
-    def __init__(self, tally: "RequestStats", kind: str, until: float, *, ours: bool) -> None:
-        self._tally = tally
-        self._kind = kind
-        self._until = until
-        self._ours = ours
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._tally.ended(self._kind, outcome_of(kind), self._until, ours=self._ours)
-
-
 class RequestStats:
     """The counts of one mount, shared by its transports. `clock`: seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._outcomes: Counter[tuple[str, Outcome]] = Counter()
-        self._heads: dict[str, list[int]] = {}
-        self._head_sums: dict[str, float] = {}
+        self._heads: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(HEAD_BOUNDS_S) + 1))
+        self._head_sums: defaultdict[str, float] = defaultdict(float)
         self._denied_since: float | None = None
         self._denied_last = False
         self._taken_at = float("-inf")
         # Bodies that did not come to their end, though their answer's head was in order.
         self.bodies_broken = 0
 
-    def attempt(self, kind: str, until: float, *, ours: bool = True) -> Attempt:
-        """Return a context for one request; see Attempt."""
-        return Attempt(self, kind, until, ours=ours)
+    @contextmanager
+    def attempt(self, kind: str, until: float, *, to_api: bool = True) -> Iterator[None]:
+        """Count how one request ends, whose deadline is `until`. `to_api`: it carries the keys."""
+        try:
+            yield
+        except BaseException as error:
+            self._count(kind, outcome_of(type(error)), until, to_api=to_api)
+            raise
+        self._count(kind, Outcome.OK, until, to_api=to_api)
 
-    def ended(self, kind: str, outcome: Outcome, until: float, *, ours: bool) -> None:
-        """Take note of how a request ended."""
+    def _count(self, kind: str, outcome: Outcome, until: float, *, to_api: bool) -> None:
         if outcome is Outcome.CANCELLED and self._clock() >= until - _SLACK_S:
             outcome = Outcome.TIMED_OUT
         self._outcomes[kind, outcome] += 1
-        if not ours or outcome in _SAYS_NOTHING:
+        if not to_api or outcome in _SAYS_NOTHING:
             return
         self._denied_last = outcome is Outcome.DENIED
         if outcome is Outcome.OK:
@@ -149,21 +131,17 @@ class RequestStats:
             self._denied_since = self._clock()
 
     def record_foreign_answer(self, kind: str) -> None:
-        """Take note that an answer that had ended well is not Model Lab's."""
+        """Count an answer that had ended well as not Model Lab's."""
         self._outcomes[kind, Outcome.OK] -= 1
         self._outcomes[kind, Outcome.PROTOCOL_ERROR] += 1
 
     def not_sent(self, kind: str, outcome: Outcome) -> None:
-        """Take note of a request that was given up before it was sent."""
+        """Count a request that was given up before it was sent."""
         self._outcomes[kind, outcome] += 1
 
     def head(self, kind: str, seconds: float) -> None:
-        """Take note of how long an answer's head took."""
-        counts = self._heads.get(kind)
-        if counts is None:
-            counts = self._heads[kind] = [0] * (len(HEAD_BOUNDS_S) + 1)
-            self._head_sums[kind] = 0.0
-        counts[bisect_left(HEAD_BOUNDS_S, seconds)] += 1
+        """Count an answer's head, and the seconds that it took."""
+        self._heads[kind][bisect_left(HEAD_BOUNDS_S, seconds)] += 1
         self._head_sums[kind] += seconds
 
     def traffic(self) -> StatsSnapshot:

@@ -1,7 +1,7 @@
-"""Host names while no thread can be had: a name is resolved in a thread, and what it was the last time is remembered.
+"""Host names while no thread can be started: names are resolved in a thread, and the last addresses are cached.
 
-Without it a request to a name fails with the interpreter's own RuntimeError, and reads that need a new connection fail
-for as long as the user's limit on processes is reached (docs/semantics.md 5.5).
+Without the cache, reads that need a new connection fail for as long as the user's limit on processes is reached
+(docs/semantics.md 5.5).
 """
 
 import socket
@@ -13,12 +13,12 @@ import trio
 from artifactfs.errors import NoThread
 from artifactfs.util import threads
 
-# The API's, a proxy's, and those that content is redirected to.
+# Names: the API's, a proxy's, and those of redirects for contents.
 _REMEMBERED = 64
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """The system's resolver, in a thread; without one, its last answer."""
+    """The system's resolver, in a thread; where none can be started, its last answer."""
 
     def __init__(self) -> None:
         self._known: cachetools.LRUCache[tuple[Any, ...], list[Any]] = cachetools.LRUCache(_REMEMBERED)
@@ -32,7 +32,7 @@ class Resolver(trio.abc.HostnameResolver):
         proto: int = 0,
         flags: int = 0,
     ) -> list[Any]:
-        """Return the addresses of a name. Raises OSError, from NoThread where none are known and none can be asked."""
+        """Return the addresses of a name. Raises OSError; from NoThread where no thread can be started."""
         query = (host, port, family, type, proto, flags)
         try:
             found = await threads.run(socket.getaddrinfo, *query, abandon_on_cancel=True)
@@ -49,7 +49,7 @@ class Resolver(trio.abc.HostnameResolver):
 
 
 def install() -> None:
-    """Have all names of this run of trio resolved so, unless something else resolves them."""
+    """Resolve all names of this run of trio so, unless a custom resolver is there already."""
     before = trio.socket.set_custom_hostname_resolver(Resolver())
     if before is not None:
         trio.socket.set_custom_hostname_resolver(before)

@@ -1,66 +1,58 @@
-"""GETs to the API origin: connections, credentials, size limits, and the conversion of foreign exceptions.
+"""GETs to the API origin: attempts within a deadline, credentials, size limits, rate limits, the circuit breaker.
 
-A request ends in a body or in an artifactfs.errors.ServiceError. `retry.py` repeats attempts; endpoints and JSON are
-unknown here. What is hard:
+A request ends in a body or in an artifactfs.errors.ServiceError; endpoints and JSON are unknown here. What is hard:
 
-- httpcore's pool is poisoned by cancellations while requests queue inside it (encode/httpcore#1093), so `RequestQueue`
-  stands in front and nothing ever queues in the pool;
-- httpx's time-outs are per chunk, so the deadline is trio's;
+- httpx's time-outs are per chunk, so the deadline is trio's, and covers queues, pauses and all attempts;
 - a redirect is never followed: httpx would send the keys along (docs/dev/model-lab-api.md, 12).
 """
 
+import io
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from importlib.metadata import version
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
+from contextlib import aclosing, asynccontextmanager
+from functools import lru_cache, partial
+from typing import TypeVar
 
-import cachetools
 import httpx
 import trio
 
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import error_mapping, models, rate_limits, request_log, size_limits
+from artifactfs.modellab import error_mapping, models, rate_limits, size_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.circuit_breaker import CircuitBreaker, PendingRequest
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, PendingRequest, pause, resume
 from artifactfs.modellab.connections import Connections, tls_context
-from artifactfs.modellab.request_queue import RequestQueue
-from artifactfs.modellab.request_stats import RequestStats
-from artifactfs.modellab.retry import KeysRefused, Retrier, RetryPolicy
-from artifactfs.modellab.streams import BodyMemory, RetainedBody, Stream, decoded
-from artifactfs.util.urls import is_loopback, without_password
+from artifactfs.modellab.request_log import log_request
+from artifactfs.modellab.request_stats import Outcome, RequestStats
+from artifactfs.modellab.retry import RETRIED, KeysRefused, RetryPolicy
+from artifactfs.modellab.streams import BodyMemory, Stream, decoded, start_of
+from artifactfs.util.urls import is_loopback
 
 log = logging.getLogger(__name__)
 
-# Called with every answer: the kind of request, the status, the headers by their names in lower case.
-OnAnswer = Callable[[str, int, Mapping[str, str]], None]
+T = TypeVar("T")
 
-# Requests of one mount at once, as long as none stalls.
-CONCURRENCY = 16
-# Of those, how many a prefetch leaves free.
-RESERVED = 2
 # Origins of redirects whose circuit breakers are kept. Arbitrary.
 _MAX_ORIGINS = 32
 # A body that waits for memory gives up so long before its deadline, so that the error names the reason.
 _MEMORY_WAIT_MARGIN_S = 0.2
-# Bytes that are read of an error's body: enough for a sentence.
-_MAX_ERROR_BYTES = 64 << 10
-_CONNECT_TIMEOUT_S = 10.0
+# The share of the remaining time that reading refused keys again may take; the rest is for a request with new keys.
+_KEY_RENEWAL_SHARE = 0.8
+# Attempts that are repeated because the keys have changed. Arbitrary: it bounds keys that change at every reading.
+_MAX_KEY_RENEWALS = 3
 _SUCCESS = range(200, 300)
-
-USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
-_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
 
 class Transport:
     """Sends GETs to one origin with its credentials. Create within trio; close with `aclose`.
 
     `clock` gives seconds that go on while the machine sleeps; it must run at the rate of trio's deadlines.
-    The transports of one mount share `keys`, `limits`, `breaker` and `tally`. `on_answer` is called with every
-    answer; it must not await or raise. `transport` replaces the network in tests.
+    The transports of one mount share `keys`, `limits`, `breaker` and `tally`. `on_answer` is called with the kind,
+    status and headers (names in lower case) of every answer; it must not await or raise. `transport` replaces the
+    network in tests.
     """
 
     def __init__(
@@ -76,7 +68,7 @@ class Transport:
         limits: rate_limits.RateLimits | None = None,
         breaker: CircuitBreaker | None = None,
         tally: RequestStats | None = None,
-        on_answer: OnAnswer | None = None,
+        on_answer: Callable[[str, int, Mapping[str, str]], None] | None = None,
         retry_policy: RetryPolicy | None = None,
         sizes: size_limits.SizeLimits = size_limits.DEFAULTS,
     ) -> None:
@@ -89,52 +81,39 @@ class Transport:
         self._keys = keys if isinstance(keys, KeyRing) else KeyRing(keys)
         # Loopback never goes through a proxy, which would see the keys (docs/dev/pitfalls.md).
         proxy = None if is_loopback(self._origin.host) else proxy
-        self._proxy_shown = None if proxy is None else without_password(proxy)
-        self._queue = RequestQueue(CONCURRENCY)
-        self._connections = Connections(
-            width=self._queue.most,
-            tls=tls_context(ca_file),
-            proxy=proxy,
-            clock=clock,
-            transport=transport,
-        )
-        self._sizes = sizes
-        self._room = BodyMemory(sizes.shared_bytes)
+        self._connections = Connections(tls=tls_context(ca_file), proxy=proxy, clock=clock, transport=transport)
+        self._max_body_bytes = sizes.body_bytes
+        self._memory = BodyMemory(sizes.shared_bytes)
         self._limits = limits or rate_limits.RateLimits()
         self._breaker = breaker or CircuitBreaker(self.host)
         # Of the origins that redirects lead to: a silent object storage says nothing about the API.
-        self._redirect_breakers: cachetools.LRUCache[str, CircuitBreaker] = cachetools.LRUCache(_MAX_ORIGINS)
-        self._tally = tally or RequestStats(clock)
+        self._breaker_of = lru_cache(_MAX_ORIGINS)(lambda _scheme, host: CircuitBreaker(host))
+        self._stats = tally or RequestStats(clock)
         self._on_answer = on_answer
         self._clock = clock
         self._wall_clock = wall_clock
-        self._retrier = Retrier(
-            self.host,
-            keys=self._keys,
-            rate_limits=self._limits,
-            stats=self._tally,
-            policy=retry_policy or RetryPolicy(),
-            clock=clock,
-        )
+        self._policy = retry_policy or RetryPolicy()
         self._requests: Counter[str] = Counter()
         self._received_bytes = 0
+        # Seconds that requests have waited for rate limits.
+        self._paused_s = 0.0
 
     def cost(self) -> RequestUsage:
         """Return the requests made so far, and their cost."""
-        return RequestUsage(dict(self._requests), self._received_bytes, self._retrier.paused_s)
+        return RequestUsage(dict(self._requests), self._received_bytes, self._paused_s)
 
     def can_prefetch(self, endpoint: str) -> bool:
         """Whether a prefetch may be sent: it delays no reader, and the rate limit is far."""
         return (
-            self._queue.free > RESERVED
+            self._connections.may_prefetch
             and not self._breaker.is_open(endpoint)
-            and not self._limits.is_near(endpoint, self._clock(), self._queue.in_use)
+            and not self._limits.is_near(endpoint, self._clock(), self._connections.in_use)
         )
 
     @property
     def is_saturated(self) -> bool:
         """Whether requests queue because all connections are in use."""
-        return self._queue.waiting > 0
+        return self._connections.waiting > 0
 
     async def aclose(self) -> None:
         """Close the pool and its connections."""
@@ -152,57 +131,50 @@ class Transport:
         `endpoint`: the kind, for counting and rate limits. Waits at most `deadline_s` seconds in all: queue,
         pauses, attempts, and other bodies that hold the memory. Raises ServiceError.
         """
-        wait = self._breaker.wait(endpoint, target)
+        request = PendingRequest(self._breaker, endpoint, target)
 
-        async def attempt(left_s: float) -> RetainedBody:
+        async def attempt(left_s: float) -> io.BytesIO:
             until = self._clock() + left_s
-            leave = await self._queue.acquire(wait, self._clock(), left_s)
+            leave = await self._place(request, left_s)
             try:
-                with self._tally.attempt(endpoint, until):
-                    return await self._fetch_body(endpoint, target, left_s, wait)
+                with self._stats.attempt(endpoint, until):
+                    return await self._fetch_body(request, left_s)
             finally:
                 leave()
 
         try:
-            kept = await self._retrier.run(self._breaker, wait, deadline_s, attempt)
+            body = await self._run(request, deadline_s, attempt)
         except errors.UnexpectedAnswer:
-            self._breaker.record_foreign_answer(self._clock())
+            self._breaker.record_origin(self._clock(), is_foreign=True)
             raise
         finally:
-            wait.ended()
-        wait.answered()
+            self._breaker.on_ended(request)
+        self._breaker.on_answered(request)
         try:
-            yield kept.value()
+            yield body.getvalue()
         finally:
-            kept.close()
+            self._memory.release(body)
 
-    async def ask(self, endpoint: str, target: str, limit_s: float) -> None:
-        """Make one attempt, past the queue and the breaker, which observes the answer whatever that is.
-
-        Raises ServiceError; TimedOut after `limit_s` seconds.
-        """
-        wait = self._breaker.wait(endpoint, target)
-        wait.limit_s = limit_s
+    async def probe(self, endpoint: str, target: str, limit_s: float) -> None:
+        """Make one attempt, past queue and breaker; the breaker observes the answer. Raises ServiceError."""
+        request = PendingRequest(self._breaker, endpoint, target, limit_s)
         try:
-            with trio.move_on_after(limit_s), self._tally.attempt(endpoint, self._clock() + limit_s):
-                (await self._fetch_body(endpoint, target, limit_s, wait)).close()
+            with trio.move_on_after(limit_s), self._stats.attempt(endpoint, self._clock() + limit_s):
+                self._memory.release(await self._fetch_body(request, limit_s))
                 return
         finally:
-            wait.ended()
+            self._breaker.on_ended(request)
         raise errors.TimedOut(f"{self.host} did not answer within {limit_s:g} s")
 
     def is_held_back(self, endpoint: str) -> bool:
         """Whether a rate limit forbids a request of this kind now."""
         return self._limits.pause_s(endpoint, self._clock()) > 0
 
-    def record_valid_answer(self) -> None:
-        """Take note that an answer was Model Lab's."""
-        self._breaker.record_valid_answer(self._clock())
-
-    def record_foreign_answer(self, endpoint: str) -> None:
-        """Take note that a 2xx answer is not Model Lab's."""
-        self._tally.record_foreign_answer(endpoint)
-        self._breaker.record_foreign_answer(self._clock())
+    def record_origin(self, endpoint: str, *, is_foreign: bool) -> None:
+        """Record whether a 2xx answer is not Model Lab's."""
+        if is_foreign:
+            self._stats.record_foreign_answer(endpoint)
+        self._breaker.record_origin(self._clock(), is_foreign=is_foreign)
 
     async def open(
         self,
@@ -222,167 +194,206 @@ class Transport:
         `target`: names the artifact for the circuit breaker, where `url` is a link that changes each time.
         """
         absolute = self._url(url)
-        ours = self.is_api_origin(absolute)
-        breaker = self._breaker if ours else self._breaker_of(absolute)
-        wait = breaker.wait(endpoint, url if target is None else target)
+        to_api = self._is_api_origin(absolute)
+        breaker = self._breaker if to_api else self._breaker_of(absolute.scheme, absolute.netloc.decode("ascii"))
+        request = PendingRequest(breaker, endpoint, url if target is None else target)
 
         async def attempt(left_s: float) -> Stream:
-            # The stream releases the slot.
             until = self._clock() + left_s
-            leave = await self._queue.acquire(wait, self._clock(), left_s)
-            line = request_log.begin(endpoint, absolute, ours=ours)
+            leave = await self._place(request, left_s)
+            report = partial(log_request, endpoint, absolute, to_api=to_api, began=time.perf_counter())
             try:
-                with self._tally.attempt(endpoint, until, ours=ours):
-                    response = await self._respond(endpoint, absolute, headers, deadline_s, expected, line, wait)
-            except BaseException as error:
+                with self._stats.attempt(endpoint, until, to_api=to_api):
+                    response = await self._respond(request, absolute, headers, deadline_s, expected, report)
+            except BaseException:
                 leave()
-                line.error = error
-                line.end()
                 raise
+
+            def on_closed(size_bytes: int, error: errors.ServiceError | None) -> None:
+                leave()
+                self._stats.bodies_broken += error is not None
+                report(status=response.status_code, size_bytes=size_bytes, error=error)
+
             # A probe's head has little time. Each chunk of its body has the whole deadline.
-            wait.limit_s = deadline_s
-            return Stream(self, response, leave, line, wait)
+            request.limit_s = deadline_s
+            return Stream(response, request, self._clock, partial(self._received, request), on_closed)
 
         try:
-            return await self._retrier.run(breaker, wait, deadline_s, attempt, max_attempts)
+            return await self._run(request, deadline_s, attempt, max_attempts)
         except BaseException:
-            wait.ended()
+            breaker.on_ended(request)
             raise
 
-    def now(self) -> float:
-        """Return the time, in seconds of the mount's clock."""
-        return self._clock()
+    async def _run(
+        self,
+        request: PendingRequest,
+        deadline_s: float,
+        attempt: Callable[[float], Awaitable[T]],
+        max_attempts: int | None = None,
+    ) -> T:
+        """Return the result of `attempt`, which gets the seconds that are left. Raises ServiceError.
 
-    def received(self, size_bytes: int, wait: PendingRequest) -> None:
-        """Count received bytes of a body."""
+        `max_attempts` replaces the policy's.
+        """
+        breaker, since = request.breaker, self._clock()
+        limit_s = breaker.acquire(request.endpoint, request.target, since, deadline_s)
+        if limit_s is None:
+            self._stats.not_sent(request.endpoint, Outcome.CIRCUIT_OPEN)
+            fact = f"{breaker.name} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
+            raise errors.NotAsked(fact)
+        request.limit_s = limit_s
+        most = 1 if breaker.is_failing else max_attempts or self._policy.max_attempts
+        failures: list[errors.PassingError] = []
+        try:
+            with trio.move_on_after(limit_s):
+                return await self._attempts(request, since + limit_s, attempt, failures, most)
+        except BaseException as error:
+            if isinstance(error, errors.NotAsked):
+                self._stats.not_sent(request.endpoint, Outcome.CIRCUIT_OPEN)
+            breaker.on_error(request, error, self._clock())
+            raise
+        # The last failure explains more than the end of the time. A pause that the service named is no silence.
+        failure = failures[-1] if failures else errors.TimedOut(f"{breaker.name} did not answer within {limit_s:g} s")
+        if not isinstance(failure, errors.RateLimited):
+            breaker.on_timeout(request, self._clock())
+        breaker.on_error(request, failure, self._clock())
+        raise failure
+
+    async def _attempts(
+        self,
+        request: PendingRequest,
+        end: float,
+        attempt: Callable[[float], Awaitable[T]],
+        failures: list[errors.PassingError],
+        max_attempts: int,
+    ) -> T:
+        attempts = renewals = 0
+        while True:
+            attempts += 1
+            try:
+                self._paused_s += await rate_limits.wait(
+                    self._limits, request.endpoint, self.host, end, self._clock, failures
+                )
+            except errors.RateLimited:
+                self._stats.not_sent(request.endpoint, Outcome.RATE_LIMITED_LOCALLY)
+                raise
+            try:
+                found = await attempt(max(0.001, end - self._clock()))
+            except KeysRefused as refused:
+                request.breaker.on_attempt_failed(request)
+                attempts -= 1
+                renewals += 1
+                renewed = False
+                if renewals <= _MAX_KEY_RENEWALS:
+                    with trio.move_on_after((end - self._clock()) * _KEY_RENEWAL_SHARE):
+                        renewed = await self._keys.renewed(refused.generation, refused.status)
+                if not renewed:
+                    raise refused.denied from None
+            except (errors.TlsFailed, errors.NotAsked):
+                raise
+            except errors.PassingError as error:
+                if not isinstance(error, errors.TimedOut) or error.status is not None:
+                    request.breaker.on_attempt_failed(request)
+                failures.append(error)
+                if attempts >= max_attempts or not (error.status is None or error.status in RETRIED):
+                    raise
+                # The top of the loop waits for a reset that the server named.
+                throttled = isinstance(error, errors.RateLimited) and self.is_held_back(request.endpoint)
+                pause_s = 0.0 if throttled else self._policy.backoff_s(attempts)
+                if self._clock() + pause_s >= end:
+                    raise
+                log.debug("%s; attempt %d, again in %.1f s", error, attempts, pause_s)
+                await trio.sleep(pause_s)
+            else:
+                request.breaker.on_success(request, self._clock())
+                return found
+
+    async def _place(self, request: PendingRequest, left_s: float) -> Callable[[], None]:
+        has_stalled = request.breaker.has_stalled(request.target, self._clock())
+        return await self._connections.acquire(left_s, has_stalled=has_stalled)
+
+    async def _fetch_body(self, request: PendingRequest, left_s: float) -> io.BytesIO:
+        """Make one attempt; return its body, whose memory the caller releases. Raises AnswerTooLarge."""
+        until = self._clock() + left_s - _MEMORY_WAIT_MARGIN_S
+        url = self._url(request.target)
+        report = partial(log_request, request.endpoint, url, to_api=True, began=time.perf_counter())
+        response = await self._respond(request, url, {}, left_s, _SUCCESS, report)
+        body = io.BytesIO()
+        failure: BaseException | None = None
+        try:
+            with error_mapping.converting(url, self._connections.proxy_shown):
+                await self._fill(body, response, request, until)
+        except errors.ServiceError as error:
+            failure = error
+            # The frames of a traceback would keep chunks of the body, and the connection.
+            raise error.with_traceback(None) from error.__cause__
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            report(status=response.status_code, size_bytes=body.tell(), error=failure)
+            if failure is not None:
+                self._memory.release(body)
+        return body
+
+    async def _fill(self, body: io.BytesIO, response: httpx.Response, request: PendingRequest, until: float) -> None:
+        async with aclosing(response), aclosing(decoded(response)) as pieces:
+            async for piece in pieces:
+                self._received(request, len(piece))
+                if body.tell() + len(piece) > self._max_body_bytes:
+                    limit = f"{self._max_body_bytes >> 20} MiB"
+                    raise errors.AnswerTooLarge(f"{self.host} sent an answer of more than {limit}")
+                # A wait for memory says nothing about the service.
+                pause(request, self._clock())
+                await self._memory.append(body, piece, until - self._clock())
+                resume(request, self._clock())
+
+    async def _respond(
+        self,
+        request: PendingRequest,
+        url: httpx.URL,
+        headers: dict[str, str],
+        timeout_s: float,
+        expected: Container[int],
+        report: Callable[..., None],
+    ) -> httpx.Response:
+        """Send a request; return its answer with the body unread. Raises ServiceError for an unexpected status."""
+        endpoint, to_api, generation = request.endpoint, self._is_api_origin(url), self._keys.generation
+        self._requests[endpoint] += 1
+        headers = headers | (self._keys.headers if to_api else {})
+        try:
+            with error_mapping.converting(url, self._connections.proxy_shown):
+                request.breaker.on_sent(request, sent_at := self._clock())
+                response = await self._connections.send(url, headers, timeout_s)
+        except BaseException as error:
+            report(error=error)
+            raise
+        request.breaker.on_activity(request, now := self._clock())
+        status = response.status_code
+        self._stats.head(endpoint, now - sent_at)
+        if self._on_answer is not None:
+            self._on_answer(endpoint, status, response.headers)
+        if to_api:
+            self._limits.observe(endpoint, status, response.headers, now, self._wall_clock())
+        if status in expected:
+            return response
+        body = await start_of(response, partial(self._received, request))
+        said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets)
+        reset_s = self._limits.pause_s(endpoint, self._clock())
+        failure = error_mapping.error_from_response(self.host, status, said, reset_s)
+        report(status=status, size_bytes=len(body), error=failure)
+        raise KeysRefused(failure, generation) if to_api and isinstance(failure, errors.AccessDenied) else failure
+
+    def _received(self, request: PendingRequest, size_bytes: int) -> None:
         self._received_bytes += size_bytes
-        wait.on_activity(self._clock(), size_bytes)
+        request.breaker.on_activity(request, self._clock(), size_bytes)
 
-    def count_broken_body(self) -> None:
-        """Count a body that did not come to its end."""
-        self._tally.bodies_broken += 1
-
-    def is_api_origin(self, url: httpx.URL) -> bool:
+    def _is_api_origin(self, url: httpx.URL) -> bool:
         """Whether a URL is of the API's own origin: the only origin that gets the credentials."""
         return (url.scheme, url.host, url.port) == (self._origin.scheme, self._origin.host, self._origin.port)
-
-    def _breaker_of(self, url: httpx.URL) -> CircuitBreaker:
-        """Return the circuit breaker of an origin that is not the API's."""
-        host = url.netloc.decode("ascii")
-        origin = f"{url.scheme}://{host}"
-        if (found := self._redirect_breakers.get(origin)) is None:
-            found = self._redirect_breakers[origin] = CircuitBreaker(host)
-        return found
 
     def _url(self, target: str) -> httpx.URL:
         try:
             return httpx.URL(self._base + target if target.startswith("/") else target)
         except httpx.InvalidURL as error:
             raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
-
-    async def _fetch_body(self, endpoint: str, target: str, left_s: float, wait: PendingRequest) -> RetainedBody:
-        """Make one attempt; return its body."""
-        until = self._clock() + left_s - _MEMORY_WAIT_MARGIN_S
-        url = self._url(target)
-        kept = RetainedBody(self._room)
-        try:
-            with request_log.begin(endpoint, url, ours=True) as line:
-                response = await self._respond(endpoint, url, {}, left_s, _SUCCESS, line, wait)
-                try:
-                    with self._converting_errors(url):
-                        async with aclosing(response):
-                            await self._fill(kept, response, until, wait)
-                finally:
-                    line.size_bytes = kept.size_bytes
-        except errors.ServiceError as error:
-            kept.close()
-            # The frames of a traceback would keep chunks of the body, and the connection.
-            raise error.with_traceback(None) from error.__cause__
-        except BaseException:
-            kept.close()
-            raise
-        return kept
-
-    async def _respond(
-        self,
-        endpoint: str,
-        url: httpx.URL,
-        headers: dict[str, str],
-        timeout_s: float,
-        expected: Container[int],
-        line: request_log.Line,
-        wait: PendingRequest,
-    ) -> httpx.Response:
-        """Send a request; return its answer with the body unread. Raises ServiceError for an unexpected status."""
-        ours = self.is_api_origin(url)
-        generation = self._keys.generation
-        with self._converting_errors(url):
-            response = await self._send(
-                endpoint, url, headers | self._keys.headers() if ours else headers, timeout_s, wait
-            )
-        line.status = response.status_code
-        if ours:
-            self._limits.observe(endpoint, response.status_code, response.headers, self._clock(), self._wall_clock())
-        if response.status_code in expected:
-            return response
-        try:
-            body = await self._start_of(response, wait)
-        except httpx.HTTPError:
-            body = b""  # the status says enough
-        finally:
-            await response.aclose()
-        line.size_bytes = len(body)
-        said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets())
-        reset_s = self._limits.pause_s(endpoint, self._clock())
-        failure = error_mapping.error_from_response(self.host, response.status_code, said, reset_s)
-        raise KeysRefused(failure, generation) if ours and isinstance(failure, errors.AccessDenied) else failure
-
-    async def _send(
-        self, endpoint: str, url: httpx.URL, headers: dict[str, str], timeout_s: float, wait: PendingRequest
-    ) -> httpx.Response:
-        self._requests[endpoint] += 1
-        timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
-        request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
-        wait.sent(sent_at := self._clock())
-        response = await self._connections.send(request, alone=self._queue.in_use <= 1)
-        wait.on_activity(now := self._clock())
-        self._tally.head(endpoint, now - sent_at)
-        if self._on_answer is not None:
-            self._on_answer(endpoint, response.status_code, response.headers)
-        return response
-
-    @contextmanager
-    def _converting_errors(self, url: httpx.URL) -> Iterator[None]:
-        """Raise httpx's exceptions as ours, which name the host that was asked, not the host that redirected."""
-        try:
-            yield
-        except httpx.HTTPError as error:
-            raise error_mapping.error_from_exception(url.netloc.decode("ascii"), error, self._proxy_shown) from error
-
-    async def _fill(self, kept: RetainedBody, response: httpx.Response, until: float, wait: PendingRequest) -> None:
-        """Read a body into `kept`. Raises AnswerTooLarge past the size limit."""
-        async with aclosing(decoded(response)) as pieces:
-            async for piece in pieces:
-                self.received(len(piece), wait)
-                if kept.size_bytes + len(piece) > self._sizes.body_bytes:
-                    raise errors.AnswerTooLarge(
-                        f"{self.host} sent an answer of more than {self._sizes.body_bytes >> 20} MiB"
-                    )
-                # A wait for memory says nothing about the service.
-                wait.pause(self._clock())
-                with trio.move_on_after(max(0.0, until - self._clock())) as memory_wait:
-                    await kept.add(piece)
-                wait.resume(self._clock())
-                if memory_wait.cancelled_caught:
-                    raise errors.TimedOut("other large listings took all the memory that there is for them")
-
-    async def _start_of(self, response: httpx.Response, wait: PendingRequest) -> bytes:
-        """Return the beginning of an error's body."""
-        body = bytearray()
-        async with aclosing(decoded(response)) as pieces:
-            async for piece in pieces:
-                self.received(len(piece), wait)
-                body += piece
-                if len(body) > _MAX_ERROR_BYTES:
-                    break
-        return bytes(body)

@@ -1,15 +1,15 @@
-"""A connection whose bytes are taken for an answer only if a request was sent before they came (docs/semantics.md 4.1).
+"""Connections that take bytes for an answer only if a request was sent before (docs/semantics.md 4.1).
 
-HTTP/1.1 pairs answers with requests by nothing but their order. httpcore gives a connection back once an answer is
-complete, whatever its parser, TLS or the socket still hold, and its next request gets that as its answer. So here a
-connection is used again only if its last answer was seen to end cleanly, and a request is sent only while nothing has
-come that could be mistaken for its answer. What crosses a request on its way cannot be distinguished from an answer.
+HTTP/1.1 pairs answers with requests by nothing but their order. httpcore reuses a connection once an answer is
+complete, whatever its parser, TLS or the socket still hold, and the next request gets that as its answer. So here a
+connection is reused only if its last answer ended cleanly, and a request is sent only while no bytes have arrived that
+could be mistaken for its answer. Bytes that cross a request on its way cannot be distinguished from an answer.
 
 What is hard: decrypted bytes wait within TLS where a look at the socket shows nothing, and so does half a TLS record;
-session tickets come at any time, and belong to no answer.
+session tickets may arrive at any time, and belong to no answer.
 
-The end of an answer is known to httpcore's private names only. Where a release lacks them no end is ever seen, and
-each connection serves one request: slower, and right.
+Only httpcore's private names show the end of an answer. Where a release lacks them no end is ever seen, and each
+connection serves one request: slower, and right.
 """
 
 import logging
@@ -24,8 +24,8 @@ import trio
 
 log = logging.getLogger(__name__)
 
-# How long a new connection is listened to before its first request: a server that speaks first is no HTTP server.
-# A greeting over loopback takes a tenth of that (measured 2026-11-29); it is small beside a TLS handshake.
+# How long a new connection waits for a greeting before its first request: a server that speaks first is no HTTP
+# server. Over loopback a greeting takes a tenth of that (measured 2026-11-29); a TLS handshake takes far longer.
 _GREETING_S = 0.002
 # Kind, version, length (RFC 8446, 5.1).
 _RECORD_HEADER_BYTES = 5
@@ -37,11 +37,11 @@ class _NothingThere(Exception):
 
 
 class _AlreadyThere(Exception):
-    """Raised in place of sending: bytes have come."""
+    """Raised in place of sending: bytes have arrived."""
 
 
 class _Wire:
-    """The socket at the bottom of a connection. `dry`: reads do not wait; `strict`: nothing is sent if bytes came."""
+    """The socket of a connection. `dry`: reads do not wait; `strict`: nothing is sent after bytes have arrived."""
 
     def __init__(self, socket: trio.socket.SocketType) -> None:
         self.socket = socket
@@ -50,19 +50,19 @@ class _Wire:
 
 
 class _Records(trio.abc.Stream):
-    """What TLS is spoken over: a socket, or the TLS of a proxy. Knows whether what came ends where a record does."""
+    """The stream below TLS: a socket, or the TLS of a proxy. Knows whether the received bytes end with a record."""
 
     def __init__(self, below: trio.abc.Stream, wire: _Wire) -> None:
         self._below = below
         self._wire = wire
         self._is_bottom = isinstance(below, trio.SocketStream)
-        # Of a record that has come in part: its header as far as it is there, or the bytes that are missing.
+        # Of a partial record: the received part of its header, or the number of missing bytes.
         self._header = b""
         self._missing = 0
 
     @property
     def is_cut(self) -> bool:
-        """Whether a record has come in part."""
+        """Whether a partial record has arrived."""
         return bool(self._header or self._missing)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
@@ -96,7 +96,7 @@ class _Records(trio.abc.Stream):
 
 
 class GuardedStream(httpcore.AsyncNetworkStream):
-    """A connection that sends one request at a time. Free for another one only after `answered`."""
+    """A connection for one request at a time. Free for another one only after `answered`."""
 
     def __init__(self, stream: trio.abc.Stream, wire: _Wire, layers: tuple[_Records, ...] = ()) -> None:
         self._stream = stream
@@ -110,7 +110,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
             return await self._stream.receive_some(max_bytes)  # type: ignore[return-value]  # never a bytearray
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as httpcore has it
-        """Send a request. Raises ConnectionNotAvailable, for another connection, where it could not know its answer."""
+        """Send a request. Raises ConnectionNotAvailable, for another connection, if its answer would be ambiguous."""
         if not buffer:
             return
         with _errors_of(httpcore.WriteTimeout, httpcore.WriteError), trio.fail_after(_or_ever(timeout)):
@@ -118,7 +118,8 @@ class GuardedStream(httpcore.AsyncNetworkStream):
                 await self._refuse_greeting()
             elif not self._is_free or await self._has_more():
                 raise httpcore.ConnectionNotAvailable
-            # Once more at the socket: TLS yields between that look and the sending. On a new one it may be a ticket.
+            # A second look, at the socket: TLS yields between the first and the sending. On a new one, bytes may be a
+            # ticket.
             self._wire.strict = not self._is_new
             self._is_new = self._is_free = False
             try:
@@ -127,7 +128,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
                 raise httpcore.ConnectionNotAvailable from None
 
     async def answered(self) -> bool:
-        """Take note that an answer has ended, with nothing left in the parser. Returns whether nothing follows it."""
+        """Record that an answer has ended, with nothing left in the parser. Returns whether nothing follows it."""
         self._is_free = not await self._has_more()
         return self._is_free
 
@@ -153,7 +154,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
-            # For httpcore: whether an idle connection is of no use any more.
+            # httpcore closes an idle connection that is readable.
             return not self._is_free or self._wire.socket.is_readable()
         if info == "ssl_object":
             return self._stream if isinstance(self._stream, trio.SSLStream) else None
@@ -162,13 +163,13 @@ class GuardedStream(httpcore.AsyncNetworkStream):
     async def _refuse_greeting(self) -> None:
         with trio.move_on_after(_GREETING_S):
             if await self._stream.receive_some(1):
-                raise httpcore.RemoteProtocolError("bytes came before a request was sent")
+                raise httpcore.RemoteProtocolError("bytes arrived before a request was sent")
             raise httpcore.RemoteProtocolError("closed before a request was sent")
         if not self._layers and self._wire.socket.is_readable():
-            raise httpcore.RemoteProtocolError("bytes came before a request was sent")
+            raise httpcore.RemoteProtocolError("bytes arrived before a request was sent")
 
     async def _has_more(self) -> bool:
-        """Whether anything has come that is not read yet, its end included. Does not wait."""
+        """Whether there is anything to read, the end of the connection included. Does not wait."""
         if not self._layers:
             return self._wire.socket.is_readable()
         self._wire.dry = True
@@ -184,7 +185,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
 
 
 class GuardedNetwork(httpcore.AsyncNetworkBackend):
-    """Makes such connections. `backend` replaces the network in tests: its streams have sockets."""
+    """Makes GuardedStreams. `backend` replaces the network in tests: its streams have sockets."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
         self._backend = backend or httpcore.TrioBackend()
@@ -208,7 +209,7 @@ _httpcores_own: Callable[[httpcore.AsyncHTTP11Connection], Awaitable[None]] | No
 
 
 async def _response_closed(self: httpcore.AsyncHTTP11Connection) -> None:
-    """Close a connection after an answer that something follows; else do as httpcore does."""
+    """Close a connection if bytes follow its answer; else do as httpcore does."""
     stream, parser = (getattr(self, name, None) for name in ("_network_stream", "_h11_state"))
     if (
         isinstance(stream, GuardedStream)
@@ -218,7 +219,7 @@ async def _response_closed(self: httpcore.AsyncHTTP11Connection) -> None:
         left, _ = parser.trailing_data
         if left:
             log.warning(
-                "%d bytes came behind the end of an answer: the connection is closed, and they are not used; the "
+                "%d bytes arrived after the end of an answer: the connection is closed, and they are not used; the "
                 "server, or a proxy in between, is out of step",
                 len(left),
             )
@@ -230,7 +231,7 @@ async def _response_closed(self: httpcore.AsyncHTTP11Connection) -> None:
 
 
 def install() -> None:
-    """Have httpcore tell a GuardedStream of the end of each answer, as far as the installed release can."""
+    """Make httpcore report the end of each answer to its GuardedStream, as far as the installed release can."""
     if _httpcores_own is not None:
         httpcore.AsyncHTTP11Connection._response_closed = _response_closed  # type: ignore[method-assign]  # its own name
 

@@ -28,11 +28,11 @@ from artifactfs.fuse.kernel_dentries import KernelDentries
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.logs import LogDestination
+from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.liveness import Liveness
-from artifactfs.modellab.transport import CONCURRENCY, RESERVED
+from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.mount import (
     account_switch,
     components,
@@ -143,7 +143,7 @@ async def _serve(
     try:
         await preflight.reach(service, settings, notify, parent)
         async with trio.open_nursery() as root:
-            Liveness(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
+            liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = Tree(
                 service,
                 site=settings.api_url,

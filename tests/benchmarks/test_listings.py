@@ -5,8 +5,8 @@ import json
 import pytest
 
 from artifactfs.domain import ListedChild
-from artifactfs.modellab.listing_dialects import ListingKind, sort_rows
-from artifactfs.modellab.models import decode_run_listing
+from artifactfs.modellab.listing_dialects import ListingKind, normalize
+from artifactfs.modellab.models import decode_run_listing, finish
 from artifactfs.tree import listing
 from artifactfs.tree.inode_numbers import InodeNumbers
 from tests import fakes
@@ -35,9 +35,9 @@ def test_decode(measure: Measure, answer: bytes, entries: int) -> None:
 def test_sort(measure: Measure, answer: bytes, entries: int) -> None:
     """Sort its rows into children."""
     rows = decode_run_listing(answer).files
-    verdict, children, _ = measure(lambda: sort_rows(rows, DIRECTORY), entries=entries, memory=True, rounds=50)
-    assert verdict is ListingKind.CHILDREN
-    assert len(children.by_name) == entries
+    found = measure(lambda: finish(normalize(rows, DIRECTORY)), entries=entries, memory=True, rounds=50)
+    assert found.kind is ListingKind.CHILDREN
+    assert len(found.children.by_name) == entries
 
 
 async def build(children: dict[bytes, ListedChild], old: listing.Listing | None) -> listing.Listing:
@@ -46,7 +46,7 @@ async def build(children: dict[bytes, ListedChild], old: listing.Listing | None)
 
 @pytest.fixture
 def children(answer: bytes) -> dict[bytes, ListedChild]:
-    return sort_rows(decode_run_listing(answer).files, DIRECTORY)[1].by_name
+    return finish(normalize(decode_run_listing(answer).files, DIRECTORY)).children.by_name
 
 
 def test_build(measure: Measure, loop: Loop, children: dict[bytes, ListedChild], entries: int) -> None:

@@ -17,9 +17,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef
+from artifactfs.modellab import liveness
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.content_endpoint import ContentEndpoint
-from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
 from tests.transports import KEYS
@@ -124,7 +124,7 @@ class Mount:
         )
         self.contents = ContentEndpoint(contents, deadline_s=service.deadline_s)
         self.deadline_s = service.deadline_s
-        Liveness(self.breaker, questions, nursery, clock=trio.current_time, limit_s=service.deadline_s)
+        liveness.start(self.breaker, questions, nursery, clock=trio.current_time, limit_s=service.deadline_s)
 
     async def list(self, name: str) -> None:
         await self.listings.get("listing", f"/{name}", deadline_s=self.deadline_s)

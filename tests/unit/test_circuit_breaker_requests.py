@@ -6,8 +6,8 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.modellab import liveness
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
-from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
 from tests.transports import KEYS, OK, Answer, Network
@@ -28,7 +28,7 @@ def connect(nursery: trio.Nursery, *answers: Answer) -> tuple[Transport, Network
         )
         for _ in range(2)
     )
-    Liveness(breaker, questions, nursery, clock=trio.current_time, limit_s=30)
+    liveness.start(breaker, questions, nursery, clock=trio.current_time, limit_s=30)
     return sender, network, breaker
 
 

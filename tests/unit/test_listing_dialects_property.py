@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.modellab.listing_dialects import ListingKind, PathBase, sort_rows
-from artifactfs.modellab.models import FileRow
+from artifactfs.modellab.listing_dialects import ListingKind, PathBase, normalize
+from artifactfs.modellab.models import FileRow, finish
 
 # Few letters, so that namesakes, prefixes and repetitions of names are frequent.
 _NAMES = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))
@@ -121,10 +121,11 @@ def find(tree: Tree, path: str) -> "int | Tree | None":
 
 
 def shown(path: str, rows: list[FileRow], form: Form, known: PathBase | None) -> dict[bytes, tuple[bool, int | None]]:
-    verdict, children, base = sort_rows(rows, path, sent_slash=form.sent_slash, known=known)
+    found = finish(normalize(rows, path, sent_slash=form.sent_slash, known=known))
+    children = found.children
     assert children.bad_names == 0
-    assert (verdict is ListingKind.CHILDREN) is bool(children.by_name)
-    assert base in (None, form.base)
+    assert (found.kind is ListingKind.CHILDREN) is bool(children.by_name)
+    assert found.evidence.base in (None, form.base)
     return {child.name: (child.is_dir, child.size_bytes) for child in children.by_name.values()}
 
 
@@ -173,4 +174,4 @@ def test_namesakes_never_become_children(tree: Tree, recursive: bool) -> None:
         namesakes = [FileRow(path + "x/", True), FileRow(path + ".txt", False, 1), FileRow(path + "x/y", False, 1)]
         rows = [FileRow(path + "/", True), *namesakes, *answer(path, below, form)]
         assert shown(path, rows, form, None) == expected(below, form)
-        assert sort_rows(namesakes, path, sent_slash=False)[0] is ListingKind.ECHO
+        assert finish(normalize(namesakes, path, sent_slash=False)).kind is ListingKind.ECHO

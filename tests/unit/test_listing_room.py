@@ -1,6 +1,7 @@
 """artifactfs.modellab: what bodies that are kept whole hold together, and what is left of a refused one (6.4)."""
 
 import gc
+import io
 import sys
 import tracemalloc
 import zlib
@@ -15,7 +16,7 @@ from artifactfs import errors
 from artifactfs.modellab import models, streams
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.size_limits import SizeLimits
-from artifactfs.modellab.streams import BodyMemory, RetainedBody
+from artifactfs.modellab.streams import BodyMemory
 from tests.transports import connect
 
 MIB = 1 << 20
@@ -26,14 +27,14 @@ CLOSE = b"]}}}"
 async def test_the_oldest_goes_on(autojump_clock: MockClock) -> None:
     """6.4: the oldest body takes what it needs; all others share what there is, and are next when it is done."""
     room = BodyMemory(10)
-    oldest, second, third = (RetainedBody(room) for _ in range(3))
-    await oldest.add(bytes(1000))
-    await second.add(bytes(6))
-    await third.add(bytes(4))
+    oldest, second, third = (io.BytesIO() for _ in range(3))
+    await room.append(oldest, bytes(1000), 0.0)
+    await room.append(second, bytes(6), 0.0)
+    await room.append(third, bytes(4), 0.0)
     done = []
 
-    async def more(body: RetainedBody, name: str) -> None:
-        await body.add(bytes(100))
+    async def more(body: io.BytesIO, name: str) -> None:
+        await room.append(body, bytes(100), 30.0)
         done.append(name)
 
     async with trio.open_nursery() as nursery:
@@ -42,25 +43,25 @@ async def test_the_oldest_goes_on(autojump_clock: MockClock) -> None:
         await wait_all_tasks_blocked()
         assert done == []
         await more(oldest, "oldest")
-        oldest.close()
+        room.release(oldest)
         await wait_all_tasks_blocked()
         assert done == ["oldest", "second"]
-        second.close()
+        room.release(second)
         await wait_all_tasks_blocked()
         assert done == ["oldest", "second", "third"]
-        assert third.value() == bytes(104)
+        assert third.getvalue() == bytes(104)
 
 
 async def test_a_body_that_has_nothing_yet_waits_too(autojump_clock: MockClock) -> None:
     """6.4: the first piece of a body counts like any."""
     room = BodyMemory(10)
-    oldest, other = RetainedBody(room), RetainedBody(room)
-    await oldest.add(b"x")
-    with trio.move_on_after(5) as scope:
-        await other.add(bytes(11))
-    assert scope.cancelled_caught
-    oldest.close()
-    await other.add(bytes(11))
+    oldest, other = io.BytesIO(), io.BytesIO()
+    await room.append(oldest, b"x", 0.0)
+    with pytest.raises(errors.TimedOut, match="took all the memory"):
+        await room.append(other, bytes(11), 5.0)
+    assert trio.current_time() == 5.0
+    room.release(oldest)
+    await room.append(other, bytes(11), 0.0)
 
 
 class Slow(httpx.AsyncByteStream):
@@ -193,9 +194,9 @@ def test_a_large_answer_is_what_the_schema_says() -> None:
         models.decode_run_listing(OPEN + row * 100 + b"0" + CLOSE, 100)
 
 
-def test_a_value_is_not_a_copy() -> None:
-    """6.4: a body is in memory once: what is given out is what was kept."""
-    body = RetainedBody(BodyMemory(0))
-    trio.run(body.add, bytes(streams._MAX_PIECE_BYTES))
-    trio.run(body.add, b"x")
-    assert body.value() is body.value()
+async def test_a_value_is_not_a_copy() -> None:
+    """6.4: a body is in memory once: the value is the buffer's own bytes."""
+    room, body = BodyMemory(0), io.BytesIO()
+    await room.append(body, bytes(streams._MAX_PIECE_BYTES), 0.0)
+    await room.append(body, b"x", 0.0)
+    assert body.getvalue() is body.getvalue()

@@ -19,20 +19,20 @@ KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))
 LOGGER = "artifactfs.modellab.request_log"
 
 
-def said(url: str, *, ours: bool, caplog: pytest.LogCaptureFixture) -> str:
+def said(url: str, *, to_api: bool, caplog: pytest.LogCaptureFixture) -> str:
     """Return the line of a request that has no answer."""
     with caplog.at_level(logging.DEBUG, LOGGER):
-        request_log.begin("content", httpx.URL(url), ours=ours).end()
+        request_log.log_request("content", httpx.URL(url), to_api=to_api, began=0.0)
     return caplog.messages[-1]
 
 
 def test_links_that_may_be_signed_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """6.1: of another origin, and of our own's other paths, only the host is logged."""
     own = "https://api.test/api/v2/model-lab-api/runs/5?path=a%0A"
-    assert said(own, ours=True, caplog=caplog).startswith("GET content /runs/5?path=a%0A: ")
-    for url, ours in ((own, False), ("https://api.test/x?sig=s3cr3t", True)):
-        assert said(url, ours=ours, caplog=caplog).startswith("GET content at api.test: ")
-    assert len(said(own + "a" * 9000, ours=True, caplog=caplog)) < 600
+    assert said(own, to_api=True, caplog=caplog).startswith("GET content /runs/5?path=a%0A: ")
+    for url, to_api in ((own, False), ("https://api.test/x?sig=s3cr3t", True)):
+        assert said(url, to_api=to_api, caplog=caplog).startswith("GET content at api.test: ")
+    assert len(said(own + "a" * 9000, to_api=True, caplog=caplog)) < 600
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_how_a_request_ended(
 
 
 async def test_without_v_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    """5.3: a request without an observer is not recorded."""
-    with caplog.at_level(logging.INFO, LOGGER), request_log.begin("run", httpx.URL("https://api.test/x"), ours=True):
-        pass
+    """5.3: without -v, no request is logged."""
+    with caplog.at_level(logging.INFO, LOGGER):
+        request_log.log_request("run", httpx.URL("https://api.test/x"), to_api=True, began=0.0)
     assert not caplog.records

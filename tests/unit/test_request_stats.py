@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.circuit_breaker import CircuitBreaker
+from artifactfs.modellab.circuit_breaker import CircuitBreaker, PendingRequest
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, Outcome, RequestStats, outcome_of
 from artifactfs.modellab.transport import Transport
@@ -26,8 +26,7 @@ def test_every_failure_has_an_outcome(kind: type[errors.ServiceError]) -> None:
 
 
 def test_what_is_no_failure_of_the_service() -> None:
-    """5.3: what ends well is ok, what its caller gave up is cancelled, all else is a bug."""
-    assert outcome_of(None) is Outcome.OK
+    """5.3: a request that was given up is cancelled; any other exception is a bug."""
     assert outcome_of(trio.Cancelled) is Outcome.CANCELLED
     assert outcome_of(RuntimeError) is Outcome.BUG
     assert outcome_of(errors.ShortBody) is Outcome.LOST
@@ -48,7 +47,7 @@ def test_since_when_keys_are_refused() -> None:
     """5.3: from the first refusal on, until anything works; what another origin says of itself does not count."""
     times = iter((10.0, 11.0, 12.0, 13.0))
     tally = RequestStats(lambda: next(times))
-    with pytest.raises(errors.AccessDenied), tally.attempt("content", 100.0, ours=False):
+    with pytest.raises(errors.AccessDenied), tally.attempt("content", 100.0, to_api=False):
         raise errors.AccessDenied("storage")
     assert tally.traffic().denied_since is None
     for _ in range(2):
@@ -58,7 +57,7 @@ def test_since_when_keys_are_refused() -> None:
     with pytest.raises(errors.ServerFailed), tally.attempt("run", 100.0):
         raise errors.ServerFailed("x")
     assert not tally.traffic().denied_last
-    with tally.attempt("content", 100.0, ours=False):
+    with tally.attempt("content", 100.0, to_api=False):
         pass
     assert tally.traffic().denied_since == 10.0
     with tally.attempt("run", 100.0):
@@ -138,18 +137,20 @@ def test_since_when_a_service_is_silent_or_fails() -> None:
     """5.3: each kind of trouble knows since when, and when the last one was over."""
     breaker, never = CircuitBreaker("x"), float("-inf")
     assert since(breaker) == (None, None, never)
-    for target in "abc":
-        breaker.on_timeout("run", target, 130.0, 100.0)
+    requests = [PendingRequest(breaker, "run", target, 30.0) for target in "abc"]
+    for request in requests:
+        breaker.on_sent(request, 100.0)
+        breaker.on_timeout(request, 130.0)
     assert since(breaker) == (100.0, None, never)
-    breaker.on_activity("run", 110.0)
+    breaker.on_activity(requests[0], 110.0)
     assert since(breaker) == (None, None, 110.0)
-    breaker.on_failure("a", 120.0, surely=False)
+    breaker.on_error(requests[0], errors.ServerFailed("x", 500), 120.0)
     assert since(breaker) == (None, None, 110.0)  # one may be chance
-    breaker.on_failure("a", 121.0, surely=True)
-    breaker.on_failure("a", 122.0, surely=True)
+    breaker.on_error(requests[0], errors.ConnectionRefused("x"), 121.0)
+    breaker.on_error(requests[0], errors.Unreachable("x"), 122.0)
     assert since(breaker) == (None, 121.0, 110.0)
-    breaker.on_success("a", 130.0)
-    breaker.on_success("a", 140.0)
+    breaker.on_success(requests[0], 130.0)
+    breaker.on_success(requests[0], 140.0)
     assert since(breaker) == (None, None, 130.0)
 
 

@@ -185,11 +185,10 @@ async def test_a_name_is_remembered_for_want_of_a_thread(machine: Threads, addre
 
 async def test_a_name_without_a_thread_fails_its_request_only(machine: Threads) -> None:
     """5.3, 5.5: a request to a name that is not known yet fails as a passing error that says why."""
-    connections = Connections(width=2, tls=tls_context(None), proxy=None, clock=trio.current_time)
+    connections = Connections(tls=tls_context(None), proxy=None, clock=trio.current_time)
     machine.error = RuntimeError("can't start new thread")
-    request = httpx.Request("GET", "http://api.test/x", extensions={"timeout": httpx.Timeout(5).as_dict()})
     with pytest.raises(httpx.HTTPError) as failed:
-        await connections.send(request, alone=False)
+        await connections.send(httpx.URL("http://api.test/x"), {}, 5.0)
     error = error_from_exception("api.test", failed.value)
     assert isinstance(error, errors.ConnectionLost)
     assert LACK in str(error)

@@ -8,8 +8,9 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
 from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.retry import RetryPolicy
-from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Transport
+from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 from tests.fakes import TurnedClock
 from tests.transports import ABANDONED, OK, Answer, Network, connect, limited

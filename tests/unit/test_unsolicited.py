@@ -128,7 +128,7 @@ async def test_an_answer_in_the_same_piece(
         sender = network.transport(ca_file=certified[0])
         assert [await sender.get("listing", "/0", deadline_s=30) for _ in range(2)] == [b"own 0", b"own 0"]
         assert len(network.connections) == 2
-    assert f"{len(FOREIGN)} bytes came behind the end of an answer" in caplog.text
+    assert f"{len(FOREIGN)} bytes arrived after the end of an answer" in caplog.text
     assert "foreign" not in caplog.text
 
 
@@ -307,8 +307,8 @@ async def test_an_httpx_that_takes_no_network(
 
     monkeypatch.setattr(httpx, "AsyncHTTPTransport", Unguarded)
     caplog.set_level(logging.WARNING)
-    sender = connections.Connections(width=4, tls=ssl.create_default_context(), proxy=None, clock=trio.current_time)
+    sender = connections.Connections(tls=ssl.create_default_context(), proxy=None, clock=trio.current_time)
     for _ in range(3):
-        await sender.send(httpx.Request("GET", "http://127.0.0.1:1/"), alone=False)
-    assert made == [4, 0]
+        await sender.send(httpx.URL("http://127.0.0.1:1/"), {}, 5.0)
+    assert [bool(count) for count in made] == [True, False]
     assert caplog.text.count("each serves one request only") == 1
