@@ -65,14 +65,13 @@ class LiveFile:
     changes: Counter[str] = field(default_factory=Counter)
 
     def change(self, rng: random.Random) -> int:
-        """Let something happen to the file. Returns the bytes that are new."""
+        """Let something happen to the file. Returns the bytes that have to be read to have it all again."""
         chance = rng.randrange(100)
         if self.version == 0 or chance < REPLACEMENTS or self.size > LARGEST_BYTES:
             longer = self.size + 1 if chance % 2 and self.size < LARGEST_BYTES else 1
             return self._replace(longer + _drawn(rng, LINE_BYTES, MIB))
         if chance < REPLACEMENTS + TRUNCATIONS and self.size > LINE_BYTES:
-            self._truncate(rng.randrange(LINE_BYTES, self.size))
-            return 0
+            return self._truncate(rng.randrange(LINE_BYTES, self.size))
         return self._append(_drawn(rng, 1, MIB))
 
     def _append(self, count: int) -> int:
@@ -88,10 +87,11 @@ class LiveFile:
         self.size = size
         return size
 
-    def _truncate(self, size: int) -> None:
+    def _truncate(self, size: int) -> int:
         self._begin(Version(self.version + 1, self.version, size), "truncate")
         self.place.truncate(self.name, size)
         self.size = size
+        return size
 
     def _begin(self, version: Version, how: str) -> None:
         self.changes[how] += 1
@@ -143,9 +143,9 @@ class Followed:
         # A version that is gone has its directory listed again, once by who opens it and once by who has it open.
         yield "listings answered", listings, seconds / LIVE_TTL_S + 2 * versions + 2
         if self.form in WITH_RANGES:
-            # Each file may have grown at each listing; a new version is read anew.
+            # Each file may have grown at each listing.
             proofs = min(changes.total(), listings * len(self.files)) * proof_bytes
-            yield "bytes of content", self.traffic.content_bytes, self.new_bytes + proofs + versions * LARGEST_BYTES / 4
+            yield "bytes of content", self.traffic.content_bytes, self.new_bytes + proofs
 
 
 def _drawn(rng: random.Random, low: float, high: float) -> int:
