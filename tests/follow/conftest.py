@@ -44,9 +44,9 @@ def _looked_at(mounted: Mount) -> Mount:
     return mounted
 
 
-@pytest.fixture(params=["local", "plain"])
+@pytest.fixture(params=["local", "served-directory", "plain"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A local directory, and a mount of an emulator as it is by default."""
+    """A local directory, and mounts: of a served directory, and of an emulator as it is by default."""
     with _place(request.param, request, tmp_path) as found:
         yield found
 
