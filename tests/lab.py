@@ -139,9 +139,10 @@ class Lab:
     def total(self) -> int:
         return sum(self.requests().values())
 
-    def reset(self) -> None:
-        """Forget the requests so far."""
-        self._ask("POST", "reset", {})
+    def reset(self) -> dict[str, Any]:
+        """Forget the requests so far. Returns what there were."""
+        forgotten: dict[str, Any] = self._ask("POST", "reset", {})
+        return forgotten
 
     def newest_runs(self, count: int) -> list[int]:
         """Return the runs last updated, newest first, without the deleted, as the API itself tells them."""

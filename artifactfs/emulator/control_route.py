@@ -74,9 +74,10 @@ async def stats(emulator: Emulator, _request: Request) -> Response:
 
 
 async def reset(emulator: Emulator, _request: Request) -> Response:
-    """Forget what was asked so far."""
+    """Forget what was asked so far, and answer with it: so requests are counted in portions, each once."""
+    forgotten = emulator.stats.told()
     emulator.stats.reset()
-    return answer({})
+    return answer(forgotten)
 
 
 async def switches(emulator: Emulator, _request: Request) -> Response:

@@ -41,7 +41,7 @@ def test_sort(measure: Measure, answer: bytes, entries: int) -> None:
 
 
 async def build(children: dict[bytes, ListedChild], old: listing.Listing | None) -> listing.Listing:
-    return await listing.build(children, fakes.run(1001), DIRECTORY, old, InodeNumbers("site"))
+    return await listing.build(children, fakes.run(1001), DIRECTORY, old, InodeNumbers("site"), fakes.NOW_NS, {}, {})
 
 
 @pytest.fixture

@@ -304,3 +304,31 @@ def test_a_port_in_use_is_one_sentence_and_2(served: Served) -> None:
     ended = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, timeout=DEADLINE_S)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"artifactfs emulator: cannot listen on 127.0.0.1 port {port}: {os.strerror(98)}\n"
+
+
+def test_a_live_script_runs_from_the_start(tmp_path: Path) -> None:
+    """--live: a file grows while it is served, its run is made where it is not there."""
+    script = tmp_path / "live.json"
+    script.write_text('[{"run": 12, "path": "train.log", "append": 10, "every_s": 0.01}]')
+    with serving("--no-sample", "--live", str(script)) as emulator:
+        sizes, end = {0}, time.monotonic() + DEADLINE_S
+        while len(sizes) < 3:
+            assert time.monotonic() < end
+            (row,) = emulator.client.get(f"{API}/runs/12/artifacts").json()["data"]["attributes"]["files"]
+            sizes.add(row["file_size"])
+        assert all(size % 10 == 0 for size in sizes)
+
+
+@pytest.mark.parametrize("script", [None, "[", '[{"run": 12, "path": "a", "append": "x", "every": 1}]'])
+def test_a_wrong_live_script_is_an_error_of_one_line(tmp_path: Path, script: str | None) -> None:
+    """A script that is missing, no JSON, or has a field that there is not: exit code 2, and a sentence."""
+    path = tmp_path / "live.json"
+    if script is not None:
+        path.write_text(script)
+    done = subprocess.run(
+        [*COMMAND, "--live", str(path)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert f"cannot read the live script {path}" in done.stderr

@@ -71,6 +71,26 @@ class LocalPlace:
 
 
 @dataclass(frozen=True)
+class ServedPlace:
+    """A run that is a local directory at `artifactfs serve`, in a mount: written here, and read there."""
+
+    written: LocalPlace
+    directory: str
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def append(self, name: str, data: bytes) -> None:
+        self.written.append(name, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        self.written.replace(name, data)
+
+    def truncate(self, name: str, size: int) -> None:
+        self.written.truncate(name, size)
+
+
+@dataclass(frozen=True)
 class LabPlace:
     """A running run of an emulator, in a mount. Nothing in this process touches the mount."""
 
