@@ -159,7 +159,7 @@ def _live_mounts(_context: click.Context, incomplete: str) -> "Iterable[_Item]":
     try:
         # Root may end every mount; other users only their own.
         mounts = mount_table.mounts() if os.geteuid() == 0 else control_client.my_mounts()
-        points = [mount.point for mount in mounts if mount.fstype == mount_table.FUSE_TYPE]
+        points = [mount.point for mount in mounts if mount.is_ours]
         here = os.getcwd()
     except OSError:
         return []

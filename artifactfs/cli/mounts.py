@@ -81,7 +81,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     """
     _need_emulator()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
-    point = checks.place(mountpoint)
+    point = checks.resolve(mountpoint)
     made = mount_table.mounted_at(point) is None and not os.path.lexists(point)
     try:
         if made:
@@ -89,7 +89,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
 
-    def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+    def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
         from artifactfs.mount import demo_server
 
         try:
@@ -129,7 +129,7 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
         raise
 
 
-def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
     """Serve a mount until its end; in the foreground where no parent waits for it."""
     # Only now, after the fork: this brings in trio, httpx and pyfuse3.
     from artifactfs.mount import session
@@ -137,15 +137,14 @@ def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.
 
     # In the background it is not ours: systemd heeds only the process that it has started.
     address = settings.take_notify_socket()
-    notify = Notifier(address if parent is None else None)
-    return session.run(loaded, point, target=target, parent=parent, notify=notify)
+    return session.run(loaded, point, target=target, notify=Notifier(None if parent else address, parent))
 
 
 def start(
     mountpoint: str,
     loaded: Settings,
     foreground: bool,
-    serving: Callable[[Settings, str, LogDestination, daemon.Parent | None], int] = _serve,
+    serving: Callable[[Settings, str, LogDestination, daemon.PipeToParent | None], int] = _serve,
     program: str = "artifactfs",
 ) -> None:
     """Check what must hold, and mount; in the background, return when the mount answers."""
@@ -163,10 +162,10 @@ def start(
     if foreground:
         sys.exit(serving(loaded, point, target, None))
 
-    def hear(reason: str) -> None:
+    def on_waiting(reason: str) -> None:
         output.complain(f"{reason}; waiting until it answers, Ctrl-C gives up", program)
 
-    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, hear=hear)
+    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, on_waiting=on_waiting)
 
 
 def _need_emulator() -> None:

@@ -63,7 +63,7 @@ def refresh(paths: tuple[str, ...]) -> None:
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = control_client.ask("refresh", path, within_s=control_client.ORDER_S, parent_too=True)
+            answer = control_client.ask("refresh", path, within_s=control_client.COMMAND_S, parent_too=True)
             values = _parsed(answer)
         except UserError as error:
             failed.append(error)
@@ -90,7 +90,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = control_client.ask("info", path, within_s=control_client.ORDER_S)
+            answer = control_client.ask("info", path, within_s=control_client.COMMAND_S)
             values = _parsed(answer)
             whole.append(values)
             found = _decoded(values, Info, answer.point)
@@ -175,13 +175,13 @@ def _look(point: str) -> _Look | None:
     """Return what a mount says; None for one that is another user's."""
     from artifactfs.cli import render
     from artifactfs.control.status_schema import OK, Status
-    from artifactfs.mount import control_client
+    from artifactfs.mount import control_client, mount_owner
 
     try:
         answer = control_client.ask("status.json", point, within_s=control_client.REPORT_S)
         values = _parsed(answer)
         found = _decoded(values, Status, answer.point)
-    except control_client.NotOurs:
+    except mount_owner.NotMountOwner:
         return None
     except UserError as error:
         values = _no_status(point, error)

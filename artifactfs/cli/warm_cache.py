@@ -89,8 +89,8 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         output.complain(failure)
     if todo.failures:
         count = len(todo.failures)
-        what = "1 file or directory" if count == 1 else f"{count} files or directories"
-        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read; call again to go on")
+        failed = "1 file or directory" if count == 1 else f"{count} files or directories"
+        raise UserError(ExitCode.INCOMPLETE, f"{failed} could not be read", "call again to go on")
 
 
 def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -> Settings:
@@ -103,8 +103,6 @@ def _store(loaded: Settings) -> BlockStore:
     except FileNotFoundError:
         directory = loaded.cache_dir  # the first mount makes it
     except OSError as error:
-        raise UserError(
-            ExitCode.CACHE_REFUSED,
-            f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror}): give another with --cache-dir",
-        ) from None
+        fact = f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror})"
+        raise UserError(ExitCode.CACHE_REFUSED, fact, "give another with --cache-dir") from None
     return BlockStore(directory, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from artifactfs.mount import mount_table
+from artifactfs.mount import control_client, mount_table
 from artifactfs.mount.mount_table import Mount
 
 _PROGRAM_S = 5.0
@@ -88,7 +88,7 @@ class Machine:
 
     def is_dead(self, mount: Mount) -> bool:
         """Whether a FUSE mount has no process that serves it."""
-        return mount_table.is_dead(mount)
+        return control_client.is_dead(mount)
 
     def output(self, *command: str) -> str:
         """Return the output of a program in one line; "" if it does not run."""

@@ -208,7 +208,7 @@ def logout(machine: Machine) -> Finding | None:
 
 def mounts(machine: Machine) -> Iterator[Finding]:
     """Report our mounts: a dead one makes programs fail that touch it."""
-    ours = [mount for mount in machine.mounts if mount.fstype == mount_table.FUSE_TYPE]
+    ours = [mount for mount in machine.mounts if mount.is_ours]
     if len(ours) > _MOST_PROBED:
         yield skipped("mounts", f"{len(ours)} mounts of artifactfs: too many to check")
         return

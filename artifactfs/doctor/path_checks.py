@@ -24,7 +24,7 @@ _MEMORY = frozenset({"tmpfs", "ramfs"})
 def mountpoint(path: str) -> Finding:
     """Check a mount point. Changes nothing: `mount` removes a dead mount there."""
     try:
-        point = checks.place(path)
+        point = checks.resolve(path)
         if checks.dead_mount(point) is not None:
             return warning(
                 "mount point",

@@ -25,7 +25,7 @@ from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
-from artifactfs.tree.control_dir import Reports
+from artifactfs.tree.control_dir import ControlNames
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.tree import Tree
 from artifactfs.util.backoff import backoff_s
@@ -46,7 +46,7 @@ class Transports:
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self.limits = RateLimits()
         self.breaker = CircuitBreaker(settings.origin)
-        self.tally = RequestStats(boottime)
+        self.request_stats = RequestStats(boottime)
         self.listings, self.contents, self.probes = (
             Transport(
                 settings.api_url,
@@ -56,7 +56,7 @@ class Transports:
                 clock=boottime,
                 limits=self.limits,
                 breaker=self.breaker,
-                tally=self.tally,
+                tally=self.request_stats,
             )
             for _ in range(3)
         )
@@ -79,11 +79,11 @@ def block_store(settings: Settings) -> BlockStore | None:
 
 
 def content_context(
-    settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery
+    settings: Settings, contents: Transport, disk_cache: DiskCache, nursery: trio.Nursery
 ) -> ContentContext:
     return ContentContext(
         service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
-        disk_cache=keeper,
+        disk_cache=disk_cache,
         pool=BlockPool(_POOL_BYTES),
         budget=ReadaheadBudget(_AHEAD_BYTES),
         nursery=nursery,
@@ -106,7 +106,7 @@ def fuse_operations(
         deadline_s=settings.deadline,
         on_ready=on_ready,
         control_files=ControlFiles(
-            Reports(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
+            ControlNames(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
         ),
     )
     trace(operations)

@@ -28,6 +28,11 @@ class Mount(NamedTuple):
     root: str = "/"
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is a mount of artifactfs, of whatever user."""
+        return self.fstype == FUSE_TYPE
+
+    @property
     def user(self) -> str | None:
         """The name of the user who made it, in a form that `sudo -u` accepts; None where the row does not say."""
         if self.user_id is None:
