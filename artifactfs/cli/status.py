@@ -63,7 +63,7 @@ def refresh(paths: tuple[str, ...]) -> None:
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = control_client.ask("refresh", path, within_s=control_client.COMMAND_S, parent_too=True)
+            answer = control_client.ask("refresh", path, parent_too=True)
             values = _parsed(answer)
         except UserError as error:
             failed.append(error)
@@ -90,7 +90,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = control_client.ask("info", path, within_s=control_client.COMMAND_S)
+            answer = control_client.ask("info", path)
             values = _parsed(answer)
             whole.append(values)
             found = _decoded(values, Info, answer.point)
@@ -124,7 +124,7 @@ def _one(path: str, as_json: bool) -> None:
     from artifactfs.mount import control_client
 
     try:
-        answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
+        answer = control_client.ask("status.json", path)
     except UserError as error:
         if as_json and error.code == ExitCode.NO_ANSWER:
             output.exact(json_text(_no_status(control_client.point_of(path) or path, error)))
@@ -178,7 +178,7 @@ def _look(point: str) -> _Look | None:
     from artifactfs.mount import control_client, mount_owner
 
     try:
-        answer = control_client.ask("status.json", point, within_s=control_client.REPORT_S)
+        answer = control_client.ask("status.json", point)
         values = _parsed(answer)
         found = _decoded(values, Status, answer.point)
     except mount_owner.NotMountOwner:
@@ -215,7 +215,7 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
     from artifactfs.mount import control_client
 
     def look() -> tuple[Status, dict[str, Any]]:
-        answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
+        answer = control_client.ask("status.json", path)
         values = _parsed(answer)
         return _decoded(values, Status, answer.point), values
 

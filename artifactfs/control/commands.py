@@ -61,7 +61,6 @@ class Control:
         self.operations: Operations | None = None
 
     def report_generators(self) -> dict[str, ReportGenerator]:
-        """Return the generator of each report."""
         return {
             "status.json": lambda: status_json(status_of(self._components, self._readings())),
             "metrics": lambda: metrics_text(self._readings()),
@@ -69,7 +68,6 @@ class Control:
         }
 
     def commands(self) -> dict[str, ControlCommand]:
-        """Return the handler of each command."""
         return {"info": self._info, "refresh": self._refresh}
 
     def _readings(self) -> Readings:
@@ -197,7 +195,7 @@ class Control:
     # --- xattrs --------------------------------------------------------------------------------------------
 
     def xattrs(self, node: Node) -> Attributes:
-        """Return the known extended attributes of a node (docs/semantics.md 2.6)."""
+        """Return the extended attributes of a node (docs/semantics.md 2.6)."""
         found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
         if (facts := self._components.tree.facts(node)) is not None:
             found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")

@@ -88,7 +88,7 @@ def _exception_in(record: logging.LogRecord) -> BaseException | None:
 
 
 def _fact(record: logging.LogRecord, what_to_do: str) -> logging.LogRecord:
-    """Return a record without its traceback, which is for the log, and without what to do, which has its own line."""
+    """Return a record without its traceback, which is for the log, and without its fix, which has a line of its own."""
     bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
     if isinstance(bare.args, tuple):
         if what_to_do and bare.args[-1:] == (what_to_do,):

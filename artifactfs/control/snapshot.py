@@ -1,4 +1,4 @@
-"""A snapshot of the components of a mount, as the reports show it. All of it is in memory: nothing here waits."""
+"""A snapshot of the components of a mount, for the reports. All values are in memory: nothing here waits."""
 
 import os
 import time
@@ -78,7 +78,6 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
 
 
 def status_of(components: MountComponents, readings: Readings) -> Status:
-    """Return status.json's values."""
     settings, counters = components.settings, sections(readings)
     failures = components.recent_errors.failures()
     return Status(
@@ -99,9 +98,9 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
         requests=counters["requests"],
         rate_limits=tuple(
             status_schema.RateLimit(
-                limit.name, _plain(limit.limit), _plain(limit.remaining), _plain(limit.reset_s), limit.paused_s
+                each.name, _plain(each.limit), _plain(each.remaining), _plain(each.reset_s), each.paused_s
             )
-            for limit in readings.limits
+            for each in readings.limits
         ),
         cache=counters["cache"],
         reading=counters["reading"],
@@ -155,7 +154,7 @@ def _last_traversal(tree: TreeState) -> status_schema.LastTraversal | None:
 
 
 def _plain(value: float | None) -> float | None:
-    """Return a number without a fraction of zero, which would say nothing."""
+    """Return a number as an integer if it is one, otherwise rounded."""
     return None if value is None else int(value) if value == int(value) else round(value, 3)
 
 

@@ -112,7 +112,7 @@ def directory(point: str) -> str | None:
         raise _refused(f"mount point {point}: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} is not a directory", "give an empty directory")
-    # fusermount3 asks for both too, and says less (its check_perm; root does without it).
+    # fusermount3 checks both, too, with a shorter message (its check_perm; root does without it).
     if os.geteuid() != 0 and not os.access(point, os.W_OK | os.X_OK):
         raise _refused(f"mount point {point} is not yours to write", _OWN)
     if os.geteuid() != 0 and found.st_mode & stat.S_ISVTX and found.st_uid != os.getuid():
@@ -141,7 +141,7 @@ def dead_mount(point: str) -> mount_table.Mount | None:
 
 
 def fuse(settings: Settings) -> None:
-    """Check what FUSE needs of this machine. Raises UserError with the command that fixes it."""
+    """Check this machine's FUSE. Raises UserError with the command that fixes it."""
     device()
     if os.geteuid() == 0:
         return

@@ -1,4 +1,4 @@
-"""The components of a mount, built from its settings; what ties them together is in session.py."""
+"""Builds the components of a mount from its settings; session.py connects them."""
 
 import time
 from collections.abc import Callable
@@ -32,15 +32,15 @@ from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
 
 # Memory for file contents: blocks of the readers, and read-ahead. With the 60 MiB of the interpreter a mount stays
-# below 200 MiB, whatever is open.
+# below 200 MiB, with any number of open files.
 _POOL_BYTES = 48 << 20
 _AHEAD_BYTES = 40 << 20
 
 
 class Transports:
-    """Three pools of connections, and what they share.
+    """Three pools of connections, with common limits, breaker and counts.
 
-    Slow bodies must not keep a listing from a connection, and requests that are stuck must not keep a probe from one.
+    Slow bodies must not keep a listing from a connection, and stuck requests must not keep a probe from one.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
@@ -49,24 +49,16 @@ class Transports:
         self.request_stats = RequestStats(boottime)
         self.listings, self.contents, self.probes = (
             Transport(
-                settings.api_url,
-                keys,
-                proxy=settings.proxy,
-                ca_file=settings.ca_file,
-                clock=boottime,
-                limits=self.limits,
-                breaker=self.breaker,
-                tally=self.request_stats,
+                settings.api_url, keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
+                limits=self.limits, breaker=self.breaker, tally=self.request_stats,
             )
             for _ in range(3)
-        )
+        )  # fmt: skip
 
     def usage(self) -> RequestUsage:
-        """Return the requests so far."""
         return self.listings.cost() + self.contents.cost() + self.probes.cost()
 
     async def aclose(self) -> None:
-        """Close all connections."""
         for transport in (self.listings, self.contents, self.probes):
             await transport.aclose()
 

@@ -17,9 +17,9 @@ from artifactfs.mount import ask_child, mount_owner, mount_table
 from artifactfs.util.escaping import shell_word
 
 # For a report, which the mount has in memory, on a busy machine.
-REPORT_S = 5.0
+_REPORT_S = 5.0
 # For a command, whose path may need several requests: more than the longest wait of an ordinary mount.
-COMMAND_S = 40.0
+_COMMAND_S = 40.0
 # A dead mount answers a probe at once.
 _PROBE_S = 2.0
 _END_S = 1.0
@@ -60,11 +60,11 @@ def is_dead(mount: mount_table.Mount) -> bool:
 
     By statvfs, which fails for a dead mount with ENOTCONN. For `stat`, the kernel may answer from its cache.
     """
-    said = _run_child(ask_child.PROBE, mount.point, within_s=_PROBE_S)
-    return json.loads(said or b"{}").get("errno") in _GONE
+    output = _run_child(ask_child.PROBE, mount.point, _PROBE_S)
+    return json.loads(output or b"{}").get("errno") in _GONE
 
 
-def ask(name: str, path: str, *, within_s: float, parent_too: bool = False) -> Answer:
+def ask(name: str, path: str, *, parent_too: bool = False) -> Answer:
     """Read the report `name` of the mount that contains `path`, or send it a command about `path`. Raises UserError.
 
     `parent_too`: if the path does not exist, use the directory that would contain it.
@@ -72,20 +72,22 @@ def ask(name: str, path: str, *, within_s: float, parent_too: bool = False) -> A
     if not path or "\0" in path:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path", _IN_A_MOUNT)
     point = point_of(path)
-    if name in ask_child.REPORTS and point is not None:
+    timeout_s = _COMMAND_S
+    if name in ask_child.REPORTS:
+        timeout_s = _REPORT_S
         # A report is made from memory; resolving a path in the mount may wait for the service.
-        path = point
-    if within_s > REPORT_S and point is not None:
+        path = point or path
+    elif point is not None:
         # This detects a stopped process soon; the command itself may take longer.
-        ask("status.json", point, within_s=REPORT_S)
-    said = _run_child(name, path, within_s=within_s, parent_too=parent_too)
-    if said is None:
-        fact = f"the mount of {path} does not answer within {within_s:g} s; its process may be stopped"
+        ask("status.json", point)
+    output = _run_child(name, path, timeout_s, parent_too=parent_too)
+    if output is None:
+        fact = f"the mount of {path} does not answer within {timeout_s:g} s; its process may be stopped"
         raise NoAnswer(fact, "its log shows what it waits for; `artifactfs umount` ends it")
-    return _answer(path, said)
+    return _answer(path, output)
 
 
-def _run_child(name: str, path: str, *, within_s: float, parent_too: bool = False) -> bytes | None:
+def _run_child(name: str, path: str, timeout_s: float, *, parent_too: bool = False) -> bytes | None:
     """Return the output of ask_child.py; None if it takes longer. The kernel may hold the child in a system call."""
     process = subprocess.Popen(
         ["/proc/self/exe", "-I", "-S", ask_child.__file__, name, path, "yes" if parent_too else "no", str(_MAX_BYTES)],
@@ -95,7 +97,7 @@ def _run_child(name: str, path: str, *, within_s: float, parent_too: bool = Fals
         start_new_session=True,
     )
     try:
-        return process.communicate(timeout=within_s)[0]
+        return process.communicate(timeout=timeout_s)[0]
     except subprocess.TimeoutExpired:
         return None
     finally:
@@ -106,10 +108,10 @@ def _run_child(name: str, path: str, *, within_s: float, parent_too: bool = Fals
                 process.wait(_END_S)
 
 
-def _answer(path: str, said: bytes) -> Answer:
+def _answer(path: str, output: bytes) -> Answer:
     """Return the answer in the output of ask_child.py. Raises UserError."""
     try:
-        reply = json.loads(said)
+        reply = json.loads(output)
     except ValueError:
         raise NoAnswer(f"the query of the mount of {path} failed", "try again") from None
     if "answer" in reply:

@@ -126,7 +126,7 @@ def _detach(writer: int) -> None:
     """Keep nothing of the process that started this one but the pipe to it (docs/semantics.md 5.6).
 
     The mount would hold an inherited lock, or the end of a pipe, for as long as it lives. Nothing of ours is open yet;
-    what came through a descriptor (`--config <(…)`) has been read.
+    files that came as descriptors (`--config <(…)`) have been read.
     """
     os.chdir("/")
     # Not closed: 0 to 2 would become the numbers of the next sockets.

@@ -1,8 +1,8 @@
 """The owner of a mount: the user who mounted it, and the errors of all others.
 
-Hard: the mount table counts users as the user namespace does in which the mount was made, and does not say which one
-that was. So in a user namespace the number 0 may be root here or root outside. The kernel knows: it admits the true
-owner, and refuses all others with EACCES.
+Hard: the mount table has user ids of the user namespace in which the mount was made, and does not name that
+namespace. So in a user namespace the id 0 may be root here or root outside. Only the kernel can tell: it admits the
+true owner, and refuses all others with EACCES.
 """
 
 import os
@@ -59,7 +59,7 @@ def access_denied(path: str, mount: Mount | None) -> NotMountOwner:
 
 
 def unmount_denied(mount: Mount) -> str | None:
-    """Return why this user cannot unmount a mount of another user; None if it is not, or not known to be, another's."""
+    """Return why this user cannot unmount a mount; None unless it is known to be that of another user."""
     if mount.user is None:
         return None
     if in_user_namespace():

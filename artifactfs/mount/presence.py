@@ -37,7 +37,7 @@ def find_own(point: str) -> mount_table.Mount | None:
 def detach_elsewhere(point: str, mount: mount_table.Mount | None) -> bool:
     """Detach a mount that ends from all places but `point`, which would be dead; returns whether it is at `point`.
 
-    Unmounting goes by path: what another process has mounted at a place since stays.
+    Unmounting goes by path; a mount that another process has made at a place since stays.
     """
     if mount is None:
         return True

@@ -223,16 +223,16 @@ def _refusal(path: str, pid: int, entry: Entry | None, device: str | None) -> No
     if pid <= 0:
         return Notice("it is not visible here, as in another container")
     if entry is None:
-        return Notice(f"{path} does not say what it serves")
+        return Notice(f"{path} has no valid entry")
     if entry.pid != pid:
         return Notice(f"{path} names another process")
     if device is None or entry.device != device:
-        return Notice(f"{path} does not say that it serves this mount")
+        return Notice(f"{path} names another mount")
     return None if _has_open(pid, device) else Notice("it does not serve this mount")
 
 
 def _has_open(pid: int, device: str) -> bool:
-    """Whether a process has the FUSE connection of a file system open; True if the kernel does not say."""
+    """Whether a process has the FUSE connection of a file system open; True if that is not visible."""
     try:
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
