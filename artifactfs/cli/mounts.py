@@ -171,9 +171,8 @@ def start(
 def _need_emulator() -> None:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            ExitCode.MISSING_EXTRA, f"the emulator needs {' and '.join(missing)}: run `pip install 'artifactfs[demo]'`"
-        )
+        fact, command = f"the emulator needs {' and '.join(missing)}", "pip install 'artifactfs[demo]'"
+        raise UserError(ExitCode.MISSING_EXTRA, fact, command=command)
 
 
 def _remove_if_empty(directory: str) -> None:

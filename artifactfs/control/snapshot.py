@@ -78,7 +78,7 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
 
 
 def status_of(components: MountComponents, readings: Readings) -> Status:
-    settings, counters = components.settings, sections(readings)
+    settings = components.settings
     failures = components.recent_errors.failures()
     return Status(
         schema=status_schema.SCHEMA,
@@ -95,20 +95,16 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
         account=settings.account,
         profile=settings.profile,
         ranges=components.content.service.ranges,
-        requests=counters["requests"],
         rate_limits=tuple(
             status_schema.RateLimit(
                 each.name, _plain(each.limit), _plain(each.remaining), _plain(each.reset_s), each.paused_s
             )
             for each in readings.limits
         ),
-        cache=counters["cache"],
-        reading=counters["reading"],
         streaming=tuple(
             status_schema.Streaming(body.artifact.project_id, body.artifact.path, body.size, body.came_to, body.fits)
             for body in readings.reading.streams
         ),
-        listings=counters["listings"],
         indexes=tuple(
             status_schema.IndexStatus(
                 index.project_id, index.state, index.files, round(index.age_s, 3), index.runs_right, index.runs_wrong
@@ -116,10 +112,10 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
             for index in readings.tree.indexes[-MAX_LISTED:]
         ),
         last_traversal=_last_traversal(readings.tree),
-        open=counters["open"],
         failures=readings.failures,
         last_error=failures[0] if failures else None,
         log_file=components.log_file,
+        **sections(readings),
     )
 
 

@@ -48,7 +48,8 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
         if not heal:
             return point, None
         if (reason := mount_table.unmount(point, lazy=True)) is not None:
-            raise UserError(ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be unmounted: {reason}")
+            fact = f"a dead mount at {point} cannot be unmounted: {reason.fact}"
+            raise UserError(ExitCode.ALREADY_MOUNTED, fact, reason.fix)
         log.info("unmounted a dead mount at %s", mount.point)
     return point, directory(point)
 
@@ -88,7 +89,7 @@ def future(path: str) -> str:
         above = os.path.dirname(above)
     fact = f"mount point {point} cannot be made: {above} is not"
     if not os.path.isdir(above):
-        raise UserError(ExitCode.NOT_A_DIRECTORY, f"{fact} a directory")
+        raise UserError(ExitCode.NOT_A_DIRECTORY, f"{fact} a directory", _ANOTHER)
     if not os.access(above, os.W_OK | os.X_OK):
         raise _refused(f"{fact} yours to write", "mount below a directory of your own")
     return point
@@ -109,7 +110,7 @@ def directory(point: str) -> str | None:
         fact, command = f"mount point {point} does not exist", f"mkdir -p {shell_word(point)}"
         raise UserError(ExitCode.MOUNTPOINT_MISSING, fact, f"create it with `{command}`", command=command) from None
     except OSError as error:
-        raise _refused(f"mount point {point}: {error.strerror}") from None
+        raise _refused(f"mount point {point}: {error.strerror}", _ANOTHER) from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} is not a directory", "give an empty directory")
     # fusermount3 checks both, too, with a shorter message (its check_perm; root does without it).
@@ -121,7 +122,7 @@ def directory(point: str) -> str | None:
         with os.scandir(point) as entries:
             empty = not any(entries)
     except OSError as error:
-        raise _refused(f"mount point {point} cannot be read: {error.strerror}") from None
+        raise _refused(f"mount point {point} cannot be read: {error.strerror}", _ANOTHER) from None
     return None if empty else f"{point} is not empty; its contents are hidden until you unmount"
 
 
@@ -216,5 +217,5 @@ def user_allow_other() -> bool:
         return False
 
 
-def _refused(fact: str, fix: str = "", command: str = "") -> UserError:
+def _refused(fact: str, fix: str, command: str = "") -> UserError:
     return UserError(ExitCode.MOUNT_REFUSED, fact, fix, command=command)

@@ -155,7 +155,7 @@ def _run_child(serve: Callable[[PipeToParent], int], writer: int) -> None:
     except BaseException as error:
         # The terminal gets one line; `serve` has logged the traceback if it had a log.
         fact = f"artifactfs failed: {type(error).__name__}: {error}"
-        code = parent.failed(of_the_system(error) or UserError(ExitCode.BUG, fact))
+        code = parent.failed(of_the_system(error) or UserError(ExitCode.BUG, fact, "report it with the log"))
     finally:
         # Not sys.exit: the parent's exit handlers are not ours.
         os._exit(code)

@@ -7,7 +7,7 @@ import re
 import select
 import subprocess
 
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings.parsers import MOST_LEVELS
 
 # Named again: the callers of this module need the rows, too.
@@ -60,13 +60,14 @@ def resolve(path: str) -> str:
     try:
         parent, name = os.path.split(os.path.abspath(path))
     except OSError:
-        raise directory_gone() or UserError(ExitCode.MOUNTPOINT_MISSING, f"{path} cannot be resolved") from None
+        fact = f"{path} cannot be resolved"
+        raise directory_gone() or UserError(ExitCode.MOUNTPOINT_MISSING, fact, "give an absolute path") from None
     place = os.path.join(os.path.realpath(parent), name) if name else parent
     # A place in the mount table is no symbolic link, so there is nothing left to resolve.
     return place if mounted_at(place) is not None else os.path.realpath(place)
 
 
-def unmount(point: str, *, lazy: bool) -> str | None:
+def unmount(point: str, *, lazy: bool) -> Notice | None:
     """Unmount the mount at `point`. Returns None, or the system's reason for a refusal.
 
     Root uses the system call; other users need fusermount3, which is set-uid.
@@ -74,16 +75,16 @@ def unmount(point: str, *, lazy: bool) -> str | None:
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-        return os.strerror(ctypes.get_errno()) if libc.umount2(os.fsencode(point), flags) else None
+        return Notice(os.strerror(ctypes.get_errno())) if libc.umount2(os.fsencode(point), flags) else None
     command = ["fusermount3", "-uz" if lazy else "-u", "--", point]
     try:
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        return "fusermount3 is missing: install the package fuse3"
+        return Notice("fusermount3 is missing", "install the package fuse3")
     if done.returncode == 0:
         return None
     said = " ".join(done.stderr.decode(errors="replace").split())
-    return re.sub(r"^fusermount3: (?:failed to unmount \S+: )?", "", said) or "fusermount3 failed"
+    return Notice(re.sub(r"^fusermount3: (?:failed to unmount \S+: )?", "", said) or "fusermount3 failed")
 
 
 class Watch:

@@ -7,7 +7,7 @@ place than it was made at. Its process serves all of them, and ends with the las
 import contextlib
 import signal
 
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import mount_owner, mount_table, registry
 from artifactfs.mount.mount_table import Mount
 from artifactfs.mount.registry import Holder
@@ -84,7 +84,9 @@ def _unmount(mount: Mount, holder: Holder | None) -> None:
     if holder is not None and holder.send(signal.SIGTERM) and holder.has_ended(_WAIT_S):
         return
     # fusermount3 only says that it has no such mount of this user's.
-    raise UserError(ExitCode.UMOUNT_FAILED, f"cannot unmount {point}: {mount_owner.unmount_denied(mount) or reason}")
+    if (denied := mount_owner.unmount_denied(mount)) is not None:
+        reason = Notice(denied)
+    raise UserError(ExitCode.UMOUNT_FAILED, f"cannot unmount {point}: {reason.fact}", reason.fix)
 
 
 def _wait(mount: Mount, others: list[Mount], holder: Holder) -> None:
