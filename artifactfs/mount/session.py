@@ -188,6 +188,8 @@ async def _mount(
         log.info("SIGHUP: refreshed; all listings are stale")
         notify.ready(status)
 
+    # The receiver below replaces the handler that this reads.
+    on_hangup = None if notify.parent is None and _ends_with_its_terminal() else refresh
     # Signals first: a signal between the mount and its receiver would end the process and leave the mount.
     with trio.open_signal_receiver(*_END_SIGNALS, *_IGNORED_SIGNALS, signal.SIGHUP) as received:
         kernel_mount.mount(settings, point, operations)
@@ -211,7 +213,6 @@ async def _mount(
                         await trio.sleep(_GRACE_S)
                     main.cancel()
 
-                on_hangup = None if notify.parent is None and _ends_with_its_terminal() else refresh
                 nursery.start_soon(_handle_signals, received, on_hangup, end, nursery)
                 nursery.start_soon(operations.callers.watch)
                 nursery.start_soon(announce, own)
