@@ -92,11 +92,12 @@ class PipeToParent:
         self._has_ended = self._has_reported_waiting = False
 
     def ready(self) -> None:
-        """Report that the mount answers; the parent returns."""
-        # The child keeps its process group until now: autofs of systemd lets only that group pass to the mount
-        # point; every other process waits there for this mount.
-        os.setsid()
-        self._end({"ready": True})
+        """Report once that the mount answers; the parent returns."""
+        if not self._has_ended:
+            # The child keeps its process group until now: autofs of systemd lets only that group pass to the mount
+            # point; every other process waits there for this mount.
+            os.setsid()
+            self._end({"ready": True})
 
     def waiting(self, reason: str) -> None:
         """Report once that the mount waits for the service, and why."""
