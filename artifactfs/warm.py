@@ -98,7 +98,7 @@ def describe(todo: Plan) -> str:
 
 def _check_is_ours(path: str) -> None:
     inner = mount_table.innermost(path)
-    if inner is None or inner.fstype != mount_table.FUSE_TYPE:
+    if inner is None or not inner.is_ours:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs", "give a path in one")
 
 

@@ -86,10 +86,10 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
     """
     _need_emulator()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
-    point = checks.place(mountpoint)
+    point = checks.resolve(mountpoint)
     with _directory_at(point) as created:
 
-        def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+        def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
             try:
                 return _serve_sample(chosen, at, target, parent)
             finally:
@@ -121,7 +121,7 @@ def _directory_at(point: str) -> Iterator[bool]:
         raise
 
 
-def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
     from artifactfs.mount import demo_server
 
     with demo_server.emulator() as lab:
@@ -139,7 +139,7 @@ def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: dae
         return _serve(with_keys, at, target, parent)
 
 
-def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
     """Serve a mount until its end; in the foreground where no parent waits for it."""
     # After the fork: this imports trio, httpx and pyfuse3.
     from artifactfs.mount import session
@@ -147,15 +147,15 @@ def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.
 
     # Not in the background: systemd accepts notifications only from the process that it has started.
     address = settings.take_notify_socket()
-    notify = Notifier(address if parent is None else None)
-    return session.run(loaded, point, target=target, parent=parent, notify=notify)
+    notify = Notifier(None if parent else address, parent)
+    return session.run(loaded, point, target=target, notify=notify)
 
 
 def start(
     mountpoint: str,
     loaded: Settings,
     foreground: bool,
-    serving: Callable[[Settings, str, LogDestination, daemon.Parent | None], int] = _serve,
+    serving: Callable[[Settings, str, LogDestination, daemon.PipeToParent | None], int] = _serve,
     program: str = "artifactfs",
 ) -> None:
     """Make the checks, and mount; in the background, return when the mount is ready."""
@@ -173,10 +173,10 @@ def start(
     if foreground:
         sys.exit(serving(loaded, point, target, None))
 
-    def hear(reason: str) -> None:
+    def on_waiting(reason: str) -> None:
         output.complain(f"{reason}; waiting until it answers, Ctrl-C gives up", program)
 
-    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, hear=hear)
+    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, on_waiting=on_waiting)
 
 
 def _need_emulator() -> None:

@@ -28,7 +28,7 @@ def service_install(mountpoint: str, profile: str | None, config_file: str | Non
     # Report a mistake in the config file or the profile now, not at the next log-in.
     loaded = settings.load({"profile": profile}, config_file=config_file, need_keys=False)
     config = loaded.config_file if config_file is not None else None
-    unit = systemd_units.make(user_unit_dir(), program(), checks.to_come(mountpoint), profile, config)
+    unit = systemd_units.make(user_unit_dir(), program(), checks.future(mountpoint), profile, config)
     if dry_run:
         output.exact(unit.text.removesuffix("\n"))
         return

@@ -165,13 +165,13 @@ def _look(point: str) -> _Look | None:
     """Return the status of a mount; None for one of another user."""
     from artifactfs.cli import render
     from artifactfs.control.status_schema import OK
-    from artifactfs.mount import control_client
+    from artifactfs.mount import mount_owner
 
     try:
         point, values = _ask("status.json", point)
         with _of_this_version(point):
             found = _decoded(values)
-    except control_client.NotOurs:
+    except mount_owner.NotMountOwner:
         return None
     except UserError as error:
         values = _no_status(point, error)
@@ -215,8 +215,7 @@ def _ask(order: str, path: str, *, parent_too: bool = False) -> tuple[str, dict[
     """Return the mount point of a mount, and the JSON object of its answer. Raises UserError for another answer."""
     from artifactfs.mount import control_client
 
-    within_s = control_client.REPORT_S if order == "status.json" else control_client.ORDER_S
-    answer = control_client.ask(order, path, within_s=within_s, parent_too=parent_too)
+    answer = control_client.ask(order, path, parent_too=parent_too)
     try:
         # Not msgspec, which refuses the escaped lone surrogates of the server's text.
         values = json.loads(answer.text)

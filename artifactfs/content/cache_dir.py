@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
+from artifactfs.util.path_walk import DIRECTORY, ForeignLink, open_path
 
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -30,11 +31,8 @@ _TREE = re.compile(r"blocks-[0-9]+")
 _IN_TREE = re.compile(r"usage|[0-9a-f]{2}|\..*")
 # An ext file system that was made for a cache has this in its root.
 _LOST_AND_FOUND = "lost+found"
-_MOST_LINKS = 40
 # What to type where the directory that was given has no place for another.
 _OF_OWN_HOME = "~/.cache/artifactfs-2"
-# With O_DIRECTORY the kernel mounts what an automounter has there.
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -59,7 +57,7 @@ class Directory:
 
 def find(path: str, *, links: bool = True) -> Directory:
     """Open the cache directory at a path, and change nothing. Raises OSError, and ForeignDirectory."""
-    directory = _walk(path, links=links, make=False)
+    directory = _open(path, links=links, make=False)
     _is_marked(directory, path)
     return directory
 
@@ -69,7 +67,7 @@ def claim(path: str, *, links: bool = True) -> Directory:
 
     Several processes may do it at once. Raises OSError, and ForeignDirectory.
     """
-    directory = _walk(path, links=links, make=True)
+    directory = _open(path, links=links, make=True)
     marked = _is_marked(directory, path)
     if stat.S_IMODE(os.fstat(directory.fd).st_mode) & 0o077:
         os.fchmod(directory.fd, 0o700)
@@ -100,72 +98,24 @@ def subdirectory(name: str, within: int, *, make: bool = False) -> int:
     return os.open(name, _LIST, dir_fd=within)
 
 
-def _walk(path: str, *, links: bool, make: bool) -> Directory:
-    """Open a directory part by part, so that nothing gets between a look at a part and the step into it."""
-    todo = os.path.abspath(path).split("/")[::-1]
-    names: list[str] = []
-    at = os.open("/", _STEP)
-    followed = 0
+def _open(path: str, *, links: bool, make: bool) -> Directory:
     try:
-        while todo:
-            name = todo.pop()
-            if name in ("", "."):
-                continue
-            try:
-                below = _step(name, at, make=make)
-            except NotADirectoryError:
-                place = os.path.join("/", *names, name)
-                target = _target(name, at, place)
-                if target is None and not todo:
-                    raise ForeignDirectory(f"the cache directory {path} is no directory", _OF_OWN_HOME) from None
-                followed += 1
-                if target is None or not links or followed > _MOST_LINKS:
-                    raise OSError(errno.ENOTDIR, f"{place} is no directory") from None
-                todo += target.split("/")[::-1]
-                if not target.startswith("/"):
-                    continue
-                names = []
-                below = os.open("/", _STEP)
-            else:
-                names = names[:-1] if name == ".." else [*names, name]
-            os.close(at)
-            at = below
-        return Directory(os.open(".", _LIST, dir_fd=at), os.path.join("/", *names))
-    finally:
-        os.close(at)
-
-
-def _step(name: str, at: int, *, make: bool) -> int:
-    """Open a directory below another for nothing but further steps. Raises NotADirectoryError for a link, too."""
-    try:
-        return os.open(name, _STEP, dir_fd=at)
-    except FileNotFoundError:
-        if not make:
+        return Directory(*open_path(os.path.abspath(path), _LIST, links=links, make=_make if make else None))
+    except ForeignLink as error:
+        fact = f"the cache directory is behind a link of another user ({error.filename})"
+        raise ForeignDirectory(fact, _OF_OWN_HOME) from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
-    with contextlib.suppress(FileExistsError):
-        _make(name, at)
-    return os.open(name, _STEP, dir_fd=at)
-
-
-def _target(name: str, at: int, shown: str) -> str | None:
-    """Return where a symbolic link leads; None for something else. Raises ForeignDirectory for another user's link."""
-    link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-    try:
-        found = os.fstat(link)
-        if not stat.S_ISLNK(found.st_mode):
-            return None
-        # In a user namespace all that is the machine's belongs to one unmapped user, and so do its links.
-        if found.st_uid not in (0, os.geteuid(), os.stat("/").st_uid):
-            raise ForeignDirectory(f"the cache directory is behind a link of another user ({shown})", _OF_OWN_HOME)
-        return os.readlink("", dir_fd=link)
-    finally:
-        os.close(link)
+        if links and os.path.exists(path):
+            raise ForeignDirectory(f"the cache directory {path} is no directory", _OF_OWN_HOME) from None
+        raise NotADirectoryError(errno.ENOTDIR, f"{error.filename} is no directory") from None
 
 
 def _make(name: str, within: int) -> None:
     """Make a directory that is 0700 whatever the umask."""
     os.mkdir(name, 0o700, dir_fd=within)
-    made = os.open(name, _STEP, dir_fd=within)
+    made = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=within)
     try:
         if stat.S_IMODE(os.fstat(made).st_mode) & 0o700 != 0o700:
             # fchmod takes no such descriptor, and another cannot be had of a directory without these bits.

@@ -10,14 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec import structs
 
 from artifactfs import errors
 from artifactfs.control.counters import Readings, metrics_text
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
-from artifactfs.control.snapshot import MountComponents, failures, readings_of, rfc3339, status_of
+from artifactfs.control.snapshot import MountComponents, readings_of, status_of
 from artifactfs.control.status_schema import SCHEMA, status_json
-from artifactfs.domain import Run
 from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
 from artifactfs.fuse.inodes import Inode
 from artifactfs.fuse.kernel_dentries import KernelDentries, Name
@@ -27,7 +27,7 @@ from artifactfs.modellab.details import Pair, RunDetails
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, ControlFile, Node, ProjectDir, StaticDir, mount_path
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
-from artifactfs.util.clock import boottime
+from artifactfs.util.clock import boottime, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ _DETAILS_S = 5.0
 class Control:
     """The reports and commands of one mount. `operations` must be set before the first request of the kernel."""
 
-    def __init__(self, components: MountComponents, names: KernelDentries) -> None:
+    def __init__(self, components: MountComponents, dentries: KernelDentries) -> None:
         self._components = components
-        self._names = names
+        self._dentries = dentries
         self._mounted_at = boottime()
         settings = components.settings
         # One request for all attributes of a run.
@@ -61,15 +61,13 @@ class Control:
         self.operations: Operations | None = None
 
     def report_generators(self) -> dict[str, ReportGenerator]:
-        """Return the generator of each report."""
         return {
             "status.json": lambda: status_json(status_of(self._components, self._readings())),
             "metrics": lambda: metrics_text(self._readings()),
-            "errors": lambda: errors_text(failures(self._components), rfc3339(time.time())),
+            "errors": lambda: errors_text(self._components.recent_errors.failures(), rfc3339(time.time())),
         }
 
     def commands(self) -> dict[str, ControlCommand]:
-        """Return the handler of each command."""
         return {"info": self._info, "refresh": self._refresh}
 
     def _readings(self) -> Readings:
@@ -80,36 +78,37 @@ class Control:
 
     async def refresh_all(self) -> None:
         """Refresh the whole mount: for SIGHUP (docs/semantics.md 3.3)."""
-        await self._fresh(self._components.tree.root)
+        await self._mark_stale(self._components.tree.root)
 
     @property
-    def names_are_stuck(self) -> bool:
-        """Whether a thread waits in the kernel for a process that waits for this mount."""
-        return self._names.is_stuck
+    def is_invalidating(self) -> bool:
+        """Whether a thread waits in the kernel, to invalidate dentries."""
+        return self._dentries.is_stuck
 
     def forget(self) -> None:
         """Clear the details of runs: the keys may be another account's (docs/semantics.md 6.3)."""
         self._details.clear()
 
     def end(self) -> None:
-        """Stop invalidating: the mount is about to be closed."""
-        self._names.end()
+        """Stop invalidating dentries: the mount is about to be closed."""
+        self._dentries.end()
 
     async def _refresh(self, number: int) -> bytes:
         node = self._inode(number).node
-        dropped = await self._fresh(node)
-        log.info("refresh: the next look at %s is fresh", _shown(node))
+        dropped = await self._mark_stale(node)
+        log.info("refresh: %r is stale", mount_path(node) or "/")
         return _json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
 
-    async def _fresh(self, node: Node) -> bool:
+    async def _mark_stale(self, node: Node) -> bool:
         self._components.tree.refresh(node)
         self._details.mark_all_stale()
         if node is self._components.tree.root:
             self._components.keys.expire()
-        return await self._names.drop(self._names_of(node))
+        return await self._dentries.drop(self._dentries_above(node))
 
-    def _names_of(self, node: Node) -> list[Name]:
-        """Return the names whose dentries lead the kernel to everything that the refresh concerns."""
+    @staticmethod
+    def _dentries_above(node: Node) -> list[Name]:
+        """Return the dentries through which the kernel reaches everything that the refresh concerns."""
         if isinstance(node, ArtifactFile):
             return [(node.directory.entry.number, node.entry.name)]
         if node.entry.number == node.parent_number:
@@ -121,48 +120,43 @@ class Control:
     async def _info(self, number: int) -> bytes:
         inode = self._inode(number)
         node = inode.node
-        found: dict[str, object] = {"listing": self._listed(node)}
+        found: dict[str, object] = {"listing": self._listing(node)}
         try:
             if isinstance(node, ArtifactDir) and not node.path:
                 found |= await self._run(node.run_id)
             elif isinstance(node, ArtifactDir | ArtifactFile):
                 directory = node if isinstance(node, ArtifactDir) else node.directory
-                if (run := self._components.tree.known_run(directory.run_id)) is not None:
-                    found["run"] = self._known(run)
+                found["run"] = self._cached_run(directory.run_id)
                 if isinstance(node, ArtifactFile):
                     found["file"] = await self._file(node, inode)
             elif isinstance(node, ProjectDir):
-                found |= await self._project(node.project_id)
+                details = structs.asdict(await self._components.service.project_details(node.project_id))
+                found["project"] = ProjectInfo(details.pop("project_id"), **details)
         except errors.ServiceError as error:
-            found |= {"error": str(error), "what_to_do": errors.what_to_do(error)}
+            found |= _failure(error)
         return _json(Info(SCHEMA, _kind(node), mount_path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
     async def _run(self, run_id: int) -> dict[str, object]:
-        known = self._components.tree.known_run(run_id)
-        failed: dict[str, object] = {}
+        failure: dict[str, object] = {}
         try:
-            held = await self._details.refetch(run_id)
+            cached = await self._details.refetch(run_id)
         except (errors.ServiceError, errors.NoSuchEntry) as error:
-            failed = {"error": str(error), "what_to_do": errors.what_to_do(error)}
-            if (old := self._details.get_any(run_id)) is None:
-                return failed | {"run": self._known(known) if known is not None else None}
-            held = old
-        details = held.value
-        return failed | {
-            "run": RunInfo(
-                details.run_id, await self._project_name(details.project_id), details.name, details.status,
-                details.description, details.created_at, details.started_at, details.updated_at, details.completed_at,
-                details.duration_s, details.owner_id, details.external_url, details.params,
-                details.tags, details.metrics,
-            )
-        }  # fmt: skip
+            failure = _failure(error)
+            if (stale := self._details.get_any(run_id)) is None:
+                return failure | {"run": self._cached_run(run_id)}
+            cached = stale
+        details = structs.asdict(cached.value)
+        run_id, project = details.pop("run_id"), await self._project_name(details.pop("project_id"))
+        return failure | {"run": RunInfo(run_id, project, **details)}
 
     async def _fetch_details(self, run_id: int, _old: RunDetails | None) -> RunDetails:
         _, details = await self._components.service.run_details(run_id)
         return details
 
-    @staticmethod
-    def _known(run: Run) -> RunInfo:
+    def _cached_run(self, run_id: int) -> RunInfo | None:
+        run = self._components.tree.known_run(run_id)
+        if run is None:
+            return None
         return RunInfo(run.run_id, ProjectName(run.project_id, None), run.name, run.status)
 
     async def _project_name(self, project_id: str) -> ProjectName:
@@ -174,29 +168,16 @@ class Control:
                 log.debug("the name of project %s: %s", project_id, error)
         return ProjectName(project_id, name)
 
-    async def _project(self, project_id: int) -> dict[str, object]:
-        details = await self._components.service.project_details(project_id)
-        return {
-            "project": ProjectInfo(
-                details.project_id, details.name, details.description, details.created_at, details.updated_at,
-                details.owner_id, details.external_url, details.tags,
-            )
-        }  # fmt: skip
-
     async def _file(self, file: ArtifactFile, inode: Inode) -> FileInfo:
         entry = inode.entry
-        kept = await self._components.files.cached_bytes(await self._components.tree.locate_content(file))
+        modified, created = entry.mtime_ns, entry.created_ns
+        cached = await self._components.files.cached_bytes(await self._components.tree.locate_content(file))
         return FileInfo(
-            entry.size_bytes,
-            rfc3339(entry.mtime_ns // 10**9),
-            None if entry.created_ns is None else rfc3339(entry.created_ns // 10**9),
-            str(inode.number),
-            kept.disk_bytes,
-            kept.memory_bytes,
-            kept.handles,
-        )
+            entry.size_bytes, rfc3339(modified // 10**9), None if created is None else rfc3339(created // 10**9),
+            str(inode.number), cached.disk_bytes, cached.memory_bytes, cached.handles,
+        )  # fmt: skip
 
-    def _listed(self, node: Node) -> Listed | None:
+    def _listing(self, node: Node) -> Listed | None:
         facts = self._components.tree.facts(node)
         if facts is None:
             return None
@@ -214,7 +195,7 @@ class Control:
     # --- xattrs --------------------------------------------------------------------------------------------
 
     def xattrs(self, node: Node) -> Attributes:
-        """Return the known extended attributes of a node (docs/semantics.md 2.6)."""
+        """Return the extended attributes of a node (docs/semantics.md 2.6)."""
         found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
         if (facts := self._components.tree.facts(node)) is not None:
             found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")
@@ -228,15 +209,17 @@ class Control:
         return found
 
     async def _pairs(self, run_id: int, pairs: Callable[[RunDetails], tuple[Pair, ...]]) -> bytes:
-        details = (await self._details.get(run_id)).value
-        return json.dumps({pair.key: pair.value for pair in pairs(details)}, ensure_ascii=False).encode(
-            "utf-8", "replace"
-        )
+        found = {pair.key: pair.value for pair in pairs((await self._details.get(run_id)).value)}
+        return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace")
 
     def _inode(self, number: int) -> Inode:
         if self.operations is None:
             raise errors.NoSuchEntry("the mount has only just begun")
         return self.operations.inodes.get(number)
+
+
+def _failure(error: errors.ArtifactfsError) -> dict[str, object]:
+    return {"error": str(error), "what_to_do": errors.what_to_do(error)}
 
 
 def _text(value: str) -> Callable[[], Awaitable[bytes | None]]:
@@ -259,7 +242,3 @@ def _kind(node: Node) -> str:
     if isinstance(node, ControlFile):
         return "report"
     return "project" if isinstance(node, ProjectDir) else "file" if isinstance(node, ArtifactFile) else "other"
-
-
-def _shown(node: Node) -> str:
-    return repr(mount_path(node) or "/")

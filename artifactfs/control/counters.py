@@ -44,9 +44,9 @@ class Readings(msgspec.Struct, frozen=True):
 class Counter(msgspec.Struct, frozen=True):
     """A row of the registry.
 
-    `path`: section and key in status.json; without a dot a field of its own; "" where status.json has a list instead.
+    `path`: section and key in status.json; without a dot a field of its own; "" if status.json has a list instead.
     `kind`: Prometheus' type, or "" for text, which is no metric. `read`: returns the value: None for unknown, which
-    `metrics` leaves out, or mappings of label values to it. `metric`: its name, where that is not made of the path.
+    `metrics` leaves out, or mappings of label values to it. `metric`: its name, if that is not made of the path.
     `labels`: names, in the order of the mappings; or `name=value` for the same label on each sample.
     """
 
@@ -59,7 +59,6 @@ class Counter(msgspec.Struct, frozen=True):
 
     @property
     def family(self) -> str:
-        """The name of the metric in the text format."""
         suffix = "_total" if self.kind == "counter" else ""
         return f"artifactfs_{self.metric or self.path.replace('.', '_')}{suffix}"
 
@@ -72,14 +71,9 @@ def _open(key: str, about: str, read: Callable[[KernelState], int], metric: str 
     return Counter(f"open.{key}", "gauge", about, lambda r: None if r.kernel is None else read(r.kernel), metric)
 
 
-def _bytes_from(source: str, key: str, read: Callable[[Readings], int]) -> Counter:
-    about = "Bytes of file contents by their source."
-    return Counter(f"reading.{key}", "counter", about, read, "read_bytes", f"source={source}")
-
-
-def _blocks_from(source: str, key: str, read: Callable[[Readings], int]) -> Counter:
-    about = "Blocks of file contents by their source."
-    return Counter(f"reading.{key}", "counter", about, read, "read_blocks", f"source={source}")
+def _read_from(source: str, key: str, unit: str, read: Callable[[Readings], int]) -> Counter:
+    about = f"{unit.capitalize()} of file contents by their source."
+    return Counter(f"reading.{key}", "counter", about, read, f"read_{unit}", f"source={source}")
 
 
 def _limit(metric: str, about: str, read: Callable[[LimitState], float | None]) -> Counter:
@@ -88,7 +82,8 @@ def _limit(metric: str, about: str, read: Callable[[LimitState], float | None]) 
 
 COUNTERS = (
     Counter("uptime_s", "gauge", "Seconds since the mount began.", lambda r: r.uptime_s, "uptime_seconds"),
-    Counter("", "gauge", "1 for the current state, 0 for each other state.", lambda r: _health(r), "health", "state"),
+    Counter("", "gauge", "1 for the current state, 0 for each other state.",
+            lambda r: {state: state == r.health.state for state in STATES}, "health", "state"),
     Counter("failures", "counter", "Failures, as in the report `errors`.", lambda r: r.failures),
     Counter("requests.by_kind", "counter", "Requests by kind and outcome; each attempt counts.",
             lambda r: r.traffic.outcomes, "requests", "kind,outcome"),
@@ -112,11 +107,11 @@ COUNTERS = (
     _cache("evicted_bytes", "counter", "Cached bytes that this mount evicted.", lambda c: c.evicted_bytes),
     _cache("waiting_bytes", "gauge", "Bytes that wait to be written to the cache.", lambda c: c.waiting_bytes),
     _cache("keeps_up", "gauge", "Whether the disk keeps up with the downloads.", lambda c: c.keeps_up),
-    _bytes_from("memory", "memory_bytes", lambda r: r.reading.memory_bytes),
-    _bytes_from("disk", "disk_bytes", lambda r: r.reading.disk_bytes),
-    _bytes_from("service", "fetched_bytes", lambda r: r.reading.fetched_bytes),
-    _blocks_from("disk", "disk_blocks", lambda r: r.reading.disk_blocks),
-    _blocks_from("service", "fetched_blocks", lambda r: r.reading.fetched_blocks),
+    _read_from("memory", "memory_bytes", "bytes", lambda r: r.reading.memory_bytes),
+    _read_from("disk", "disk_bytes", "bytes", lambda r: r.reading.disk_bytes),
+    _read_from("service", "fetched_bytes", "bytes", lambda r: r.reading.fetched_bytes),
+    _read_from("disk", "disk_blocks", "blocks", lambda r: r.reading.disk_blocks),
+    _read_from("service", "fetched_blocks", "blocks", lambda r: r.reading.fetched_blocks),
     Counter("reading.memory_reads", "counter", "Reads that memory answered at once.",
             lambda r: r.reading.memory_reads, "memory_reads"),
     Counter("reading.streamed", "counter", "Bodies read whole that fitted neither cache nor memory.",
@@ -156,7 +151,7 @@ def sections(readings: Readings) -> dict[str, Section]:
 
 def metrics_text(readings: Readings) -> bytes:
     """Return the metrics for Prometheus, in its text format 0.0.4; `prometheus_client` would add registries."""
-    lines = ["# HELP artifactfs_info Names what is mounted; always 1.", "# TYPE artifactfs_info gauge"]
+    lines = ["# HELP artifactfs_info Names the mount; always 1.", "# TYPE artifactfs_info gauge"]
     lines.append(_sample("artifactfs_info", readings.identity, 1))
     for family, rows in groupby((counter for counter in COUNTERS if counter.kind), lambda counter: counter.family):
         members = list(rows)
@@ -200,10 +195,6 @@ def _escaped(text: str) -> str:
     # For terminals, too: control characters are escaped first. The format has its own escape for newlines.
     lines = text.encode("utf-8", "replace").decode().split("\n")
     return "\n".join(map(one_line, lines)).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _health(readings: Readings) -> dict[str, bool]:
-    return {state: state == readings.health.state for state in STATES}
 
 
 def _times(traffic: StatsSnapshot) -> dict[str, Times]:

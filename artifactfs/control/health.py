@@ -1,4 +1,4 @@
-"""The health of a mount: the worst of its troubles, since when, what that means, and what the user can do."""
+"""The health of a mount: its worst trouble, the start of that, its meaning, and its fix."""
 
 import msgspec
 
@@ -10,11 +10,11 @@ _IF_SLOW = "nothing now: fresh listings show when they arrive; if it goes on, ch
 
 
 class HealthInputs(msgspec.Struct, frozen=True):
-    """The troubles of a mount: since when each lasts, in seconds of its clock; None: it does not.
+    """The troubles of a mount: the start of each in seconds of its clock; None if there is no such trouble.
 
-    `denied_last`: the last request was refused; nothing has failed in another way since. `paused_s`: how long the
-    slowest rate limit still holds requests back. `stale_since`: since a listing could not be fetched;
-    `stale_served`: a stale listing was there; `only_slow`: none failed. `recovered_at`: when the last trouble ended.
+    `denied_last`: the last request was refused, with no other failure since. `paused_s`: seconds for which the slowest
+    rate limit still holds requests back. `stale_since`: the first listing that could not be fetched; `stale_served`: a
+    stale listing was there; `only_slow`: none failed. `recovered_at`: the end of the last trouble.
     """
 
     denied_since: float | None
@@ -31,7 +31,7 @@ class HealthInputs(msgspec.Struct, frozen=True):
 
 
 def health_of(inputs: HealthInputs, origin: str) -> tuple[str, float, str, str]:
-    """Return the state, since when (seconds), its meaning and what to do about it, of the worst trouble."""
+    """Return the state of the worst trouble, its start in seconds, its meaning, and its fix."""
     if inputs.denied_since is not None and inputs.denied_last:
         return "keys_rejected", inputs.denied_since, f"{origin} refused these keys at the last request", _CHECK_KEYS
     if inputs.silent_since is not None:

@@ -1,6 +1,6 @@
-"""What a mount knows of one place in it: the schema of `artifactfs info --json`, and of the xattrs' values.
+"""The schema of `artifactfs info --json`: the facts about one place of a mount.
 
-Owns the schema: docs/status.md describes it; fields are only ever added. Text is the server's, exact. No keys in it.
+docs/status.md describes it; fields are only ever added. Text is the server's, exact. No keys in it.
 """
 
 import msgspec
@@ -18,16 +18,16 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class ProjectName(msgspec.Struct, frozen=True):
-    """A project; `name` None: not known."""
+    """A project; `name` is None if it is not cached."""
 
     id: str
     name: str | None
 
 
 class RunInfo(msgspec.Struct, frozen=True):
-    """A run. What only the service knows is None, or empty, where it did not answer (`Info.error`).
+    """A run. Without an answer of the service (`Info.error`), details are None or empty.
 
-    Times are RFC 3339, as the service writes them. `external_url`: what the service itself gives for it.
+    Times are RFC 3339, as the service writes them; `external_url` is the service's, too.
     """
 
     id: int
@@ -48,7 +48,7 @@ class RunInfo(msgspec.Struct, frozen=True):
 
 
 class ProjectInfo(msgspec.Struct, frozen=True):
-    """A project, as RunInfo tells a run."""
+    """A project; its fields are like those of RunInfo."""
 
     id: int
     name: str | None
@@ -61,11 +61,10 @@ class ProjectInfo(msgspec.Struct, frozen=True):
 
 
 class FileInfo(msgspec.Struct, frozen=True):
-    """A file. `size_bytes` None: not known. `version`: its inode number, which stands for the version.
+    """A file. `size_bytes`: None for an unknown size. `cached_bytes` of it are on disk, `memory_bytes` in memory.
 
-    As a string: JavaScript and jq round integers above 2^53.
-
-    `cached_bytes` of it are on disk, `memory_bytes` in memory; `open_handles` are open.
+    `version`: its inode number, which stands for the version. A string, since JavaScript and jq round integers above
+    2^53.
     """
 
     size_bytes: int | None
@@ -80,8 +79,8 @@ class FileInfo(msgspec.Struct, frozen=True):
 class Info(msgspec.Struct, frozen=True):
     """A place. `kind`: mount, runs, projects, names, project, run, directory, file, report or other.
 
-    `path`: from the mount point. `run`: that the place is, or is in. `app_url`: Datadog's web application, of the site.
-    `error`, `what_to_do`: the service did not tell all.
+    `path`: from the mount point. `run`: of the place. `app_url`: Datadog's web application for the site.
+    `error`, `what_to_do`: why details are missing.
     """
 
     schema: int

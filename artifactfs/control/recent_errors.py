@@ -11,26 +11,15 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from artifactfs import errors
 from artifactfs.control.status_schema import Failed
+from artifactfs.util.clock import rfc3339
 from artifactfs.util.escaping import one_line
 
 # Kinds of failures; arbitrary.
 _MAX_KEPT = 100
 # Characters of a message; arbitrary.
 _MAX_TEXT = 500
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """The last failure of a kind, and how often that kind happened; times are seconds since the epoch."""
-
-    message: str
-    what_to_do: str
-    count: int
-    first_at: float
-    last_at: float
 
 
 class RecentErrors(logging.Handler):
@@ -40,7 +29,7 @@ class RecentErrors(logging.Handler):
         super().__init__(logging.WARNING)
         self._wall_clock = wall_clock
         # In order of time. Threads log, too.
-        self._kept: dict[tuple[str, ...], Failure] = {}
+        self._kept: dict[tuple[str, ...], Failed] = {}
         self._seen: weakref.WeakSet[errors.ArtifactfsError] = weakref.WeakSet()
         self._guard = threading.Lock()
         self.total = 0
@@ -66,14 +55,14 @@ class RecentErrors(logging.Handler):
                     return
                 self._seen.add(error)
             self.total += 1
-            now = self._wall_clock()
+            now = rfc3339(self._wall_clock())
             before = self._kept.pop(key, None)
-            first_at, count = (before.first_at, before.count) if before is not None else (now, 0)
-            self._kept[key] = Failure(text, what_to_do, count + 1, first_at, now)
+            first, count = (before.first, before.count) if before is not None else (now, 0)
+            self._kept[key] = Failed(text, what_to_do, count + 1, first, now)
             if len(self._kept) > _MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[Failed]:
         """Return the recent failures, the last first."""
         with self._guard:
             return list(reversed(self._kept.values()))
@@ -99,7 +88,7 @@ def _exception_in(record: logging.LogRecord) -> BaseException | None:
 
 
 def _fact(record: logging.LogRecord, what_to_do: str) -> logging.LogRecord:
-    """Return a record without its traceback, which is for the log, and without what to do, which has its own line."""
+    """Return a record without its traceback, which is for the log, and without its fix, which has a line of its own."""
     bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
     if isinstance(bare.args, tuple):
         if what_to_do and bare.args[-1:] == (what_to_do,):

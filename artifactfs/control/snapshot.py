@@ -1,7 +1,5 @@
-"""A snapshot of the components of a mount, as the reports show it. All of it is in memory: nothing here waits."""
+"""A snapshot of the components of a mount, for the reports. All values are in memory: nothing here waits."""
 
-import datetime
-import math
 import os
 import time
 from collections.abc import Callable
@@ -15,8 +13,8 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control import status_schema
 from artifactfs.control.counters import MAX_LISTED, Readings, sections
 from artifactfs.control.health import HealthInputs, health_of
-from artifactfs.control.recent_errors import Failure, RecentErrors
-from artifactfs.control.status_schema import Failed, Health, Status
+from artifactfs.control.recent_errors import RecentErrors
+from artifactfs.control.status_schema import Health, Status
 from artifactfs.domain import RequestUsage
 from artifactfs.fuse.operations import KernelState
 from artifactfs.modellab.auth import KeyRing
@@ -27,26 +25,23 @@ from artifactfs.modellab.request_stats import RequestStats, StatsSnapshot
 from artifactfs.settings import Settings
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_stats import TreeState
-from artifactfs.util.clock import boottime
-
-# 400 years, after which the calendar repeats itself.
-_GREGORIAN_S = 146_097 * 86_400
+from artifactfs.util.clock import boottime, rfc3339
 
 
 class MountComponents(msgspec.Struct, frozen=True):
-    """The components of a mount that count something. `cost`: returns the requests so far."""
+    """The components of a mount that count something. `usage`: returns the requests so far."""
 
     settings: Settings
     point: str
     log_file: str | None
     service: ModelLab
-    cost: Callable[[], RequestUsage]
-    tally: RequestStats
+    usage: Callable[[], RequestUsage]
+    request_stats: RequestStats
     breaker: CircuitBreaker
     limits: RateLimits
     tree: Tree
     files: OpenFileTable
-    shop: ContentContext
+    content: ContentContext
     recent_errors: RecentErrors
     nursery: trio.Nursery
     keys: KeyRing
@@ -55,11 +50,11 @@ class MountComponents(msgspec.Struct, frozen=True):
 def readings_of(components: MountComponents, kernel: KernelState | None, mounted_at: float) -> Readings:
     """Return the readings of a mount that began at `mounted_at` of the machine's clock."""
     settings, now = components.settings, boottime()
-    tree, traffic = components.tree.state(), components.tally.traffic()
+    tree, traffic = components.tree.state(), components.request_stats.traffic()
     limits = components.limits.states(now)
     inputs = _health_inputs(components, traffic, tree, limits, now)
     state, since, message, what_to_do = health_of(inputs, settings.origin)
-    disk_cache = components.shop.disk_cache
+    disk_cache = components.content.disk_cache
     # The next snapshot shows the sizes that this counts; counting takes a thread.
     disk_cache.look_soon()
     return Readings(
@@ -73,19 +68,18 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
         health=Health(state, _when(now - max(since, mounted_at)), message, what_to_do),
         failures=components.recent_errors.total,
         traffic=traffic,
-        usage=components.cost(),
+        usage=components.usage(),
         limits=tuple(limits[:MAX_LISTED]),
         cache=disk_cache.state(),
-        reading=components.shop.stats,
+        reading=components.content.stats,
         tree=tree,
         kernel=kernel,
     )
 
 
 def status_of(components: MountComponents, readings: Readings) -> Status:
-    """Return status.json's values."""
-    settings, counters = components.settings, sections(readings)
-    last = failures(components)
+    settings = components.settings
+    failures = components.recent_errors.failures()
     return Status(
         schema=status_schema.SCHEMA,
         version=__version__,
@@ -100,21 +94,17 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
         site=settings.site if settings.api_url == f"https://api.{settings.site}" else None,
         account=settings.account,
         profile=settings.profile,
-        ranges=components.shop.service.ranges,
-        requests=counters["requests"],
+        ranges=components.content.service.ranges,
         rate_limits=tuple(
             status_schema.RateLimit(
-                limit.name, _plain(limit.limit), _plain(limit.remaining), _plain(limit.reset_s), limit.paused_s
+                each.name, _plain(each.limit), _plain(each.remaining), _plain(each.reset_s), each.paused_s
             )
-            for limit in readings.limits
+            for each in readings.limits
         ),
-        cache=counters["cache"],
-        reading=counters["reading"],
         streaming=tuple(
             status_schema.Streaming(body.artifact.project_id, body.artifact.path, body.size, body.came_to, body.fits)
             for body in readings.reading.streams
         ),
-        listings=counters["listings"],
         indexes=tuple(
             status_schema.IndexStatus(
                 index.project_id, index.state, index.files, round(index.age_s, 3), index.runs_right, index.runs_wrong
@@ -122,27 +112,11 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
             for index in readings.tree.indexes[-MAX_LISTED:]
         ),
         last_traversal=_last_traversal(readings.tree),
-        open=counters["open"],
         failures=readings.failures,
-        last_error=last[0] if last else None,
+        last_error=failures[0] if failures else None,
         log_file=components.log_file,
+        **sections(readings),
     )
-
-
-def failures(components: MountComponents) -> list[Failed]:
-    """Return the failures of a mount, the last first."""
-    return [_failed(failure) for failure in components.recent_errors.failures()]
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a moment (seconds since the epoch) as RFC 3339, in UTC, to the second that it is in: as `stat` shows it.
-
-    Any moment: offsets of a service can lead to the years 0 and 10000.
-    """
-    # datetime ends at the years 1 and 9999, and strftime writes the year 1 as `1`.
-    cycles, within_s = divmod(math.floor(seconds), _GREGORIAN_S)
-    when = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=within_s)
-    return f"{when.year + 400 * cycles:04}-{when:%m-%dT%H:%M:%SZ}"
 
 
 def _health_inputs(
@@ -175,13 +149,8 @@ def _last_traversal(tree: TreeState) -> status_schema.LastTraversal | None:
     )
 
 
-def _failed(failure: Failure) -> Failed:
-    first, last = rfc3339(failure.first_at), rfc3339(failure.last_at)
-    return Failed(failure.message, failure.what_to_do, failure.count, first, last)
-
-
 def _plain(value: float | None) -> float | None:
-    """Return a number without a fraction of zero, which would say nothing."""
+    """Return a number as an integer if it is one, otherwise rounded."""
     return None if value is None else int(value) if value == int(value) else round(value, 3)
 
 

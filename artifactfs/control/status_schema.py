@@ -21,7 +21,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Health(msgspec.Struct, frozen=True):
-    """One of STATES, since when (RFC 3339), what that means, and what the user can do about it."""
+    """One of STATES, its start (RFC 3339), its meaning, and its fix."""
 
     state: str
     since: str
@@ -39,7 +39,7 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """The state of a rate limit; None where no response that still holds has named it."""
+    """The state of a rate limit; None for a value that no valid response has named."""
 
     name: str
     limit: float | None
@@ -49,9 +49,9 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Streaming(msgspec.Struct, frozen=True):
-    """A body that is read whole, since the service ignores ranges, and its progress.
+    """A full body and its progress: `came_to` of `size_bytes`. `path`: from the project.
 
-    `path`: from the project. `fits`: into cache or memory; otherwise a read at an earlier offset restarts it.
+    `fits`: into cache or memory; otherwise a read at an earlier offset restarts it.
     """
 
     project_id: str
@@ -62,7 +62,7 @@ class Streaming(msgspec.Struct, frozen=True):
 
 
 class IndexStatus(msgspec.Struct, frozen=True):
-    """The index of a project: its state, and the runs that it was found to be right and wrong about."""
+    """The index of a project. `runs_right`, `runs_wrong`: runs whose own listings agree, or disagree, with it."""
 
     project_id: str
     state: str
@@ -73,7 +73,7 @@ class IndexStatus(msgspec.Struct, frozen=True):
 
 
 class LastTraversal(msgspec.Struct, frozen=True):
-    """The last traversal of a run: directories read, and the requests of the whole mount meanwhile, by kind."""
+    """The last traversal of a run: directories read, and the requests by kind of the whole mount meanwhile."""
 
     run_id: int
     directories: int
@@ -124,7 +124,6 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def status_json(status: Status) -> bytes:
-    """Return status.json: one object, indented."""
     return (json_text(msgspec.to_builtins(status)) + "\n").encode()
 
 

@@ -75,7 +75,7 @@ def tell(message: str) -> None:
 
 def _is_served(point: str) -> bool:
     mounted = mount_table.mounted_at(point)
-    return mounted is not None and mounted.fstype == mount_table.FUSE_TYPE and registry.is_served(point)
+    return mounted is not None and mounted.is_ours and registry.is_served(point)
 
 
 def _mount(point: str, program: Sequence[str]) -> None:

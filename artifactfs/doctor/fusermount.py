@@ -32,7 +32,7 @@ def place(machine: Machine, path: str) -> Finding | None:
     if machine.euid == 0:
         return None
     try:
-        point = checks.place(path)
+        point = checks.resolve(path)
         kind = file_system(point)
     except (UserError, OSError):
         # The check of the mount point reports this.

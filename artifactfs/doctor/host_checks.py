@@ -9,7 +9,7 @@ from os.path import realpath
 
 from artifactfs.doctor.findings import Finding, checked, fault, good, refused, skipped, warning
 from artifactfs.errors import UserError
-from artifactfs.mount import checks, mount_owner, mount_table
+from artifactfs.mount import checks, control_client, mount_owner, mount_table
 from artifactfs.mount.host import Machine
 from artifactfs.mount.mount_table import Mount
 from artifactfs.util.escaping import shell_word
@@ -188,7 +188,7 @@ def logout(machine: Machine) -> Finding | None:
     )
 
 
-def mounts(rows: Sequence[Mount], is_dead: Callable[[Mount], bool] = mount_table.is_dead) -> Iterator[Finding]:
+def mounts(rows: Sequence[Mount], is_dead: Callable[[Mount], bool] = control_client.is_dead) -> Iterator[Finding]:
     """Report our mounts: a dead one makes programs fail that touch it."""
     ours = [mount for mount in rows if mount.fstype == mount_table.FUSE_TYPE]
     if len(ours) > _MAX_PROBED:

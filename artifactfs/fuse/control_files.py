@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from artifactfs import errors
-from artifactfs.tree.control_dir import NAME, Reports
+from artifactfs.tree.control_dir import NAME, ControlNames
 from artifactfs.tree.nodes import ControlDir, ControlFile, DirSnapshot, LookupResult
 
 # Makes a report. Never waits for anything.
@@ -34,7 +34,7 @@ class ControlFiles:
 
     def __init__(
         self,
-        reports: Reports | None = None,
+        reports: ControlNames | None = None,
         generators: Mapping[str, ReportGenerator] | None = None,
         commands: Mapping[str, ControlCommand] | None = None,
     ) -> None:

@@ -4,13 +4,11 @@ Owns the handlers, formatters, the limit on repeated lines and the levels of the
 calls `logging.getLogger(__name__)`. Configure after the fork: a handler's lock and file do not survive one.
 """
 
-import contextlib
 import errno
 import io
 import logging
 import logging.handlers
 import os
-import stat
 import sys
 from collections.abc import Iterable
 
@@ -18,6 +16,7 @@ from artifactfs.logs.destination import LogDestination
 from artifactfs.logs.formatters import JsonFormatter, RedactingFormatter, Redaction
 from artifactfs.logs.limiter import EACH, RepeatLimiter
 from artifactfs.logs.system_logs import JournalHandler, SyslogHandler
+from artifactfs.util.path_walk import open_path
 
 __all__ = [
     "EACH",
@@ -26,7 +25,6 @@ __all__ = [
     "RedactingFormatter",
     "RepeatLimiter",
     "configure",
-    "hear",
     "opener",
     "redact",
 ]
@@ -34,8 +32,6 @@ __all__ = [
 # 5 files of 5 MiB: some weeks of a mount at info; arbitrary.
 _ROTATE_BYTES = 5 << 20
 _ROTATE_FILES = 4
-# Symbolic links that the kernel follows in a path (path_resolution(7)).
-_MOST_LINKS = 40
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # The system's log has its own time and level.
@@ -69,40 +65,18 @@ def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] =
 
 
 def opener(path: str, flags: int) -> int:
-    """Open a file to log to, for `open`.
+    """Open a file to log to, for `open`, through no link of another user: root may write everywhere.
 
-    Raises OSError for a pipe without a reader, since opening it would block. Raises OSError for a path with a link of
-    another user in it: its target is not this user's choice, and root may write everywhere.
+    Raises OSError, also for a pipe without a reader, since opening it would block.
     """
-    _refuse_foreign_links(path)
     try:
-        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
+        fd, _ = open_path(os.path.abspath(path), flags | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(errno.ENXIO, "the pipe has no reader") from None
         raise
     os.set_blocking(fd, True)
     return fd
-
-
-def _refuse_foreign_links(path: str) -> None:
-    todo = os.path.abspath(path).split("/")
-    at, followed = "/", 0
-    # In a user namespace, the machine's own files and links belong to one unmapped user.
-    trusted = {0, os.geteuid(), os.stat("/").st_uid}
-    with contextlib.suppress(FileNotFoundError):
-        while todo and followed < _MOST_LINKS:
-            below = os.path.join(at, todo.pop(0))
-            found = os.lstat(below)
-            if not stat.S_ISLNK(found.st_mode):
-                at = below
-                continue
-            if found.st_uid not in trusted:
-                raise OSError(errno.EACCES, f"{below} is a link of another user")
-            followed += 1
-            target = os.readlink(below)
-            todo = target.split("/") + todo
-            at = "/" if target.startswith("/") else at
 
 
 class _RotatingFile(logging.handlers.RotatingFileHandler):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LogDestination:
-    """`to`: file, stderr, journal or syslog. `file`: its path, where it is one. `form`: text or json."""
+    """`to`: file, stderr, journal or syslog. `file`: the path of a file. `form`: text or json."""
 
     to: str = "stderr"
     file: str | None = None
@@ -13,6 +13,6 @@ class LogDestination:
 
     @property
     def place(self) -> str:
-        """Return where to look, for a message."""
+        """The name of the log in messages."""
         by_name = {"journal": "the journal (journalctl -t artifactfs)", "syslog": "the system's log"}
         return self.file or by_name.get(self.to, "standard error")

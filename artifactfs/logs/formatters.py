@@ -22,7 +22,7 @@ class Redaction:
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Redact these secrets, too: keys that were rotated while the mount lives."""
+        """Redact these secrets, too: keys that were rotated during the mount."""
         # Longest first, so that a secret that contains another is replaced as a whole.
         self._secrets = sorted({*self._secrets, *filter(None, secrets)}, key=len, reverse=True)
 
@@ -49,8 +49,8 @@ class RedactingFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """Formats a record as a JSON object on one line.
 
-    time: RFC 3339, in UTC. level: as of Python's logging, in small letters. logger, message. exception: a traceback,
-    where there is one.
+    time: RFC 3339, in UTC. level: as of Python's logging, in small letters. logger, message. exception: a traceback, if
+    there is one.
     """
 
     def __init__(self, redact: Redaction) -> None:
@@ -77,7 +77,7 @@ def message_of(record: logging.LogRecord, redact: Redaction) -> str:
 
 
 def traceback_of(record: logging.LogRecord, redact: Redaction) -> list[str]:
-    """Return the lines of a record's traceback and stack, without secrets; none where it has none."""
+    """Return the lines of a record's traceback and stack, if it has any, without secrets."""
     parts = []
     if record.exc_info:
         parts.append(logging.Formatter().formatException(record.exc_info))

@@ -20,7 +20,7 @@ class RepeatLimiter(logging.Filter):
 
     Lines are of one kind if logger, message template, operation and kinds of exceptions are the same. Names and paths
     are left out, since lines with them would never repeat. Without the exceptions, one failure would hide another
-    (docs/semantics.md 5.3). The first line after the window says how many were dropped.
+    (docs/semantics.md 5.3). The first line after the window gives the number of dropped lines.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class RepeatLimiter(logging.Filter):
 
 
 def _exceptions(record: logging.LogRecord) -> list[str]:
-    """Return the kinds of the exceptions in a record, and where a logged one was raised."""
+    """Return the kinds of the exceptions in a record, and the place that raised a logged one."""
     found = [arg for arg in record.args if isinstance(arg, BaseException)] if isinstance(record.args, tuple) else []
     kinds = [_kind(error) for error in found]
     if record.exc_info and (error := record.exc_info[1]) is not None:

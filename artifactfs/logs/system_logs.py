@@ -78,8 +78,8 @@ class _DatagramHandler(logging.Handler):
 
 
 def _notice(dropped: int) -> logging.LogRecord:
-    said = "%d records were dropped: the log did not take them"
-    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, (dropped,), None)
+    message = "%d records were dropped: the log did not accept them"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (dropped,), None)
 
 
 class SyslogHandler(_DatagramHandler):

@@ -1,7 +1,7 @@
-"""The account that owns cached content, and the switch to another account (docs/semantics.md 6.3).
+"""The account that owns cached contents, and the switch to another account (docs/semantics.md 6.3).
 
-Without the setting `account`, only the keys distinguish accounts: new keys may belong to another account. Content that
-was fetched with the old keys is then not shown from the disk cache, from memory or from the kernel's pages.
+Without the setting `account`, only the keys distinguish accounts: new keys may belong to another account. Contents
+fetched with the old keys are then not served from the disk cache, from memory or from the kernel's pages.
 """
 
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def owner(settings: Settings, credentials: Credentials) -> str:
     """Return the name of the owner of cached content: the site, and the account's name or a digest of its key."""
-    # No digest begins like this, so no name is one.
+    # No digest begins with "=", so no name equals one.
     account = f"={settings.account}" if settings.account is not None else credentials.account()
     return f"{settings.api_url}\0{account}"
 
@@ -27,18 +27,15 @@ def follower(
     settings: Settings, tree: Tree, files: OpenFileTable, operations: Operations
 ) -> Callable[[Credentials], None]:
     """Return the function to call with changed keys before their first use. It does not await."""
-    known = files.owner
 
     def follow(credentials: Credentials) -> None:
-        nonlocal known
-        if (now := owner(settings, credentials)) == known:
+        if (new := owner(settings, credentials)) == files.owner:
             return
-        known = now
         log.info(
-            "the new keys may be another account's: everything is fetched again, and the cache stays untouched; "
-            "with `account` set, it would be kept over a change of keys"
+            "the new keys may be those of another account: all contents are fetched again; "
+            "set `account` to keep the cache over a change of keys"
         )
-        files.switch_account(now)
+        files.switch_account(new)
         tree.forget()
         operations.invalidate_pages()
 

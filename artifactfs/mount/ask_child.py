@@ -4,13 +4,14 @@ Run by its path with `python -I -S`: it imports little, so that it starts quickl
 device that the kernel reports, whatever links and bind mounts lead there. The inode number names the path in a
 command (tree/control_dir.py).
 
-The object has `point` and `answer`; or `outside`, `part` or `hidden` where the mount cannot be asked; or `errno`, the
-`path` that failed, and `inside`: the mount point of the mount that the path is in.
+The object has `point` and `answer`; or `outside`, `part` or `hidden` if the mount has no reachable reports; or `errno`,
+the `path` that failed, and `inside`: the mount point of the mount that the path is in.
 """
 
 import json
 import os
 import sys
+from contextlib import suppress
 
 if __name__ == "__main__":
     # Behind the standard library. Isolated mode (-I) has neither the script's directory nor site-packages.
@@ -19,18 +20,23 @@ if __name__ == "__main__":
 from artifactfs.util import mountinfo
 from artifactfs.util.mountinfo import Mount
 
-# These concern the whole mount, whichever path in it was given.
+# They concern the whole mount, whichever path in it was given.
 REPORTS = frozenset({"status.json", "metrics", "errors"})
+# Not a file of the mount: whether its process is there.
+PROBE = "statvfs"
 _READ_BYTES = 1 << 20
 
 
 def ask(name: str, path: str, *, parent_too: bool, max_bytes: int) -> dict[str, object]:
     """Read the report `name`, or give the command `name` about `path`, and return the object to print.
 
-    `parent_too`: for a missing path take the directory that it would be in.
+    `parent_too`: if the path is missing, take the directory that would contain it.
     """
     failing = path
     try:
+        if name == PROBE:
+            os.statvfs(path)
+            return {}
         try:
             found = _stat(path)
         except FileNotFoundError:
@@ -49,7 +55,7 @@ def ask(name: str, path: str, *, parent_too: bool, max_bytes: int) -> dict[str, 
         failing = f"{point}/.artifactfs/{name}" + ("" if name in REPORTS else f"/{found.st_ino}")
         return {"point": point, "answer": _read(failing, max_bytes).decode("utf-8", "replace")}
     except OSError as error:
-        return {"errno": error.errno, "path": failing, "inside": _mount_around(path)}
+        return {"errno": error.errno, "path": failing, "inside": _mount_around(path) if name != PROBE else None}
 
 
 def _stat(path: str) -> os.stat_result:
@@ -62,9 +68,9 @@ def _stat(path: str) -> os.stat_result:
 
 
 def _places(found: os.stat_result) -> list[Mount]:
-    """Return where the mount of a file is mounted, whole ones first: a bind mount of a part has no .artifactfs."""
+    """Return the places of a file's mount, whole ones first: a bind mount of a part has no .artifactfs."""
     device = mountinfo.device_of(found)
-    places = [each for each in mountinfo.mounts() if each.device == device and each.fstype == mountinfo.FUSE_TYPE]
+    places = [each for each in mountinfo.mounts() if each.device == device and each.is_ours]
     return sorted(places, key=lambda place: place.root != "/")
 
 
@@ -90,12 +96,10 @@ def _mount_around(path: str) -> str | None:
     From the top: the failing name is looked up once more, and not once for each name below it.
     """
     found = None
-    try:
+    with suppress(OSError):
         above = os.path.dirname(os.path.abspath(path))
         for end in (*(at for at, each in enumerate(above) if at and each == "/"), len(above)):
             found = os.stat(above[:end])
-    except OSError:
-        pass
     places = _places(found) if found is not None else []
     return places[0].point if places else None
 

@@ -11,7 +11,7 @@ import re
 import stat
 
 from artifactfs.errors import ExitCode, Notice, UserError
-from artifactfs.mount import mount_table
+from artifactfs.mount import control_client, mount_table
 from artifactfs.mount.host import Machine
 from artifactfs.settings import Settings
 from artifactfs.util import headroom
@@ -23,7 +23,7 @@ FUSE_DEVICE = "/dev/fuse"
 # What is of that name and no such character device is none (devices.txt of the kernel's admin guide).
 _FUSE_NUMBERS = os.makedev(10, 229)
 FUSE_CONF = "/etc/fuse.conf"
-REMADE = f"rm -r {FUSE_DEVICE}; mknod -m 666 {FUSE_DEVICE} c 10 229"
+REMAKE_DEVICE = f"rm -r {FUSE_DEVICE}; mknod -m 666 {FUSE_DEVICE} c 10 229"
 # The system's own directories (hier(7), file-hierarchy(7)): none of them, nor anything below, is a mount point.
 _SYSTEM = (
     "/bin", "/boot", "/dev", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/proc", "/run", "/sbin",
@@ -44,7 +44,7 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, Notice | None]:
 
     Raises UserError: missing, not a directory, already mounted, not ours to mount on.
     """
-    point = place(path)
+    point = resolve(path)
     if heal:
         _heal(point)
     elif dead_mount(point) is not None:
@@ -61,7 +61,7 @@ def memory() -> None:
         )
 
 
-def place(path: str) -> str:
+def resolve(path: str) -> str:
     """Return the resolved mount point for a path. Raises UserError where nothing may be mounted."""
     point = mount_table.resolve(path)
     if not path or point in _SHARED or point.removeprefix("/var/") in _SHARED_VAR:
@@ -89,12 +89,12 @@ def _system_directory(point: str) -> str | None:
     return None
 
 
-def to_come(path: str) -> str:
+def future(path: str) -> str:
     """Return the resolved mount point of a mount that will be made later, after its directory where that is missing.
 
     Raises UserError where that cannot be. Touches nothing that is mounted there now.
     """
-    point = place(path)
+    point = resolve(path)
     if mount_table.mounted_at(point) is not None:
         return point
     if os.path.lexists(point):
@@ -164,7 +164,9 @@ def _heal(point: str) -> None:
     """Take away dead FUSE mounts at `point`; several may lie on one another."""
     while (mount := dead_mount(point)) is not None:
         if (reason := mount_table.unmount(point, lazy=True)) is not None:
-            raise UserError(ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be taken away: {reason}")
+            raise UserError(
+                ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be unmounted: {reason.fact}", reason.fix
+            )
         log.info("took away a dead mount at %s", mount.point)
 
 
@@ -173,7 +175,7 @@ def dead_mount(point: str) -> mount_table.Mount | None:
     mount = mount_table.mounted_at(point)
     if mount is None or not mount.fstype.startswith("fuse"):
         return None
-    if not mount_table.is_dead(mount):
+    if not control_client.is_dead(mount):
         raise UserError(
             ExitCode.ALREADY_MOUNTED,
             f"{point} is already mounted ({mount.fstype})",
@@ -204,9 +206,9 @@ def device() -> None:
             raise UserError(
                 ExitCode.NO_FUSE_DEVICE,
                 f"{FUSE_DEVICE} is not the FUSE device",
-                f"run `{REMADE}` as root; "
+                f"run `{REMAKE_DEVICE}` as root; "
                 f"in a container, start it with --device {FUSE_DEVICE}, and without a volume of that name",
-                command=f"sudo sh -c '{REMADE}'",
+                command=f"sudo sh -c '{REMAKE_DEVICE}'",
             )
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The components of a mount, built from its settings; what ties them together is in session.py."""
+"""Builds the components of a mount from its settings; session.py connects them."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
-from artifactfs.tree.control_dir import Reports
+from artifactfs.tree.control_dir import ControlNames
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
@@ -33,41 +33,33 @@ from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
 
 # Memory for file contents: blocks of the readers, and read-ahead. With the 60 MiB of the interpreter a mount stays
-# below 200 MiB, whatever is open.
+# below 200 MiB, with any number of open files.
 _POOL_BYTES = 48 << 20
 _AHEAD_BYTES = 40 << 20
 
 
 class Transports:
-    """Three pools of connections, and what they share.
+    """Three pools of connections, with common limits, breaker and counts.
 
-    Slow bodies must not keep a listing from a connection, and requests that are stuck must not keep a probe from one.
+    Slow bodies must not keep a listing from a connection, and stuck requests must not keep a probe from one.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self.limits = RateLimits()
         self.breaker = CircuitBreaker(settings.origin)
-        self.tally = RequestStats(boottime)
+        self.request_stats = RequestStats(boottime)
         self.listings, self.contents, self.probes = (
             Transport(
-                settings.api_url,
-                keys,
-                proxy=settings.proxy,
-                ca_file=settings.ca_file,
-                clock=boottime,
-                limits=self.limits,
-                breaker=self.breaker,
-                tally=self.tally,
+                settings.api_url, keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
+                limits=self.limits, breaker=self.breaker, tally=self.request_stats,
             )
             for _ in range(3)
-        )
+        )  # fmt: skip
 
     def usage(self) -> RequestUsage:
-        """Return the requests so far."""
         return self.listings.cost() + self.contents.cost() + self.probes.cost()
 
     async def aclose(self) -> None:
-        """Close all connections."""
         for transport in (self.listings, self.contents, self.probes):
             await transport.aclose()
 
@@ -90,11 +82,11 @@ def block_store(settings: Settings) -> BlockStore | None:
 
 
 def content_context(
-    settings: Settings, contents: Transport, keeper: DiskCache, nursery: trio.Nursery
+    settings: Settings, contents: Transport, disk_cache: DiskCache, nursery: trio.Nursery
 ) -> ContentContext:
     return ContentContext(
         service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
-        disk_cache=keeper,
+        disk_cache=disk_cache,
         pool=BlockPool(_POOL_BYTES),
         budget=ReadaheadBudget(_AHEAD_BYTES),
         nursery=nursery,
@@ -117,7 +109,7 @@ def fuse_operations(
         deadline_s=settings.deadline,
         on_ready=on_ready,
         control_files=ControlFiles(
-            Reports(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
+            ControlNames(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
         ),
     )
     trace(operations)

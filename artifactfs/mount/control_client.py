@@ -1,14 +1,14 @@
-"""Asking a mount from outside, for `artifactfs status`, `refresh` and `info`.
+"""Asks a mount from outside, for `artifactfs status`, `refresh` and `info`, and finds out whether it is dead.
 
 A mount may be wedged, stopped or dead; a process that touches it then hangs where no signal may reach it. So only a
-child process touches it (ask_child.py), which is left behind when it does not answer in time.
+child process touches it (ask_child.py), which is left behind if it does not answer in time.
 """
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
-from collections.abc import Mapping
 
 import msgspec
 
@@ -17,17 +17,21 @@ from artifactfs.mount import ask_child, mount_owner, mount_table
 from artifactfs.util.escaping import shell_word
 
 # For a report, which the mount has in memory, on a busy machine.
-REPORT_S = 5.0
+_REPORT_S = 5.0
 # For a command, whose path may need several requests: more than the longest wait of an ordinary mount.
-ORDER_S = 40.0
+_COMMAND_S = 40.0
+# A dead mount answers a probe at once.
+_PROBE_S = 2.0
 _END_S = 1.0
-# An answer is some KiB, of a run with many metrics a few MiB. Another user's mount may send one without an end.
-_MOST_BYTES = 64 << 20
-_CHILD = ask_child.__file__
+# An answer is some KiB, of a run with many metrics a few MiB. The mount of another user may send one without an end.
+_MAX_BYTES = 64 << 20
+_GONE = (errno.ENOTCONN, errno.ECONNABORTED)
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+_IN_A_MOUNT = "give a path in a mount of artifactfs"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a mount answered, and where it is mounted."""
+    """The answer of a mount, and its mount point."""
 
     point: str
     text: str
@@ -41,102 +45,117 @@ class NoAnswer(UserError):
         self.dead = dead
 
 
-class NotOurs(UserError):
-    """The kernel denies this user access to a mount: it belongs to another user."""
-
-
 def my_mounts() -> list[mount_table.Mount]:
     """Return the mounts of artifactfs that this user has made, each place once.
 
-    In a user namespace the result may hold mounts of another user with the same id outside: they raise `NotOurs`.
+    In a user namespace the result may hold mounts of another user with the same id outside: they raise NotMountOwner.
     """
-    found = {mount.point: mount for mount in mount_table.mounts() if mount.fstype == mount_table.FUSE_TYPE}
     ids = mount_owner.my_ids()
-    return [mount for mount in found.values() if mount.user_id in ids]
+    by_point = {mount.point: mount for mount in mount_table.mounts() if mount.is_ours}
+    return [mount for mount in by_point.values() if mount.user_id in ids]
 
 
-def ask(order: str, path: str, *, within_s: float, parent_too: bool = False) -> Answer:
-    """Read a report of the mount that contains `path`, or send it a command about `path`. Raises UserError.
+def is_dead(mount: mount_table.Mount) -> bool:
+    """Whether the process that served a FUSE mount is gone; a mount that does not answer in time is busy, not dead.
+
+    By statvfs, which fails for a dead mount with ENOTCONN. For `stat`, the kernel may answer from its cache.
+    """
+    output = _run_child(ask_child.PROBE, mount.point, _PROBE_S)
+    return json.loads(output or b"{}").get("errno") in _GONE
+
+
+def ask(name: str, path: str, *, parent_too: bool = False) -> Answer:
+    """Read the report `name` of the mount that contains `path`, or send it a command about `path`. Raises UserError.
 
     `parent_too`: if the path does not exist, use the directory that would contain it.
     """
     if not path or "\0" in path:
-        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path", "give a path in a mount of artifactfs")
+        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path", _IN_A_MOUNT)
     point = point_of(path)
-    if order in ask_child.REPORTS and point is not None:
+    timeout_s = _COMMAND_S
+    if name in ask_child.REPORTS:
+        timeout_s = _REPORT_S
         # A report is made from memory; resolving a path in the mount may wait for the service.
-        path = point
-    if within_s > REPORT_S and point is not None:
+        path = point or path
+    elif point is not None:
         # This detects a stopped process soon; the command itself may take longer.
-        ask("status.json", point, within_s=REPORT_S)
+        ask("status.json", point)
+    output = _run_child(name, path, timeout_s, parent_too=parent_too)
+    if output is None:
+        fact = f"the mount of {path} does not answer within {timeout_s:g} s; its process may be stopped"
+        raise NoAnswer(fact, "its log shows what it waits for; `artifactfs umount` ends it")
+    return _answer(path, output)
+
+
+def _run_child(name: str, path: str, timeout_s: float, *, parent_too: bool = False) -> bytes | None:
+    """Return the output of ask_child.py; None if it takes longer. The kernel may hold the child in a system call."""
     process = subprocess.Popen(
-        ["/proc/self/exe", "-I", "-S", _CHILD, order, path, "yes" if parent_too else "no", str(_MOST_BYTES)],
+        ["/proc/self/exe", "-I", "-S", ask_child.__file__, name, path, "yes" if parent_too else "no", str(_MAX_BYTES)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=within_s)
+        return process.communicate(timeout=timeout_s)[0]
     except subprocess.TimeoutExpired:
-        raise NoAnswer(
-            f"the mount of {path} does not answer within {within_s:g} s; its process may be stopped",
-            "its log shows what it waits for; `artifactfs umount` ends it",
-        ) from None
+        return None
     finally:
-        _leave(process)
-    return _answer(path, said)
+        if process.poll() is None:
+            process.kill()
+            # Left behind, it ends as soon as the mount answers or ends.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)
 
 
-def _leave(process: "subprocess.Popen[bytes]") -> None:
-    """End a child, without waiting longer than `_END_S`: the kernel may hold it in a system call."""
-    if process.poll() is None:
-        process.kill()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            return  # it ends as soon as the mount answers or ends
-
-
-def _answer(path: str, said: bytes) -> Answer:
+def _answer(path: str, output: bytes) -> Answer:
+    """Return the answer in the output of ask_child.py. Raises UserError."""
     try:
-        reply: Mapping[str, object] = json.loads(said)
+        reply = json.loads(output)
     except ValueError:
         raise NoAnswer(f"the query of the mount of {path} failed", "try again") from None
-    if isinstance(point := reply.get("point"), str) and isinstance(text := reply.get("answer"), str):
-        return Answer(point, text)
+    if "answer" in reply:
+        return Answer(reply["point"], reply["answer"])
     if "outside" in reply:
         raise _outside(path)
-    if isinstance(part := reply.get("part"), str):
-        raise NoAnswer(
-            f"{part} is a bind mount of a part of a mount that has no other mount point, so it has no reports; "
-            "its process still runs",
-            f"`artifactfs umount {shell_word(part)}` ends both",
-            command=f"artifactfs umount {shell_word(part)}",
-        )
     if "hidden" in reply:
         raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount", "unmount that")
-    number, where = reply.get("errno"), str(reply.get("path"))
-    number = number if isinstance(number, int) else errno.EIO
-    if number in (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV) and _type_at(path) in (mount_table.FUSE_TYPE, None):
-        raise process_gone(path)
-    inside = reply.get("inside")
-    if isinstance(inside, str) and "/.artifactfs/" not in where:
-        raise unreadable(number, path, inside)
-    if "/.artifactfs/" in where or (number == errno.EACCES and _type_at(path) == mount_table.FUSE_TYPE):
-        raise _refused(number, where)
-    if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-        raise UserError(ExitCode.NOT_MOUNTED, f"there is no {path}", "give a path in a mount of artifactfs")
-    raise UserError(ExitCode.NOT_MOUNTED, os.strerror(number), subject=path)
+    if "part" in reply:
+        fact = f"{reply['part']} is a bind mount of a part of a mount that has no other mount point"
+        command = f"artifactfs umount {shell_word(reply['part'])}"
+        raise NoAnswer(
+            f"{fact}, so it has no reports; its process still runs", f"`{command}` ends both", command=command
+        )
+    raise _failure(path, reply["errno"] or errno.EIO, reply["path"], reply.get("inside"))
+
+
+def _failure(path: str, number: int, failing: str, inside: str | None) -> UserError:
+    """Return the error for an errno. `failing`: the path that failed; `inside`: the mount point around `path`."""
+    inner = mount_table.innermost(path)
+    is_ours = inner is not None and inner.is_ours
+    if number in (*_GONE, errno.ENODEV) and (is_ours or inner is None or inner.point == "/"):
+        return process_gone(path)
+    point, in_control_dir, _ = failing.partition("/.artifactfs/")
+    if inside is not None and not in_control_dir:
+        return unreadable(number, path, inside)
+    if number == errno.EACCES and (in_control_dir or is_ours):
+        return mount_owner.access_denied(point, mount_table.innermost(point))
+    if in_control_dir and number in _MISSING:
+        return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs without this command", "mount again")
+    if in_control_dir:
+        return NoAnswer(f"{point} did not answer: {os.strerror(number)}", "see its log")
+    if number in (*_MISSING, errno.ESTALE):
+        return UserError(ExitCode.NOT_MOUNTED, f"there is no {path}", _IN_A_MOUNT)
+    return UserError(ExitCode.NOT_MOUNTED, os.strerror(number), subject=path)
 
 
 def point_of(path: str) -> str | None:
-    """Return the mount point of the mount of ours that a path is in by its text; None if that is not known."""
+    """Return the mount point of the mount of artifactfs that a path is in by its text; None if there is none."""
     try:
         inner = mount_table.innermost(path)
     except OSError:
         return None  # the working directory is deleted
-    return inner.point if inner is not None and inner.fstype == mount_table.FUSE_TYPE else None
+    return inner.point if inner is not None and inner.is_ours else None
 
 
 def _outside(path: str) -> UserError:
@@ -145,22 +164,13 @@ def _outside(path: str) -> UserError:
         place = mount_table.resolve(path)
     except UserError as error:
         return error
-    around = [mount for mount in mount_table.mounts() if mount.point == place]
-    if any(mount.fstype == mount_table.FUSE_TYPE for mount in around):
-        above = (
-            f"a {around[-1].fstype} mount" if around[-1].fstype != mount_table.FUSE_TYPE else "another mount above it"
-        )
+    stack = [mount for mount in mount_table.mounts() if mount.point == place]
+    if any(mount.is_ours for mount in stack):
+        above = "another mount above it" if stack[-1].is_ours else f"a {stack[-1].fstype} mount"
         fact = f"the mount at {place} is hidden by {above}"
         return UserError(ExitCode.NOT_MOUNTED, fact, "`umount` that first; `findmnt` shows it")
-    return UserError(
-        ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs", "`artifactfs status` lists the mounts"
-    )
-
-
-def _type_at(path: str) -> str | None:
-    """Return the type of the mount that a path is in, by its text and the mount table; None for the root's own."""
-    inner = mount_table.innermost(path)
-    return inner.fstype if inner is not None and inner.point != "/" else None
+    fact = f"{path} is in no mount of artifactfs"
+    return UserError(ExitCode.NOT_MOUNTED, fact, "`artifactfs status` lists the mounts")
 
 
 def process_gone(path: str) -> NoAnswer:
@@ -170,17 +180,8 @@ def process_gone(path: str) -> NoAnswer:
 
 def unreadable(number: int, path: str, point: str) -> UserError:
     """Return the error for a path in a live mount whose lookup fails."""
-    if number in (errno.ENOENT, errno.ENOTDIR):
+    if number in _MISSING:
         fix = "check its number or name; `artifactfs refresh` its directory, if it is new"
         return UserError(ExitCode.INCOMPLETE, f"there is no {path} in the mount at {point}", fix)
     fix = f"`artifactfs status {shell_word(point)}` shows the cause; try again"
     return UserError(ExitCode.INCOMPLETE, os.strerror(number), fix, subject=path)
-
-
-def _refused(number: int, where: str) -> UserError:
-    point = where.partition("/.artifactfs/")[0]
-    if number == errno.EACCES:  # the kernel's, for the whole mount or for what is private in it
-        return NotOurs(ExitCode.NO_ANSWER, mount_owner.only_owner(point, mount_table.innermost(point)))
-    if number in (errno.ENOENT, errno.ENOTDIR):
-        return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs without this command", "mount again")
-    return NoAnswer(f"{point} did not answer: {os.strerror(number)}; see its log")

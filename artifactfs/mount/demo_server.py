@@ -1,4 +1,4 @@
-"""The emulator as a child process, for `artifactfs demo`. It ends with the process that started it."""
+"""The emulator as a child process, for `artifactfs demo`; it ends with its parent."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ _END_S = 3.0
 
 @dataclass(frozen=True)
 class Lab:
-    """Where the emulator is, and the keys that it takes."""
+    """The address of the emulator, and the keys that it accepts."""
 
     url: str
     api_key: str = field(repr=False)
@@ -25,11 +25,11 @@ class Lab:
 def emulator() -> Iterator[Lab]:
     """Run the emulator with its sample on a free port of loopback. Raises UserError if it does not start."""
     process = subprocess.Popen(
-        # -P: a directory called artifactfs where the user stands is not our package.
+        # -P: an artifactfs in the working directory is not our package.
         [sys.executable, "-P", "-m", "artifactfs.emulator", "--until-stdin-closes"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Ctrl-C on the terminal is for the mount, which then ends this.
+        # Ctrl-C on the terminal is for the mount, which then ends the emulator.
         start_new_session=True,
     )
     try:
@@ -37,12 +37,11 @@ def emulator() -> Iterator[Lab]:
         try:
             ready = json.loads(line)
         except ValueError:
-            raise UserError(
-                ExitCode.BUG, "the emulator did not start", command="python -m artifactfs.emulator"
-            ) from None
+            fact, command = "the emulator did not start", "python -m artifactfs.emulator"
+            raise UserError(ExitCode.BUG, fact, command=command) from None
         yield Lab(ready["url"], ready["api_key"], ready["app_key"])
     finally:
-        # Its standard input closes, also when this process is killed; it ends by that.
+        # The end of its standard input ends the emulator, also if this process is killed.
         if process.stdin:
             process.stdin.close()
         try:

@@ -29,16 +29,18 @@ def mount(settings: Settings, point: str, operations: Operations) -> None:
         try:
             pyfuse3.init(operations, point, options)
         except RuntimeError as error:
-            cause = printed() or f"{error}; is it yours, and not busy?"
+            cause, fix = printed(), ""
+            if not cause:
+                cause, fix = str(error), "check that it is yours, and not busy"
             if "Operation not permitted" in cause:
+                fix = "in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
                 if os.geteuid() == 0 and mount_owner.in_user_namespace():
-                    cause += "; root of a user namespace mounts in a mount namespace of its own (`unshare -Urm`)"
-                cause += "; in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
-            raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}") from error
+                    fix = f"root of a user namespace mounts in a mount namespace of its own (`unshare -Urm`); {fix}"
+            raise UserError(ExitCode.MOUNT_REFUSED, f"cannot mount at {point}: {cause}", fix) from error
 
 
 class _Option(str):
-    """A mount option in the bytes that it was typed in: pyfuse3 encodes options as ASCII, and fails for any other."""
+    """A mount option in the bytes that the user typed: pyfuse3 encodes options as ASCII, and fails for any other."""
 
     __slots__ = ()
 
@@ -48,7 +50,7 @@ class _Option(str):
 
 
 def set_read_ahead(device: str) -> None:
-    """Set the kernel's read-ahead of a mount, where this user may. Before INIT is answered the setting is lost."""
+    """Set the kernel's read-ahead of a mount, if this user may. Before INIT is answered the setting is lost."""
     try:
         with open(f"/sys/class/bdi/{device}/read_ahead_kb", "w", encoding="ascii") as file:
             file.write(str(_KERNEL_READ_AHEAD_KIB))
@@ -58,7 +60,7 @@ def set_read_ahead(device: str) -> None:
 
 @contextmanager
 def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Collect what libfuse and fusermount3 write to descriptor 2: they report the cause nowhere else."""
+    """Collect the output of libfuse and fusermount3 on descriptor 2: they report the cause nowhere else."""
     kept = os.dup(2)
     catcher = os.memfd_create("stderr")
     os.dup2(catcher, 2)

@@ -1,7 +1,7 @@
-"""The own mount of a serving process, in the mount table: found, watched, and taken away at the end.
+"""The own mount of a serving process in the mount table: found, watched, and detached at the end.
 
-Hard: nothing but unmounting ends a mount (docs/semantics.md 5.5), so no look that fails counts as one that found
-nothing; and the mount may be at other places than it was made at, by `mount --bind` and `mount --move`.
+Hard: nothing but unmounting ends a mount (docs/semantics.md 5.5), so a mount table that cannot be read does not count
+as one without the mount. And the mount may be at other places than it was made at: by `mount --bind`, `mount --move`.
 """
 
 import logging
@@ -15,35 +15,29 @@ from artifactfs.mount import mount_table, registry
 
 log = logging.getLogger(__name__)
 
-# Between two looks at a mount table that changes all the time. Within the 3 s of docs/semantics.md 5.6.
+# Between two reads of a mount table that changes all the time. Within the 3 s of docs/semantics.md 5.6.
 _SETTLE_S = 0.05
-# Between two tries to read a mount table that cannot be read; each pause is twice the one before. Arbitrary.
+# Between two attempts to read a mount table that cannot be read; each pause is twice the one before. Arbitrary.
 _FIRST_PAUSE_S = 0.5
 _LAST_PAUSE_S = 16.0
 
 
-def own_row(point: str) -> mount_table.Mount | None:
-    """Return the mount that was just made, and note it in the register; None where it cannot be found out."""
+def find_own(point: str) -> mount_table.Mount | None:
+    """Return the mount that was just made, and record its device in the registry; None if it cannot be found."""
     try:
-        ours = (
-            each
-            for each in reversed(mount_table.mounts())
-            if each.point == point and each.fstype == mount_table.FUSE_TYPE
-        )
-        mount = next(ours, None)
+        mount = next((each for each in reversed(mount_table.mounts()) if each.point == point and each.is_ours), None)
         if mount is not None:
-            registry.serves(point, mount.device)
+            registry.record_device(point, mount.device)
     except Exception as error:
-        # Nothing but unmounting ends a mount (docs/semantics.md 5.5).
         log.warning("the mount table cannot be read: %r", error)
         return None
     return mount
 
 
-def take_away(point: str, mount: mount_table.Mount | None) -> bool:
-    """Detach a mount that ends from all places but its own, where it would be dead; returns whether it is there, too.
+def detach_elsewhere(point: str, mount: mount_table.Mount | None) -> bool:
+    """Detach a mount that ends from all places but `point`, which would be dead; returns whether it is at `point`.
 
-    Unmounting goes by path: nothing is taken away that another process has mounted there since.
+    Unmounting goes by path; a mount that another process has made at a place since stays.
     """
     if mount is None:
         return True
@@ -53,13 +47,10 @@ def take_away(point: str, mount: mount_table.Mount | None) -> bool:
         places = mount_table.places_of(mount.device)
         on_top = mount_table.mounted_at(point)
         for place in reversed(places):
-            # What is below another place goes with that. A path through it would be a question to ourselves.
-            below = any(place.point.startswith(other.point + "/") for other in places)
-            if (
-                place.point != point
-                and not below
-                and (reason := mount_table.unmount(place.point, lazy=True)) is not None
-            ):
+            # A place below another one goes with that. A path through it would be a request to this process.
+            if place.point == point or any(place.point.startswith(other.point + "/") for other in places):
+                continue
+            if (reason := mount_table.unmount(place.point, lazy=True)) is not None:
                 log.warning("cannot unmount %s: %s", place.point, reason)
     except Exception as error:
         log.warning("the mount table cannot be read: %r", error)
@@ -68,14 +59,14 @@ def take_away(point: str, mount: mount_table.Mount | None) -> bool:
 
 
 async def end_when_unmounted(device: str, end: Callable[[], Awaitable[None]]) -> None:
-    """End the mount when it is gone from the mount table: a lazy unmount tells us nothing while files are open."""
+    """End when the mount is gone from the mount table: with open files, a lazy unmount sends this process nothing."""
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
             await _unmounted(device)
             break
         except Exception as error:
-            # No memory, no descriptor, no /proc: nothing but unmounting ends a mount (docs/semantics.md 5.5).
+            # No memory, no descriptor, no /proc.
             log.warning("the mount table cannot be read: %r; trying again in %g s", error, pause_s)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
@@ -93,7 +84,7 @@ async def _unmounted(device: str) -> None:
                 return
             if there:
                 await trio.lowlevel.wait_readable(watch.fileno())
-            # Where others mount and unmount all the time, one look is for many changes.
+            # If other mounts come and go all the time, one read is for many changes.
             await trio.sleep(_SETTLE_S)
             if there:
                 watch.changed()

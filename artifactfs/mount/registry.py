@@ -1,15 +1,17 @@
-"""Which process serves a mount: one locked file a mount, in the user's state directory.
+"""The process that serves each mount: one locked file per mount, in the user's state directory.
 
-The lock goes with the process, however it ends, so a file left over by a crash says nothing. It is not deleted either:
-another process may be waiting for its lock. It is a lock of fcntl(2)'s, whose holder the kernel itself names: a pid in
-a file may be any process's.
+The kernel releases a lock when its process ends, however it ends, so a file left over by a crash means nothing. Files
+are never deleted, since another process may wait for the lock. The locks are those of fcntl(2), whose holder the kernel
+names: a pid in a file may be that of any process.
 
-Hard: a process is ended by force because of such a file, so only a file counts that no one except the user and root can
-have written. Others may put anything in its place: a link, a pipe, an endless file.
+Hard: `umount` ends a process by force because of such a file. So an entry counts only if no other user than root can
+have written it. Other users may put anything in its place: a link, a pipe, an endless file.
 """
 
+import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -19,85 +21,82 @@ import signal
 import stat
 import struct
 import time
+from collections.abc import Callable
 
 import msgspec
 
-from artifactfs.errors import UserError
+from artifactfs.errors import Notice, UserError
 from artifactfs.settings import state_dir
 
 _DEVICE = "/dev/fuse"
 # An entry has a pid, a path of at most 4 KiB, and a device.
-_MOST_BYTES = 32 << 10
-# How long `enter` waits for a process that is ending.
+_MAX_BYTES = 32 << 10
+# How long `register` waits for a process that is ending.
 _ENDING_S = 3.0
-_LOOK_S = 0.01
+_POLL_S = 0.01
 # struct flock of fcntl(2): type, whence, start, length, pid; padded as a C compiler does.
 _FLOCK = "hhqqi0q"
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The content of a register file. `device`: of the file system that is served; None while that is not known."""
+    """The contents of a registry file. `device`: of the file system that is served; None until it is known."""
 
     pid: int
     mountpoint: str
     device: str | None = None
 
 
-class Refused(Exception):
-    """The file of an entry, or its directory, can have been written by others. `str()` says which, and why."""
+class UntrustedEntry(Exception):
+    """Other users can have written an entry or its directory; its argument is a Notice."""
 
 
 class Holder:
-    """The process that holds the lock of an entry; a context manager, whose process stays the same whatever its pid.
+    """The process that holds the lock of an entry; a context manager. Its pidfd outlives a reuse of the pid.
 
-    `pid`: 0 where the process cannot be seen from here (in another container, say). `entry`: None where it says nothing
-    that counts. `doubt`: why the process must not be ended by force; None where it holds the lock of an entry of its
-    own, in a file that only this user and root can write, and serves the file system that was asked for.
+    `pid`: 0 if the process is not visible here (in another container, say). `entry`: None if it is not trusted.
+    `refusal`: why the process must not be ended by force; None if it holds the lock of its own trusted entry, and
+    serves the file system that was asked for.
     """
 
-    def __init__(self, file: int, pid: int, entry: Entry | None, doubt: str | None) -> None:
-        self.pid, self.entry, self.doubt = pid, entry, doubt
-        self._file = file
-        self._process: int | None = None
+    def __init__(self, path: str, file: int, pid: int, device: str | None) -> None:
+        self._file, self._pidfd = file, -1
+        self.pid = pid
+        self.refusal = _distrust(path, file)
+        self.entry = _read(file) if self.refusal is None else None
+        self.refusal = self.refusal or _refusal(path, pid, self.entry, device)
         try:
             if pid > 0:
-                self._process = os.pidfd_open(pid)
+                self._pidfd = os.pidfd_open(pid)
         except OSError as error:
-            self.doubt = doubt or f"it cannot be held on to: {error.strerror}"
+            self.refusal = self.refusal or Notice(f"it cannot be held on to: {error.strerror}")
 
     def __enter__(self) -> "Holder":
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        if self._process is not None:
-            os.close(self._process)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
 
-    def has_ended(self, within_s: float) -> bool:
+    def has_ended(self, timeout_s: float) -> bool:
         """Wait until the process is gone; returns whether it is."""
-        if self._process is not None:
-            ended = select.poll()
-            ended.register(self._process, select.POLLIN)
-            return bool(ended.poll(within_s * 1000))
-        end = time.monotonic() + within_s
-        while _locked_by(self._file) is not None:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(_LOOK_S)
-        return True
+        if self._pidfd < 0:
+            return _wait_until(lambda: _lock_owner(self._file) is None, timeout_s)
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def send(self, number: int) -> bool:
-        """Send a signal, unless there is a doubt; returns whether it was sent, or the process is gone."""
-        if self.doubt is not None or self._process is None:
+        """Send a signal unless that is refused; returns whether it was sent, or the process is gone."""
+        if self._pidfd < 0 or self.refusal is not None:
             return False
         try:
-            signal.pidfd_send_signal(self._process, number)
+            signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
             return True
         except PermissionError:
-            self.doubt = "it is another user's"
-            return False
-        return True
+            self.refusal = Notice("it belongs to another user")
+        return self.refusal is None
 
 
 # Open until the process is gone: a wait for the lock is a wait for everything that the process still does. Each is the
@@ -105,68 +104,67 @@ class Holder:
 _held: list[int] = []
 
 
-def enter(point: str) -> None:
-    """Register this process as the one that serves `point`, to its end.
+def register(point: str) -> None:
+    """Register this process, until its end, as the one that serves `point`.
 
-    Raises OSError; BlockingIOError when another process still serves it; Refused.
+    Raises BlockingIOError if another process still serves it; OSError; UntrustedEntry.
     """
     path = _path(point)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     file = _open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        _take_over(path, file)
-        _lock(file)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, file)
+        if os.fstat(file).st_uid == os.geteuid():
+            os.fchmod(file, 0o600)
+        if (why := _distrust(path, file)) is not None:
+            raise UntrustedEntry(why)
+        if not _wait_until(lambda: _lock(file), _ENDING_S):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         _write(file, Entry(os.getpid(), point))
-    except BaseException:
-        os.close(file)
-        raise
+        stack.pop_all()
     _held.append(file)
 
 
-def serves(point: str, device: str) -> None:
-    """Note which file system this process serves, and where, after `enter`. Raises OSError."""
+def record_device(point: str, device: str) -> None:
+    """Record the file system that this process serves, after `register`. Raises OSError."""
     if _held:
         _write(_held[-1], Entry(os.getpid(), point, device))
 
 
 def find(point: str, device: str | None = None) -> Holder | None:
-    """Return the process that serves a mount; None where none is registered that lives.
+    """Return the live process that serves a mount; None if none is registered.
 
-    `device`: of the file system at `point`, which may have been moved or bound there; None for whatever was mounted
-    at `point` by its entry. Raises Refused where the entry of `point` cannot be one of ours.
+    `device`: of the file system at `point`, which may have been moved or bound there. None stands for the file system
+    that was mounted at `point`. Raises UntrustedEntry for the entry of `point`.
     """
     try:
-        own = _path(point)
+        directory, own = os.path.split(_path(point))
     except UserError:
-        return None  # without a home nothing is registered
-    held = _holder(own, device)
-    if device is None or (held is not None and (held.entry is None or held.entry.device in (None, device))):
-        return held
-    if held is not None:
-        # It serves what was mounted here before.
-        held.__exit__()
-    for path in _others(own):
+        return None  # without a home there are no entries
+    others = sorted(glob.glob("*.json", root_dir=directory)) if device is not None else []
+    for name in dict.fromkeys([own, *others]):
         try:
-            held = _holder(path, device)
-        except Refused:
+            holder = _holder(os.path.join(directory, name), device)
+        except UntrustedEntry:
+            if name == own:
+                raise
             continue
-        if held is not None:
-            if held.entry is not None and held.entry.device == device:
-                return held
-            held.__exit__()
+        if holder is not None:
+            served = holder.entry.device if holder.entry is not None else None
+            if served == device or (name == own and None in (served, device)):
+                return holder
+            holder.__exit__()
     return None
 
 
 def is_served(point: str) -> bool:
-    """Whether a process lives that was registered for a mount at `point`."""
+    """Whether a live process is registered for a mount at `point`."""
     try:
-        held = find(point)
-    except Refused:
+        holder = find(point)
+    except UntrustedEntry:
         return False
-    if held is None:
-        return False
-    held.__exit__()
-    return True
+    with holder or contextlib.nullcontext():
+        return holder is not None
 
 
 def _path(point: str) -> str:
@@ -174,139 +172,109 @@ def _path(point: str) -> str:
     return os.path.join(state_dir(), "mounts", f"{name}.json")
 
 
-def _others(path: str) -> list[str]:
-    directory = os.path.dirname(path)
-    try:
-        return [other for name in sorted(os.listdir(directory)) if (other := os.path.join(directory, name)) != path]
-    except OSError:
-        return []
-
-
 def _holder(path: str, device: str | None) -> Holder | None:
-    """Return the process that holds the lock of an entry, None for none. Raises Refused."""
     try:
         file = _open(path, os.O_RDONLY)
     except OSError:
-        return None  # never registered: by another user, or where no state could be written
-    held: Holder | None = None
-    try:
-        pid = _locked_by(file)
-        if pid is not None:
-            why = _why_not(path, file)
-            entry = _read(file) if why is None else None
-            held = Holder(file, pid, entry, why or _doubt(path, pid, entry, device))
-            # From now on it is the same process. Was it before?
-            if held.pid == _locked_by(file):
-                return held
-    except BaseException:
+        return None  # not registered: by another user, or where no state could be written
+    pid = _lock_owner(file)
+    if pid is None:
         os.close(file)
-        raise
-    if held is not None:
-        held.__exit__()
-    else:
-        os.close(file)
+        return None
+    holder = Holder(path, file, pid, device)
+    # The owner may have ended before its pidfd was opened.
+    if pid == _lock_owner(file):
+        return holder
+    holder.__exit__()
     return None
 
 
 def _open(path: str, flags: int) -> int:
-    """Open an entry, and nothing that only stands in its place. Raises OSError, Refused."""
+    """Open an entry, and nothing else in its place, without waiting. Raises OSError, UntrustedEntry."""
     try:
-        # Not to wait for a pipe's other end, nor for a terminal.
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise Refused(f"{path} is a symbolic link") from None
-        if error.errno in (errno.EISDIR, errno.ENXIO):
-            raise Refused(f"{path} is not a regular file") from None
-        raise
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise UntrustedEntry(Notice(f"{path} is a symbolic link")) from None
+        if error.errno not in (errno.EISDIR, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
         os.close(file)
-        raise Refused(f"{path} is not a regular file")
-    return file
+    raise UntrustedEntry(Notice(f"{path} is not a regular file"))
 
 
-def _take_over(path: str, file: int) -> None:
-    """Close an entry to others. Raises Refused where it is not ours to close."""
-    if os.fstat(file).st_uid == os.geteuid():
-        os.fchmod(file, 0o600)
-    if (why := _why_not(path, file)) is not None:
-        raise Refused(why)
-
-
-def _why_not(path: str, file: int) -> str | None:
-    """Return why an entry does not count: others can have written it, or put it there. None where it does."""
+def _distrust(path: str, file: int) -> Notice | None:
+    """Return how other users can have written an entry, or put it there; None if they cannot."""
     directory = os.path.dirname(path)
     for name, found in ((directory, os.lstat(directory)), (path, os.fstat(file))):
         if stat.S_ISLNK(found.st_mode):
-            return f"{name} is a symbolic link"
+            return Notice(f"{name} is a symbolic link")
         if found.st_uid not in (os.geteuid(), 0):
-            return f"{name} belongs to another user"
+            return Notice(f"{name} belongs to another user")
         if found.st_mode & 0o022:
-            return f"{name} can be written by others: `chmod go-w` it"
+            return Notice(f"{name} can be written by others", "`chmod go-w` it")
     return None
 
 
-def _doubt(path: str, pid: int, entry: Entry | None, device: str | None) -> str | None:
-    """Return why a process that holds an entry's lock may not be the one that serves the file system `device`."""
+def _refusal(path: str, pid: int, entry: Entry | None, device: str | None) -> Notice | None:
+    """Return why the process that holds the lock of an entry may not be the one that serves `device`."""
     if pid <= 0:
-        return "it cannot be seen from here, as in another container"
+        return Notice("it is not visible here, as in another container")
     if entry is None:
-        return f"{path} does not say what it serves"
+        return Notice(f"{path} has no valid entry")
     if entry.pid != pid:
-        return f"{path} names another process"
+        return Notice(f"{path} names another process")
     if device is None or entry.device != device:
-        return f"{path} does not say that it serves this mount"
-    return None if _has_open(pid, device) else "it does not serve this mount"
+        return Notice(f"{path} names another mount")
+    return None if _has_open(pid, device) else Notice("it does not serve this mount")
 
 
 def _has_open(pid: int, device: str) -> bool:
-    """Whether a process has a file system's FUSE connection open; True where the kernel does not tell that."""
+    """Whether a process has the FUSE connection of a file system open; True if that is not visible."""
     try:
-        numbers = os.listdir(f"/proc/{pid}/fd")
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                is_fuse = os.readlink(f"/proc/{pid}/fd/{number}") == _DEVICE
+                with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
+                    connection = re.search(rb"^fuse_connection:\s*(\d+)$", file.read(), re.MULTILINE)
+                # Newer kernels (seen: 6.18) name the connection, which has the minor number of the device.
+                if int(connection[1]) == int(device.partition(":")[2]) if connection else is_fuse:
+                    return True
     except OSError:
-        return True  # as of a process that is not dumpable
-    for number in numbers:
-        try:
-            is_fuse = os.readlink(f"/proc/{pid}/fd/{number}") == _DEVICE
-            with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
-                connection = re.search(rb"^fuse_connection:\s*(\d+)$", file.read(), re.MULTILINE)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return True  # as from within a user namespace
-        # Newer kernels (seen: 6.18) name the connection, which has the minor number of the device.
-        if int(connection[1]) == int(device.partition(":")[2]) if connection else is_fuse:
-            return True
+        return True  # a process that is not dumpable, or from within a user namespace
     return False
 
 
-def _locked_by(file: int) -> int | None:
-    """Return the pid that holds the lock of an entry, as it is seen from here: 0 for none that is. None: not locked."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+def _lock_owner(file: int) -> int | None:
+    """Return the pid that holds the lock of an entry; 0 if it is not visible here, None if there is no lock."""
+    query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, query))
     except OSError:
         return None  # a file system without locks
     return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
-def _lock(file: int) -> None:
-    end = time.monotonic() + _ENDING_S
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(_LOOK_S)
-        else:
-            return
+def _lock(file: int) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    end = time.monotonic() + timeout_s
+    while not (holds := condition()) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    return holds
 
 
 def _read(file: int) -> Entry | None:
-    """Return what an entry says, None where that is nothing."""
-    text = os.pread(file, _MOST_BYTES + 1, 0)
-    if len(text) > _MOST_BYTES:
+    text = os.pread(file, _MAX_BYTES + 1, 0)
+    if len(text) > _MAX_BYTES:
         return None
     try:
         # The standard library's, which takes names that are not UTF-8.

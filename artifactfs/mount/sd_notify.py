@@ -1,7 +1,7 @@
-"""Notifications to systemd of a mount in the foreground: sd_notify(3), a few datagrams to the socket that it names.
+"""The messages of a mount to its starter: systemd in the foreground (sd_notify(3)), a parent in the background.
 
-By hand: the libraries for it are bindings that need a compiler, or hold no more than these lines. Nothing here
-raises or waits: a mount does not depend on who started it. Texts are one line, so that none can pass for a field.
+By hand: the libraries for sd_notify are bindings that need a compiler, or hold no more than these lines. Nothing here
+raises or waits: a mount does not depend on its starter. Texts are one line, so that none can pass for a field.
 """
 
 import logging
@@ -9,52 +9,59 @@ import math
 import socket
 import time
 
+from artifactfs.mount.daemon import PipeToParent
 from artifactfs.util.escaping import one_line
 
 log = logging.getLogger(__name__)
 
-# Over what a step takes, until systemd gives a start up.
+# Added to the duration of a step, until systemd gives up on a start.
 _MARGIN_S = 15.0
 
 
 class Notifier:
-    """Reports the state of a mount to systemd. Without an address it does nothing."""
+    """Reports the state of a mount. Without an address, systemd gets nothing; `parent` is None in the foreground."""
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, parent: PipeToParent | None = None) -> None:
+        self.parent = parent
         self._ended = False
-        self._address: str | None = None
-        if not address:
-            return
-        if address[0] not in "/@":
+        if address and address[0] not in "/@":
             log.warning("NOTIFY_SOCKET is no local socket, so systemd gets no messages: %s", address)
-            return
-        # "@" is how the first byte of an abstract address is written.
-        self._address = "\0" + address[1:] if address[0] == "@" else address
+            address = None
+        # "@" stands for the first byte of an abstract address.
+        self._address = "\0" + address[1:] if address and address[0] == "@" else address
 
     def starting(self, status: str, step_s: float) -> None:
-        """Tell that the mount is being tried; the next word comes within `step_s` seconds."""
+        """Report an attempt to mount; the next message comes within `step_s` seconds."""
         self._send(f"STATUS={one_line(status)}", f"EXTEND_TIMEOUT_USEC={math.ceil((step_s + _MARGIN_S) * 1e6)}")
 
+    def waiting(self, reason: str, step_s: float) -> None:
+        """Report that the service does not answer; the next message comes within `step_s` seconds."""
+        self.starting(f"waiting: {reason}", step_s)
+        if self.parent is not None:
+            self.parent.waiting(reason)
+
     def ready(self, status: str) -> None:
-        """Tell that the mount answers."""
+        """Report that the mount answers."""
+        if self.parent is not None:
+            self.parent.ready()
         self._send("READY=1", f"STATUS={one_line(status)}")
 
     def failed(self, status: str) -> None:
-        """Tell why the mount did not come about, or ended."""
+        """Report why the mount was not made, or ended."""
         self._send(f"STATUS={one_line(status)}")
 
     def reloading(self) -> None:
-        """Tell that what is remembered is being dropped; `ready` ends it."""
+        """Report that listings are being made stale; `ready` ends it."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Tell that the mount is ending; once."""
+        """Report the end of the mount, once."""
         if not self._ended:
             self._ended = True
             self._send("STOPPING=1", "STATUS=ending")
 
     def _send(self, *fields: str) -> None:
-        if self._address is None:
+        if not self._address:
             return
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         try:

@@ -2,7 +2,7 @@
 
 The end is hard. A signal ends the mount, or `umount`, or a lazy unmount that leaves the kernel's connection open for
 files still in use. `terminate` lets the requests in flight end; after a grace period they are cancelled
-(docs/dev/pitfalls.md); the mount is then detached, open files or not (docs/semantics.md 5.6).
+(docs/dev/pitfalls.md); the mount is then detached, even with open files (docs/semantics.md 5.6).
 """
 
 import faulthandler
@@ -43,7 +43,6 @@ from artifactfs.mount import (
     registry,
     unmount,
 )
-from artifactfs.mount.daemon import Parent
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.tree.tree import Tree
@@ -60,55 +59,42 @@ _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIG
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
 _FLUSH_S = 1.0
-# pyfuse3's workers: above the reads (12 in flight at most) and all the lookups that a busy machine can have
-# waiting, so that a slow one never keeps an unrelated one from a worker (pitfalls.md).
+# pyfuse3's workers: more than the reads (12 in flight at most) and all the lookups that can wait on a busy machine, so
+# that a slow request never keeps an unrelated one from a worker (pitfalls.md).
 _MAX_WORKERS = 1000
-# Workers that stay when there is nothing to do. With pyfuse3's 1, each request starts a task and ends one.
+# Workers that stay without requests. With pyfuse3's 1, each request starts a task and ends one.
 _IDLE_WORKERS = 12
 
 
-def run(
-    settings: Settings,
-    point: str,
-    *,
-    target: LogDestination,
-    parent: Parent | None,
-    notify: Notifier | None = None,
-) -> int:
+def run(settings: Settings, point: str, *, target: LogDestination, notify: Notifier) -> int:
     """Mount at `point` and serve until the mount ends; returns the exit code.
 
-    `target`: where the log goes. `parent` and `notify`: are informed when the kernel has sent its first request.
-    `parent` None: in the foreground, where SIGHUP of a terminal ends the mount. Raises UserError before mounting.
+    `target`: the destination of the log. Without `notify.parent` the mount is in the foreground, where SIGHUP of a
+    terminal ends it. Raises UserError before mounting.
     """
     _no_core_dumps()
-    # Only its user may read the files of a mount (log, cache, register), whatever the caller's mask.
+    # Only its user may read the files of a mount (log, cache, registry), whatever the caller's mask.
     os.umask(0o077)
     headroom.refuse_threads()
-    notify = notify or Notifier()
     try:
         logs.configure(target, verbose=settings.verbose, secrets=settings.secrets())
         recent_errors = RecentErrors()
         logs.add_first(recent_errors)
     except OSError as error:
-        raise UserError(
-            ExitCode.NOT_WRITABLE,
-            f"cannot write the log to {target.place}: {error.strerror}",
-            "choose another with --log-file or --log-to",
-        ) from None
+        fact = f"cannot write the log to {target.place}: {error.strerror}"
+        raise UserError(ExitCode.NOT_WRITABLE, fact, "choose another with --log-file or --log-to") from None
     # `kill -USR1` makes even a wedged loop print its stack.
     trace = open(target.file, "a", encoding="utf-8", opener=logs.opener) if target.file else None  # noqa: SIM115
     with trace or nullcontext():
         faulthandler.register(signal.SIGUSR1, file=trace or 2)
         try:
-            hangup_ends = parent is None and _ends_with_its_terminal()
-            trio.run(_serve, settings, point, target.file, recent_errors, hangup_ends, parent, notify)
+            trio.run(_serve, settings, point, target.file, recent_errors, notify)
         except BaseException as error:
             cause = _single(error)
             if isinstance(cause, UserError):
                 log.error("%s", cause)  # noqa: TRY400 - a sentence for the user; its cause is in it
                 notify.failed(str(cause))
-                raise cause from None
-            if not isinstance(cause, KeyboardInterrupt):
+            elif not isinstance(cause, KeyboardInterrupt):
                 log.exception("the mount at %s failed", point)
             raise cause from None
         finally:
@@ -126,13 +112,7 @@ def _ends_with_its_terminal() -> bool:
 
 
 async def _serve(
-    settings: Settings,
-    point: str,
-    log_file: str | None,
-    recent_errors: RecentErrors,
-    hangup_ends: bool,
-    parent: Parent | None,
-    notify: Notifier,
+    settings: Settings, point: str, log_file: str | None, recent_errors: RecentErrors, notify: Notifier
 ) -> None:
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
@@ -141,7 +121,7 @@ async def _serve(
     service = ModelLab(transports.listings, deadline_s=settings.deadline * 0.95)
 
     try:
-        await preflight.reach(service, settings, notify, parent)
+        await preflight.reach(service, settings, notify)
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = Tree(
@@ -154,139 +134,120 @@ async def _serve(
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,
             )
-            keeper = DiskCache(components.block_store(settings), root)
-            shop = components.content_context(settings, transports.contents, keeper, root)
-            files = OpenFileTable(shop, owner=account_switch.owner(settings, credentials))
-            kernel_ready = trio.Event()
-
-            def on_kernel_ready() -> None:
-                kernel_ready.set()
-                if parent is not None:
-                    parent.ready()
-                notify.ready(_status(settings, point))
-
-            known = MountComponents(
-                settings, point, log_file, service, transports.usage, transports.tally, transports.breaker,
-                transports.limits, tree, files, shop, recent_errors, root, keys,
+            disk_cache = DiskCache(components.block_store(settings), root)
+            content = components.content_context(settings, transports.contents, disk_cache, root)
+            files = OpenFileTable(content, owner=account_switch.owner(settings, credentials))
+            mounted = MountComponents(
+                settings, point, log_file, service, transports.usage, transports.request_stats, transports.breaker,
+                transports.limits, tree, files, content, recent_errors, root, keys,
             )  # fmt: skip
-            control = Control(known, KernelDentries())
-            operations = components.fuse_operations(settings, tree, files, control, on_kernel_ready)
+            control = Control(mounted, KernelDentries())
+            kernel_ready = trio.Event()
+            operations = components.fuse_operations(settings, tree, files, control, kernel_ready.set)
             control.operations = operations
             follow = account_switch.follower(settings, tree, files, operations)
-
-            async def refresh() -> None:
-                notify.reloading()
-                await control.refresh_all()
-                log.info("SIGHUP: the next look at anything is fresh")
-                notify.ready(_status(settings, point))
 
             def on_keys(changed: Credentials) -> None:
                 follow(changed)
                 control.forget()
 
             keys.start(root, on_keys)
-            keeper.sweep_soon()
-            await _mounted(settings, point, operations, control, refresh, hangup_ends, kernel_ready, notify)
+            disk_cache.sweep_soon()
+            await _mount(settings, point, operations, control, kernel_ready, notify)
             log.info("requests sent: %s", transports.usage().requests)
             with trio.move_on_after(_FLUSH_S):
-                await keeper.flush()
+                await disk_cache.flush()
             root.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
             await transports.aclose()
 
 
-def _status(settings: Settings, point: str) -> str:
-    return f"{settings.origin} at {point}"
-
-
-async def _mounted(
+async def _mount(
     settings: Settings,
     point: str,
     operations: Operations,
     control: Control,
-    refresh: Callable[[], Awaitable[None]],
-    hangup_ends: bool,
     kernel_ready: trio.Event,
     notify: Notifier,
 ) -> None:
     """Mount, serve until the end, unmount. `kernel_ready` is set at the first request of the kernel."""
+    status = f"{settings.origin} at {point}"
     _register(point)
+
+    async def announce(own: mount_table.Mount | None) -> None:
+        await kernel_ready.wait()
+        notify.ready(status)
+        if own is not None:
+            kernel_mount.set_read_ahead(own.device)
+
+    async def refresh() -> None:
+        notify.reloading()
+        await control.refresh_all()
+        log.info("SIGHUP: refreshed; all listings are stale")
+        notify.ready(status)
+
+    # The receiver below replaces the handler that this reads.
+    on_hangup = None if notify.parent is None and _ends_with_its_terminal() else refresh
     # Signals first: a signal between the mount and its receiver would end the process and leave the mount.
     with trio.open_signal_receiver(*_END_SIGNALS, *_IGNORED_SIGNALS, signal.SIGHUP) as received:
         kernel_mount.mount(settings, point, operations)
-        mount: mount_table.Mount | None = None
+        own: mount_table.Mount | None = None
         try:
-            mount = presence.own_row(point)
-            log.info("mounted %s", _status(settings, point))
+            own = presence.find_own(point)
+            log.info("mounted %s", status)
             # The objects of now stay: collections, which stop the loop, need not scan them again.
             gc.collect()
             gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
-                end = GracefulShutdown(main, operations, control)
-                nursery.start_soon(_signals, received, refresh, end, nursery, hangup_ends)
+
+                async def end() -> None:
+                    """Give the requests in flight a grace period, then cancel them."""
+                    pyfuse3.terminate()
+                    await trio.sleep(_GRACE_S)
+                    if control.is_invalidating:
+                        # A thread waits in the kernel for a process that waits for this mount.
+                        operations.callers.end()
+                        await trio.sleep(_GRACE_S)
+                    main.cancel()
+
+                nursery.start_soon(_handle_signals, received, on_hangup, end, nursery)
                 nursery.start_soon(operations.callers.watch)
-                if mount is not None:
-                    nursery.start_soon(presence.end_when_unmounted, mount.device, end)
-                    nursery.start_soon(_read_ahead, mount.device, kernel_ready)
+                nursery.start_soon(announce, own)
+                if own is not None:
+                    nursery.start_soon(presence.end_when_unmounted, own.device, end)
                 with main:
                     await RequestLoop().main(_IDLE_WORKERS, _MAX_WORKERS)
                 nursery.cancel_scope.cancel()
         finally:
             notify.stopping()
             control.end()
-            pyfuse3.close(unmount=presence.take_away(point, mount))
+            pyfuse3.close(unmount=presence.detach_elsewhere(point, own))
             log.info("unmounted %s", point)
 
 
-async def _read_ahead(device: str, kernel_ready: trio.Event) -> None:
-    await kernel_ready.wait()
-    kernel_mount.set_read_ahead(device)
-
-
-async def _signals(
+async def _handle_signals(
     received: AsyncIterator[int],
-    refresh: Callable[[], Awaitable[None]],
-    end: "GracefulShutdown",
+    on_hangup: Callable[[], Awaitable[None]] | None,
+    end: Callable[[], Awaitable[None]],
     nursery: trio.Nursery,
-    hangup_ends: bool,
 ) -> None:
     async for number in received:
-        if number in _IGNORED_SIGNALS:
-            continue
-        if number == signal.SIGHUP and not hangup_ends:
-            nursery.start_soon(refresh)
-            continue
-        log.info("%s: ending", signal.Signals(number).name)
-        await end()
-
-
-class GracefulShutdown:
-    """Ends a mount: requests in flight get a grace period, and are then cancelled."""
-
-    def __init__(self, main: trio.CancelScope, operations: Operations, control: Control) -> None:
-        self._main = main
-        self._operations = operations
-        self._control = control
-
-    async def __call__(self) -> None:
-        pyfuse3.terminate()
-        await trio.sleep(_GRACE_S)
-        if self._control.names_are_stuck:
-            # A thread of ours waits in the kernel for a process that waits for this mount; the connection stays open.
-            self._operations.callers.end()
-            await trio.sleep(_GRACE_S)
-        self._main.cancel()
+        if number == signal.SIGHUP and on_hangup is not None:
+            nursery.start_soon(on_hangup)
+        elif number not in _IGNORED_SIGNALS:
+            log.info("%s: ending", signal.Signals(number).name)
+            await end()
 
 
 def _register(point: str) -> None:
     try:
-        registry.enter(point)
+        registry.register(point)
     except BlockingIOError:
         raise unmount.still_served(point) from None
-    except (OSError, UserError, registry.Refused) as error:
-        # Then `umount` cannot wait for this process; nothing else depends on the register.
+    except (OSError, UserError, registry.UntrustedEntry) as error:
+        # Then `umount` cannot wait for this process; nothing else depends on the registry.
         log.warning("cannot register the mount: %s", error)
 
 

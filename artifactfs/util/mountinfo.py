@@ -14,9 +14,9 @@ FUSE_TYPE = "fuse.artifactfs"
 class Mount(NamedTuple):
     """A row of the mount table. `device` is "major:minor", the same at each place of a file system.
 
-    `user_id`: the user who made a FUSE mount, by the numbers of the user namespace in which it was made; None where the
-    row does not say. `allow_other`: whether the kernel lets other users in, root among them. `root`: the directory of
-    the file system that is seen at `point`; not "/" for a bind mount of a part.
+    `user_id`: the user who made a FUSE mount, by the numbers of the user namespace in which it was made; None if the
+    row has no user. `allow_other`: whether the kernel admits other users, root among them. `root`: the directory of
+    the file system that is visible at `point`; not "/" for a bind mount of a part.
     """
 
     device: str
@@ -28,8 +28,13 @@ class Mount(NamedTuple):
     root: str = "/"
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is a mount of artifactfs, of any user."""
+        return self.fstype == FUSE_TYPE
+
+    @property
     def user(self) -> str | None:
-        """The name of the user who made it, in a form that `sudo -u` accepts; None where the row does not say."""
+        """The name of the user who made it, in a form that `sudo -u` accepts; None if the row has no user."""
         if self.user_id is None:
             return None
         try:

@@ -63,7 +63,7 @@ def check_refresh(lab: Lab, front: InFront) -> None:
     assert names(front.mounted, run_id) == ["a.txt", "sub"]
     lab.files(run_id, add={"new.txt": 1})
     os.kill(front.serving, signal.SIGHUP)
-    wait_until(lambda: front.mounted.log.has("SIGHUP: the next look"), "the signal's line in the log")
+    wait_until(lambda: front.mounted.log.has("SIGHUP: refreshed"), "the signal's line in the log")
     assert names(front.mounted, run_id) == ["a.txt", "new.txt", "sub"]
     assert front.started.poll() is None
 
@@ -107,7 +107,7 @@ def test_nohup_keeps_a_mount_from_its_terminals_end(lab: Lab, shell: Shell) -> N
 
 
 def hangups(line: str) -> bool:
-    return re.search("SIGHUP: the next look", line) is not None
+    return re.search("SIGHUP: refreshed", line) is not None
 
 
 @pytest.mark.parametrize("arguments", [(), ("-o", "wait")], ids=["in the background", "and waited for"])

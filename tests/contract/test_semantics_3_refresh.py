@@ -1,4 +1,4 @@
-"""3.3, 3.4: `artifactfs refresh PATH`, and SIGHUP: the next look asks the service, whatever the kernel remembers.
+"""3.3, 3.4: `artifactfs refresh PATH`, and SIGHUP: refreshed asks the service, whatever the kernel remembers.
 
 The kernel may cache names for an hour here, so these tests do not see its entries expire.
 """
@@ -219,7 +219,7 @@ def test_sighup_is_a_refresh_of_all(lab: Lab, believing: Mount) -> None:
     look_at_all(believing, run_id)
     change(lab, run_id)
     os.kill(believing.pid, signal.SIGHUP)
-    wait_until(lambda: believing.log.has("SIGHUP: the next look"), "the signal's line in the log")
+    wait_until(lambda: believing.log.has("SIGHUP: refreshed"), "the signal's line in the log")
     shows_it_all(believing, lab, run_id)
 
 

@@ -197,7 +197,7 @@ def test_root_of_a_user_namespace(open_shell: Shell, user_shell: Shell) -> None:
         user_shell.cli("status", own.point).ok()
         said = line_of(user_shell.cli("status", roots.point), ExitCode.NO_ANSWER)
         root = "root outside of this user namespace (root in here is not root there)"
-        assert f"{roots.point} says that only to {root}, who mounted it" in said
+        assert f"{roots.point} answers only {root}, who mounted it" in said
         said = line_of(user_shell.cli("umount", roots.point), ExitCode.UMOUNT_FAILED)
         assert said == f"cannot unmount {roots.point}: only {root}, who mounted it, can end it"
         # It may not unmount, but it may ask its own process to.

@@ -91,8 +91,8 @@ def replace(make: Callable[[str], object]) -> Callable[[str], object]:
 CHANGES: dict[str, tuple[Callable[[str], object], str]] = {
     "all may write it": (lambda file: os.chmod(file, 0o666), "can be written by others"),
     "a directory of all": (lambda file: os.chmod(os.path.dirname(file), 0o1777), "can be written by others"),
-    "not an object": (write("[]"), "does not say what it serves"),
-    "a huge file": (lambda file: os.truncate(file, 1 << 40), "does not say what it serves"),
+    "not an object": (write("[]"), "has no valid entry"),
+    "a huge file": (lambda file: os.truncate(file, 1 << 40), "has no valid entry"),
     "a pipe": (replace(os.mkfifo), "is not a regular file"),
     "a link to it": (replace(lambda file: os.symlink(file + ".before", file)), "is a symbolic link"),
     "gone": (os.unlink, ""),

@@ -169,7 +169,7 @@ def test_signals(way: str, watched: Watched) -> None:
     used(watched, mounted).ok()
     os.kill(mounted.pid, getattr(signal, way))
     if way in ("SIGHUP", "SIGUSR1"):
-        said = "SIGHUP: the next look" if way == "SIGHUP" else r"most recent call first"
+        said = "SIGHUP: refreshed" if way == "SIGHUP" else r"most recent call first"
         wait_until(lambda: mounted.log.has(said), "the answer to the signal")
         used(watched, mounted).ok()
     else:

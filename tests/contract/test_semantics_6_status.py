@@ -60,7 +60,7 @@ def test_others_hear_nothing(lab: Lab, open_shell: Shell, user: User) -> None:
         done = run(*user.prefix, user.python, "-m", "artifactfs", *asking, env=env)
         assert done.code == ExitCode.NO_ANSWER, done.err
         assert done.err.count("\n") == 1
-        assert "only to root, who mounted it: `sudo artifactfs …`" in done.err
+        assert "answers only root, who mounted it; run `sudo artifactfs …`" in done.err
         assert done.text == ""
     assert run(*user.prefix, user.python, "-m", "artifactfs", "status", env=env).text == ""
     assert lab.total() == 0
@@ -77,7 +77,7 @@ def test_root_hears_of_a_users_mount(lab: Lab, user_shell: Shell, user: User) ->
     for asking in (("status", mounted.point), ("refresh", mounted.path("runs")), ("info", mounted.path("runs"))):
         run_as_root = run(user.python, "-m", "artifactfs", *asking, env={**os.environ, **user.env})
         assert run_as_root.code == ExitCode.NO_ANSWER
-        assert "only to nobody, who mounted it, and not to root either: `sudo -u nobody" in run_as_root.err
+        assert "answers only nobody, who mounted it, and not root either; run `sudo -u nobody" in run_as_root.err
 
 
 HOSTILE_RUN = (

@@ -26,7 +26,7 @@ USERS = (
 
 def refusal(path: str) -> str:
     with pytest.raises(UserError, match="no place for a mount") as caught:
-        checks.place(path)
+        checks.resolve(path)
     assert caught.value.code is ExitCode.MOUNT_REFUSED
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -46,7 +46,7 @@ def test_directories_that_every_program_needs(path: str) -> None:
 @pytest.mark.parametrize("path", USERS)
 def test_where_users_mount(path: str) -> None:
     """A name that only begins as a directory of the system's is none; nor are those below /run that are users'."""
-    assert checks.place(path) == path
+    assert checks.resolve(path) == path
 
 
 def test_links_to_the_system(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_links_to_the_system(tmp_path: Path) -> None:
     (tmp_path / "good").symlink_to("mine")
     for path in ("link", "link/x", "again", "again/x/y"):
         assert "/usr is the system's" in refusal(str(tmp_path / path))
-    assert checks.place(str(tmp_path / "good")) == str(tmp_path / "mine")
+    assert checks.resolve(str(tmp_path / "good")) == str(tmp_path / "mine")
 
 
 def test_a_directory_of_the_system_that_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_a_directory_of_the_system_that_is_a_link(tmp_path: Path, monkeypatch: p
     (tmp_path / "link").symlink_to("usr")
     monkeypatch.setattr(checks, "_SYSTEM", (str(tmp_path / "link"),))
     assert "the system's" in refusal(str(tmp_path / "usr" / "bin"))
-    assert checks.place(str(tmp_path / "usr2")) == str(tmp_path / "usr2")
+    assert checks.resolve(str(tmp_path / "usr2")) == str(tmp_path / "usr2")
 
 
 @pytest.mark.parametrize(

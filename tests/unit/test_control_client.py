@@ -72,13 +72,13 @@ def told(**said: Any) -> bytes:
         ("/mnt/x", told(errno=errno.ENOENT, path="/mnt/x"), ExitCode.NOT_MOUNTED, "there is no /mnt/x"),
         ("/mnt", told(errno=errno.ENOTCONN, path="/mnt"), ExitCode.NO_ANSWER, "artifactfs umount"),
         ("/ssh/x", told(errno=errno.ENOTCONN, path="/ssh/x"), ExitCode.NOT_MOUNTED, "/ssh/x"),
-        ("/mnt", told(errno=errno.EACCES, path="/mnt"), ExitCode.NO_ANSWER, "only to root, who mounted it"),
-        ("/mnt", told(errno=errno.EACCES, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "/mnt says that only"),
+        ("/mnt", told(errno=errno.EACCES, path="/mnt"), ExitCode.NO_ANSWER, "answers only root, who mounted it"),
+        ("/mnt", told(errno=errno.EACCES, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "/mnt answers only"),
         (
             "/odd",
             told(errno=errno.EACCES, path="/odd"),
             ExitCode.NO_ANSWER,
-            "the user who mounted it: `sudo -u USER",
+            "the user who mounted it; run `sudo -u USER",
         ),
         ("/mnt", told(errno=errno.ENOENT, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "mount again"),
         ("/mnt", told(errno=errno.EIO, path="/mnt/.artifactfs/metrics"), ExitCode.NO_ANSWER, "see its log"),
@@ -102,10 +102,10 @@ def test_what_is_no_answer(path: str, said: bytes, code: ExitCode, part: str, mo
 @pytest.mark.parametrize(
     ("point", "euid", "said"),
     [
-        ("/closed", 0, "only to #123456, who mounted it, and not to root either: `sudo -u '#123456' artifactfs …`"),
-        ("/closed", 7, "only to #123456, who mounted it: `sudo -u '#123456' artifactfs …`"),
-        ("/open", 7, "only to #123456, who mounted it, and to root: `sudo -u '#123456' artifactfs …`"),
-        ("/mnt", 7, "only to root, who mounted it: `sudo artifactfs …`"),
+        ("/closed", 0, "only #123456, who mounted it, and not root either; run `sudo -u '#123456' artifactfs …`"),
+        ("/closed", 7, "only #123456, who mounted it; run `sudo -u '#123456' artifactfs …`"),
+        ("/open", 7, "only #123456, who mounted it, and root; run `sudo -u '#123456' artifactfs …`"),
+        ("/mnt", 7, "only root, who mounted it; run `sudo artifactfs …`"),
     ],
 )
 def test_whose_mount_it_is(point: str, euid: int, said: str, mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_whose_mount_it_is(point: str, euid: int, said: str, mounts: None, monke
     with pytest.raises(UserError) as caught:
         control_client._answer(point, told(errno=errno.EACCES, path=f"{point}/.artifactfs/metrics"))
     assert caught.value.code is ExitCode.NO_ANSWER
-    assert str(caught.value) == f"{point} says that {said}"
+    assert str(caught.value) == f"{point} answers {said}"
 
 
 def test_an_answer() -> None:
@@ -126,10 +126,10 @@ def test_an_answer() -> None:
 def test_what_is_no_path(path: str) -> None:
     """An empty argument, or one that no file can have, is refused before anything is asked."""
     with pytest.raises(UserError, match="not a path"):
-        control_client.ask("info", path, within_s=1.0)
+        control_client.ask("info", path)
 
 
 def test_a_path_that_is_in_no_mount(tmp_path: object) -> None:
     """The child finds out by the kernel's own account."""
     with pytest.raises(UserError, match="in no mount of artifactfs"):
-        control_client.ask("status.json", str(tmp_path), within_s=30.0)
+        control_client.ask("status.json", str(tmp_path))

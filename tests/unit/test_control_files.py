@@ -18,7 +18,7 @@ from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import OperationsWithXattrs
-from artifactfs.tree.control_dir import Reports
+from artifactfs.tree.control_dir import ControlNames
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.nodes import Node
 from artifactfs.tree.tree import Tree
@@ -69,7 +69,7 @@ async def tree(nursery: trio.Nursery) -> Tree:
 async def operations(tree: Tree, said: Said) -> Operations:
     files: OpenFileTable = None  # type: ignore[assignment]  # nothing here reads an artifact
     generators, commands = {"a": said.make}, {"do": said.order}
-    control_files = ControlFiles(Reports(InodeNumbers("test"), NOW_NS, generators, commands), generators, commands)
+    control_files = ControlFiles(ControlNames(InodeNumbers("test"), NOW_NS, generators, commands), generators, commands)
     ownership = Ownership(1000, 100, 0o077)
     return Operations(tree, files, ownership, deadline_s=5.0, on_ready=lambda: None, control_files=control_files)
 

@@ -11,7 +11,7 @@ def serve(parent):
     raise UserError(ExitCode.NOT_WRITABLE, "a fact", "a fix", "a subject", "a command")
 
 try:
-    daemon.start(serve, "the log", hear=print)
+    daemon.start(serve, "the log", on_waiting=print)
 except UserError as error:
     print(error.code.name, error.fact, error.fix, error.subject, error.command, sep="|")
 """

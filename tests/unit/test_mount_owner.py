@@ -68,18 +68,18 @@ def test_the_ids_of_a_user(ids: str, euid: int, mine: set[int], apart: bool, her
 def test_in_a_user_namespace(ids: str, euid: int, user_id: int, said: str, here: Here) -> None:
     """The kernel refused: so the owner is not this user, though the numbers may be the same."""
     here(ids, euid)
-    line = f"/m says that only to {said}, who mounted it: run `artifactfs …` as that user"
-    assert mount_owner.only_owner("/m/x", of(user_id)) == line
-    assert mount_owner.only_owner("/m/x", of(user_id, allow_other=True)) == line
-    assert mount_owner.only_owner_ends(of(user_id)) == f"only {said}, who mounted it, can end it"
+    line = f"/m answers only {said}, who mounted it; run `artifactfs …` as that user"
+    assert str(mount_owner.access_denied("/m/x", of(user_id))) == line
+    assert str(mount_owner.access_denied("/m/x", of(user_id, allow_other=True))) == line
+    assert mount_owner.unmount_denied(of(user_id)) == f"only {said}, who mounted it, can end it"
 
 
 def test_permission_to_end_a_mount(here: Here) -> None:
     """Of a user's own mount, and for root, nothing is said: there the system's words tell more."""
     here(INITIAL, 0)
-    assert mount_owner.only_owner_ends(of(123456)) is None
+    assert mount_owner.unmount_denied(of(123456)) is None
     here(INITIAL, 123456)
-    assert mount_owner.only_owner_ends(of(123456)) is None
-    assert mount_owner.only_owner_ends(of(None)) is None
-    assert mount_owner.only_owner_ends(of(0)) == "root has mounted it, and only root can end it"
-    assert mount_owner.only_owner_ends(of(77777)) == "#77777 has mounted it, and only #77777 and root can end it"
+    assert mount_owner.unmount_denied(of(123456)) is None
+    assert mount_owner.unmount_denied(of(None)) is None
+    assert mount_owner.unmount_denied(of(0)) == "root has mounted it, and only root can end it"
+    assert mount_owner.unmount_denied(of(77777)) == "#77777 has mounted it, and only #77777 and root can end it"

@@ -152,9 +152,9 @@ def test_the_first_and_the_last_look(failure: Exception, monkeypatch: pytest.Mon
     ours = mount_table.Mount("0:50", "/mnt", mount_table.FUSE_TYPE, "x")
     monkeypatch.setattr(mount_table, "mounts", fail)
     monkeypatch.setattr("artifactfs.fuse.kernel_dentries.is_connected", lambda: True)
-    assert presence.own_row("/mnt") is None
-    assert presence.take_away("/mnt", None) is True
-    assert presence.take_away("/mnt", ours) is True
+    assert presence.find_own("/mnt") is None
+    assert presence.detach_elsewhere("/mnt", None) is True
+    assert presence.detach_elsewhere("/mnt", ours) is True
 
 
 def test_what_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,13 +170,13 @@ def test_what_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mount_table, "mounts", lambda *_: rows)
     monkeypatch.setattr(mount_table, "unmount", lambda point, lazy: gone.append(point) if lazy else "not lazy")
     monkeypatch.setattr("artifactfs.fuse.kernel_dentries.is_connected", lambda: True)
-    assert presence.take_away("/mnt", ours) is True
+    assert presence.detach_elsewhere("/mnt", ours) is True
     assert gone == ["/part"]
     # Something else lies on it, or it was moved.
     rows.append(mount_table.Mount("0:52", "/mnt", "tmpfs", "none"))
-    assert presence.take_away("/mnt", ours) is False
+    assert presence.detach_elsewhere("/mnt", ours) is False
     # The kernel has ended it, and another may have its number.
     gone.clear()
     monkeypatch.setattr("artifactfs.fuse.kernel_dentries.is_connected", lambda: False)
-    assert presence.take_away("/mnt", ours) is False
+    assert presence.detach_elsewhere("/mnt", ours) is False
     assert gone == []

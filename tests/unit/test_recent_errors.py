@@ -39,9 +39,8 @@ def test_the_same_failure_is_kept_once(journal: RecentErrors, now: list[float]) 
         log.warning("lookup: %s; %s", errors.ServerFailed(f"x answered 50{number}"), "try again")
     log.warning("open: %s", errors.Unreachable("no route"))
     last, first = journal.failures()
-    assert (first.message, first.count, first.first_at, first.last_at) == (
-        "lookup: x answered 503; try again", 3, 101.0, 103.0,
-    )  # fmt: skip
+    assert (first.message, first.count) == ("lookup: x answered 503; try again", 3)
+    assert (first.first, first.last) == ("1970-01-01T00:01:41Z", "1970-01-01T00:01:43Z")
     assert first.what_to_do == errors.what_to_do(errors.ServerFailed("x"))
     assert (last.message, last.count) == ("open: no route", 1)
     assert journal.total == 4

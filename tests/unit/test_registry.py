@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.errors import Notice
 from artifactfs.mount import registry
 from artifactfs.mount.registry import Entry
 from tests.harness import needs_root
@@ -23,12 +24,13 @@ VICTIM = 12345
 # A process that serves a mount, as far as the register goes. The descriptor stands for its connection.
 _SERVING = """
 import os, sys
+from artifactfs.errors import Notice
 from artifactfs.mount import registry
 point = os.fsdecode(bytes.fromhex(sys.argv[1]))
-registry.enter(point)
+registry.register(point)
 if sys.argv[2:]:
     connection = os.open("/dev/fuse", os.O_RDWR)
-    registry.serves(point, sys.argv[2])
+    registry.record_device(point, sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -80,8 +82,8 @@ def test_a_process_that_serves(serving: Serving, state: Path) -> None:
             assert held.entry == any_device.entry == Entry(process.pid, POINT, DEVICE)
             assert not held.has_ended(0.0)
             # The kernel says (Linux 6.15) that this connection is of no mount; else nothing is in the way.
-            assert held.doubt in (None, "it does not serve this mount")
-            assert any_device.doubt is not None
+            assert held.refusal in (None, Notice("it does not serve this mount"))
+            assert any_device.refusal is not None
             assert registry.is_served(POINT)
             process.go_on()
             assert held.has_ended(30.0)
@@ -108,7 +110,7 @@ def test_a_process_that_does_not_know_its_device(serving: Serving) -> None:
     with serving() as process, found() as held:
         assert held.pid == process.pid
         assert not held.send(signal.SIGKILL)
-        assert held.doubt is not None
+        assert held.refusal is not None
         process.go_on()
 
 
@@ -117,7 +119,7 @@ def test_one_serves(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_ENDING_S", 0.0)
     with serving(DEVICE) as process:
         with pytest.raises(BlockingIOError):
-            registry.enter(POINT)
+            registry.register(POINT)
         process.go_on()
     # In a process of its own, since this one would hold the lock from then on.
     with serving(DEVICE):
@@ -140,8 +142,8 @@ def test_what_an_entry_may_say(serving: Serving, state: Path) -> None:
             (state / FILE).write_bytes(text.replace(b"%d", b"%d" % process.pid))
             with found() as held:
                 assert held.pid == process.pid, text
-                # Nothing is sent here: a wrong number in a file could mean every process.
-                assert held.doubt, text
+                # Nothing is sent here: should a number in a file be believed, it could be every process.
+                assert held.refusal, text
         process.go_on()
 
 
@@ -151,7 +153,7 @@ def test_a_number_of_another_process(serving: Serving, state: Path) -> None:
         (state / FILE).write_text(json.dumps({"pid": victim.pid, "mountpoint": POINT, "device": DEVICE}))
         with found() as held:
             assert held.pid == process.pid
-            assert held.doubt == f"{state / FILE} names another process"
+            assert held.refusal == Notice(f"{state / FILE} names another process")
             assert not held.send(signal.SIGKILL)
         victim.go_on()
 
@@ -169,7 +171,7 @@ def test_a_process_that_only_holds_the_lock(state: Path) -> None:
         (state / FILE).write_text(json.dumps({"pid": victim.pid, "mountpoint": POINT, "device": DEVICE}))
         with found() as held:
             assert held.pid == victim.pid
-            assert held.doubt == "it does not serve this mount"
+            assert held.refusal == Notice("it does not serve this mount")
             assert not held.send(signal.SIGTERM)
         victim.go_on()
     # A lock of another kind is none.
@@ -200,7 +202,7 @@ def test_what_others_can_write(change: Callable[[Path], None], said: str, servin
         with found() as held:
             assert held.pid == process.pid
             assert held.entry is None
-            assert said in str(held.doubt)
+            assert said in str(held.refusal)
             assert not held.send(signal.SIGKILL)
         process.go_on()
 
@@ -225,11 +227,13 @@ def replaced(state: Path, kind: str) -> None:
 def test_what_is_no_entry(kind: str, state: Path) -> None:
     """5.6: it is refused at once, neither followed nor waited for, by a look and by a mount."""
     replaced(state, kind)
-    with pytest.raises(registry.Refused, match="is a symbolic link" if "link" in kind else "is not a regular file"):
+    with pytest.raises(
+        registry.UntrustedEntry, match="is a symbolic link" if "link" in kind else "is not a regular file"
+    ):
         registry.find(POINT, DEVICE)
     assert not registry.is_served(POINT)
-    with pytest.raises(registry.Refused):
-        registry.enter(POINT)
+    with pytest.raises(registry.UntrustedEntry):
+        registry.register(POINT)
     # What stands beside it is left out.
     assert registry.find("/elsewhere", DEVICE) is None
     assert (state / "target").read_text() == "precious"
@@ -245,8 +249,8 @@ def test_a_register_of_others(way: str, state: Path) -> None:
     else:
         (state / "mounts").rename(state / "real")
         (state / "mounts").symlink_to("real")
-    with pytest.raises(registry.Refused):
-        registry.enter(POINT)
+    with pytest.raises(registry.UntrustedEntry):
+        registry.register(POINT)
 
 
 def test_an_entry_that_was_open_to_others(serving: Serving, state: Path) -> None:

@@ -1,4 +1,4 @@
-"""artifactfs.control.snapshot: moments as they are shown."""
+"""artifactfs.util.clock: moments as they are shown."""
 
 import datetime
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.control.snapshot import rfc3339
 from artifactfs.modellab.models import parse_time_ns
+from artifactfs.util.clock import rfc3339
 
 
 @pytest.mark.parametrize(
