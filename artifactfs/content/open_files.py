@@ -72,7 +72,7 @@ class OpenFileTable:
             await handle.grow(version)
             await handle.read_head(revalidate=not version.settled)
             if handle.size is None and not stream:
-                await handle.read_to_end(self._context.room_for_unknown)
+                await handle.read_to_end()
         except BaseException:
             handle.close()
             raise

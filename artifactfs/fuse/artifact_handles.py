@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 # Answers of the content endpoint that may mean that there is no such artifact, or a body that is too short: a fresh
 # listing of the directory decides (docs/dev/model-lab-api.md, "Status to errno").
 _POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
+# The longest body that a lookup reads to know its length, which neither listings nor answers tell. Arbitrary.
+_LOOKUP_BYTES = 64 << 20
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -68,20 +70,24 @@ class ArtifactHandles:
         return FileHandle(inode, file, opened, tid)
 
     async def with_size(self, found: LookupResult) -> LookupResult:
-        """Return a file that was looked up with its size, if one answer tells that.
+        """Return a file that was looked up with its size: one answer tells it, or the end of a body that is not long.
 
         Programs that go by `stat` alone (tarfile, rclone) would store the file as empty otherwise.
         """
         file = found.node
         if not isinstance(file, ArtifactFile):
             return found
+        size: int | None = None
         try:
             opened = await self._files.open(await self._tree.locate_content(file), stream=True)
+            try:
+                if opened.size is None:
+                    await opened.read_to_end(_LOOKUP_BYTES)
+                size = opened.size
+            finally:
+                opened.close()
         except errors.ServiceError as error:
             log.info("the size of %s is not known: %s", shown(mount_path(file)), error)
-            return found
-        size = opened.size
-        opened.close()
         if size is None:
             return found
         return LookupResult(self._tree.record_size(file, size), found.valid_s, found.attributes_s)

@@ -131,7 +131,7 @@ class Operations(pyfuse3.Operations):
             if found is None:
                 found = await self._await_for_caller(ctx.pid, self._tree.lookup(parent, name))
             if isinstance(found.node, ArtifactFile) and found.node.entry.size_bytes is None:
-                found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found))
+                found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found), math.inf)
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
