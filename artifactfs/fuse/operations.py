@@ -316,7 +316,7 @@ class Operations(pyfuse3.Operations):
             start_id = _DOTS
         find, add_lookup, entries = self.inodes.find, self.inodes.add_lookup, contents.entries
         files = self._files_shown
-        files.entry_timeout = contents.left_s()
+        files.entry_timeout = valid_s = contents.left_s()
         files.attr_timeout = contents.attributes_s()
         mtime_ns: int | None = None
         for position in range(start_id - _DOTS, len(entries)):
@@ -331,8 +331,9 @@ class Operations(pyfuse3.Operations):
             shown = inode.entry
             size = shown.size_bytes
             if size is None:
-                # So that `stat` looks the name up, which may wait for the size; a directory's listing may not.
-                attributes = self._attributes.of(inode, 0.0)
+                # `stat` of a file looks the name up again, which may wait for the size; the listing may not.
+                is_file = inode.directory is not None and not shown.is_dir
+                attributes = self._attributes.of(inode, 0.0 if is_file else valid_s)
             else:
                 attributes = files
                 attributes.st_ino = inode.number

@@ -320,7 +320,7 @@ async def test_a_time_comes_and_goes(tree: Tree, service: FakeService, autojump_
 
 
 async def test_another_size_and_back(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.4: another size is another version, whatever the times."""
-    seen = await versions(tree, service, (5, CREATED_NS), (6, CREATED_NS), (6, None), (7, CREATED_NS))
+    """2.4: a smaller size is another version, whatever the times."""
+    seen = await versions(tree, service, (7, CREATED_NS), (6, CREATED_NS), (6, None), (5, CREATED_NS))
     assert len({number for number, *_ in seen}) == 3
     assert seen[1] == seen[2]
