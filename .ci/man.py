@@ -274,8 +274,8 @@ def _command(context: click.Context) -> Iterator[str]:
             continue
         spelled = ", ".join(f"\\fB{_plain(name)}\\fR" for name in (*option.opts, *option.secondary_opts))
         metavar = "" if option.is_flag or option.count else f" \\fI{_plain(_metavar(option, context))}\\fR"
-        # The variable is named with the setting.
-        said = re.sub(r"\s+\[ARTIFACTFS_\w+\]$", "", option.help or "")
+        default = option.get_help_extra(context).get("default")
+        said = (option.help or "") + (f"  [{default.strip('()')}]" if default else "")
         yield f".TP\n{spelled}{metavar}\n{_text(said)}"
 
 

@@ -126,7 +126,8 @@ class ContentVersion(msgspec.Struct, frozen=True):
 
     `content_stamp`: a digest of the times of a settled run, and of `variant`; or else of the file's own time; None
     where neither is known (docs/semantics.md 4.3). `variant` tells versions of one size apart; 0 is the first that was
-    seen. `settled`: the run is over, so that the file is as it was listed.
+    seen. `settled`: the run is over, so that the file is as it was listed. `lineage`: the inode number, which a version
+    keeps while it grows (2.4); None: it cannot grow. `is_listed`: the size comes from a listing, not from the contents.
     """
 
     artifact: ArtifactRef
@@ -134,6 +135,8 @@ class ContentVersion(msgspec.Struct, frozen=True):
     content_stamp: bytes | None = None
     variant: int = 0
     settled: bool = True
+    lineage: int | None = None
+    is_listed: bool = True
 
 
 class ContentBody(msgspec.Struct):

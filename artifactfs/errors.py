@@ -1,33 +1,33 @@
-"""Our exceptions, and the one table that turns them into errno values.
+"""The exceptions of artifactfs, and the one table that gives each its errno and its advice.
 
     ArtifactfsError
     ├── UserError                   a command cannot be carried out; holds an ExitCode
     ├── NoThread                    the system has no thread for a call
-    ├── TreeError                   the tree says no
-    │   ├── NoSuchEntry             no such name, for `valid_s` seconds
+    ├── TreeError                   the tree cannot answer a request of the kernel
+    │   ├── NoSuchEntry             the name does not exist; may be cached for `valid_s` seconds
     │   ├── NotADirectory, IsADirectory, NotALink
-    │   ├── Superseded              the version behind an inode is no longer the server's
-    │   └── ReadOnly                every attempt to write
-    └── ServiceError                Model Lab, or the way to it, says no
+    │   └── Superseded              the version behind an inode is no longer the server's
+    └── ServiceError                a request to Model Lab failed
         ├── NotFound                404, 410
-        │   └── NoList              the same of all runs, or of all projects
+        │   └── NoList              404, 410 for the list of all runs, or of all projects
         ├── AccessDenied            401, 403
         ├── BadRequest              400, 422
-        ├── UnexpectedAnswer        a 2xx (or 3xx) that is not what was asked for
-        ├── AnswerTooLarge          past our sanity caps
-        └── PassingError            may be gone the next time: never an absence, never cached
-            ├── RateLimited         429 whose reset lies past the deadline
+        ├── UnexpectedAnswer        2xx or 3xx without the expected contents
+        ├── AnswerTooLarge          an answer beyond the size limits of artifactfs
+        │   └── BodyTooLarge        a body of unknown length that no cache has room for
+        └── PassingError            may succeed at the next attempt; never cached as an absence
+            ├── RateLimited         429, and the reset lies beyond the deadline
             ├── ServerFailed        5xx after the retries
-            ├── TimedOut            408, 504, connect, read, or the whole deadline
-            │   └── NotAsked        the service has not answered others: nothing was sent
-            ├── ConnectionLost      reset, or cut in the middle of the answer
-            │   └── ShortBody       a body that ended early
+            ├── TimedOut            408, 504, connect or read time-out, deadline exceeded
+            │   └── NotAsked        the circuit breaker is open: no request was sent
+            ├── ConnectionLost      the connection was reset, or ended within an answer
+            │   └── ShortBody       the body ended before its size
             ├── ConnectionRefused
-            ├── Unreachable         no route, no such host
-            └── TlsFailed           not retried, never downgraded
+            ├── Unreachable         no route to the host, or its name does not resolve
+            └── TlsFailed           never retried, never downgraded
 
-An exception states a fact in a sentence for the user and holds the measured values. It knows no errno: `errno_of` has
-the table of model-lab-api.md, "Status to errno". `what_to_do` has the fix.
+An exception states a fact in a sentence for the user and holds the measured values. It knows no errno and no fix:
+`errno_of` and `what_to_do` take them from the table. docs/dev/model-lab-api.md ("Status to errno") gives the reasons.
 """
 
 import enum
@@ -39,7 +39,7 @@ from dataclasses import dataclass
 
 
 class ExitCode(enum.IntEnum):
-    """What `artifactfs` exits with; listed in the README. Never renumber."""
+    """The exit codes of `artifactfs`; listed in the README. Never renumber."""
 
     OK = 0
     BUG = 1
@@ -71,7 +71,7 @@ class ExitCode(enum.IntEnum):
 
 
 class ArtifactfsError(Exception):
-    """Root of everything that artifactfs raises on purpose. `str()` is a sentence for the user."""
+    """The root of all exceptions of artifactfs. `str()` is a sentence for the user."""
 
 
 class UserError(ArtifactfsError):
@@ -100,7 +100,7 @@ class UserError(ArtifactfsError):
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the user should know, though the command goes on. The fields are those of UserError."""
+    """A warning: the command goes on. The fields are those of UserError."""
 
     fact: str
     fix: str = ""
@@ -116,9 +116,9 @@ def _fix(fix: str, command: str) -> str:
 
 
 def of_the_system(error: BaseException) -> UserError | None:
-    """Return the error for an exception that the system caused, and no defect of artifactfs; None for any other.
+    """Return the error for an exception that the system caused (a full disk, a limit); None for a bug of artifactfs.
 
-    Examples: a file that does not open, a full disk, a limit. It is for callers without a better description.
+    For callers without a better description.
     """
     fix = ""
     if _is_lack_of_memory(error):
@@ -146,11 +146,11 @@ class NoThread(ArtifactfsError):
 
 
 class TreeError(ArtifactfsError):
-    """The tree says no."""
+    """The tree cannot answer a request of the kernel."""
 
 
 class NoSuchEntry(TreeError):
-    """The name does not exist; `valid_s`: the seconds for which the negative entry stays valid."""
+    """The name does not exist. `valid_s`: how long the kernel may cache the negative entry, in seconds."""
 
     def __init__(self, message: str, valid_s: float = 0.0) -> None:
         super().__init__(message)
@@ -166,7 +166,7 @@ class IsADirectory(TreeError):
 
 
 class NotALink(TreeError):
-    """A readlink of something else than a symbolic link."""
+    """A readlink of a file or directory that is no symbolic link."""
 
 
 class Superseded(TreeError):
@@ -180,12 +180,8 @@ class Superseded(TreeError):
         self.size_bytes = size_bytes
 
 
-class ReadOnly(TreeError):
-    """An attempt to write."""
-
-
 class ServiceError(ArtifactfsError):
-    """Model Lab, or the way to it, fails. `fact`: what happened. `what_to_do` has the way out.
+    """A request to Model Lab failed, at the service or on the way to it. `fact`: the failure, as part of a sentence.
 
     `status`: the HTTP status, None without an answer. `proxy`: the proxy at fault, without its password; "" for none.
     """
@@ -206,27 +202,31 @@ class NoList(NotFound):
 
 
 class AccessDenied(ServiceError):
-    """401 or 403: keys that are wrong, of another site, or without the permission."""
+    """401 or 403: the keys are wrong, belong to another site, or lack the permission."""
 
 
 class BadRequest(ServiceError):
-    """400 or 422, or another 4xx that no retry would change."""
+    """400, 422, or another 4xx that a retry does not change."""
 
 
 class UnexpectedAnswer(ServiceError):
-    """An answer that Model Lab does not send: HTML, half JSON, another resource, a redirect."""
+    """An answer that Model Lab does not send: HTML, incomplete JSON, another resource, a redirect."""
 
 
 class AnswerTooLarge(ServiceError):
-    """An answer past our sanity caps (docs/semantics.md 6.4)."""
+    """An answer beyond the size limits of artifactfs (docs/semantics.md 6.4)."""
+
+
+class BodyTooLarge(AnswerTooLarge):
+    """A body whose length no answer tells, and that no cache has room for (docs/semantics.md 2.2)."""
 
 
 class PassingError(ServiceError):
-    """A failure that may be gone at the next attempt. It never becomes a negative entry (docs/semantics.md 3.2)."""
+    """A failure that a later attempt may not meet. It never becomes a negative entry (docs/semantics.md 3.2)."""
 
 
 class RateLimited(PassingError):
-    """429, and the reset lies past the deadline. `reset_s`: seconds until the server's reset."""
+    """429, and the reset lies beyond the deadline. `reset_s`: seconds until the server's reset."""
 
     def __init__(self, fact: str, reset_s: float) -> None:
         super().__init__(fact, 429)
@@ -238,27 +238,27 @@ class ServerFailed(PassingError):
 
 
 class TimedOut(PassingError):
-    """408, 504, a connect or read time-out, or the operation's whole deadline."""
+    """408, 504, a connect or read time-out, or the deadline of the operation."""
 
 
 class NotAsked(TimedOut):
-    """The circuit breaker is open: the service did not answer other requests, so none was sent (semantics.md 5.1)."""
+    """The circuit breaker is open after time-outs of other requests, so none was sent (docs/semantics.md 5.1)."""
 
 
 class ConnectionLost(PassingError):
-    """The connection was reset, or ended in the middle of an answer."""
+    """The connection was reset, or ended within an answer."""
 
 
 class ShortBody(ConnectionLost):
-    """A body that ended before the size that the listing gives: never taken for the whole file."""
+    """A body that ended before the size in the listing. It is never served as the whole file."""
 
 
 class ConnectionRefused(PassingError):
-    """The address has no listener."""
+    """No process listens at the address."""
 
 
 class Unreachable(PassingError):
-    """No route to the host, or its name does not resolve."""
+    """No route leads to the host, or its name does not resolve."""
 
 
 class TlsFailed(PassingError):
@@ -272,29 +272,40 @@ class TlsFailed(PassingError):
         self.verify_code = verify_code
 
 
-# One row per row of the table in model-lab-api.md; a subclass without a row has its parent's.
-_ERRNO: dict[type[BaseException], int] = {
+# The errno and the fix of each kind of exception. A subclass without a row has its parent's.
+_ROWS: dict[type[BaseException], tuple[int, str]] = {
     # Not EAGAIN: see RateLimited.
-    NoThread: errno.ENOMEM,
-    NoSuchEntry: errno.ENOENT,
-    NotADirectory: errno.ENOTDIR,
-    IsADirectory: errno.EISDIR,
-    NotALink: errno.EINVAL,
-    Superseded: errno.ESTALE,
-    ReadOnly: errno.EROFS,
-    NotFound: errno.ENOENT,
-    AccessDenied: errno.EACCES,
-    BadRequest: errno.EINVAL,
-    UnexpectedAnswer: errno.EBADMSG,
-    AnswerTooLarge: errno.EFBIG,
+    NoThread: (errno.ENOMEM, "raise the limit on processes (`ulimit -u`), or end some"),
+    TreeError: (errno.EIO, "list its directory again"),
+    NoSuchEntry: (errno.ENOENT, "list its directory to see what is there"),
+    NotADirectory: (errno.ENOTDIR, "give a directory"),
+    IsADirectory: (errno.EISDIR, "give a file"),
+    NotALink: (errno.EINVAL, "give a symbolic link"),
+    Superseded: (errno.ESTALE, "open the file again: the server has another version"),
+    ServiceError: (errno.EIO, "if it persists, report it with the log"),
+    NotFound: (errno.ENOENT, "list its directory to see what is there: the server no longer has it"),
+    NoList: (errno.ENOENT, "check --site or --api-url: the server there has no such list, and may not be Model Lab"),
+    AccessDenied: (
+        errno.EACCES,
+        "check that the keys are right, belong to this site (--site), and have the permission",
+    ),
+    BadRequest: (errno.EINVAL, "check the number or the name; if it is right, report this with the log"),
+    UnexpectedAnswer: (errno.EBADMSG, "check --site, --api-url and the proxy; if it persists, report it with the log"),
+    AnswerTooLarge: (
+        errno.EFBIG,
+        "use the names below it directly: the whole listing exceeds the limits of artifactfs",
+    ),
+    BodyTooLarge: (errno.EFBIG, "raise --cache-size, or read the file with O_DIRECT, as `dd iflag=direct` does"),
+    PassingError: (errno.EIO, "try again"),
     # Never EAGAIN: a reader takes it for non-blocking mode and may return no data without an error.
-    RateLimited: errno.EBUSY,
-    ServerFailed: errno.EIO,
-    TimedOut: errno.ETIMEDOUT,
-    ConnectionLost: errno.EIO,
-    ConnectionRefused: errno.ECONNREFUSED,
-    Unreachable: errno.EHOSTUNREACH,
-    TlsFailed: errno.EPROTO,
+    RateLimited: (errno.EBUSY, "try again after the reset; other tools with these keys count against the same limit"),
+    ServerFailed: (errno.EIO, "try again later; if it persists, the service must fix it"),
+    TimedOut: (errno.ETIMEDOUT, "check the network and --proxy; the next access sends a new request"),
+    NotAsked: (errno.ETIMEDOUT, "wait: a request probes the service every few seconds, and an answer ends this"),
+    ConnectionLost: (errno.EIO, "try again; if it persists, check the network and the proxy"),
+    ConnectionRefused: (errno.ECONNREFUSED, "check --site, --api-url and --proxy, and that the service is up"),
+    Unreachable: (errno.EHOSTUNREACH, "check the network, the name server, and --site, --api-url and --proxy"),
+    TlsFailed: (errno.EPROTO, "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock"),
 }
 # The resource that the system lacks, by errno.
 _LACKS = {
@@ -336,57 +347,33 @@ def _is_lack_of_a_thread(error: BaseException) -> bool:
 
 
 def unexpected() -> str:
-    """Return the log's words for the exception being handled, which is none of ours: a lack of memory is no bug."""
+    """Return the end of a log message about the current exception, which artifactfs did not raise.
+
+    A lack of memory, descriptors or threads is no bug.
+    """
     error = sys.exception()
     lack = lack_of(error) if error is not None else None
     return f"the system has no {lack} for it" if lack else "this is a bug in artifactfs, please report it"
 
 
+def _row_of(error: BaseException) -> tuple[int, str] | None:
+    return next((_ROWS[kind] for kind in type(error).__mro__ if kind in _ROWS), None)
+
+
 def errno_of(error: BaseException) -> int:
-    """Return the errno for an exception; EIO for one without a row."""
+    """Return the errno for an exception; EIO without a row in the table."""
     if lack_of(error) is not None:
-        # Not EAGAIN for a thread: see above.
+        # Not EAGAIN for a thread: see RateLimited.
         return error.errno if isinstance(error, OSError) and error.errno is not None else errno.ENOMEM
-    for kind in type(error).__mro__:
-        if kind in _ERRNO:
-            return _ERRNO[kind]
-    return errno.EIO
-
-
-# The fix for each kind of exception; a subclass without a row has its parent's.
-_WHAT_TO_DO: dict[type[BaseException], str] = {
-    NoThread: "raise the limit on processes (`ulimit -u`), or end some",
-    NoSuchEntry: "list its directory to see what is there",
-    NotADirectory: "give a directory",
-    IsADirectory: "give a file",
-    NotALink: "give a symbolic link",
-    Superseded: "open the file again: the server has another version",
-    ReadOnly: "copy it elsewhere and change the copy: the mount is read-only",
-    NotFound: "list its directory to see what is there: the server no longer has it",
-    NoList: "check --site or --api-url: the server there has no such list, and may not be Model Lab",
-    AccessDenied: "check that the keys are right, belong to this site (--site), and have the permission",
-    BadRequest: "check the number or the name; if it is right, report this with the log",
-    UnexpectedAnswer: "check --site, --api-url and the proxy; if it persists, report it with the log",
-    AnswerTooLarge: "use the names below it directly: the whole listing exceeds the limits of artifactfs",
-    RateLimited: "try again after the reset; other tools with these keys count against the same limit",
-    ServerFailed: "try again later; if it persists, the service must fix it",
-    TimedOut: "check the network and --proxy; the next access sends a new request",
-    NotAsked: "wait: a request probes the service every few seconds, and an answer ends this",
-    ConnectionLost: "try again; if it persists, check the network and the proxy",
-    ConnectionRefused: "check --site, --api-url and --proxy, and that the service is up",
-    Unreachable: "check the network, the name server, and --site, --api-url and --proxy",
-    TlsFailed: "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock",
-    PassingError: "try again",
-    ServiceError: "if it persists, report it with the log",
-    TreeError: "list its directory again",
-}
+    row = _row_of(error)
+    return row[0] if row is not None else errno.EIO
 
 
 def what_to_do(error: BaseException) -> str:
     """Return the fix for an exception, as part of a sentence; the fix for a bug is to report it."""
-    for kind in type(error).__mro__:
-        if kind in _WHAT_TO_DO:
-            return _WHAT_TO_DO[kind]
+    row = _row_of(error)
+    if row is not None:
+        return row[1]
     if isinstance(error, UserError):
         if error.fix:
             return error.fix

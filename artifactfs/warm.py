@@ -11,16 +11,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import control_client, mount_table
 from artifactfs.util.humanize import format_size
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _READ_BYTES = 256 << 10
 
@@ -52,32 +46,21 @@ def plan(paths: Iterable[str]) -> Plan:
     return found
 
 
-def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
-    """Read all files of a plan, `jobs` at once, with a progress bar on a terminal; returns the bytes that were read.
+def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object]) -> int:
+    """Read all files of a plan, `jobs` at once; returns the bytes that were read.
 
-    Files that cannot be read are added to the plan's failures.
+    `advance`: called by the reading threads with each number of bytes. Adds unreadable files to the plan's failures.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
     stop = threading.Event()
     read_bytes = 0
-    progress = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = progress.add_task(files(len(todo.files)), total=todo.size_bytes)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="warm")
     try:
-        if console.is_terminal:  # older releases of rich write an empty line even where they are disabled
-            progress.start()
         queue = iter(todo.files)
         running: dict[Future[int], str] = {}
         while True:
             # A few more than run, not one future for each of 200,000 files.
             while len(running) < 2 * jobs and (item := next(queue, None)) is not None:
-                running[pool.submit(_read, item[0], stop, lambda n: progress.advance(task, n))] = item[0]
+                running[pool.submit(_read, item[0], stop, advance)] = item[0]
             if not running:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -95,8 +78,6 @@ def fetch(todo: Plan, *, jobs: int, console: "Console") -> int:
         # Ctrl-C does not wait for the readers: a read may be waiting for the service.
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        if console.is_terminal:
-            progress.stop()
     return read_bytes
 
 

@@ -1,4 +1,4 @@
-"""What a server sends, byte by byte: what a Model Lab would, and what nobody should.
+"""What a server sends, byte by byte: what a Model Lab would, and what no caller should.
 
 Owns single answers, as functions of what was asked; who sends them is hostile.py's server. Every answer ends with its
 connection.
@@ -100,7 +100,7 @@ def run_attributes(project: object) -> dict[str, object]:
 
 
 def told_run(planted: Planted, **changes: object) -> bytes:
-    """Return what is told of a run, with these attributes changed; `id` changes its id."""
+    """Return the attributes of a run, with these attributes changed; `id` changes its id."""
     number = changes.pop("id", str(planted.run_id))
     attributes = run_attributes(planted.project) | changes
     return json.dumps({"data": {"id": number, "type": "runs", "attributes": attributes}}).encode()
@@ -150,7 +150,7 @@ def part(body: bytes, asked: Asked) -> bytes:
     )
 
 
-# --- answers as nobody should give them ---------------------------------------------------------------
+# --- answers as no caller should give them ---------------------------------------------------------------
 
 
 def raw(*pieces: bytes) -> Answer:

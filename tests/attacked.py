@@ -47,7 +47,7 @@ class Attacked:
             assert not self.mounted.log.has("this is a bug|Traceback")
 
     def works(self) -> None:
-        """Check that a directory that nobody has seen is listed and read as it should be."""
+        """Check that a directory that no caller has seen is listed and read as it should be."""
         run_id = self.server.plant()
         done = self.mounted.sh('cd "$M/runs/$1" && find . -mindepth 1 | sort && cat a.bin sub/b.txt', run_id).ok()
         assert done.out == b"./a.bin\n./sub\n./sub/b.txt\n" + b"".join(FILES.values())

@@ -54,7 +54,7 @@ class LogCheck:
         return any(re.search(pattern, line) for line in self.lines())
 
     def faults(self) -> list[str]:
-        """Return what is wrong: lines that nobody announced, and announced ones that never came."""
+        """Return what is wrong: lines that no test announced, and announced ones that never came."""
         wrong = []
         seen: set[str] = set()
         expected_above = False

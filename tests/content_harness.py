@@ -1,7 +1,7 @@
 """What the tests of the reader share: a server with scripted answers, and the parts of a mount around it in small.
 
 Everything is scaled down (a block is 1 KiB), so that a few KiB have many blocks. Threads are replaced by plain calls:
-under a clock that jumps, a thread at work would look like nobody doing anything.
+under a clock that jumps, a thread at work would look like an idle program.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -71,8 +71,8 @@ class Broken(errors.ConnectionLost):
 class Server:
     """A ContentService: `data` is the file, the rest how it is answered.
 
-    `granted`: ranges are; `told`: the total is. `validator`: of the next answer. `cuts`: for each answer, after how
-    many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all. `failures`: raised in
+    `granted`: ranges are; `told`: the total is sent. `validator`: of the next answer. `cuts`: for each answer, after
+    how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all. `failures`: raised in
     place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk ever comes.
     """
 
@@ -149,8 +149,10 @@ class Bench:
     nursery: trio.Nursery
     now_s: list[float]
 
-    async def open(self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None) -> OpenFile:
-        return await self.files.open(ContentVersion(ArtifactRef("10", path), size, run_stamp))
+    async def open(
+        self, size: int | None, path: str = "p/artifacts/f.bin", run_stamp: bytes | None = None, *, stream: bool = True
+    ) -> OpenFile:
+        return await self.files.open(ContentVersion(ArtifactRef("10", path), size, run_stamp), stream=stream)
 
     async def read_whole(self, handle: OpenFile, step: int = 300) -> bytes:
         """Read a file as a sequential reader does, to the first empty read."""

@@ -1,4 +1,4 @@
-"""`artifactfs doctor --json` as tests ask for it: what it told, by check."""
+"""`artifactfs doctor --json` as tests ask for it: its report, by check."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from tests.harness import Done, Shell, wait_until
 
 
 class Told:
-    """What the doctor told as JSON."""
+    """What the doctor reported as JSON."""
 
     def __init__(self, done: Done) -> None:
         assert "Traceback" not in done.err
@@ -21,7 +21,7 @@ class Told:
         for row in self.rows:
             assert row["mark"] in ("good", "warning", "fault", "skipped")
             assert row["check"] not in self.checks or row["check"] in ("mounts", "settings")
-            # A fault says what mends it.
+            # A fault says what fixes it.
             assert row["fix"] or row["mark"] != "fault", row
             # Of several the first, and a fault before all.
             if row["check"] not in self.checks or row["mark"] == "fault":

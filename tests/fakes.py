@@ -16,7 +16,7 @@ from artifactfs.errors import NotFound
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
 MINUTE_NS = 60 * 10**9
-# What the index says of files unless told otherwise, as sent and as read.
+# What the index says of files by default, as sent and as read.
 CREATED_AT = "2026-05-16T08:30:00Z"
 CREATED_NS = NOW_NS - 30 * MINUTE_NS
 
@@ -36,7 +36,7 @@ class TurnedClock:
 
 
 def run(run_id: int = 1, status: str = "running", **told: object) -> Run:
-    """Return a run of project 10, created an hour before NOW_NS unless told otherwise."""
+    """Return a run of project 10, created an hour before NOW_NS by default."""
     values: dict[str, object] = {"project_id": "10", "created_ns": NOW_NS - 60 * MINUTE_NS, "updated_ns": NOW_NS}
     return Run(run_id=run_id, status=status, **(values | told))  # type: ignore[arg-type]  # the fields' own types
 

@@ -54,7 +54,7 @@ def shell(tmp_path: Path, lab: Lab) -> Iterator[Shell]:
 
 @pytest.fixture
 def open_shell(lab: Lab) -> Iterator[Shell]:
-    """Where root types `artifactfs`, in a directory that everybody can enter: what is closed is closed by us."""
+    """Where root types `artifactfs`, in a directory that every user can enter: what is closed is closed by us."""
     directory = tempfile.mkdtemp(prefix="artifactfs-root-")
     os.chmod(directory, 0o755)
     shell = Shell(directory, lab)
@@ -112,7 +112,7 @@ def user() -> Iterator[User]:
     """An ordinary user: another one where the tests run as root, else who runs them.
 
     The interpreter and the package may lie where only root can read (/root is 0700), so they are bound to a place
-    where anybody can. /dev/fuse is opened to all, as udev does everywhere, and stays so: another run of these
+    where every user can. /dev/fuse is opened to all, as udev does everywhere, and stays so: another run of these
     tests may be under way.
     """
     if os.geteuid() != 0:

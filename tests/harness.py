@@ -144,7 +144,7 @@ class Shell:
         return mounted
 
     def expected_mount(self, name: str = "mnt") -> "Mount":
-        """Return a mount that something else is about to make; it is ended and looked after like any."""
+        """Return a mount that something else is about to make; it is ended and supervised like any."""
         point = self.directory_for_mount(name)
         known = next((mount for mount in self.mounts if mount.point == point), None)
         if known is None:
@@ -257,7 +257,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Seen:
-    """What `lstat` told of a name."""
+    """What `lstat` reported of a name."""
 
     is_dir: bool
     size: int

@@ -58,7 +58,7 @@ class HostileServer:
         prefix: str | None = None,
         files: dict[str, bytes] | None = None,
     ) -> int:
-        """Make a run that nobody knows, in a project of its own, with these answers. Returns its id."""
+        """Make a run that nothing else uses, in a project of its own, with these answers. Returns its id."""
         run_id = self._next_run
         self._next_run += 1
         self._planted[run_id] = Planted(
@@ -77,7 +77,7 @@ class HostileServer:
         return self._planted[run_id]
 
     def heal(self, run_id: int) -> None:
-        """Take away what is planted for a run, but for its names."""
+        """Take away what is planted for a run, except for its names."""
         planted = self._planted[run_id]
         planted.run = planted.listing = planted.index = planted.content = None
 

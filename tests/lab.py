@@ -87,11 +87,11 @@ class Lab:
         self._ask("POST", "files", {"run": run_id, **changes})
 
     def change_run(self, run_id: int, **changes: object) -> None:
-        """Change what is told of a run: set, unset, delete."""
+        """Change the attributes of a run: set, unset, delete."""
         self._ask("POST", "runs", {"run": run_id, **changes})
 
     def change_project(self, project_id: int, **changes: object) -> None:
-        """Change what is told of a project, making it if there is none: set, delete."""
+        """Change the attributes of a project, making it if there is none: set, delete."""
         self._ask("POST", "projects", {"project": project_id, **changes})
 
     def crowd(self, first: int, *, runs: int, projects: int) -> None:
@@ -108,7 +108,7 @@ class Lab:
     ) -> int:
         """Make a run that no other test knows, with files of these sizes. Returns its id.
 
-        `project`: where, in place of the one of all such runs, whose index has too little to be of use to anybody.
+        `project`: where, in place of the one of all such runs, whose index has too little to be of use.
         """
         run_id = self._next_run
         self._next_run += 1

@@ -11,7 +11,7 @@ long as the file $TEST_THREADS, if it is named, says `none`.
 `stuck-disk`: what is written to the cache gets stuck before its first byte as long as the file $TEST_DISK says `empty`,
 and when all of it but its name is written as long as that says `full`.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
-not resolve, with `stalls` nobody ever says.
+not resolve, with `stalls` never.
 """
 
 import functools
@@ -42,7 +42,7 @@ class Planted(RuntimeError):
 
 
 def lookup_raises() -> None:
-    """Let the tree fail with an exception that nobody expects."""
+    """Let the tree fail with an exception that no code expects."""
     lookup, contents = Tree.lookup, Tree.contents
 
     @functools.wraps(lookup)
@@ -58,7 +58,7 @@ def lookup_raises() -> None:
         return await contents(self, node)
 
     def not_at_hand(*_: object) -> None:
-        """What is at hand would not come by the two above."""
+        """What is cached would not come by the two above."""
 
     Tree.lookup = failing_lookup  # type: ignore[method-assign]
     Tree.contents = failing_contents  # type: ignore[method-assign]

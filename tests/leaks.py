@@ -97,7 +97,7 @@ class Watched:
         kept: dict[str, bytes] = {}
         for pid in filter(str.isdecimal, os.listdir("/proc")):
             for name in ("cmdline", "environ"):
-                # Gone, or somebody else's.
+                # Gone, or another user's.
                 with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
                     kept[f"/proc/{pid}/{name}"] = file.read()
         return kept

@@ -1,8 +1,8 @@
-"""Texts that a terminal would obey, that turn the direction of writing, or that nobody sees; and how to find them."""
+"""Texts that a terminal would obey, that turn the direction of writing, or that no user sees; and how to find them."""
 
 import unicodedata
 
-# By what each is; each is a legal name of a file but for NUL and "/".
+# By what each is; each is a legal name of a file except for NUL and "/".
 NASTY = {
     "escape": "esc\x1b[31m\x1b]0;x\x07",
     "every C0": "".join(map(chr, range(1, 32))),
@@ -24,7 +24,7 @@ _UNSEEN = "\u115f\u1160\u3164\uffa0\u034f\u2800\u17b4\u17b5\u180b\u180c\u180d\u1
 
 
 def obeyed(text: str) -> set[str]:
-    """Return the characters of a text that no terminal should get, but for the newline."""
+    """Return the characters of a text that no terminal should get, except for the newline."""
     bad = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     selectors = (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
     return {

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.harness import Mount
 
 
@@ -27,3 +29,15 @@ def info(mounted: Mount, *parts: object) -> dict[str, Any]:
     """Return what `artifactfs info --json` says of a path of the mount."""
     told: dict[str, Any] = json.loads(mounted.shell.cli("info", "--json", mounted.path(*parts)).ok().text)
     return told
+
+
+def metrics(mounted: Mount) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return every sample of `metrics`, as Prometheus' own parser reads it; each is there once."""
+    samples = [
+        ((sample.name, tuple(sorted(sample.labels.items()))), sample.value)
+        for family in text_string_to_metric_families(report(mounted, "metrics"))
+        for sample in family.samples
+    ]
+    found = dict(samples)
+    assert len(found) == len(samples)
+    return found

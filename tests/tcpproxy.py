@@ -1,4 +1,4 @@
-"""A wire between a mount and a lab that a test can cut: in order, with RST, or so that nobody hears of it.
+"""A wire between a mount and a lab that a test can cut: in order, with RST, or silently.
 
 A connection that was forgotten is what a laptop has in the morning: both ends are open, and nothing goes through.
 """

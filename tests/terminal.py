@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from tests.nasty import obeyed
 from tests.processes import LIMIT_S
 
-# What rich writes by itself: colours, moves of the cursor, what it erases, and the cursor that is hidden.
-_OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[[0-9]*[AKG]|\x1b\[\?25[lh]|\r")
+# What click writes by itself: colours, a cleared screen, and the hidden cursor of a progress bar.
+_OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[2J\x1b\[1;1H|\x1b\[\?25[lh]|\r")
 
 
 class Terminal:
@@ -63,7 +63,7 @@ def terminal(*command: str, env: Mapping[str, str]) -> Iterator[Terminal]:
         # A newline stays one: none but the program's own carriage returns are in what it writes.
         settings[1] &= ~termios.OPOST
         termios.tcsetattr(its, termios.TCSANOW, settings)
-        # rich asks for the width, and folds lines at it.
+        # `status --watch` prints as many lines as fit.
         more = {"TERM": "xterm-256color", "COLUMNS": "4000", "LINES": "100"}
         process = subprocess.Popen(
             list(command),
@@ -85,7 +85,7 @@ def terminal(*command: str, env: Mapping[str, str]) -> Iterator[Terminal]:
 
 
 def check_safe(text: str) -> str:
-    """Check that there is nothing in a text that a terminal would obey, but for rich's own; returns it without that."""
+    """Check that there is nothing in a text that a terminal would obey, except click's own; returns it without that."""
     plain = _OWN.sub("", text)
     assert obeyed(plain) == set(), ascii(plain)
     return plain

@@ -44,13 +44,13 @@ class TlsProxy:
         self._sockets: list[socket.socket] = []
 
     def present(self, cert: str, key: str) -> None:
-        """Show this certificate to whoever connects from now on."""
+        """Show this certificate to a client that connects from now on."""
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(cert, key)
         self._context.sni_callback = lambda _socket, name, _context: self.names.append(name)
 
     def drop(self) -> None:
-        """End all connections: whoever wants to go on has to come again."""
+        """End all connections: a caller that wants to go on has to come again."""
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""The commands and their options. Prints, exits, decides nothing.
+"""The commands and their options: prints and exits, decides nothing.
 
-`main` is the console script; a module for each family of commands. Imports little at the top: `mount` forks before
-trio, httpx and their threads exist, so those come in with the functions that need them, in the child.
+`main` is the console script; each family of commands has a module. Imports little at the top: `mount` forks before
+trio, httpx and their threads exist, so functions import them in the child.
 """
 
 import codecs
@@ -23,7 +23,7 @@ _EXACT_OR_ESCAPED = "artifactfs"
 
 
 def main() -> None:
-    """Run the command line. One line on stderr and an exit code of its own for whatever goes wrong."""
+    """Run the command line. Each failure has one line on stderr, and an exit code."""
     begin()
     guard_standard_output()
     sys.exit(_run())
@@ -34,32 +34,37 @@ def _run() -> int:
         cli.main(prog_name="artifactfs", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-        code = int(ExitCode.OK)
-    except UserError as error:
-        output.complain(str(error))
-        code = int(error.code)
     except click.exceptions.NoArgsIsHelpError as error:
         output.tell(*error.format_message().split("\n"))
-        code = int(ExitCode.USAGE)
-    except click.ClickException as error:
-        message = error.format_message().rstrip(".")
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "artifactfs"
-        output.complain(f"{message}; see `{command} --help`")
-        code = int(ExitCode.USAGE)
+        return int(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        # At once: threads of ours may be waiting in a read, and have nothing to clean up.
+        # At once: our threads may be waiting in a read, and have nothing to clean up.
         os._exit(130)
     except Exception as error:
-        # First what there is wherever a relative path was to be made a whole one.
+        return int(report(error))
+    return int(ExitCode.OK)
+
+
+def report(error: Exception, program: str = "artifactfs") -> ExitCode:
+    """Print the cause of an error, in one line; returns its exit code."""
+    if isinstance(error, click.ClickException):
+        # The choices of a missing argument are on lines of their own.
+        fact = error.format_message().replace("\n\t", " ").rstrip(".")
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "artifactfs"
+        known: UserError | None = UserError(ExitCode.USAGE, fact, f"see `{command} --help`")
+    elif isinstance(error, UserError):
+        known = error
+    else:
+        # A deleted working directory explains any failure to make a relative path absolute.
         known = (mount_table.directory_gone() if isinstance(error, OSError) else None) or of_the_system(error)
-        said = str(known) if known else f"{type(error).__name__}: {error} (this is a bug, please report it)"
-        output.complain(said)
-        code = int(known.code if known else ExitCode.BUG)
-    return code
+    if known is None:
+        known = UserError(ExitCode.BUG, f"{type(error).__name__}: {error} (this is a bug, please report it)")
+    output.complain(str(known), program)
+    return known.code
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output that raises UserError where it cannot be written, so that it is known what was not written."""
+    """Standard output that raises UserError for a failed write."""
 
     def write(self, text: str) -> int:
         try:
@@ -75,16 +80,16 @@ class _Output(io.TextIOWrapper):
 
     def _given_up(self, error: OSError) -> UserError:
         if isinstance(error, BrokenPipeError):
-            # The reader has closed the pipe (`| head`): as quiet as other programs, with the code of SIGPIPE. click
-            # would exit with 1, which is a bug's code here.
+            # The reader has closed the pipe (`| head`): end silently, with the code of SIGPIPE. click would exit with
+            # 1, the code of a bug.
             os._exit(128 + signal.SIGPIPE)
-        # Or Python would try it again at its end, and say so in three lines.
+        # Otherwise Python writes again at its end, and prints three lines.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return UserError(ExitCode.NOT_WRITABLE, f"cannot write to standard output: {error.strerror}")
 
 
 class _Errors(io.TextIOWrapper):
-    """Standard error that never raises OSError: where it cannot be written, there is no place to say so."""
+    """Standard error that never raises OSError: there is no other place for the message."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
@@ -97,7 +102,7 @@ class _Errors(io.TextIOWrapper):
 
 
 def guard_standard_error() -> None:
-    """Have a command end with its own exit code where standard error is full, or closed at its other end."""
+    """Keep a command's exit code where standard error is full, or closed at its other end."""
     before = sys.stderr
     if isinstance(before, io.TextIOWrapper):
         encoding, errors = before.encoding, before.errors
@@ -110,9 +115,9 @@ def guard_standard_output() -> None:
     if isinstance(before, io.TextIOWrapper):
         encoding, by_line = before.encoding, before.line_buffering or before.write_through
         below = before.detach()
-        # Without a buffer (PYTHONUNBUFFERED) it would write half a line, and not say so.
+        # Without a buffer (PYTHONUNBUFFERED) a short write would lose half a line without an error.
         below = io.BufferedWriter(below) if isinstance(below, io.RawIOBase) else below
-        # A path that is no text is printed exactly, and a character that an old locale lacks must not end the command.
+        # A path that is not UTF-8 is printed exactly. A character that an old locale lacks must not end the command.
         codecs.register_error(_EXACT_OR_ESCAPED, _exact_or_escaped)
         sys.stdout = _Output(below, encoding, _EXACT_OR_ESCAPED, line_buffering=by_line)
 
@@ -126,20 +131,20 @@ def _exact_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def begin() -> None:
-    """Make this process independent of what its parent left it, and closed to others: before anything else."""
+    """Undo unusual settings of the parent process, and hide the secrets of this one. Call before anything else."""
     open_standard_descriptors()
     guard_standard_error()
-    heed_signals()
+    restore_signals()
     keep_own_files_usable()
     settings.hide()
 
 
-def heed_signals() -> None:
-    """Undo what a parent may have done to signals that are needed here.
+def restore_signals() -> None:
+    """Unblock all signals, and reset those that a parent may have ignored.
 
-    Blocked, or SIGTERM ignored, they would not end a mount. With SIGCHLD ignored the exit codes of children are lost:
-    those of fusermount3, of a command that prints a key, of the look whether a mount is dead. That SIGINT or SIGHUP is
-    ignored is the user's wish (`&` in a script, nohup), and stays.
+    A blocked signal, or an ignored SIGTERM, would not end a mount. An ignored SIGCHLD loses the exit codes of children:
+    fusermount3, commands that print keys, the check for a dead mount. An ignored SIGINT or SIGHUP is the user's wish
+    (`&` in a script, nohup), and stays.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGCHLD, signal.SIGTERM):
@@ -147,12 +152,12 @@ def heed_signals() -> None:
 
 
 def open_standard_descriptors() -> None:
-    """Where 0 to 2 are closed, open them on nothing: else the next pipe or socket becomes standard output."""
+    """Open closed descriptors of 0 to 2 on /dev/null: otherwise the next socket becomes standard output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Opens the lowest number that is free, which is this one. Without a /dev the root directory does.
+            # Opens the lowest free number, which is this one; the root directory where there is no /dev.
             try:
                 os.open(os.devnull, os.O_RDWR)
             except OSError:
@@ -160,7 +165,7 @@ def open_standard_descriptors() -> None:
 
 
 def keep_own_files_usable() -> None:
-    """Leave the owner's bits out of the umask: with 0777 we could not enter the directories that we make."""
+    """Clear the owner's bits of the umask: with 0777 we could not enter the directories that we make."""
     os.umask(os.umask(0o077) & 0o077)
 
 
@@ -187,4 +192,3 @@ for _command in (
     desktop.desktop,
 ):
     cli.add_command(_command)
-completion.teach(cli)

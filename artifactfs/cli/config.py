@@ -59,7 +59,7 @@ def _as_text(found: Explanation) -> list[str]:
 def _remark(shown: Shown) -> str:
     if shown.problem is not None:
         return f"{shown.source}: {shown.problem}"
-    return shown.source if shown.used else f"{shown.source} (not used: another key is stronger)"
+    return shown.source if shown.used else f"{shown.source} (not used: another key takes precedence)"
 
 
 def _for_programs(found: Explanation) -> dict[str, object]:

@@ -1,14 +1,14 @@
-"""`mount.artifactfs`: what mount(8), and so fstab and systemd's mount units, calls to mount one of us.
+"""`mount.artifactfs`: the helper that mount(8), and so fstab and systemd's mount units, calls.
 
     mount.artifactfs SPEC DIR [-sfnvw] [-N ns] [-t type] [-o opts]
 
-SPEC, fstab's first field, says what to mount: a profile of the config file, an API URL, or a Datadog site. Any other
-word is a label, unless there are profiles that it could be a slip for. It becomes the source in the mount table,
-because `mount -a` knows by source and place what is mounted already.
+SPEC, fstab's first field, is a profile of the config file, an API URL, or a Datadog site. Any other word is a label,
+unless there are profiles: then it may be a typing error. SPEC becomes the source in the mount table, because `mount -a`
+recognizes a mounted entry by source and mount point.
 
-What is hard is what mount(8) adds (util-linux 2.38, seen by a helper that prints its arguments): `rw` unless `ro` was
-given, `dev`, `suid` and `exec` beside `user`; `_netdev`, `nofail` and `user` reach us, `x-*`, `noauto`, `defaults` and
-`comment=` do not. And the time: at boot the machine waits for us, so waiting for the service has an end.
+Hard: mount(8) adds options (util-linux 2.38, seen with a helper that prints its arguments): `rw` without `ro`; `dev`,
+`suid` and `exec` with `user`. It passes on `_netdev`, `nofail` and `user`, but not `x-*`, `noauto`, `defaults` and
+`comment=`. And time: the boot waits for the helper, so the wait for the service is limited.
 """
 
 import dataclasses
@@ -20,27 +20,27 @@ from dataclasses import dataclass
 
 from artifactfs import __version__, cli, settings
 from artifactfs.cli import mounts, output
-from artifactfs.errors import ExitCode, UserError, of_the_system
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import checks
 from artifactfs.settings import SETTINGS
 
 _PROGRAM = "mount.artifactfs"
 _USAGE = "usage: mount.artifactfs SPEC DIR [-sfnvw] [-o OPTIONS]; `mount -t artifactfs SPEC DIR` calls it"
 
-# What mount(8) and fstab say to every file system, and what says nothing to one that is read-only.
+# Options of mount(8) and fstab for all file systems, and those without effect on a read-only one: ignored.
 _OF_MOUNT = frozenset(
     {"rw", "ro", "defaults", "dev", "nodev", "suid", "nosuid", "exec", "async", "sync", "dirsync", "silent", "loud"}
     | {"mand", "nomand", "iversion", "noiversion", "atime", "relatime", "norelatime", "strictatime", "nostrictatime"}
     | {"diratime", "lazytime", "nolazytime", "auto", "noauto", "user", "nouser", "users", "owner", "group", "comment"}
     | {"nonempty", "helper", "uhelper"}
 )
-# These go on: fstab's word for waiting, and options for the kernel.
-_OURS_TOO = frozenset({"nofail", "_netdev", "noexec", "noatime", "nodiratime", "config", "profile"})
+# Passed on to the settings: fstab's option for waiting, and options for the kernel.
+_PASSED_ON = frozenset({"nofail", "_netdev", "noexec", "noatime", "nodiratime", "config", "profile"})
 _LABELS = frozenset({"artifactfs", "none"})
 _SITE = re.compile(r"(?:.*\.)?(?:datadoghq\.(?:com|eu)|ddog-gov\.com)", re.IGNORECASE)
 
-# How long to wait for the service unless it is said: with one last call of `deadline` it is less than the 90 s after
-# which systemd kills a mount without a word of what it waited for (DefaultTimeoutStartSec).
+# The default wait for the service. With a last request of `deadline` it is shorter than the 90 s after which systemd
+# kills the helper without a message of the cause (DefaultTimeoutStartSec).
 _WAIT_MAX_S = 55.0
 
 # mount(8), "EXIT STATUS".
@@ -48,6 +48,7 @@ _OK, _USAGE_ERROR, _SYSTEM_ERROR, _BUG, _INTERRUPTED, _FAILED = 0, 1, 2, 4, 8, 3
 _EXIT_CODES = {
     ExitCode.USAGE: _USAGE_ERROR,
     ExitCode.BUG: _BUG,
+    ExitCode.SYSTEM_FAILED: _SYSTEM_ERROR,
     ExitCode.NO_FUSE_DEVICE: _SYSTEM_ERROR,
     ExitCode.NO_FUSERMOUNT: _SYSTEM_ERROR,
 }
@@ -55,7 +56,7 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What mount(8) asks for. `options`: those of `-o` that mean something to us, each as it was written."""
+    """The request of mount(8). `options`: those of `-o` for the settings, each as it was written."""
 
     spec: str
     point: str
@@ -69,21 +70,15 @@ class Request:
 
 
 def main() -> None:
-    """Run the helper. One line on stderr and mount(8)'s exit code for whatever goes wrong."""
+    """Run the helper. Each failure has one line on stderr, and an exit code of mount(8)."""
     cli.begin()
+    code = _OK
     try:
         _run(sys.argv[1:])
-        code = _OK
-    except UserError as error:
-        output.complain(str(error), _PROGRAM)
-        code = _EXIT_CODES.get(error.code, _FAILED)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:
-        known = of_the_system(error)
-        said = str(known) if known else f"{type(error).__name__}: {error} (this is a bug, please report it)"
-        output.complain(said, _PROGRAM)
-        code = _SYSTEM_ERROR if known else _BUG
+        code = _EXIT_CODES.get(cli.report(error, _PROGRAM), _FAILED)
     sys.exit(code)
 
 
@@ -96,7 +91,7 @@ def _run(arguments: Sequence[str]) -> None:
         return
     request = parse(arguments)
     options = ",".join(request.options)
-    known = settings.find_profiles(None, options=options) if request.names().isdisjoint(_SAYS_WHERE) else ()
+    known = settings.find_profiles(None, options=options) if request.names().isdisjoint(_REPLACE_SPEC) else ()
     meant = meaning(request, known)
     source = {} if "fsname" in request.names() else {"fsname": request.spec}
     loaded = settings.load(
@@ -108,11 +103,9 @@ def _run(arguments: Sequence[str]) -> None:
         loaded = dataclasses.replace(loaded, wait_max=_WAIT_MAX_S)
     if loaded.origin_is_default and request.spec not in _LABELS and loaded.profile is None:
         # The name may mean a profile of a missing config file: the keys would then go to another host.
-        output.warn(
-            f"{request.spec} is taken as a label, since there are no profiles in {loaded.config_file}; "
-            f"{loaded.site} is asked: say so with site={loaded.site}, or give another site=, or config=FILE",
-            _PROGRAM,
-        )
+        fact = f"{request.spec} is taken as a label, since there are no profiles in {loaded.config_file}"
+        fix = f"{loaded.site} is asked: confirm with site={loaded.site}, or give another site=, or config=FILE"
+        output.warn(str(Notice(fact, fix)), _PROGRAM)
     if request.verbose:
         what = next((f"the {name.replace('_', ' ')} {text}" for name, text in meant.items()), "a label")
         output.say(f"{_PROGRAM}: {request.spec} is {what}; mounting {loaded.origin}")
@@ -128,45 +121,43 @@ def parse(arguments: Sequence[str]) -> Request:
     try:
         flags, words = getopt.gnu_getopt(list(arguments), "sfnvwrN:t:o:")
     except getopt.GetoptError as error:
-        raise UserError(ExitCode.USAGE, f"{error.msg}; {_USAGE}") from None
+        raise UserError(ExitCode.USAGE, error.msg, _USAGE) from None
     if len(words) != 2 or not all(words):
         raise UserError(ExitCode.USAGE, _USAGE)
     given = {flag for flag, _ in flags}
     if "-N" in given:
-        # Python would look for the rest of itself in there.
-        raise UserError(ExitCode.USAGE, "-N: no mount into another namespace; enter it first: `nsenter --mount=NS …`")
-    texts = [text for flag, text in flags if flag == "-o"]
-    return Request(
-        words[0], words[1], tuple(_heeded(texts, sloppy="-s" in given)), fake="-f" in given, verbose="-v" in given
-    )
+        # Python would import the rest of itself from there.
+        fact = "-N: no mount into another namespace"
+        raise UserError(ExitCode.USAGE, fact, "enter it first: `nsenter --mount=NS …`")
+    options = _for_settings([text for flag, text in flags if flag == "-o"], sloppy="-s" in given)
+    return Request(words[0], words[1], tuple(options), fake="-f" in given, verbose="-v" in given)
 
 
-def _heeded(texts: Sequence[str], *, sloppy: bool) -> list[str]:
-    """Return the options that mean something to us; unknown ones too, to be refused, unless `sloppy`."""
-    settable = {row.name for row in SETTINGS if row.flag} | _OURS_TOO
-    heeded = []
+def _for_settings(texts: Sequence[str], *, sloppy: bool) -> list[str]:
+    """Return the options for the settings; also unknown ones, which the settings refuse, unless `sloppy`."""
+    settable = {row.name for row in SETTINGS if row.flag} | _PASSED_ON
+    found = []
     # A comma behind a backslash belongs to a value.
     for option in re.findall(r"(?:\\.|[^,\\]|\\$)+", ",".join(texts)):
         name = option.partition("=")[0]
         if name == "remount":
-            raise UserError(
-                ExitCode.USAGE, "-o remount: a mount cannot be changed: `artifactfs umount` it, and mount it again"
-            )
+            fix = "`artifactfs umount` it, and mount it again"
+            raise UserError(ExitCode.USAGE, "-o remount: a mount cannot be changed", fix)
         known = name.replace("-", "_") in settable
         if name in _OF_MOUNT or name.lower().startswith("x-") or (sloppy and not known):
             continue
-        heeded.append(option)
-    return heeded
+        found.append(option)
+    return found
 
 
 # Each of these options replaces SPEC.
-_SAYS_WHERE = frozenset({"profile", "site", "api_url"})
+_REPLACE_SPEC = frozenset({"profile", "site", "api_url"})
 
 
 def meaning(request: Request, profiles: Collection[str]) -> Mapping[str, str]:
-    """Return the setting that SPEC stands for; none where it is a label. Raises UserError for a slip."""
+    """Return the setting that SPEC stands for; none where it is a label. Raises UserError for a typing error."""
     spec = request.spec
-    if request.names() & _SAYS_WHERE:
+    if request.names() & _REPLACE_SPEC:
         return {}
     if re.match(r"https?://", spec, re.IGNORECASE):
         return {"api_url": spec}
@@ -176,9 +167,8 @@ def meaning(request: Request, profiles: Collection[str]) -> Mapping[str, str]:
         return {"site": spec}
     if spec in _LABELS or not profiles:
         return {}
-    raise UserError(
-        ExitCode.USAGE, f"there is no profile {spec!r}; {settings.hint(spec, profiles)} (`none` is for the default)"
-    )
+    fix = f"{settings.hint(spec, profiles)} (`none` is for the default)"
+    raise UserError(ExitCode.USAGE, f"there is no profile {spec!r}", fix)
 
 
 if __name__ == "__main__":

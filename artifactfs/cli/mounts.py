@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import click
 
 from artifactfs import settings
 from artifactfs.cli import output
+from artifactfs.cli.completion import DIRECTORY, LIVE_MOUNT
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import LogDestination
@@ -25,11 +26,11 @@ _OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "
 
 
 @click.command()
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=DIRECTORY)
 @setting_options
-@click.option("-f", "--foreground", is_flag=True, help="Stay in front, log to stderr, end with Ctrl-C.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, log to stderr, end with Ctrl-C.")
 def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
-    """Mount at MOUNTPOINT; returns when the mount answers.
+    """Mount at MOUNTPOINT; returns when the mount is ready.
 
     The keys come from DD_API_KEY and DD_APP_KEY (or DD_BEARER_TOKEN), key files, or the config file.
     """
@@ -43,15 +44,17 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 
 
 @click.command()
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=LIVE_MOUNT)
 def umount(mountpoint: str) -> None:
-    """End the mount at MOUNTPOINT, lazily where files are open, and wait until its process is gone."""
+    """End the mount at MOUNTPOINT, lazily where files are open, and wait for the end of its process."""
     unmount.end(mountpoint)
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [any free one]")
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Port on 127.0.0.1."
+)
 def serve(directory: str, port: int) -> None:
     """Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints.
 
@@ -62,12 +65,10 @@ def serve(directory: str, port: int) -> None:
     from artifactfs.emulator.disk import Disk
     from artifactfs.emulator.serve import Options, ServeError, serve_forever
 
-    # It is read live, so a run may still come.
-    nothing = False
+    # A warning only: the directory is read live, so a run may appear later.
     with contextlib.suppress(OSError):
-        nothing = os.path.isdir(directory) and not Disk(directory).runs()
-    if nothing:
-        output.warn(f"no subdirectory of {directory} is a run's number: nothing is served")
+        if os.path.isdir(directory) and not Disk(directory).runs():
+            output.warn(f"no subdirectory of {directory} is a run's number: nothing is served")
     try:
         serve_forever(Options(directory=directory, port=port), announce=lambda told: output.data(told, indent=None))
     except ServeError as problem:
@@ -75,71 +76,76 @@ def serve(directory: str, port: int) -> None:
 
 
 @click.command()
-@click.argument("mountpoint", default="demo-mount")
+@click.argument("mountpoint", default="demo-mount", type=DIRECTORY)
 @partial(setting_options, without=_OF_THE_SERVICE)
 @click.option("--background", is_flag=True, help="Go to the background; end it with `artifactfs umount`.")
 def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, background: bool, **flags: Any) -> None:
     """Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network.
 
-    Stays in front until Ctrl-C, or goes to the background.
+    Stays in the foreground until Ctrl-C, or goes to the background.
     """
     _need_emulator()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
     point = checks.place(mountpoint)
-    made = mount_table.mounted_at(point) is None and not os.path.lexists(point)
+    with _directory_at(point) as created:
+
+        def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+            try:
+                return _serve_sample(chosen, at, target, parent)
+            finally:
+                if created:
+                    _remove_if_empty(at)
+
+        if not background:
+            # `start` checks again; the line about the sample must not come before an error.
+            checks.fuse(loaded)
+            checks.mountpoint(point)
+            output.tell(f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`; Ctrl-C ends it")
+        start(point, loaded, not background, serve_sample)
+
+
+@contextlib.contextmanager
+def _directory_at(point: str) -> Iterator[bool]:
+    """Create a missing mount point; yields whether it was missing. Removes it after an error."""
+    missing = mount_table.mounted_at(point) is None and not os.path.lexists(point)
     try:
-        if made:
+        if missing:
             os.makedirs(point)
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
-
-    def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
-        from artifactfs.mount import demo_server
-
-        try:
-            with demo_server.emulator() as lab:
-                with_keys = dataclasses.replace(
-                    chosen,
-                    api_url=lab.url,
-                    origin=lab.url.partition("://")[2],
-                    api_key=Secret(lab.api_key),
-                    app_key=Secret(lab.app_key),
-                    access_token=None,
-                    # Whatever the config file says: these are the sample's, and do not change.
-                    keys=KeySource(),
-                    account=None,
-                )
-                return _serve(with_keys, at, target, parent)
-        finally:
-            if made:
-                # A directory that is no longer empty stays.
-                _remove_if_empty(at)
-
-    if not background:
-        try:
-            # Before it is said where the sample is; `start` asks again.
-            checks.fuse(loaded)
-            checks.mountpoint(point)
-        except UserError:
-            if made:
-                _remove_if_empty(point)
-            raise
-        output.tell(f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`; Ctrl-C ends it")
     try:
-        start(point, loaded, not background, serve_sample)
+        yield missing
     except UserError:
-        if made:
+        if missing:
             _remove_if_empty(point)
         raise
 
 
+def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.Parent | None) -> int:
+    from artifactfs.mount import demo_server
+
+    with demo_server.emulator() as lab:
+        with_keys = dataclasses.replace(
+            chosen,
+            api_url=lab.url,
+            origin=lab.url.partition("://")[2],
+            api_key=Secret(lab.api_key),
+            app_key=Secret(lab.app_key),
+            access_token=None,
+            # Not those of the config file: the sample's keys do not change.
+            keys=KeySource(),
+            account=None,
+        )
+        return _serve(with_keys, at, target, parent)
+
+
 def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.Parent | None) -> int:
     """Serve a mount until its end; in the foreground where no parent waits for it."""
-    # Only now, after the fork: this brings in trio, httpx and pyfuse3.
+    # After the fork: this imports trio, httpx and pyfuse3.
     from artifactfs.mount import session
     from artifactfs.mount.sd_notify import Notifier
 
-    # In the background it is not ours: systemd heeds only the process that it has started.
+    # Not in the background: systemd accepts notifications only from the process that it has started.
     address = settings.take_notify_socket()
     notify = Notifier(address if parent is None else None)
     return session.run(loaded, point, target=target, parent=parent, notify=notify)
@@ -152,15 +158,15 @@ def start(
     serving: Callable[[Settings, str, LogDestination, daemon.Parent | None], int] = _serve,
     program: str = "artifactfs",
 ) -> None:
-    """Check what must hold, and mount; in the background, return when the mount answers."""
+    """Make the checks, and mount; in the background, return when the mount is ready."""
     settings.drop_keys()
-    # Nothing that a mount makes (log, register, cache, and the directories above them) is for other users.
+    # The files and directories of a mount (log, register, cache) are private.
     os.umask(0o077)
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
-    for sentence in (*map(str, loaded.warnings), *([warning] if warning else [])):
-        output.warn(sentence, program)
+    for notice in (*loaded.warnings, *([warning] if warning else [])):
+        output.warn(str(notice), program)
     target = settings.log_target(loaded, point, foreground=foreground)
     if target.file is not None:
         checks.log_file(target.file, point)
@@ -176,14 +182,11 @@ def start(
 def _need_emulator() -> None:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            ExitCode.MISSING_EXTRA, f"the emulator needs {' and '.join(missing)}: run `pip install 'artifactfs[demo]'`"
-        )
+        command = "pip install 'artifactfs[demo]'"
+        raise UserError(ExitCode.MISSING_EXTRA, f"the emulator needs {' and '.join(missing)}", command=command)
 
 
 def _remove_if_empty(directory: str) -> None:
-    try:
+    # A directory that is still mounted, or has files, stays.
+    with contextlib.suppress(OSError):
         os.rmdir(directory)
-    except OSError:
-        # Still mounted, or in use: it stays, as any directory of the user's would.
-        return

@@ -1,26 +1,44 @@
 """The way to the terminal: all that commands print goes through here, and nothing else in the package prints (a test).
 
-Text of others (the service, file names, arguments, the mount table) is in nearly every line, so a line is escaped where
-it leaves, and not where it is put together (docs/semantics.md 6.5). A newline is no part of a line: who has several
-lines gives several. What programs read is exact: JSON, which is ASCII, and what `exact` prints.
+Nearly every line holds foreign text (of the service, file names, arguments, the mount table), so a line is escaped when
+it is printed, and not when it is composed (docs/semantics.md 6.5). A newline is no part of a line. Output for programs
+is exact: JSON, which is ASCII, and what `exact` prints.
 """
 
+import contextlib
 import json
+import shutil
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TextIO
 
+import click
+
+from artifactfs import settings
 from artifactfs.util.escaping import one_line
+from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.segment import Segment
+    from click._termui_impl import ProgressBar
 
 
 def say(*lines: str) -> None:
     """Print lines on standard output, each as one line."""
-    _write(sys.stdout, "\n".join(shown(line) for line in lines))
+    _write(sys.stdout, "\n".join(map(shown, lines)))
+
+
+def say_marked(mark: str, color: str, text: str) -> None:
+    """Print a line after a mark, which has a color on a terminal."""
+    mark = click.style(mark, fg=color) if is_terminal() and settings.wants_color() else mark
+    _write(sys.stdout, f"{mark} {shown(text)}")
+
+
+def redraw(*lines: str) -> None:
+    """Replace the screen of a terminal by lines, as many as fit."""
+    click.clear()
+    say(*lines[: shutil.get_terminal_size().lines - 1])
 
 
 def tell(*lines: str) -> None:
@@ -29,7 +47,7 @@ def tell(*lines: str) -> None:
 
 
 def complain(sentence: str, program: str = "artifactfs") -> None:
-    """Print what is wrong on standard error, as one line."""
+    """Print an error on standard error, as one line."""
     tell(f"{program}: {sentence}")
 
 
@@ -39,25 +57,23 @@ def warn(sentence: str, program: str = "artifactfs") -> None:
 
 
 def data(value: object, indent: int | None = 2) -> None:
-    """Print JSON: in ASCII, so that a terminal obeys none of it and programs get each text as it was."""
+    """Print JSON in ASCII: programs get each text exactly, and a terminal obeys none of it."""
     exact(json.dumps(value, indent=indent))
 
 
 def exact(text: str) -> None:
-    """Print what programs read, as it is. On a terminal, where none reads it, its lines are escaped."""
-    stdout = sys.stdout
-    lines = text.split("\n") if stdout is not None and stdout.isatty() else []
-    _write(stdout, "\n".join(map(shown, lines)) if lines else text)
+    """Print text for programs, as it is. On a terminal, where no program reads it, its lines are escaped."""
+    _write(sys.stdout, "\n".join(map(shown, text.split("\n"))) if is_terminal() else text)
 
 
 def shown(text: str) -> str:
-    """Return a text as `say` prints it: escaped, and so what standard output has no character for."""
+    """Return a text as `say` prints it: escaped, also characters that standard output does not have."""
     encoding = _encoding()
     return one_line(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def can_show(text: str) -> bool:
-    """Tell whether standard output has all characters of a text."""
+    """Return whether standard output has all characters of a text."""
     try:
         text.encode(_encoding())
     except UnicodeEncodeError:
@@ -65,23 +81,33 @@ def can_show(text: str) -> bool:
     return True
 
 
-def console(*, err: bool = False) -> "Console":
-    """Return a rich console on standard output, or standard error: escapes what is in it, and reads no markup."""
-    from rich.console import Console
-    from rich.segment import Segment
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
-    class OurConsole(Console):
-        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
-            for segment in super().render(renderable, options):
-                # Of the sequences in a line only rich's own are left.
-                text = segment.text if segment.control else "\n".join(map(one_line, segment.text.split("\n")))
-                yield Segment(text, segment.style, segment.control)
 
-        def on_broken_pipe(self) -> None:
-            # rich would exit with 1.
-            raise BrokenPipeError
+@contextlib.contextmanager
+def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error, if it is a terminal. Yields a thread-safe function that adds bytes."""
+    lock, done = threading.Lock(), 0
+    is_hidden = sys.stderr is None or not sys.stderr.isatty()
+    shown_bar: AbstractContextManager[ProgressBar[int]] = click.progressbar(
+        length=size_bytes,
+        label=label,
+        file=sys.stderr,
+        hidden=is_hidden,
+        item_show_func=lambda _item: f"{format_size(done)} of {format_size(size_bytes)}",
+        update_min_steps=max(1, size_bytes // 1000),
+    )
+    with shown_bar as bar:
 
-    return OurConsole(stderr=err, highlight=False, markup=False, emoji=False)
+        def advance(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                bar.update(count)
+
+        yield advance
 
 
 def _encoding() -> str:

@@ -1,18 +1,18 @@
-"""Status and info as text for a terminal: rows of a label and what it says. Pure functions.
+"""Status and info as text for a terminal: rows of a label and its text. Pure functions.
 
-Text of the server's is exact in rows, and escaped in lines.
+Rows hold the server's text exactly; `lines` escapes it, and leaves out rows without text.
 """
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, RunInfo
-from artifactfs.control.status_schema import OK, Section, Status
-from artifactfs.modellab.details import Metric, Pair
+from artifactfs.control.status_schema import OK, Section, Status, Streaming
+from artifactfs.modellab.details import Metric
 from artifactfs.util.escaping import one_line
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import format_size, format_span
 
-Row = tuple[str, str]
+Row = tuple[str, str | None]
 
 # Parameters, tags and metrics that are shown; --json has all.
 _MAX_ROWS = 200
@@ -26,219 +26,188 @@ _STATES = {
 }
 
 
+def lines(rows: Iterable[Row]) -> list[str]:
+    """Return rows as lines of two columns, escaped. A row with an empty text has a line, one with None has not."""
+    texts = [(one_line(label), one_line(text)) for label, text in rows if text is not None]
+    width = max((len(label) for label, _ in texts), default=0)
+    return [f"{label:<{width}}  {text}".rstrip() for label, text in texts]
+
+
 def health_line(status: Status) -> str:
-    """Return how a mount is, in a few words."""
-    said = _STATES.get(status.health.state, status.health.state)
-    return f"{said}, since {ago(status.health.since, status.at)}"
+    """Return the state of a mount in a few words."""
+    return f"{_state(status)}, since {ago(status.health.since, status.at)}"
+
+
+def _state(status: Status) -> str:
+    # A newer mount may have other states.
+    return _STATES.get(status.health.state, status.health.state)
 
 
 def summary(status: Status) -> str:
-    """Return a mount in a line: the numbers that change while it is watched."""
+    """Return the numbers of --watch in a line."""
     requests = sum(sum(outcomes.values()) for outcomes in status.requests["by_kind"].values())
     size_bytes = status.cache["size_bytes"]
     cached = "" if size_bytes is None else f", cache {format_size(size_bytes)}"
+    received = format_size(status.requests["received_bytes"])
     return (
-        f"{status.at}  {_STATES.get(status.health.state, status.health.state)}, {requests} requests, "
-        f"{format_size(status.requests['received_bytes'])} received{cached}, {status.failures} failures"
+        f"{status.at}  {_state(status)}, {requests} requests, {received} received{cached}, {status.failures} failures"
     )
 
 
-def status_rows(status: Status) -> list[Row]:
-    """Return all of a mount's status. Raises KeyError, TypeError or ValueError for sections of another version."""
-    rows = [("mount point", status.mountpoint), ("health", f"{health_line(status)}: {status.health.message}")]
-    rows += _given(("what to do", status.health.what_to_do))
-    rows += [
-        ("mounted", f"{ago(status.mounted_since, status.at)}, process {status.pid}, artifactfs {status.version}"),
-        ("site", (status.site or status.origin) + (f", profile {status.profile}" if status.profile else "")),
-        ("account", status.account or "not named"),
-    ]
-    rows += [
-        (f"requests: {kind}", ", ".join(f"{count:,} {_words(outcome)}" for outcome, count in outcomes.items()))
-        for kind, outcomes in status.requests["by_kind"].items()
-    ]
-    rows += [
-        (f"answers: {kind}", f"{times['sum_s'] / times['count'] * 1000:,.0f} ms on average")
-        for kind, times in status.requests["times"].items()
-        if times["count"]
-    ]
-    rows.append(("requests", _counters(status.requests)))
+def status_rows(status: Status) -> Iterator[Row]:
+    """Yield the whole status of a mount. Raises KeyError, TypeError or ValueError for sections of another version."""
+    yield "mount point", status.mountpoint
+    yield "health", f"{health_line(status)}: {status.health.message}"
+    yield "what to do", status.health.what_to_do or None
+    yield "mounted", f"{ago(status.mounted_since, status.at)}, process {status.pid}, artifactfs {status.version}"
+    yield "site", (status.site or status.origin) + (f", profile {status.profile}" if status.profile else "")
+    yield "account", status.account or "not named"
+    for kind, outcomes in status.requests["by_kind"].items():
+        yield f"requests: {kind}", ", ".join(f"{count:,} {_words(outcome)}" for outcome, count in outcomes.items())
+    for kind, times in status.requests["times"].items():
+        if times["count"]:
+            yield f"answers: {kind}", f"{times['sum_s'] / times['count'] * 1000:,.0f} ms on average"
+    yield "requests", _counters(status.requests)
     for limit in status.rate_limits:
         left = "nothing known" if limit.remaining is None else f"{limit.remaining:,.0f} of {limit.limit:,.0f} left"
         reset = "" if limit.reset_s is None else f", reset in {limit.reset_s:.0f} s"
         paused = f", paused for {limit.paused_s:.0f} s" if limit.paused_s else ""
-        rows.append((f"rate limit: {limit.name or 'unnamed'}", left + reset + paused))
-    rows += [("cache", _counters(status.cache) or "none"), ("reading", _counters(status.reading))]
+        yield f"rate limit: {limit.name or 'unnamed'}", left + reset + paused
+    yield "cache", _counters(status.cache) or "none"
+    yield "reading", _counters(status.reading)
     for body in status.streaming:
-        size = "unknown size" if body.size_bytes is None else format_size(body.size_bytes)
-        fits = "" if body.fits else "; fits neither cache nor memory: a read at an earlier offset restarts it"
-        rows.append(("streaming", f"{body.path}, {size}, {format_size(body.came_to)} so far{fits}"))
-    rows.append(("listings", _counters(status.listings)))
+        yield "streaming", _streaming(body)
+    yield "listings", _counters(status.listings)
     if (last := status.last_traversal) is not None:
         cost = ", ".join(f"{count:,} {kind}" for kind, count in sorted(last.requests.items())) or "none"
-        text = f"run {last.run_id}, {last.directories:,} directories in {last.seconds:.1f} s; requests: {cost}"
-        rows.append(("last traversal", text))
-    rows += [
-        (f"index: {index.project_id}", f"{index.state}, {index.files:,} files, {index.age_s:.0f} s old")
-        for index in status.indexes
-    ]
-    rows.append(("open", _counters(status.open)))
+        traversal = f"run {last.run_id}, {last.directories:,} directories in {last.seconds:.1f} s; requests: {cost}"
+        yield "last traversal", traversal
+    for index in status.indexes:
+        yield f"index: {index.project_id}", f"{index.state}, {index.files:,} files, {index.age_s:.0f} s old"
+    yield "open", _counters(status.open)
     if (failed := status.last_error) is not None:
         often = "" if failed.count == 1 else f", {failed.count:,} times since {ago(failed.first, status.at)}"
-        rows.append(("last error", f"{ago(failed.last, status.at)}: {failed.message}{often}"))
-        rows += _given(("what to do", failed.what_to_do))
-    return rows + _given(("log", status.log_file))
+        yield "last error", f"{ago(failed.last, status.at)}: {failed.message}{often}"
+        yield "what to do", failed.what_to_do or None
+    yield "log", status.log_file or None
+
+
+def _streaming(body: Streaming) -> str:
+    size = "unknown size" if body.size_bytes is None else format_size(body.size_bytes)
+    fits = "" if body.fits else "; fits neither cache nor memory: a read at an earlier offset restarts it"
+    return f"{body.path}, {size}, {format_size(body.came_to)} so far{fits}"
 
 
 def _counters(section: Section) -> str:
-    """Return the numbers of a section that are known, each after its key."""
-    return ", ".join(
-        _counter(key, value) for key, value in section.items() if value is not None and not isinstance(value, dict)
-    )
+    """Return the known numbers of a section, each after its key."""
+    known = [(key, value) for key, value in section.items() if value is not None and not isinstance(value, dict)]
+    return ", ".join(_counter(key, value) for key, value in known)
 
 
 def _counter(key: str, value: object) -> str:
-    name = _words(key)
+    name, _, unit = key.rpartition("_")
     if isinstance(value, bool):
-        return f"{name} {'yes' if value else 'no'}"
-    if not isinstance(value, int | float):
-        return f"{name} {value}"
-    if key.endswith("_bytes"):
-        return f"{_words(key.removesuffix('_bytes'))} {format_size(int(value))}"
-    return f"{_words(key.removesuffix('_s'))} {value:.1f} s" if key.endswith("_s") else f"{name} {value:,}"
+        text = "yes" if value else "no"
+    elif isinstance(value, int | float) and unit in ("bytes", "s"):
+        text = format_size(int(value)) if unit == "bytes" else f"{value:.1f} s"
+        key = name
+    else:
+        text = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"{_words(key)} {text}"
 
 
-# --- info -------------------------------------------------------------------------------------------------
-
-
-def info_rows(info: Info) -> list[Row]:
-    """Return what is known of a place."""
-    rows = [("path", info.path or "/")]
+def info_rows(info: Info) -> Iterator[Row]:
+    """Yield what is known of a path in a mount."""
+    yield "path", info.path or "/"
     if info.file is not None:
-        rows += _file_rows(info.file)
+        yield from _file_rows(info.file)
     if info.project is not None:
-        rows += _project_rows(info.project)
+        yield from _project_rows(info.project)
     if info.run is not None:
-        rows += _run_rows(info.run, whole=info.kind == "run")
+        yield from _run_rows(info.run, whole=info.kind == "run")
     if info.listing is not None:
-        rows.append(("listing", _listing(info.listing)))
+        yield "listing", _listing(info.listing)
     if info.app_url is not None and info.kind in ("run", "project"):
-        rows.append(("Datadog", f"{info.app_url} (the address of a single one is not documented)"))
-    if info.error:
-        rows.append(("not all", f"the service did not tell all: {info.error}"))
-    return rows
+        yield "Datadog", f"{info.app_url} (the address of a single one is not documented)"
+    yield "incomplete", f"the service did not tell all: {info.error}" if info.error else None
 
 
-def _file_rows(file: FileInfo) -> list[Row]:
-    size = "not known" if file.size_bytes is None else f"{format_size(file.size_bytes)} ({file.size_bytes:,} bytes)"
+def _file_rows(file: FileInfo) -> Iterator[Row]:
+    yield (
+        "size",
+        "not known" if file.size_bytes is None else f"{format_size(file.size_bytes)} ({file.size_bytes:,} bytes)",
+    )
+    yield "time", file.modified + ("" if file.created_at is None else f", created {file.created_at}")
+    yield "version", file.version
     cached = f"{format_size(file.cached_bytes)} on disk, {format_size(file.memory_bytes)} in memory"
-    if file.size_bytes:
-        cached += f" ({min(100, 100 * file.cached_bytes // file.size_bytes)}% on disk)"
-    opened = f", open {file.open_handles} times" if file.open_handles else ""
-    created = "" if file.created_at is None else f", created {file.created_at}"
-    return [
-        ("size", size),
-        ("time", f"{file.modified}{created}"),
-        ("version", file.version),
-        ("cached", cached + opened),
-    ]
+    share = f" ({min(100, 100 * file.cached_bytes // file.size_bytes)}% on disk)" if file.size_bytes else ""
+    yield "cached", cached + share + (f", open {file.open_handles} times" if file.open_handles else "")
 
 
-def _project_rows(project: ProjectInfo) -> list[Row]:
-    rows = [("name", (project.name or "").strip() or "(none)"), ("id", str(project.id))]
-    rows += _given(
-        ("description", project.description),
-        ("created", project.created_at),
-        ("updated", project.updated_at),
-        ("owner", project.owner_id),
-        ("link", link(project.external_url)),
-    )
-    return rows + _pairs("tag", project.tags)
+def _project_rows(project: ProjectInfo) -> Iterator[Row]:
+    yield "name", (project.name or "").strip() or "(none)"
+    yield "id", str(project.id)
+    yield "description", project.description or None
+    yield "created", project.created_at
+    yield "updated", project.updated_at
+    yield "owner", project.owner_id or None
+    yield "link", link(project.external_url)
+    yield from _limited("tag", [f"{tag.key} = {tag.value}" for tag in project.tags])
 
 
-def _run_rows(run: RunInfo, *, whole: bool) -> list[Row]:
-    project = f"{run.project.name} ({run.project.id})" if run.project.name else run.project.id
-    rows = [("run", f"{run.name.strip() or '(no name)'} ({run.id})"), ("status", run.status)]
-    rows.append(("project", project))
+def _run_rows(run: RunInfo, *, whole: bool) -> Iterator[Row]:
+    yield "run", f"{run.name.strip() or '(no name)'} ({run.id})"
+    yield "status", run.status
+    yield "project", f"{run.project.name} ({run.project.id})" if run.project.name else run.project.id
     if not whole:
-        return rows
-    rows += _given(
-        ("description", run.description),
-        ("created", run.created_at),
-        ("started", run.started_at),
-        ("updated", run.updated_at),
-        ("completed", run.completed_at),
-        ("duration", None if run.duration_s is None else span(run.duration_s)),
-        ("owner", run.owner_id),
-        ("link", link(run.external_url)),
-    )
-    rows += _pairs("parameter", run.params) + _pairs("tag", run.tags)
-    shown = [("metric", f"{metric.key} = {_metric(metric)}") for metric in run.metrics[:_MAX_ROWS]]
-    return rows + shown + _more("metrics", len(run.metrics))
+        return
+    yield "description", run.description or None
+    yield "created", run.created_at
+    yield "started", run.started_at
+    yield "updated", run.updated_at
+    yield "completed", run.completed_at
+    yield "duration", None if run.duration_s is None else format_span(run.duration_s)
+    yield "owner", run.owner_id or None
+    yield "link", link(run.external_url)
+    yield from _limited("parameter", [f"{param.key} = {param.value}" for param in run.params])
+    yield from _limited("tag", [f"{tag.key} = {tag.value}" for tag in run.tags])
+    yield from _limited("metric", [f"{metric.key} = {_metric(metric)}" for metric in run.metrics])
 
 
 def _metric(metric: Metric) -> str:
     values = (metric.latest, metric.min, metric.max)
-    shown = ["?" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values]
+    latest, low, high = ["?" if each is None else each if isinstance(each, str) else f"{each:g}" for each in values]
     steps = f", {metric.count:,} values" if metric.count is not None else ""
-    return f"{shown[0]} (from {shown[1]} to {shown[2]}{steps})"
+    return f"{latest} (from {low} to {high}{steps})"
 
 
-def _pairs(what: str, pairs: tuple[Pair, ...]) -> list[Row]:
-    rows = [(what, f"{pair.key} = {pair.value}") for pair in pairs[:_MAX_ROWS]]
-    return rows + _more(f"{what}s", len(pairs))
-
-
-def _more(what: str, count: int) -> list[Row]:
-    return [("", f"and {count - _MAX_ROWS:,} {what} more: see --json")] if count > _MAX_ROWS else []
-
-
-def _given(*rows: tuple[str, str | None]) -> list[Row]:
-    return [(label, text) for label, text in rows if text]
+def _limited(what: str, texts: list[str]) -> Iterator[Row]:
+    yield from ((what, text) for text in texts[:_MAX_ROWS])
+    if len(texts) > _MAX_ROWS:
+        yield "", f"and {len(texts) - _MAX_ROWS:,} {what}s more: see --json"
 
 
 def _listing(listing: Listed) -> str:
-    origin = "the directory's own" if listing.origin == "own" else "from the project's listing"
+    origin = "from the directory's own listing" if listing.origin == "own" else "from the project's listing"
     entries = "" if listing.entries is None else f"{listing.entries:,} entries, "
     fresh = (
-        f"fresh for {listing.fresh_for_s:.0f} s more" if listing.fresh_for_s > 0 else "old: asked for at the next look"
+        f"fresh for {listing.fresh_for_s:.0f} s more" if listing.fresh_for_s > 0 else "stale: the next access renews it"
     )
     return f"{entries}{listing.age_s:.0f} s old, {origin}, {fresh}"
 
 
 def link(url: str | None) -> str | None:
-    """Return an address of the server's if it is one that a browser would open, and nothing else."""
+    """Return an address of the server's if a browser would open it as a page; None for any other."""
     return url if url is not None and url.startswith(("https://", "http://")) and one_line(url) == url else None
 
 
-# --- words ------------------------------------------------------------------------------------------------
-
-
-def lines(rows: Iterable[Row]) -> list[str]:
-    """Return rows as lines of two columns, escaped."""
-    rows = [(one_line(label), one_line(text)) for label, text in rows]
-    width = max((len(label) for label, _ in rows), default=0)
-    return [f"{label:<{width}}  {text}".rstrip() for label, text in rows]
-
-
-def span(seconds: float) -> str:
-    """Return `12 s`, `5 min`, `3 h 20 min`, `2 d 4 h`."""
-    whole = int(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 2 * 3600:
-        return f"{whole // 60} min"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
 def ago(moment: str, now: str) -> str:
-    """Return a moment and how long ago it was; both RFC 3339."""
+    """Return a moment and its age; both are RFC 3339."""
     try:
         seconds = (datetime.datetime.fromisoformat(now) - datetime.datetime.fromisoformat(moment)).total_seconds()
     except (ValueError, TypeError):
         return moment
-    return f"{moment} ({span(max(0.0, seconds))} ago)"
+    return f"{moment} ({format_span(max(0.0, seconds))} ago)"
 
 
 def _words(key: str) -> str:

@@ -1,49 +1,42 @@
 """`artifactfs status`, `refresh` and `info`: the reports and commands of a mount. They need no keys and no network."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from artifactfs.cli import output
+from artifactfs.cli.completion import FILE, LIVE_MOUNT
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from artifactfs.control.status_schema import Status
-    from artifactfs.mount.control_client import Answer
 
-T = TypeVar("T")
-
-# Between two looks of --watch, in seconds.
-_INTERVAL_S = 2.0
-# Mounts that are asked at once; each takes a process.
+# Mounts that are queried at once; each takes a process.
 _AT_ONCE = 8
 
 
 @click.command()
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, type=LIVE_MOUNT)
 @click.option("--json", "as_json", is_flag=True, help="As JSON: an object, or an array of all mounts.")
-@click.option("--watch", "-w", is_flag=True, help="Go on until Ctrl-C; without a terminal a line each time.")
+@click.option("--watch", "-w", is_flag=True, help="Repeat until Ctrl-C; without a terminal, a line each time.")
 @click.option(
-    "--interval",
-    metavar="S",
-    type=click.FloatRange(0.1, 3600),
-    default=_INTERVAL_S,
-    help="Seconds between two looks.  [2]",
-)
+    "--interval", metavar="S", type=click.FloatRange(0.1, 3600), default=2, show_default=True,
+    help="Seconds between two reports of --watch.",
+)  # fmt: skip
 def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) -> None:
-    """Say how the mount at MOUNTPOINT is; without one, how each of your mounts is.
+    """Show the status of the mount at MOUNTPOINT, or of each of your mounts.
 
     Exits with 0 if all is well, with 23 if something is wrong, with 24 if the mount does not answer.
     """
     if mountpoint is None:
         if watch:
-            raise UserError(ExitCode.USAGE, "--watch needs a mount point: `artifactfs status` lists them")
+            raise UserError(ExitCode.USAGE, "--watch needs a mount point", "`artifactfs status` lists them")
         _all(as_json)
     elif watch:
         _watch(mountpoint, interval, as_json)
@@ -52,66 +45,62 @@ def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) 
 
 
 @click.command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 def refresh(paths: tuple[str, ...]) -> None:
     """Mark PATH, and everything below it, stale: the next access asks the service.
 
     PATH is a mount point, or a run, directory or file in a mount. Content that is still valid is kept.
     """
-    from artifactfs.mount import control_client
-
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = control_client.ask("refresh", path, within_s=control_client.ORDER_S, parent_too=True)
-            values = _parsed(answer)
+            _, values = _ask("refresh", path, parent_too=True)
         except UserError as error:
             failed.append(error)
             continue
         if not values.get("kernel_names_dropped", True):
             output.warn(f"{path}: the kernel may repeat old names for a while")
-    _tell_all(failed)
+    _raise_last(failed)
 
 
 @click.command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="As JSON; an array where several PATHs are given.")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
-    """Say what is known of a run, project, directory or file in a mount.
+    """Show the details of a run, project, directory or file in a mount.
 
     Of a run: name, status, project, times, parameters, tags, metrics; of a file: size, time, how much is cached.
     """
+    import msgspec
+
     from artifactfs.cli import render
     from artifactfs.control.place_info import Info
-    from artifactfs.mount import control_client
 
     whole: list[object] = []
-    shown: list[list[str]] = []
+    lines: list[str] = []
     failed: list[UserError] = []
     for path in paths:
         try:
-            answer = control_client.ask("info", path, within_s=control_client.ORDER_S)
-            values = _parsed(answer)
+            point, values = _ask("info", path)
             whole.append(values)
-            found = _decoded(values, Info, answer.point)
+            with _of_this_version(point):
+                found = msgspec.convert(values, Info)
         except UserError as error:
             failed.append(error)
             continue
-        shown.append(render.lines(render.info_rows(found)))
+        lines += ["", *render.lines(render.info_rows(found))]
         if found.error:
-            todo = f"; {found.what_to_do}" if found.what_to_do else ""
-            failed.append(
-                UserError(ExitCode.INCOMPLETE, f"{found.path}: the service did not tell all: {found.error}{todo}")
-            )
+            fact = f"{found.path}: the service did not tell all: {found.error}"
+            failed.append(UserError(ExitCode.INCOMPLETE, fact, found.what_to_do or ""))
     if as_json and (whole or len(paths) > 1):
         output.data(whole if len(paths) > 1 else whole[0])
-    elif shown and not as_json:
-        output.say(*[line for lines in shown for line in ("", *lines)][1:])
-    _tell_all(failed)
+    elif lines and not as_json:
+        output.say(*lines[1:])
+    _raise_last(failed)
 
 
-def _tell_all(failed: list[UserError]) -> None:
-    """Say of each path what is wrong with it: the others are not left out for one. Raises the last."""
+def _raise_last(failed: list[UserError]) -> None:
+    """Report the errors of all paths: one of them does not hide the others. Raises the last."""
     for error in failed[:-1]:
         output.complain(str(error))
     if failed:
@@ -120,23 +109,24 @@ def _tell_all(failed: list[UserError]) -> None:
 
 def _one(path: str, as_json: bool) -> None:
     from artifactfs.cli import render
-    from artifactfs.control.status_schema import OK, Status, json_text
+    from artifactfs.control.status_schema import OK, json_text
     from artifactfs.mount import control_client
 
     try:
-        answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
+        point, values = _ask("status.json", path)
     except UserError as error:
         if as_json and error.code == ExitCode.NO_ANSWER:
             output.exact(json_text(_no_status(control_client.point_of(path) or path, error)))
         raise
-    values = _parsed(answer)
     if as_json:
         output.exact(json_text(values))
-    found = _decoded(values, Status, answer.point)
-    if not as_json:
-        output.say(*_lines(found, answer.point))
+    with _of_this_version(point):
+        found = _decoded(values)
+        lines = [] if as_json else render.lines(render.status_rows(found))
+    if lines:
+        output.say(*lines)
     if found.health.state != OK:
-        raise UserError(ExitCode.UNHEALTHY, f"{answer.point}: {render.health_line(found)}; {found.health.what_to_do}")
+        raise UserError(ExitCode.UNHEALTHY, render.health_line(found), found.health.what_to_do, subject=point)
 
 
 def _all(as_json: bool) -> None:
@@ -147,7 +137,7 @@ def _all(as_json: bool) -> None:
     from artifactfs.mount import control_client
 
     mounts = control_client.my_mounts()
-    # At once: one that does not answer takes its time, and must not add to that of the next.
+    # At once: the time-out of a mount that does not answer must not delay the next.
     with ThreadPoolExecutor(max(1, min(len(mounts), _AT_ONCE))) as pool:
         looks = [look for look in pool.map(_look, [mount.point for mount in mounts]) if look is not None]
     if as_json:
@@ -155,7 +145,7 @@ def _all(as_json: bool) -> None:
     elif looks:
         output.say(*render.lines((look.point, look.line) for look in looks))
     else:
-        output.complain("you have no mounts: `artifactfs mount MOUNTPOINT` makes one")
+        output.complain("you have no mounts; `artifactfs mount MOUNTPOINT` makes one")
     wrong = [look.error for look in looks if look.error is not None]
     if wrong:
         raise max(wrong, key=lambda error: error.code)
@@ -163,7 +153,7 @@ def _all(as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one of many mounts said: as JSON's value, as a line, and what is wrong."""
+    """The status of one of several mounts: as values for JSON, as a line, and its error."""
 
     point: str
     values: object
@@ -172,33 +162,31 @@ class _Look:
 
 
 def _look(point: str) -> _Look | None:
-    """Return what a mount says; None for one that is another user's."""
+    """Return the status of a mount; None for one of another user."""
     from artifactfs.cli import render
-    from artifactfs.control.status_schema import OK, Status
+    from artifactfs.control.status_schema import OK
     from artifactfs.mount import control_client
 
     try:
-        answer = control_client.ask("status.json", point, within_s=control_client.REPORT_S)
-        values = _parsed(answer)
-        found = _decoded(values, Status, answer.point)
+        point, values = _ask("status.json", point)
+        with _of_this_version(point):
+            found = _decoded(values)
     except control_client.NotOurs:
         return None
     except UserError as error:
         values = _no_status(point, error)
         line = "dead: its process is gone" if values["health"]["state"] == "dead" else f"no answer: {error}"
         # A mount that has just ended is not an error.
-        gone = error.code == ExitCode.NOT_MOUNTED
-        return _Look(point, values, line, None if gone else error)
+        return _Look(point, values, line, None if error.code == ExitCode.NOT_MOUNTED else error)
     wrong = None
     if found.health.state != OK:
-        said = f"{point}: {found.health.message}; `artifactfs status {shell_word(point)}` says more"
-        wrong = UserError(ExitCode.UNHEALTHY, said)
-    line = f"{render.health_line(found)}; {found.site or found.origin}"
-    return _Look(point, values, line, wrong)
+        fix = f"`artifactfs status {shell_word(point)}` says more"
+        wrong = UserError(ExitCode.UNHEALTHY, found.health.message, fix, subject=point)
+    return _Look(point, values, f"{render.health_line(found)}; {found.site or found.origin}", wrong)
 
 
 def _no_status(point: str, error: UserError) -> dict[str, Any]:
-    """Return what stands in the place of status.json for a mount that does not answer."""
+    """Return the substitute for status.json of a mount that does not answer."""
     from artifactfs.mount import control_client
 
     dead = isinstance(error, control_client.NoAnswer) and error.dead
@@ -206,72 +194,55 @@ def _no_status(point: str, error: UserError) -> dict[str, Any]:
 
 
 def _watch(path: str, interval_s: float, as_json: bool) -> None:
-    """Look again and again, until Ctrl-C or the end of the mount."""
-    from rich.live import Live
-    from rich.text import Text
-
+    """Repeat the report until Ctrl-C or the end of the mount."""
     from artifactfs.cli import render
-    from artifactfs.control.status_schema import Status
+
+    while True:
+        point, values = _ask("status.json", path)
+        with _of_this_version(point):
+            found = _decoded(values)
+            summary, lines = render.summary(found), render.lines(render.status_rows(found))
+        if as_json:
+            output.data(values, indent=None)
+        elif output.is_terminal():
+            output.redraw(*lines)
+        else:
+            output.say(summary)
+        time.sleep(interval_s)
+
+
+def _ask(order: str, path: str, *, parent_too: bool = False) -> tuple[str, dict[str, Any]]:
+    """Return the mount point of a mount, and the JSON object of its answer. Raises UserError for another answer."""
     from artifactfs.mount import control_client
 
-    def look() -> tuple[Status, dict[str, Any]]:
-        answer = control_client.ask("status.json", path, within_s=control_client.REPORT_S)
-        values = _parsed(answer)
-        return _decoded(values, Status, answer.point), values
-
-    console = output.console()
-    if as_json or not console.is_terminal:
-        while True:
-            found, values = look()
-            if as_json:
-                output.data(values, indent=None)
-            else:
-                output.say(*_shown(lambda status: [render.summary(status)], found, path))
-            time.sleep(interval_s)
-    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
-        while True:
-            found, _ = look()
-            live.update(Text("\n".join(_lines(found, path))), refresh=True)
-            time.sleep(interval_s)
-
-
-def _parsed(answer: "Answer") -> dict[str, Any]:
-    """Return the JSON object that a mount answered with. Raises UserError for another answer."""
+    within_s = control_client.REPORT_S if order == "status.json" else control_client.ORDER_S
+    answer = control_client.ask(order, path, within_s=within_s, parent_too=parent_too)
     try:
-        # The standard library's: lone surrogates of the server's are escaped in it.
+        # Not msgspec, which refuses the escaped lone surrogates of the server's text.
         values = json.loads(answer.text)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise UserError(ExitCode.NO_ANSWER, f"{answer.point} does not answer as a mount of artifactfs does")
-    # It tells where it was made; by `mount --move` it may be elsewhere since.
-    return {**values, "mountpoint": answer.point} if "mountpoint" in values else values
+    # The mount reports where it was made; `mount --move` may have moved it.
+    return answer.point, {**values, "mountpoint": answer.point} if "mountpoint" in values else values
 
 
-def _decoded(values: dict[str, Any], kind: type[T], point: str) -> T:
+def _decoded(values: dict[str, Any]) -> "Status":
+    import msgspec
+
+    from artifactfs.control.status_schema import Status
+
+    return msgspec.convert(values, Status)
+
+
+@contextlib.contextmanager
+def _of_this_version(point: str) -> Iterator[None]:
+    """Raise UserError for an answer that this version cannot read."""
     import msgspec
 
     try:
-        return msgspec.convert(values, kind)
-    except (ValueError, msgspec.ValidationError):
-        raise _other_version(point) from None
-
-
-def _lines(found: "Status", point: str) -> list[str]:
-    from artifactfs.cli import render
-
-    return _shown(lambda status: render.lines(render.status_rows(status)), found, point)
-
-
-def _shown(show: "Callable[[Status], list[str]]", found: "Status", point: str) -> list[str]:
-    """Return `show(found)`. Raises UserError for sections of another version."""
-    try:
-        return show(found)
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-        raise _other_version(point) from None
-
-
-def _other_version(point: str) -> UserError:
-    return UserError(
-        ExitCode.NO_ANSWER, f"{point} is served by another version of artifactfs", "use that one, or --json"
-    )
+        yield
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        fact = f"{point} is served by another version of artifactfs"
+        raise UserError(ExitCode.NO_ANSWER, fact, "use that one, or --json") from None

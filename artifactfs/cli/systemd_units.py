@@ -1,7 +1,7 @@
-"""systemd units: what `artifactfs service` writes, made from the files in `systemd/` that are there to be read.
+"""The systemd units of `artifactfs service`, made from the files in `systemd/`, which are also documentation.
 
-Owns the texts and where they go. Starts nothing: that is the user's to say, to systemctl. What is hard is quoting: a
-mount point or a profile may have blanks, quotes, percent signs and dollars in it, and each means something to systemd.
+Owns the texts and their places. Starts nothing: the user does, with systemctl. Hard: quoting. A mount point or a
+profile may hold blanks, quotes, percent signs and dollars, which are special to systemd.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
 
-# By its first line a file is known for ours, and may be written over or deleted.
+# The first line of our files: only they are overwritten or deleted.
 _MARK = "# Written by `artifactfs service install`, which writes over it: "
 _PLAIN = "artifactfs.service"
 _TEMPLATE = "artifactfs@.service"
@@ -41,7 +41,7 @@ def make(directory: str, program: tuple[str, ...], point: str, profile: str | No
     start = " ".join(map(quoted, [*words, point]))
     described = f"Artifacts of Datadog Model Lab at {_escaped(point)}" + (", profile %I" if profile else "")
     own = {"Description": described, "ExecStartPre": f"-mkdir -p {quoted(point)}", "ExecStart": start}
-    # The file's own heading is about the file as it was shipped.
+    # Without the heading of the shipped file.
     _, _, body = text.partition("\n\n")
     keys = [line.partition("=")[0] for line in body.splitlines()]
     lines = [f"{key}={own[key]}" if key in own else line for key, line in zip(keys, body.splitlines(), strict=True)]
@@ -74,7 +74,7 @@ def _escaped(text: str, more: dict[str, str] | None = None) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """Return the word that `quoted` made this of."""
+    """Return the word of a text of `quoted`."""
     raw = re.sub(
         rb"\\x([0-9a-f]{2})|\\(.)|([%$])\3",
         lambda found: bytes.fromhex(found[1].decode()) if found[1] else found[2] or found[3],
@@ -84,9 +84,9 @@ def _unescaped(text: str) -> str:
 
 
 def install(unit: Unit) -> str | None:
-    """Write a unit; returns where the one mounted that it replaces, None unless that is elsewhere.
+    """Write a unit; returns the mount point of the unit that it replaces, None without one or if it is the same.
 
-    Raises UserError if another program's file is in its place, or it cannot be written.
+    Raises UserError if another program's file has its name, or it cannot be written.
     """
     try:
         before = _point_of(_refuse_foreign(unit.path))
@@ -107,14 +107,14 @@ def uninstall(directory: str, profile: str | None) -> str:
         if not os.path.lexists(path):
             here = sorted(name for name in os.listdir(directory) if name.startswith("artifactfs"))
             known = f"there are {', '.join(here)}" if here else "there are none of artifactfs"
-            raise UserError(ExitCode.USAGE, f"there is no unit {path}; {known}")
+            raise UserError(ExitCode.USAGE, f"there is no unit {path}", known)
         _refuse_foreign(path)
         os.unlink(path)
-        # What `systemctl enable` made of it would point to nothing.
+        # The link of `systemctl enable` would be broken.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, f"{_WANTED_BY}.wants", name_of(profile)))
     except FileNotFoundError:
-        raise UserError(ExitCode.USAGE, f"there is no unit {path}, nor any other") from None
+        raise UserError(ExitCode.USAGE, f"there is no unit {path}", "there are none of artifactfs") from None
     except OSError as error:
         raise _cannot("delete", path, error) from None
     return path
@@ -127,14 +127,13 @@ def _refuse_foreign(path: str) -> str:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         first = file.readline()
         if not first.startswith(_MARK):
-            raise UserError(
-                ExitCode.NOT_WRITABLE, f"{path} was not written by `artifactfs service install`: move it away first"
-            )
+            fact = f"{path} was not written by `artifactfs service install`"
+            raise UserError(ExitCode.NOT_WRITABLE, fact, "move it away first")
         return first + file.read()
 
 
 def _point_of(text: str) -> str | None:
-    """Return where a unit of ours mounts, None if it does not say so."""
+    """Return the mount point of a unit of ours, None if it has none."""
     found = re.search(r'(?m)^ExecStartPre=-mkdir -p "(.*)"$', text)
     return _unescaped(found[1]) if found else None
 

@@ -1,13 +1,16 @@
-"""`artifactfs warm` and `artifactfs cache`: what is kept of contents on the local disk."""
+"""`artifactfs warm` and `artifactfs cache`: the cache of file contents on the local disk."""
 
+import functools
 import os
 import shutil
+from collections.abc import Callable
 
 import click
 
 from artifactfs import settings
 from artifactfs.cli import output
-from artifactfs.cli.options import Command, config_options
+from artifactfs.cli.completion import FILE
+from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.content import cache_dir
 from artifactfs.content.block_store import BlockStore
 from artifactfs.errors import ExitCode, UserError
@@ -20,62 +23,63 @@ _FAILURES_SHOWN = 20
 
 @click.group()
 def cache() -> None:
-    """Look at, check or empty the cache of contents."""
+    """Show, check or empty the cache of file contents."""
 
 
-def _cache_option(command: Command) -> Command:
-    help_text = "Directory of the content cache.  [ARTIFACTFS_CACHE_DIR]"
-    command = click.option("--cache-dir", "cache_dir", metavar="DIR", help=help_text)(command)
-    return config_options(command)
+def _with_cache(command: Callable[[Settings, BlockStore], None]) -> Command:
+    """Give a command the options of the cache, and call it with the settings and the cache."""
+
+    @cache_dir_option
+    @functools.wraps(command)
+    def run(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+        loaded = settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)
+        command(loaded, _store(loaded))
+
+    return run
 
 
 @cache.command("info")
-@_cache_option
-def cache_info(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
-    """Say where the cache is, what it holds, and what it may hold."""
-    loaded = _load(cache_dir, config_file, profile)
-    usage = _store(loaded).usage()
-    is_there = os.path.isdir(loaded.cache_dir)
-    output.say(f"directory  {loaded.cache_dir}" + ("" if is_there else " (not there yet: the first mount makes it)"))
+@_with_cache
+def cache_info(loaded: Settings, store: BlockStore) -> None:
+    """Show where the cache is, how much it holds, and its limit."""
+    usage = store.usage()
+    exists = os.path.isdir(loaded.cache_dir)
+    output.say(f"directory  {loaded.cache_dir}{'' if exists else ' (does not exist yet: the first mount makes it)'}")
     output.say(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
-    output.say(
-        f"limit      {format_size(loaded.cache_size)}, leaving {format_size(loaded.cache_min_free)} free on the disk"
-    )
-    if is_there:
+    limit, free = format_size(loaded.cache_size), format_size(loaded.cache_min_free)
+    output.say(f"limit      {limit}, leaving {free} free on the disk")
+    if exists:
         output.say(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
 
 
 @cache.command("verify")
-@_cache_option
-def cache_verify(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
-    """Read every block; what is damaged is deleted, and fetched again when it is needed."""
-    loaded = _load(cache_dir, config_file, profile)
-    store = _store(loaded)
+@_with_cache
+def cache_verify(_loaded: Settings, store: BlockStore) -> None:
+    """Read every block, and delete damaged ones. The next read fetches them again."""
     damaged = 0
     for path, size in store.verify():
         damaged += 1
         output.say(f"damaged, deleted: {path} ({format_size(size)})")
     usage = store.usage()
-    output.say(f"{usage.blocks} blocks are whole ({format_size(usage.size_bytes)}), {damaged} were damaged")
+    output.say(f"{usage.blocks} blocks are intact ({format_size(usage.size_bytes)}), {damaged} were damaged")
 
 
 @cache.command("clear")
-@_cache_option
-def cache_clear(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+@_with_cache
+def cache_clear(_loaded: Settings, store: BlockStore) -> None:
     """Delete everything in the cache. Running mounts continue, and fetch again."""
-    loaded = _load(cache_dir, config_file, profile)
-    gone = _store(loaded).clear()
+    gone = store.clear()
     output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
 
 
 @click.command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
-@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, help="Files read at once.  [4]")
-@click.option("--dry-run", "-n", is_flag=True, help="Only list, and say what it would cost.")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
+@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
+@click.option("--dry-run", "-n", is_flag=True, help="Only list, and print the cost.")
 def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     """Fetch trees or files of a mount into the cache ahead of time.
 
-    Stopped and called again, it goes on where it was.
+    After an interruption, call it again: it continues where it stopped.
     """
     from artifactfs import warm as warming
 
@@ -83,18 +87,16 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     if dry_run:
         output.say(warming.describe(todo))
     else:
-        read_bytes = warming.fetch(todo, jobs=jobs, console=output.console(err=True))
-        output.say(f"{warming.files(len(todo.files))}, {format_size(read_bytes)}")
+        count = warming.files(len(todo.files))
+        with output.progress(count, todo.size_bytes) as advance:
+            read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
+        output.say(f"{count}, {format_size(read_bytes)}")
     for failure in todo.failures[:_FAILURES_SHOWN]:
         output.complain(failure)
     if todo.failures:
-        count = len(todo.failures)
-        what = "1 file or directory" if count == 1 else f"{count} files or directories"
-        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read; call again to go on")
-
-
-def _load(cache_dir: str | None, config_file: str | None, profile: str | None) -> Settings:
-    return settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)
+        failed = len(todo.failures)
+        what = "1 file or directory" if failed == 1 else f"{failed} files or directories"
+        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
 
 
 def _store(loaded: Settings) -> BlockStore:
@@ -103,8 +105,6 @@ def _store(loaded: Settings) -> BlockStore:
     except FileNotFoundError:
         directory = loaded.cache_dir  # the first mount makes it
     except OSError as error:
-        raise UserError(
-            ExitCode.CACHE_REFUSED,
-            f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror}): give another with --cache-dir",
-        ) from None
+        fact = f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror})"
+        raise UserError(ExitCode.CACHE_REFUSED, fact, "give another with --cache-dir") from None
     return BlockStore(directory, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)

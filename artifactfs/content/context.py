@@ -71,6 +71,11 @@ class ContentContext(msgspec.Struct):
         """Whether a body of `size` bytes can be cached, on disk or in memory, so that it is fetched once."""
         return size <= max(self.disk_cache.room_bytes, self.pool.max_bytes)
 
+    @property
+    def room_for_unknown(self) -> int:
+        """The longest body that is read to its end to know its length, in bytes."""
+        return max(self.disk_cache.room_bytes, self.pool.max_bytes)
+
     def has_room_for(self, size: int, left: int) -> bool:
         """Whether a body of `size` bytes, of which `left` are to come, can be cached before it is read."""
         share = self.disk_cache.room_bytes // 2 // max(1, self.active_streams)

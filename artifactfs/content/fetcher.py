@@ -9,7 +9,7 @@ What is hard:
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
@@ -18,7 +18,7 @@ from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.full_body import FullBody
-from artifactfs.content.version_blocks import VersionBlocks
+from artifactfs.content.version_blocks import LargerContent, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,19 @@ class _OtherValidator(Exception):
 
 
 class Fetcher:
-    """All fetches of one version."""
+    """All fetches of one version. `grow(size)` lets it grow to a larger file, or raises Superseded."""
 
-    def __init__(self, context: ContentContext, artifact: ArtifactRef, blocks: VersionBlocks) -> None:
+    def __init__(
+        self,
+        context: ContentContext,
+        artifact: ArtifactRef,
+        blocks: VersionBlocks,
+        grow: Callable[[int | None], Awaitable[None]],
+    ) -> None:
         self._context = context
-        self._artifact = artifact
+        self.artifact = artifact
         self._blocks = blocks
+        self._grow = grow
         # Held by a request while its answer may be the whole file.
         self._turn = trio.Lock()
         self._full_body: FullBody | None = None
@@ -61,7 +68,7 @@ class Fetcher:
             if self._full_body is not None:
                 await self._follow(fetch, self._full_body)
                 continue
-            began_at = fetch.at
+            began_at, size = fetch.at, blocks.size
             blocks.pin(began_at)
             error: errors.ServiceError | None = None
             answered = False
@@ -70,9 +77,15 @@ class Fetcher:
                     if body is None:
                         continue
                     answered = True
-                    await self._receive(fetch, body, suspect)
+                    await self._receive(fetch, body, suspect, size)
             except _OtherValidator as other:
                 suspect = other.validator
+                continue
+            except LargerContent as larger:
+                await self._grow(larger.total)
+                fruitless += blocks.size == size
+                if fruitless >= _MAX_FRUITLESS:
+                    raise await blocks.supersede(larger.total) from larger
                 continue
             except (errors.ConnectionLost, errors.TimedOut) as caught:
                 if not answered:
@@ -106,31 +119,38 @@ class Fetcher:
             if self._full_body is not None:
                 yield None
                 return
-            async with context.service.get(self._artifact, fetch.at, fetch.upto, size=size) as body:
+            async with context.service.get(self.artifact, fetch.at, fetch.upto, size=size) as body:
                 # Atomic from here until a full body has begun: releasing the locks does not yield to the loop.
                 await turn.aclose()
                 yield body
 
-    async def _receive(self, fetch: BlockFetch, body: ContentBody, suspect: bytes | None) -> None:
-        await self._check(body, suspect)
+    async def _receive(self, fetch: BlockFetch, body: ContentBody, suspect: bytes | None, size: int | None) -> None:
+        await self._check(body, suspect, size)
         if not body.whole:
             await self._take_range(fetch, body)
         elif self._full_body is None:  # otherwise the server began to ignore ranges, and another fetch was first
-            self._full_body = FullBody(self._context, self._artifact, self._blocks, body, fetch)
+            self._full_body = FullBody(self._context, self.artifact, self._blocks, body, fetch)
             try:
                 await self._full_body.run()
             finally:
                 self._full_body = None
                 self._blocks.changed.notify()
 
-    async def _check(self, body: ContentBody, suspect: bytes | None) -> None:
-        """Compare an answer with this version. Raises Superseded, ShortBody, or _OtherValidator to ask again."""
+    async def _check(self, body: ContentBody, suspect: bytes | None, size: int | None) -> None:
+        """Compare an answer with this version, which had `size` when the request was sent.
+
+        Raises Superseded, ShortBody; LargerContent and _OtherValidator to ask again.
+        """
         blocks = self._blocks
+        if size is not None and size != blocks.size:
+            raise errors.ConnectionLost("the file grew while it was requested")
         if blocks.size is None:
             if body.total is not None:
                 blocks.learn_size(body.total)
         elif body.total is not None and body.total != blocks.size:
-            if body.whole and body.total < blocks.size:
+            if body.total > blocks.size:
+                raise LargerContent(body.total)
+            if body.whole:
                 raise errors.ShortBody(f"a body of {body.total} bytes came for {blocks.size}")
             raise await blocks.supersede(body.total)
         if body.validator is None or self._context.validators_unreliable:

@@ -12,7 +12,7 @@ from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
-from artifactfs.content.version_blocks import VersionBlocks
+from artifactfs.content.version_blocks import LargerContent, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
 from artifactfs.util.pulse import Pulse
 
@@ -50,7 +50,7 @@ class FullBody:
         self._stream = Stream(artifact, size, size is None or context.fits(size))
 
     async def run(self) -> None:
-        """Read the body to its end, or until it is idle. Raises Superseded, ShortBody, ConnectionLost."""
+        """Read the body to its end, or until it is idle. Raises LargerContent, ShortBody, ConnectionLost."""
         context, stream = self._context, self._stream
         context.active_streams += 1
         context.stats.streams.append(stream)
@@ -70,7 +70,7 @@ class FullBody:
         async for chunk in self._body.chunks:
             received = self._stream.came_to = received + len(chunk)
             if size is not None and received > size:
-                raise await blocks.supersede()
+                raise LargerContent(None)
             if received == size and self._body.total is None:
                 # Without a length the last byte counts only at the end of the body: a longer body is another version.
                 last = chunk
@@ -81,7 +81,7 @@ class FullBody:
         await self._advance(received - len(last), last)
         if size is None:
             blocks.learn_size(received)
-            await blocks.persist_all()
+            await blocks.persist_range(0, received)
         elif received < size:
             raise errors.ShortBody(f"the body ended after {received} of {size} bytes")
 

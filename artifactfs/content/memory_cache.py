@@ -56,6 +56,10 @@ class BlockPool:
         """Return the bytes of a version in the pool."""
         return sum((self._blocks.get(place) or self._unread[place]).filled for place in self._of(key))
 
+    def indices(self, key: bytes) -> list[int]:
+        """Return the indices of a version's blocks in the pool."""
+        return [index for _, index in self._of(key)]
+
     def put(self, key: bytes, index: int, block: MemoryBlock, *, ahead: bool = False) -> None:
         """Add a block, unless more of it is there already; evicts others to make room. `ahead`: it is read-ahead."""
         place = key, index

@@ -6,12 +6,16 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 import hashlib
 from collections.abc import Callable
 
+import cachetools
 import msgspec
 
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.domain import ContentVersion
+
+# Versions that were closed and may grow, about 300 bytes each. Arbitrary.
+_MAX_CLOSED = 20_000
 
 
 class CachedBytes(msgspec.Struct, frozen=True):
@@ -26,6 +30,15 @@ class CachedBytes(msgspec.Struct, frozen=True):
     handles: int
 
 
+class _Lineage(msgspec.Struct, frozen=True):
+    """A version that is not open and may grow: its key and its validators in the caches, and how far it came."""
+
+    key: bytes
+    size_bytes: int
+    earlier_validators: frozenset[bytes]
+    sized_at: float
+
+
 class OpenFileTable:
     """See the module. `owner`: site and account; another account's cache is never served (6.3)."""
 
@@ -33,26 +46,33 @@ class OpenFileTable:
         self._context = context
         self.owner = owner
         self._open: dict[ContentVersion, SharedVersion] = {}
+        self._closed: cachetools.LRUCache[ContentVersion, _Lineage] = cachetools.LRUCache(_MAX_CLOSED)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def open(self, version: ContentVersion) -> OpenFile:
+    async def open(self, version: ContentVersion, *, stream: bool = False) -> OpenFile:
         """Open a version; finds its size where the listing does not give it (docs/semantics.md 2.2).
 
-        For mutable runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the
-        name up again (2.4), and not in mid-read. The size stays None if no answer tells the length.
-        Raises Superseded, ServiceError.
+        Where no answer tells the length, the body is read to its end, or is BodyTooLarge if no cache has room for it.
+        With `stream` it is not, and is read without a size.
+
+        One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
+        runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the name up again,
+        and not in mid-read. Raises Superseded, ServiceError.
         """
-        key = _without_settled(version)
+        key = _identity(version)
         shared = self._open.get(key)
         if shared is None or shared.current.dead:
-            shared = self._open[key] = SharedVersion(SharedFile(self._context, key, self._key_of(key)))
+            shared = self._open[key] = SharedVersion(self._new_file(key, version))
         opened = shared
         opened.current.refcount += 1
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
+            await handle.grow(version)
             await handle.read_head(revalidate=not version.settled)
+            if handle.size is None and not stream:
+                await handle.read_to_end(self._context.room_for_unknown)
         except BaseException:
             handle.close()
             raise
@@ -64,47 +84,74 @@ class OpenFileTable:
         Open files stay open, and what is read of them from now on is requested with the new keys.
         """
         self.owner = owner
-        for version, shared in self._open.items():
+        self._closed.clear()
+        for shared in self._open.values():
             if not (old := shared.current).dead:
-                shared.current = old.successor(version, self._key_of(version))
+                shared.current = old.successor(self._key_of(old.version))
                 old.end_scope()
         self._context.pool.clear()
 
     async def cached_bytes(self, version: ContentVersion) -> CachedBytes:
         """Return how much of a version is cached; 0 if its size is unknown, which the key needs."""
-        shared = self._open.get(_without_settled(version))
+        identity, size = _identity(version), version.size_bytes
+        shared, closed = self._open.get(identity), self._closed.get(identity)
         handles = shared.current.refcount if shared is not None else 0
-        size = version.size_bytes
-        if size is None and shared is not None:
-            size = shared.current.size
-        if size is None:
+        if shared is not None and shared.current.size is not None:
+            key = shared.current.blocks.key
+        elif closed is not None:
+            key = closed.key
+        elif size is not None:
+            key = self._key_of(version)(size)
+        else:
             return CachedBytes(0, 0, handles)
-        key = self._key_of(version)(size)
         on_disk = await self._context.disk_cache.held_bytes(key)
         return CachedBytes(self._context.pool.held_bytes(key), on_disk, handles)
 
-    def _release(self, version: ContentVersion, shared: SharedVersion) -> None:
-        shared.current.refcount -= 1
-        if shared.current.refcount == 0:
-            shared.current.close()
-            if self._open.get(version) is shared:
-                del self._open[version]
+    def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
+        closed = self._closed.pop(identity, None)
+        if closed is None or (version.size_bytes is not None and version.size_bytes < closed.size_bytes):
+            return SharedFile(self._context, version, self._key_of(version))
+        known = msgspec.structs.replace(version, size_bytes=closed.size_bytes)
+        return SharedFile(
+            self._context, known, self._key_of(version), closed.key, closed.earlier_validators, closed.sized_at
+        )
 
-    def _key_of(self, version: ContentVersion) -> Callable[[int], bytes]:
-        """Return a function that makes a version's key from its size: 16 bytes."""
+    def _release(self, identity: ContentVersion, shared: SharedVersion) -> None:
+        file = shared.current
+        file.refcount -= 1
+        if file.refcount:
+            return
+        file.close()
+        if self._open.get(identity) is not shared:
+            return
+        del self._open[identity]
+        may_grow = identity.lineage is not None and not (file.version.settled and file.version.is_listed)
+        if file.size is not None and not file.dead and may_grow:
+            blocks = file.blocks
+            self._closed[identity] = _Lineage(
+                blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at
+            )
+
+    def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
+        """Return a function that makes a version's key from its size (None: no listing gives one): 16 bytes."""
         parts = [self.owner, version.artifact.project_id, version.artifact.path]
         if version.variant:
             parts.append(str(version.variant))
         start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
 
-        def key_of(size: int) -> bytes:
+        def key_of(size: int | None) -> bytes:
             digest = start.copy()
-            digest.update(b"\0%d" % size)
+            digest.update(b"\0?" if size is None else b"\0%d" % size)
             return digest.digest()
 
         return key_of
 
 
-def _without_settled(version: ContentVersion) -> ContentVersion:
-    """Return the version without what may change while it is open: that its run is over."""
-    return msgspec.structs.replace(version, settled=True)
+def _identity(version: ContentVersion) -> ContentVersion:
+    """Return the version without what may change while it is open: that its run is over, and, if it may grow, its size.
+
+    The times of its run change with that, too.
+    """
+    if version.lineage is None:
+        return msgspec.structs.replace(version, settled=True)
+    return ContentVersion(version.artifact, None, lineage=version.lineage)

@@ -11,9 +11,11 @@ The pattern decides how much is fetched for a read (docs/semantics.md 4.5):
 
 from collections.abc import Callable
 
+from artifactfs import errors
 from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.content.version_blocks import AccountSwitched
+from artifactfs.domain import ContentVersion
 
 
 class SharedVersion:
@@ -38,7 +40,11 @@ class OpenFile:
     @property
     def size(self) -> int | None:
         """Bytes of the file; None if no answer tells its length."""
-        return self._shared.current.size
+        return self._shared.current.blocks.size
+
+    async def grow(self, version: ContentVersion) -> None:
+        """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
+        await self._shared.current.grow(version)
 
     async def read_head(self, *, revalidate: bool) -> None:
         """Find the size where the listing does not give it; with `revalidate`, see that the server has this version.
@@ -47,10 +53,24 @@ class OpenFile:
         """
         head_bytes = self._tuning.head_bytes
         if self.size is None:
+            await self._shared.current.blocks.load_size()
+        if self.size is None:
             await self._fetch(0, head_bytes, head_bytes)
+            await self._shared.current.blocks.persist_size()
         end = min(head_bytes, self.size or 0)
         if revalidate and end and self._shared.current.try_view(0, end) is None:
             await self._fetch(0, end, head_bytes)
+
+    async def read_to_end(self, most_bytes: int) -> None:
+        """Find the size by reading the file to its end. Raises BodyTooLarge for a file of more than `most_bytes`."""
+        tuning, start = self._tuning, 0
+        while self.size is None and start < most_bytes:
+            end = start + tuning.block_bytes
+            await self._fetch(start, end, end + tuning.extent_blocks * tuning.block_bytes)
+            start = end
+        if self.size is None:
+            raise errors.BodyTooLarge("no answer tells the length of a body that no cache has room for")
+        await self._shared.current.blocks.persist_size()
 
     async def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return `size` bytes from `offset`, less only at the end of the file.
@@ -59,7 +79,7 @@ class OpenFile:
         """
         file = self._shared.current
         end = offset + size
-        if (file_size := file.size) is not None:
+        if (file_size := file.blocks.size) is not None:
             end = min(end, file_size)
         if end <= offset:
             return b""

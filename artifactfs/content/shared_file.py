@@ -5,7 +5,7 @@ Each missing block is loaded from the disk or fetched from the service once, wha
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import trio
@@ -14,8 +14,9 @@ from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import Fetcher
+from artifactfs.content.growth import prove
 from artifactfs.content.version_blocks import VersionBlocks
-from artifactfs.domain import ContentVersion
+from artifactfs.domain import ArtifactRef, ContentVersion
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +28,29 @@ _STALLED_S = 5.0
 
 
 class SharedFile:
-    """See the module. `key_of(size)`: the version's key in the caches."""
+    """See the module. `key_of(size)`: the version's key in the caches; `key`, `earlier_validators`: see VersionBlocks.
 
-    def __init__(self, context: ContentContext, version: ContentVersion, key_of: Callable[[int], bytes]) -> None:
+    `sized_at`: when an answer last told the size (trio's clock); None: now.
+    """
+
+    def __init__(
+        self,
+        context: ContentContext,
+        version: ContentVersion,
+        key_of: Callable[[int | None], bytes],
+        key: bytes | None = None,
+        earlier_validators: Iterable[bytes] = (),
+        sized_at: float | None = None,
+    ) -> None:
         self._context = context
         self._block_bytes = context.tuning.block_bytes
-        size, stamp, artifact = version.size_bytes, version.content_stamp, version.artifact
-        self._blocks = VersionBlocks(context, size, key_of, stamp)
-        if stamp is not None:
-            # With the size, since a cache on the way would also answer with a file of another size.
-            named = stamp.hex() + (f"{size:x}" if size is not None else "")
-            artifact = msgspec.structs.replace(artifact, version=named)
-        self._fetcher = Fetcher(context, artifact, self._blocks)
+        # Of the last opening, or of the last growth.
+        self.version = version
+        size, stamp = version.size_bytes, version.content_stamp
+        self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators)
+        self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer)
+        self._growing = trio.Lock()
+        self.sized_at = trio.current_time() if sized_at is None else sized_at
         # The fetch of each block that is under way.
         self._fetches: dict[int, BlockFetch] = {}
         self._scopes: set[trio.CancelScope] = set()
@@ -50,12 +62,54 @@ class SharedFile:
     @property
     def size(self) -> int | None:
         """Bytes of the file; None before an answer tells."""
-        return self._blocks.size
+        return self.blocks.size
 
     @property
     def dead(self) -> bool:
         """Whether nothing more can be read: the version is superseded, or the account switched."""
-        return self._blocks.dead
+        return self.blocks.dead
+
+    # --- growing -------------------------------------------------------------------------------------------
+
+    async def grow(self, version: ContentVersion) -> None:
+        """Let the version grow to the size that a listing gives, if its contents are continued (growth.py).
+
+        The size may come out smaller, where the listing runs ahead of the contents, or larger. Raises Superseded,
+        ServiceError.
+        """
+        async with self._growing:
+            size, listed = self.size, version.size_bytes
+            if size is None or listed is None or self.dead:
+                return
+            # Without a size in the listing, only an answer shows growth.
+            is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s
+            if listed > size or (is_old and not version.settled):
+                await self._grow(version, listed if version.is_listed else None)
+
+    async def _grow_by_answer(self, total: int | None) -> None:
+        """Do the same for a size that an answer gives (None: unknown), while the run goes on."""
+        async with self._growing:
+            size = self.size
+            if size is None or (total is not None and total <= size):
+                return
+            if self.version.settled or self.version.lineage is None:
+                raise await self.blocks.supersede(total)
+            await self._grow(msgspec.structs.replace(self.version, size_bytes=total), total)
+
+    async def _grow(self, version: ContentVersion, listed_bytes: int | None) -> None:
+        artifact, old_size = _named(version), self.size or 0
+        growth = await prove(self._context, artifact, self.blocks, listed_bytes)
+        self.blocks.check_alive()
+        # No await until the size is set.
+        self.version = version
+        self.sized_at = trio.current_time()
+        self._fetcher.artifact = artifact
+        self.blocks.content_stamp = version.content_stamp
+        if growth.size_bytes > old_size:
+            self.blocks.grow(growth.size_bytes, growth.validator, compared=growth.compared)
+            if growth.news:
+                await self.blocks.receive(old_size, growth.news, ahead=True)
+                await self.blocks.persist_range(old_size, old_size + len(growth.news))
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -63,7 +117,7 @@ class SharedFile:
         """Return bytes [start, end) if one block in memory has them all. No await."""
         index = start // self._block_bytes
         base = index * self._block_bytes
-        return None if self._blocks.dead else self._blocks.view(index, start - base, end - base)
+        return None if self.blocks.dead else self.blocks.view(index, start - base, end - base)
 
     def count_memory_read(self, count: int) -> None:
         """Count a read of `count` bytes that memory answered."""
@@ -80,7 +134,7 @@ class SharedFile:
         while start < end:
             if self.size is not None and (end := min(end, self.size)) <= start:
                 break
-            self._blocks.check_alive()
+            self.blocks.check_alive()
             self._start_fetches(start, max(end, fetch_to))
             index = start // self._block_bytes
             upto = min(end, (index + 1) * self._block_bytes)
@@ -114,23 +168,23 @@ class SharedFile:
     def on_seek(self) -> None:
         """Let the pool evict the read-ahead of a reader that went elsewhere, unless there are other readers."""
         if self.refcount == 1:
-            self._blocks.demote_readahead()
+            self.blocks.demote_readahead()
 
     def close(self) -> None:
         """End all fetches: the last handle was closed."""
-        self._blocks.demote_readahead()
+        self.blocks.demote_readahead()
         self._cancel()
 
     def end_scope(self) -> None:
         """End all reads with AccountSwitched, and all fetches: the keys are another account's. No await."""
-        self._blocks.end_scope()
+        self.blocks.end_scope()
         self._cancel()
 
-    def successor(self, version: ContentVersion, key_of: Callable[[int], bytes]) -> "SharedFile":
+    def successor(self, key_of: Callable[[int | None], bytes]) -> "SharedFile":
         """Return this version for another account. An open file keeps its size and its validator."""
-        new = SharedFile(self._context, msgspec.structs.replace(version, size_bytes=self.size), key_of)
-        if self._blocks.validator is not None:
-            new._blocks.set_validator(self._blocks.validator)
+        new = SharedFile(self._context, msgspec.structs.replace(self.version, size_bytes=self.size), key_of)
+        if self.blocks.validator is not None:
+            new.blocks.set_validator(self.blocks.validator)
         new.refcount = self.refcount
         return new
 
@@ -140,7 +194,7 @@ class SharedFile:
 
     async def _wait_for(self, index: int, start: int, upto: int) -> memoryview | None:
         """Wait for bytes [start, upto) of the file, in block `index`; None if the file turns out to end before."""
-        blocks, context = self._blocks, self._context
+        blocks, context = self.blocks, self._context
         base = index * self._block_bytes
         min_progress_bytes = context.tuning.min_progress_bytes
         received = blocks.received
@@ -191,7 +245,7 @@ class SharedFile:
         for index in range(start // block_bytes, (end - 1) // block_bytes + 2):
             base = index * block_bytes
             missing = (
-                base < end and index not in self._fetches and not self._blocks.has(index, min(end - base, block_bytes))
+                base < end and index not in self._fetches and not self.blocks.has(index, min(end - base, block_bytes))
             )
             if missing and first is None:
                 first = index
@@ -215,7 +269,7 @@ class SharedFile:
         self._context.nursery.start_soon(self._run, fetch, scope)
 
     async def _run(self, fetch: BlockFetch, scope: trio.CancelScope) -> None:
-        blocks = self._blocks
+        blocks = self.blocks
         with scope:
             try:
                 loaded = await blocks.load(range(fetch.first, fetch.last + 1), ahead=fetch.ahead)
@@ -251,7 +305,16 @@ class SharedFile:
             for index in indices:
                 del self._fetches[index]
             self._context.active_downloads -= not self._fetches
-            self._blocks.unpin(indices)
+            self.blocks.unpin(indices)
             if fetch.give_back is not None:
                 fetch.give_back()
-        self._blocks.changed.notify()
+        self.blocks.changed.notify()
+
+
+def _named(version: ContentVersion) -> ArtifactRef:
+    """Return a version's place, with the name of the version for a cache on the way (docs/fleets.md)."""
+    stamp, size = version.content_stamp, version.size_bytes
+    if stamp is None:
+        return version.artifact
+    # With the size, since a cache on the way would also answer with a file of another size.
+    return msgspec.structs.replace(version.artifact, version=stamp.hex() + (f"{size:x}" if size is not None else ""))

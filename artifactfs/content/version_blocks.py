@@ -1,11 +1,11 @@
 """The cached blocks of one version of a file, in memory and on disk, and the version's key in the caches.
 
-The key includes the size, so it changes when the size is learned. It does not include the validator, which comes with
-the first answer: blocks of two versions of one size could meet under one key. So the validator of each key is
-remembered (`ContentContext.validators`), and a different one discards everything under the key.
+The key includes the size by the listing. It does not include the validator, which comes with the first answer: blocks
+of two versions of one size could meet under one key. So the validator of each key is remembered
+(`ContentContext.validators`), and a different one discards everything under the key. Where the listing gives no size,
+the key is without it, and the size is saved beside the blocks.
 """
 
-import secrets
 from collections.abc import Callable, Collection, Iterable
 
 from artifactfs import errors
@@ -14,23 +14,48 @@ from artifactfs.content.context import ContentContext
 from artifactfs.content.memory_cache import MemoryBlock
 from artifactfs.util.pulse import Pulse
 
+# Where the size of a file is saved that no listing gives one of: after every block.
+_SIZE_INDEX = (1 << 32) - 1
+_SIZE_BYTES = 8
+
 
 class AccountSwitched(Exception):
     """The keys are another account's by now: the read starts again from its first byte (docs/semantics.md 6.3)."""
 
 
+class LargerContent(Exception):
+    """An answer is of a larger file, which may continue the version. `total`: its size in bytes, where it says that."""
+
+    def __init__(self, total: int | None) -> None:
+        super().__init__(total)
+        self.total = total
+
+
 class VersionBlocks:
-    """See the module. `size` None: unknown so far. `key_of(size)`: the key. `content_stamp`: see ContentVersion."""
+    """See the module. `size` None: unknown so far. `key_of(size)`: the key, which stays when the size becomes another.
+
+    `content_stamp`: see ContentVersion.
+
+    `key`: the one that the version had before it grew, in place of `key_of`; `earlier_validators`: its validators then.
+    """
 
     def __init__(
-        self, context: ContentContext, size: int | None, key_of: Callable[[int], bytes], content_stamp: bytes | None
+        self,
+        context: ContentContext,
+        size: int | None,
+        key_of: Callable[[int | None], bytes],
+        content_stamp: bytes | None,
+        key: bytes | None = None,
+        earlier_validators: Iterable[bytes] = (),
     ) -> None:
         self._context = context
         self._block_bytes = context.tuning.block_bytes
         self._key_of = key_of
-        self._content_stamp = content_stamp
-        # A random key until the size is known.
-        self._key = secrets.token_bytes(16)
+        self.content_stamp = content_stamp
+        self.earlier_validators = set(earlier_validators)
+        self._key = key or key_of(size)
+        # Whether the key is without the size, which is then saved beside the blocks.
+        self.saves_size = key is None and size is None
         # Blocks that are being filled: the pool might evict them.
         self._filling: dict[int, MemoryBlock] = {}
         self._end: Callable[[], Exception] | None = None
@@ -63,18 +88,31 @@ class VersionBlocks:
         self.validator = self._context.validators[self._key] = validator
 
     def learn_size(self, size: int) -> None:
-        """Set the size; the blocks have their final key from now on."""
-        context, key = self._context, self._key_of(size)
-        known = context.validators.get(key)
+        """Set the size, which was not known."""
+        self.size = size
         if self.validator is None:
-            self.validator = known
-        elif known not in (None, self.validator) and not context.validators_unreliable:
-            context.pool.discard(key)
-        context.pool.rename(self._key, key)
-        context.validators.pop(self._key, None)
-        self.size, self._key = size, key
-        if self.validator is not None:
-            self.set_validator(self.validator)
+            self.validator = self._context.validators.get(self._key)
+        self.changed.notify()
+
+    @property
+    def key(self) -> bytes:
+        """The key in the caches. It stays while the version grows."""
+        return self._key
+
+    def grow(self, size: int, validator: bytes | None, *, compared: bool) -> None:
+        """Set a larger size, and the validator of the answer that proved it. `compared`: see Growth."""
+        if not compared:
+            # Blocks that another handle left on the disk were compared with nothing.
+            self._context.pool.discard(self._key)
+            self._filling.clear()
+            self._key = self._key_of(size)
+            self.earlier_validators.clear()
+        elif self.validator is not None and validator != self.validator:
+            self.earlier_validators.add(self.validator)
+        self.size = size
+        self.validator = self._context.validators.get(self._key) if not compared else None
+        if validator is not None:
+            self.set_validator(validator)
         self.changed.notify()
 
     async def supersede(self, size: int | None = None, validator: bytes | None = None) -> errors.Superseded:
@@ -124,6 +162,10 @@ class VersionBlocks:
     def demote_readahead(self) -> None:
         """Let the pool evict what was fetched ahead: it will not be read soon."""
         self._context.pool.demote_readahead(self._key)
+
+    def last_in_memory(self) -> int | None:
+        """Return the index of the last block that is in memory."""
+        return max((*self._filling, *self._context.pool.indices(self._key)), default=None)
 
     def length_of(self, index: int) -> int:
         """Return the length of a whole block."""
@@ -224,8 +266,6 @@ class VersionBlocks:
         Returns those that it loaded whole: memory may already have evicted the first of many.
         """
         loaded: set[int] = set()
-        if self.size is None:
-            return loaded
         context = self._context
         wanted = [index for index in indices if not self.has(index, self.length_of(index))]
         found = await context.disk_cache.load(self._key, wanted, self._is_valid)
@@ -233,12 +273,13 @@ class VersionBlocks:
             # Checked again: the first block that is found determines the validator.
             if cached is None or self.dead or not self._is_valid(cached.stamp):
                 continue
-            if self.validator is None and cached.stamp.validator is not None:
-                self.set_validator(cached.stamp.validator)
+            its_validator = cached.stamp.validator
+            if self.validator is None and its_validator is not None and its_validator not in self.earlier_validators:
+                self.set_validator(its_validator)
             block = MemoryBlock(cached.data, len(cached.data))
             context.stats.disk_blocks += 1
             context.stats.disk_bytes += block.filled
-            if block.filled == self.length_of(index):
+            if block.filled >= self.length_of(index):
                 loaded.add(index)
             if not self.has(index, block.filled):
                 self.received += block.filled
@@ -251,16 +292,31 @@ class VersionBlocks:
 
     async def persist(self, index: int, block: MemoryBlock | None) -> None:
         """Save a block to the disk, as far as it is filled."""
-        if self.size is None or self.dead or block is None or not block.filled:
-            return
+        if not self.dead and block is not None and block.filled:
+            await self._save(index, block.data, block.filled)
+
+    async def persist_size(self) -> None:
+        """Save the size, which no listing gives."""
+        if self.size is not None and self.saves_size and not self.dead:
+            await self._save(_SIZE_INDEX, bytearray(self.size.to_bytes(_SIZE_BYTES, "little")), _SIZE_BYTES)
+
+    async def load_size(self) -> None:
+        """Learn the size that `persist_size` saved, if what was saved is still valid."""
+        found = (await self._context.disk_cache.load(self._key, [_SIZE_INDEX], self._is_valid))[0]
+        if found is not None and self.size is None and not self.dead and self._is_valid(found.stamp):
+            if self.validator is None and found.stamp.validator is not None:
+                self.set_validator(found.stamp.validator)
+            self.learn_size(int.from_bytes(found.data, "little"))
+
+    async def _save(self, index: int, data: bytearray, count: int) -> None:
         context = self._context
         validator = None if context.validators_unreliable else self.validator
-        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self._content_stamp)
-        await context.disk_cache.save(self._key, index, block.data, block.filled, stamp)
+        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self.content_stamp)
+        await context.disk_cache.save(self._key, index, data, count, stamp)
 
-    async def persist_all(self) -> None:
-        """Save all blocks in memory: the size, which the key needs, is known only now."""
-        indices = range(-(-(self.size or 0) // self._block_bytes))
+    async def persist_range(self, start: int, end: int) -> None:
+        """Save the blocks in memory of bytes [start, end), whole or not, and give them to the pool."""
+        indices = range(start // self._block_bytes, -(-end // self._block_bytes))
         self.unpin(indices)
         for index in indices:
             await self.persist(index, self.block(index))
@@ -270,10 +326,10 @@ class VersionBlocks:
         context = self._context
         validator = None if context.validators_unreliable else stamp.validator
         if validator is not None:
-            return self.validator is None or validator == self.validator
+            return self.validator in (None, validator) or validator in self.earlier_validators
         if stamp.session == context.disk_cache.session:
             return True
         if stamp.content_stamp is not None:
-            return stamp.content_stamp == self._content_stamp
+            return stamp.content_stamp == self.content_stamp
         # A negative age: the clock was set back.
         return 0 <= context.wall_clock() - stamp.fetched_at <= context.listing_ttl_s

@@ -53,12 +53,6 @@ def globs(package: bytes) -> list[str]:
     return re.findall(r'<glob pattern="([^"]+)"', package.decode())
 
 
-def is_ours(path: str) -> bool:
-    """Say whether a file was written by us. Raises FileNotFoundError, and OSError for what cannot be read."""
-    with open(path, "rb") as file:
-        return MARK in file.read(4096)
-
-
 def mountpoint_in(launcher: bytes) -> str | None:
     """Return the mount point of a launcher of ours; None if it was edited and cannot be parsed."""
     found = re.search(rb'^Exec=.* "desktop" "open" "(.*)"$', launcher, re.MULTILINE)
@@ -82,9 +76,8 @@ def _string(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError(
-            ExitCode.USAGE, f"a launcher cannot hold a path that is not UTF-8: {text}", "choose another path"
-        ) from None
+        fact = f"a launcher cannot hold a path that is not UTF-8: {text}"
+        raise UserError(ExitCode.USAGE, fact, "choose another path") from None
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise UserError(ExitCode.USAGE, f"a launcher cannot hold a path with control characters: {text!r}")
     return text.replace("\\", "\\\\")

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from artifactfs.desktop import desktop_files
 from artifactfs.errors import ExitCode, UserError
@@ -38,247 +37,218 @@ class Part:
     name: str
     path: str
     state: str
-    is_there: bool
 
 
-def install(data_home: str, choice: desktop_files.Choice) -> list[str]:
-    """Install or update; returns the paths of the files. Raises UserError, with every change undone."""
-    contents = desktop_files.wanted(choice)
-    tool = _tool()
-    _refuse_foreign(data_home, contents)
-    before = {place: _content(data_home, place) for place in (*desktop_files.PLACES, _NOTE)}
-    made: list[str] = []
-    note = _read_note(data_home)
-    try:
+class Installation:
+    """The desktop integration below one data directory (XDG_DATA_HOME)."""
+
+    def __init__(self, data_home: str) -> None:
+        self._data_home = data_home
+        self._mime = os.path.join(data_home, "mime")
+        self._packages = os.path.join(self._mime, "packages")
+
+    def install(self, choice: desktop_files.Choice) -> list[str]:
+        """Install or update; returns the paths of the files. Raises UserError, with every change undone."""
+        contents = desktop_files.wanted(choice)
+        tool = _tool()
         for place in contents:
-            _make_directories(os.path.dirname(os.path.join(data_home, place)), made)
-        cached = set(_cache(data_home))
-        for place in desktop_files.PLACES:
-            _put(data_home, place, contents.get(place))
-        _run(tool, data_home)
-        made += sorted(set(_cache(data_home)) - cached)
-        _make_directories(os.path.dirname(os.path.join(data_home, _NOTE)), made)
-        _put(data_home, _NOTE, json.dumps({"made": list(dict.fromkeys([*note, *made]))}).encode() + b"\n")
-        _tell_icon_theme(data_home)
-    except (OSError, UserError) as error:
-        _put_back(data_home, before, made, tool)
-        if isinstance(error, UserError):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{_INSTALL_FAILED}: {where}{error.strerror}") from error
-    return [os.path.join(data_home, place) for place in contents]
+            if self._is_foreign(place):
+                fact = f"{self._path(place)} is in the way, and not a file of artifactfs"
+                raise UserError(ExitCode.DESKTOP_FAILED, fact, "move it away")
+        before = {place: self._content(place) for place in (*desktop_files.PLACES, _NOTE)}
+        made: list[str] = []
+        note = self._read_note()
+        try:
+            for place in contents:
+                self._make_directory_of(place, made)
+            cached = set(self._cache())
+            for place in desktop_files.PLACES:
+                self._put(place, contents.get(place))
+            self._run(tool)
+            made += sorted(set(self._cache()) - cached)
+            self._make_directory_of(_NOTE, made)
+            self._put(_NOTE, json.dumps({"made": list(dict.fromkeys([*note, *made]))}).encode() + b"\n")
+            self._touch_icon_theme()
+        except (OSError, UserError) as error:
+            self._put_back(before, made, tool)
+            if isinstance(error, UserError):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise UserError(ExitCode.DESKTOP_FAILED, f"{_INSTALL_FAILED}: {where}{error.strerror}") from error
+        return list(map(self._path, contents))
 
+    def uninstall(self) -> list[str]:
+        """Remove the files of `install`; returns their paths, empty if none is installed. Raises UserError."""
+        ours = list(filter(self._is_ours, desktop_files.PLACES))
+        note = self._read_note()
+        if not ours and not note:
+            return []
+        tool = _tool()
+        try:
+            for place in ours:
+                self._put(place, None)
+            if os.path.isdir(self._packages):
+                self._run(tool)
+            self._put(_NOTE, None)
+            self._unmake(note)
+            self._touch_icon_theme()
+        except OSError as error:
+            fact = f"cannot remove {error.filename}: {error.strerror}"
+            raise UserError(ExitCode.DESKTOP_FAILED, fact, "run the command again to remove the rest") from error
+        return list(map(self._path, ours))
 
-def uninstall(data_home: str) -> list[str]:
-    """Remove the files of `install`; returns their paths, empty if none is installed. Raises UserError."""
-    ours = [place for place in desktop_files.PLACES if _state_of(data_home, place) == "ours"]
-    note = _read_note(data_home)
-    if not ours and not note:
-        return []
-    tool = _tool()
-    try:
-        for place in ours:
-            _put(data_home, place, None)
-        if os.path.isdir(os.path.join(data_home, "mime", "packages")):
-            _run(tool, data_home)
-        _put(data_home, _NOTE, None)
-        _unmake(data_home, note)
-        _tell_icon_theme(data_home)
-    except OSError as error:
-        raise UserError(
-            ExitCode.DESKTOP_FAILED,
-            f"cannot remove {error.filename}: {error.strerror}",
-            "run the command again to remove the rest",
-        ) from error
-    return [os.path.join(data_home, place) for place in ours]
+    def status(self, program: tuple[str, ...], mountpoint: str) -> list[Part]:
+        """Return the state of each file, compared with the files that `install` would write.
 
-
-def status(data_home: str, choice: desktop_files.Choice) -> list[Part]:
-    """Return the state of each file, compared with the files of `install`; `choice.bin` is ignored."""
-    installed = desktop_files.wanted(choice)
-    globs = _content(data_home, "mime/globs2") or b""
-    known = {line.partition(":")[2].partition(":")[2] for line in globs.decode(errors="replace").splitlines()}
-    parts = []
-    for place, name in desktop_files.PLACES.items():
-        found, content = _state_of(data_home, place), _content(data_home, place)
-        state = "not installed"
-        if found == "foreign":
-            state = "not ours: it is in the way"
-        elif content is not None and content != installed.get(place, content):
-            state = "of another version or place: run `artifactfs desktop install` again"
-        elif content is not None and place.endswith(".xml") and not set(desktop_files.globs(content)) <= known:
-            state = f"not registered by {_TOOL}: run `artifactfs desktop install` again"
-        elif content is not None:
+        `mountpoint`: that of a launcher to install; an installed one has its own.
+        """
+        choice = desktop_files.Choice(self.mountpoint() or mountpoint, program, bin=True)
+        wanted = desktop_files.wanted(choice)
+        globs = (self._content("mime/globs2") or b"").decode(errors="replace").splitlines()
+        known = {line.partition(":")[2].partition(":")[2] for line in globs}
+        parts = []
+        for place, name in desktop_files.PLACES.items():
+            content = self._content(place)
             state = "installed"
-        parts.append(Part(name, os.path.join(data_home, place), state, found == "ours"))
-    return parts
+            if self._is_foreign(place):
+                state = "not ours: it is in the way"
+            elif content is None:
+                state = "not installed"
+            elif content != wanted[place]:
+                state = "of another version or place: run `artifactfs desktop install` again"
+            elif place.endswith(".xml") and not set(desktop_files.globs(content)) <= known:
+                state = f"not registered by {_TOOL}: run `artifactfs desktop install` again"
+            parts.append(Part(name, self._path(place), state))
+        return parts
 
+    def mountpoint(self) -> str | None:
+        """Return the mount point of the installed launcher; None where there is none."""
+        content = self._content(desktop_files.LAUNCHER)
+        return desktop_files.mountpoint_in(content) if content is not None and desktop_files.MARK in content else None
 
-def launcher_mountpoint(data_home: str) -> str | None:
-    """Return the mount point of the installed launcher; None where there is none."""
-    content = (
-        _content(data_home, desktop_files.LAUNCHER) if _state_of(data_home, desktop_files.LAUNCHER) == "ours" else None
-    )
-    return desktop_files.mountpoint_in(content) if content is not None else None
+    def _path(self, place: str) -> str:
+        return os.path.join(self._data_home, place)
 
+    def _content(self, place: str) -> bytes | None:
+        try:
+            with open(self._path(place), "rb") as file:
+                return file.read()
+        except OSError:
+            return None
 
-def has_bin(data_home: str) -> bool:
-    """Whether `*.bin` is installed."""
-    return _state_of(data_home, desktop_files.BIN) == "ours"
+    def _is_ours(self, place: str) -> bool:
+        return desktop_files.MARK in (self._content(place) or b"")
+
+    def _is_foreign(self, place: str) -> bool:
+        """Return whether a file is not ours. An unreadable file is foreign."""
+        return os.path.lexists(self._path(place)) and not self._is_ours(place)
+
+    def _put(self, place: str, content: bytes | None) -> None:
+        """Replace a file atomically, or remove it if `content` is None. Raises OSError."""
+        path = self._path(place)
+        if content is None:
+            if place == _NOTE or self._is_ours(place):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    os.unlink(path)
+            return
+        new = f"{path}.{os.getpid()}.new"
+        try:
+            with open(new, "wb") as file:
+                file.write(content)
+            os.replace(new, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            raise
+
+    def _make_directory_of(self, place: str, made: list[str]) -> None:
+        """Create the directory of a file and its missing parents, and append them to `made`, topmost first.
+
+        Raises OSError; UserError if something else is in the way.
+        """
+        path = os.path.dirname(self._path(place))
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for directory in reversed(missing):
+            try:
+                os.mkdir(directory)
+            except FileExistsError:
+                fact, fix = "is in the way, and not a directory", "move it away"
+                if os.path.islink(directory):
+                    fact = f"is a link to {os.path.realpath(directory)}, which is not a directory"
+                    fix = "create that directory, or remove the link"
+                raise UserError(ExitCode.DESKTOP_FAILED, f"{_INSTALL_FAILED}: {directory} {fact}", fix) from None
+            made.append(directory)
+
+    def _run(self, tool: str) -> None:
+        """Rebuild the MIME cache. Raises UserError with the tool's message."""
+        try:
+            done = subprocess.run([tool, self._mime], capture_output=True, timeout=_TOOL_S, check=False, text=True)
+        except subprocess.TimeoutExpired:
+            raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} did not end within {_TOOL_S:g} s") from None
+        if done.returncode != 0:
+            said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} failed: {said}")
+
+    def _cache(self) -> Iterator[str]:
+        """Yield the files of update-mime-database, and its directories before their files."""
+        for directory, names, found in os.walk(self._mime):
+            if directory == self._mime:
+                names[:] = [name for name in names if name != "packages"]
+                yield from (os.path.join(directory, name) for name in found if name in _CACHE)
+            else:
+                yield directory
+                yield from (os.path.join(directory, name) for name in found if name.endswith(".xml"))
+
+    def _unmake(self, made: list[str]) -> None:
+        """Remove the files and directories of the note that are no longer in use. Raises OSError.
+
+        The note may be edited, so it is trusted as little as possible: directories are removed only when empty. Files
+        are removed only in the cache of update-mime-database, and only when no package is left for the cache.
+        """
+        has_packages = os.path.isdir(self._packages) and bool(os.listdir(self._packages))
+        cached = set() if has_packages else set(self._cache())
+        for path in reversed(made):
+            if path in cached and not os.path.isdir(path):
+                os.unlink(path)
+        for path in sorted(made, key=len, reverse=True):
+            # Not empty, not a directory, or gone: not ours to remove.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+    def _put_back(self, before: Mapping[str, bytes | None], made: list[str], tool: str) -> None:
+        """Undo a failed `install`, best effort: the user sees the first failure."""
+        with contextlib.suppress(OSError, UserError):
+            for place, content in before.items():
+                if self._content(place) != content:
+                    self._put(place, content)
+            if os.path.isdir(self._packages):
+                self._run(tool)
+        with contextlib.suppress(OSError):
+            # The cache is ours below a MIME directory that this `install` created.
+            self._unmake([*made, *(self._cache() if self._mime in made else ())])
+
+    def _read_note(self) -> list[str]:
+        try:
+            made = json.loads(self._content(_NOTE) or b"{}")["made"]
+        except (ValueError, KeyError, TypeError):
+            return []
+        return (
+            [path for path in made if isinstance(path, str) and os.path.isabs(path)] if isinstance(made, list) else []
+        )
+
+    def _touch_icon_theme(self) -> None:
+        """Notify desktops of changed icons by the mtime of the theme's directory (Icon Theme Specification)."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._path("icons/hicolor"))
 
 
 def _tool() -> str:
     found = shutil.which(_TOOL)
     if found is None:
-        raise UserError(
-            ExitCode.DESKTOP_FAILED,
-            f"{_TOOL}, which registers file types, is missing",
-            "as root, run `apt-get install shared-mime-info`",
-            command="sudo apt-get install shared-mime-info",
-        )
+        fact = f"{_TOOL}, which registers file types, is missing"
+        fix, command = "as root, run `apt-get install shared-mime-info`", "sudo apt-get install shared-mime-info"
+        raise UserError(ExitCode.DESKTOP_FAILED, fact, fix, command=command)
     return found
-
-
-def _run(tool: str, data_home: str) -> None:
-    """Rebuild the MIME cache. Raises UserError with the tool's message."""
-    try:
-        done = subprocess.run(
-            [tool, os.path.join(data_home, "mime")], capture_output=True, timeout=_TOOL_S, check=False, text=True
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} did not end within {_TOOL_S:g} s") from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} failed: {said}")
-
-
-def _refuse_foreign(data_home: str, places: Mapping[str, bytes]) -> None:
-    for place in places:
-        if _state_of(data_home, place) == "foreign":
-            raise UserError(
-                ExitCode.DESKTOP_FAILED,
-                f"{os.path.join(data_home, place)} is in the way, and not a file of artifactfs",
-                "move it away",
-            )
-
-
-def _state_of(data_home: str, place: str) -> Literal["ours", "foreign", "absent"]:
-    """Return the owner of a file by its mark. An unreadable file is foreign."""
-    path = os.path.join(data_home, place)
-    try:
-        return "ours" if desktop_files.is_ours(path) else "foreign"
-    except (FileNotFoundError, NotADirectoryError):
-        return "foreign" if os.path.lexists(path) else "absent"
-    except OSError:
-        return "foreign"
-
-
-def _content(data_home: str, place: str) -> bytes | None:
-    try:
-        with open(os.path.join(data_home, place), "rb") as file:
-            return file.read()
-    except OSError:
-        return None
-
-
-def _put(data_home: str, place: str, content: bytes | None) -> None:
-    """Replace a file atomically, or remove it if `content` is None. Raises OSError."""
-    path = os.path.join(data_home, place)
-    if content is None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if place == _NOTE or desktop_files.is_ours(path):
-                os.unlink(path)
-        return
-    new = f"{path}.{os.getpid()}.new"
-    try:
-        with open(new, "wb") as file:
-            file.write(content)
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
-
-
-def _make_directories(path: str, made: list[str]) -> None:
-    """Create a directory and its missing parents, and append them to `made`, topmost first.
-
-    Raises OSError; UserError if something else is in the way.
-    """
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(missing):
-        try:
-            os.mkdir(directory)
-        except FileExistsError:
-            if os.path.islink(directory):
-                fact = f"is a link to {os.path.realpath(directory)}, which is not a directory"
-                fix = "create that directory, or remove the link"
-            else:
-                fact, fix = "is in the way, and not a directory", "move it away"
-            raise UserError(ExitCode.DESKTOP_FAILED, f"{_INSTALL_FAILED}: {directory} {fact}", fix) from None
-        made.append(directory)
-
-
-def _cache(data_home: str) -> Iterator[str]:
-    """Yield the files of update-mime-database, and its directories before their files."""
-    top = os.path.join(data_home, "mime")
-    for directory, names, found in os.walk(top):
-        if directory == top:
-            names[:] = [name for name in names if name != "packages"]
-            yield from (os.path.join(directory, name) for name in found if name in _CACHE)
-        else:
-            yield directory
-            yield from (os.path.join(directory, name) for name in found if name.endswith(".xml"))
-
-
-def _unmake(data_home: str, made: list[str]) -> None:
-    """Remove the files and directories of the note that are no longer in use. Raises OSError.
-
-    The note may be edited, so it is trusted as little as possible: directories are removed only when empty. Files are
-    removed only in the cache of update-mime-database, and only when no package is left that the cache is built from.
-    """
-    packages = os.path.join(data_home, "mime", "packages")
-    has_packages = os.path.isdir(packages) and bool(os.listdir(packages))
-    cached = set() if has_packages else set(_cache(data_home))
-    for path in reversed(made):
-        if path in cached and not os.path.isdir(path):
-            os.unlink(path)
-    for path in sorted(made, key=len, reverse=True):
-        # Not empty, not a directory, or gone: not ours to remove.
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
-
-
-def _put_back(data_home: str, before: Mapping[str, bytes | None], made: list[str], tool: str) -> None:
-    """Undo a failed `install`, best effort: the user sees the first failure."""
-    with contextlib.suppress(OSError, UserError):
-        for place, content in before.items():
-            if _content(data_home, place) != content:
-                _put(data_home, place, content)
-        if os.path.isdir(os.path.join(data_home, "mime", "packages")):
-            _run(tool, data_home)
-    with contextlib.suppress(OSError):
-        _unmake(data_home, [*made, *_cache_made(data_home, made)])
-
-
-def _cache_made(data_home: str, made: list[str]) -> list[str]:
-    """Return the cache below a MIME directory that this `install` created."""
-    return list(_cache(data_home)) if os.path.join(data_home, "mime") in made else []
-
-
-def _read_note(data_home: str) -> list[str]:
-    content = _content(data_home, _NOTE)
-    try:
-        made = json.loads(content)["made"] if content is not None else []
-    except (ValueError, KeyError, TypeError):
-        return []
-    return [path for path in made if isinstance(path, str) and os.path.isabs(path)] if isinstance(made, list) else []
-
-
-def _tell_icon_theme(data_home: str) -> None:
-    """Notify desktops of changed icons by the mtime of the theme's directory (Icon Theme Specification)."""
-    with contextlib.suppress(FileNotFoundError):
-        os.utime(os.path.join(data_home, "icons", "hicolor"))

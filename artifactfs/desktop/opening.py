@@ -30,12 +30,9 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
     """
     opener = next((words for words in _OPENERS if shutil.which(words[0]) is not None), None)
     if opener is None:
-        raise UserError(
-            ExitCode.DESKTOP_FAILED,
-            "no program to open a directory is installed",
-            "as root, run `apt-get install xdg-utils`",
-            command="sudo apt-get install xdg-utils",
-        )
+        fact = "no program to open a directory is installed"
+        fix, command = "as root, run `apt-get install xdg-utils`", "sudo apt-get install xdg-utils"
+        raise UserError(ExitCode.DESKTOP_FAILED, fact, fix, command=command)
     point = mount_table.resolve(mountpoint)
     if not _is_served(point):
         _mount(point, program)
@@ -51,11 +48,8 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
     if done.returncode == 0 and not settings.has_display():
         raise UserError(ExitCode.DESKTOP_FAILED, f"{point} is mounted, but there is no display to show it on")
     if done.returncode != 0:
-        raise UserError(
-            ExitCode.DESKTOP_FAILED,
-            f"{point} is mounted, but `{' '.join(opener)}` could not show it (exit code {done.returncode})",
-            "check that a file manager is installed",
-        )
+        fact = f"{point} is mounted, but `{' '.join(opener)}` could not show it (exit code {done.returncode})"
+        raise UserError(ExitCode.DESKTOP_FAILED, fact, "check that a file manager is installed")
 
 
 def tell(message: str) -> None:
@@ -72,13 +66,11 @@ def tell(message: str) -> None:
         ("xmessage", "-center", "-title", _TITLE, text),
     )
     for words in ways:
-        if shutil.which(words[0]) is not None and _succeeds(words):
-            return
-
-
-def _succeeds(words: Sequence[str]) -> bool:
-    # No time-out: the window stays until the user closes it.
-    return subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        if shutil.which(words[0]) is not None:
+            # No time-out: the window stays until the user closes it.
+            done = subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if done.returncode == 0:
+                return
 
 
 def _is_served(point: str) -> bool:
@@ -107,12 +99,6 @@ def _mount(point: str, program: Sequence[str]) -> None:
             with contextlib.suppress(OSError):
                 os.rmdir(point)
         said = " ".join(done.stderr.split()).removeprefix("artifactfs: ")
-        raise UserError(_exit_code(done.returncode), said or f"`mount` ended with exit code {done.returncode}")
-
-
-def _exit_code(number: int) -> ExitCode:
-    try:
-        return ExitCode(number)
-    except ValueError:
-        # A signal, say.
-        return ExitCode.MOUNT_REFUSED
+        # A signal's number is no exit code.
+        code = ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.MOUNT_REFUSED
+        raise UserError(code, said or f"`mount` ended with exit code {done.returncode}")

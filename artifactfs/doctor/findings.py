@@ -1,7 +1,7 @@
 """Findings of the doctor: a mark, a fact, and its fix. Pure."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -9,12 +9,11 @@ from artifactfs.errors import UserError
 
 
 class Mark(enum.Enum):
-    """The severity. Only a FAULT keeps a mount from working."""
+    """The severity. Only a FAULT keeps a mount from working; SKIPPED marks a check that was not made."""
 
     GOOD = "good"
     WARNING = "warning"
     FAULT = "fault"
-    # Not checked: there is nothing to check, or the user left it out.
     SKIPPED = "skipped"
 
 
@@ -38,17 +37,22 @@ class Report(msgspec.Struct, frozen=True):
 
 def good(check: str, fact: str) -> Finding:
     """Return a finding without a problem."""
-    return Finding(check, Mark.GOOD, _encodable(fact))
+    return _finding(check, Mark.GOOD, fact)
+
+
+def skipped(check: str, fact: str, fix: str | None = None) -> Finding:
+    """Return a finding for a check that was not made."""
+    return _finding(check, Mark.SKIPPED, fact, fix)
 
 
 def warning(check: str, fact: str, fix: str | None = None) -> Finding:
     """Return a finding that makes a mount work less well."""
-    return Finding(check, Mark.WARNING, _encodable(fact), fix and _encodable(fix))
+    return _finding(check, Mark.WARNING, fact, fix)
 
 
 def fault(check: str, fact: str, fix: str | None = None) -> Finding:
     """Return a finding that makes a mount, or reading from it, fail."""
-    return Finding(check, Mark.FAULT, _encodable(fact), fix and _encodable(fix))
+    return _finding(check, Mark.FAULT, fact, fix)
 
 
 def refused(check: str, error: UserError, fix: str | None = None) -> Finding:
@@ -57,11 +61,19 @@ def refused(check: str, error: UserError, fix: str | None = None) -> Finding:
     return fault(check, fact, fix or error.command or error.fix or None)
 
 
-def skipped(check: str, fact: str) -> Finding:
-    """Return a finding for a check that was not made."""
-    return Finding(check, Mark.SKIPPED, _encodable(fact))
+def checked(check: str, look: Callable[[], object], fact: str, fix: str | None = None) -> Finding:
+    """Run a check of `mount`: `fact` where it passes, a fault with its error where it does not."""
+    try:
+        look()
+    except UserError as error:
+        return refused(check, error, fix)
+    return good(check, fact)
+
+
+def _finding(check: str, mark: Mark, fact: str, fix: str | None = None) -> Finding:
+    # Without lone surrogates, which msgspec's JSON refuses.
+    return Finding(check, mark, _encodable(fact), None if fix is None else _encodable(fix))
 
 
 def _encodable(text: str) -> str:
-    """Return a text without lone surrogates, which msgspec's JSON refuses."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The conditions of fusermount3 for ordinary users that `mount` itself does not check.
+"""The file systems that fusermount3 mounts over, for ordinary users. host_checks.py has its other conditions.
 
 The facts are those of libfuse's util/fusermount.c and util/fuser_conf.c, from 3.14.0 to the master of 2026-08-20.
 """
@@ -6,14 +6,12 @@ The facts are those of libfuse's util/fusermount.c and util/fuser_conf.c, from 3
 import ctypes
 import os
 import re
-from collections.abc import Iterator
 
-from artifactfs.doctor.findings import Finding, fault, warning
-from artifactfs.doctor.host import Machine
+from artifactfs.doctor.findings import Finding, fault
 from artifactfs.errors import UserError
 from artifactfs.mount import checks
+from artifactfs.mount.host import Machine
 
-_MTAB = "/etc/mtab"
 # Types of file systems by statfs(2)'s f_type: check_nonroot_fstype's list.
 _OVER = frozenset({
     0x61756673, 0x00000187, 0xCA451A4E, 0x9123683E, 0x00C36400, 0xFF534D42, 0x0000F15F, 0x2011BAB0, 0x0000EF53,
@@ -27,18 +25,6 @@ _OVER_SINCE = {
 }  # fmt: skip
 # struct statfs has some 120 bytes, and begins with f_type, a long.
 _STATFS_BYTES = 512
-
-
-def user(machine: Machine) -> Iterator[Finding]:
-    """Check the user's name, and the table that fusermount3 reads to unmount; yields problems only."""
-    if machine.euid == 0:
-        return
-    if not machine.is_named:
-        fix = f"sudo useradd -M -u {machine.euid} artifactfs"
-        yield fault("user", f"fusermount3 mounts for users with a name, and user {machine.euid} has none", fix)
-    if not (machine.read(_MTAB) or "").strip():
-        text = f"{_MTAB} is missing, or cannot be read: `fusermount3 -u` unmounts by it; `artifactfs umount` does not"
-        yield warning("mtab", text, f"sudo ln -sf /proc/self/mounts {_MTAB}")
 
 
 def place(machine: Machine, path: str) -> Finding | None:
@@ -55,7 +41,7 @@ def place(machine: Machine, path: str) -> Finding | None:
     version = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", machine.output("fusermount3", "--version"))
     if kind in _OVER or (since is not None and (version is None or _numbers(version) >= since)):
         return None
-    text = f"fusermount3 does not mount over a file system of the kind {kind:#x}, on which {point} lies"
+    text = f"fusermount3 does not mount over a file system of the kind {kind:#x}, such as that of {point}"
     return fault("file system", text, "mkdir -p ~/model-lab  # and mount there")
 
 

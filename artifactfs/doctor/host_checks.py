@@ -1,34 +1,28 @@
-"""Checks Python, FUSE, limits and other mounts. Each check is a function of a `Machine`."""
+"""Checks the libraries, FUSE, limits and other mounts. Each check is a function of a `Machine`, or of plain facts."""
 
 import importlib.metadata
-import os
+import platform
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os.path import realpath
 
-from artifactfs.doctor.findings import Finding, fault, good, refused, skipped, warning
-from artifactfs.doctor.host import Machine
+from artifactfs.doctor.findings import Finding, checked, fault, good, refused, skipped, warning
 from artifactfs.errors import UserError
 from artifactfs.mount import checks, mount_owner, mount_table
+from artifactfs.mount.host import Machine
+from artifactfs.mount.mount_table import Mount
 from artifactfs.util.escaping import shell_word
 
-_LOWEST_PYTHON = (3, 11)
 # Two connection pools, blocks being loaded and saved, the log: about 60 at most, with a margin.
 _FEW_FILES = 256
 # The bit of CAP_SYS_ADMIN (capabilities(7)), which mounting needs, by root or by the set-uid fusermount3.
 _SYS_ADMIN = 1 << 21
 # The default of fuse.conf(5).
 _MOUNT_MAX = 1000
-_MOST_PROBED = 16
+_MAX_PROBED = 16
+_MTAB = "/etc/mtab"
 _CONTAINER = "docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined …"
-
-
-def python(machine: Machine) -> Finding:
-    """Check the version of Python; the fact names the kernel, too."""
-    version = ".".join(map(str, machine.python))
-    if machine.python < _LOWEST_PYTHON:
-        return fault("python", f"Python {version} is too old: 3.11 is needed", "sudo apt-get install python3.11")
-    return good("python", f"Python {version} on {machine.kernel}")
 
 
 def libraries(
@@ -57,7 +51,8 @@ def libraries(
     except UserError as error:
         return refused("libraries", error)
     others = ", ".join(f"{name} {version_of(name)}" for name in ("trio", "httpx"))
-    return good("libraries", f"pyfuse3 {loaded}, {others}")
+    kernel = f"Linux {platform.release()} ({platform.machine()})"
+    return good("libraries", f"pyfuse3 {loaded}, {others}; Python {platform.python_version()} on {kernel}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -65,106 +60,95 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def device(machine: Machine, look: Callable[[], None] = checks.device) -> Finding:
-    """Check that /dev/fuse exists and opens."""
-    try:
-        look()
-    except UserError as error:
-        if container(machine):
-            return fault("fuse device", f"{error.fact}, in this container", _CONTAINER)
-        return refused("fuse device", error)
-    return good("fuse device", f"{checks.FUSE_DEVICE} is there and opens")
+    """Check /dev/fuse as `mount` does; in a container, only its start fixes it."""
+    fix = _CONTAINER if is_container(machine) else None
+    return checked("fuse device", look, f"{checks.FUSE_DEVICE} exists and opens", fix)
 
 
-def container(machine: Machine) -> bool:
-    """Whether this is a container of Docker, Podman or Kubernetes."""
-    return (
-        machine.has("/.dockerenv")
-        or machine.has("/run/.containerenv")
-        or machine.has("/var/run/secrets/kubernetes.io")
-        or bool(re.search(r"docker|kubepods|containerd|libpod", machine.read("/proc/1/cgroup") or ""))
-    )
+def is_container(machine: Machine) -> bool:
+    """Return whether this is a container of Docker, Podman or Kubernetes."""
+    marks = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+    cgroup = machine.read("/proc/1/cgroup") or ""
+    return any(map(machine.has, marks)) or bool(re.search(r"docker|kubepods|containerd|libpod", cgroup))
 
 
 def privilege(machine: Machine) -> Finding:
     """Check the capability to mount: root's own, or that of fusermount3 by its set-uid bit."""
-    capabilities = machine.process_status("CapEff" if machine.euid == 0 else "CapBnd")
+    is_root = machine.euid == 0
+    capabilities = machine.process_status("CapEff" if is_root else "CapBnd")
     if capabilities and not int(capabilities, 16) & _SYS_ADMIN:
         return fault("privilege", "mounting needs CAP_SYS_ADMIN, which this environment does not have", _CONTAINER)
-    if machine.euid == 0 and mount_owner.in_user_namespace(machine.read("/proc/self/uid_map")):
+    if is_root and mount_owner.in_user_namespace(machine.read("/proc/self/uid_map")):
         return warning(
             "privilege",
             "you are root of a user namespace, not of the machine: it can mount only in a mount namespace of its own",
             "unshare -Urm  # not needed if this is such a namespace, as in a container",
         )
-    if machine.euid == 0:
-        return good("privilege", "root may mount")
-    if machine.process_status("NoNewPrivs") == "1":
+    if not is_root and machine.process_status("NoNewPrivs") == "1":
         return fault(
             "privilege",
             "this process cannot gain privileges (no_new_privs), so the set-uid bit of fusermount3 has no effect",
             "systemctl --user edit UNIT  # NoNewPrivileges=no; in a container: no --security-opt no-new-privileges",
         )
-    return good("privilege", "an ordinary user mounts through fusermount3")
+    return good("privilege", "root may mount" if is_root else "an ordinary user mounts through fusermount3")
 
 
 def fusermount(machine: Machine) -> Finding:
-    """Check fusermount3, which mounts for ordinary users."""
-    path = machine.which("fusermount3")
-    if path is None:
-        if machine.euid == 0:
-            return skipped("fusermount3", "fusermount3 is not installed; root does not need it")
-        return fault("fusermount3", "fusermount3 is missing", "sudo apt-get install fuse3")
-    version = re.search(r"\d+\.\d+[\d.]*", machine.output(path, "--version"))
-    named = f"{path} {version[0] if version else '(of unknown version)'}"
+    """Check fusermount3, which mounts for ordinary users: that it exists, and that the kernel lets it be root."""
     if machine.euid == 0:
-        return good("fusermount3", f"{named}; root does not need it")
+        return skipped("fusermount3", "root does not need it")
     try:
+        path = checks.fusermount(machine)
         found = machine.stat(path)
         nosuid = machine.is_nosuid(path)
+    except UserError as error:
+        return refused("fusermount3", error)
     except OSError as error:
-        return fault("fusermount3", f"{path}: {error.strerror}", "sudo apt-get install --reinstall fuse3")
+        return fault("fusermount3", f"fusermount3: {error.strerror}", "sudo apt-get install --reinstall fuse3")
     if not found.st_mode & stat.S_ISUID or found.st_uid != 0:
-        real = shell_word(os.path.realpath(path))
-        return fault(
-            "fusermount3",
-            f"{path} is not set-uid root, so it cannot mount",
-            f"sudo chown root {real} && sudo chmod u+s {real}",
-        )
+        real = shell_word(realpath(path))
+        fix = f"sudo chown root {real} && sudo chmod u+s {real}"
+        return fault("fusermount3", f"{path} is not set-uid root, so it cannot mount", fix)
     if nosuid:
-        return fault(
-            "fusermount3", f"{path} lies on a file system that is mounted with nosuid", "sudo apt-get install fuse3"
-        )
-    return good("fusermount3", f"{named}, set-uid root")
+        fix = "sudo apt-get install fuse3"
+        return fault("fusermount3", f"{path} lies on a file system that is mounted with nosuid", fix)
+    version = re.search(r"\d+\.\d+[\d.]*", machine.output(path, "--version"))
+    return good("fusermount3", f"{path} {version[0] if version else '(of unknown version)'}, set-uid root")
 
 
-def fuse_conf(machine: Machine, *, allow_other: bool) -> Iterator[Finding]:
-    """Check /etc/fuse.conf: allow_other, if it is set, and the limit on mounts of ordinary users."""
-    # fusermount3 ignores a last line without a line feed.
-    whole = machine.read(checks.FUSE_CONF) or ""
-    lines = [line.split("#", 1)[0].strip() for line in whole.rpartition("\n")[0].split("\n")]
-    allowed = "user_allow_other" in lines
+def user(machine: Machine) -> Iterator[Finding]:
+    """Check the user's name, and the table that fusermount3 reads to unmount; yields problems only."""
     if machine.euid == 0:
-        yield good("allow_other", "root may use allow_other")
         return
-    if allowed:
-        yield good("allow_other", f"{checks.FUSE_CONF} lets ordinary users use allow_other")
-    elif allow_other:
-        newline = "" if not whole or whole.endswith("\n") else f"echo | sudo tee -a {checks.FUSE_CONF}; "
-        fix = f"{newline}echo user_allow_other | sudo tee -a {checks.FUSE_CONF}"
-        yield fault("allow_other", f"allow_other is set, but {checks.FUSE_CONF} has no line user_allow_other", fix)
+    try:
+        checks.user_name(machine)
+    except UserError as error:
+        yield refused("user", error)
+    if not (machine.read(_MTAB) or "").strip():
+        text = f"{_MTAB} is missing, or cannot be read: `fusermount3 -u` needs it; `artifactfs umount` does not"
+        yield warning("mtab", text, f"sudo ln -sf /proc/self/mounts {_MTAB}")
+
+
+def fuse_conf(machine: Machine, mounts: Sequence[Mount], *, allow_other: bool) -> Iterator[Finding]:
+    """Check /etc/fuse.conf: allow_other, if it is set, and the limit on mounts of ordinary users."""
+    if not allow_other:
+        yield skipped("allow_other", "not asked for")
+    elif machine.euid == 0:
+        yield good("allow_other", "root may use allow_other")
     else:
-        yield skipped("allow_other", f"not asked for; {checks.FUSE_CONF} does not allow it")
+        fact = f"{checks.FUSE_CONF} lets ordinary users use allow_other"
+        yield checked("allow_other", lambda: checks.user_allow_other(machine), fact)
+    lines = checks.fuse_conf(machine)
     stated = [match[1] for line in lines if (match := re.fullmatch(r"mount_max\s*=\s*(-?\d{1,9})", line))]
     most = int(stated[-1]) if stated else _MOUNT_MAX
-    there = sum(mount.fstype == "fuse" or mount.fstype.startswith("fuse.") for mount in machine.mounts)
-    if there >= most != -1:
+    there = sum(mount.fstype == "fuse" or mount.fstype.startswith("fuse.") for mount in mounts)
+    if machine.euid != 0 and there >= most != -1:
         fix = f"sudo sed -i '/^ *mount_max/d; $a mount_max = {most + 1000}' {checks.FUSE_CONF}"
         yield fault("mount_max", f"{there} FUSE mounts exist, and {checks.FUSE_CONF} allows {most}", fix)
 
 
-def open_files(machine: Machine) -> Finding:
-    """Check the limit of open files."""
-    limit = machine.files_limit
+def open_files(limit: int) -> Finding:
+    """Check the limit of open files; a negative one is none."""
     if 0 <= limit < _FEW_FILES:
         return warning("open files", f"a process may open {limit} files, which is few for a mount", "ulimit -n 1024")
     return good("open files", "no limit" if limit < 0 else f"a process may open {limit:,}")
@@ -187,17 +171,15 @@ def updatedb(machine: Machine) -> Finding | None:
 
 def logout(machine: Machine) -> Finding | None:
     """Check whether a logout ends a mount in the background; None if it does not."""
-    if machine.euid == 0:
+    if machine.euid == 0 or machine.user is None:
         return None
-    places = ["/etc/systemd/logind.conf"]
+    files = ["/etc/systemd/logind.conf"]
     for directory in ("/usr/lib/systemd/logind.conf.d", "/etc/systemd/logind.conf.d"):
-        places += [f"{directory}/{name}" for name in machine.names(directory) if name.endswith(".conf")]
-    said = [
-        match[1].lower()
-        for place in places
-        for match in re.finditer(r"^\s*KillUserProcesses\s*=\s*(\w+)", machine.read(place) or "", re.MULTILINE)
-    ]
-    if not said or said[-1] not in ("yes", "true", "on", "1") or machine.has(f"/var/lib/systemd/linger/{machine.user}"):
+        files += [f"{directory}/{name}" for name in machine.names(directory) if name.endswith(".conf")]
+    text = "\n".join(machine.read(file) or "" for file in files)
+    values = re.findall(r"^\s*KillUserProcesses\s*=\s*(\w+)", text, re.MULTILINE)
+    lingers = machine.has(f"/var/lib/systemd/linger/{machine.user}")
+    if lingers or not values or values[-1].lower() not in ("yes", "true", "on", "1"):
         return None
     return warning(
         "logout",
@@ -206,18 +188,16 @@ def logout(machine: Machine) -> Finding | None:
     )
 
 
-def mounts(machine: Machine) -> Iterator[Finding]:
+def mounts(rows: Sequence[Mount], is_dead: Callable[[Mount], bool] = mount_table.is_dead) -> Iterator[Finding]:
     """Report our mounts: a dead one makes programs fail that touch it."""
-    ours = [mount for mount in machine.mounts if mount.fstype == mount_table.FUSE_TYPE]
-    if len(ours) > _MOST_PROBED:
+    ours = [mount for mount in rows if mount.fstype == mount_table.FUSE_TYPE]
+    if len(ours) > _MAX_PROBED:
         yield skipped("mounts", f"{len(ours)} mounts of artifactfs: too many to check")
         return
-    dead = [mount for mount in ours if machine.is_dead(mount)]
+    dead = list(filter(is_dead, ours))
     for mount in dead:
         fix = f"artifactfs umount {shell_word(mount.point)}"
         yield warning("mounts", f"the mount at {mount.point} is dead: its process was killed", fix)
     live = [mount.point for mount in ours if mount not in dead]
-    if live:
-        yield good("mounts", f"mounted at {', '.join(live)}")
-    elif not dead:
-        yield good("mounts", "nothing of artifactfs is mounted")
+    if live or not dead:
+        yield good("mounts", f"mounted at {', '.join(live)}" if live else "nothing of artifactfs is mounted")

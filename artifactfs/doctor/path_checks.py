@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from artifactfs.content import cache_dir
 from artifactfs.doctor.findings import Finding, fault, good, refused, skipped, warning
-from artifactfs.doctor.host import Machine
 from artifactfs.errors import UserError
 from artifactfs.logs import system_logs
 from artifactfs.mount import checks
@@ -17,30 +16,21 @@ from artifactfs.util.humanize import format_size
 
 # File systems on a network, and in memory (statfs(2) has only numbers for them).
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "fuse.")
-_FILE = "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …"
+_CACHE = "artifactfs mount --cache-dir /var/tmp/artifactfs-$USER …"
+_LOG_FILE = "artifactfs mount --log-file /var/tmp/artifactfs-$USER.log …"
+_MOUNTPOINT = "mkdir -p ~/model-lab  # and mount there"
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def mountpoint(path: str) -> Finding:
-    """Check a mount point. Changes nothing: `mount` removes a dead mount there."""
+    """Check a mount point as `mount` does. Changes nothing: `mount` replaces a dead mount there."""
     try:
-        point = checks.place(path)
-        if checks.dead_mount(point) is not None:
-            return warning(
-                "mount point",
-                f"a dead mount is at {point}; the next mount there replaces it",
-                _command("umount", point),
-            )
-        hidden = checks.directory(point)
+        point, notice = checks.mountpoint(path, heal=False)
     except UserError as error:
-        return refused("mount point", error, error.command or "mkdir -p ~/model-lab  # and mount there")
-    if hidden is not None:
-        return warning("mount point", hidden, "mkdir -p ~/model-lab  # and mount there")
+        return refused("mount point", error, error.command or _MOUNTPOINT)
+    if notice is not None:
+        return warning("mount point", notice.fact, notice.command or _MOUNTPOINT)
     return good("mount point", f"{point} is an empty directory of yours")
-
-
-def _command(name: str, path: str) -> str:
-    return f"artifactfs {name} {shell_word(path)}"
 
 
 def config(settings: Settings, *, understood: bool = True) -> Finding:
@@ -58,62 +48,55 @@ def config(settings: Settings, *, understood: bool = True) -> Finding:
     except OSError as error:
         return warning("config file", f"{path}: {error.strerror}", f"chmod u+r {shell_word(path)}")
     if not understood:
-        # For example, another user's file: the finding about the settings says so.
+        # For example, another user's file: the finding about the settings names it.
         return skipped("config file", path)
     mode = stat.S_IMODE(found.st_mode)
     private = "you alone can read it" if not mode & 0o077 else "others can read it, and it holds no keys"
     return good("config file", f"{path}; {private}")
 
 
-def cache(machine: Machine, settings: Settings, point: str | None) -> Finding:
+def cache(mounts: Sequence[Mount], settings: Settings, point: str | None) -> Finding:
     """Check the cache directory: its owner, its file system, and the free space."""
     path = settings.cache_dir
     if settings.cache_size == 0:
         return good("cache", "turned off: repeated reads are fetched again")
     if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
-        return warning("cache", f"{path} is below the mount point, which is read-only", _elsewhere())
-    there = os.path.lexists(path)
-    lies_at = path if there else existing_above(path)
+        return warning("cache", f"{path} is below the mount point, which is read-only", _CACHE)
+    exists = os.path.lexists(path)
+    lies_at = path if exists else existing_above(path)
     private = ""
-    if there:
+    if exists:
         try:
-            directory = cache_dir.find(path)
-            found = os.fstat(directory.fd)
+            found = cache_dir.find(path)
+            mode = os.fstat(found.fd).st_mode
         except cache_dir.ForeignDirectory as error:
             return refused("cache", error, f"artifactfs mount --cache-dir {error.instead} …")
         except OSError as error:
-            return warning("cache", f"{path}: {error.strerror}; everything is fetched again", _elsewhere())
-        private = "" if not stat.S_IMODE(found.st_mode) & 0o077 else "; its mode becomes 0700"
-    state = os.statvfs(lies_at)
-    if state.f_flag & os.ST_RDONLY:
-        return warning("cache", f"{path} lies on a read-only disk, so nothing is cached", _elsewhere())
+            return warning("cache", f"{path}: {error.strerror}; everything is fetched again", _CACHE)
+        private = "; its mode becomes 0700" if stat.S_IMODE(mode) & 0o077 else ""
+    disk = os.statvfs(lies_at)
+    if disk.f_flag & os.ST_RDONLY:
+        return warning("cache", f"{path} lies on a read-only disk, so nothing is cached", _CACHE)
     if not os.access(lies_at, os.W_OK | os.X_OK):
-        if there:
+        if exists:
             fix = f"chmod u+rwx {shell_word(path)}"
             return warning("cache", f"{path} cannot be written, so nothing is cached", fix)
         # A directory that root makes helps only if this user can enter its parent.
-        fix = _own(path) if os.access(lies_at, os.X_OK) else _elsewhere()
+        own = f"sudo install -d -m 700 -o $(id -u) {shell_word(path)}"
+        fix = own if os.access(lies_at, os.X_OK) else _CACHE
         return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is cached", fix)
-    kind = kind_of(machine.mounts, os.path.realpath(lies_at))
-    free = state.f_bavail * state.f_frsize
-    room = f"{format_size(free)} free"
-    if free <= settings.cache_min_free:
+    kind = kind_of(mounts, os.path.realpath(lies_at))
+    free_bytes = disk.f_bavail * disk.f_frsize
+    free = f"{format_size(free_bytes)} free"
+    if free_bytes <= settings.cache_min_free:
         least = format_size(settings.cache_min_free)
-        return warning("cache", f"{path} has {room}, of which {least} must stay free: nothing is cached", _elsewhere())
+        return warning("cache", f"{path} has {free}, of which {least} must stay free: nothing is cached", _CACHE)
     if kind in _MEMORY:
-        return warning("cache", f"{path} lies in memory ({kind}), which programs then lack", _elsewhere())
+        return warning("cache", f"{path} lies in memory ({kind}), which programs then lack", _CACHE)
     if kind.startswith(_REMOTE):
-        return warning("cache", f"{path} lies on {kind}: reads are as slow as its network", _elsewhere())
+        return warning("cache", f"{path} lies on {kind}: reads are as slow as its network", _CACHE)
     most = format_size(settings.cache_size)
-    return good("cache", f"{path} on {kind or 'an unknown file system'}, {most} at most, {room}{private}")
-
-
-def _own(path: str) -> str:
-    return f"sudo install -d -m 700 -o $(id -u) {shell_word(path)}"
-
-
-def _elsewhere() -> str:
-    return "artifactfs mount --cache-dir /var/tmp/artifactfs-$USER …"
+    return good("cache", f"{path} on {kind or 'an unknown file system'}, {most} at most, {free}{private}")
 
 
 def log(settings: Settings, point: str | None) -> Finding:
@@ -124,18 +107,21 @@ def log(settings: Settings, point: str | None) -> Finding:
     if target.file is None:
         socket = system_logs.JOURNAL_SOCKET if target.to == "journal" else system_logs.SYSLOG_SOCKET
         if not os.path.exists(socket):
-            return fault("log", f"{target.place} is not running: {socket} is missing", _FILE)
+            return fault("log", f"{target.place} is not running: {socket} is missing", _LOG_FILE)
         return good("log", f"goes to {target.place}")
     path = target.file
     directory = os.path.dirname(path)
     place = existing_above(path if os.path.lexists(path) else directory)
     if os.path.isdir(path):
         return fault("log", f"{path} is a directory", "artifactfs mount --log-file FILE …")
+    if point is not None:
+        try:
+            checks.log_file(path, os.path.realpath(point))
+        except UserError as error:
+            return refused("log", error, _LOG_FILE)
     if not os.access(place, os.W_OK | (os.X_OK if os.path.isdir(place) else 0)):
-        return fault(
-            "log", f"the log of a mount in the background cannot be written: {place} is not yours to write",
-            _FILE,
-        )  # fmt: skip
+        fact = f"the log of a mount in the background cannot be written: {place} is not yours to write"
+        return fault("log", fact, _LOG_FILE)
     if os.path.lexists(path) and not os.path.isfile(path):
         return skipped("log", f"goes to {path}")
     return good("log", f"goes to {path if settings.log_file or point else directory}")

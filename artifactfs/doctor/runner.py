@@ -2,17 +2,20 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterable
+import resource
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from artifactfs import settings
 from artifactfs.doctor import fusermount, host_checks, path_checks, settings_checks
-from artifactfs.doctor.findings import Finding, Mark, fault, skipped, warning
-from artifactfs.doctor.host import Machine
+from artifactfs.doctor.findings import Finding, Mark, checked, fault, skipped, warning
 from artifactfs.doctor.isolated import run_isolated
 from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import UserError, of_the_system
+from artifactfs.mount import checks, mount_table
+from artifactfs.mount.host import Machine
+from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,27 +38,33 @@ class Request:
     run_id: int | None = None
 
 
-def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dict[str, int]:
+def examine(request: Request, tell: Tell) -> dict[str, int]:
     """Run all checks; returns the number of requests by kind. Takes at most two deadlines and some seconds."""
-    machine = machine or Machine()
-    its = settings_checks.read(request.given)
+    setup = settings_checks.read(request.given)
     settings.drop_keys()
-    loaded = its.settings
-    for finding in its.findings:
+    loaded, point = setup.settings, request.mountpoint
+    for finding in setup.findings:
         tell(finding)
     unread = settings.unread_proxies(), settings.unread_exceptions()
+    machine, mounts = Machine(), mount_table.mounts()
     _here(tell, "proxy", lambda: settings_checks.proxy(loaded, *unread))
     # Checks that fork come first: later ones may start threads.
-    _aside(tell, "config file", partial(path_checks.config, loaded, understood=its.may_ask))
-    if request.mountpoint is not None:
-        _aside(tell, "mount point", partial(path_checks.mountpoint, request.mountpoint))
-        _aside(tell, "file system", partial(fusermount.place, machine, request.mountpoint))
-    _aside(tell, "cache", partial(path_checks.cache, machine, loaded, request.mountpoint))
-    _aside(tell, "log", partial(path_checks.log, loaded, request.mountpoint))
+    _aside(tell, "config file", lambda: path_checks.config(loaded, understood=setup.may_ask))
+    if point is not None:
+        _aside(tell, "mount point", partial(path_checks.mountpoint, point))
+        _aside(tell, "file system", partial(fusermount.place, machine, point))
+    _aside(tell, "cache", lambda: path_checks.cache(mounts, loaded, point))
+    _aside(tell, "log", lambda: path_checks.log(loaded, point))
     trusted = _aside(tell, "certificates", lambda: settings_checks.certificates(loaded, settings.unread_ca_files()))
-    _check_machine(tell, machine, loaded)
-    why = _reason_to_skip(request, its, trusted=trusted)
-    if why is not None:
+    _check_machine(tell, machine, mounts, loaded)
+    why = ""
+    if request.offline:
+        why = "--offline"
+    elif not setup.may_ask:
+        why = "the settings have errors"
+    elif not trusted:
+        why = "there are no certificates to trust"
+    if why:
         tell(skipped("service", f"not asked: {why}"))
         return {}
     from artifactfs.doctor import service
@@ -63,41 +72,35 @@ def examine(request: Request, tell: Tell, machine: Machine | None = None) -> dic
     return service.ask(loaded, tell, index=request.index, run_id=request.run_id)
 
 
-def _reason_to_skip(request: Request, its: settings_checks.Setup, *, trusted: bool) -> str | None:
-    """Return the reason for sending no requests to the service, None if there is none."""
-    if request.offline:
-        return "--offline"
-    if not its.may_ask:
-        return "the settings have errors"
-    return None if trusted else "there are no certificates to trust"
-
-
-def _check_machine(tell: Tell, machine: Machine, loaded: Settings) -> None:
+def _check_machine(tell: Tell, machine: Machine, mounts: Sequence[Mount], loaded: Settings) -> None:
     requirements = importlib.metadata.requires("artifactfs") or []
-    _here(tell, "python", lambda: host_checks.python(machine))
-    _here(tell, "fuse device", lambda: host_checks.device(machine))
-    _here(tell, "privilege", lambda: host_checks.privilege(machine))
-    _here(tell, "fusermount3", lambda: host_checks.fusermount(machine))
-    _here(tell, "user", lambda: fusermount.user(machine))
-    _here(tell, "allow_other", lambda: host_checks.fuse_conf(machine, allow_other=loaded.allow_other))
-    _here(tell, "open files", lambda: host_checks.open_files(machine))
-    _here(tell, "updatedb", lambda: host_checks.updatedb(machine))
-    _here(tell, "logout", lambda: host_checks.logout(machine))
-    _here(tell, "mounts", lambda: host_checks.mounts(machine))
-    _here(tell, "libraries", lambda: host_checks.libraries(requirements))
+    files_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    looks: dict[str, Callable[[], Found]] = {
+        "memory": lambda: checked("memory", checks.memory, "enough for a mount"),
+        "fuse device": lambda: host_checks.device(machine),
+        "privilege": lambda: host_checks.privilege(machine),
+        "fusermount3": lambda: host_checks.fusermount(machine),
+        "user": lambda: host_checks.user(machine),
+        "allow_other": lambda: host_checks.fuse_conf(machine, mounts, allow_other=loaded.allow_other),
+        "open files": lambda: host_checks.open_files(files_limit),
+        "updatedb": lambda: host_checks.updatedb(machine),
+        "logout": lambda: host_checks.logout(machine),
+        "mounts": lambda: host_checks.mounts(mounts),
+        "libraries": lambda: host_checks.libraries(requirements),
+    }
+    for check, look in looks.items():
+        _here(tell, check, look)
 
 
 def _here(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
     """Run a check in this process; an exception becomes a finding. Returns whether there is no fault."""
-    found: list[Finding] = []
     try:
         found = _listed(look())
     except (OSError, UserError, MemoryError) as error:
         found = [_check_failed(check, error)]
     except Exception as error:
         log.debug("a check failed", exc_info=True)
-        text = f"the check failed: {type(error).__name__} (this is a bug, please report it)"
-        found = [warning(check, text)]
+        found = [warning(check, f"the check failed: {type(error).__name__} (this is a bug, please report it)")]
     for finding in found:
         tell(finding)
     return all(finding.mark is not Mark.FAULT for finding in found)
@@ -115,18 +118,16 @@ def _aside(tell: Tell, check: str, look: Callable[[], Found]) -> bool:
 
     def findings() -> Iterable[Finding]:
         found = run_isolated(looked, _LOOK_S)
-        return [_silent(check)] if found is None else found
+        if found is not None:
+            return found
+        text = f"the file system of this path does not answer within {_LOOK_S:g} s"
+        return [fault(check, text, "mount | grep -E 'fuse|nfs|cifs'  # and umount -l what is dead")]
 
     return _here(tell, check, findings)
 
 
 def _check_failed(check: str, error: Exception) -> Finding:
     return warning(check, f"the check failed: {of_the_system(error) or error}")
-
-
-def _silent(check: str) -> Finding:
-    text = f"the file system of this path does not answer within {_LOOK_S:g} s"
-    return fault(check, text, "mount | grep -E 'fuse|nfs|cifs'  # and umount -l what is dead")
 
 
 def _listed(found: Found) -> list[Finding]:

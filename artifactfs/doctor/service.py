@@ -10,7 +10,7 @@ Uses the client of a mount, so that TLS, proxy and retries are the same. Sends a
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from artifactfs import errors
 from artifactfs.doctor import service_findings
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
-from artifactfs.doctor.service_findings import Heads
+from artifactfs.doctor.service_findings import ANOTHER_RUN, Head, Heads
 from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
@@ -32,7 +32,7 @@ Tell = Callable[[Finding], None]
 # One page: enough to find a finished run with files.
 _RUNS = 20
 # Runs that are searched for a file. Arbitrary.
-_MOST_ROOTS = 5
+_MAX_ROOTS = 5
 # Read from the second byte on, which shows a server that ignores ranges.
 _BYTES = 64
 
@@ -57,7 +57,7 @@ async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) 
         proxy=settings.proxy,
         ca_file=settings.ca_file,
         clock=boottime,
-        on_answer=lambda kind, status, headers: heads.add(kind, status, headers, time.time()),
+        on_answer=lambda kind, status, headers: heads.append(Head(kind, status, headers, time.time())),
     )
     try:
         checks = ServiceChecks(settings, transport, heads, tell)
@@ -112,18 +112,15 @@ class ServiceChecks:
         try:
             self._runs = await self._service.list_runs(_RUNS)
         except errors.ServiceError as error:
-            for finding in service_findings.refused(self._settings, error):
-                self._tell(finding)
-            self._report_heads()
-            return False
-        self._tell(service_findings.answered(self._settings, boottime() - start, self._heads.statuses("runs")))
-        self._report_heads()
-        return True
-
-    def _report_heads(self) -> None:
+            first, answered = service_findings.refused(self._settings, error), False
+        else:
+            took_s = boottime() - start
+            first, answered = service_findings.answered(self._settings, took_s, self._heads.statuses("runs")), True
+        self._tell(first)
         for finding in (service_findings.clock(self._heads), service_findings.rate_limit(self._heads)):
             if finding is not None:
                 self._tell(finding)
+        return answered
 
     async def look(self, run_id: int | None, *, index: bool) -> None:
         """Try listings, contents and the index."""
@@ -140,8 +137,9 @@ class ServiceChecks:
     async def _somewhere(self, run_id: int | None) -> _Found | None:
         """Find a run that holds a file, and list its root."""
         self.step = "listing"
-        candidates: Sequence[int] = [run_id] if run_id is not None else self._candidates()
-        found: _Found | None = None
+        # Finished runs first, since their files are complete.
+        recent = [run.run_id for run in sorted(self._runs, key=lambda run: not run.finished)][:_MAX_ROOTS]
+        candidates = recent if run_id is None else [run_id]
         for each in candidates:
             try:
                 run = next((run for run in self._runs if run.run_id == each), None) or await self._service.get_run(each)
@@ -152,22 +150,17 @@ class ServiceChecks:
                     return None
                 continue
             except errors.ServiceError as error:
-                self._tell(fault("listing", f"run {each} cannot be listed: {error}", service_findings.ANOTHER_RUN))
+                self._tell(fault("listing", f"run {each} cannot be listed: {error}", ANOTHER_RUN))
                 return None
-            found = _Found(run, root, {"": root})
             if root.children.by_name:
                 self._tell(service_findings.listing(each, root))
-                return found
-        if found is None and not candidates:
-            self._tell(skipped("listing", "this account has no run: nothing to try it on"))
+                return _Found(run, root, {"": root})
+        looked = "the run has no file" if run_id is not None else f"of {len(candidates)} runs none has a file"
+        if candidates:
+            self._tell(skipped("listing", f"{looked}: nothing to try it on", "artifactfs doctor --run ID"))
         else:
-            looked = "the run has no file" if run_id is not None else f"of {len(candidates)} runs none has a file"
-            self._tell(skipped("listing", f"{looked}: nothing to try it on; name one with --run"))
+            self._tell(skipped("listing", "this account has no run: nothing to try it on"))
         return None
-
-    def _candidates(self) -> list[int]:
-        """Return the runs to search: finished runs first, since their files are complete."""
-        return [run.run_id for run in sorted(self._runs, key=lambda run: not run.finished)][:_MOST_ROOTS]
 
     async def _directory(self, found: _Found) -> None:
         """List a directory below the root: its path may need a slash, and the answer may be relative to it."""
@@ -181,13 +174,8 @@ class ServiceChecks:
         try:
             listing = await self._service.list_directory(found.run.run_id, name)
         except errors.ServiceError as error:
-            self._tell(
-                fault(
-                    "directories",
-                    f"a directory of run {found.run.run_id} cannot be listed: {error}",
-                    service_findings.ANOTHER_RUN,
-                )
-            )
+            fact = f"a directory of run {found.run.run_id} cannot be listed: {error}"
+            self._tell(fault("directories", fact, ANOTHER_RUN))
             return
         found.listings[name] = listing
         sent = (self._transport.cost() - before).requests.get("listing", 0)
@@ -220,7 +208,6 @@ class ServiceChecks:
         self.step = "index"
         prefix = found.root.path_in_project.rstrip("/") + "/"
         comparison = service_findings.Comparison(prefix, set(found.listings), dict(found.files()))
-
         start, before = boottime(), self._transport.cost()
         try:
             await self._service.project_files(found.run.project_id, comparison.add)

@@ -5,7 +5,7 @@ Text from the server is escaped where it is printed; headers are parsed as numbe
 
 import email.utils
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from artifactfs import errors
 from artifactfs.doctor.findings import Finding, fault, good, skipped, warning
@@ -13,7 +13,7 @@ from artifactfs.domain import ContentBody, DirectoryListing, IndexedFile, Listed
 from artifactfs.errors import ServiceError
 from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
-from artifactfs.util.humanize import format_duration, format_size
+from artifactfs.util.humanize import format_duration, format_size, format_span
 from artifactfs.util.urls import is_loopback, without_password
 
 # With a larger skew, TLS may fail, and ages of runs are wrong.
@@ -41,26 +41,16 @@ class Head:
     came_at: float
 
 
-@dataclass
-class Heads:
+class Heads(list[Head]):
     """The heads of all answers, in their order."""
-
-    answers: list[Head] = field(default_factory=list)
-
-    def add(self, kind: str, status: int, headers: Mapping[str, str], came_at: float) -> None:
-        """Add an answer."""
-        self.answers.append(Head(kind, status, headers, came_at))
 
     def statuses(self, kind: str) -> list[int]:
         """Return the statuses of the answers of a kind."""
-        return [head.status for head in self.answers if head.kind == kind]
+        return [head.status for head in self if head.kind == kind]
 
     def last(self, kind: str) -> Head | None:
         """Return the last answer of a kind."""
-        return next((head for head in reversed(self.answers) if head.kind == kind), None)
-
-
-# --- the first call --------------------------------------------------------------------------------------
+        return next((head for head in reversed(self) if head.kind == kind), None)
 
 
 def answered(settings: Settings, took_s: float, statuses: Sequence[int]) -> Finding:
@@ -79,30 +69,27 @@ def silent(step: str, deadline_s: float) -> Finding:
     return fault(step, said, fix) if step == FIRST else warning(step, said, fix)
 
 
-def refused(settings: Settings, error: ServiceError) -> Iterator[Finding]:
+def refused(settings: Settings, error: ServiceError) -> Finding:
     """Report why the first call failed, with the fix."""
     origin, way = settings.origin, _way(settings)
-    keyless = settings.access_token is None and settings.app_key is None
-    standard = settings.api_url == f"https://api.{settings.site}"
-    if isinstance(error, errors.AccessDenied) and keyless:
-        yield good("service", f"{origin} answers{way}, and asks for keys")
-    elif isinstance(error, errors.AccessDenied):
-        if standard:
-            fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
-            yield fault("service", fact, f"export DD_SITE=…  # one of {_SITES}")
-        else:
-            yield fault("service", f"the keys are rejected: {error}", "export DD_API_KEY=… DD_APP_KEY=…")
-    elif isinstance(error, errors.TlsFailed):
-        yield fault("service", f"{error}{way}", _tls_fix(error))
-    elif isinstance(error, errors.RateLimited):
-        yield fault("service", str(error), f"sleep {error.reset_s:.0f}  # and again")
-    elif isinstance(error, errors.PassingError) and error.status is None:
-        yield fault("service", f"{error}{'' if error.proxy else way}", _network_fix(settings, error))
-    elif isinstance(error, errors.PassingError):
-        yield fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # retries until it answers")
-    else:
-        fix = "artifactfs doctor --site SITE" if standard else "artifactfs doctor --api-url URL"
-        yield fault("service", f"the server at {origin}{way} is no Model Lab: {error}", fix)
+    is_standard = settings.api_url == f"https://api.{settings.site}"
+    if isinstance(error, errors.AccessDenied):
+        if settings.access_token is None and settings.app_key is None:
+            return good("service", f"{origin} answers{way}, and asks for keys")
+        if not is_standard:
+            return fault("service", f"the keys are rejected: {error}", "export DD_API_KEY=… DD_APP_KEY=…")
+        fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
+        return fault("service", fact, f"export DD_SITE=…  # one of {_SITES}")
+    if isinstance(error, errors.TlsFailed):
+        return fault("service", f"{error}{way}", _tls_fix(error))
+    if isinstance(error, errors.RateLimited):
+        return fault("service", str(error), f"sleep {error.reset_s:.0f}  # and again")
+    if isinstance(error, errors.PassingError) and error.status is None:
+        return fault("service", f"{error}{'' if error.proxy else way}", _network_fix(settings, error))
+    if isinstance(error, errors.PassingError):
+        return fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # retries until it answers")
+    fix = "artifactfs doctor --site SITE" if is_standard else "artifactfs doctor --api-url URL"
+    return fault("service", f"the server at {origin}{way} is no Model Lab: {error}", fix)
 
 
 def _way(settings: Settings) -> str:
@@ -132,36 +119,27 @@ def _network_fix(settings: Settings, error: ServiceError) -> str:
 
 def clock(heads: Heads) -> Finding | None:
     """Compare this machine's clock with the time of the last answer; None without an answer."""
-    if not heads.answers:
+    if not heads:
         return None
-    head = heads.answers[-1]
     try:
-        there = email.utils.parsedate_to_datetime(head.headers.get("date", "")).timestamp()
+        there = email.utils.parsedate_to_datetime(heads[-1].headers.get("date", "")).timestamp()
     except (ValueError, OverflowError):
         return skipped("clock", "the answer does not tell the time")
     # A cache on the way gives the age of the answer.
-    age = head.headers.get("age", "0")
-    there += min(int(age), 1 << 31) if age.isascii() and age.isdecimal() and len(age) < 12 else 0
-    skew_s = head.came_at - there
+    there += min(_whole(heads[-1].headers.get("age")) or 0, 1 << 31)
+    skew_s = heads[-1].came_at - there
     if abs(skew_s) <= _SKEW_S:
         return good("clock", "within two minutes of the service's")
     way = "ahead of" if skew_s > 0 else "behind"
-    text = f"this machine's clock is {_span(abs(skew_s))} {way} the service's: TLS may fail, and ages are wrong"
+    text = f"this machine's clock is {format_span(abs(skew_s))} {way} the service's: TLS may fail, and ages are wrong"
     return warning("clock", text, "sudo timedatectl set-ntp true")
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def rate_limit(heads: Heads) -> Finding | None:
     """Report the rate limit in the last answer; None without an answer."""
-    if not heads.answers:
+    if not heads:
         return None
-    headers = heads.answers[-1].headers
+    headers = heads[-1].headers
     limit, left, period, reset = (
         _whole(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining", "period", "reset")
     )
@@ -171,8 +149,7 @@ def rate_limit(heads: Heads) -> Finding | None:
     text = f"{left:,} of {limit:,} requests are left" + (f" for {period:,} s" if period else "")
     text += f" (limit {name})" if name else ""
     if left < limit * _NEAR:
-        # A reset beyond the named period is probed after that period (docs/semantics.md 5.4), as the service's line
-        # says.
+        # A reset beyond the named period is probed after that period (docs/semantics.md 5.4).
         wait_s = min(reset, period) if reset is not None and period else reset
         until = f"sleep {wait_s}  # until the limit resets" if wait_s is not None else None
         return warning("rate limit", f"{text}: prefetching stops, and requests are spread out", until)
@@ -181,9 +158,6 @@ def rate_limit(heads: Heads) -> Finding | None:
 
 def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 12 else None
-
-
-# --- listings -------------------------------------------------------------------------------------------
 
 
 def listing(run_id: int, root: DirectoryListing) -> Finding:
@@ -206,9 +180,6 @@ def directories(slash: bool | None, base: PathBase | None, below: DirectoryListi
     return good("directories", f"listed by their path {form} a slash at the end{relative}{tried}")
 
 
-# --- contents -------------------------------------------------------------------------------------------
-
-
 def contents(body: ContentBody, size: int | None, end: int, received: int, heads: Heads) -> Iterator[Finding]:
     """Report how contents arrive: ranges, redirects, sizes, validators."""
     statuses = heads.statuses("content")
@@ -221,39 +192,33 @@ def contents(body: ContentBody, size: int | None, end: int, received: int, heads
     else:
         yield good("contents", f"ranges are granted ({statuses[-1]}){way}")
     if size is not None and body.total is not None and size != body.total:
-        yield warning(
-            "sizes",
-            f"a file has {body.total:,} bytes where its listing says {size:,}: each read must detect that",
-        )
-    head = heads.last("content")
-    etag = head.headers.get("etag", "") if head is not None else ""
+        fact = f"a file has {body.total:,} bytes where its listing says {size:,}: each read must detect that"
+        yield warning("sizes", fact)
+    yield _validators(heads.last("content"))
+
+
+def _validators(head: Head | None) -> Finding:
+    headers = head.headers if head is not None else {}
+    etag = headers.get("etag", "")
     if etag.startswith("W/"):
-        yield skipped(
-            "validators", "a weak ETag, which promises nothing about bytes: versions are identified by size and time"
-        )
-    elif etag:
-        yield good("validators", "an ETag; reading a file twice shows whether it is stable")
-    elif head is not None and "last-modified" in head.headers:
-        yield good("validators", "a Last-Modified time")
-    else:
-        yield skipped("validators", "neither ETag nor Last-Modified: versions are identified by size and time")
+        fact = "a weak ETag, which promises nothing about bytes: versions are identified by size and time"
+        return skipped("validators", fact)
+    if etag:
+        return good("validators", "an ETag; reading a file twice shows whether it is stable")
+    if "last-modified" in headers:
+        return good("validators", "a Last-Modified time")
+    return skipped("validators", "neither ETag nor Last-Modified: versions are identified by size and time")
 
 
 def unreadable(error: ServiceError) -> Finding:
     """Report a file that cannot be read."""
     if isinstance(error, errors.AccessDenied):
-        return fault(
-            "contents",
-            f"these keys may list, but not read: {error}",
-            "export DD_APP_KEY=…  # with Model Lab's scopes",
-        )
+        fix = "export DD_APP_KEY=…  # with Model Lab's scopes"
+        return fault("contents", f"these keys may list, but not read: {error}", fix)
     if isinstance(error, errors.PassingError):
         fix = "artifactfs doctor  # later: does it fail again?"
         return warning("contents", f"a file could not be read just now: {error}", fix)
     return fault("contents", f"a file cannot be read: {error}", ANOTHER_RUN)
-
-
-# --- the index ------------------------------------------------------------------------------------------
 
 
 class Comparison:
@@ -293,8 +258,8 @@ class Comparison:
 
 def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
     """Report whether the project's listing agrees with the directories."""
-    size = format_size(size_bytes)
-    text = f"the project's listing names {_count(found.rows, 'file', 'files')} ({size}), in {took_s:.2f} s"
+    text = f"the project's listing names {_count(found.rows, 'file', 'files')} ({format_size(size_bytes)})"
+    text += f", in {took_s:.2f} s"
     wrong = [
         f"lacks {_count(found.lacking, 'file', 'files')} of {found.compared}" if found.lacking else "",
         f"names {_count(found.unknown, 'file', 'files')} not there" if found.unknown else "",
@@ -305,19 +270,15 @@ def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
     if not found.rows:
         return warning("index", "the project's listing is empty: a traversal lists directories one by one")
     if took_s > _INDEX_IN_TIME_S:
-        return good(
-            "index",
-            f"{text} and agrees; the first traversal waits {_INDEX_IN_TIME_S:g} s for it, and continues without it",
-        )
+        wait = f"the first traversal waits {_INDEX_IN_TIME_S:g} s for it, and continues without it"
+        return good("index", f"{text} and agrees; {wait}")
     return good("index", f"{text}, and agrees with the directories{'' if found.with_time else '; it has no times'}")
 
 
 def no_index(error: ServiceError) -> Finding:
     """Report that the service has no project's listing."""
-    return warning(
-        "index", f"no project's listing ({error}): a traversal lists directories one by one",
-        "artifactfs mount --prefetch tree …  # does not request it",
-    )  # fmt: skip
+    fix = "artifactfs mount --prefetch tree …  # does not request it"
+    return warning("index", f"no project's listing ({error}): a traversal lists directories one by one", fix)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -35,7 +35,7 @@ class SettingsArguments:
 
 @dataclass(frozen=True)
 class Setup:
-    """The settings, as far as they can be read. `may_ask`: whether they say where the keys may go."""
+    """The settings, as far as they can be read. `may_ask`: whether it is known where the keys may go."""
 
     settings: Settings
     findings: list[Finding]
@@ -51,15 +51,13 @@ def read(given: SettingsArguments) -> Setup:
             )
     except UserError as error:
         return _broken(given, error)
-    origins = (
-        ("access token", loaded.keys.access_token),
-        ("API key", loaded.keys.api_key),
-        ("application key", loaded.keys.app_key),
-    )
-    places = [f"{name} from {_place(origin)}" for name, origin in origins if origin is not None]
+    keys = loaded.keys
     # With a token the keys are not used.
-    used = places[0] if loaded.keys.access_token is not None else ", ".join(places)
-    return Setup(loaded, [*_understood(loaded), good("keys", used)], may_ask=True)
+    used: dict[str, settings.Origin | None] = {"access token": keys.access_token}
+    if keys.access_token is None:
+        used = {"API key": keys.api_key, "application key": keys.app_key}
+    sources = ", ".join(f"{name} from {_place(origin)}" for name, origin in used.items() if origin is not None)
+    return Setup(loaded, [*_understood(loaded), good("keys", sources)], may_ask=True)
 
 
 def _place(origin: settings.Origin) -> str:
@@ -132,11 +130,8 @@ def _limited(seconds: float) -> Iterator[Callable[[], None]]:
     """Limit a wait that a signal can end; yields a function that lifts the limit. Raises UserError at its end."""
 
     def over(_number: int, _frame: FrameType | None) -> None:
-        raise UserError(
-            ExitCode.KEYS_MISSING,
-            f"reading the settings took more than {seconds:g} s",
-            "check whether a key file is a pipe",
-        )
+        fact = f"reading the settings took more than {seconds:g} s"
+        raise UserError(ExitCode.KEYS_MISSING, fact, "check whether a key file is a pipe")
 
     def lift() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -160,12 +155,16 @@ def proxy(loaded: Settings, unread: list[settings.Unread], exceptions: list[sett
         return good("proxy", f"{shown}; it sees the service's name, not the requests{ignored}")
     if not unread:
         return good("proxy", "none")
-    names = ", ".join(dict.fromkeys(each.name for each in unread))
+    names, fix = _ignored(unread)
+    no_proxy = "" if fix else ", and is no HTTP proxy"
+    return warning("proxy", f"none; {names} of the environment is not read{no_proxy}", fix)
+
+
+def _ignored(unread: list[settings.Unread]) -> tuple[str, str | None]:
+    """Return the names of ignored variables, and the command that uses the first that an option takes."""
     usable = next((each for each in unread if each.option is not None), None)
-    if usable is None:
-        return warning("proxy", f"none; {names} of the environment is not read, and is no HTTP proxy")
-    fix = f'artifactfs mount {usable.option} "${usable.name}" …'
-    return warning("proxy", f"none; {names} of the environment is not read", fix)
+    fix = None if usable is None else f'artifactfs mount {usable.option} "${usable.name}" …'
+    return ", ".join(dict.fromkeys(each.name for each in unread)), fix
 
 
 def certificates(loaded: Settings, unread: list[settings.Unread]) -> Finding:
@@ -182,7 +181,5 @@ def certificates(loaded: Settings, unread: list[settings.Unread]) -> Finding:
     text = f"{trusted} trusted, from the bundled certifi"
     if not unread or not loaded.api_url.startswith("https:"):
         return good("certificates", text)
-    names = ", ".join(each.name for each in unread)
-    usable = next((each for each in unread if each.option is not None), None)
-    fix = f'artifactfs mount {usable.option} "${usable.name}" …' if usable is not None else None
+    names, fix = _ignored(unread)
     return warning("certificates", f"{text}; {names} of the environment is not read", fix)

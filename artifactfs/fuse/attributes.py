@@ -7,10 +7,8 @@ from pyfuse3 import EntryAttributes
 
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.inodes import Inode
-from artifactfs.tree.nodes import ControlDir, ControlFile, Symlink
+from artifactfs.tree.nodes import ATTRIBUTES_S, ControlDir, ControlFile, Symlink
 
-# The attribute timeout of a version, whose attributes do not change. Arbitrary.
-_ATTRIBUTES_VALID_S = 3600.0
 # The preferred size of a read: the most that the kernel asks for at a time.
 _BLOCK_SIZE = 128 << 10
 # The last number that a group can have. No system assigns it, as it does 65534.
@@ -45,8 +43,11 @@ class AttributeMaker:
         self._ownership = ownership
         self._control_files = control_files
 
-    def of(self, inode: Inode, valid_s: float) -> EntryAttributes:
-        """Return the attributes of an inode (docs/semantics.md 2.1 to 2.3)."""
+    def of(self, inode: Inode, valid_s: float, attributes_s: float = ATTRIBUTES_S) -> EntryAttributes:
+        """Return the attributes of an inode (docs/semantics.md 2.1 to 2.3).
+
+        `valid_s`: the entry timeout, and the attribute timeout of a directory; `attributes_s`: that of a file.
+        """
         entry, owner = inode.entry, self._ownership
         size = entry.size_bytes
         if isinstance(inode.cached_node, ControlDir | ControlFile):
@@ -64,6 +65,7 @@ class AttributeMaker:
             attributes.st_gid = gid
         else:
             attributes = self.new_file()
+            attributes.attr_timeout = attributes_s
             attributes.st_size = size
             attributes.st_blocks = (size + 511) >> 9
         attributes.st_ino = inode.number
@@ -85,4 +87,4 @@ class AttributeMaker:
 
     def new_file(self) -> EntryAttributes:
         """Return attributes for a file of a known size."""
-        return self.new((stat.S_IFREG | 0o444) & ~self._ownership.umask, _ATTRIBUTES_VALID_S)
+        return self.new((stat.S_IFREG | 0o444) & ~self._ownership.umask, ATTRIBUTES_S)

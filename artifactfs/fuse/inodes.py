@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 
 from artifactfs.errors import Superseded
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, Node, StaticDir, child, same_version
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, Node, StaticDir, child, may_have_grown, same_version
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +46,33 @@ class Inode(msgspec.Struct, gc=False, eq=False):
         """Whether both are one version of one node; one of them may know more of it (docs/semantics.md 2.4)."""
         return same_version(self.entry, other.entry) and self._place() == other._place()
 
+    def is_shrunk_by(self, other: "Inode") -> bool:
+        """Whether both have one number, and the other a smaller file."""
+        mine, its = self.entry.size_bytes, other.entry.size_bytes
+        if mine is None or its is None or self.entry.number != other.entry.number:
+            return False
+        return its < mine and self._place() == other._place()
+
+    def update(self, entry: Entry) -> None:
+        """Take the entry of the listing, which is of the same version."""
+        if entry is not self.entry:
+            self.merge(Inode(entry.number, entry, self.directory))
+
     def merge(self, other: "Inode") -> None:
-        """Add the facts that another inode of the same version has; facts that it lacks stay."""
+        """Take the facts of a later inode of the same version; facts that it lacks stay."""
         mine, its = self.entry, other.entry
         if mine is its:
             return
         if mine.is_dir or other.cached_node is not None:
             self.entry, self.directory, self.cached_node = its, other.directory, other.cached_node
             return
+        grew = may_have_grown(mine, its)
         known = msgspec.structs.replace(
             its,
-            size_bytes=its.size_bytes if mine.size_bytes is None else mine.size_bytes,
-            created_ns=its.created_ns if mine.created_ns is None else mine.created_ns,
-            mtime_ns=mine.mtime_ns,  # a time once shown stays (docs/semantics.md 2.3)
+            size_bytes=mine.size_bytes if its.size_bytes is None else its.size_bytes,
+            created_ns=mine.created_ns if its.created_ns is None and not grew else its.created_ns,
+            # A time once shown stays, unless the file grew (docs/semantics.md 2.3).
+            mtime_ns=its.mtime_ns if grew else mine.mtime_ns,
         )
         # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known
@@ -101,12 +115,15 @@ class InodeTable:
     def intern(self, node: Node) -> Inode:
         """Return the inode of a node: the one in use, or a new one that `add_lookup` puts into use."""
         if isinstance(node, ArtifactFile):
-            return self.intern_entry(node.directory, node.entry)
+            return self._intern(Inode(node.entry.number, node.entry, node.directory))
         return self._intern(Inode(node.entry.number, node.entry, None, node))
 
     def intern_entry(self, directory: ArtifactDir, entry: Entry) -> Inode:
-        """Do the same for an entry of a directory of artifacts."""
-        return self._intern(Inode(entry.number, entry, directory))
+        """Do the same for an entry of a directory of artifacts that was opened a while ago: a file may have grown."""
+        new = Inode(entry.number, entry, directory)
+        if (inode := self._table.get(new.number)) is not None and not inode.superseded and inode.is_shrunk_by(new):
+            return inode
+        return self._intern(new)
 
     def _intern(self, new: Inode) -> Inode:
         while (inode := self._table.get(new.number)) is not None:

@@ -9,10 +9,12 @@ import errno
 import itertools
 import logging
 import math
+import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar, cast
 
+import cachetools
 import msgspec
 import pyfuse3
 import trio
@@ -20,13 +22,14 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
-from artifactfs.content.reader import OpenFile
+from artifactfs.fuse.artifact_handles import ArtifactHandles, FileHandle
 from artifactfs.fuse.attributes import AttributeMaker, Ownership
 from artifactfs.fuse.control_files import ControlFiles
-from artifactfs.fuse.error_boundary import fuse_handler, shown
+from artifactfs.fuse.error_boundary import fuse_handler
 from artifactfs.fuse.inodes import Inode, InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.tree.nodes import (
+    ATTRIBUTES_S,
     AnyDirectory,
     ArtifactDir,
     ArtifactFile,
@@ -36,8 +39,6 @@ from artifactfs.tree.nodes import (
     LookupResult,
     Node,
     Symlink,
-    mount_path,
-    same_version,
 )
 from artifactfs.tree.tree import Tree
 
@@ -48,11 +49,9 @@ T = TypeVar("T")
 # A directory's time moves with its run, and a look at it that comes without a lookup says nothing of the name.
 _DIRECTORY_VALID_S = 1.0
 _NAME_MAX = 255
-# Answers of the content endpoint that may mean that there is no such artifact, or a body that is too short: a fresh
-# listing of the directory decides (model-lab-api.md, "Status to errno").
-_POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
-# The time for that listing, at least, whatever is left of the deadline.
-_DIAGNOSE_S = 1.0
+# A file is polled if its attributes are asked for again within this time. Arbitrary.
+_POLL_LEAST_S, _POLL_MOST_S = 0.5, 30.0
+_MAX_POLLED = 10_000
 # "." and ".." come before the entries.
 _DOTS = 2
 
@@ -65,15 +64,6 @@ class _DirectoryHandle(msgspec.Struct):
     contents: DirSnapshot
     tid: int
     started: bool = False
-
-
-class _FileHandle(msgspec.Struct):
-    """An open file. `tid`: who opened it, and mostly reads it: of a read the binding does not say whose it is."""
-
-    inode: Inode
-    file: ArtifactFile
-    opened: OpenFile
-    tid: int
 
 
 class KernelState(msgspec.Struct, frozen=True):
@@ -104,7 +94,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.deadline_s = deadline_s
         self._tree = tree
-        self._files = files
+        self._artifacts = ArtifactHandles(tree, files, deadline_s=deadline_s)
         self._on_ready = on_ready
         self._control_files = control_files or ControlFiles()
         self._attributes = AttributeMaker(ownership, self._control_files)
@@ -112,7 +102,9 @@ class Operations(pyfuse3.Operations):
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
         self._directories: dict[int, _DirectoryHandle] = {}
-        self._open_files: dict[int, _FileHandle] = {}
+        self._open_files: dict[int, FileHandle] = {}
+        # When the kernel asked for the attributes of a file.
+        self._polled_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_POLLED)
         self._handles = itertools.count(1)
         # Files whose pages the kernel must drop at the next open.
         self._invalid_pages: set[int] = set()
@@ -138,6 +130,8 @@ class Operations(pyfuse3.Operations):
             found = self._tree.try_lookup(parent, name) or self._private(parent, name, ctx)
             if found is None:
                 found = await self._await_for_caller(ctx.pid, self._tree.lookup(parent, name))
+            if isinstance(found.node, ArtifactFile) and found.node.entry.size_bytes is None:
+                found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found))
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
@@ -147,7 +141,7 @@ class Operations(pyfuse3.Operations):
             return negative
         # no await below:
         inode = self.inodes.intern(found.node)
-        attributes = self._attributes.of(inode, found.valid_s)
+        attributes = self._attributes.of(inode, found.valid_s, found.attributes_s)
         self.inodes.add_lookup(inode)
         return attributes
 
@@ -163,7 +157,18 @@ class Operations(pyfuse3.Operations):
     @fuse_handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         # From the inode, never from the network (docs/semantics.md 2.5): a page read asks for it first.
-        return self._attributes.of(self.inodes.get(inode), _DIRECTORY_VALID_S)
+        found = self.inodes.get(inode)
+        file, attributes_s = found.node, ATTRIBUTES_S
+        if isinstance(file, ArtifactFile) and not found.superseded:
+            now = trio.current_time()
+            polled_s = now - self._polled_at.get(inode, -math.inf)
+            self._polled_at[inode] = now
+            # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
+            followed = _POLL_LEAST_S <= polled_s <= _POLL_MOST_S
+            entry, attributes_s = self._tree.current(file, followed=followed)
+
+            found.update(entry)
+        return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)
 
     @fuse_handler
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -212,28 +217,26 @@ class Operations(pyfuse3.Operations):
             return self._control_files.opened(next(self._handles), inode, made)
         if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
-        if opened.superseded:
-            raise errors.Superseded("another version of this file is there by now")
-        self._tree.check(file)
         # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
-        handle = await self._await_for_caller(ctx.pid, self._open(opened, file), math.inf)
+        opening = self._artifacts.open(opened, file, ctx.pid, stream=bool(flags & os.O_DIRECT))
+        handle = await self._await_for_caller(ctx.pid, opening, math.inf)
         # no await below:
-        if file.entry.size_bytes is None and handle.size is not None:
-            opened.entry = self._tree.record_size(file, handle.size).entry
         number = next(self._handles)
-        self._open_files[number] = _FileHandle(opened, file, handle, ctx.pid)
+        self._open_files[number] = handle
         # Another version is another inode, so what the kernel has of this one is still true. Without a size it
         # cannot keep anything: it would stop at 0.
-        keep = handle.size is not None and inode not in self._invalid_pages
+        keep = handle.opened.size is not None and inode not in self._invalid_pages
         self._invalid_pages.discard(inode)
-        return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.size is None)
+        return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.opened.size is None)
 
     @fuse_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if (handle := self._open_files.get(fh)) is None:
             return self._control_files.read(fh, off, size)
         # A view of what is in memory, not a copy: the binding takes any buffer.
-        return cast("bytes", await self._await_for_caller(handle.tid, self._read(handle, off, size), math.inf))
+        return cast(
+            "bytes", await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
+        )
 
     @fuse_handler
     async def release(self, fh: int) -> None:
@@ -241,55 +244,6 @@ class Operations(pyfuse3.Operations):
             handle.opened.close()
         else:
             self._control_files.close(fh)
-
-    async def _open(self, inode: Inode, file: ArtifactFile) -> OpenFile:
-        began = trio.current_time()
-        try:
-            return await self._files.open(await self._tree.locate_content(file))
-        except errors.Superseded as error:
-            # The kernel looks the name up again, and must get another inode: it holds pages of this one.
-            if not inode.superseded:
-                inode.superseded = True
-                self._tree.record_size_conflict(file, error.size_bytes)
-            raise
-        except _POSSIBLY_DELETED as error:
-            raise await self._diagnose_read_error(inode, file, error, began, gone=errno.ENOENT) from error
-
-    async def _read(self, handle: _FileHandle, offset: int, size: int) -> bytes | memoryview:
-        inode, file = handle.inode, handle.file
-        began = trio.current_time()
-        try:
-            return await handle.opened.read(offset, size)
-        except errors.Superseded as error:
-            if not inode.superseded:
-                log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)
-                inode.superseded = True
-                self._tree.record_size_conflict(file, error.size_bytes)
-            raise
-        except _POSSIBLY_DELETED as error:
-            raise await self._diagnose_read_error(inode, file, error, began, gone=errno.ESTALE) from error
-
-    async def _diagnose_read_error(
-        self, inode: Inode, file: ArtifactFile, error: errors.ServiceError, began: float, *, gone: int
-    ) -> FUSEError:
-        """Return the error for contents that cannot be read: a fresh listing shows whether the file is deleted.
-
-        Takes at most the deadline of the call that `began` then (of trio's clock).
-        """
-        log.warning("content of %s: %s", shown(mount_path(file)), error)
-        inode.superseded = True
-        self._tree.doubt(file.directory)
-        try:
-            with trio.fail_at(max(began + self.deadline_s, trio.current_time() + _DIAGNOSE_S)):
-                found = await self._tree.lookup(file.directory, file.entry.name)
-        except errors.NoSuchEntry:
-            return FUSEError(gone)
-        except trio.TooSlowError:
-            return FUSEError(errno.ETIMEDOUT)
-        if not isinstance(found.node, ArtifactFile):
-            return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
-        # Another version by now: the body of one that is empty is too short for this one.
-        return FUSEError(errno.EIO if same_version(file.entry, found.node.entry) else errno.ESTALE)
 
     @fuse_handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -362,7 +316,8 @@ class Operations(pyfuse3.Operations):
             start_id = _DOTS
         find, add_lookup, entries = self.inodes.find, self.inodes.add_lookup, contents.entries
         files = self._files_shown
-        files.entry_timeout = valid_s = contents.left_s()
+        files.entry_timeout = contents.left_s()
+        files.attr_timeout = contents.attributes_s()
         mtime_ns: int | None = None
         for position in range(start_id - _DOTS, len(entries)):
             entry = entries[position]
@@ -376,7 +331,8 @@ class Operations(pyfuse3.Operations):
             shown = inode.entry
             size = shown.size_bytes
             if size is None:
-                attributes = self._attributes.of(inode, valid_s)
+                # So that `stat` looks the name up, which may wait for the size; a directory's listing may not.
+                attributes = self._attributes.of(inode, 0.0)
             else:
                 attributes = files
                 attributes.st_ino = inode.number

@@ -1,18 +1,19 @@
 """What must hold before a mount is tried, so that a failure has one true cause and nothing is left behind.
 
-`mountpoint` and `fuse` are what `mount` asks; each of the others is one question of theirs, for `doctor`, and changes
-nothing. All raise UserError with what to do.
+`mountpoint`, `fuse`, `memory` and `log_file` are the checks of `mount`. `doctor` runs the same functions, or the single
+checks of `fuse`, and adds its own. Only `mountpoint` changes anything: it unmounts a dead mount. All raise
+UserError with the fix.
 """
 
 import logging
 import os
-import pwd
 import re
 import stat
 
-from artifactfs.errors import ExitCode, UserError
+from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import mount_table
-from artifactfs.settings import Settings, find_program
+from artifactfs.mount.host import Machine
+from artifactfs.settings import Settings
 from artifactfs.util import headroom
 from artifactfs.util.escaping import shell_word
 
@@ -36,10 +37,10 @@ _SHARED = frozenset({"/", "/home", "/root", "/tmp", "/var"})  # noqa: S108 - not
 _SHARED_VAR = frozenset({"cache", "lib", "log", "spool", "tmp"})
 
 
-def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
-    """Return the resolved mount point, healed if a dead mount was there, and a warning or None.
+def mountpoint(path: str, *, heal: bool = True) -> tuple[str, Notice | None]:
+    """Return the resolved mount point, and a warning or None. Unmounts a dead mount there.
 
-    `heal` False: only look; a dead mount that would be healed is as good as none.
+    `heal` False: change nothing; a dead mount is a warning.
 
     Raises UserError: missing, not a directory, already mounted, not ours to mount on.
     """
@@ -47,7 +48,8 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, str | None]:
     if heal:
         _heal(point)
     elif dead_mount(point) is not None:
-        return point, None
+        command = f"artifactfs umount {shell_word(point)}"
+        return point, Notice(f"a dead mount is at {point}; the next mount there replaces it", command=command)
     return point, directory(point)
 
 
@@ -122,8 +124,8 @@ def log_file(path: str, point: str) -> None:
         )
 
 
-def directory(point: str) -> str | None:
-    """Look at the directory of a mount point, where nothing is mounted; returns a warning or None. Raises UserError."""
+def directory(point: str) -> Notice | None:
+    """Check the directory of a mount point, where nothing is mounted; returns a warning or None. Raises UserError."""
     try:
         found = os.stat(point)
     except FileNotFoundError:
@@ -153,7 +155,9 @@ def directory(point: str) -> str | None:
             empty = not any(entries)
     except OSError as error:
         raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point} cannot be read: {error.strerror}") from None
-    return None if empty else f"{point} is not empty; what is in it is hidden until you unmount"
+    if empty:
+        return None
+    return Notice(f"{point} is not empty, and a mount hides its files until it ends", "mount on an empty directory")
 
 
 def _heal(point: str) -> None:
@@ -179,23 +183,20 @@ def dead_mount(point: str) -> mount_table.Mount | None:
     return mount
 
 
-def fuse(settings: Settings) -> None:
+def fuse(settings: Settings, machine: Machine | None = None) -> None:
     """Check what FUSE needs of this machine. Raises UserError with the command that fixes it."""
+    machine = machine or Machine()
     device()
-    if os.geteuid() == 0:
+    if machine.euid == 0:
         return
-    fusermount()
-    user_name()
-    if settings.allow_other and not user_allow_other():
-        raise UserError(
-            ExitCode.ALLOW_OTHER_REFUSED,
-            f"allow_other needs the line `user_allow_other` in {FUSE_CONF}",
-            "ask root for it, or leave the option out",
-        )
+    fusermount(machine)
+    user_name(machine)
+    if settings.allow_other:
+        user_allow_other(machine)
 
 
 def device() -> None:
-    """See that the FUSE device is one, open and close it. Raises UserError."""
+    """Check that the FUSE device is one, and opens. Raises UserError."""
     try:
         found = os.stat(FUSE_DEVICE)
         if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _FUSE_NUMBERS:
@@ -228,9 +229,9 @@ def device() -> None:
         raise UserError(ExitCode.NO_FUSE_DEVICE, fact, command="sudo modprobe fuse") from None
 
 
-def fusermount() -> str:
+def fusermount(machine: Machine) -> str:
     """Return the path of fusermount3, which mounts for ordinary users. Raises UserError."""
-    found = find_program("fusermount3")
+    found = machine.which("fusermount3")
     if found is None:
         raise UserError(
             ExitCode.NO_FUSERMOUNT,
@@ -241,18 +242,35 @@ def fusermount() -> str:
     return found
 
 
-def user_name() -> str:
-    """Return the name of the user, without which fusermount3 does not mount. Raises UserError."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        number = os.getuid()
+def user_name(machine: Machine) -> None:
+    """Check that the user has a name, without which fusermount3 does not mount. Raises UserError."""
+    if machine.user is None:
         raise UserError(
             ExitCode.MOUNT_REFUSED,
-            f"fusermount3 mounts for users with a name, and user {number} has none",
-            f"run `useradd -M -u {number} artifactfs` as root; or, in a container, be root",
-            command=f"sudo useradd -M -u {number} artifactfs",
-        ) from None
+            f"fusermount3 mounts for users with a name, and user {machine.euid} has none",
+            f"run `useradd -M -u {machine.euid} artifactfs` as root; or, in a container, be root",
+            command=f"sudo useradd -M -u {machine.euid} artifactfs",
+        )
+
+
+def fuse_conf(machine: Machine) -> list[str]:
+    """Return the lines of fuse.conf without comments. fusermount3 ignores a last line without a line feed."""
+    complete = (machine.read(FUSE_CONF) or "").rpartition("\n")[0]
+    return [line.split("#", 1)[0].strip() for line in complete.split("\n")]
+
+
+def user_allow_other(machine: Machine) -> None:
+    """Check that ordinary users may use allow_other here. Raises UserError."""
+    if "user_allow_other" in fuse_conf(machine):
+        return
+    text = machine.read(FUSE_CONF) or ""
+    line_feed = "" if not text or text.endswith("\n") else f"echo | sudo tee -a {FUSE_CONF}; "
+    raise UserError(
+        ExitCode.ALLOW_OTHER_REFUSED,
+        f"allow_other needs the line `user_allow_other` in {FUSE_CONF}",
+        "ask root for it, or leave the option out",
+        command=f"{line_feed}echo user_allow_other | sudo tee -a {FUSE_CONF}",
+    )
 
 
 def binding() -> str:
@@ -268,13 +286,3 @@ def binding() -> str:
             command="sudo apt-get install libfuse3-3",
         ) from None
     return str(pyfuse3.__version__)
-
-
-def user_allow_other() -> bool:
-    """Whether ordinary users may use allow_other here."""
-    try:
-        with open(FUSE_CONF, "rb") as file:
-            # fusermount3 reads it by lines that end with a line feed, and not a last line that does not end.
-            return any(line.endswith(b"\n") and line.split(b"#", 1)[0].strip() == b"user_allow_other" for line in file)
-    except OSError:
-        return False

@@ -27,6 +27,7 @@ from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.tree.control_dir import Reports
 from artifactfs.tree.inode_numbers import InodeNumbers
+from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
 from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
@@ -69,6 +70,16 @@ class Transports:
         """Close all connections."""
         for transport in (self.listings, self.contents, self.probes):
             await transport.aclose()
+
+
+def tree_times(settings: Settings) -> TreeTimes:
+    return TreeTimes(
+        listing_ttl=settings.listing_ttl,
+        finished_ttl=settings.finished_ttl,
+        negative_ttl=settings.negative_ttl,
+        stale_max=settings.stale_max,
+        live_ttl=settings.live_ttl,
+    )
 
 
 def block_store(settings: Settings) -> BlockStore | None:

@@ -46,7 +46,6 @@ from artifactfs.mount import (
 from artifactfs.mount.daemon import Parent
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
-from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.util import headroom
@@ -150,7 +149,7 @@ async def _serve(
                 site=settings.api_url,
                 nursery=root,
                 clock=boottime,
-                times=TreeTimes(settings.listing_ttl, settings.finished_ttl, settings.negative_ttl, settings.stale_max),
+                times=components.tree_times(settings),
                 tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
                 runs_listed=settings.runs_listed,
                 prefetch=settings.prefetch,

@@ -4,15 +4,24 @@ from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.ignored_env import Unread, unread_ca_files, unread_exceptions, unread_proxies
 from artifactfs.settings.keys import Keys, KeySource, Origin
 from artifactfs.settings.loading import Settings, drop_keys, load
-from artifactfs.settings.paths import data_home, default_log_file, expanded, has_display, state_dir, user_unit_dir
+from artifactfs.settings.paths import (
+    data_home,
+    default_log_file,
+    expanded,
+    has_display,
+    state_dir,
+    user_unit_dir,
+    wants_color,
+)
 from artifactfs.settings.process_privacy import environment, hide
-from artifactfs.settings.schema import CONFIG, DEFAULT_SITE, KEY_FORMS, PROFILE, SETTINGS, Setting
+from artifactfs.settings.schema import BY_NAME, CONFIG, DEFAULT_SITE, KEY_FORMS, PROFILE, SETTINGS, Setting
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
 from artifactfs.settings.suggestions import hint
 from artifactfs.settings.systemd_env import find_program, log_target, take_notify_socket
 
 __all__ = [
+    "BY_NAME",
     "CONFIG",
     "DEFAULT_SITE",
     "KEY_FORMS",
@@ -47,4 +56,5 @@ __all__ = [
     "unread_exceptions",
     "unread_proxies",
     "user_unit_dir",
+    "wants_color",
 ]

@@ -13,11 +13,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from typing import IO
 
-# More than any key.
-_MAX_OUT_BYTES = 64 << 10
-_MAX_ERR_BYTES = 4 << 10
+# More than any key, and no less than a pipe holds.
+_MAX_BYTES = 64 << 10
 # Between two checks whether the result is still wanted.
 _LOOK_S = 0.1
 
@@ -52,15 +50,12 @@ def answer(
         )
     except OSError as error:
         raise CommandFailed(f"it cannot be started: {error.strerror}") from None
-    try:
-        out, err = _collect(process, time.monotonic() + limit_s, limit_s, stop, terminal)
-    except BaseException:
-        _kill(process, group=not terminal)
-        raise
-    finally:
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+    with process:
+        try:
+            out, err = _collect(process, time.monotonic() + limit_s, limit_s, stop, terminal)
+        except BaseException:
+            _kill(process, group=not terminal)
+            raise
     if process.returncode == 0:
         return out
     code = process.returncode
@@ -80,20 +75,22 @@ def _collect(
     process: subprocess.Popen[bytes], end: float, limit_s: float, stop: threading.Event | None, terminal: bool
 ) -> tuple[bytes, bytes]:
     """Read both pipes until the process ends. A helper may keep them open for longer."""
-    out, err = _Pipe(process.stdout, _MAX_OUT_BYTES + 1), _Pipe(process.stderr, _MAX_ERR_BYTES)
+    out, err = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
-        for pipe in (out, err):
-            selector.register(pipe.file, selectors.EVENT_READ, pipe)
+        for pipe, text in zip(filter(None, (process.stdout, process.stderr)), (out, err), strict=True):
+            selector.register(pipe, selectors.EVENT_READ, text)
         while True:
             ended = process.poll() is not None
-            for key, _ in selector.select(0 if ended else _LOOK_S) if selector.get_map() else ():
-                key.data.drain()
-                if key.data.closed:
+            for key, _ in selector.select(0 if ended else _LOOK_S):
+                # One read takes all that is in a pipe, or more than a key.
+                piece = os.read(key.fd, _MAX_BYTES + 1)
+                if not piece:
                     selector.unregister(key.fileobj)
-            if len(out.text) > _MAX_OUT_BYTES:
+                key.data.extend(piece[: _MAX_BYTES + 1 - len(key.data)])
+            if len(out) > _MAX_BYTES:
                 raise CommandFailed("it prints more than a key")
             if ended:
-                return bytes(out.text), bytes(err.text)
+                return bytes(out), bytes(err)
             if not selector.get_map():
                 # Both pipes are closed: the process is about to end, or runs on silently.
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,32 +98,7 @@ def _collect(
             if stop is not None and stop.is_set():
                 raise CommandFailed("its answer is not wanted any more")
             if time.monotonic() >= end:
-                raise CommandFailed(f"it did not end within {limit_s:g} s{_said(bytes(err.text), terminal)}")
-
-
-class _Pipe:
-    """The first `most_bytes` of a pipe; the rest is read and dropped."""
-
-    def __init__(self, file: IO[bytes] | None, most_bytes: int) -> None:
-        if file is None:
-            raise TypeError("the process has no such pipe")
-        self.file = file
-        self.text = bytearray()
-        self.closed = False
-        self._most_bytes = most_bytes
-        os.set_blocking(file.fileno(), False)
-
-    def drain(self) -> None:
-        """Read the available bytes, at most twice `most_bytes`, so that an endless pipe does not block the caller."""
-        for _ in range(2):
-            try:
-                piece = os.read(self.file.fileno(), self._most_bytes)
-            except BlockingIOError:
-                return
-            if not piece:
-                self.closed = True
-                return
-            self.text += piece[: self._most_bytes - len(self.text)]
+                raise CommandFailed(f"it did not end within {limit_s:g} s{_said(bytes(err), terminal)}")
 
 
 def _kill(process: subprocess.Popen[bytes], *, group: bool) -> None:

@@ -9,13 +9,14 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import bounded_read, configfile, key_command
 from artifactfs.settings.parsers import is_descriptor
+from artifactfs.settings.schema import KEYS
 from artifactfs.settings.secret import Secret
 
 # Before the mount: the user may have to find a hardware key, or type a passphrase. Arbitrary.
@@ -35,16 +36,19 @@ class Keys:
     access_token: Secret | None = None
 
 
+# The origins of a key. `source`: the setting that gave it. `first` returns the key and where to read it again, `again`
+# the current key; both raise UserError.
+
+
 @dataclass(frozen=True)
 class Fixed:
-    """A key given literally, which cannot change. `source`: the setting that gave it."""
+    """A key that cannot be read again: from the environment, or through a pipe."""
 
     value: Secret
     source: str
 
-    def read(self) -> Secret:
-        """Return the key."""
-        return self.value
+    def first(self) -> tuple[Secret, "Origin"]:
+        return self.value, self
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,16 @@ class InFile:
     path: str
     source: str
 
-    def read(self) -> Secret:
-        """Read the file again; a pipe is refused, since programs wait for the key. Raises UserError."""
-        return self._open(0)[0]
+    def first(self) -> tuple[Secret, "Origin"]:
+        key, status = self._read(_FIRST_LIMIT_S)
+        lasts = stat.S_ISREG(status.st_mode) and not is_descriptor(self.path)
+        return key, self if lasts else Fixed(key, self.source)
 
-    def open(self) -> tuple[Secret, bool]:
-        """Return the key, and whether it can be read again, which a pipe or descriptor cannot. Raises UserError."""
-        return self._open(_FIRST_LIMIT_S)
+    def again(self) -> Secret:
+        """Return the current key. A pipe is refused, since programs wait for the key."""
+        return self._read(0)[0]
 
-    def _open(self, limit_s: float) -> tuple[Secret, bool]:
+    def _read(self, limit_s: float) -> tuple[Secret, os.stat_result]:
         try:
             found, status = bounded_read.read(self.path, most_bytes=_MAX_KEY_BYTES, limit_s=limit_s)
             text = found.decode("utf-8")
@@ -71,20 +76,23 @@ class InFile:
             raise unusable(self.source, f"cannot read the key from {self.path}: {reason}") from None
         if not text.strip():
             raise unusable(self.source, f"{self.path} is empty")
-        return checked(text, self.source), stat.S_ISREG(status.st_mode) and not is_descriptor(self.path)
+        return checked(text, self.source), status
 
 
 @dataclass(frozen=True)
 class InConfigFile:
-    """A key in the config file itself: at its top, or in a profile."""
+    """A key in the config file itself: at its top, or in a profile. `value`: the key when the mount began."""
 
     name: str
     path: str
     profile: str | None
+    value: Secret
     source: str
 
-    def read(self) -> Secret:
-        """Read the config file. Raises UserError."""
+    def first(self) -> tuple[Secret, "Origin"]:
+        return self.value, self
+
+    def again(self) -> Secret:
         file = configfile.read(self.path)
         table = file.top if self.profile is None else file.profile(self.profile, self.path)
         if self.name not in table:
@@ -100,13 +108,18 @@ class FromCommand:
     environ: Mapping[str, str] = field(repr=False)
     source: str
 
-    def run(self, *, again: bool, stop: threading.Event | None = None) -> Secret:
-        """Run the command. Raises UserError."""
-        limit_s = _AGAIN_LIMIT_S if again else _FIRST_LIMIT_S
+    def first(self) -> tuple[Secret, "Origin"]:
+        return self._run(_FIRST_LIMIT_S, terminal=True, stop=None), self
+
+    def again(self, stop: threading.Event) -> Secret:
+        """Run the command again, without a terminal, until `stop` is set."""
+        return self._run(_AGAIN_LIMIT_S, terminal=False, stop=stop)
+
+    def _run(self, limit_s: float, *, terminal: bool, stop: threading.Event | None) -> Secret:
         try:
-            out = key_command.answer(self.argv, self.environ, limit_s=limit_s, terminal=not again, stop=stop)
+            out = key_command.answer(self.argv, self.environ, limit_s=limit_s, terminal=terminal, stop=stop)
         except key_command.CommandFailed as error:
-            fix = "a running mount has no terminal for a prompt" if again else ""
+            fix = "" if terminal else "a running mount has no terminal for a prompt"
             raise unusable(self.source, f"the command failed: {error}", fix) from None
         # Later lines are notes on the key, as `pass` keeps them.
         line = out.partition(b"\n")[0]
@@ -127,34 +140,27 @@ class KeySource:
     app_key: Origin | None = None
     access_token: Origin | None = None
 
-    @property
-    def _origins(self) -> tuple[Origin | None, ...]:
-        return (self.api_key, self.app_key, self.access_token)
+    def origins(self) -> Iterator[tuple[str, Origin]]:
+        """Yield the origin of each key that has one, by the key's name."""
+        for name in KEYS:
+            if (origin := getattr(self, name)) is not None:
+                yield name, origin
 
     @property
     def has_commands(self) -> bool:
         """Whether a command gives one of the keys."""
-        return any(isinstance(origin, FromCommand) for origin in self._origins)
+        return any(isinstance(origin, FromCommand) for _, origin in self.origins())
 
     @property
     def has_files(self) -> bool:
         """Whether a file holds one of the keys."""
-        return any(isinstance(origin, InFile | InConfigFile) for origin in self._origins)
+        return any(isinstance(origin, InFile | InConfigFile) for _, origin in self.origins())
 
     def read(self) -> tuple[Keys, "KeySource"]:
         """Return all keys, and where to read them again. Raises UserError. A command may use the terminal."""
-        found: dict[str, Secret | None] = {}
-        lasting: dict[str, Origin | None] = {}
-        for name, origin in self._named():
-            if isinstance(origin, InFile):
-                key, stays = origin.open()
-                # A pipe (`<(pass show key)`) can be read only once.
-                lasting[name] = origin if stays else Fixed(key, origin.source)
-                found[name] = key
-            else:
-                lasting[name] = origin
-                found[name] = _first(origin)
-        return Keys(**found), KeySource(**lasting)
+        found = {name: origin.first() for name, origin in self.origins()}
+        keys = Keys(**{name: key for name, (key, _) in found.items()})
+        return keys, KeySource(**{name: origin for name, (_, origin) in found.items()})
 
     def read_again(self, known: Keys, *, commands: bool, stop: threading.Event) -> Keys:
         """Return the current keys; without `commands` those of commands stay as `known`. Raises UserError.
@@ -162,28 +168,12 @@ class KeySource:
         Each command may take 30 s; setting `stop` ends it soon.
         """
         again = known
-        for name, origin in self._named():
+        for name, origin in self.origins():
             if isinstance(origin, InFile | InConfigFile):
-                again = replace(again, **{name: origin.read()})
+                again = replace(again, **{name: origin.again()})
             elif commands and isinstance(origin, FromCommand):
-                again = replace(again, **{name: origin.run(again=True, stop=stop)})
+                again = replace(again, **{name: origin.again(stop)})
         return again
-
-    def without_reading(self) -> Keys:
-        """Return the keys that were given literally; reads no file and runs no command. Raises UserError."""
-        given: dict[str, Secret | None] = {}
-        for name, origin in self._named():
-            given[name] = origin.read() if isinstance(origin, Fixed | InConfigFile) else None
-        return Keys(**given)
-
-    def _named(self) -> tuple[tuple[str, Origin | None], ...]:
-        return (("api_key", self.api_key), ("app_key", self.app_key), ("access_token", self.access_token))
-
-
-def _first(origin: Origin | None) -> Secret | None:
-    if isinstance(origin, FromCommand):
-        return origin.run(again=False)
-    return origin.read() if origin is not None else None
 
 
 def checked(text: str, source: str) -> Secret:
@@ -195,7 +185,7 @@ def checked(text: str, source: str) -> Secret:
     return Secret(key)
 
 
-def everybody_can_read(path: str) -> bool:
+def every_user_can_read(path: str) -> bool:
     """Whether the modes of a file, and of all directories above it, let every user of the machine read it.
 
     Access for a group is deliberate: Kubernetes and systemd give secrets to groups.

@@ -84,13 +84,25 @@ def octal(value: str) -> int:
 
 
 def user_id(value: str) -> int:
-    return _id(value) if value.strip().isdecimal() else _by_name(lambda: pwd.getpwnam(value).pw_uid, value)
+    return _id(value, lambda name: pwd.getpwnam(name).pw_uid)
 
 
 def group_id(value: str) -> int:
     import grp
 
-    return _id(value) if value.strip().isdecimal() else _by_name(lambda: grp.getgrnam(value).gr_gid, value)
+    return _id(value, lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _id(value: str, find: Callable[[str], int]) -> int:
+    if not value.strip().isdecimal():
+        try:
+            return find(value)
+        except KeyError:
+            raise ValueError(f"there is no user or group {value!r}") from None
+    # The kernel's ids have 32 bits, and the last one means "none" (chown(2)).
+    if len(value.strip()) > 10 or int(value) >= 2**32 - 1:
+        raise ValueError(f"{value!r} is more than a user's or group's number can be")
+    return int(value)
 
 
 # All options of a mount go to the kernel in one page of 4096 bytes (mount(2)); arbitrary below that.
@@ -104,20 +116,6 @@ def source_name(value: str) -> str:
     if len(os.fsencode(value)) > _MAX_SOURCE_BYTES:
         raise ValueError(f"a mount's source can have {_MAX_SOURCE_BYTES} bytes at most: {value[:20]!r}… has more")
     return value
-
-
-def _id(value: str) -> int:
-    # The kernel's ids have 32 bits, and the last one means "none" (chown(2)).
-    if len(value.strip()) > 10 or int(value) >= 2**32 - 1:
-        raise ValueError(f"{value!r} is more than a user's or group's number can be")
-    return int(value)
-
-
-def _by_name(find: Callable[[], int], name: str) -> int:
-    try:
-        return find()
-    except KeyError:
-        raise ValueError(f"there is no user or group {name!r}") from None
 
 
 def positive_duration(value: str) -> float:

@@ -73,6 +73,11 @@ def has_display() -> bool:
     return bool(os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY"))
 
 
+def wants_color() -> bool:
+    """Return whether the user's terminal may show colors (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def default_log_file(point: str) -> str:
     """Return the log file of a background mount. Each mount has its own, so that two never rotate the same file."""
     bare = point.strip("/")

@@ -1,42 +1,41 @@
-"""The one table of settings: names, parsers, defaults, help.
+"""The one table of settings: each field of `Values` is a setting, and its row says everything about it.
 
-Flags, `ARTIFACTFS_*` variables, `-o` options and the keys of the config file come from it, and stay consistent.
+Options, `ARTIFACTFS_*` variables, `-o` options, the keys of the config file, `config show` and the man page are made
+from the rows. Not here: which source of a setting wins (sources.py).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from artifactfs.settings.parsers import (
-    account,
-    command,
-    count,
-    flag,
-    group_id,
-    octal,
-    one_of,
-    path,
-    positive_duration,
-    source_name,
-    user_id,
-)
+from artifactfs.settings import parsers
+from artifactfs.settings.paths import APP, cache_home
 from artifactfs.settings.secret import Secret
-from artifactfs.util.humanize import parse_duration, parse_size
-from artifactfs.util.urls import parse_api_url, parse_proxy, parse_site
+from artifactfs.util.humanize import format_duration, format_size, parse_duration, parse_size
+from artifactfs.util.urls import parse_api_url, parse_proxy, parse_site, without_password
 
 DEFAULT_SITE = "datadoghq.com"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table. `metavar` None marks a switch; `flag` False: not on the command line."""
+    """One row of the table.
 
-    name: str
-    parse: Callable[[str], object]
-    default: object
-    metavar: str | None
+    `parse` raises ValueError with what was expected. `metavar` None marks a switch. `default`: a value, or a function
+    of the values of earlier rows; `default_source` names its source. `show` formats a value as users write it.
+    `more_env`: variables besides ARTIFACTFS_NAME. `flag` False: not on the command line.
+    """
+
     help: str
+    parse: Callable[[str], object]
+    metavar: str | None
+    default: object = None
+    show: Callable[[Any], str] = str
+    default_source: str = "default"
     more_env: tuple[str, ...] = ()
     flag: bool = True
+    name: str = ""
 
     @property
     def option(self) -> str:
@@ -46,79 +45,125 @@ class Setting:
     def env(self) -> tuple[str, ...]:
         return (f"ARTIFACTFS_{self.name.upper()}", *self.more_env)
 
+    def default_from(self, values: Mapping[str, Any]) -> object:
+        """Return the default. `values`: those of earlier rows, without invalid ones."""
+        return self.default(values) if callable(self.default) else self.default
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting("site", parse_site, DEFAULT_SITE, "SITE", "Datadog site, like datadoghq.eu.", ("DD_SITE",)),
-    Setting("api_url", parse_api_url, None, "URL", "API base URL, in place of a site."),
-    Setting("api_key_file", path, None, "FILE", "File that holds the API key."),
-    Setting("app_key_file", path, None, "FILE", "File that holds the application key."),
-    Setting("access_token_file", path, None, "FILE", "File that holds an access token, in place of keys."),
-    Setting("api_key_command", command, None, "COMMAND", "Command that prints the API key: a password manager's."),
-    Setting("app_key_command", command, None, "COMMAND", "Command that prints the application key."),
-    Setting("access_token_command", command, None, "COMMAND", "Command that prints an access token, in place of keys."),
-    Setting("api_key", Secret, None, "KEY", "API key.", ("DD_API_KEY", "DATADOG_API_KEY"), flag=False),
-    Setting("app_key", Secret, None, "KEY", "Application key.", ("DD_APP_KEY", "DATADOG_APP_KEY"), flag=False),
-    Setting(
-        "access_token",
-        Secret,
-        None,
-        "TOKEN",
-        "Access token, in place of keys.",
-        # The first is that of the API's document (model-lab-api.md), the second that of Datadog's CLI.
-        ("DD_BEARER_TOKEN", "DD_ACCESS_TOKEN"),
-        flag=False,
-    ),
-    Setting("account", account, None, "NAME", "Account that cached contents belong to, whatever the keys."),
-    Setting("proxy", parse_proxy, None, "URL", "HTTP proxy for the API (HTTP_PROXY and its like are not read)."),
-    Setting("ca_file", path, None, "FILE", "CA certificates (PEM) to trust in place of the bundled ones."),
-    Setting(
-        "version_header", flag, False, None, "Send the version of the file contents in a header, for a fleet's proxy."
-    ),
-    Setting("cache_dir", path, None, "DIR", "Directory of the disk cache."),
-    Setting("cache_size", parse_size, 10 << 30, "SIZE", "Maximum size of the disk cache [10GiB]."),
-    Setting("cache_min_free", parse_size, 1 << 30, "SIZE", "Space that the cache leaves free on its disk [1GiB]."),
-    Setting("listing_ttl", parse_duration, 60.0, "S", "How long a listing stays fresh [60s]."),
-    Setting(
-        "finished_ttl", parse_duration, 3600.0, "S", "The same for a run that finished ten minutes ago or earlier [1h]."
-    ),
-    Setting("negative_ttl", parse_duration, 10.0, "S", "How long a negative entry stays fresh [10s]."),
-    Setting("stale_max", parse_duration, 3600.0, "S", "How long a stale listing is served while the API is down [1h]."),
-    Setting("deadline", positive_duration, 30.0, "S", "Longest wait of any operation without progress [30s]."),
-    Setting(
-        "prefetch",
-        one_of("auto", "tree", "off"),
-        "auto",
-        "auto|tree|off",
-        "What a traversal prefetches: the project index, or directories [auto].",
-    ),
-    Setting("wait", flag, False, None, "Retry the mount until the service answers."),
-    Setting("wait_max", positive_duration, None, "S", "How long --wait retries [for ever]."),
-    Setting("runs_listed", count, 200, "N", "How many runs /runs shows [200]."),
-    Setting("xattrs", flag, False, None, "Serve extended attributes (ls -l then makes two more calls per file)."),
-    Setting("umask", octal, 0, "MASK", "Permission bits (octal) to clear."),
-    Setting("uid", user_id, None, "USER", "Owner of all files [the user]."),
-    Setting("gid", group_id, None, "GROUP", "Group of all files [the user's]."),
-    Setting("allow_other", flag, False, None, "Give other users access."),
-    Setting("fsname", source_name, "artifactfs", "NAME", "Source in the mount table [artifactfs]."),
-    Setting(
-        "log_to",
-        one_of("auto", "file", "journal", "syslog", "stderr"),
-        "auto",
-        "auto|file|journal|syslog|stderr",
+
+# The functions below return fields of `Values`. `name` of a row is what it adds to the field's name.
+
+
+def _row(
+    help_: str, parse: Callable[[str], object], metavar: str, default: object = None, *, repr_: bool = True, **more: Any
+) -> Any:
+    return field(metadata={"rows": (Setting(help_, parse, metavar, default, **more),)}, repr=repr_)
+
+
+def _switch(help_: str) -> Any:
+    row = Setting(help_, parsers.flag, None, False, show=lambda value: str(value).lower())
+    return field(metadata={"rows": (row,)})
+
+
+def _seconds(help_: str, default_s: float | None, parse: Callable[[str], object] = parse_duration) -> Any:
+    return _row(help_, parse, "S", default_s, show=format_duration)
+
+
+def _choice(help_: str, *known: str) -> Any:
+    return _row(help_, parsers.one_of(*known), "|".join(known), known[0])
+
+
+def _key(article: str, what: str, *variables: str) -> Any:
+    """Return a key, which may also be given by a file or a command. Nothing shows it, or the command."""
+
+    def masked(_: object) -> str:
+        return "set"
+
+    rows = (
+        Setting(f"File that holds {article} {what}.", parsers.path, "FILE", name="_file"),
+        Setting(f"Command that prints {article} {what}.", parsers.command, "COMMAND", show=masked, name="_command"),
+        Setting(f"{what[0].upper()}{what[1:]}.", Secret, "KEY", show=masked, more_env=variables, flag=False),
+    )
+    return field(metadata={"rows": rows})
+
+
+@dataclass(frozen=True)
+class Values:
+    """The value of each setting: times in seconds, sizes in bytes, None for a setting without a value."""
+
+    site: str = _row("Datadog site, like datadoghq.eu.", parse_site, "SITE", DEFAULT_SITE, more_env=("DD_SITE",))
+    api_url: str = _row(
+        "API base URL, in place of a site.",
+        parse_api_url,
+        "URL",
+        lambda values: f"https://api.{values['site']}" if "site" in values else None,
+        default_source="the site",
+    )
+    api_key: Secret | None = _key("the", "API key", "DD_API_KEY", "DATADOG_API_KEY")
+    app_key: Secret | None = _key("the", "application key", "DD_APP_KEY", "DATADOG_APP_KEY")
+    # The first variable is that of the API's document (docs/dev/model-lab-api.md), the second that of Datadog's CLI.
+    access_token: Secret | None = _key("an", "access token, in place of keys", "DD_BEARER_TOKEN", "DD_ACCESS_TOKEN")
+    account: str | None = _row("Account that cached contents belong to, whatever the keys.", parsers.account, "NAME")
+    # Its URL may hold a password.
+    proxy: str | None = _row(
+        "HTTP proxy for the API (HTTP_PROXY and its like are not read).",
+        parse_proxy,
+        "URL",
+        show=without_password,
+        repr_=False,
+    )
+    ca_file: str | None = _row("CA certificates (PEM) to trust in place of the bundled ones.", parsers.path, "FILE")
+    version_header: bool = _switch("Send the version of the file contents in a header, for a fleet's proxy.")
+    cache_dir: str = _row(
+        "Directory of the disk cache.", parsers.path, "DIR", lambda _: os.path.join(cache_home(), APP)
+    )
+    cache_size: int = _row("Maximum size of the disk cache [10GiB].", parse_size, "SIZE", 10 << 30, show=format_size)
+    cache_min_free: int = _row(
+        "Space that the cache leaves free on its disk [1GiB].", parse_size, "SIZE", 1 << 30, show=format_size
+    )
+    listing_ttl: float = _seconds("How long a listing stays fresh [60s].", 60.0)
+    live_ttl: float = _seconds("The same while a program follows a file of a running run [5s].", 5.0)
+    finished_ttl: float = _seconds("The same for a run that finished ten minutes ago or earlier [1h].", 3600.0)
+    negative_ttl: float = _seconds("How long a negative entry stays fresh [10s].", 10.0)
+    stale_max: float = _seconds("How long a stale listing is served while the API is down [1h].", 3600.0)
+    deadline: float = _seconds("Longest wait of any operation without progress [30s].", 30.0, parsers.positive_duration)
+    prefetch: str = _choice(
+        "What a traversal prefetches: the project index, or directories [auto].", "auto", "tree", "off"
+    )
+    wait: bool = _switch("Retry the mount until the service answers.")
+    wait_max: float | None = _seconds("How long --wait retries [for ever].", None, parsers.positive_duration)
+    runs_listed: int = _row("How many runs /runs shows [200].", parsers.count, "N", 200)
+    xattrs: bool = _switch("Serve extended attributes (ls -l then makes two more calls per file).")
+    umask: int = _row("Permission bits (octal) to clear.", parsers.octal, "MASK", 0, show="{:03o}".format)
+    uid: int = _row(
+        "Owner of all files [the user].", parsers.user_id, "USER", lambda _: os.geteuid(), default_source="the user"
+    )
+    gid: int = _row(
+        "Group of all files [the user's].", parsers.group_id, "GROUP", lambda _: os.getegid(), default_source="the user"
+    )
+    allow_other: bool = _switch("Give other users access.")
+    fsname: str = _row("Source in the mount table [artifactfs].", parsers.source_name, "NAME", "artifactfs")
+    log_to: str = _choice(
         "Where the log goes [auto: a file; in the foreground standard error, or systemd's journal].",
-    ),
-    Setting("log_file", path, None, "FILE", "Log file of a background mount."),
-    Setting("log_format", one_of("text", "json"), "text", "text|json", "Format of the log [text]."),
-    Setting("verbose", flag, False, None, "Log each request to the service and each operation."),
+        *("auto", "file", "journal", "syslog", "stderr"),
+    )
+    log_file: str | None = _row(
+        "Log file of a background mount.", parsers.path, "FILE", default_source="the mount point"
+    )
+    log_format: str = _choice("Format of the log [text].", "text", "json")
+    verbose: bool = _switch("Log each request to the service and each operation.")
+
+
+SETTINGS: tuple[Setting, ...] = tuple(
+    replace(row, name=each.name + row.name) for each in fields(Values) for row in each.metadata["rows"]
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
-
-# These select the source of settings. They have options, variables and `-o` options, and are no keys of the config
-# file. `profile` at its top is the exception.
-CONFIG = Setting("config", path, None, "FILE", "Config file.")
-PROFILE = Setting("profile", str, None, "NAME", "Profile of the config file: its table [profiles.NAME].")
-SELECTORS = {setting.name: setting for setting in (CONFIG, PROFILE)}
 
 # Each key is a setting, and so are KEY_file and KEY_command.
 KEYS = ("api_key", "app_key", "access_token")
 KEY_FORMS = frozenset(name + form for name in KEYS for form in ("", "_file", "_command"))
+
+# These select the source of settings. They have options, variables and `-o` options, and are no keys of the config
+# file. `profile` at its top is the exception.
+CONFIG = Setting("Config file.", parsers.path, "FILE", name="config")
+PROFILE = Setting("Profile of the config file: its table [profiles.NAME].", str, "NAME", name="profile")
+SELECTORS = {CONFIG.name: CONFIG, PROFILE.name: PROFILE}

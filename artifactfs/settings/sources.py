@@ -1,21 +1,23 @@
-"""Collects every source of settings as raw text, the strongest layer first.
+"""Decides which source of a setting wins: collects the raw texts of all sources, the strongest first.
 
-Owns the order (flag and `-o` > environment > systemd credentials > profile > top of the config file) and the choice
-among the ways to give a key. `loading.py` parses the texts.
+The order is that of `Layer`. Of `site` and `api_url` the stronger one counts, and among the ways to give keys the
+strongest decides (`Sources.chosen_keys`). Not here: the values of the texts (schema.py), and reading keys (keys.py).
 """
 
+import enum
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
-from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, KeySource, Origin, checked, unusable
+from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked, unusable
 from artifactfs.settings.paths import expanded
-from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, SETTINGS, Setting
+from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, Setting
 from artifactfs.settings.suggestions import hint, nearest
 from artifactfs.util.escaping import shell_word
 from artifactfs.util.urls import without_password
@@ -31,112 +33,219 @@ _BUILTINS = frozenset({".", "cd", "eval", "exec", "export", "for", "if", "set", 
 # The directory of LoadCredential= and its relatives (systemd.exec(5)).
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _PREFIX = "ARTIFACTFS_"
+_TOKEN = KEYS[2]
 # Similar enough to a known name to be a typing error. A Kubernetes service called artifactfs makes variables such as
 # ARTIFACTFS_PORT and ARTIFACTFS_SERVICE_HOST, which are no errors.
 _TYPING_ERROR = 0.8
 
 
+class Layer(enum.IntEnum):
+    """The kinds of sources. The lower layer wins; within the command line an option wins over `-o`."""
+
+    COMMAND_LINE = 0
+    ENVIRONMENT = 1
+    CREDENTIALS = 2
+    PROFILE = 3
+    CONFIG_FILE = 4
+
+
 @dataclass(frozen=True)
 class RawValue:
-    """A setting's raw text and its source: `source` for `config show`, `place` as the subject of an error."""
+    """A setting's raw text, which may be a key, and its source, as `config show` names it."""
 
-    text: str
+    name: str
+    text: str = field(repr=False)
+    layer: Layer
     source: str
-    place: str
-    code: ExitCode = ExitCode.USAGE
 
-    def __repr__(self) -> str:
-        return f"RawValue(source={self.source!r})"  # the text may be a key
+    @property
+    def subject(self) -> str:
+        """The subject of an error about the value."""
+        return self.source if self.layer < Layer.PROFILE else f"{self.name} in {self.source}"
+
+    def parsed(self) -> object:
+        """Return the setting's value. Raises UserError."""
+        try:
+            return BY_NAME[self.name].parse(self.text)
+        except ValueError as error:
+            code = ExitCode.USAGE if self.layer < Layer.PROFILE else ExitCode.BAD_CONFIG
+            # The text may be a URL, whatever the setting.
+            raise UserError(code, without_password(str(error)), subject=self.subject) from None
 
 
-Layer = Mapping[str, RawValue]
+def _strongest(values: Iterable[RawValue], *names: str) -> RawValue | None:
+    """Return the first value of these settings; in one layer, that of the setting named first."""
+    found = (value for value in values if value.name in names)
+    return min(found, key=lambda value: (value.layer, names.index(value.name)), default=None)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All layers, the strongest first. `profile`: its name, and the source that chose it; None without a profile."""
+    """The values of all sources, the strongest first. `profile`: the chosen one, whose text is its name."""
 
-    layers: tuple[Layer, ...]
+    values: tuple[RawValue, ...]
+    environ: Mapping[str, str] = field(repr=False)
     config: ConfigFile
-    profile: str | None
-    profile_source: str | None
+    profile: RawValue | None
     kernel_options: frozenset[str]
-    warnings: tuple[Notice, ...]
 
-    def find(self, name: str) -> RawValue | None:
-        """Return a setting's strongest value; None where no layer has one."""
-        return next((layer[name] for layer in self.layers if name in layer), None)
+    def find(self, *names: str) -> RawValue | None:
+        """Return the strongest value of these settings; in one layer, that of the setting named first."""
+        return _strongest(self.values, *names)
+
+    def resolve(self, settings: Iterable[Setting]) -> tuple[dict[str, Any], dict[str, UserError]]:
+        """Return the valid values, defaults included, and the errors of the invalid ones, both by the setting's name.
+
+        A setting precedes those whose default depends on it.
+        """
+        values: dict[str, Any] = {}
+        errors: dict[str, UserError] = {}
+        for setting in settings:
+            given = self.find(setting.name)
+            try:
+                values[setting.name] = given.parsed() if given is not None else setting.default_from(values)
+            except UserError as error:
+                errors[setting.name] = error
+        return values, errors
+
+    def chosen_keys(self) -> dict[str, RawValue]:
+        """Return the values that give the keys, by the key's name.
+
+        For one key the strongest layer decides; within it a file precedes a command, and both the key itself. Of an
+        access token and the keys the stronger layer counts, and in one layer the token. A lone key does not override a
+        token, unless it was given on the command line. Keys that are given literally beside a token are returned, too:
+        no request carries them, but the log must not show them.
+        """
+        ways = {key: self.find(f"{key}_file", f"{key}_command", key) for key in KEYS}
+        found = {key: way for key, way in ways.items() if way is not None}
+        token = found.pop(_TOKEN, None)
+        if token is None:
+            return found
+        layer = min((way.layer for way in found.values()), default=token.layer)
+        if layer < token.layer and (len(found) == 2 or layer is Layer.COMMAND_LINE):
+            return found
+        return {key: way for key, way in found.items() if way.name in KEYS} | {_TOKEN: token}
+
+    def used_keys(self) -> dict[str, RawValue]:
+        """Return those of the chosen keys that requests carry: both keys, or the token."""
+        chosen = self.chosen_keys()
+        return {_TOKEN: chosen[_TOKEN]} if _TOKEN in chosen else chosen
+
+    def origin(self, given: RawValue) -> Origin:
+        """Return where to read a chosen key. Raises UserError."""
+        if given.name in KEYS:
+            key = checked(given.text, given.subject)
+            if given.layer < Layer.PROFILE or not self.config.lasting:
+                return Fixed(key, given.subject)
+            profile = self.profile.text if self.profile is not None and given.layer is Layer.PROFILE else None
+            return InConfigFile(given.name, self.config.path, profile, key, given.subject)
+        value = given.parsed()
+        if not isinstance(value, tuple):
+            return InFile(str(value), given.subject)
+        program = shutil.which(value[0], path=self.environ.get("PATH", os.defpath))
+        if program is None:
+            # The name is shown only if it is a builtin: it may be a key in the place of a command.
+            named = f" ({value[0]})" if value[0] in _BUILTINS else ""
+            raise unusable(
+                given.subject,
+                f"its program was not found{named}",
+                "give the full path, or check PATH; no shell runs it: for `cd` or a pipe write sh -c '…'",
+            )
+        return FromCommand((os.path.abspath(program), *value[1:]), without_keys(self.environ), given.subject)
+
+    def warnings(self) -> Iterator[Notice]:
+        """Yield a notice for each source that may not be what the user means."""
+        yield from _typing_errors(self.environ)
+        used = self.used_keys()
+        yield from _contradictions(used.values(), self.environ)
+        if self.profile is not None and self.profile.layer is Layer.COMMAND_LINE:
+            yield from self._overridden(self.profile.text, used)
+
+    def _overridden(self, profile: str, used: Mapping[str, RawValue]) -> Iterator[Notice]:
+        """Yield a notice where the environment overrides a profile that the command line chose."""
+        said = self.config.profiles[profile]
+        stronger = []
+        where = self.find("api_url", "site")
+        if where is not None and where.layer is Layer.ENVIRONMENT and said.keys() & {"site", "api_url"}:
+            stronger = [
+                value.source
+                for value in (self.find("site"), self.find("api_url"))
+                if value is not None and value.layer is Layer.ENVIRONMENT and said.get(value.name) != value.text
+            ]
+        of_profile = {key for key in KEYS if said.keys() & {key, f"{key}_file", f"{key}_command"}}
+        for key, way in used.items():
+            # In place of the same key, or of the other kind of authentication.
+            rivals = set(KEYS) if key == _TOKEN else {key, _TOKEN}
+            if way.layer is Layer.ENVIRONMENT and of_profile & rivals:
+                stronger.append(way.source)
+        if stronger:
+            command = f"artifactfs config show --profile {shell_word(profile)}"
+            fact = f"{', '.join(stronger)} of the environment overrides the profile {profile}"
+            yield Notice(fact, f"`{command}` shows all settings", command)
 
 
-def collect_layers(
-    flags: Mapping[str, str | bool | None],
-    *,
-    options: str,
-    config_file: str | None,
-    environ: Mapping[str, str],
+def collect(
+    flags: Mapping[str, str | bool | None], *, options: str, config_file: str | None, environ: Mapping[str, str]
 ) -> Sources:
-    """Collect the layers. Raises UserError for an unknown option, profile or name."""
-    given, kernel_options = _parse_options(options)
-    for name, value in flags.items():
-        if value not in (None, False):
-            given[name] = _value(str(value), (BY_NAME | SELECTORS)[name].option)
-    if config_file is not None:
-        given[CONFIG.name] = _value(config_file, CONFIG.option)
-    environment = _from_environment(environ)
-    named_files = [layer.pop(CONFIG.name) for layer in (given, environment) if CONFIG.name in layer]
-    config = configfile.read(named_files[0].text if named_files else None, once=True)
-
-    chosen_here = PROFILE.name in given
-    profiles = [layer.pop(PROFILE.name) for layer in (given, environment) if PROFILE.name in layer]
-    profile = profiles[0] if profiles else None
+    """Collect all sources: see `load`. Raises UserError for an unknown option, profile or name."""
+    values, kernel_options = _outside_the_file(flags, options, config_file, environ)
+    named = _strongest(values, CONFIG.name)
+    config = configfile.read(named.text if named is not None else None, once=True)
+    values += _from_credentials(environ)
+    profile = _strongest(values, PROFILE.name)
     if profile is None and config.default_profile is not None:
-        profile = _value(config.default_profile, config.path)
-    in_profile: dict[str, RawValue] = {}
+        profile = RawValue(PROFILE.name, config.default_profile, Layer.CONFIG_FILE, config.path)
     if profile is not None:
-        in_profile = _from_file(config, profile.text, config.profile(profile.text, profile.place))
-    layers = [given, environment, _from_credentials(environ), in_profile, _from_file(config, None, config.top)]
-    warnings = [*_typing_errors(environ), *_contradictions(layers, environ)]
-    if profile is not None and chosen_here:
-        warnings += _overridden(profile.text, layers, environment, in_profile)
-    _prefer_site(layers)
-    return Sources(
-        layers=tuple(layers),
-        config=config,
-        profile=profile.text if profile is not None else None,
-        profile_source=profile.source if profile is not None else None,
-        kernel_options=frozenset(kernel_options),
-        warnings=tuple(warnings),
-    )
+        table = config.profile(profile.text, profile.source)
+        where = configfile.section(config.path, profile.text)
+        values += [RawValue(name, text, Layer.PROFILE, where) for name, text in table.items()]
+    values += [RawValue(name, text, Layer.CONFIG_FILE, config.path) for name, text in config.top.items()]
+    site = _strongest(values, "site")
+    if site is not None:
+        # `--site` is never without effect: a weaker API URL is dropped.
+        values = [value for value in values if value.name != "api_url" or value.layer <= site.layer]
+    return Sources(tuple(values), environ, config, profile, kernel_options)
 
 
 def find_config_file(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """Return the path of the config file that a mount would use, which need not exist. Raises UserError."""
-    named = _config_named(named, options, environ)
-    return os.path.abspath(expanded(named)) if named else configfile.default_path()
+    given = _config_given(named, options, environ)
+    return os.path.abspath(expanded(given)) if given is not None else configfile.default_path()
 
 
 def find_profiles(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the names of the profiles in that config file. Raises UserError as `collect_layers` does."""
-    config = configfile.read(_config_named(named, options, environ))
-    return tuple(sorted(config.profiles))
+    """Return the names of the profiles in that config file. Raises UserError as `collect` does."""
+    return tuple(sorted(configfile.read(_config_given(named, options, environ)).profiles))
 
 
-def _config_named(named: str | None, options: str, environ: Mapping[str, str]) -> str | None:
-    """Return the config file named by the strongest layer; None for the default file."""
-    given = _parse_options(options)[0].get(CONFIG.name) or _from_environment(environ).get(CONFIG.name)
-    return named or (given.text if given is not None else None)
+def _config_given(named: str | None, options: str, environ: Mapping[str, str]) -> str | None:
+    given = _strongest(_outside_the_file({}, options, named, environ)[0], CONFIG.name)
+    return given.text if given is not None else None
 
 
 # --- the layers -------------------------------------------------------------------------------------------
 
 
-def _value(text: str, source: str) -> RawValue:
-    return RawValue(text, source, source)
+def _outside_the_file(
+    flags: Mapping[str, str | bool | None], options: str, config_file: str | None, environ: Mapping[str, str]
+) -> tuple[list[RawValue], frozenset[str]]:
+    """Return the values of the command line and the environment, and the options for the kernel."""
+    named = {**flags, CONFIG.name: config_file}
+    values = [
+        RawValue(name, str(value), Layer.COMMAND_LINE, (BY_NAME | SELECTORS)[name].option)
+        for name, value in named.items()
+        if value not in (None, False)
+    ]
+    found, kernel_options = _parse_options(options)
+    return [*values, *found, *_from_environment(environ)], kernel_options
 
 
-def _parse_options(text: str) -> tuple[dict[str, RawValue], set[str]]:
-    r"""Split the text of `-o` into settings and options for the kernel. `\,` is a comma in a value, as for libfuse."""
-    found: dict[str, RawValue] = {}
+def _parse_options(text: str) -> tuple[list[RawValue], frozenset[str]]:
+    r"""Split the text of `-o` into settings and options for the kernel. `\,` is a comma in a value, as for libfuse.
+
+    The last of equal options counts. No message repeats a value, which may be a key.
+    """
+    found: list[RawValue] = []
     kernel: set[str] = set()
     settings = {name: row for name, row in (BY_NAME | SELECTORS).items() if row.flag}
     for option in (re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^,\\]|\\$)+", text)):
@@ -144,201 +253,67 @@ def _parse_options(text: str) -> tuple[dict[str, RawValue], set[str]]:
         source = f"-o {name}"
         setting = settings.get(name.replace("-", "_"))
         if setting is not None and (equals or setting.metavar is None):
-            found[setting.name] = _value(value if equals else "true", source)
+            found.insert(0, RawValue(setting.name, value if equals else "true", Layer.COMMAND_LINE, source))
         elif setting is not None:
             raise UserError(ExitCode.USAGE, "it needs a value", f"give -o {name}={setting.metavar}", source)
         elif name in _WAITING_OPTIONS and not equals:
-            # fstab's boot must not fail, and the mount should come as soon as it can (docs/semantics.md 5.8).
-            found.setdefault("wait", _value("true", source))
+            # A boot with fstab must not fail, and the mount should come as soon as it can (docs/semantics.md 5.8).
+            found.append(RawValue("wait", "true", Layer.COMMAND_LINE, source))
         elif name == "rw":
             raise UserError(ExitCode.USAGE, "artifactfs is read-only", "leave it out", source)
         elif name.replace("-", "_") in KEYS:
-            # Without the value: `ps` may have shown it, the log must not keep it.
-            raise UserError(
-                ExitCode.USAGE,
-                "a key does not belong on a command line, where every user can read it",
-                f"use -o {name.replace('-', '_')}_file=FILE",
-                source,
-            )
+            fact = "a key does not belong on a command line, where every user can read it"
+            raise UserError(ExitCode.USAGE, fact, f"use -o {name.replace('-', '_')}_file=FILE", source)
         elif name in _KERNEL_OPTIONS and not equals:
             kernel.add(name)
         elif name not in _IGNORED_OPTIONS and not name.startswith("x-"):
             known = [*settings, *_IGNORED_OPTIONS, *_WAITING_OPTIONS, *_KERNEL_OPTIONS]
             guess = hint(name.replace("-", "_"), known if nearest(name, known) else settings)
-            # Without the value: it may be a key.
             raise UserError(ExitCode.USAGE, "there is no such option", guess, source)
-    return found, kernel
+    return found, frozenset(kernel)
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, RawValue]:
-    found: dict[str, RawValue] = {}
-    for setting in (*SETTINGS, *SELECTORS.values()):
+def _from_environment(environ: Mapping[str, str]) -> Iterator[RawValue]:
+    for name, setting in (BY_NAME | SELECTORS).items():
         for variable in setting.env:
             if value := environ.get(variable, "").strip():
-                found[setting.name] = _value(value, variable)
+                yield RawValue(name, value, Layer.ENVIRONMENT, variable)
                 break
-    return found
 
 
-def _from_credentials(environ: Mapping[str, str]) -> dict[str, RawValue]:
-    """Return the keys among systemd's credentials: files in a directory of the service (systemd.exec(5))."""
+def _from_credentials(environ: Mapping[str, str]) -> Iterator[RawValue]:
+    """Yield the keys among systemd's credentials: files in a directory of the service (systemd.exec(5))."""
     directory = environ.get(_CREDENTIALS, "")
-    found: dict[str, RawValue] = {}
-    if not os.path.isabs(directory):
-        return found
-    for key in KEYS:
+    for key in KEYS if os.path.isabs(directory) else ():
         for name in (key, *(form for variable in BY_NAME[key].more_env for form in (variable.lower(), variable))):
             path = os.path.join(directory, name)
             if os.path.lexists(path):
-                found[f"{key}_file"] = _value(path, f"systemd credential {name}")
+                yield RawValue(f"{key}_file", path, Layer.CREDENTIALS, f"systemd credential {name}")
                 break
-    return found
-
-
-def _from_file(config: ConfigFile, profile: str | None, table: Mapping[str, str]) -> dict[str, RawValue]:
-    where = configfile.section(config.path, profile)
-    return {name: RawValue(text, where, f"{name} in {where}", ExitCode.BAD_CONFIG) for name, text in table.items()}
-
-
-def _prefer_site(layers: Sequence[dict[str, RawValue]]) -> None:
-    """Drop every API URL that is weaker than a site; in one layer the API URL wins."""
-    rank = next((rank for rank, layer in enumerate(layers) if "site" in layer), len(layers))
-    for layer in layers[rank + 1 :]:
-        layer.pop("api_url", None)
-
-
-# --- warnings ---------------------------------------------------------------------------------------------
-
-
-def _typing_errors(environ: Mapping[str, str]) -> list[Notice]:
-    known = {name.removeprefix(_PREFIX) for row in (*SETTINGS, *SELECTORS.values()) for name in row.env}
-    found = []
-    for variable in sorted(environ):
-        name = variable.removeprefix(_PREFIX)
-        if name != variable and name not in known and (meant := nearest(name, known, _TYPING_ERROR)) is not None:
-            found.append(Notice(f"{variable} is no variable of artifactfs", f"did you mean {_PREFIX}{meant}?"))
-    return found
-
-
-def _contradictions(layers: Sequence[Layer], environ: Mapping[str, str]) -> Iterator[Notice]:
-    """Yield a notice for each used key that two of Datadog's variables give differently: one may be outdated."""
-    api, app, token = _chosen(layers)
-    for way in (token,) if token is not None else (api, app):
-        if way is None or way.given.source not in BY_NAME[way.name].more_env:
-            continue
-        for other in BY_NAME[way.name].more_env:
-            if environ.get(other, "").strip() not in ("", way.given.text):
-                fact = f"{way.given.source} is used, and not {other}, which has another value"
-                yield Notice(fact, "unset one of them", f"unset {other}")
-
-
-def _overridden(profile: str, layers: Sequence[Layer], environment: Layer, in_profile: Layer) -> list[Notice]:
-    """Warn where the environment overrides a profile that the command line chose."""
-    stronger = []
-    where = {"site", "api_url"}
-    if where & in_profile.keys() and not where & layers[0].keys():
-        stronger += [
-            environment[name].source
-            for name in sorted(where & environment.keys(), reverse=True)
-            if name not in in_profile or in_profile[name].text != environment[name].text
-        ]
-    api, app, token = _chosen(layers)
-    said = {key for key in KEYS if any(key + form in in_profile for form in ("", "_file", "_command"))}
-    for way, rivals in (
-        # In place of the same key, or of the other kind of authentication.
-        (api if token is None else None, {"api_key", "access_token"}),
-        (app if token is None else None, {"app_key", "access_token"}),
-        (token, set(KEYS)),
-    ):
-        if way is not None and layers[way.rank] is environment and said & rivals:
-            stronger.append(way.given.source)
-    if not stronger:
-        return []
-    command = f"artifactfs config show --profile {shell_word(profile)}"
-    fact = f"{', '.join(stronger)} of the environment overrides the profile {profile}"
-    return [Notice(fact, f"`{command}` shows all settings", command)]
-
-
-# --- keys -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One way in which a key was given. `rank`: of its layer, 0 for the command line."""
-
-    rank: int
-    name: str
-    given: RawValue
-
-
-def key_source(sources: Sources, environ: Mapping[str, str], *, given_only: bool = False) -> KeySource:
-    """Return where the keys come from: the strongest layer that has any of them decides. Raises UserError.
-
-    `given_only`: leave out keys of files and commands.
-
-    An access token stands in place of both keys. Of the token and the keys the stronger layer counts, and in one layer
-    the token. A lone key does not override a token, unless it was given on the command line.
-    """
-    ways = _chosen(sources.layers, given_only=given_only)
-    return KeySource(*(_origin(way, sources, environ) if way is not None else None for way in ways))
-
-
-def _chosen(layers: Sequence[Layer], *, given_only: bool = False) -> tuple[_Way | None, _Way | None, _Way | None]:
-    """Return the chosen ways to API key, application key and token: see `key_source`."""
-    ways = [_way(layers, key) for key in KEYS]
-    api, app, token = (way if way is None or way.name in KEYS or not given_only else None for way in ways)
-    pair = [way for way in (api, app) if way is not None]
-    rank = min((way.rank for way in pair), default=len(layers))
-    if token is not None and rank < token.rank and (len(pair) == 2 or rank == 0):
-        token = None
-    elif token is not None:
-        # No request carries the keys, but those given literally must stay out of the log.
-        api, app = (way if way is not None and way.name in KEYS else None for way in (api, app))
-    return api, app, token
-
-
-def _way(layers: Sequence[Layer], key: str) -> _Way | None:
-    """Return how the strongest layer gives a key. In one layer a file precedes a command, and both the key itself."""
-    for rank, layer in enumerate(layers):
-        for name in (f"{key}_file", f"{key}_command", key):
-            if name in layer:
-                return _Way(rank, name, layer[name])
-    return None
-
-
-def _origin(way: _Way, sources: Sources, environ: Mapping[str, str]) -> Origin:
-    given = way.given
-    if way.name in KEYS:
-        key = checked(given.text, given.place)
-        if given.code is not ExitCode.BAD_CONFIG or not sources.config.lasting:
-            return Fixed(key, given.place)
-        profile = sources.profile if given.source != sources.config.path else None
-        return InConfigFile(way.name, sources.config.path, profile, given.place)
-    value = parse_value(BY_NAME[way.name], given)
-    if not isinstance(value, tuple):
-        return InFile(str(value), given.place)
-    program = shutil.which(value[0], path=environ.get("PATH", os.defpath))
-    if program is None:
-        # The name is shown only if it is a builtin: it may be a key in the place of a command.
-        named = f" ({value[0]})" if value[0] in _BUILTINS else ""
-        raise unusable(
-            given.place,
-            f"its program was not found{named}",
-            "give the full path, or check PATH; no shell runs it: for `cd` or a pipe write sh -c '…'",
-        )
-    return FromCommand((os.path.abspath(program), *value[1:]), without_keys(environ), given.place)
-
-
-def parse_value(setting: Setting, given: RawValue) -> object:
-    """Return a setting's value. Raises UserError with its place as the subject."""
-    try:
-        return setting.parse(given.text)
-    except ValueError as error:
-        # The text may be a URL, whatever the setting.
-        raise UserError(given.code, without_password(str(error)), subject=given.place) from None
 
 
 def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without any key in it: for what a mount starts (docs/semantics.md 6.1)."""
     keys = {variable for key in KEYS for variable in BY_NAME[key].env}
     return {name: value for name, value in environ.items() if name not in keys}
+
+
+# --- warnings ---------------------------------------------------------------------------------------------
+
+
+def _typing_errors(environ: Mapping[str, str]) -> Iterator[Notice]:
+    known = {name.removeprefix(_PREFIX) for row in (BY_NAME | SELECTORS).values() for name in row.env}
+    for variable in sorted(environ):
+        name = variable.removeprefix(_PREFIX)
+        if name != variable and name not in known and (meant := nearest(name, known, _TYPING_ERROR)) is not None:
+            yield Notice(f"{variable} is no variable of artifactfs", f"did you mean {_PREFIX}{meant}?")
+
+
+def _contradictions(used: Iterable[RawValue], environ: Mapping[str, str]) -> Iterator[Notice]:
+    """Yield a notice for each used key that two of Datadog's variables give differently: one may be outdated."""
+    for way in used:
+        variables = BY_NAME[way.name].more_env
+        for other in variables if way.source in variables else ():
+            if environ.get(other, "").strip() not in ("", way.text):
+                fact = f"{way.source} is used, and not {other}, which has another value"
+                yield Notice(fact, "unset one of them", f"unset {other}")

@@ -13,11 +13,12 @@ from typing import TypeVar
 from artifactfs import errors
 from artifactfs.domain import Project, Run
 from artifactfs.tree import listing
+from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, Entry, LookupResult, Node, ProjectDir, StaticDir, Symlink
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
-from artifactfs.tree.swr_cache import CacheEntry, Caches
+from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts
 from artifactfs.tree.tree_tuning import TreeTuning
 

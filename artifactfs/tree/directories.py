@@ -13,10 +13,11 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing, ListedChild, Run
 from artifactfs.tree import listing
+from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import Listing, Service, SizeOverride, TreeTimes
-from artifactfs.tree.nodes import ArtifactDir, Entry
-from artifactfs.tree.swr_cache import CacheEntry, Caches, StaleWhileRevalidateCache
+from artifactfs.tree.listing import GrownFile, Listing, Service, SizeOverride, TreeTimes
+from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
+from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
 from artifactfs.tree.walk.project_index import ProjectIndex
@@ -26,8 +27,12 @@ from artifactfs.tree.walk.traversals import Traversals
 _MAX_ENTRIES = 1_200_000
 # Directories in which contents contradicted a listing: rare.
 _MAX_OVERRIDES = 1_000
+# Directories with files that grew, and directories that programs follow.
+_MAX_LIVE = 10_000
 # Directories for which the index was contradicted: rare, too.
 _MAX_NEEDS_DIRECT = 10_000
+# The attribute timeout of files in a listing that is older than `live_ttl`: a second look shows that a program follows.
+_POLL_S = 1.0
 
 
 class RunListing(msgspec.Struct, frozen=True):
@@ -81,6 +86,9 @@ class Directories:
         self._size_overrides: cachetools.LRUCache[tuple[int, str], dict[bytes, SizeOverride]] = cachetools.LRUCache(
             _MAX_OVERRIDES
         )
+        self._grown: cachetools.LRUCache[tuple[int, str], dict[bytes, GrownFile]] = cachetools.LRUCache(_MAX_LIVE)
+        # When a program that follows a file had the listing of its directory refreshed.
+        self._followed_at: cachetools.LRUCache[tuple[int, str], float] = cachetools.LRUCache(_MAX_LIVE)
         # By run, the directories that are in `listings`, or were.
         self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
         # Directories whose next listing must be direct: the index or contents were contradicted there.
@@ -106,6 +114,43 @@ class Directories:
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
         overrides[entry.name] = SizeOverride(listed, size_bytes)
 
+    def record_growth(self, directory: ArtifactDir, entry: Entry) -> None:
+        """Record that a file grew, so that it keeps its inode number when the listing is evicted."""
+        listing.note_growth(self._grown.setdefault((directory.run_id, directory.path), {}), entry)
+
+    def record_other_version(self, directory: ArtifactDir, entry: Entry) -> None:
+        """Record that a file that seemed to have grown is another version: it gets a number of its own."""
+        grown = self._grown.get((directory.run_id, directory.path), {}).get(entry.name)
+        if grown is not None:
+            grown.entry = None
+
+    def attributes_left_s(self, held: CacheEntry[RunListing]) -> float:
+        """Return the attribute timeout of a listing's files: what is left of the listing, or of `live_ttl`.
+
+        While a program follows a file, a listing that is older is refreshed, so the kernel must ask again soon.
+        """
+        if listing.settled(held.value.run, self._wall_clock_ns()):
+            return ATTRIBUTES_S
+        live_s = self._times.live_ttl - self._age_s(held)
+        return min(self.ttl_left_s(held), live_s if live_s > 0 else _POLL_S)
+
+    def follow(self, held: CacheEntry[RunListing], key: tuple[int, str]) -> None:
+        """Refresh a listing in the background if it is stale, or older than `live_ttl`: a program follows a file in it.
+
+        A failed refresh is tried again after as long. No await, and nothing waits for it.
+        """
+        now, ttl_s = self._clock(), max(_POLL_S, min(self._times.live_ttl, self._times.listing_ttl))
+        is_fresh = self.ttl_left_s(held) > 0 and self._age_s(held) < self._times.live_ttl
+        if is_fresh or now - self._followed_at.get(key, float("-inf")) < ttl_s:
+            return
+        self._followed_at[key] = now
+        # The index may be as old as the listing.
+        self._needs_direct[key] = True
+        self.listings.revalidate_soon(key)
+
+    def _age_s(self, held: CacheEntry[RunListing]) -> float:
+        return self._clock() - held.requested_at + held.value.age_s
+
     def cached_run_root(self, run_id: int) -> tuple[Run, str] | None:
         """Return a listed run as it was then, and its path in the project. No request."""
         return self._run_roots.get(run_id)
@@ -128,7 +173,10 @@ class Directories:
     def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""
         self.listings.clear()
-        for known in (self._run_roots, self._size_overrides, self._dirs_by_run, self._needs_direct):
+        for known in (
+            self._run_roots, self._size_overrides, self._grown, self._followed_at, self._dirs_by_run,
+            self._needs_direct,
+        ):  # fmt: skip
             known.clear()
         if self.index is not None:
             self.index.expire()
@@ -207,8 +255,15 @@ class Directories:
     async def _build(
         self, run: Run, path: str, children: Mapping[bytes, ListedChild], old: RunListing | None
     ) -> Listing:
-        overrides = self._size_overrides.get((run.run_id, path))
-        return await listing.build(children, run, path, old.listing if old else None, self._numbering, overrides)
+        key = (run.run_id, path)
+        overrides, grown = self._size_overrides.get(key, {}), self._grown.get(key)
+        known = {} if grown is None else grown
+        made = await listing.build(
+            children, run, path, old.listing if old else None, self._numbering, self._wall_clock_ns(), overrides, known
+        )
+        if known and grown is None:
+            self._grown[key] = known
+        return made
 
     # --- DirectLister --------------------------------------------------------------------------------------
 

@@ -99,22 +99,32 @@ Node = StaticDir | ProjectDir | Symlink | ArtifactDir | ArtifactFile | ControlDi
 AnyDirectory = StaticDir | ProjectDir | ArtifactDir | ControlDir
 
 
+# The attribute timeout of a file that does not grow, in seconds. Arbitrary.
+ATTRIBUTES_S = 3600.0
+
+
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
-    """A node, and its entry timeout in seconds."""
+    """A node, its entry timeout, and the attribute timeout of a file, both in seconds."""
 
     node: Node
     valid_s: float
+    attributes_s: float = ATTRIBUTES_S
+
+
+def _no_growth() -> float:
+    return ATTRIBUTES_S
 
 
 class DirSnapshot(msgspec.Struct, frozen=True):
     """A directory's entries in order, frozen, and how to make a node of each.
 
-    `left_s()` is the entry timeout of the names, now.
+    `left_s()` is the entry timeout of the names, now; `attributes_s()` the attribute timeout of the files.
     """
 
     entries: tuple[Entry, ...]
     node_of: Callable[[Entry], Node]
     left_s: Callable[[], float]
+    attributes_s: Callable[[], float] = _no_growth
 
 
 def join(directory: str, name: bytes) -> str:
@@ -147,9 +157,21 @@ def mount_path(node: Node) -> str:
     return node.entry.name.decode()
 
 
+def may_have_grown(old: Entry, new: Entry) -> bool:
+    """Whether `new` is a larger file, which may continue `old`. The contents decide that (content/growth.py)."""
+    if old.is_dir or new.is_dir or old.size_bytes is None or new.size_bytes is None:
+        return False
+    return new.size_bytes > old.size_bytes
+
+
 def same_version(old: Entry, new: Entry) -> bool:
-    """Whether `new` is the version of `old`; a size or time that one of them lacks decides nothing (2.4)."""
+    """Whether `new`, which was seen later, is the version of `old`, or may have grown from it (2.4).
+
+    A size or time that one of them lacks decides nothing.
+    """
     if old.is_dir or new.is_dir:
         return old.is_dir == new.is_dir
+    if may_have_grown(old, new):
+        return True
     same_size = old.size_bytes == new.size_bytes or old.size_bytes is None or new.size_bytes is None
     return same_size and (old.created_ns == new.created_ns or old.created_ns is None or new.created_ns is None)

@@ -14,6 +14,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch
 
 log = logging.getLogger(__name__)
 
@@ -29,59 +30,6 @@ REQUESTED_WAIT_S = 10.0
 _SUPERVISE_S = 1.0
 # Negative entries, one small record each; arbitrary.
 _MAX_ABSENCES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class CacheEntry(Generic[V]):
-    """A value, when it was requested, and until when it is fresh (seconds of the cache's clock).
-
-    `refresh_requested`: the user requested a refresh of this entry (docs/semantics.md 3.3).
-    """
-
-    value: V
-    requested_at: float
-    fresh_until: float
-    stale_until: float
-    refresh_requested: bool = False
-
-
-class InflightFetch(Generic[V]):
-    """A fetch that runs, and how many wait for it. `first`: there is no stale value."""
-
-    def __init__(self, started: float, *, first: bool) -> None:
-        self.started = started
-        self.first = first
-        self.waiters = 0
-        # Whether a task supervises it, since its last waiter gave up.
-        self.supervised = False
-        self.scope = trio.CancelScope()
-        # Its result goes to its waiters, and is not stored.
-        self.discarded = False
-        self._done = trio.Event()
-        self._entry: CacheEntry[V] | None = None
-        self._error: BaseException | None = None
-
-    @property
-    def has_no_waiters(self) -> bool:
-        """Whether a first fetch still runs, and all its waiters gave up."""
-        return self.first and not self.waiters and not self._done.is_set()
-
-    def resolve(self, entry: CacheEntry[V] | None, error: BaseException | None) -> None:
-        """Wake the waiters with an entry or an exception. Never blocks."""
-        if not self._done.is_set():
-            self._entry, self._error = entry, error
-            self._done.set()
-
-    async def wait(self) -> CacheEntry[V]:
-        """Wait for the entry; raises the exception of the fetch."""
-        self.waiters += 1
-        try:
-            await self._done.wait()
-        finally:
-            self.waiters -= 1
-        if self._entry is None:
-            raise self._error or RuntimeError("a fetch was resolved with neither an entry nor an error")
-        return self._entry
 
 
 class StaleWhileRevalidateCache(Generic[K, V]):
@@ -164,6 +112,13 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Return the entry of a fetch that starts now, or is in flight already. Raises as `get` does."""
         entry = self._entries.get(key)
         return await self._wait_for(key, self._join_or_start(key, entry.value if entry is not None else None))
+
+    def revalidate_soon(self, key: K) -> None:
+        """Start to refetch an entry, even a fresh one, unless the service is in trouble. Nothing waits for it."""
+        entry = self._entries.get(key)
+        degraded = self._health.is_degraded()
+        if entry is not None and not (degraded and not self._health.try_probe((self._kind, key), self._clock())):
+            self._join_or_start(key, entry.value)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -19,9 +19,11 @@ from artifactfs.tree import listing
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.directories import Directories, RunListing
+from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.nodes import (
+    ATTRIBUTES_S,
     ArtifactDir,
     ArtifactFile,
     DirSnapshot,
@@ -31,9 +33,10 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
+    may_have_grown,
     same_version,
 )
-from artifactfs.tree.swr_cache import CacheEntry, Caches
+from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.traversals import Traversals
@@ -115,16 +118,15 @@ class Tree:
         """Return the node called `name` in `parent`. Raises NoSuchEntry with the entry timeout."""
         if isinstance(parent, ArtifactDir):
             held = await self._directories.get(parent)
-            left_s = self._directories.ttl_left_s(held)
             entry = held.value.listing.by_name.get(name)
             if entry is None and not held.value.own:
                 # The index never says that a name does not exist (docs/semantics.md 1.6).
                 held = await self._directories.get_direct(parent)
-                left_s = self._directories.ttl_left_s(held)
                 entry = held.value.listing.by_name.get(name)
             if entry is None:
+                left_s = self._directories.ttl_left_s(held)
                 raise errors.NoSuchEntry("no such name", min(left_s, self._times.negative_ttl))
-            return LookupResult(child(parent, entry), left_s)
+            return self._found(parent, entry, held)
         return await self._catalogue.lookup(parent, name)
 
     async def contents(self, node: Node) -> DirSnapshot:
@@ -140,7 +142,7 @@ class Tree:
         held = self._listings.get_fresh((parent.run_id, parent.path))
         if held is None or (entry := held.value.listing.by_name.get(name)) is None:
             return None
-        return LookupResult(child(parent, entry), self._directories.ttl_left_s(held))
+        return self._found(parent, entry, held)
 
     def try_list(self, node: Node) -> DirSnapshot | None:
         """Return the result of `contents` if it is cached and fresh. No await."""
@@ -153,7 +155,36 @@ class Tree:
         listing = held.value.listing
         if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
-        return DirSnapshot(listing.entries, partial(child, directory), partial(self._directories.ttl_left_s, held))
+        directories = self._directories
+        return DirSnapshot(
+            listing.entries,
+            partial(child, directory),
+            partial(directories.ttl_left_s, held),
+            partial(directories.attributes_left_s, held),
+        )
+
+    def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[RunListing]) -> LookupResult:
+        directories = self._directories
+        return LookupResult(child(parent, entry), directories.ttl_left_s(held), directories.attributes_left_s(held))
+
+    def current(self, file: ArtifactFile, *, followed: bool) -> tuple[Entry, float]:
+        """Return a file's entry as the cached listing has it, and its attribute timeout in seconds. No await.
+
+        `followed`: a program polls the file, so a listing older than `live_ttl` is refreshed in the background. A file
+        that the listing lacks, or has in another version, keeps its entry.
+        """
+        directory = file.directory
+        key = (directory.run_id, directory.path)
+        held = self._listings.get_any(key)
+        if held is None:
+            return file.entry, self._times.live_ttl
+        entry = held.value.listing.by_name.get(file.entry.name)
+        if entry is None or not same_version(file.entry, entry):
+            entry = file.entry
+        left_s = self._directories.attributes_left_s(held)
+        if left_s < ATTRIBUTES_S and (followed or left_s <= 0):
+            self._directories.follow(held, key)
+        return entry, left_s
 
     async def locate_content(self, file: ArtifactFile) -> ContentVersion:
         """Return the version of a file's contents. A request is needed only if the run's listings were evicted."""
@@ -164,10 +195,14 @@ class Tree:
         artifact = ArtifactRef(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
         # The first version of a size has the number of the size alone.
-        first = self._numbering.children(run_id, file.directory.path)(entry.name, False, entry.size_bytes)
+        number = self._numbering.children(run_id, file.directory.path)
+        first = number(entry.name, False, entry.size_bytes)
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
-        return ContentVersion(artifact, entry.size_bytes, self._stamp(run, entry, variant), variant, settled)
+        stamp = self._stamp(run, entry, variant)
+        # A file that a listing without a size showed first has the number of that.
+        is_listed = entry.number != number(entry.name, False, None)
+        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
 
     def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the cached listing shows another version of a file, or none. No request."""
@@ -190,6 +225,10 @@ class Tree:
         completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
         if held is not None and held.value.listing.by_name.get(entry.name) == entry:
             held.value.listing.by_name[entry.name] = completed
+        if entry.size_bytes is not None:
+            self._directories.record_size_override(directory, entry, size_bytes)
+            if may_have_grown(entry, completed):
+                self._directories.record_growth(directory, completed)
         return ArtifactFile(directory, completed)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
@@ -199,6 +238,7 @@ class Tree:
         """
         directory, entry = file.directory, file.entry
         self._directories.force_direct(directory, self._listings.invalidate)
+        self._directories.record_other_version(directory, entry)
         if size_bytes is not None and size_bytes != entry.size_bytes:
             self._directories.record_size_override(directory, entry, size_bytes)
 

@@ -1,4 +1,4 @@
-"""What the kernel asks while somebody walks a large directory, without the kernel: the handlers and their inodes."""
+"""What the kernel asks while a process walks a large directory, without the kernel: the handlers and their inodes."""
 
 import time
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def kernel() -> Iterator[Kernel]:
 
 @pytest.fixture
 def tree(loop: Loop, entries: int) -> Tree:
-    """A tree with one run, of which one flat directory is listed once, and then believed."""
+    """A tree with one run, of which one flat directory is listed once, and then trusted."""
     files = {f"f{number:07d}.bin": 1000 + number % 977 for number in range(entries)}
     service = fakes.FakeService(
         runs={1001: fakes.run(1001)},
@@ -76,7 +76,7 @@ def tree(loop: Loop, entries: int) -> Tree:
 
 
 async def mounted(tree: Tree) -> tuple[Operations, int]:
-    """Return the handlers of a mount that nobody has looked at, but for the directory, and the directory's inode."""
+    """Return the handlers of a mount on which only the directory was looked at, and the directory's inode."""
     owner = Ownership(1000, 1000)
     # No file is opened here.
     handlers = Operations(tree, cast(OpenFileTable, None), owner, deadline_s=30.0, on_ready=lambda: None)

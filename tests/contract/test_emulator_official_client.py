@@ -159,7 +159,7 @@ def test_it_understands_wrong_keys(served: Served) -> None:
 def test_it_understands_other_errors(served: Served, api: Any, then: dict[str, Any], form: str) -> None:
     """Each form of error body is an ApiException with the status and, at a 429, the reset.
 
-    But for error_form=nonsense: the client (2.62) itself fails to decode a body that is not UTF-8.
+    Except error_form=nonsense: the client (2.62) itself fails to decode a body that is not UTF-8.
     """
     served.order("switches", {"error_form": form})
     served.order("faults", [{"match": {}, "times": 1, "then": then}])

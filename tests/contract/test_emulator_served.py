@@ -299,7 +299,7 @@ def test_a_wrong_command_line_is_one_sentence_and_2(arguments: list[str], said: 
 
 
 def test_a_port_in_use_is_one_sentence_and_2(served: Served) -> None:
-    """A port that somebody listens on is refused before anything is served."""
+    """A port that a process listens on is refused before anything is served."""
     port = str(served.address[1])
     ended = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, timeout=DEADLINE_S)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -16,7 +16,7 @@ from tests.pairwise import pairwise
 RUNS = (80032, sample.RUN, 80014, 80011, 80002)
 DOUBLES = "names are both file and directory"
 
-# One switch at a time, but for those that have nothing to do with one another.
+# One switch at a time, except for those that have nothing to do with one another.
 SINGLE: list[dict[str, object]] = [
     {"dir_flag": False},
     {"self_marker": "slash"},
@@ -84,7 +84,7 @@ def without_empty_directories(truth: Truth) -> Truth:
 
 @pytest.mark.parametrize("form", ["absent", "null"])
 def test_unknown_sizes_leave_names_and_kinds(form: str, lab: Lab, mounting: Mounting) -> None:
-    """1.1, 2.2: a listing without sizes shows the same names and kinds; a size that nobody told is 0 until opened."""
+    """1.1, 2.2: a listing without sizes shows the same names and kinds; an unknown size is 0 until opened."""
     lab.switch(size_form=form)
     mounted = mounting()
 

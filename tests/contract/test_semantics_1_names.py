@@ -134,7 +134,7 @@ def test_what_is_not_there(lab: Lab, standing: Mount) -> None:
 
 @pytest.mark.parametrize("command", CURIOUS)
 def test_looking_every_target_up_costs_nothing(command: str, lab: Lab, mounted: Mount) -> None:
-    """1.1, 7: who looks up every target in /projects or /names asks for no run: a page told them all."""
+    """1.1, 7: a lookup of every target in /projects or /names asks for no run: the page had them all."""
     project, _ = project_of(lab, *(f"run {number}" for number in range(30)))
     for place in (f"projects/{project}", f"names/vision~{project}"):
         mounted.sh(command, mounted.path(place)).ok()
@@ -156,7 +156,7 @@ def test_looking_at_all_projects(command: str, lab: Lab, mounted: Mount) -> None
     "form", [{}, {"page_base": 1}, {"page_meta": "required"}, {"page_meta": "none"}, {"extra_fields": True}]
 )
 def test_in_every_form_of_pages(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
-    """1.1: however pages are numbered and told, a project's runs are shown, each once."""
+    """1.1: however pages are numbered and reported, a project's runs are shown, each once."""
     project, runs = project_of(lab, *("x" for _ in range(130)))
     lab.switch(**form)
     mounted = mounting()

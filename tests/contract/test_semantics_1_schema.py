@@ -1,4 +1,4 @@
-"""Section 1 of the contract: what the API's schema allows and nobody expects is shown as what it means."""
+"""Section 1 of the contract: what the API's schema allows, and is unusual, is shown by its meaning."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_a_run_at_its_projects_root(form: str, start: str, lab: Lab, mounting: M
         run_id, "d3/e/f2.bin"
     )
     assert set(args(lab, "content", "artifact_path")) == {"d3/e/f2.bin"}
-    # By the index, which was believed: a listing for each of 13 directories would be more.
+    # By the index, which was trusted: a listing for each of 13 directories would be more.
     assert lab.requests()["index"] == 1
     assert lab.requests()["listing"] < 13
 

@@ -127,7 +127,7 @@ def test_a_directory_is_one_listing_call_with_its_path(lab: Lab, standing: Mount
     assert asked == ["", "one", "one/two"]
 
 
-def test_an_absent_name_is_asked_of_nobody(lab: Lab, standing: Mount) -> None:
+def test_an_absent_name_costs_no_request(lab: Lab, standing: Mount) -> None:
     """1.1: a name that the parent's fresh listing lacks is ENOENT without a request."""
     run_id = lab.new_run()
     standing.sh('ls "$M/runs/$1"', run_id).ok()

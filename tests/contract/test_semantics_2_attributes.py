@@ -44,7 +44,7 @@ def test_kinds_and_permissions(standing: Mount) -> None:
         assert look(standing, place)["st_nlink"] == 1
 
 
-def test_everything_belongs_to_who_mounts(lab: Lab, standing: Mount) -> None:
+def test_everything_belongs_to_the_mounting_user(lab: Lab, standing: Mount) -> None:
     """2.1: uid and gid are those of the user who mounts."""
     for place in ("", "runs", f"runs/{sample.RUN}", f"runs/{sample.RUN}/lora_model/README.md"):
         told = look(standing, place)
@@ -230,7 +230,7 @@ def inodes(found: dict[bytes, Seen]) -> dict[bytes, int]:
 def test_what_is_known_answers_without_the_network(own_lab: Lab, shell: Shell) -> None:
     """2.5: `df`, and getattr of an inode that is known, answer at once while the server is gone."""
     shell.lab = own_lab
-    # Attributes that are never believed: each look at the open directory asks the mount, not the kernel's memory.
+    # Attributes that are never trusted: each look at the open directory asks the mount, not the kernel's memory.
     mounted = shell.mount("--listing-ttl", "0", "--finished-ttl", "0")
     code = (
         "import json, os, sys\n"

@@ -33,7 +33,7 @@ def shown_by_stat(mounted: Mount, *places: str) -> list[str]:
 
 
 def test_times_far_off(own_attack: Attacked) -> None:
-    """2.3: of any year and offset `stat` shows the moment that the service told, and `info` the same."""
+    """2.3: of any year and offset `stat` shows the moment that the service reported, and `info` the same."""
     server, mounted = own_attack.server, own_attack.mounted
     places = []
     for text in FAR_OFF:

@@ -43,7 +43,7 @@ def one(mounted: Mount, name: str, *parts: object) -> int:
 
 
 def test_off_by_default(lab: Lab, mounting: Mounting) -> None:
-    """2.6: without --xattrs there are none, and the kernel does not ask: one that is stopped keeps nobody waiting."""
+    """2.6: without --xattrs there are none, and the kernel does not ask: a stopped mount delays no caller."""
     mounted = mounting()
     run_id = lab.new_run()
     assert attributes(mounted, "runs", run_id) == errno.ENOTSUP
@@ -126,6 +126,6 @@ def test_what_is_none(lab: Lab, telling: Mount) -> None:
     assert one(telling, "user.modellab.name", "runs", run_id, "a.txt") == -errno.ENODATA
     assert one(telling, "user.modellab.parameters", "runs", run_id) == -errno.E2BIG
     assert attributes(telling) == {}
-    assert attributes(telling, "runs", sample.RUN, "lora_model") == {}  # nobody has listed it
+    assert attributes(telling, "runs", sample.RUN, "lora_model") == {}  # no caller has listed it
     code = "import json, os, sys\ntry: os.setxattr(sys.argv[2], 'user.x', b'y')\nexcept OSError as e: print(e.errno)"
     assert telling.python(code, telling.path("runs", run_id)) == errno.EROFS

@@ -18,7 +18,7 @@ def names(mounted: Mount, run_id: int) -> list[str]:
     return mounted.sh('ls "$M/runs/$1"', run_id).ok().text.split()
 
 
-def test_a_listing_is_believed_for_its_time(lab: Lab, mounting: Mounting) -> None:
+def test_a_listing_is_fresh_for_its_time(lab: Lab, mounting: Mounting) -> None:
     """3.1: within `listing_ttl` a listing is not asked for again; after it the next look shows the change."""
     run_id = lab.new_run(status="running")
     mounted = mounting("--listing-ttl", "1s", "--negative-ttl", "1s")
@@ -28,8 +28,8 @@ def test_a_listing_is_believed_for_its_time(lab: Lab, mounting: Mounting) -> Non
     wait_until(lambda: names(mounted, run_id) == ["a.txt", "new.txt", "sub"], "the new name", limit_s=4.0)
 
 
-def test_a_finished_run_is_believed_longer(lab: Lab, mounting: Mounting) -> None:
-    """3.1: a run finished for more than ten minutes is believed for `finished_ttl`, a running one for `listing_ttl`."""
+def test_the_listing_of_a_finished_run_is_fresh_for_longer(lab: Lab, mounting: Mounting) -> None:
+    """3.1: a run finished for more than ten minutes stays fresh for `finished_ttl`, a running one for `listing_ttl`."""
     running, finished = lab.new_run(status="running"), lab.new_run()
     mounted = mounting("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
     for run_id in (running, finished):
@@ -40,8 +40,8 @@ def test_a_finished_run_is_believed_longer(lab: Lab, mounting: Mounting) -> None
     assert names(mounted, finished) == ["a.txt", "sub"]
 
 
-def test_a_run_that_has_just_finished_is_not_yet_believed_longer(lab: Lab, mounting: Mounting) -> None:
-    """3.1: in the first ten minutes after its end a run is believed for `listing_ttl` only: uploads trail behind."""
+def test_the_listing_of_a_run_just_finished_has_the_short_ttl(lab: Lab, mounting: Mounting) -> None:
+    """3.1: in the first ten minutes after its end a run stays fresh for `listing_ttl` only: uploads trail behind."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run_id = lab.new_run(status="completed", completed_at=now)
     mounted = mounting("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
@@ -52,8 +52,8 @@ def test_a_run_that_has_just_finished_is_not_yet_believed_longer(lab: Lab, mount
 
 
 @pytest.mark.parametrize("where", ["in a run", "a run"])
-def test_an_absence_is_believed_for_a_while(where: str, lab: Lab, mounting: Mounting) -> None:
-    """3.1: "not there" is believed for at most `negative_ttl`: then what came meanwhile is there."""
+def test_an_absence_is_cached_for_its_time(where: str, lab: Lab, mounting: Mounting) -> None:
+    """3.1: "not there" stays fresh for at most `negative_ttl`: then what came meanwhile is there."""
     known = lab.new_run(status="running")
     mounted = mounting("--listing-ttl", "1s", "--negative-ttl", "1s")
     run_id, name = (known, "new.txt") if where == "in a run" else (known + 500_000, "a.txt")
@@ -64,7 +64,7 @@ def test_an_absence_is_believed_for_a_while(where: str, lab: Lab, mounting: Moun
 
 
 def test_the_kernel_asks_nothing_while_a_name_is_fresh(lab: Lab, mounted: Mount) -> None:
-    """3.1: the kernel is told the time that is left: an absence and a name are looked up once within it."""
+    """3.1: the kernel learns the time that is left: an absence and a name are looked up once within it."""
     run_id = lab.new_run()
     mounted.error_of("runs", run_id, "absent")
     names(mounted, run_id)
@@ -112,7 +112,7 @@ def test_an_old_tree_is_served_while_the_server_stalls(lab: Lab, mounting: Mount
     assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
 
 
-def test_an_old_tree_is_served_while_nobody_listens(own_lab: Lab, shell: Shell) -> None:
+def test_an_old_tree_is_served_during_an_outage(own_lab: Lab, shell: Shell) -> None:
     """3.2: with the server gone the old tree is served; with it back, what changed shows."""
     shell.lab = own_lab
     run_id = own_lab.new_run()
@@ -179,7 +179,7 @@ def test_a_passing_error_makes_nothing_vanish(lab: Lab, mounting: Mounting) -> N
 
 
 def test_a_single_failure_is_not_even_seen(lab: Lab, mounted: Mount) -> None:
-    """3.2, 5.3: one 500, one reset and one cut answer are retried: nobody sees an error."""
+    """3.2, 5.3: one 500, one reset and one cut answer are retried: no user sees an error."""
     for then in ({"status": 500}, {"reset_after": 0}, {"cut_after": 30}, {"cut_after": -1}):
         run_id = lab.new_run()
         lab.fault("any", then, times=1)

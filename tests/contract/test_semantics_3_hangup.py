@@ -23,7 +23,7 @@ try:
     while os.read(terminal, 65536):
         continue
 except OSError:
-    pass  # so Linux tells that nobody has the terminal open any more
+    pass  # how Linux says that no process has the terminal open
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 ON_A_TERMINAL = (sys.executable, "-I", "-c", _TERMINAL)

@@ -1,6 +1,6 @@
 """3.3, 3.4: `artifactfs refresh PATH`, and SIGHUP: the next look asks the service, whatever the kernel remembers.
 
-The kernel is told to believe names for an hour here, so what these tests see is not its time running out.
+The kernel may cache names for an hour here, so these tests do not see its entries expire.
 """
 
 import errno
@@ -20,7 +20,7 @@ LONG = ("--listing-ttl", "1h", "--finished-ttl", "1h", "--negative-ttl", "1h")
 
 @pytest.fixture
 def believing(mounting: Mounting) -> Mount:
-    """A mount that believes what it saw for an hour."""
+    """A mount whose listings stay fresh for an hour."""
     return mounting(*LONG)
 
 
@@ -81,7 +81,7 @@ def test_a_refresh_shows_what_is_new(where: str, lab: Lab, believing: Mount) -> 
 
 
 def test_a_refresh_of_an_index(lab: Lab, believing: Mount) -> None:
-    """3.3: artifactfs refresh PATH of a run whose directories came from the project's listing: it is asked anew."""
+    """3.3: artifactfs refresh PATH of a run whose directories came from the project's listing: it is asked again."""
     project = lab.new_project()
     run_id = lab.new_run(
         {f"d{n}/e{m}/f{k}.txt": 10 for n in range(4) for m in range(3) for k in range(2)}, project=project
@@ -113,7 +113,7 @@ def test_a_refresh_of_a_directory(lab: Lab, believing: Mount) -> None:
 
 
 def test_a_refresh_of_what_only_came(lab: Lab, believing: Mount) -> None:
-    """3.3: artifactfs refresh PATH of what was not there when somebody looked last: its directory is fresh."""
+    """3.3: artifactfs refresh PATH of what was not there at the last look: its directory is fresh."""
     run_id = lab.new_run(FILES)
     look_at_all(believing, run_id)
     change(lab, run_id)
@@ -267,7 +267,7 @@ def test_a_refresh_with_an_older_kernel(where: str, lab: Lab, old_kernel: Shell)
 
 
 def test_an_older_kernel_that_waits(lab: Lab, old_kernel: Shell) -> None:
-    """3.4, 5.6: a refresh of a directory that somebody waits in does not stop the loop, and the mount ends in time."""
+    """3.4, 5.6: a refresh of a directory that a process waits in does not stop the loop, and the mount ends in time."""
     mounted = old_kernel.mount("--deadline", "20s")
     run_id = lab.new_run(FILES)
     mounted.sh('stat "$M/runs/$1"', run_id).ok()

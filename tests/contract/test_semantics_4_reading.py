@@ -49,7 +49,7 @@ def test_every_way_of_reading_gets_the_servers_bytes(row: Row, lab: Lab, mountin
 @pytest.mark.parametrize("row", pairwise(UNKNOWN_SIZES), ids=name_of)
 def test_a_size_that_the_listing_lacks_is_found_by_open(row: Row, lab: Lab, mounting: Mounting) -> None:
     """2.2: a size that the listing does not give is found by `open` before it answers: cp, tar and mmap are right.
-    Whoever else is let in makes no difference, though GNU tar goes by who may read."""
+    Other users' access makes no difference, though GNU tar goes by the permission to read."""
     lab.switch(size_form="absent", ranges=row["ranges"], etag=row["etag"])
     run_id = lab.new_run({"big.bin": SIZE, "small.txt": SMALL, "empty": 0})
     mounted = mounting("--allow-other") if row["shared"] else mounting()
@@ -108,7 +108,7 @@ def test_a_wrong_body_fails_the_read(
     assert found in failures if failures else found == lab.sha256(run_id, "model.bin")
     lab.switch(wrong_content="none", encoding="identity", redirect="none", ranges="granted")
     if "wrong_total" in wrong.values():
-        # The wrong length was believed against the listing (4.1), so the first right answer looks like a change.
+        # The wrong length was trusted against the listing (4.1), so the first right answer looks like a change.
         assert read(mounted, "whole", "runs", run_id, "model.bin") == errno.ESTALE
     assert read(mounted, "whole", "runs", run_id, "model.bin") == lab.sha256(run_id, "model.bin")
 
@@ -190,7 +190,7 @@ def path_in_project(lab: Lab, run_id: int) -> str:
     return found
 
 
-def test_a_file_that_is_gone_is_stale_for_who_has_it_open(lab: Lab, mounting: Mounting) -> None:
+def test_a_deleted_file_is_stale_for_its_open_handle(lab: Lab, mounting: Mounting) -> None:
     """4.1: reading a file that was deleted on the server fails with ESTALE, and looking it up again with ENOENT."""
     run_id = lab.new_run({"gone.bin": SIZE, "stays": 1})
     mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0")
@@ -238,7 +238,7 @@ def test_programs_of_every_day(lab: Lab, mounting: Mounting) -> None:
 
 
 def test_a_file_that_is_empty_by_now(lab: Lab, mounted: Mount) -> None:
-    """4.1: whoever has a file open that was emptied gets ESTALE, and not an error that says nothing of it."""
+    """4.1: a caller that has a file open that was emptied gets ESTALE, and not an error that says nothing of it."""
     run_id = lab.new_run({"a": 7})
     mounted.log.announce("ended after|body of 0 bytes|changed while|came for 7")
     code = (

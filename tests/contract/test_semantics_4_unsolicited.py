@@ -78,7 +78,7 @@ def check_reads(attack: Attacked, after_each: Callable[[], None] = lambda: None)
 
 
 def test_answers_behind_answers(attack: Attacked) -> None:
-    """4.1: a second answer behind the first, in the same segment, is believed by no request, and never cached."""
+    """4.1: a second answer behind the first, in the same segment, is trusted by no request, and never cached."""
     with attack.survives():
         for foreign in FOREIGN.values():
             attack.server.behind = lambda _, foreign=foreign: iter([foreign])

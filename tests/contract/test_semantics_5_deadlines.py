@@ -1,4 +1,4 @@
-"""5.1 of the contract: a service that accepts and says nothing is waited for once, and not by everybody."""
+"""5.1 of the contract: a service that accepts and says nothing is waited for once, and not by every caller."""
 
 import errno
 
@@ -74,8 +74,8 @@ def test_files_of_a_dead_service_take_no_deadline_each(lab: Lab, hasty: Mount) -
     wait_until(lambda: len(hasty.sh('cat "$M/runs/$1"/*', run_id).out) == 50_000, "the probe that is answered")
 
 
-def test_whoever_looks_first_when_it_is_back_is_answered(lab: Lab, hasty: Mount) -> None:
-    """5.1: the first request after a time-out is its probe: nobody waits for the service once it answers again."""
+def test_the_first_look_after_an_outage_is_answered(lab: Lab, hasty: Mount) -> None:
+    """5.1: the first request after a time-out is its probe: no caller waits for the service once it answers again."""
     lost, found = lab.new_run(), lab.new_run()
     lab.fault("any", STALLED)
     assert hasty.error_of("runs", lost) == errno.ETIMEDOUT
@@ -85,7 +85,7 @@ def test_whoever_looks_first_when_it_is_back_is_answered(lab: Lab, hasty: Mount)
     assert hasty.tree(lost) == lab.truth(lost)
 
 
-def test_one_that_stalls_fails_nobody_else(lab: Lab, hasty: Mount) -> None:
+def test_a_stalled_target_fails_no_other(lab: Lab, hasty: Mount) -> None:
     """5.1: as long as others are answered, one directory that is not is no sign of a dead service."""
     run_id = lab.new_run({"bad/f": 1, **{f"good{number}/f": 1 for number in range(40)}})
     hasty.sh('ls "$M/runs/$1"', run_id).ok()

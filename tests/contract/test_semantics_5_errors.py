@@ -1,4 +1,4 @@
-"""5.3 and 5.4: what goes wrong with a run, a content or a walk gives the errno of the table, and leaves nothing behind.
+"""5.3 and 5.4: what goes wrong with a run, a file or a walk gives the errno of the table, and leaves nothing behind.
 
 Listings have their rows in test_semantics_5_failure.py.
 """
@@ -86,7 +86,7 @@ def test_errors_of_a_run(then: dict[str, object], expected: str, said: str | Non
     ids=str,
 )
 def test_errors_of_a_content(then: dict[str, object], expected: str, said: str, lab: Lab, hasty: Mount) -> None:
-    """5.3: what happens to a content gives its reader the errno of the table; then the file reads as it is."""
+    """5.3: what happens to a file gives its reader the errno of the table; then the file reads as it is."""
     run_id = lab.new_run({"model.bin": SIZE})
     hasty.log.announce(said)
     lab.fault("content", then)
@@ -97,7 +97,7 @@ def test_errors_of_a_content(then: dict[str, object], expected: str, said: str, 
 
 
 def test_a_content_behind_a_time_out(lab: Lab, mounting: Mounting) -> None:
-    """5.3: a time-out that the service, or a proxy in front of it, reports of a content is ETIMEDOUT."""
+    """5.3: a time-out that the service, or a proxy in front of it, reports of a file is ETIMEDOUT."""
     run_id = lab.new_run({"model.bin": SIZE})
     mounted = mounting("--deadline", "1s")
     mounted.log.announce("answered 504|no content came")
@@ -139,7 +139,7 @@ def test_a_content_that_is_not_there(status: int, now: str, expected: str, lab: 
 
 
 def test_pages_of_runs(lab: Lab, hasty: Mount) -> None:
-    """5.3: what happens to `ls /runs` gives the errno of the table, each time anew; then it lists them."""
+    """5.3: what happens to `ls /runs` gives the errno of the table, each time; then it lists them."""
     rows: dict[str, dict[str, object]] = {
         "Permission denied": {"status": 403},
         "Connection timed out": {"status": 504},
@@ -223,7 +223,7 @@ def test_a_short_burst_of_errors(kind: str, lab: Lab, hasty: Mount) -> None:
 
 @pytest.mark.parametrize("kind", ["run", "listing"])
 def test_a_long_burst_of_errors(kind: str, lab: Lab, hasty: Mount) -> None:
-    """5.3: a burst of 500s that is longer than the retries is EIO once; whoever comes then finds all well."""
+    """5.3: a burst of 500s that is longer than the retries is EIO once; a caller that comes then finds all well."""
     run_id = lab.new_run({"model.bin": SIZE})
     hasty.log.announce("answered 500")
     lab.fault(kind, {"status": 500}, times=4)
@@ -270,7 +270,7 @@ def test_a_stall_inside_a_body(ranges: str, lab: Lab, mounting: Mounting) -> Non
 
     assert error == "ETIMEDOUT"
     assert longest_s < 2 * deadline_s
-    # The kernel reads in pieces of its own, and gives what came of the last one to nobody.
+    # The kernel reads in pieces of its own, and drops the result of the last one.
     assert 0 < count <= came
     wait_until(lambda: mounted.python(_READ_ON, path)[:2] == [SIZE, lab.sha256(run_id, "model.bin")], "the whole file")
     prefix = "import hashlib, json, sys\nfile = open(sys.argv[2], 'rb')\n"

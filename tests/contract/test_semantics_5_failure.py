@@ -106,7 +106,7 @@ def test_a_refused_connection(own_lab: Lab, shell: Shell) -> None:
     assert mounted.tree(sample.RUN) == own_lab.truth(sample.RUN)
 
 
-def test_a_bug_costs_its_caller_an_error_and_nobody_else_anything(lab: Lab, shell: Shell) -> None:
+def test_a_bug_costs_its_caller_an_error_and_other_callers_nothing(lab: Lab, shell: Shell) -> None:
     """5.5: an exception in a handler is EIO for that call, with its traceback in the log; the mount lives on."""
     shell.program = (sys.executable, "-m", "tests.launch", "lookup-raises")
     shell.more_env["PYTHONPATH"] = CHECKOUT
@@ -127,7 +127,7 @@ def test_a_bug_costs_its_caller_an_error_and_nobody_else_anything(lab: Lab, shel
 
 @contextlib.contextmanager
 def in_use(mounted: Mount) -> Iterator[Holding]:
-    """Somebody stands in a directory of the mount, and has another one open, half read."""
+    """A process stands in a directory of the mount, and has another one open, half read."""
     code = (
         "import os, sys\n"
         "os.chdir(sys.argv[1] + '/runs')\n"
@@ -193,7 +193,7 @@ def test_fusermount3_refuses_a_mount_in_use(mounted: Mount) -> None:
 
 @pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount"])
 def test_a_mount_in_front_exits_with_zero(way: str, shell: Shell, lab: Lab) -> None:
-    """5.6: `-f` stays in front, and however it is told to end it exits with 0 and leaves nothing."""
+    """5.6: `-f` stays in front, and however it is asked to end it exits with 0 and leaves nothing."""
     mounted = shell.expected_mount()
     with shell.background("mount", "-f", "--api-url", lab.url, mounted.point) as process:
         wait_until(lambda: mount_type(mounted.point) == FUSE_TYPE, "the mount")
@@ -242,7 +242,7 @@ def test_a_killed_mount_heals(way: str, lab: Lab, mounting: Mounting) -> None:
 
 
 def test_a_killed_mount_in_use_heals(lab: Lab, mounting: Mounting) -> None:
-    """5.6: a mount that was killed heals also while somebody still stands in the dead one."""
+    """5.6: a mount that was killed heals also while a process still stands in the dead one."""
     mounted = mounting()
     with in_use(mounted):
         os.kill(mounted.pid, signal.SIGKILL)
@@ -297,7 +297,7 @@ def test_a_service_in_trouble_fails_the_mount(then: dict[str, object], code: Exi
 
 
 def test_a_mount_that_waits_for_the_service(own_lab: Lab, shell: Shell) -> None:
-    """5.8: with `--wait` a mount goes on trying while nobody answers, or only with 5xx; then it is there."""
+    """5.8: with `--wait` a mount goes on trying while no server answers, or only with 5xx; then it is there."""
     shell.lab = own_lab
     mounted = shell.expected_mount()
     mounted.log.announce("refuses connections.*trying again")
@@ -319,7 +319,7 @@ def test_a_mount_that_waits_for_the_service(own_lab: Lab, shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("then", "code"), [({"status": 403}, 4), ({"html": True}, 12)], ids=str)
-def test_what_no_waiting_mends_fails_at_once(then: dict[str, object], code: int, lab: Lab, shell: Shell) -> None:
+def test_a_lasting_failure_is_not_waited_for(then: dict[str, object], code: int, lab: Lab, shell: Shell) -> None:
     """5.8: rejected keys fail a mount that waits as well, and so does what is no Model Lab."""
     mounted = shell.expected_mount()
     mounted.log.announce("")

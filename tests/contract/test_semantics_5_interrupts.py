@@ -1,4 +1,4 @@
-"""5.2 of the contract: who waits for a stalled server is freed by a signal, and what he waited for is not given up."""
+"""5.2 of the contract: a signal frees a caller of a stalled server, and its request goes on."""
 
 import contextlib
 import os
@@ -82,7 +82,7 @@ def batches(what: str, numbers: list[signal.Signals]) -> list[list[signal.Signal
 
 
 @pytest.mark.parametrize("what", WAITS)
-def test_a_signal_frees_who_waits(what: str, lab: Lab, patient: Mount) -> None:
+def test_a_signal_frees_a_waiting_caller(what: str, lab: Lab, patient: Mount) -> None:
     """5.2: KILL, INT, TERM, HUP and QUIT end a command that waits in lookup, opendir, open or a read."""
     for numbers in batches(what, [*CATCHABLE, signal.SIGKILL]):
         run_ids = stalled_runs(what, len(numbers), lab, patient)
@@ -112,7 +112,7 @@ def test_a_signal_that_is_caught_frees_as_well(what: str, lab: Lab, patient: Mou
     check_healthy(lab, patient)
 
 
-def test_a_signal_that_is_not_wanted_frees_nobody(lab: Lab, patient: Mount) -> None:
+def test_an_ignored_signal_frees_no_caller(lab: Lab, patient: Mount) -> None:
     """5.2: who ignores or blocks a signal goes on to wait; another one, who does neither, is freed meanwhile."""
     deaf = (
         "import os, signal, sys\n"
@@ -136,7 +136,7 @@ def test_a_signal_that_is_not_wanted_frees_nobody(lab: Lab, patient: Mount) -> N
 
 
 def test_what_was_waited_for_is_not_given_up(lab: Lab, patient: Mount) -> None:
-    """5.2: the answer that nobody waits for any more is there for the next one who asks: it costs no request."""
+    """5.2: the answer to an interrupted caller serves the next one, without a request."""
     run_id = lab.new_run()
     patient.sh('stat "$M/runs/$1"', run_id).ok()
     lab.fault("listing", {"delay_s": 2.0}, times=1)
@@ -151,7 +151,7 @@ def test_what_was_waited_for_is_not_given_up(lab: Lab, patient: Mount) -> None:
 
 
 def test_fifty_interrupted_lists_leave_a_healthy_mount(lab: Lab, mounting: Mounting) -> None:
-    """5.2: fifty cold directories of a stalled server, each with somebody who gives up; then everything works."""
+    """5.2: fifty cold directories of a stalled server, each with a process that gives up; then everything works."""
     mounted = mounting()
     mounted.log.announce("did not answer|does not answer", optional=True)
     run_ids = [lab.new_run() for _ in range(50)]
@@ -183,7 +183,7 @@ def test_ctrl_c_of_a_walk(lab: Lab, patient: Mount) -> None:
 
 @pytest.fixture
 def patient(mounting: Mounting) -> Mount:
-    """A mount with the default deadline of 30 s: nobody is freed by that."""
+    """A mount with the default deadline of 30 s: it frees no caller."""
     mounted = mounting()
     mounted.log.announce("did not answer|does not answer|ending", optional=True)
     return mounted

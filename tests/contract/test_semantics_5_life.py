@@ -151,7 +151,7 @@ def alone(mounted: Mount, script: str, *arguments: object) -> Done:
 
 
 def test_the_neighbours_of_a_mount_that_hangs(lab: Lab, mounted: Mount) -> None:
-    """2.5, 5.1: while a process waits on a stalled server, whoever looks at the mount from outside does not wait."""
+    """2.5, 5.1: while a process waits on a stalled server, a look at the mount from outside does not wait."""
     known, stalled = lab.new_run(), lab.new_run()
     mounted.log.announce("", optional=True)  # how the one that waits is ended is not this test's matter
     mounted.tree(known)
@@ -184,7 +184,7 @@ def kept(shell: Shell) -> dict[str, set[str]]:
 
 
 def zombies() -> set[int]:
-    """Return the processes that ended and that nobody has asked after."""
+    """Return the processes that ended and that were not waited for."""
     return {int(name) for name in os.listdir("/proc") if name.isdecimal() and state_of(int(name)) == "Z"}
 
 

@@ -36,7 +36,7 @@ sys.stdin.readline()
 
 @dataclass
 class Apart:
-    """A mount namespace of the test's own, where mounts of others trouble nobody else; and where root types."""
+    """A mount namespace of the test's own, where mounts do not disturb others; and where root types."""
 
     shell: Shell
     pid: int
@@ -93,7 +93,7 @@ def mounted_beside(apart: Apart, lab: Lab) -> str:
 
 
 def check_end(apart: Apart, point: str) -> None:
-    """Check that the mount still notices its own end: a lazy unmount, with a file open, is told by the table alone."""
+    """Check that the mount still notices its own end: a lazy unmount, with a file open, shows in the table alone."""
     code = "import os, sys; os.chdir(sys.argv[1]); print('ready', flush=True); sys.stdin.readline()"
     with holding([*apart.enter, sys.executable, "-c", code, point]):
         apart.run("umount", "-l", point).ok()
@@ -140,7 +140,7 @@ def test_a_mount_of_ours_with_an_odd_name(apart: Apart, lab: Lab) -> None:
 
 @contextlib.contextmanager
 def silent_mounts(apart: Apart, python: str, directory: str, owner: int, options: Sequence[str]) -> Iterator[list[str]]:
-    """Have an ordinary user make FUSE mounts that nobody serves; yields their places."""
+    """Have an ordinary user make FUSE mounts that no process serves; yields their places."""
     with contextlib.ExitStack() as stack:
         points = []
         for number, each in enumerate(options):

@@ -1,7 +1,7 @@
 """3.2, 3.4, 5.1: a service that is away, and comes back; a machine that slept.
 
-The mount's clock is a test's (tests/launch.py), so that an hour is over at once. The kernel's is not: what it was told
-for a minute it believes for a minute.
+The mount's clock is a test's (tests/launch.py), so that an hour is over at once. The kernel's is not: an
+entry that it caches for a minute lasts a minute.
 """
 
 import sys
@@ -22,7 +22,7 @@ NIGHT_S = 9 * 3600.0
 
 
 class Clock:
-    """The clock of a mount, ahead of everybody's by what the test says."""
+    """The clock of a mount, ahead of the real one by what the test says."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -63,7 +63,7 @@ def away(how: str, lab: Lab) -> int:
 # One that fails: tests/simulated/test_outages.py.
 @pytest.mark.parametrize("how", ["refuses", "stalls"])
 def test_half_an_hour_without_a_service(how: str, own_lab: Lab, shell: Shell, clock: Clock) -> None:
-    """3.2, 5.1: whoever walks where somebody walked before sees the whole tree, and waits once; then it is fresh."""
+    """3.2, 5.1: a second traversal sees the whole tree, and waits once; then it is fresh."""
     shell.lab = own_lab
     run_id = own_lab.new_run({f"d{i}/f": i for i in range(DIRECTORIES)}, status="running")
     # What was asked for while the service stalled is under way until then.
@@ -104,7 +104,7 @@ def test_half_an_hour_without_a_service(how: str, own_lab: Lab, shell: Shell, cl
 
 
 def test_a_service_that_dies_and_comes_back(own_lab: Lab, shell: Shell) -> None:
-    """5.1, 5.3: while nobody listens, what is new is refused, and what is at hand is there; afterwards all is."""
+    """5.1, 5.3: while no server listens, what is new is refused, and what is cached is there; afterwards all is."""
     shell.lab = own_lab
     mounted = shell.mount("--deadline", "2s")
     mounted.log.announce("refuses connections")

@@ -187,7 +187,7 @@ def namespace(more: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def test_root_of_a_user_namespace(open_shell: Shell, user_shell: Shell) -> None:
-    """5.6, 6.2: in a user namespace a user's own mounts are known for that, and root's outside are told apart."""
+    """5.6, 6.2: in a user namespace a user's own mounts are known for that, and root's outside are distinguished."""
     roots, own = open_shell.mount(), user_shell.mount()
     prefix, user_shell.prefix = user_shell.prefix, namespace()
     try:
@@ -209,7 +209,7 @@ def test_root_of_a_user_namespace(open_shell: Shell, user_shell: Shell) -> None:
 
 
 def test_mounting_as_root_of_a_user_namespace(user_shell: Shell, lab: Lab) -> None:
-    """5.8: root of a user namespace alone cannot mount, and is told that it is not root of the machine."""
+    """5.8: root of a user namespace alone cannot mount; the error says that it is not root of the machine."""
     point = user_shell.directory_for_mount()
     prefix, user_shell.prefix = user_shell.prefix, namespace()
     try:

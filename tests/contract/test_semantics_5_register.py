@@ -87,7 +87,7 @@ def replace(make: Callable[[str], object]) -> Callable[[str], object]:
 
 
 # What is done to the entry of a mount, and what umount then says of it; "" where there is none to wait for. Never a
-# number that stands for many processes: should the code that is tested believe it, they would all be killed.
+# number that stands for many processes: should the code that is tested trust it, they would all be killed.
 CHANGES: dict[str, tuple[Callable[[str], object], str]] = {
     "all may write it": (lambda file: os.chmod(file, 0o666), "can be written by others"),
     "a directory of all": (lambda file: os.chmod(os.path.dirname(file), 0o1777), "can be written by others"),
@@ -101,7 +101,7 @@ CHANGES: dict[str, tuple[Callable[[str], object], str]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_an_entry_that_says_something_else(name: str, mounted: Mount) -> None:
-    """5.6: an entry that others could write, or that cannot be ours, ends nobody; umount says what it did not do."""
+    """5.6: an entry that others could write, or that cannot be ours, ends no process; umount names it."""
     change, said = CHANGES[name]
     with wedged(mounted) as pid:
         change(entry_of(mounted.shell))
@@ -115,7 +115,7 @@ def test_an_entry_that_says_something_else(name: str, mounted: Mount) -> None:
 @needs_root
 @pytest.mark.parametrize("what", ["file", "directory"])
 def test_an_entry_of_another_user(what: str, mounted: Mount) -> None:
-    """5.6: an entry, or a register, that belongs to another user ends nobody."""
+    """5.6: an entry, or a register, that belongs to another user ends no process."""
     file = entry_of(mounted.shell)
     with wedged(mounted) as pid:
         os.chown(file if what == "file" else os.path.dirname(file), 12345, 12345)

@@ -50,7 +50,7 @@ def systemd(request: pytest.FixtureRequest, shell: Shell) -> Iterator[Systemd]:
     listening.socket.close()
 
 
-def test_ready_is_told_when_the_mount_answers(systemd: Systemd, shell: Shell, lab: Lab) -> None:
+def test_ready_is_sent_when_the_mount_answers(systemd: Systemd, shell: Shell, lab: Lab) -> None:
     """5.8, 5.6: systemd hears READY=1 when the mount answers and not before, of a refresh, and of the end."""
     mounted = shell.expected_mount()
     mounted.log.announce("answered 503.*trying again")
@@ -82,7 +82,7 @@ def test_ready_is_told_when_the_mount_answers(systemd: Systemd, shell: Shell, la
     assert systemd.silent()
 
 
-def test_who_is_waited_for_is_told(systemd: Systemd, shell: Shell, own_lab: Lab) -> None:
+def test_the_log_names_the_process_that_umount_waits_for(systemd: Systemd, shell: Shell, own_lab: Lab) -> None:
     """5.8: with `--wait` systemd hears why there is nothing yet, and gives it more time, until it is there."""
     port = own_lab.port
     shell.lab = own_lab
@@ -105,7 +105,7 @@ def test_who_is_waited_for_is_told(systemd: Systemd, shell: Shell, own_lab: Lab)
         assert process.wait(END_S) == 0
 
 
-def test_why_a_mount_failed_is_told(systemd: Systemd, shell: Shell, lab: Lab) -> None:
+def test_the_unit_shows_why_a_mount_failed(systemd: Systemd, shell: Shell, lab: Lab) -> None:
     """5.8: rejected keys end it at once; the reason is its last word, and holds no key."""
     mounted = shell.expected_mount()
     mounted.log.announce("the keys were rejected")
@@ -144,7 +144,7 @@ def test_waiting_has_an_end(shell: Shell, own_lab: Lab) -> None:
 
 
 def test_a_terminals_interrupt_ends_what_waits(shell: Shell, own_lab: Lab) -> None:
-    """5.6, 5.8: Ctrl-C reaches both the mount that is not there yet and who waits for it: 130, and nothing is left."""
+    """5.6, 5.8: Ctrl-C reaches both the mount that is not there yet and its parent: 130, and nothing is left."""
     shell.lab = own_lab
     own_lab.stop()
     mounted = shell.expected_mount()
@@ -249,7 +249,7 @@ def test_a_log_to_syslog(shell: Shell, lab: Lab) -> None:
 
 @pytest.mark.parametrize(("to", "place"), [("journal", "the journal"), ("syslog", "the system's log")])
 def test_a_log_that_is_not_there(to: str, place: str, shell: Shell, lab: Lab) -> None:
-    """5.3: where nobody takes the system's log, one line says so and how to choose another."""
+    """5.3: without a daemon for the system's log, one line says so and how to choose another."""
     if os.path.exists("/run/systemd/journal/socket" if to == "journal" else "/dev/log"):
         # A machine that has them shall not get lines of tests.
         shell.more_env["ARTIFACTFS_LOG_FILE"] = "/proc/none/log"

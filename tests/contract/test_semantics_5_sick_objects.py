@@ -133,7 +133,7 @@ def trying(patient: Attacked, run_id: int, name: str, what: str) -> "contextlib.
 
 
 def read_well(patient: Attacked, run_id: int, number: int) -> None:
-    """Check that a directory and a file that nobody has asked for yet are there at once."""
+    """Check that a directory and a file that no caller has asked for yet are there at once."""
     done = patient.mounted.sh('ls "$M/runs/$1/good$2" && cat "$M/runs/$1/good$2/f"', run_id, number).ok()
     assert done.out == b"f\n" + bytes([65 + number]) * SIZE
 

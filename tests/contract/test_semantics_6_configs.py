@@ -119,7 +119,7 @@ def test_whatever_is_in_it(text: str, home: str, lab: Lab, shell: Shell) -> None
 
 @needs_root
 def test_fstabs_config_of_another_user(home: str, lab: Lab, shell: Shell) -> None:
-    """6.2: what mount(8) is told by fstab is held to the same."""
+    """6.2: the options of fstab are held to the same."""
     path = write(home, f'api_url = "{lab.url}"', OTHER)
     shell.program = (HELPER,)
     for spec in ("none", "p"):
@@ -210,7 +210,7 @@ def test_the_log_of_another_users_home(home: str, lab: Lab, shell: Shell) -> Non
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
 @pytest.mark.parametrize("text", ['api_url = "{url}"', "listing_ttl = 5", "broken =", ""])
 def test_a_config_that_others_can_write(mode: int, text: str, lab: Lab, shell: Shell) -> None:
-    """6.2: a config file that anybody else can write to does not count, whatever is in it; the mend is named."""
+    """6.2: a config file that another user can write to does not count, whatever is in it; the fix is named."""
     path = Path(shell.path("config.toml"))
     path.write_text(text.format(url=lab.url), "utf-8")
     path.chmod(mode)
@@ -250,7 +250,7 @@ def test_a_config_through_a_pipe(lab: Lab, shell: Shell) -> None:
 
 @needs_root
 def test_in_a_user_namespace(user: User, user_shell: Shell) -> None:
-    """6.2: where root's own `/` and `/dev/fd` seem to be nobody's, a pipe and a file of one's own still count."""
+    """6.2: where root's own `/` and `/dev/fd` seem to have no owner, a pipe and a file of one's own still count."""
     path = Path(user_shell.path("config.toml"))
     path.write_text('site = "datadoghq.eu"\n', "utf-8")
     os.chown(path, USER_ID, USER_ID)

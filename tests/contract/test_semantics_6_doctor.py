@@ -19,7 +19,7 @@ from tests.leaks import Watched
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
-    """Two servers, keys that are nobody else's, and every place in which they might turn up."""
+    """Two servers, keys of their own, and every place in which they might turn up."""
     with watching(str(tmp_path)) as each:
         yield each
 
@@ -53,9 +53,9 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY", "http_proxy"
 def test_the_environment_is_not_read(
     site: bool, shell: Shell, lab: Lab, listener: tuple[int, list[int]], tmp_path: Path
 ) -> None:
-    """6.1: the doctor shows the proxy and CA settings as they are used; what the environment says is told as not read.
+    """6.1: the doctor shows the proxy and CA settings as they are used; ignored variables are named.
 
-    Nobody comes to the proxy that the environment names, and its password is not said.
+    No request reaches the proxy that the environment names, and its password is not said.
     """
     port, came = listener
     proxy = f"http://me:pass-word-of-proxy@127.0.0.1:{port}"
@@ -122,7 +122,7 @@ def test_the_keys_of_the_doctor(name: str, watched: Watched) -> None:
 
 
 def test_a_redirect_of_the_doctor(watched: Watched) -> None:
-    """6.1: a redirect of a content is followed by the doctor as by a mount: without the keys."""
+    """6.1: a redirect of a file is followed by the doctor as by a mount: without the keys."""
     run_id = watched.api.plant(
         content=lambda _: iter([ok(b"", f"Location: {watched.elsewhere.url}/a", status="307 X")])
     )
@@ -135,14 +135,14 @@ def test_a_redirect_of_the_doctor(watched: Watched) -> None:
 
 
 def test_plain_http(shell: Shell) -> None:
-    """6.1: the doctor refuses plain http but for loopback, as a finding, and asks nobody."""
+    """6.1: the doctor refuses plain http except for loopback, as a finding, and sends no request."""
     told = Told(shell.cli("doctor", "--json", "--api-url", "http://192.0.2.1"))
     told.says("settings", "fault", "plain http", "https")
     told.says("service", "skipped")
 
 
 def test_a_config_file_that_others_read(shell: Shell, lab: Lab) -> None:
-    """6.2: keys in a config file that others can read are a finding of the doctor's, with what mends it."""
+    """6.2: keys in a config file that others can read are a finding of the doctor's, with what fixes it."""
     os.makedirs(shell.path("config/artifactfs"))
     path = shell.path("config/artifactfs/config.toml")
     Path(path).write_text(f'app_key = "{lab.app_key}"\n', "ascii")

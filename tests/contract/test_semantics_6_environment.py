@@ -92,7 +92,7 @@ def test_commands_that_wait_have_no_keys(lab: Lab, shell: Shell, mounted: Mount)
     """6.1: a command that stays, and the one that waits for a mount, have no keys in their environment either."""
     waiting = shell.expected_mount("waiting")
     waiting.log.announce("", optional=True)
-    # A port that nobody listens at.
+    # A port that no server listens at.
     never = ("mount", "--wait", "--api-url", "http://127.0.0.1:1", "--log-file", waiting.log_file, waiting.point)
     for command, said in ((("status", "--watch", mounted.point), "out"), (never, "err")):
         with shell.background(*command) as process:

@@ -98,7 +98,7 @@ BROKEN: dict[str, Answer] = {
     "chunks: negative": raw(CHUNKED + b"-5\r\n" + GOOD),
     "chunks: 40 digits": raw(CHUNKED + b"f" * 40 + b"\r\n" + GOOD),
     "chunks: 2^60 bytes": raw(CHUNKED + b"fffffffffffffff\r\n" + GOOD),
-    "chunks: shorter than told": raw(CHUNKED + b"5\r\n" + GOOD + b"\r\n0\r\n\r\n"),
+    "chunks: shorter than announced": raw(CHUNKED + b"5\r\n" + GOOD + b"\r\n0\r\n\r\n"),
     "chunks: extension without end": endless(CHUNKED + b"5;", b"a" * 1000),
     "chunks: trailers without end": endless(CHUNKED + b"%x\r\n%b\r\n0\r\n" % (len(GOOD), GOOD), b"X: a\r\n"),
     "unknown transfer encoding": raw(head("200 OK", JSON, "Transfer-Encoding: gzip") + gzipped(GOOD)),

@@ -112,7 +112,7 @@ BROKEN: dict[str, Answer] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_answers_to_a_reader(name: str, attack: Attacked) -> None:
-    """4.1, 6.4, 5.3: what comes in place of a content is the errno of the table, and not one wrong byte is read."""
+    """4.1, 6.4, 5.3: what comes in place of a file is the errno of the table, and not one wrong byte is read."""
     answer, expected = ANSWERS[name]
     run_id = attack.server.plant(content=answer)
     copy = attack.mounted.shell.path("copy")
@@ -134,7 +134,7 @@ def test_answers_to_a_reader(name: str, attack: Attacked) -> None:
 
 
 def test_answers_that_break_off(attack: Attacked) -> None:
-    """4.1, 5.3: a content that ends early, however it says so, is an I/O error after a few attempts, and no zeros."""
+    """4.1, 5.3: a file that ends early, however it says so, is an I/O error after a few attempts, and no zeros."""
     runs = {name: attack.server.plant(content=answer) for name, answer in BROKEN.items()}
     with ThreadPoolExecutor(len(runs)) as pool:
         ended = pool.map(lambda run: attack.mounted.sh('cat "$M/runs/$1/a.bin"', run), runs.values())
@@ -147,7 +147,7 @@ def test_answers_that_break_off(attack: Attacked) -> None:
 
 
 def test_a_smaller_total(attack: Attacked) -> None:
-    """4.1: a content that says that it is shorter than listed is ESTALE; then the content's length counts."""
+    """4.1: a file that says that it is shorter than listed is ESTALE; then the content's length counts."""
     short = BODY[:-1]
     run_id = attack.server.plant(content=lambda asked: iter([part(short, asked)]))
 
@@ -156,7 +156,7 @@ def test_a_smaller_total(attack: Attacked) -> None:
 
 
 def test_206_unasked(own_attack: Attacked) -> None:
-    """4.1: where this server was seen to ignore ranges, a part that nobody asked for is still no whole."""
+    """4.1: where this server was seen to ignore ranges, a part that was not requested is still no whole."""
     server, mounted = own_attack.server, own_attack.mounted
     with own_attack.survives():
         large = BODY * 100
@@ -202,7 +202,7 @@ def test_ten_thousand_redirects(attack: Attacked) -> None:
 
 @pytest.mark.parametrize("status", ["301 X", "302 X", "303 X", "307 X", "308 X"])
 def test_a_redirect_to_another_origin(status: str, attack: Attacked, elsewhere: HostileServer) -> None:
-    """6.1: a content that is elsewhere is read there, without a key; coming back, keys are sent again."""
+    """6.1: a file that is elsewhere is read there, without a key; coming back, keys are sent again."""
     run_id = attack.server.plant(content=to(f"{elsewhere.url}/a?signed=1", status))
     assert attack.mounted.sh('cat "$M/runs/$1/a.bin"', run_id).ok().out == BODY
     assert elsewhere.received
@@ -227,7 +227,7 @@ def test_a_redirect_with_a_user(location: str, attack: Attacked, elsewhere: Host
 
 
 def test_a_redirect_to_a_closed_port(attack: Attacked) -> None:
-    """5.3: a redirect to where nobody listens is ECONNREFUSED."""
+    """5.3: a redirect to where no server listens is ECONNREFUSED."""
     with hostile_server() as gone:
         location = f"{gone.url}/a"
     run_id = attack.server.plant(content=to(location))
@@ -236,7 +236,7 @@ def test_a_redirect_to_a_closed_port(attack: Attacked) -> None:
 
 @pytest.mark.parametrize("kind", ["run", "listing"])
 def test_other_answers_are_not_redirected(kind: str, attack: Attacked, elsewhere: HostileServer) -> None:
-    """6.1: what is told of a run, and its listing, are had from the API itself: a redirect is EBADMSG."""
+    """6.1: the attributes of a run, and its listing, are had from the API itself: a redirect is EBADMSG."""
     run_id = attack.server.plant(**{kind: to(f"{elsewhere.url}/a", "307 X")})  # type: ignore[arg-type]  # one of two
     check_failed(attack.mounted.sh('ls "$M/runs/$1"', run_id), errno.EBADMSG)
     assert elsewhere.received == []
@@ -276,7 +276,7 @@ DRIPS: dict[str, bytes] = {
 
 
 def test_drips(tmp_path: Path) -> None:
-    """5.1, 6.4: a content that comes a byte every now and then is ETIMEDOUT at the deadline; what is cached is read."""
+    """5.1, 6.4: a file that comes a byte every now and then is ETIMEDOUT at the deadline; what is cached is read."""
     deadline_s = 2 * DEADLINE_S  # several at once, beside other tests
     with attacked(str(tmp_path), "--deadline", f"{deadline_s:g}s") as attack, attack.survives():
         server, mounted = attack.server, attack.mounted

@@ -28,7 +28,7 @@ JSON = "Content-Type: application/json"
     ids=lambda told: told[:24],
 )  # fmt: skip
 def test_times(told: str, shown: str, attack: Attacked) -> None:
-    """2.3: a run's times that are none are no time, however they are told; those at the ends of time are shown."""
+    """2.3: a run's times that are none are no time, however they are reported; those at the ends of time are shown."""
     run_id = attack.server.plant()
     planted = attack.server.of(run_id)
     planted.run = raw(ok(told_run(planted).replace(b'"2026-05-16T09:10:00.5Z"', told.encode())))

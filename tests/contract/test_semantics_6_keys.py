@@ -38,10 +38,10 @@ CONTENT = FILES["a.bin"]
 def watching(directory: str) -> Iterator[Watched]:
     """Set the scene: two servers, a place to type in, and keys in files that are no part of it.
 
-    So nobody was given the keys in an environment, and none may be in one. Whatever can be written somewhere by an
+    So no process got the keys in an environment, and none may be in one. Whatever can be written somewhere by an
     environment's word is written where it is looked for.
     """
-    # They look otherwise in a URL, in JSON and in a page, and are nobody else's.
+    # They look otherwise in a URL, in JSON and in a page, and are unique.
     keys = (f'k/+=%&"{uuid.uuid4().hex}', f"K<'>;~{uuid.uuid4().hex}")
     shell_place, key_place = os.path.join(directory, "shell"), os.path.join(directory, "keys")
     os.makedirs(shell_place)

@@ -14,7 +14,7 @@ pytestmark = needs_root
 SIZE = 3 << 20
 ANOTHER = ("setpriv", "--reuid=12347", "--regid=12347", "--clear-groups", "--")
 
-# Every call that writes, as another than the owner; each must fail with the same errno, and is told by name.
+# Every call that writes, as another than the owner; each must fail with the same errno, and is reported by name.
 _WRITING = """
 import errno, json, os, sys
 top, file, new = sys.argv[1], sys.argv[2], os.path.join(os.path.dirname(sys.argv[2]), "new")
@@ -75,7 +75,7 @@ def test_a_mount_of_root_is_closed(lab: Lab, open_shell: Shell, user: User) -> N
 
 
 def test_a_cache_of_root_is_closed(lab: Lab, open_shell: Shell, user: User) -> None:
-    """6.2: the cache's directory is 0700 and its files 0600, whatever the umask: nobody else lists or reads it."""
+    """6.2: the cache's directory is 0700 and its files 0600, whatever the umask: no other user lists or reads it."""
     previous = os.umask(0)
     try:
         mounted = open_shell.mount()
@@ -95,7 +95,7 @@ def test_a_cache_of_root_is_closed(lab: Lab, open_shell: Shell, user: User) -> N
         assert refused(run(*user.prefix, "cat", file)), file
 
 
-def test_a_cache_of_somebody_else_is_refused(lab: Lab, open_shell: Shell, user: User) -> None:
+def test_a_cache_of_another_user_is_refused(lab: Lab, open_shell: Shell, user: User) -> None:
     """6.2: a cache directory that belongs to another user is refused in one line, and nothing is mounted."""
     theirs = open_shell.make_directory("theirs")
     assert user.owner is not None
@@ -133,7 +133,7 @@ def test_a_mount_that_was_opened(lab: Lab, open_shell: Shell, user: User) -> Non
 
 
 def test_files_without_a_size_are_open_to_all(lab: Lab, open_shell: Shell, user: User) -> None:
-    """2.1, 2.2: as long as a size is unknown the bits differ, and nobody who may read is kept from it: not a member of
+    """2.1, 2.2: as long as a size is unknown the bits differ, and users with access can read: also a member of
     the mount's group, nor a stranger; and as soon as it is known all is as with any file."""
     lab.switch(size_form="absent")
     group = user.owner

@@ -21,7 +21,7 @@ from tests.processes import command_line
 
 @dataclass
 class KeyFiles:
-    """Where keys are kept: two files, and programs that print them. Nobody looks for leaks in `directory`."""
+    """Where keys are kept: two files, and programs that print them. The leak check leaves out `directory`."""
 
     directory: str
 
@@ -201,7 +201,7 @@ def test_an_access_token(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> No
 
 
 def test_a_command_that_hangs(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
-    """6.1, 5.1, 5.6: a command that hangs costs nobody more than the deadline, and does not outlive the mount."""
+    """6.1, 5.1, 5.6: a command that hangs costs no caller more than the deadline, and does not outlive the mount."""
     own_lab.switch(keys_refused="401")
     command = keeper.program("hangs", f'[ -e "{keeper.path("hang")}" ] && sleep 600; cat "{keeper.path("app")}"')
     options = ("--api-key-file", keeper.path("api"), "--app-key-command", command, "--deadline", "2s")
@@ -312,7 +312,7 @@ def test_a_named_account(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> No
 
 
 def refusing(keys: tuple[str, str], echo: bool) -> Answer:
-    """Answer as to anybody whose keys are right; to others 401, with the right ones in it if `echo`."""
+    """Answer a request with the right keys; to others 401, with the right ones in it if `echo`."""
 
     def answer(asked: Asked) -> Iterator[bytes]:
         said = b'{"errors":["not %b but %b"]}' % (str(asked.header("dd-api-key")).encode(), keys[1].encode())

@@ -161,7 +161,7 @@ def test_a_core_dump_is_not_written(mounting: Mounting) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_config_that_others_can_read(mode: int, lab: Lab, shell: Shell) -> None:
-    """6.2: a config file that holds keys and that others can read is refused, with the command that mends it."""
+    """6.2: a config file that holds keys and that others can read is refused, with the command that fixes it."""
     config = shell.path("config.toml")
     Path(config).write_text(f'api_key = "{lab.api_key}"\napp_key = "{lab.app_key}"\n', "ascii")
     os.chmod(config, mode)
@@ -194,7 +194,7 @@ def test_a_config_with_commands_of_another_user(lab: Lab, shell: Shell) -> None:
 
 
 def test_a_key_file_that_others_can_read(lab: Lab, shell: Shell) -> None:
-    """6.2: a key file that everybody can read is used, as Docker and Kubernetes hand them out, with a warning."""
+    """6.2: a key file that every user can read is used, as Docker and Kubernetes hand them out, with a warning."""
     mounted = shell.expected_mount()
     options = ("--api-url", lab.url, "--log-file", mounted.log_file, "--app-key-file")
     place = tempfile.mkdtemp(dir="/tmp")  # the test's own directory is closed to others

@@ -27,7 +27,7 @@ def all_that_is_said(mounted: Mount) -> str:
     return "\n".join(said)
 
 
-def test_no_keys_in_what_is_said(lab: Lab, mounted: Mount) -> None:
+def test_no_keys_in_messages(lab: Lab, mounted: Mount) -> None:
     """6.1: status, metrics, errors and info of a mount name no key, nor does the process of a command."""
     mounted.log.announce("answered 401|keys")
     mounted.sh('ls "$M/runs/$1"', sample.RUN).ok()
@@ -69,7 +69,7 @@ def test_others_hear_nothing(lab: Lab, open_shell: Shell, user: User) -> None:
 
 @needs_root
 def test_root_hears_of_a_users_mount(lab: Lab, user_shell: Shell, user: User) -> None:
-    """6.2: an ordinary user's status is his; without allow_other not even root gets in, and is told so."""
+    """6.2: an ordinary user's status is his; without allow_other not even root gets in; the error says so."""
     mounted = user_shell.mount()
     assert mounted.point in user_shell.cli("status").ok().text
     assert user_shell.cli("info", mounted.path("runs", sample.RUN)).code == 0

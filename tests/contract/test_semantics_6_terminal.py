@@ -50,7 +50,7 @@ class Scene:
 
 
 def told_run(run_id: int) -> bytes:
-    """Return what is told of the run, in each field."""
+    """Return the attributes of the run, in each field."""
     attributes = {
         "name": f"run {ALL}", "status": f"completed {ALL}", "description": f"described {ALL}", "project_id": PROJECT,
         "owner_id": f"owner {ALL}", "external_url": f"https://x/{ALL}", "duration": 5,
@@ -100,7 +100,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield scene
 
 
-def test_what_is_said_of_a_run(scene: Scene) -> None:
+def test_the_report_of_a_run(scene: Scene) -> None:
     """6.5: `info` shows each text of a run, project, directory and file on one line, escaped; --json has it exactly."""
     place = scene.mounted.path("runs", scene.run_id)
     said = scene.typed("info", place)
@@ -172,7 +172,7 @@ def test_what_the_mount_says_of_itself(scene: Scene) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["bar", "json"])
 def test_watching(options: list[str], scene: Scene) -> None:
-    """6.5: a mount that is watched is drawn again and again by rich's sequences alone."""
+    """6.5: a mount that is watched is redrawn by click's sequences alone."""
     words = (ARTIFACTFS, "status", "--watch", "--interval", "0.1", *options, scene.mounted.point)
     with terminal(*words, env=scene.mounted.shell.env) as screen:
         screen.read_until("failures" if options else "inodes")

@@ -1,6 +1,6 @@
 """Section 7 of the contract: what each thing that a user does costs in requests.
 
-Walks without the project's index; with it, they are in test_semantics_1_index.py.
+Traversals without the project's index; those with it are in test_semantics_1_index_cost.py.
 """
 
 import concurrent.futures
@@ -64,7 +64,7 @@ def test_stat_of_an_unknown_run(lab: Lab, mounted: Mount) -> None:
 
 
 def test_stat_of_a_run_that_is_not_there(lab: Lab, standing: Mount) -> None:
-    """7: `stat` of a run that does not exist: 1, and 0 while its absence is believed."""
+    """7: `stat` of a run that does not exist: 1, and 0 while its absence is trusted."""
     for _ in range(3):
         standing.sh('! stat "$M/runs/12345"').ok()
     assert lab.requests() == {"run": 1}
@@ -136,7 +136,7 @@ def test_many_walkers_cost_no_more_than_one(prefetch: str, lab: Lab, mounting: M
 
 
 def test_a_mount_costs_one_request(lab: Lab, shell: Shell) -> None:
-    """7, 5.8: the check of the keys is one call, and a mount that nobody looks at sends no other."""
+    """7, 5.8: the check of the keys is one call, and an idle mount sends no other."""
     mounted = shell.expected_mount()
     shell.cli("mount", "--api-url", lab.url, "--log-file", mounted.log_file, mounted.point).ok()
     mounted.umount()

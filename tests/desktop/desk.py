@@ -286,7 +286,7 @@ def _furnish(shell: Shell) -> None:
 def _serving(
     command: list[str], env: Mapping[str, str], pass_fds: tuple[int, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server; at the end it is told to end, so that it takes away its sockets and those who hang on it."""
+    """Run a server; at the end it gets a signal, so that it takes away its sockets and those who hang on it."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -40,7 +40,7 @@ def main(directory: str) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="artifactfs-screenshots-") as place:
             shell = Shell(place, lab)
-            # Programs warn whoever is root, in a bar on top: they are an ordinary user's, who is let into the mount.
+            # Programs warn root, in a bar on top: they are an ordinary user's, who is let into the mount.
             user = Shell(place, None, prefix=AS_USER, owner=USER_ID) if os.geteuid() == 0 else shell
             others = ("--allow-other",) if user is not shell else ()
             os.chmod(place, 0o755)

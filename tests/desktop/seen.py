@@ -19,7 +19,7 @@ def main(application: str) -> None:
     gi.require_version("Atspi", "2.0")
     from gi.repository import Atspi, GLib  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    # Each of these is a call to the program: only where somebody wants the answer.
+    # Each of these is a call to the program: only where the answer is needed.
     def text_of(node: Any, role: str) -> str | None:
         return Atspi.Text.get_text(node, 0, -1) if role == "text" else None
 

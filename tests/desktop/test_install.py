@@ -219,7 +219,7 @@ def test_a_link_that_leads_nowhere(at_desk: Shell) -> None:
 
 
 def test_a_note_that_lies(at_desk: Shell) -> None:
-    """The note of what was made is believed no further than needed: it removes no file and no full directory."""
+    """The note of what was made is trusted no further than needed: it removes no file and no full directory."""
     at_desk.cli("desktop", "install").ok()
     precious = Path(at_desk.make_directory("precious"))
     (precious / "file").write_text("mine")
@@ -242,7 +242,7 @@ def test_a_note_that_is_broken(text: str, at_desk: Shell) -> None:
     assert [place for place, (_, content) in everything(share).items() if desktop_files.MARK in content] == []
 
 
-def test_status_tells_what_is_there(at_desk: Shell) -> None:
+def test_status_shows_the_mounts(at_desk: Shell) -> None:
     """`status`: what is installed, what is of another version, and where the launcher mounts."""
 
     def states() -> list[str]:

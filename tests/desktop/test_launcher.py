@@ -68,7 +68,7 @@ def teller(shell: Shell) -> tuple[dict[str, str], str]:
     return {"PATH": f"{program.parent}:{os.environ['PATH']}"}, said
 
 
-def test_what_goes_wrong_is_told_in_a_window(desk: DesktopSession, lab: Lab, shell: Shell) -> None:
+def test_errors_show_in_a_window(desk: DesktopSession, lab: Lab, shell: Shell) -> None:
     """Where the mount fails, a launcher's user sees why: in a window, in the words of `mount`. Without a key in it; and
     the directory that was made is gone."""
     tools, said = teller(shell)

@@ -13,7 +13,7 @@ MANY = 100  # files of each of two names, in a directory
 
 
 def runs_to_see(lab: Lab) -> list[int]:
-    """Return the runs that /runs shows: 200 but for the deleted among them."""
+    """Return the runs that /runs shows: 200 except for the deleted among them."""
     found = lab.newest_runs(200)
     lab.reset()
     return found

@@ -125,8 +125,8 @@ def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("words", ["status --json", "config show", "config show --json", "--help", "doctor --offline"])
-def test_nobody_takes_the_output(words: str, shell: Shell) -> None:
-    """5.8: a full standard output is told in one line; of one that is closed nothing is said, as `head` expects."""
+def test_closed_output(words: str, shell: Shell) -> None:
+    """5.8: a full standard output is reported in one line; of one that is closed nothing is said, as `head` expects."""
     full = run("sh", "-c", f'exec "$1" {words} >/dev/full', "sh", ARTIFACTFS, env=shell.env)
     assert full.code == ExitCode.NOT_WRITABLE
     assert full.err == "artifactfs: cannot write to standard output: No space left on device\n"
@@ -198,7 +198,7 @@ def test_bad_options(arguments: list[str], said: str, shell: Shell, lab: Lab, po
 
 
 def test_a_bad_environment_variable(shell: Shell, lab: Lab, point: str) -> None:
-    """5.8: a variable with a bad value is named, not the option that nobody typed."""
+    """5.8: a variable with a bad value is named, not the option that no user typed."""
     env = {"ARTIFACTFS_LISTING_TTL": "soon"}
     refused(shell, ExitCode.USAGE, "ARTIFACTFS_LISTING_TTL", "mount", "--api-url", lab.url, point, env=env)
 
@@ -299,8 +299,8 @@ def test_a_server_that_is_no_model_lab(body: bytes, content_type: str, shell: Sh
         refused(shell, ExitCode.NOT_MODEL_LAB, "Model Lab", "mount", "--api-url", url, point)
 
 
-def test_nobody_listens(shell: Shell, own_lab: Lab, point: str) -> None:
-    """5.8: a port where nobody listens."""
+def test_no_server_listens(shell: Shell, own_lab: Lab, point: str) -> None:
+    """5.8: a port where no server listens."""
     own_lab.stop()
     line = refused(shell, ExitCode.UNREACHABLE, "refuse", "mount", "--deadline", "3s", "--api-url", own_lab.url, point)
     assert str(own_lab.port) in line
@@ -328,14 +328,14 @@ def test_umount_of_what_is_not_mounted(shell: Shell, point: str) -> None:
     refused(shell, ExitCode.NOT_MOUNTED, point, "umount", point)
 
 
-def test_umount_of_somebody_elses_mount(shell: Shell) -> None:
+def test_umount_of_another_users_mount(shell: Shell) -> None:
     """5.6: a mount that is not ours is left alone."""
     refused(shell, ExitCode.NOT_MOUNTED, "/proc", "umount", "/proc")
     assert mount_type("/proc") == "proc"
 
 
 def test_a_log_below_the_mount_point(shell: Shell, lab: Lab, point: str) -> None:
-    """5.1, 5.8: a mount would hide its own log from itself, and wait for it: it is refused, whoever chose the place."""
+    """5.1, 5.8: a mount would hide its own log from itself, and wait for it: it is refused, whatever names it."""
     for more, env in (
         (("--log-file", f"{point}/own.log"), {}),
         (("--log-file", f"{point}/not/there/own.log"), {}),

@@ -70,7 +70,7 @@ def test_show_what_is_broken(form: tuple[str, ...], shell: Shell) -> None:
 
 
 def test_it_takes_the_options_of_mount(shell: Shell) -> None:
-    """Every one, but for -f; so what is asked of it is what a mount would get."""
+    """Every one, except for -f; so what is asked of it is what a mount would get."""
 
     def options(*command: str) -> set[str]:
         words = shell.cli(*command, "--help").ok().text.replace(",", " ").split()
@@ -140,7 +140,7 @@ def test_a_profile_mounts(shell: Shell, lab: Lab) -> None:
 
 
 def test_a_warning_does_not_stop_a_mount(shell: Shell, lab: Lab) -> None:
-    """A typing error in a variable's name, and a profile that the environment overrides, are told on stderr."""
+    """A typing error in a variable's name, and a profile that the environment overrides, are reported on stderr."""
     write_config(shell, f'[profiles.lab]\napi_url = "{lab.url}"\napp_key = "another"\n')
     mounted = shell.expected_mount()
     done = shell.cli(
@@ -177,7 +177,7 @@ def test_a_command_may_ask_at_the_mount(shell: Shell, lab: Lab) -> None:
 
 
 def test_no_command_is_run_in_vain(shell: Shell) -> None:
-    """Nobody types a passphrase for a mount point that is not there."""
+    """A missing mount point is reported before a passphrase is asked for."""
     marker = shell.path("was-run")
     done = shell.cli("mount", "--app-key-command", f"touch {marker}", shell.path("none"))
     assert done.code == ExitCode.MOUNTPOINT_MISSING
@@ -206,7 +206,7 @@ def test_profiles_are_completed(shell: Shell) -> None:
     assert completed("config", "show", "--config", str(other), "--profile", "e") == []
 
 
-def test_the_demo_is_nobodys_account(shell: Shell) -> None:
+def test_the_demo_has_no_account(shell: Shell) -> None:
     """It runs no command, reads no key and belongs to no account, whatever the config file says."""
     marker = shell.path("was-run")
     write_config(shell, f'account = "me"\napp_key_command = "touch {marker}"\napi_key_file = "/none"\n')

@@ -34,7 +34,7 @@ def test_all_is_well(shell: Shell, lab: Lab) -> None:
 
 
 def test_a_mount_of_it_works(shell: Shell) -> None:
-    """What the doctor calls healthy can be mounted, and is then told."""
+    """What the doctor calls healthy can be mounted, and is then reported."""
     ask(shell, shell.directory_for_mount(), code=0)
     mounted = shell.mount()
     told = ask(shell, mounted.point, code=ExitCode.UNHEALTHY)
@@ -46,7 +46,7 @@ def test_a_mount_of_it_works(shell: Shell) -> None:
 
 
 def test_a_dead_mount(shell: Shell) -> None:
-    """A mount whose process was killed is told with the command that takes it away, which does."""
+    """A mount whose process was killed is reported with the command that takes it away, which does."""
     mounted = shell.mount()
     os.kill(mounted.pid, signal.SIGKILL)
     wait_until(lambda: not shell.processes(), "the process's end")
@@ -81,7 +81,7 @@ def test_without_the_index_and_offline(shell: Shell) -> None:
 
 
 def test_one_run(shell: Shell, lab: Lab) -> None:
-    """--run says which; one that is not there is told."""
+    """--run says which; one that is not there is reported."""
     told = ask(shell, "--run", str(sample.RUN), code=0)
     told.says("listing", "good", f"run {sample.RUN} ")
     told = ask(shell, "--run", "999999999", code=0)
@@ -125,21 +125,21 @@ SWITCHES: list[tuple[dict[str, object], str, str, str]] = [
     ({"index": "cut"}, "index", "warning", "no project's listing"),
     ({"rate_limit_headers": False}, "rate limit", "skipped", "does not tell"),
     ({"page_base": 1, "page_meta": "none"}, "service", "good", "is a Model Lab"),
-    ({"clock_skew_s": 3600}, "clock", "warning", "60 minutes behind"),
-    ({"clock_skew_s": -86400 * 9}, "clock", "warning", "9 days ahead"),
+    ({"clock_skew_s": 3630}, "clock", "warning", "60 min behind"),
+    ({"clock_skew_s": -86400 * 9}, "clock", "warning", "9 d 0 h ahead"),
 ]
 
 
 @pytest.mark.parametrize(("switches", "check", "mark", "said"), SWITCHES, ids=[str(row[0]) for row in SWITCHES])
 def test_what_is_granted(switches: dict[str, object], check: str, mark: str, said: str, shell: Shell, lab: Lab) -> None:
-    """Each form that a service may have is told as it is; only what keeps files from being read is a fault."""
+    """Each form that a service may have is reported as it is; only what keeps files from being read is a fault."""
     lab.switch(**switches)
     told = ask(shell, "--run", str(sample.RUN), code=ExitCode.UNHEALTHY if mark == "fault" else 0)
     told.says(check, mark, said)
 
 
 def test_an_index_that_stalls(shell: Shell, lab: Lab) -> None:
-    """It costs its own time only: all else is told, and a mount works."""
+    """It costs its own time only: all else is reported, and a mount works."""
     lab.switch(index="stall")
     told = ask(shell, "--deadline", "1s", code=0)
     told.says("index", "warning", "no answer" if "no answer" in told.checks["index"]["fact"] else "did not answer")
@@ -185,7 +185,7 @@ FAULTS: list[tuple[dict[str, object], str, list[str]]] = [
 
 @pytest.mark.parametrize(("then", "mark", "said"), FAULTS, ids=[str(row[0]) for row in FAULTS])
 def test_a_service_that_fails(then: dict[str, object], mark: str, said: list[str], shell: Shell, lab: Lab) -> None:
-    """Each is told with what mends it, and nothing more is asked."""
+    """Each is reported with what fixes it, and nothing more is asked."""
     lab.fault("runs", then)
     told = ask(shell, "--deadline", "2s", code=ExitCode.UNHEALTHY)
     told.says("service", mark, *said)
@@ -207,7 +207,7 @@ def test_keys_that_may_not_read(shell: Shell, lab: Lab) -> None:
     assert told.requests == ALL
 
 
-def test_nobody_is_there(shell: Shell, own_lab: Lab) -> None:
+def test_no_mount_is_there(shell: Shell, own_lab: Lab) -> None:
     shell.lab = own_lab
     own_lab.stop()
     told = Told(shell.cli("doctor", "--json", "--api-url", own_lab.url, "--deadline", "2s"))
@@ -216,7 +216,7 @@ def test_nobody_is_there(shell: Shell, own_lab: Lab) -> None:
 
 
 def test_tls(shell: Shell, lab: Lab) -> None:
-    """A certificate that nobody trusts, one that is trusted, one of another host: each as OpenSSL says it."""
+    """An untrusted certificate, one that is trusted, one of another host: each as OpenSSL says it."""
     cert, key = certificate(shell.make_directory("tls"), "127.0.0.1")
     with tls_proxy(lab.port, cert, key, connect=False) as front:
         url = ("--api-url", f"https://127.0.0.1:{front.port}")
@@ -260,7 +260,7 @@ def test_a_proxy(shell: Shell, lab: Lab) -> None:
     )
 
 
-# --- how it is told -------------------------------------------------------------------------------------
+# --- how it is reported -------------------------------------------------------------------------------------
 
 
 def test_for_people(shell: Shell, lab: Lab) -> None:
@@ -323,7 +323,7 @@ def test_a_broken_config(config: str, shell: Shell, lab: Lab) -> None:
     assert told.requests == {}
 
 
-def test_who_has_seen_enough(shell: Shell, lab: Lab) -> None:
+def test_readers_that_stop(shell: Shell, lab: Lab) -> None:
     """A pipe that is closed by its reader ends it without a word."""
     command = f"{shell.program[0]} doctor --offline | true; echo ${{PIPESTATUS[0]}}"
     done = run("bash", "-c", command, env=shell.env)
@@ -331,7 +331,7 @@ def test_who_has_seen_enough(shell: Shell, lab: Lab) -> None:
 
 
 def test_a_ca_file_that_is_a_pipe(shell: Shell, lab: Lab) -> None:
-    """A pipe into which nobody writes: it is told, and the service is not asked."""
+    """A pipe into which no process writes: it is reported, and the service is not asked."""
     os.mkfifo(shell.path("ca"))
     told = ask(shell, "--ca-file", shell.path("ca"), code=ExitCode.UNHEALTHY)
     told.says("certificates", "fault", "it is not a regular file")

@@ -3,19 +3,19 @@
 import pytest
 
 from artifactfs.doctor import host_checks
-from artifactfs.doctor.host import Machine
 from artifactfs.errors import ExitCode
+from artifactfs.mount.host import Machine
 from tests.doctoring import ask
 from tests.harness import Lab, Shell, needs_root
 
-# In a container a missing device is mended otherwise.
-CONTAINED = host_checks.container(Machine())
+# In a container a missing device has another fix.
+CONTAINED = host_checks.is_container(Machine())
 NOT_IT = ["is not the FUSE device", "--device /dev/fuse" if CONTAINED else "mknod -m 666 /dev/fuse c 10 229"]
 DEV = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"
 
 
 def test_an_ordinary_user(user_shell: Shell) -> None:
-    """A user for whom all is well is told so, and mounts."""
+    """A user for whom all is well sees that, and mounts."""
     told = ask(user_shell, user_shell.directory_for_mount(), code=0)
     told.says("fusermount3", "good", "set-uid root")
     told.says("privilege", "good", "fusermount3")
@@ -37,7 +37,7 @@ def test_an_ordinary_user(user_shell: Shell) -> None:
     ],
 )  # fmt: skip
 def test_a_machine_that_lacks_something(make: str, check: str, said: list[str], user_shell: Shell) -> None:
-    """What a mount of this user would fail with is found before, with the command that mends it."""
+    """What a mount of this user would fail with is found before, with the command that fixes it."""
     user_shell.prefix = ("unshare", "-m", "--", "sh", "-c", f'{make} && exec "$@"', "sh", *user_shell.prefix)
     told = ask(user_shell, "--allow-other", "--offline", code=ExitCode.UNHEALTHY)
     told.says(check, "fault", *said)

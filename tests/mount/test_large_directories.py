@@ -83,7 +83,7 @@ def test_a_listing_that_changes_while_it_is_read(lab: Lab, mounting: Mounting) -
 
 
 def test_a_directory_rewound_is_as_it_is_now(lab: Lab, mounting: Mounting) -> None:
-    """3.4: `rewinddir` shows the directory as it is then; a position that was told leads back to where it was."""
+    """3.4: `rewinddir` shows the directory as it is then; a position from telldir leads back to where it was."""
     run_id = lab.new_run({f"f{i}": 1 for i in range(10)})
     mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0")
     code = (
@@ -144,6 +144,6 @@ def test_the_inode_table_forgets(lab: Lab, shell: Shell) -> None:
 
 
 def drop_caches() -> None:
-    """Let the kernel forget names and inodes that nobody uses."""
+    """Let the kernel forget names and inodes that no caller uses."""
     asked = "echo 2 > /proc/sys/vm/drop_caches"
     run(*(() if os.geteuid() == 0 else ("sudo", "-n")), "sh", "-c", asked).ok()

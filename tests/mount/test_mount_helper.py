@@ -200,12 +200,12 @@ def test_a_comma_in_the_config_files_name(machine: Machine, lab: Lab, point: str
 
 
 def test_a_label_that_may_be_a_profile(machine: Machine, lab: Lab, point: str, shell: Shell) -> None:
-    """Where nobody says which site to ask, it is said which one is, and that SPEC has no part in it."""
+    """Where no setting names a site, the message names the one in use, and that SPEC has no part in it."""
     fake = ("mount", "-f", "-t", "artifactfs")
     done = machine.run(*fake, "eu", point).ok()
     assert done.err.count("\n") == 1
     assert "warning: eu is taken as a label, since there are no profiles in " in done.err
-    assert "/config.toml; datadoghq.com is asked: say so with site=datadoghq.com" in done.err
+    assert "/config.toml; datadoghq.com is asked: confirm with site=datadoghq.com" in done.err
     for spec, options in (
         ("none", "ro"),
         ("artifactfs", "ro"),
@@ -247,7 +247,7 @@ def test_at_boot(machine: Machine, lab: Lab, shell: Shell) -> None:
 
 
 def test_the_service_comes_later(machine: Machine, own_lab: Lab, point: str, shell: Shell) -> None:
-    """5.8: with nofail or _netdev it goes on trying while nobody answers; without, it fails at once with 32."""
+    """5.8: with nofail or _netdev it goes on trying while no server answers; without, it fails at once with 32."""
     shell.lab = own_lab
     port = own_lab.port
     own_lab.stop()
@@ -316,7 +316,7 @@ def test_bad_options(options: str, code: int, said: str, machine: Machine, lab: 
 
 
 def test_sloppy_and_fake(machine: Machine, lab: Lab, point: str) -> None:
-    """`-s` overlooks unknown options; `-f` checks everything on this side, and mounts nothing and asks nobody."""
+    """`-s` overlooks unknown options; `-f` checks everything on this side, and mounts nothing and sends no request."""
     machine.run("mount", "-s", "-f", "-v", "-t", "artifactfs", "-o", "nonsense=1", lab.url, point).ok()
     assert (machine.rows(), lab.total()) == ([], 0)
     assert machine.run("mount", "-f", "-t", "artifactfs", "-o", "nonsense=1", lab.url, point).code == 1

@@ -20,7 +20,7 @@ def test_an_ordinary_user_mounts(user_shell: Shell, lab: Lab) -> None:
 
 
 @needs_root
-def test_nobody_else_gets_in(user_shell: Shell) -> None:
+def test_no_other_user_gets_in(user_shell: Shell) -> None:
     """6.2: the mount is the mounting user's alone: another user is refused, root too."""
     mounted = user_shell.mount()
     for other in (("setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", "--"), ()):
@@ -30,8 +30,8 @@ def test_nobody_else_gets_in(user_shell: Shell) -> None:
 
 
 @needs_root
-def test_nobody_else_ends_it(user_shell: Shell) -> None:
-    """5.6: another user who would end it is told whose it is, and the mount stays."""
+def test_no_other_user_ends_it(user_shell: Shell) -> None:
+    """5.6: another user who would end it sees whose it is, and the mount stays."""
     mounted = user_shell.mount()
     user_shell.prefix = ("setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", "--")
     done = user_shell.cli("umount", mounted.point)
@@ -73,7 +73,7 @@ def test_a_users_mount_in_use_ends(user_shell: Shell) -> None:
         assert mount_type(mounted.point) is None
 
 
-def test_a_directory_of_somebody_else(user_shell: Shell, lab: Lab) -> None:
+def test_a_directory_of_another_user(user_shell: Shell, lab: Lab) -> None:
     """5.8: a mount point that is not the user's is refused in one line."""
     done = user_shell.cli("mount", "--api-url", lab.url, "/mnt")
     assert done.code == ExitCode.MOUNT_REFUSED
@@ -96,7 +96,7 @@ def test_allow_other_needs_root_to_have_said_so(user_shell: Shell, lab: Lab) -> 
 
 
 def test_without_fusermount3(user_shell: Shell, lab: Lab) -> None:
-    """5.8: without fusermount3 an ordinary user is told which package to install."""
+    """5.8: without fusermount3 an ordinary user sees which package to install."""
     point = user_shell.directory_for_mount()
     setpriv = run("sh", "-c", "command -v setpriv").ok().text.strip()
     user_shell.prefix = tuple(setpriv if word == "setpriv" else word for word in user_shell.prefix)
@@ -110,7 +110,7 @@ def test_without_fusermount3(user_shell: Shell, lab: Lab) -> None:
 
 @needs_root
 def test_a_fuse_device_that_is_not_for_users(user_shell: Shell, lab: Lab) -> None:
-    """5.8: a /dev/fuse that the user may not open is named, with the command that mends it."""
+    """5.8: a /dev/fuse that the user may not open is named, with the command that fixes it."""
     point = user_shell.directory_for_mount()
     make = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 600 /dev/fuse c 10 229"
     user_shell.prefix = ("unshare", "-m", "--", "sh", "-c", f'{make} && exec "$@"', "sh", *user_shell.prefix)

@@ -48,7 +48,7 @@ def test_as_many_files_as_connections(ranges: str, cache: str, lab: Lab, mountin
 
 @pytest.mark.parametrize("length", ["content-length", "chunked"])
 def test_more_files_than_connections_without_ranges(length: str, lab: Lab, mounting: Mounting) -> None:
-    """4.2, 4.3: a body that waits for its reader keeps nobody from reading another file, and comes once all the same.
+    """4.2, 4.3: a body that waits for its reader blocks no read of another file, and comes once all the same.
 
     The kernel has twelve reads of a mount under way at most: those who wait for a connection may be in front of those
     who would make one free.

@@ -23,7 +23,7 @@ from tests.harness import (
     wait_until,
 )
 
-# A user's manager that believes to be on a machine run by systemd, with control groups of its own. It sees only itself
+# A user's manager that takes itself to be on a machine run by systemd, with its own control groups. It sees only itself
 # and what it starts, and all of that is gone when this shell is.
 _MANAGER = """
 set -e
@@ -153,7 +153,7 @@ def test_a_unit_lives(manager: Manager, lab: Lab, shell: Shell) -> None:
 
 @needs_root
 def test_a_unit_waits_for_its_service(manager: Manager, own_lab: Lab, shell: Shell) -> None:
-    """5.8: while nobody answers the unit is starting and says why; then it is there."""
+    """5.8: while no server answers the unit is starting and says why; then it is there."""
     shell.lab = own_lab
     write_config(shell, own_lab)
     port = own_lab.port
@@ -169,7 +169,7 @@ def test_a_unit_waits_for_its_service(manager: Manager, own_lab: Lab, shell: She
 
 @needs_root
 def test_a_unit_with_rejected_keys(manager: Manager, lab: Lab, shell: Shell) -> None:
-    """5.8: what no second try mends is not tried again; the unit says why, and shows no key."""
+    """5.8: what no second try fixes is not tried again; the unit says why, and shows no key."""
     write_config(shell, lab, app_key="wrong-key-1234")
     with installed(manager, shell.path("mnt")) as unit:
         assert manager.systemctl("start", unit).code != 0

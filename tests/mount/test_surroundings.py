@@ -260,7 +260,7 @@ def test_a_shared_directory(user_shell: Shell, lab: Lab) -> None:
 
 @needs_root
 def test_a_user_without_a_name(user: User, user_shell: Shell, lab: Lab) -> None:
-    """Nor does fusermount3 mount for one: the command that mends it is named."""
+    """Nor does fusermount3 mount for one: the command that fixes it is named."""
     user_shell.prefix = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--")
     point = user_shell.expected_mount().point
     os.chown(point, 54321, 54321)

@@ -116,7 +116,7 @@ def test_cache_info_verify_and_clear(shell: Shell) -> None:
 def test_cache_commands_without_a_cache(shell: Shell) -> None:
     """4.4: where nothing was cached yet, each command says so and makes no trouble."""
     info = shell.cli("cache", "info").ok().text
-    assert "cache/artifactfs (not there yet: the first mount makes it)\n" in info
+    assert "cache/artifactfs (does not exist yet: the first mount makes it)\n" in info
     assert "holds      0 B in 0 blocks of 0 files" in info
     assert "0 were damaged" in shell.cli("cache", "verify").ok().text
     assert "deleted 0 B" in shell.cli("cache", "clear").ok().text

@@ -81,7 +81,7 @@ for line in sys.stdin:
 
 @dataclass(frozen=True)
 class Seen:
-    """What `stat` told of a place, or an open file. `what`: as the model tells it."""
+    """What `stat` showed of a place, or an open file. `what`: as the model tells it."""
 
     what: str
     inode: int
@@ -89,7 +89,7 @@ class Seen:
 
 
 class World:
-    """A server, a mount of it whose time is in our hands, and somebody who looks at it."""
+    """A server, a mount of it whose time is in our hands, and a process that looks at it."""
 
     def __init__(self, lab: Lab, mount: Mount, looker: "Popen[bytes]", *, believes: bool) -> None:
         self.lab = lab
@@ -166,7 +166,7 @@ class World:
 
 @contextlib.contextmanager
 def world(lab: Lab, directory: Path, *plants: str, believes: bool) -> Iterator[World]:
-    """Mount a lab, with bugs planted where they are named, and have somebody look at it."""
+    """Mount a lab, with bugs planted where they are named, and have a process look at it."""
     # Every version has a time of its own, to the second: it proves itself by that.
     lab.switch(last_modified=True)
     shell = Shell(str(directory), lab)

@@ -3,8 +3,8 @@
     python -m tests.reference.launch NAME… -- mount …
 
 `time`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK; a failed request is tried again at once; each
-refresh that was asked for is told by a count in the file $TEST_REFRESHES (the log does not tell each).
-`unrepeated`: the kernel is told that names hold for 0 s, so that what it may repeat (docs/semantics.md 3.4) is what we
+requested refresh shows in a count in the file $TEST_REFRESHES (the log does not tell each).
+`unrepeated`: the kernel learns that names hold for 0 s, so that what it may repeat (docs/semantics.md 3.4) is what we
 say.
 
 The rest are bugs, of the kinds that the model is there to find.

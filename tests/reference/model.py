@@ -3,20 +3,20 @@
 The model keeps every state that the server was in since the run was made, the *moments*, and says of a look which of
 them may show. Mostly that is the present one alone. It is more
 
-- as long as a listing is believed (docs/semantics.md 3.1): any moment since somebody may have asked for it. Time ends
+- as long as a listing is trusted (docs/semantics.md 3.1): any moment since a process may have asked for it. Time ends
 that, and
   so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look;
 - in trouble (3.2), from a fault on until something was answered after its end: any moment since the one shown last, for
-  the old listing is served. Where no old one is at hand, an error of the table may come instead.
+  the old listing is served. Where no old one is cached, an error of the table may come instead.
 
 Never a moment before the one that was shown last (3.4); never a directory that is half one moment and half another;
 never an error without a trouble. What is read is of one version, to the byte, or fails (4.1); it fails with ESTALE only
 where the file was not the same all the time.
 
-Weak spots: that the kernel may repeat a name (3.4) is left out: it is told that names hold for 0 s. A trouble is one of
+Weak spots: that the kernel may repeat a name (3.4) is left out: it learns that names hold for 0 s. A trouble is one of
 everything until it is healed, also where it met only contents, or where a retry has cured it. After a failed read the
 old listing counts as lost, and after a stall reads may time out for as long as the run is used. Two versions of one
-size are told apart by a validator and by nothing else (2.4), so the bytes of an earlier one may show again, but never
+size differ in the validator and in nothing else (2.4), so the bytes of an earlier one may show again, but never
 mixed. A file that is empty by now may be EIO, not ESTALE: its body is taken for a short one. Times are not compared.
 Index and read-ahead of listings are off: tests/simulated/test_project_index_property.py has a model of them.
 """
@@ -25,7 +25,7 @@ import errno
 from dataclasses import dataclass
 
 # What goes wrong, and what the table of model-lab-api.md makes of it. "slow" is this machine's doing: a look took as
-# long as nobody is to wait for a refresh.
+# long as no caller is to wait for a refresh.
 TROUBLES = {
     "500": errno.EIO,
     "503": errno.EIO,
@@ -62,7 +62,7 @@ class Handle:
 
 
 class Model:
-    """One run. `believes`: listings are believed for their time, and not for 0 s. Each answer is as a person tells it:
+    """One run. `believes`: listings stay fresh for their time, and not for 0 s. Each answer is as a person tells it:
     "directory", "file of 7 bytes", "a d/", or the name of an error."""
 
     def __init__(self, *, believes: bool) -> None:
@@ -79,7 +79,7 @@ class Model:
     # --- what is there -------------------------------------------------------------------------------------
 
     def entry(self, moment: int, path: str) -> str:
-        """Return what is at a path: told by its size, as `stat` would."""
+        """Return what is at a path: reported by its size, as `stat` would."""
         files = self.moments[moment]
         if path in files:
             return f"file of {files[path].size} bytes"
@@ -102,7 +102,7 @@ class Model:
         self.asked.clear()
 
     def minute_passed(self) -> None:
-        """More than `listing_ttl`, less than `finished_ttl`: what is believed of a finished run is not known."""
+        """More than `listing_ttl`, less than `finished_ttl`: whether a finished run's listing is fresh is not known."""
         if not self.finished:
             self.asked.clear()
 

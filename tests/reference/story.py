@@ -208,7 +208,7 @@ def in_the_way(other: str, path: str) -> bool:
 
 
 def facts(version: Version) -> dict[str, str]:
-    """Return what the emulator is told of a version. Each has a second of its own, by which it proves itself."""
+    """Return what the emulator gets of a version. Each has a second of its own, by which it proves itself."""
     minute, second = divmod(version.number, 60)
     return {"text": version.read(0, version.size).decode(), "created_at": f"2026-05-16T09:{minute:02}:{second:02}Z"}
 

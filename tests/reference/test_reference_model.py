@@ -1,7 +1,7 @@
 """The reference model: a real mount of a server that changes and fails, against a page of obvious Python (`model.py`).
 
 Hypothesis makes up scripts: files come, change, go and are renamed, a run finishes, time passes, requests fail, and
-somebody looks. Each answer must be one that the model permits. A script with one that it does not is shrunk, and
+a process looks. Each answer must be one that the model permits. A script with one that it does not is shrunk, and
 printed as what was done and seen.
 
 `ARTIFACTFS_EXAMPLES`: how many scripts each test tries, other ones each time, in place of the same few of an ordinary
@@ -91,7 +91,7 @@ def play(there: World, script: Sequence[Step]) -> None:
 def test_a_mount_shows_what_the_model_permits(believes: bool, lab: Lab, tmp_path: Path) -> None:
     """3.1, 3.2, 3.3, 3.4, 4.1: whatever happens to server and mount, a look shows what the contract lets it show.
 
-    With listings that are believed for their time, and with such as are asked for at each look.
+    With listings that stay fresh for their time, and with such as are asked for at each look.
     """
     asked_for = os.environ.get("ARTIFACTFS_EXAMPLES")
 

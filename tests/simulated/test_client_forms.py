@@ -91,7 +91,7 @@ class Connected:
 
 
 def combinations() -> Iterator[dict[str, Any]]:
-    """Every combination of the switches that shape a run's listing, but for those that leave no sign of a directory."""
+    """Every combination of the switches that shape a run's listing, except those that leave no sign of a directory."""
     forms: dict[str, tuple[object, ...]] = {
         "slash": ("any", "required", "refused"), "base": ("root", "relative"), "depth": ("one", "recursive"),
         "dir_slash": (True, False), "dir_flag": (True, False), "dir_rows": (True, False),
@@ -101,11 +101,11 @@ def combinations() -> Iterator[dict[str, Any]]:
         form = dict(zip(forms, values, strict=True))
         if not (form["dir_slash"] or form["dir_flag"]) or (form["depth"] == "one" and not form["dir_rows"]):
             continue
-        # Relative to the directory, a bare marker is a zero-byte file of that name: nobody could tell.
+        # Relative to the directory, a bare marker is a zero-byte file of that name: no caller could tell.
         if form["base"] == "relative" and form["self_marker"] == "bare":
             continue
         # A raw prefix search, relative to the parent, all levels at once, without a slash anywhere: the answer to `dir`
-        # looks like its children, so that nobody asks for `dir/`.
+        # looks like its children, so that no request asks for `dir/`.
         raw = (form["slash"], form["base"], form["depth"]) == ("required", "relative", "recursive")
         if raw and not form["dir_slash"] and form["dir_rows"]:
             continue
@@ -242,7 +242,7 @@ async def test_an_empty_run_in_every_form(form: str, autojump_clock: MockClock) 
 
 
 async def test_unknown_fields_and_null_params(autojump_clock: MockClock) -> None:
-    """All of it is a preview: what nobody documented changes nothing."""
+    """All of it is a preview: what the documentation leaves out changes nothing."""
     server = Connected(extra_fields=True, null_params=True)
     assert await server.walk() == TRUTH
     run = await server.client.get_run(RUN)
@@ -252,7 +252,7 @@ async def test_unknown_fields_and_null_params(autojump_clock: MockClock) -> None
 
 @pytest.mark.parametrize("form", ["object", "strings", "title_only", "html", "empty", "nonsense"])
 async def test_errors_in_every_form(form: str, autojump_clock: MockClock) -> None:
-    """5.3: an error is told by its status, whatever its body."""
+    """5.3: an error is reported by its status, whatever its body."""
     with pytest.raises(errors.NotFound):
         await Connected(error_form=form).client.get_run(99)
     wrong = Credentials(Secret("wrong"), Secret("keys"))

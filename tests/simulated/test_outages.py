@@ -39,7 +39,7 @@ TROUBLES: dict[str, dict[str, object]] = {
     "stalls": {"stall": True},
     "loses connections": LOST,
 }
-# Within the deadline: no trouble, but for an old listing that is at hand.
+# Within the deadline: no trouble, except for an old listing that is cached.
 LATE: dict[str, object] = {"delay_s": 20.0}
 
 
@@ -93,7 +93,7 @@ class World:
         return node
 
     def requests(self) -> int:
-        """Return how many requests came, but for those that were lost."""
+        """Return how many requests came, except for those that were lost."""
         requests: object = self.emulator.stats.told()["requests"]
         assert isinstance(requests, dict)
         return sum(requests.values())
@@ -147,7 +147,7 @@ async def test_an_old_tree_is_served(then: dict[str, object], nursery: trio.Nurs
 async def test_an_old_tree_is_not_served_for_ever(
     trouble: str, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """3.2: past `stale_max` the trouble is told, within the deadline, and never as an absence."""
+    """3.2: past `stale_max` the trouble is reported, within the deadline, and never as an absence."""
     world = World(nursery)
     assert await world.find() == WHOLE
     await trio.sleep(STALE_MAX_S + LISTING_TTL_S + 1)
@@ -165,7 +165,7 @@ async def test_an_old_tree_is_not_served_for_ever(
 async def test_a_trouble_is_no_absence(
     trouble: str, kind: str, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """3.2: what nobody has seen yet fails with the trouble, and is there as soon as the trouble is over."""
+    """3.2: what no caller has seen yet fails with the trouble, and is there as soon as the trouble is over."""
     world = World(nursery)
     world.trouble(TROUBLES[trouble], kind)
     began = trio.current_time()

@@ -122,7 +122,7 @@ def test_any_history(history: list[tuple[str, int]]) -> None:
 @settings(max_examples=50)
 @given(st.lists(STEPS, max_size=6), st.lists(STEPS, min_size=1, max_size=6))
 def test_any_history_in_the_middle_of_a_walk(before: list[tuple[str, int]], during: list[tuple[str, int]]) -> None:
-    """1.6, 3.3: the same while somebody walks all the time; nobody's walk fails or hangs."""
+    """1.6, 3.3: the same while a process walks all the time; no traversal fails or hangs."""
 
     async def main() -> None:
         world = World()

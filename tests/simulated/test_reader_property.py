@@ -156,7 +156,7 @@ def test_every_read_is_right_or_fails(plan: Plan, data: st.DataObject) -> None:
     server.extra = data.draw(st.sampled_from([b"", b"", b"x", b"y" * 3000]))
     server.pause_s = data.draw(st.sampled_from([0.0, 0.01, 45.0]))
     versions = [server.data]
-    # Nobody can tell a file that ends early, or that has more in it, from one that is so.
+    # A file that ends early, or has more in it, looks like one of that size.
     if not plan.knows_size and not plan.granted:
         versions += [server.data + server.extra]
         if not plan.told:
@@ -196,7 +196,7 @@ def test_one_handle_reads_one_version(plan: Plan, data: st.DataObject) -> None:
             async with trio.open_nursery() as nursery:
                 for reads in plan.reads:
                     nursery.start_soon(reading, made, plan, reads, [old, new], True)
-        # Whoever opens it then reads one of them, once what was remembered of the other is out of the way.
+        # A caller that opens it then reads one of them, once what was remembered of the other is out of the way.
         for attempt in range(3):
             handle = await made.open(len(server.data))
             try:

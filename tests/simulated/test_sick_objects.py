@@ -22,7 +22,7 @@ from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
-from tests.unit.test_transport import KEYS
+from tests.transports import KEYS
 
 SIZE = 100_000
 BUCKET = "https://bucket.test"
@@ -227,7 +227,7 @@ def test_any_mixture(sick: list[tuple[str, str]], deadline_s: float, slow: float
 def test_any_service_that_dies(
     sick: list[tuple[str, str]], deadline_s: float, reads: list[bool], pause_s: float
 ) -> None:
-    """5.1: a dead service costs one deadline, then requests fail at once but for probes; it is found again soon."""
+    """5.1: a dead service costs one deadline, then requests fail at once except for probes; it is found again soon."""
 
     async def main() -> None:
         async with sick_service(sick, deadline_s, 0.05) as (service, mount):

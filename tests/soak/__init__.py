@@ -1,7 +1,7 @@
 """`python -m tests.soak --minutes M`: readers and walkers on a real mount while its service goes wrong at random.
 
     journal.py    what the service has held, version by version: the truth
-    server.py     the emulator, built anew from the journal each time that it is started
+    server.py     the emulator, built again from the journal each time that it is started
     plan.py       what happens when: a pure function of seed and minutes
     worker.py, reading.py, walking.py    one process that uses the mount and checks what it gets
     crew.py       sixteen of them: started, killed, watched for waits that do not end

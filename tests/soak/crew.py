@@ -66,7 +66,7 @@ class Sighting:
 
 
 class Waits:
-    """How long each process has been in one wait; those over the limit are hangs, told once each."""
+    """How long each process has been in one wait; those over the limit are hangs, reported once each."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -164,7 +164,7 @@ class Crew:
             self._signal(member, number)
 
     def look(self, *, replace: bool = True) -> None:
-        """Take what they say, see who waits, and who is gone; a new one takes its place."""
+        """Take their reports, note the waiting ones, and replace those that are gone."""
         now = time.monotonic()
         self.tally.hung += self._waits.look(sightings(self._env[MARK], self._serving), now)
         self.tally.longest_wait = self._waits.longest

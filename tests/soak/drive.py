@@ -39,7 +39,7 @@ WARM_UP_S = 45.0
 LOOK_S = 0.25
 # A program is many calls; one that makes some progress with each is no hang. Arbitrary.
 PROGRAM_S = 120.0
-# How long the mount may take to show what the service is: what it may believe, and its own deadlines.
+# How long the mount may take to show what the service is: what it may trust, and its own deadlines.
 SETTLE_S = FINISHED_TTL_S + 4 * DEADLINE_S
 
 FINISHED_RUNS, RUNNING_RUNS = 4, 4
@@ -107,7 +107,7 @@ class Soak:
         self.say("the end: everything is read once")
         differences = self._differences()
         ending = self._end(differences)
-        # After the end: what is being written while somebody looks cannot be counted.
+        # After the end: what is being written while a process looks cannot be counted.
         cache, lines = cache_state(self._cache), self.mount.log.lines()
         figures = Figures(
             self.crew.tally, DEADLINE_S, before, after, CACHE_SIZE, self.most_cached, cache, log_faults(lines), ending
@@ -152,7 +152,7 @@ class Soak:
         return holdings(self.pid)
 
     def _differences(self) -> list[str]:
-        """Hold all of the mount against the journal until they agree, or as long as an old listing may be believed."""
+        """Hold all of the mount against the journal until they agree, or as long as an old listing may be trusted."""
         self.mount.log.announce("", optional=True)
         end = time.monotonic() + SETTLE_S
         self.hang_up({})
@@ -260,7 +260,7 @@ class Soak:
         }
         for path, size in sizes.items():
             self.journal.set_file(run_id, path, State(size, 0, now))
-        # At once: whoever lists it sees all of it.
+        # At once: a caller that lists it sees all of it.
         first = {path: {"size": size, "created_at": now} for path, size in sizes.items()}
         self._tell("files", run_id, project=project, add=first)
         self._tell("change_run", run_id, set=told)

@@ -13,7 +13,7 @@ from typing import Any
 
 from artifactfs.emulator import file_bodies
 
-# After this a mount must know of a run that somebody looked for too early: its negative_ttl (drive.py) and a margin.
+# After this a mount must know of a run that a process looked for too early: its negative_ttl (drive.py) and a margin.
 KNOWN_S = 3.0
 
 
@@ -28,7 +28,7 @@ class State:
 
 @dataclass
 class RunTruth:
-    """One run: what is told of it, the files that it has, all sizes that they ever had, and what it always has.
+    """One run: its attributes, the files that it has, all sizes that they ever had, and what it always has.
 
     `settled_at`: since when the service has it, in seconds since the epoch; `always`: the files that it had then.
     """
@@ -57,7 +57,7 @@ class Journal:
     # --- writing ----------------------------------------------------------------------------------
 
     def set_run(self, run: int, project: int, told: dict[str, str], *, deleted: bool = False) -> None:
-        """Note what is told of a run from now on."""
+        """Note the attributes of a run from now on."""
         self._note({"run": run, "project": project, "told": told, "deleted": deleted})
 
     def set_file(self, run: int, path: str, state: State | None) -> None:

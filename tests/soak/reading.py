@@ -28,11 +28,11 @@ RANDOM_READS = 24  # of one open file; arbitrary
 
 
 class Wrong(Exception):
-    """The mount told something that is not so: the sentence says what."""
+    """The mount reported something that is not so: the sentence says what."""
 
 
 class Killed(Exception):
-    """A process that read a mapping got a signal: SIGBUS is how a page that cannot be fetched is told."""
+    """A process that read a mapping got a signal: SIGBUS is how a page that cannot be fetched is reported."""
 
 
 class Stopwatch:
@@ -240,7 +240,7 @@ class Reader:
 
 
 def raise_of(done: "subprocess.CompletedProcess[bytes]", always: frozenset[str]) -> None:
-    """Raise the OSError that a program told of, if any. Raises Wrong where it missed what is always there."""
+    """Raise the OSError that a program reported, if any. Raises Wrong where it missed what is always there."""
     if done.returncode == 0:
         return
     told = done.stderr.decode("utf-8", "replace")

@@ -26,7 +26,7 @@ class SoakLab(tests_lab.Lab):
 
     @property
     def ordinary(self) -> dict[str, object]:
-        """Return the switches that it starts with, but for the other origin: that has a new port each time."""
+        """Return the switches that it starts with, except for the other origin: that has a new port each time."""
         return {name: value for name, value in self._switches.items() if name != "redirect_to"}
 
     def settle(self) -> None:

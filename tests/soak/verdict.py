@@ -65,7 +65,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Result:
-    """What is judged, and what is only told."""
+    """What is judged, and what is only reported."""
 
     figures: Figures
     events: Counter[str]

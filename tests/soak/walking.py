@@ -15,7 +15,7 @@ STATS = 30  # of one look; arbitrary
 
 @dataclass
 class Walker:
-    """Looks at what is below `point`. A size of 0 is what a file may show that nobody has opened (semantics.md 2.2)."""
+    """Looks at what is below `point`. A file that was not opened yet may show size 0 (semantics.md 2.2)."""
 
     point: str
     journal: Journal

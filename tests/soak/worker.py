@@ -1,4 +1,4 @@
-"""python -m tests.soak.worker POINT JOURNAL SCRATCH ROLE SEED: one process that uses the mount until told to stop.
+"""python -m tests.soak.worker POINT JOURNAL SCRATCH ROLE SEED: one process that uses the mount until asked to stop.
 
 Writes a line of JSON when it begins something and another when that is over. Ends when the file SCRATCH/stop is there.
 With the role `everything` it looks at all there is once, and prints how that differs from the journal.

@@ -50,7 +50,7 @@ class Source(KeySource):
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No threads: under a clock that jumps, one at work would look like nobody doing anything."""
+    """No threads: under a clock that jumps, one at work would look like an idle program."""
 
     async def read_here(read: Callable[..., Keys]) -> Keys:
         await trio.sleep(read.func.__self__.latency_s)  # type: ignore[attr-defined]  # a partial of the fake's method
@@ -77,7 +77,7 @@ class Server:
 
 
 class Made:
-    """Two transports of one ring, as a mount has them. `changes`: what the mount was told of."""
+    """Two transports of one ring, as a mount has them. `changes`: the credentials that the mount got."""
 
     def __init__(self, server: Server, source: Source, nursery: trio.Nursery | None) -> None:
         self.clock = TurnedClock()
@@ -220,7 +220,7 @@ async def test_many_at_once_read_once(nursery: trio.Nursery, autojump_clock: Moc
 
 
 async def test_a_reading_that_hangs(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Who waits gets the refusal before his deadline, and not a time-out; the reading goes on for the next one."""
+    """A waiting caller gets the refusal before its deadline, not a time-out; the reading goes on for the next one."""
     server, source = Server("new"), Source("new")
     source.latency_s = 40.0
     made = Made(server, source, nursery)
@@ -276,7 +276,7 @@ async def test_a_change_does_not_count_as_an_attempt(nursery: trio.Nursery, auto
 # --- what comes of it -----------------------------------------------------------------------------------------
 
 
-async def test_told_before_anything_is_sent(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_refused_before_anything_is_sent(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """6.3: what belongs to the account before is dropped before the first answer with new keys can come."""
     server = Server("new")
     made = Made(server, Source("new"), None)
@@ -287,7 +287,7 @@ async def test_told_before_anything_is_sent(nursery: trio.Nursery, autojump_cloc
 
 
 async def test_new_keys_are_blotted_out(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """6.1: old ones and new ones, where the server repeats them; and whoever logs is told first."""
+    """6.1: old ones and new ones, where the server repeats them; and the log learns them first."""
     server, source = Server("other"), Source("new")
     made = Made(server, source, nursery)
     with pytest.raises(errors.AccessDenied, match=r"\(no \*{8}, but other\)"):
@@ -297,7 +297,7 @@ async def test_new_keys_are_blotted_out(nursery: trio.Nursery, autojump_clock: M
 
 
 def test_accounts() -> None:
-    """6.3: told apart by the token, or else the application key; the API key is the organisation's and says nothing."""
+    """6.3: distinguished by the token, or else the application key; the API key is the organisation's."""
     one = Credentials(Secret("a"), Secret("b"))
     assert one.account() == Credentials(Secret("x"), Secret("b")).account()
     assert one.account() != Credentials(Secret("a"), Secret("x")).account()
@@ -312,7 +312,7 @@ def test_accounts() -> None:
 
 
 async def test_a_cancelled_reading_is_stopped() -> None:
-    """5.6: with the end of the mount the thread is told, and waited for: its command is killed by then."""
+    """5.6: at the end of the mount the thread gets a stop, and is waited for: its command is killed by then."""
     began, ended = threading.Event(), threading.Event()
 
     def read(stop: threading.Event) -> Keys:

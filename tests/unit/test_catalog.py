@@ -56,7 +56,7 @@ async def test_projects_and_their_runs(tree: Tree, service: FakeService, autojum
 
 
 async def test_names(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """1: /names has the same, by name: what is equal, empty or holds a slash is told apart by its id."""
+    """1: /names has the same, by name: what is equal, empty or holds a slash is distinguished by its id."""
     assert await shown(tree, "names") == [b"vision~10", b"a_b~20"]
     assert await shown(tree, "names/vision~10") == [b"base_line~1", b"base_line~2"]
     assert await shown(tree, "names/a_b~20") == [b"~3"]
@@ -150,7 +150,7 @@ async def test_a_shelf_of_a_service_in_trouble(tree: Tree, service: FakeService,
 
 
 async def test_a_refresh_reaches_all_of_it(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """3.3: after `expire` every page is asked for anew."""
+    """3.3: after `expire` every page is asked for again."""
     await shown(tree, "names")
     await shown(tree, "names/vision~10")
     service.catalogue[30] = Project(30, "new")
@@ -185,7 +185,7 @@ async def test_runs_of_odd_ids_are_left_out(tree: Tree, service: FakeService, au
 
 
 async def test_links_of_a_large_shelf_cost_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """7: what a page told is known, of however many runs: as many are remembered as rows of pages are."""
+    """7: what a page reported is known, of however many runs: as many are remembered as rows of pages are."""
     count = 25_000
     service = FakeService(
         runs={number: run(number, name="sweep") for number in range(1, count + 1)},

@@ -1,12 +1,13 @@
 """artifactfs.mount.checks: where nothing may be mounted, whatever is there."""
 
-import os
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import checks
+from artifactfs.mount.host import Machine
 
 SYSTEMS = (
     "/bin", "/bin/x", "/boot", "/boot/efi", "/boot/a/b/c", "/dev", "/dev/shm", "/etc", "/etc/ssl/x", "/lib", "/lib64",
@@ -68,18 +69,24 @@ def test_a_directory_of_the_system_that_is_a_link(tmp_path: Path, monkeypatch: p
     assert checks.place(str(tmp_path / "usr2")) == str(tmp_path / "usr2")
 
 
-def test_lines_of_fuse_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As fusermount3 reads it: a line ends with a line feed and nothing else, blanks around it do not count."""
-    monkeypatch.setattr(checks, "FUSE_CONF", os.fspath(tmp_path / "fuse.conf"))
-    assert not checks.user_allow_other()
-    for text, allows in (
+@pytest.mark.parametrize(
+    ("text", "allows"),
+    [
+        (None, False),
         (b"user_allow_other\n", True),
         (b"mount_max = 3\n  user_allow_other\t # yes\r\n", True),
-        (b"user_allow_other", False),  # a last line that does not end is not read
+        (b"user_allow_other", False),  # fusermount3 ignores a last line without a line feed
+        (b"mount_max = 5\nuser_allow_other", False),
         (b"#user_allow_other\n", False),
         (b"# no\ruser_allow_other\n", False),
         (b"x\x0buser_allow_other\n", False),
         (b"\xff\nuser_allow_other\n", True),
-    ):
-        (tmp_path / "fuse.conf").write_bytes(text)
-        assert checks.user_allow_other() is allows, text
+    ],
+)
+def test_lines_of_fuse_conf(text: bytes | None, allows: bool, tmp_path: Path) -> None:
+    """As fusermount3 reads it: a line ends with a line feed and nothing else, blanks around it do not count."""
+    if text is not None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "fuse.conf").write_bytes(text)
+    with contextlib.nullcontext() if allows else pytest.raises(UserError, match="user_allow_other"):
+        checks.user_allow_other(Machine(str(tmp_path)))

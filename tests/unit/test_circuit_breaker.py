@@ -29,7 +29,7 @@ def test_one_target_that_stalls_is_no_dead_service(times: int) -> None:
 
 
 def test_a_second_target_tells() -> None:
-    """5.1: two different targets of which nothing came, and nothing else either: nobody answers."""
+    """5.1: two different targets of which nothing came, and nothing else either: no server answers."""
     breaker = CircuitBreaker("x")
     silent(breaker, "a", "b")
     assert breaker.is_open("listing")
@@ -52,7 +52,7 @@ def test_what_is_looked_up_one_at_a_time_is_not_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("others", [["runs"], ["runs", "listing"]])
 def test_one_kind_of_requests_may_be_dead(others: list[str]) -> None:
-    """5.1: contents of which none comes fail at once, but for probes, while listings are answered."""
+    """5.1: contents of which none comes fail at once, except for probes, while listings are answered."""
     breaker = CircuitBreaker("x")
     for now, target in ((30.0, "a"), (60.0, "b")):
         for kind in others:
@@ -69,7 +69,7 @@ def test_one_kind_of_requests_may_be_dead(others: list[str]) -> None:
 
 
 def test_our_own_question_tells() -> None:
-    """5.1: one target, and a question of our own that is not answered: nobody answers."""
+    """5.1: one target, and a question of our own that is not answered: no server answers."""
     breaker = CircuitBreaker("x")
     breaker.set_probe_pending(True)
     silent(breaker, "a")
@@ -122,7 +122,7 @@ def test_a_probe_never_has_a_whole_deadline_at_first() -> None:
 
 @pytest.mark.parametrize("heard_at", [0.1, 15.0, 30.0])
 def test_a_service_that_answers_others_is_not_dead(heard_at: float) -> None:
-    """5.1: directories that stall, however many, fail nobody who asks for another."""
+    """5.1: directories that stall, however many, fail no request for another."""
     breaker = CircuitBreaker("x")
     breaker.on_activity("listing", heard_at)
     silent(breaker, *"abcdef")

@@ -10,7 +10,8 @@ from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.liveness import Liveness
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.transport import Transport
-from tests.unit.test_transport import KEYS, OK, Answer, Network, never
+from tests.transports import KEYS, OK, Answer, Network
+from tests.unit.test_transport import never
 
 
 def connect(nursery: trio.Nursery, *answers: Answer) -> tuple[Transport, Network, CircuitBreaker]:

@@ -260,7 +260,7 @@ async def test_a_listing_that_is_none(body: bytes, autojump_clock: MockClock) ->
 
 
 async def test_the_log_says_what_was_left_out(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    """1.3, 1.5, form 8: bad names and shadowed files are counted, a suspicious thousand is told, in printable lines."""
+    """1.3, 1.5, form 8: bad names and shadowed files are counted, a full thousand is logged, in printable lines."""
     rows: list[object] = [{"path": f"f{i}"} for i in range(994)]
     rows += [{"path": ".."}, {"path": "a/../b"}, None, {"path": "both"}, {"path": "both/"}, {"path": "ok"}]
     lab, _ = connect(lambda _request: listing(*rows, {"path": "x\x1b"}))

@@ -87,7 +87,7 @@ def test_the_check_of_manifests_can_fail() -> None:
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_mounts_are_handed_on(path: Path) -> None:
-    """Bidirectional takes a privileged container; who reads has it from the host; each volume is one of the pod's."""
+    """Bidirectional takes a privileged container; a reader has it from the host; each volume is one of the pod's."""
     for container, pod in containers(path):
         volumes = {volume["name"] for volume in pod.get("volumes", [])}
         for mount in container.get("volumeMounts", []):

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef
 from artifactfs.modellab.content_endpoint import ContentEndpoint
-from tests.unit.test_transport import ABANDONED, connect
+from tests.transports import ABANDONED, connect
 
 DATA = bytes(range(100))
 MODEL = ArtifactRef("10", "p/artifacts/a b%+&#ü/model.bin")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(ABANDONED)
 
 
 class Said:
-    """An answer of the network, sent as it is: nothing is decoded, and no length is told that is not in `headers`."""
+    """An answer of the network, sent as it is: nothing is decoded, and no length is sent that is not in `headers`."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.status, self.headers, self.body = status, headers, body
@@ -181,7 +181,7 @@ async def test_a_server_that_ignores_ranges_is_not_asked_for_them_again(autojump
     assert [request.headers.get("range") for request in asked.network.requests] == ["bytes=0-99", "bytes=50-59", None]
 
 
-async def test_a_length_that_is_not_told(autojump_clock: MockClock) -> None:
+async def test_a_length_that_is_not_sent(autojump_clock: MockClock) -> None:
     """2.2: a chunked body tells no total, whatever else its head says."""
     asked = Asked(chunked(DATA))
     await asked.get()
@@ -282,7 +282,7 @@ async def test_redirects_that_are_not_followed(autojump_clock: MockClock, api: s
     ],
 )
 async def test_a_redirect_to_what_is_no_url(autojump_clock: MockClock, place: str) -> None:
-    """4.1: nobody tries to connect to it, and it fails as the odd answer that it is."""
+    """4.1: no connection is attempted to it, and it fails as the odd answer that it is."""
     asked = Asked(to(place), whole())
     await asked.refused(errors.UnexpectedAnswer)
     assert len(asked.network.requests) == 1
@@ -313,7 +313,7 @@ async def test_redirects_without_end(autojump_clock: MockClock) -> None:
 
 
 async def test_a_body_that_is_left_gives_its_place_back(autojump_clock: MockClock) -> None:
-    """4.4: whoever stops reading in the middle holds no connection."""
+    """4.4: a caller that stops reading in the middle holds no connection."""
     asked = Asked(whole())
     with pytest.raises(RuntimeError):
         async with asked.endpoint.get(MODEL, 0, 100, size=100):

@@ -36,7 +36,7 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whose_mounts_there_are(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each place once, of the user who made it; other kinds, and those of nobody known, are left out."""
+    """Each place once, of the user who made it; other kinds, and those without a known user, are left out."""
     for user_id, points in ((1000, ["/home/a b"]), (0, ["/mnt"]), (7, [])):
         monkeypatch.setattr("os.geteuid", lambda user_id=user_id: user_id)
         assert [mount.point for mount in control_client.my_mounts()] == points
@@ -44,12 +44,17 @@ def test_whose_mounts_there_are(mounts: None, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_whose_mounts_a_key_press_offers(mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that this user could end: his own, or all if it is root."""
-    context = click.Context(click.Command("umount"))
+    """The mounts that this user could end: the user's own, or all for root."""
+
+    def offered() -> set[str]:
+        command = click.Command("umount", params=[click.Argument(["mountpoint"], type=completion.LIVE_MOUNT)])
+        context, param = click.Context(command), command.params[0]
+        return {item.value for item in completion.LIVE_MOUNT.shell_complete(context, param, "")}
+
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert [item.value for item in completion._live_mounts(context, "")] == ["/home/a b"]
+    assert offered() == {"/home/a b"}
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert {"/home/a b", "/mnt"} <= {item.value for item in completion._live_mounts(context, "")}
+    assert {"/home/a b", "/mnt"} <= offered()
 
 
 def told(**said: Any) -> bytes:
@@ -86,7 +91,7 @@ def told(**said: Any) -> bytes:
     ],
 )
 def test_what_is_no_answer(path: str, said: bytes, code: ExitCode, part: str, mounts: None) -> None:
-    """Each way not to answer has a line and a code; only a dead mount of ours is told to be dead."""
+    """Each way not to answer has a line and a code; only a dead mount of ours is reported to be dead."""
     with pytest.raises(UserError) as caught:
         control_client._answer(path, said)
     assert caught.value.code is code

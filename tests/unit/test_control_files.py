@@ -88,7 +88,7 @@ async def refused(call: Callable[[], Any], number: int) -> bool:
 
 
 async def test_it_is_found_and_not_listed(operations: Operations, kernel: Kernel) -> None:
-    """5.1: nobody sees it in the root; in it are the reports, and not where orders go."""
+    """5.1: no user sees it in the root; in it are the reports, and not where orders go."""
     root = await operations.opendir(pyfuse3.ROOT_INODE, OWNER)
     assert b".artifactfs" not in await kernel.read(operations, root)
     top = await find(operations, ".artifactfs")

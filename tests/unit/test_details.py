@@ -1,4 +1,4 @@
-"""artifactfs.modellab.details: what is told of one run or project, odd parts left out (model-lab-api.md)."""
+"""artifactfs.modellab.details: the attributes of one run or project, odd parts left out (model-lab-api.md)."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_values_of_other_types() -> None:
 
 
 def test_metrics_that_have_diverged() -> None:
-    """A loss that is NaN or infinite is told so: JSON has no number for it, and some encoders write it all the same."""
+    """A loss that is NaN or infinite is shown: JSON has no number for it, and some encoders write it all the same."""
     sent = b'{"key":"m","latest":NaN,"min":-Infinity,"max":"Infinity","mean":1e400,"count":%b,"last_step":3}' % (
         b"9" * 5000
     )
@@ -67,7 +67,7 @@ def test_metrics_that_have_diverged() -> None:
 
 
 def test_odd_forms_whose_meaning_is_plain() -> None:
-    """A tag as one text, an object in place of a list, a value that is no text, a number that is one: all is told."""
+    """A tag as one text, an object in place of a list, a value that is no text, a number that is one: all is shown."""
     _, told = details.decode_run(run_body(tags=["a:b:c", "d", {"key": "e", "value": "f"}, {"key": "g"}]))
     assert told.tags == (Pair("a", "b:c"), Pair("d", ""), Pair("e", "f"), Pair("g", ""))
     _, told = details.decode_run(run_body(tags={"a": "b"}, params={"lr": 0.1, "key": "k"}))

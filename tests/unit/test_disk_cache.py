@@ -125,7 +125,7 @@ async def test_a_stuck_disk_costs_one_wait(autojump_clock: MockClock) -> None:
 
 
 async def test_a_disk_that_keeps_nothing_has_no_room(autojump_clock: MockClock) -> None:
-    """4.4: who counts on the disk is told that nothing fits on it, until something does."""
+    """4.4: a reader that counts on the disk learns that nothing fits on it, until something does."""
     disk = Disk(works=False)
     async with keeping(disk) as made:
         assert made.room_bytes == 1000
@@ -306,7 +306,7 @@ async def test_what_is_not_of_one_group(autojump_clock: MockClock) -> None:
 
 
 async def test_a_group_is_as_old_as_its_oldest(autojump_clock: MockClock) -> None:
-    """4.3: no block of a group is believed for longer than it would be alone."""
+    """4.3: no block of a group stays fresh for longer than it would be alone."""
     disk = Disk()
     async with keeping(disk, block_bytes=len(BLOCK)) as made:
         for index, when in enumerate((7.0, 5.0, 6.0, 8.0)):
@@ -337,7 +337,7 @@ async def test_blocks_that_come_again(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("gives_up", [False, True])
 async def test_what_is_discarded_while_it_is_written(autojump_clock: MockClock, count: int, gives_up: bool) -> None:
-    """4.1: what a thread is writing of a version goes, too, also if nobody waits for it to go; others stay."""
+    """4.1: what a thread is writing of a version goes, too, also if no caller waits for it to go; others stay."""
     disk = Disk(call_s=3)
     async with keeping(disk, queue=1000, block_bytes=len(BLOCK)) as made:
         await made.save(b"other version 16", 0, bytearray(b"short"), 5, STAMP)
@@ -354,7 +354,7 @@ async def test_what_is_discarded_while_it_is_written(autojump_clock: MockClock, 
 
 
 async def test_a_bug_in_writing_lets_others_go_on(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    """4.4, 5.5: who waits for room has it at once, groups are counted anew, and what comes then is kept."""
+    """4.4, 5.5: a caller that waits for room has it at once, groups are counted again, and what comes then is kept."""
     disk = Disk(works=None, call_s=1)
     async with keeping(disk, queue=50, block_bytes=len(BLOCK)) as made:
         for index in range(6):

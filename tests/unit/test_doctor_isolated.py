@@ -44,7 +44,7 @@ def test_it_is_another_process(tmp_path: Path) -> None:
 
 
 def test_one_that_hangs(tmp_path: Path) -> None:
-    """It is given up, killed and gone: reading from a pipe into which nobody writes."""
+    """It is given up, killed and gone: reading from a pipe into which no process writes."""
     pipe, pid = tmp_path / "pipe", tmp_path / "pid"
     os.mkfifo(pipe)
 
@@ -77,7 +77,7 @@ def test_one_that_dies() -> None:
 
 
 def test_what_is_shown() -> None:
-    """A finding has a text as it is, but for halves of characters, which its JSON could not hold."""
+    """A finding has a text as it is, except for halves of characters, which its JSON could not hold."""
     assert good("x", "a\x1b[31m\nb\udcff c späth ✓").fact == "a\x1b[31m\nb\\udcff c späth ✓"
 
 

@@ -11,7 +11,6 @@ from artifactfs import settings
 from artifactfs.content.block_store import BlockStore
 from artifactfs.doctor import path_checks
 from artifactfs.doctor.findings import Finding, Mark
-from artifactfs.doctor.host import Machine
 from artifactfs.logs import system_logs
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings
@@ -24,9 +23,9 @@ def loaded(directory: Path, **flags: str) -> Settings:
     return settings.load(flags, config_file=os.devnull, environ={}, need_keys=False)
 
 
-def on(fstype: str, point: str = "/") -> Machine:
-    """Return a machine whose mount table has one row."""
-    return Machine(mounts=[Mount("0:1", point, fstype, "x")])
+def on(fstype: str, point: str = "/") -> list[Mount]:
+    """Return a mount table with one row."""
+    return [Mount("0:1", point, fstype, "x")]
 
 
 def check(found: Finding, mark: Mark, *said: str) -> None:
@@ -42,7 +41,7 @@ def test_a_mount_point(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     check(path_checks.mountpoint(str(tmp_path / "a b")), Mark.GOOD, "empty directory")
     (tmp_path / "a b" / "mine").touch()
-    check(path_checks.mountpoint(str(tmp_path / "a b")), Mark.WARNING, "not empty", "hidden until")
+    check(path_checks.mountpoint(str(tmp_path / "a b")), Mark.WARNING, "not empty", "hides its files")
 
 
 @pytest.mark.parametrize(
@@ -137,14 +136,14 @@ def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
+def test_a_cache_of_another_user(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, 12345)
     check(path_checks.cache(on("ext4"), loaded(tmp_path), None), Mark.FAULT, "belongs to another user")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel says of access counts; root is told yes, so it is told no for him."""
+    """What the kernel says of access counts; access(2) always allows root, so the test refuses for it."""
     monkeypatch.setattr(os, "access", lambda _, asked: asked == os.X_OK)
     check(path_checks.cache(on("ext4"), loaded(tmp_path), None), Mark.WARNING, "cannot be made", "install -d")
     # A directory in one that he cannot enter would not help him.
@@ -195,6 +194,8 @@ def test_an_unknown_file_system() -> None:
 def test_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(path_checks.log(loaded(tmp_path), None), Mark.GOOD, str(tmp_path / "log"))
     check(path_checks.log(loaded(tmp_path, log_file=str(tmp_path)), None), Mark.FAULT, "is a directory", "--log-file")
+    below = path_checks.log(loaded(tmp_path, log_file=str(tmp_path / "mnt" / "log")), str(tmp_path / "mnt"))
+    check(below, Mark.FAULT, "below the mount point", "--log-file")
     monkeypatch.setattr(os, "access", lambda *_: False)
     check(path_checks.log(loaded(tmp_path), None), Mark.FAULT, "not yours to write", "--log-file")
 

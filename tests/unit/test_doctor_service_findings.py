@@ -9,7 +9,7 @@ import pytest
 from artifactfs import errors, settings
 from artifactfs.doctor import service, service_findings
 from artifactfs.doctor.findings import Finding, Mark
-from artifactfs.doctor.service_findings import Comparison, Heads
+from artifactfs.doctor.service_findings import Comparison, Head, Heads
 from artifactfs.domain import Children, ContentBody, DirectoryListing, IndexedFile, ListedChild
 from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
@@ -30,10 +30,10 @@ def check(found: Finding | None, mark: Mark, *said: str) -> None:
 
 
 def heads(**headers: str) -> Heads:
-    """Return the head of one answer, to a question for runs and to one for a content alike."""
+    """Return the head of one answer, to a question for runs and to one for a file alike."""
     made = Heads()
     for kind in ("runs", "content"):
-        made.add(kind, 206, {name.replace("_", "-"): value for name, value in headers.items()}, NOW)
+        made.append(Head(kind, 206, {name.replace("_", "-"): value for name, value in headers.items()}, NOW))
     return made
 
 
@@ -81,16 +81,16 @@ REFUSALS: list[tuple[dict[str, str], errors.ServiceError, list[str]]] = [
 
 @pytest.mark.parametrize(("flags", "error", "said"), REFUSALS, ids=[str(row[1])[:40] for row in REFUSALS])
 def test_refused(flags: dict[str, str], error: errors.ServiceError, said: list[str]) -> None:
-    """Each way in which the one call fails is a fault with a mend of its own."""
-    (found,) = service_findings.refused(loaded(flags), error)
+    """Each way in which the one call fails is a fault with a fix of its own."""
+    found = service_findings.refused(loaded(flags), error)
     check(found, Mark.FAULT, *said)
     assert found.fix is not None
     assert "s3cr3t" not in f"{found.fact} {found.fix}"
 
 
 def test_refused_without_keys() -> None:
-    """A service that asks for keys is one; that there are none is told elsewhere."""
-    (found,) = service_findings.refused(loaded({}, {}), errors.AccessDenied("h answered 403", 403))
+    """A service that asks for keys is one; that there are none is reported elsewhere."""
+    found = service_findings.refused(loaded({}, {}), errors.AccessDenied("h answered 403", 403))
     check(found, Mark.GOOD, "asks for keys")
 
 
@@ -100,9 +100,9 @@ def test_refused_without_keys() -> None:
         (0, Mark.GOOD, "within two minutes"),
         (119, Mark.GOOD, ""),
         (-119, Mark.GOOD, ""),
-        (121, Mark.WARNING, "2 minutes ahead of"),
-        (-3600 * 5, Mark.WARNING, "5 hours behind"),
-        (86400 * 400, Mark.WARNING, "400 days ahead"),
+        (121, Mark.WARNING, "2 min ahead of"),
+        (-3600 * 5, Mark.WARNING, "5 h 0 min behind"),
+        (86400 * 400, Mark.WARNING, "400 d 0 h ahead"),
     ],
 )
 def test_clock(ahead_s: int, mark: Mark, said: str) -> None:
@@ -186,7 +186,7 @@ def test_contents() -> None:
 def test_contents_after_redirects() -> None:
     seen = Heads()
     for status in (302, 302, 206):
-        seen.add("content", status, {}, NOW)
+        seen.append(Head("content", status, {}, NOW))
     (found, *_) = service_findings.contents(body(), 100, 65, 64, seen)
     check(found, Mark.GOOD, "granted (206), after 2 redirects")
 
@@ -202,7 +202,7 @@ def test_validators() -> None:
     ("step", "mark"), [("service", Mark.FAULT), ("contents", Mark.WARNING), ("index", Mark.WARNING)]
 )
 def test_silent(step: str, mark: Mark) -> None:
-    """A call that does not end is told, with what finds out more; without the first one no mount works."""
+    """A call that does not end is reported, with what finds out more; without the first one no mount works."""
     check(service_findings.silent(step, 6.0), mark, "no answer within 6s", "artifactfs doctor --deadline 60s")
     assert service_findings.silent(step, 60.0).fix == "artifactfs doctor --deadline 4m  # is it slow, or silent?"
 

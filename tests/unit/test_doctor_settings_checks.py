@@ -37,7 +37,7 @@ def found(its: Setup, check: str) -> Finding:
 
 
 def test_whole(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where each key comes from is told; the most important place that has it counts, as it does for a mount."""
+    """Where each key comes from is reported; the most important place that has it counts, as it does for a mount."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
     (tmp_path / "key").write_text("s3cr3t-file\n")
@@ -66,7 +66,7 @@ def test_a_key_in_the_config_file(environment: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_no_keys(environment: pytest.MonkeyPatch) -> None:
-    """What is wrong is told; the service may be asked all the same, without keys."""
+    """What is wrong is reported; the service may be asked all the same, without keys."""
     its = read()
     assert its.may_ask
     assert its.settings.api_key is None
@@ -97,7 +97,7 @@ def test_a_key_file_that_is_missing(environment: pytest.MonkeyPatch, tmp_path: P
     ],
 )
 def test_a_broken_config_file(text: str, said: str, fix: str, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is told, and nobody is asked: a site that was in it would not be the one that gets the keys (6.1)."""
+    """It is reported, and no request is sent: a site that was in it would not be the one that gets the keys (6.1)."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
     file = tmp_path / "config.toml"
@@ -132,14 +132,14 @@ def test_a_bad_flag_and_a_bad_variable(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_a_config_file_that_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What would mend it is another file, or a look at what is there in its place."""
+    """What would fix it is another file, or a look at what is there in its place."""
     missing = found(read(str(tmp_path / "none.toml")), "settings")
     assert (missing.mark, missing.fix) == (Mark.FAULT, "artifactfs doctor --config FILE  # one that is there")
     assert f"ls -ld {tmp_path} " in f"{found(read(str(tmp_path)), 'settings').fix}"
 
 
 def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its name is told, and one that there is not is a fault after which nobody is asked."""
+    """Its name is reported, and one that there is not is a fault after which no request is sent."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
     file = tmp_path / "config.toml"
@@ -152,7 +152,7 @@ def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_key_from_a_command(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is run, as by a mount, and may take longer than files may: somebody may be typing."""
+    """It is run, as by a mount, and may take longer than files may: a user may be typing."""
     environment.setattr(settings_checks, "_READING_S", 0.05)
     environment.setenv("DD_APP_KEY", "s3cr3t-app")
     its = read(api_key_command="sh -c 'sleep 0.2; echo s3cr3t-of-a-command'")
@@ -163,10 +163,10 @@ def test_a_key_from_a_command(environment: pytest.MonkeyPatch, tmp_path: Path) -
     assert "the command failed" in found(its, "keys").fact
 
 
-def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
+def test_a_key_that_every_user_can_read(environment: pytest.MonkeyPatch) -> None:
     """What a mount would warn of is a warning, with the command that it names."""
     environment.setenv("DD_APP_KEY", "s3cr3t-app")
-    # Below the test's own directory nobody else gets anywhere.
+    # Below the test's own directory no other user gets anywhere.
     handle, path = tempfile.mkstemp(dir="/var/tmp")
     try:
         os.write(handle, b"s3cr3t-file")
@@ -180,7 +180,7 @@ def test_a_key_that_everybody_reads(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_file_that_hangs(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A pipe without a writer is told at once; for one whose writer says nothing the wait ends, and says why."""
+    """A pipe without a writer is reported at once; for one whose writer says nothing the wait ends, and says why."""
     environment.setattr(settings_checks, "_READING_S", 0.3)
     os.mkfifo(tmp_path / "pipe")
     environment.setenv("DD_APP_KEY", "s3cr3t-app")
@@ -240,7 +240,7 @@ def test_certificates(tmp_path: Path) -> None:
     assert "SSL_CERT_FILE, SSL_CERT_DIR" in found.fact
     assert found.fix == 'artifactfs mount --ca-file "$SSL_CERT_FILE" …'
     assert certificates({"SSL_CERT_DIR": "/y"}).fix is None
-    # Where there is no TLS, nobody cares.
+    # Where there is no TLS, it does not matter.
     assert certificates({"SSL_CERT_FILE": "/x"}, api_url="http://127.0.0.1:1").mark is Mark.GOOD
     file = tmp_path / "ca.pem"
     file.write_text("no certificate")

@@ -99,7 +99,7 @@ async def test_an_etag_stands_for_the_content() -> None:
             assert (await api.content("dir.txt")).headers["etag"] != tags[0]
 
 
-async def test_who_has_it_is_told_so() -> None:
+async def test_the_holder_is_named() -> None:
     """If-None-Match: 304 without a body where the tag is the same, as caches ask (RFC 9110, 13.1.2)."""
     async with Api(etag="strong") as api:
         tag = (await api.content("dir.txt")).headers["etag"]
@@ -117,7 +117,7 @@ async def test_a_changing_etag_differs_per_answer() -> None:
 
 
 async def test_if_range_with_the_right_validator_grants_the_range() -> None:
-    """If-Range: 206 for the strong tag at hand, 200 for another, for a weak one and where there is none."""
+    """If-Range: 206 for the current strong tag, 200 for another, for a weak one and where there is none."""
     async with Api(etag="strong") as api:
         tag = (await api.content("dir.txt")).headers["etag"]
         for validator, status in ((tag, 206), ('"other"', 200), ("W/" + tag, 200)):
@@ -140,7 +140,7 @@ async def test_content_type() -> None:
         assert (await api.content("dir.txt")).headers["content-type"] == "text/plain"
 
 
-async def test_gzip_comes_although_nobody_asked() -> None:
+async def test_gzip_without_a_request_for_it() -> None:
     """encoding=gzip: the whole file, compressed and chunked, to a ranged request with Accept-Encoding: identity."""
     async with Api(encoding="gzip") as api:
         query = {"project_id": str(PROJECT), "artifact_path": f"{api.run.prefix}/big.bin"}

@@ -46,7 +46,7 @@ async def test_sha256_is_the_contents() -> None:
 
 
 async def test_files_are_added_with_size_time_or_text() -> None:
-    """add: a size, or an object; the time is told in the index."""
+    """add: a size, or an object; the time is reported in the index."""
     async with Api() as api:
         files = {"n/one": 5, "n/two": {"size": 6, "created_at": "2026-01-01T00:00:00Z"}, "n/three": {"text": "é"}}
         told = await changed(api, add=files)
@@ -107,7 +107,7 @@ async def test_a_run_is_made_finished_and_deleted() -> None:
         assert (await api.get("/runs/5")).status_code == 404
 
 
-async def test_switches_are_patched_and_told() -> None:
+async def test_switches_are_patched_and_reported() -> None:
     """POST switches sets what it names and answers with all; GET tells them."""
     async with Api(slash="refused") as api:
         told = (await api.order("switches", {"depth": "recursive"})).json()

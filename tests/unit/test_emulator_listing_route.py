@@ -62,7 +62,7 @@ async def test_slash_refused_knows_no_slash() -> None:
 
 @pytest.mark.parametrize(("slash", "flag"), [(True, False), (False, True), (True, True)])
 async def test_a_directory_is_marked_by_slash_or_flag(slash: bool, flag: bool) -> None:
-    """dir_slash and dir_flag decide each on its own how a directory can be told."""
+    """dir_slash and dir_flag decide each on its own how a directory can be recognised."""
     async with Api(dir_slash=slash, dir_flag=flag) as api:
         assert {"path": "dir/" if slash else "dir", "is_dir": flag} in await api.files()
 
@@ -107,7 +107,7 @@ async def test_self_marker(form: str, shown: str) -> None:
     ],
 )
 async def test_size_form(form: str, zero: object, full: object) -> None:
-    """size_form and index_size_form: how zero and other sizes are told, each in its own listing."""
+    """size_form and index_size_form: how zero and other sizes are reported, each in its own listing."""
     async with Api(size_form=form) as api:
         told = sizes(await api.files())
         assert (told["zero.bin"], told["dir.txt"]) == (zero, full)

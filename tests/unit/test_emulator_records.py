@@ -154,7 +154,7 @@ async def test_null_params() -> None:
         assert [row["attributes"]["params"] for row in (await api.get("/runs")).json()["data"]] == [None, None]
 
 
-async def test_a_deleted_run_is_told_with_its_time() -> None:
+async def test_a_deleted_run_is_shown_with_its_time() -> None:
     """A soft-deleted run is answered, and listed, with deleted_at."""
     lab = many(2)
     run = lab.run(1)

@@ -16,7 +16,7 @@ SHELLS = [name for name in ("bash", "zsh", "ksh", "busybox") if shutil.which(nam
 
 @pytest.mark.parametrize("text", [*NASTY.values(), NOT_UTF8], ids=[*NASTY, "no UTF-8"])
 def test_nothing_is_obeyed(text: str) -> None:
-    """6.5: of each kind nothing is left, and all of it can be told from what it was escaped to."""
+    """6.5: of each kind nothing is left, and the original follows from the escaped text."""
     shown = one_line(f"a{text}z")
     assert obeyed(shown) == set()
     assert "\n" not in shown

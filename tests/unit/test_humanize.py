@@ -109,13 +109,13 @@ def test_any_text_is_a_number_or_a_value_error(text: str) -> None:
     ],
 )  # fmt: skip
 def test_sizes_for_people(size: int, text: str) -> None:
-    """Sizes are told in binary units with the fewest digits."""
+    """Sizes are shown in binary units with the fewest digits."""
     assert format_size(size) == text
 
 
 @given(st.integers(0, 2**50))
-def test_a_told_size_reads_back_within_five_percent(size: int) -> None:
-    """What is told can be typed back, near enough."""
+def test_a_shown_size_reads_back_within_five_percent(size: int) -> None:
+    """What is shown can be typed back, near enough."""
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.05)
 
 

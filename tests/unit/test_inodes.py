@@ -81,7 +81,7 @@ def test_an_unknown_inode_is_stale(inodes: InodeTable, number: int) -> None:
 
 
 def test_a_forget_too_many_is_logged_and_does_no_harm(inodes: InodeTable, caplog: pytest.LogCaptureFixture) -> None:
-    """5.5: a wrong count, or a number that nobody knows, is in the log and ends nothing."""
+    """5.5: a wrong count, or a number that no caller knows, is in the log and ends nothing."""
     used(inodes, file())
     with caplog.at_level(logging.ERROR, "artifactfs"):
         inodes.forget(100, 5)
@@ -183,12 +183,21 @@ def test_an_inode_is_small(inodes: InodeTable) -> None:
 
 
 def test_two_versions_are_two_inodes(inodes: InodeTable) -> None:
-    """2.4: never shared: even where the numbers collide, another size is another inode."""
-    first, second = used(inodes, file(size=5)), used(inodes, file(size=6))
+    """2.4: never shared: even where the numbers collide, a file that shrank is another inode."""
+    first, second = used(inodes, file(size=6)), used(inodes, file(size=5))
     assert first is not second
     assert (first.number, second.number) == (100, 101)
-    assert inodes.get(100).node.entry.size_bytes == 5
-    assert inodes.get(101).node.entry.size_bytes == 6
+    assert inodes.get(100).node.entry.size_bytes == 6
+    assert inodes.get(101).node.entry.size_bytes == 5
+
+
+def test_a_file_that_grew_is_one_inode(inodes: InodeTable) -> None:
+    """3.5: a file that grew keeps its inode, and an older listing that is still read does not make it shrink."""
+    first, second = used(inodes, file(size=5)), used(inodes, file(size=6))
+    assert first is second
+    older = file(size=5)
+    assert inodes.intern_entry(older.directory, older.entry) is first
+    assert inodes.get(100).entry.size_bytes == 6
 
 
 # --- collisions ---------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ async def wait(callers: InterruptWatcher, tid: int, seconds: float) -> tuple[boo
 
 
 async def test_a_signal_ends_a_wait_and_no_other(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """5.2: within 2 s; whoever else waits goes on to wait."""
+    """5.2: within 2 s; another caller that waits goes on to wait."""
     looked = Looked({7})
     callers = InterruptWatcher(looked)
     nursery.start_soon(callers.watch)
@@ -52,7 +52,7 @@ async def test_a_signal_ends_a_wait_and_no_other(nursery: trio.Nursery, autojump
     assert results == {7: (True, 0.6), 8: (False, 30), 9: (False, 30)}
 
 
-async def test_whoever_waits_for_a_moment_is_not_looked_at(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_short_wait_is_not_watched(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.2: an answer that comes soon costs nothing; nor does a mount that is idle."""
     looked = Looked()
     callers = InterruptWatcher(looked)
@@ -63,9 +63,7 @@ async def test_whoever_waits_for_a_moment_is_not_looked_at(nursery: trio.Nursery
     assert looked.looks == []
 
 
-async def test_a_signal_that_another_thread_takes_interrupts_nobody(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_a_signal_for_another_thread_interrupts_no_call(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.2: what is pending at one look and gone at the next has found its way to who handles it."""
     looks: list[int] = []
 
@@ -79,7 +77,7 @@ async def test_a_signal_that_another_thread_takes_interrupts_nobody(
     assert len(looks) > 30
 
 
-async def test_who_cannot_be_seen_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_caller_hidden_from_proc_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.2: thread 0 is one of another pid namespace."""
     looked = Looked({0})
     callers = InterruptWatcher(looked)
@@ -156,8 +154,8 @@ def _state(pid: int) -> str:
         return file.read().rpartition(")")[2].split()[0]
 
 
-def test_who_is_gone_has_no_signal() -> None:
-    """5.2: a thread that has ended, or that cannot be looked at, is nobody's reason for anything."""
+def test_an_ended_caller_has_no_signal() -> None:
+    """5.2: a thread that has ended, or that cannot be looked at, interrupts no call."""
     thread = threading.Thread(target=lambda: None)
     thread.start()
     thread.join()

@@ -26,7 +26,7 @@ KNOWS = {
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
 }
-# Imported by anybody, importing nobody: the version.
+# Every room may import it, and it imports none: the version.
 NEUTRAL = {"__init__"}
 
 
@@ -126,7 +126,7 @@ def test_tree_and_content_do_not_know_the_service(room_above: str) -> None:
 
 
 @pytest.mark.parametrize("library", sorted(KNOWS))
-def test_who_knows_a_library(library: str) -> None:
+def test_rooms_that_import_a_library(library: str) -> None:
     """Only modellab knows httpx, only fuse and mount know pyfuse3, only the emulator knows its server."""
     who = {
         room(name)
@@ -134,7 +134,7 @@ def test_who_knows_a_library(library: str) -> None:
         for _, imported, _ in imports(name, tree)
         if imported.split(".")[0] == library
     }
-    assert who, f"nobody imports {library}: has this test lost sight of it?"
+    assert who, f"no room imports {library}: has this test lost sight of it?"
     assert who <= KNOWS[library]
 
 

@@ -13,7 +13,7 @@ from artifactfs.modellab.models import FileRow
 
 
 def d(path: str, *, flag: bool = True) -> FileRow:
-    """A directory's row, flagged as one unless told otherwise."""
+    """A directory's row, flagged as one by default."""
     return FileRow(path, flag)
 
 
@@ -164,7 +164,7 @@ def test_markers_of_a_server_that_answers_from_the_directory() -> None:
 
 @pytest.mark.parametrize("rows", [(f("x"), d("x/")), (d("x/"), f("x")), (f("x"), f("x/y")), (f("x/y"), f("x"))])
 def test_a_name_that_is_both_is_a_directory(rows: tuple[FileRow, ...]) -> None:
-    """1.5: the directory is shown, and the file is told of."""
+    """1.5: the directory is shown, and the file is logged."""
     _, children, _ = sort("", *rows)
     assert [(child.name, child.is_dir) for child in children.by_name.values()] == [(b"x", True)]
     assert children.shadowed == [b"x"]

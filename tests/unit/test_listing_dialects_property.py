@@ -1,8 +1,8 @@
-"""A random tree, told in every combination of the open forms, sorts back to the same children.
+"""A random tree, reported in every combination of the open forms, sorts back to the same children.
 
 The renderer here is the obvious one and shares nothing with forms.py: a tree is nested dicts, a form is a handful of
 switches, and the rows are what such a server would send. Whether the server is one that answers from the root or from
-the directory is taken as known, as it is after the first answer that tells; what can be told from one answer alone is
+the directory is taken as known, as it is after the first answer that tells; what one answer alone reveals is
 tested too.
 """
 
@@ -62,7 +62,7 @@ def directories(tree: Tree, path: str = "") -> Iterator[tuple[str, Tree]]:
 
 
 def told(tree: Tree, form: Form, above: str) -> Iterator[FileRow]:
-    """Yield the rows for what is in a directory whose path is told as `above` ("" or with a slash at its end)."""
+    """Yield the rows for what is in a directory whose path is reported as `above` ("" or with a slash at its end)."""
     for name, below in tree.items():
         path = above + name
         if not isinstance(below, dict):
@@ -97,7 +97,7 @@ def holds_files(tree: Tree) -> bool:
 
 
 def ambiguous(path: str, tree: Tree, form: Form) -> bool:
-    """Whether the answer could be another directory's, or another kind's, to anybody who reads it.
+    """Whether the answer could be another directory's, or another kind's, to any reader.
 
     Only where paths are relative to the directory: there a name in `a/b` may look like the directory itself.
     """
@@ -108,7 +108,7 @@ def ambiguous(path: str, tree: Tree, form: Form) -> bool:
         return True  # a zero-byte file called like the directory
     if basename in tree and (form.marker or not form.dir_flag or not form.recursive or not form.dir_rows):
         return True  # `b/` in `a/b`: a marker, or a directory of the same name
-    # `a/b/c` in `a/b`, told from the directory: from the root it would be `c`.
+    # `a/b/c` in `a/b`, reported from the directory: from the root it would be `c`.
     return "/" in path and form.recursive and find(tree, path) is not None
 
 

@@ -16,7 +16,7 @@ from artifactfs.modellab import models, streams
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.size_limits import SizeLimits
 from artifactfs.modellab.streams import BodyMemory, RetainedBody
-from tests.unit.test_transport import connect
+from tests.transports import connect
 
 MIB = 1 << 20
 OPEN = b'{"data":{"attributes":{"path_in_project":"p","files":['

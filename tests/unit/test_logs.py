@@ -102,7 +102,7 @@ def test_the_same_line_passes_five_times_a_minute() -> None:
     assert after.getMessage() == "host is down, try 13 (and 8 more like it)"
 
 
-def test_a_new_window_starts_counting_anew() -> None:
+def test_a_new_window_starts_at_zero() -> None:
     """After a quiet minute nothing is said of drops, and five more pass."""
     now = [0.0]
     limiter = RepeatLimiter(lambda: now[0])
@@ -125,7 +125,7 @@ def test_different_lines_do_not_limit_each_other() -> None:
 
 
 def test_debugging_is_not_limited() -> None:
-    """Who asks for every operation gets every operation."""
+    """A caller that asks for every operation gets every operation."""
     limiter = RepeatLimiter(lambda: 0.0)
     assert all(limiter.filter(record("a", level=logging.DEBUG)) for _ in range(50))
 
@@ -183,7 +183,7 @@ def test_to_a_file_that_rotates(root: logging.Logger, tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened(root: logging.Logger, tmp_path: Path) -> None:
-    """The caller is told, and the log that there was stays in place."""
+    """The caller gets the error, and the log that there was stays in place."""
     root.addHandler(logging.NullHandler())
     before = root.handlers[:]
     (tmp_path / "file").touch()

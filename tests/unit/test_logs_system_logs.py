@@ -171,8 +171,8 @@ def test_json_for_syslog(syslog: SyslogHandler, daemon: Daemon) -> None:
     assert b"0123" not in line
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
-    """Where there is no such daemon the caller is told at the beginning."""
+def test_no_server_listens(tmp_path: Path) -> None:
+    """Where there is no such daemon the caller gets an error at the start."""
     with pytest.raises(FileNotFoundError):
         SyslogHandler(str(tmp_path / "none"))
 

@@ -75,7 +75,7 @@ def test_groff_and_man_are_content(name: str) -> None:
 
 @pytest.mark.parametrize("page", [*(f"docs/{name}" for name in PAGES), "README.md"])
 def test_a_line_of_fstab_lets_in_one_user(page: str) -> None:
-    """What is copied as it stands shows nobody else what the keys may see."""
+    """What is copied as it stands shows nothing that only the keys may see."""
     text = shown(CHECKOUT / page) if page.endswith(("1", "8")) else (CHECKOUT / page).read_text(encoding="utf-8")
     found = [line for line in text.splitlines() if "_netdev,nofail,allow_other" in line]
     assert found

@@ -34,7 +34,7 @@ def test_one_block_always_fits() -> None:
 
 
 def test_what_is_unread_stays() -> None:
-    """4.3: what was fetched ahead is not dropped for what somebody has read."""
+    """4.3: what was fetched ahead is not dropped for blocks that were read."""
     pool = BlockPool(80)
     for index in range(4):
         pool.put(A, index, block(), ahead=True)
@@ -52,7 +52,7 @@ def test_what_is_unread_stays() -> None:
 
 
 def test_what_is_unread_does_not_take_all() -> None:
-    """4.4: what nobody comes for makes room for what is fetched ahead of others, oldest first."""
+    """4.4: unread blocks make room for what is fetched ahead of others, oldest first."""
     pool = BlockPool(80)
     for index in range(20):
         pool.put(A, index, block(), ahead=True)
@@ -62,8 +62,8 @@ def test_what_is_unread_does_not_take_all() -> None:
     assert 0 not in held(pool, A)
 
 
-def test_who_has_something_unread() -> None:
-    """4.5: versions that something unread is held of are counted, until it is read or nobody reads any more."""
+def test_versions_with_unread_blocks() -> None:
+    """4.5: versions that something unread is held of are counted, until it is read or its readers are gone."""
     pool = BlockPool(1000)
     pool.put(A, 0, block(), ahead=True)
     pool.put(A, 1, block(), ahead=True)

@@ -82,7 +82,7 @@ def test_what_cannot_be_a_listing_costs_no_work(body: bytes) -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """All of it is a preview: fields that nobody documented change nothing."""
+    """All of it is a preview: fields that the documentation leaves out change nothing."""
     assert rows({"path": "a", "is_dir": False, "file_size": 1, "checksum": None, "x": {"y": [1]}}) == [
         FileRow("a", False, 1)
     ]

@@ -54,7 +54,7 @@ def test_a_run_with_nothing_but_an_id() -> None:
     ("unresponsive", False), ("paused", False), ("something new", False), (5, False), (None, False),
 ])  # fmt: skip
 def test_which_status_is_an_end(status: object, finished: bool) -> None:
-    """3.1: completed, failed and killed; a status that nobody documented is none."""
+    """3.1: completed, failed and killed; a status that the documentation leaves out is none."""
     assert decode_run(body(status=status)).finished is finished
 
 
@@ -303,7 +303,7 @@ def test_what_an_error_says(raw: bytes, said: str) -> None:
     assert error_text(raw, "application/json") == said
 
 
-def test_html_is_told_by_its_type_too() -> None:
+def test_html_is_recognised_by_its_type_too() -> None:
     """A 429 can be HTML or empty."""
     assert error_text(b"Too many requests", "text/html; charset=utf-8") == "an HTML page"
     assert error_text(b"Too many requests", "text/plain") == ""

@@ -34,7 +34,7 @@ def test_the_command_line_of_mount() -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("eu",), ("eu", ""), ("", "/mnt"), ("a", "b", "c"), ("eu", "/mnt", "-x")])
 def test_a_command_line_that_is_none(arguments: tuple[str, ...]) -> None:
-    """Whoever calls it by hand and wrongly reads how it is called."""
+    """A wrong call by hand prints the usage."""
     assert "SPEC DIR" in refusal(*arguments)
 
 

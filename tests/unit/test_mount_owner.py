@@ -74,7 +74,7 @@ def test_in_a_user_namespace(ids: str, euid: int, user_id: int, said: str, here:
     assert mount_owner.only_owner_ends(of(user_id)) == f"only {said}, who mounted it, can end it"
 
 
-def test_who_ends_a_mount(here: Here) -> None:
+def test_permission_to_end_a_mount(here: Here) -> None:
     """Of a user's own mount, and for root, nothing is said: there the system's words tell more."""
     here(INITIAL, 0)
     assert mount_owner.only_owner_ends(of(123456)) is None

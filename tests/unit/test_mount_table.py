@@ -15,7 +15,7 @@ from artifactfs.mount import mount_table
 from artifactfs.mount.mount_table import Mount
 from tests.harness import needs_root, run
 
-# Any name but for NUL, which no path has.
+# Any name except for NUL, which no path has.
 NAMES = st.binary(max_size=300).map(lambda name: name.replace(b"\0", b""))
 FUSE = b"fuse.artifactfs"
 
@@ -37,7 +37,7 @@ def row(point: bytes = b"/mnt", fstype: bytes = FUSE, source: bytes = b"a", opti
 @example(b"\x85\x1c\x0b\x0c\xe2\x80\xa8", b"\xff\r\n", FUSE, 2)
 @example(b"", b"", b"", 0)
 def test_a_row_with_any_names(point: bytes, source: bytes, fstype: bytes, optional: int) -> None:
-    """Mount point, source and type are told as they are, none of them for another, whatever is in them."""
+    """Mount point, source and type are reported as they are, none of them for another, whatever is in them."""
     marks = b" ".join([b"shared:1", b"master:2", b"propagate_from:3", b"unbindable", b"x:-"][:optional])
     found = mount_table.parse(row(b"/" + point, fstype, source, marks))
     assert found == Mount(
@@ -51,7 +51,7 @@ def test_a_row_with_any_names(point: bytes, source: bytes, fstype: bytes, option
 @example(b"- - - - - - - - -")
 @example(b"40 22 0:50 / /mnt\\777 ro - a b user_id=99999999999")
 def test_rows_that_cannot_be_understood(text: bytes) -> None:
-    """They are left out, or told for what they are; none is an error."""
+    """They are left out, or reported for what they are; none is an error."""
     found = mount_table.parse(text)
     assert found is None or isinstance(found.point, str)
 
@@ -67,7 +67,7 @@ def test_halves_of_rows(text: bytes) -> None:
     assert mount_table.parse(text) is None
 
 
-def test_what_says_who_made_it() -> None:
+def test_provenance_of_a_file() -> None:
     """The kernel's own options of a mount do, and no other field that looks like them."""
     assert mount_table.parse(row(more=b"ro,user_id=1000,group_id=0,allow_other")) == Mount(
         "0:50", "/mnt", "fuse.artifactfs", "a", 1000, allow_other=True
@@ -105,7 +105,7 @@ def test_real_mounts(tmp_path: Path) -> None:
 
 @needs_root
 def test_a_watch(tmp_path: Path) -> None:
-    """It is told of a change, sees a mount come and go, and needs no descriptor for it."""
+    """It learns of a change, sees a mount come and go, and needs no descriptor for it."""
     with contextlib.closing(mount_table.Watch()) as watch:
         assert not watch.has("0:999999")
         root = os.stat("/proc").st_dev

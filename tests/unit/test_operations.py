@@ -27,7 +27,7 @@ from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
 DEADLINE_S = 30.0
-# A caller whom nobody can see.
+# A caller that /proc does not show.
 CONTEXT: Any = SimpleNamespace(pid=0)
 TOKEN: Any = None
 FIXED = StaticDir(Entry(b"runs", True, 2, 0), 1)
@@ -73,7 +73,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture
 def service() -> FakeService:
-    """Run 1 goes on, run 2 is finished; both hold the same: directories, files, and one whose size is not told."""
+    """Run 1 goes on, run 2 is finished; both hold the same: directories, files, and one whose size is not reported."""
     files = {"a": 1, "b": 513, "c": None, "d": 0, "e": 5 << 30}
     return FakeService(
         runs={1: run(1), 2: finished_run(2)},
@@ -115,7 +115,7 @@ def told(attributes: EntryAttributes) -> dict[str, int]:
 
 
 def at_once(handler: Coroutine[Any, Any, Any]) -> Any:
-    """Run a handler that lets nobody else run; fails for one that waits."""
+    """Run a handler that never yields to the loop; fails for one that waits."""
     try:
         handler.send(None)
     except StopIteration as done:
@@ -143,7 +143,7 @@ async def test_a_failure_names_its_place(
 
 
 def test_places_as_they_are_shown() -> None:
-    """5.3: of a long path the end is told, of a name that is no text what it is made of, and nothing raises."""
+    """5.3: of a long path the end is logged, of a name that is no text what it is made of, and nothing raises."""
 
     class Here:
         def node_of(self, number: int, *, is_open: bool) -> Node | None:
@@ -205,7 +205,7 @@ async def test_times_are_each_entrys_own(operations: Operations, kernel: Kernel,
 async def test_names_are_valid_for_the_time_that_is_left(
     operations: Operations, kernel: Kernel, autojump_clock: MockClock
 ) -> None:
-    """3.1: of a listing that is a quarter of a minute old, three quarters are told, to each kind."""
+    """3.1: of a listing that is a quarter of a minute old, three quarters of its time remain, for each kind."""
     handle = await opened(operations, "runs/1")
     await trio.sleep(15)
     await kernel.read(operations, handle)
@@ -273,7 +273,7 @@ async def test_an_open_directory_is_frozen_until_it_is_rewound(
 async def test_what_is_old_is_asked_for_again(
     operations: Operations, service: FakeService, kernel: Kernel, autojump_clock: MockClock
 ) -> None:
-    """3.1: what is at hand is believed for a minute, by lookup as by opendir."""
+    """3.1: what is cached stays fresh for a minute, by lookup as by opendir."""
     parent = await enter(operations, "runs/1")
     await kernel.read(operations, await operations.opendir(parent, CONTEXT))
     service.asked()
@@ -292,7 +292,7 @@ async def test_what_is_old_is_asked_for_again(
 async def test_a_walk_over_what_is_known_waits_for_nothing(
     operations: Operations, kernel: Kernel, autojump_clock: MockClock
 ) -> None:
-    """7: opendir, readdir, releasedir, lookup and getattr of what is at hand are answered in one go: no task switch."""
+    """7: opendir, readdir, releasedir, lookup and getattr of what is cached are answered in one go: no task switch."""
     parent = await enter(operations, "runs/2/x")
     await kernel.read(operations, await operations.opendir(parent, CONTEXT))
     handle = at_once(operations.opendir(parent, CONTEXT))
@@ -343,7 +343,7 @@ async def test_metadata_has_a_limit(
 async def test_a_bug_is_eio_and_is_logged(
     operations: Operations, tree: Tree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """5.5: also one on the way of what is at hand."""
+    """5.5: also one on a path without awaits."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError

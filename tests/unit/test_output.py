@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.text import Text
 
 from artifactfs.cli import output
 from artifactfs.util.escaping import one_line
@@ -20,11 +19,11 @@ THE_ONE = "cli/output.py"
 # Calls that print, by the last part of their names.
 PRINTING = {
     "print", "input", "breakpoint", "echo", "secho", "echo_via_pager", "confirm", "prompt", "progressbar", "pprint",
-    "print_exc", "print_exception", "print_stack", "print_tb", "print_last", "displayhook", "getpass", "Console",
-    "get_console", "print_json", "inspect", "print_help", "print_usage", "get_text_stream", "get_binary_stream",
+    "print_exc", "print_exception", "print_stack", "print_tb", "print_last", "displayhook", "getpass",
+    "print_json", "inspect", "print_help", "print_usage", "get_text_stream", "get_binary_stream",
 }  # fmt: skip
-# Whose they are no prints: the module's, and what it makes.
-OURS = (["output"], ["console"])
+# Whose functions of these names may be called.
+OURS = (["output"],)
 # What is printed to; and who may name it, for what other than printing.
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 MAY_NAME = {
@@ -96,8 +95,8 @@ def test_words_for_a_shell_need_no_escape() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "print(1)", "click.echo('x', err=True)", "Console(stderr=True)", "rich.console.Console()", "os.write(2, b'x')",
-        "traceback.print_exc()", "click.confirm('?')", "open('/dev/stderr')", "rich.print('x')",
+        "print(1)", "click.echo('x', err=True)", "os.write(2, b'x')",
+        "traceback.print_exc()", "click.confirm('?')", "open('/dev/stderr')",
     ],
 )  # fmt: skip
 def test_what_prints_is_seen(source: str) -> None:
@@ -105,7 +104,7 @@ def test_what_prints_is_seen(source: str) -> None:
     assert len(list(prints(ast.parse(source)))) == 1
 
 
-def test_who_names_a_stream_is_seen() -> None:
+def test_the_name_of_a_stream_is_logged() -> None:
     for source in ("import sys\nsys.stderr.write('x')", "from sys import stdout\nstdout.write('x')", "sys.__stdout__"):
         assert named(ast.parse(source))
 
@@ -184,13 +183,36 @@ def test_streams_that_are_closed() -> None:
             print_("x")
 
 
-def test_rich_prints_its_own_sequences_only() -> None:
-    """6.5: what a console is given is escaped, and is no markup."""
-    with standard() as (_, err):
-        console = output.console(err=True)
-        for text in ALL:
-            console.print(Text(one_line(text), style="red"))
-            console.print(text, soft_wrap=True)
-        console.print("[red]x[/] :smile: \x1b]0;x")
-    assert obeyed(err.getvalue()) == set()
-    assert err.getvalue().endswith("[red]x[/] :smile: \\x1b]0;x\n")
+@pytest.mark.parametrize(("tty", "more", "colored"), [(True, {}, True), (True, {"NO_COLOR": "1"}, False),
+    (True, {"TERM": "dumb"}, False), (False, {}, False)])  # fmt: skip
+def test_a_mark_has_the_only_color(
+    tty: bool, more: dict[str, str], colored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6.5: the mark of a line has a color, on a terminal that shows colors; the text is escaped."""
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    with standard(Stream(tty=tty)) as (out, _):
+        output.say_marked("!", "red", "\x1b[31m\nx")
+    assert out.getvalue() == ("\x1b[31m!\x1b[0m" if colored else "!") + " \\x1b[31m\\nx\n"
+
+
+def test_a_progress_bar_is_for_terminals() -> None:
+    """Without a terminal, and without standard error, nothing is printed; the bytes are counted all the same."""
+    with standard() as (_, err), output.progress("2 files", 2 << 20) as advance:
+        advance(1 << 20)
+    assert err.getvalue() == ""
+    with contextlib.redirect_stderr(None), output.progress("no file", 0) as advance:
+        advance(1)
+
+
+def test_a_progress_bar_on_a_terminal() -> None:
+    """It shows the bytes read, and ends full."""
+    err = Stream(tty=True)
+    with contextlib.redirect_stderr(err), output.progress("2 files", 2 << 20) as advance:
+        for _ in range(2):
+            advance(1 << 20)
+    assert "2 files" in err.getvalue()
+    assert "1 MiB of 2 MiB" in err.getvalue()
+    assert "2 MiB of 2 MiB" in err.getvalue()

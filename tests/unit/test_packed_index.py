@@ -259,7 +259,7 @@ FILE, DIRECTORY = ListedChild(b"x", False, 5, CREATED_NS), ListedChild(b"x", Tru
     ],
 )  # fmt: skip
 async def test_agreement(own: ListedChild | None, in_index: ListedChild | None, same: bool) -> None:
-    """1.6: names, kinds and known sizes must be the same in both, but for empty directories."""
+    """1.6: names, kinds and known sizes must be the same in both, except for empty directories."""
     both = ListedChild(b"both", False, 1)
     ours, theirs = (Children({c.name: c for c in (one, both) if c is not None}).by_name for one in (own, in_index))
     assert await agrees(ours, theirs) is same

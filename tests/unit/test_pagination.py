@@ -87,7 +87,7 @@ async def first(service: Service, count: int) -> list[int]:
 async def test_pages_come_side_by_side(
     start: int, count: int, asked: int, waited: int, autojump_clock: MockClock
 ) -> None:
-    """7: a request for each 100 rows shown and no more; who waits, waits for the first page, and for eight at once."""
+    """7: a request for each 100 rows shown and no more; a caller waits for the first page, and for eight at once."""
     service = Service(65_614, start)
     begun = trio.current_time()
     assert await first(service, count) == list(range(count))
@@ -165,8 +165,8 @@ async def test_one_page_fails(number: int, autojump_clock: MockClock) -> None:
     assert service.under_way == 0
 
 
-async def test_who_waits_gives_up(autojump_clock: MockClock) -> None:
-    """Nothing goes on for somebody who is gone."""
+async def test_a_waiting_caller_gives_up(autojump_clock: MockClock) -> None:
+    """Nothing goes on for a caller that is gone."""
     service = Service(2000)
     with contextlib.suppress(trio.TooSlowError), trio.fail_after(SLOW_S * 1.5):
         await first(service, 2000)
@@ -186,7 +186,7 @@ async def test_who_waits_gives_up(autojump_clock: MockClock) -> None:
 async def test_pages_that_tell_little(first_number: int, cap: int, tells: str, autojump_clock: MockClock) -> None:
     """1: 250 of 250 rows, whatever the pages tell of themselves; and a request for each page and none more.
 
-    Where neither a total nor the last page is told, the end is seen only at a page that is not full.
+    Where neither a total nor the last page is given, the end is seen only at a page that is not full.
     """
     service = Preview(250, first_number, tells, cap)
     assert sorted(await first(service, 1000)) == list(range(250))
@@ -324,7 +324,7 @@ async def test_a_server_that_does_not_page(
 
 
 async def test_all_that_was_wanted_is_no_cut(caplog: pytest.LogCaptureFixture) -> None:
-    """1: nothing is said of pages that nobody asked for."""
+    """1: nothing is logged of pages that were not requested."""
 
     async def page(_query: dict[str, str]) -> Page[int]:
         return Page(list(range(100)), 0, None, 7, 800)

@@ -70,7 +70,7 @@ async def test_a_walk_is_listed_ahead(tree: Tree, service: BusyService, autojump
 
 
 async def test_off(service: BusyService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """7: with prefetch = off nothing is asked for that nobody looked at, and one after the other."""
+    """7: with prefetch = off only what was looked at is requested, one after the other."""
     tree = mounted(service, nursery, "off")
     assert await begin(tree, service) == []
     assert await walk(tree, 1) == truth(service, 1)
@@ -126,7 +126,7 @@ async def test_what_lies_below_what_was_listed_ahead(
 
 
 async def test_bounded_ahead(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:
-    """7: 16 directories that nobody has looked at yet, and two more for each that somebody has."""
+    """7: 16 directories ahead of the traversal, and two more for each that it has visited."""
     ahead = await begin(tree, service)
     assert len(ahead) == 16 + 2 * 1
     for i in range(2, 10):
@@ -167,8 +167,8 @@ async def test_a_directory_of_many_directories(tree: Tree, service: BusyService,
     assert len(ahead.queued) < 100
 
 
-async def test_all_is_at_hand_already(nursery: trio.Nursery, service: BusyService, autojump_clock: MockClock) -> None:
-    """5.1: where thousands of directories are at hand, they are passed over in small steps."""
+async def test_all_is_cached_already(nursery: trio.Nursery, service: BusyService, autojump_clock: MockClock) -> None:
+    """5.1: where thousands of directories are available, they are passed over in small steps."""
     tree = mounted(service, nursery, "tree", TreeTuning(prefetch_steps=10))
     service.runs[1] = finished_run(1)
     await walk(tree, 1)
@@ -188,7 +188,7 @@ async def test_all_is_at_hand_already(nursery: trio.Nursery, service: BusyServic
 
 
 async def test_it_stops_when_the_walk_pauses(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:
-    """7: only while somebody keeps walking: two seconds without a look end it."""
+    """7: only while a process keeps walking: two seconds without a look end it."""
     service.latency_s = 1.0
     for path in ("g0/d0", "g0/d1"):
         await look(tree, 1, path)
@@ -199,7 +199,9 @@ async def test_it_stops_when_the_walk_pauses(tree: Tree, service: BusyService, a
     assert not tree._prefetch._ahead  # type: ignore[union-attr]  # nothing is kept of it
 
 
-async def test_who_waits_for_an_answer_still_walks(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:
+async def test_a_wait_for_an_answer_does_not_end_a_traversal(
+    tree: Tree, service: BusyService, autojump_clock: MockClock
+) -> None:
     """7: who looks at a directory every five seconds since the service takes as long walks all the same."""
     service.latency_s = 5.0
     began = trio.current_time()
@@ -224,7 +226,7 @@ async def test_there_is_no_room(tree: Tree, service: BusyService, autojump_clock
 async def test_a_request_ahead_fails(
     error: Exception, tree: Tree, service: BusyService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """5.4: then no more are sent for nobody for a second; then it goes on."""
+    """5.4: then none are sent ahead for a second; then it goes on."""
     caplog.set_level("INFO")
     service.refusals["listing", 1, "g0/d5"] = error
     assert len(await begin(tree, service)) == FLIGHTS
@@ -250,7 +252,7 @@ async def test_a_directory_ahead_is_gone(
 
 
 async def test_the_service_is_in_trouble(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:
-    """5.4: nothing is asked for nobody of a service that does not answer."""
+    """5.4: nothing is requested ahead of a service that does not answer."""
     looked_at = [await node(tree, 1, path) for path in ("", "g0", "g1", "g2")]
     for place in looked_at:
         await tree.contents(place)
@@ -278,7 +280,7 @@ async def test_a_bug(tree: Tree, service: BusyService, autojump_clock: MockClock
 # --- beside others ------------------------------------------------------------------------------------------
 
 
-async def test_who_comes_meanwhile_joins(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:
+async def test_a_caller_during_a_fetch_joins_it(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:
     """7: who wants what is on its way waits for the same answer; nothing is asked for twice."""
     service.latency_s = 0.5
     for path in ("g0/d0", "g0/d1"):
@@ -329,7 +331,7 @@ async def test_there_is_an_index(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
 ) -> None:
-    """7: nothing is listed ahead while an index is believed, or awaited; where it is wrong, it is."""
+    """7: nothing is listed ahead while an index is trusted, or awaited; where it is wrong, it is."""
     tree = mounted(service, nursery)
     service.index_s = 0.9 if state == "awaited" else 0.0
     if state == "wrong":

@@ -68,7 +68,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Table], Table]]
 
 
 async def ended() -> float:
-    """Watch until the mount is told to end; returns how long that took, in seconds of the clock."""
+    """Watch until the mount is asked to end; returns how long that took, in seconds of the clock."""
     calls = 0
 
     async def end() -> None:

@@ -43,7 +43,7 @@ def test_which_statuses_are_retried() -> None:
 
 
 def near(remaining: int, reset_s: int, limit: int = 100) -> RateLimits:
-    """Return limits of which one answer told, at time 0."""
+    """Return the limits of one answer, at time 0."""
     limits = RateLimits()
     headers = {"x-ratelimit-name": "a", "x-ratelimit-limit": str(limit), "x-ratelimit-remaining": str(remaining),
                "x-ratelimit-reset": str(reset_s)}  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_lone_request_near_the_limit_goes_at_once() -> None:
     assert [limits.turn_s("listing", 10.0 * number) for number in range(4)] == [0] * 4
 
 
-def test_nobody_waits_long_for_the_one_before_him() -> None:
+def test_a_short_wait_for_the_request_before() -> None:
     """5.4: the pace is never below one request a second, and over when the limit is reset."""
     limits = near(2, reset_s=1000)
     assert [limits.turn_s("listing", 0.0) for _ in range(4)] == [0, 1, 2, 3]
@@ -179,7 +179,7 @@ def test_the_latest_reset_counts() -> None:
     assert limits.pause_s("listing", 101.0) == 29.0
 
 
-def test_ordinary_answers_make_nobody_wait() -> None:
+def test_ordinary_answers_delay_no_request() -> None:
     """Rate-limit headers come on 200s too, and 404s and 500s are no throttling."""
     limits = RateLimits()
     for status in (200, 206, 302, 403, 404, 500, 503):
@@ -207,7 +207,7 @@ def left(remaining: str, limit: str = "100", reset: str = "30", name: str = "a")
     ],
 )  # fmt: skip
 def test_little_is_left(headers: dict[str, str], is_near: bool) -> None:
-    """5.4: when less than a fifth of a limit is left, nothing is asked for that nobody waits for; others may."""
+    """5.4: when less than a fifth of a limit is left, nothing is requested ahead; other requests may go."""
     limits = RateLimits()
     assert not limits.is_near("listing", 0.0)
     limits.observe("listing", 200, headers, 0.0, WALL)
@@ -229,8 +229,8 @@ def test_it_is_near_until_the_reset() -> None:
     assert [limits.is_near("listing", now) for now in (304.9, 305.1)] == [True, False]
 
 
-def test_who_is_throttled_is_near() -> None:
-    """5.4: as long as a limit is used up it is near, whatever else the answer told."""
+def test_a_throttled_client_is_near_its_limit() -> None:
+    """5.4: as long as a limit is used up it is near, whatever else the answer says."""
     limits = RateLimits()
     limits.observe("listing", 429, limited("10"), 0.0, WALL)
     assert [limits.is_near("listing", now) for now in (0.0, 9.9, 10.1)] == [True, True, False]

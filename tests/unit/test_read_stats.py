@@ -1,4 +1,4 @@
-"""artifactfs.content: what is counted for who asks how a mount is (5.3), and how much of a file is kept (info)."""
+"""artifactfs.content: what is counted for the status (5.3), and how much of a file is kept (info)."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ async def test_where_bytes_came_from(tmp_path: Path, autojump_clock: MockClock) 
 
 @pytest.mark.parametrize("fits", [True, False])
 async def test_what_is_streamed(fits: bool, autojump_clock: MockClock) -> None:
-    """4.2: a body that is read whole is told while it is; one that fits nowhere is counted, and each new start."""
+    """4.2: a body that is read whole is reported while it is; one that fits nowhere is counted, and each new start."""
     size = 12 * BLOCK
     server = Server(noise(size), granted=False)
     async with bench(server, pool=(64 if fits else 4) * BLOCK) as made:
@@ -67,7 +67,7 @@ async def test_what_is_streamed(fits: bool, autojump_clock: MockClock) -> None:
 
 
 def test_how_full_a_store_is(tmp_path: Path) -> None:
-    """5.3: bytes in all, free on the disk, and what was evicted are told as last seen; of nothing seen, nothing."""
+    """5.3: bytes in all, free on the disk, and what was evicted are reported as last seen; of nothing seen, nothing."""
     store = BlockStore(str(tmp_path), max_bytes=1 << 16, min_free_bytes=0)
     assert (store.total_bytes, store.free_bytes) == (None, None)
     store.look()
@@ -99,7 +99,7 @@ def test_a_look_at_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert store.free_bytes is None
 
 
-async def test_a_look_waits_for_nobody(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_look_does_not_wait(tmp_path: Path, autojump_clock: MockClock) -> None:
     """5.1: the state is what was seen last; one look at a time, in a thread; without a store there is none."""
     looks = 0
     async with trio.open_nursery() as nursery:

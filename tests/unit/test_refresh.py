@@ -16,7 +16,7 @@ from artifactfs.tree.nodes import LookupResult, Node
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, REQUESTED_WAIT_S, StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run, until
-from tests.unit.test_swr_cache import Source, cache_of
+from tests.swr_caches import Source, cache_of
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> i
 # --- one cache ----------------------------------------------------------------------------------------------
 
 
-async def test_what_is_meant_is_asked_anew(
+async def test_refreshed_keys_are_requested_again(
     cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.3: values and absences whose keys are meant are asked for at the next look; others are believed."""
+    """3.3: values and absences whose keys are meant are asked for at the next look; others are trusted."""
     for key in ("a", "b"):
         await value(cache, key)
     source.error = errors.NotFound("x")
@@ -74,7 +74,7 @@ async def test_what_was_under_way_does_not_count(
 
 
 @pytest.mark.parametrize("way", ["asked_anew", "expire"])
-async def test_who_asked_for_it_waits_longer(
+async def test_the_caller_of_a_refresh_waits_longer(
     way: str, cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """3.3: a service that takes longer than a second is waited for after a refresh, though not for ever."""
@@ -114,7 +114,7 @@ async def test_in_trouble_one_look_waits(
 async def test_a_refresh_that_fails_leaves_the_old(
     cache: StaleWhileRevalidateCache[str, int], source: Source, health: BackendHealth, autojump_clock: MockClock
 ) -> None:
-    """3.2: where the service fails for a passing reason, what was known is served, and that it is old is told."""
+    """3.2: where the service fails for a passing reason, what was known is served, and that it is old is reported."""
     await value(cache)
     source.error = errors.ServerFailed("x")
     cache.mark_stale_where(lambda _: True)
@@ -123,7 +123,7 @@ async def test_a_refresh_that_fails_leaves_the_old(
     assert (health.degraded_since, health.stale_served) == (since, 1)
     source.error = None
     await trio.sleep(10)
-    await value(cache)  # the probe, which nobody waits for
+    await value(cache)  # the probe, without a caller
     await until(lambda: health.degraded_since is None)
     assert await value(cache) == 3
     assert (health.degraded_since, health.recovered_at) == (None, trio.current_time())
@@ -180,7 +180,7 @@ RUN_1 = {("run", 1), ("listing", 1, ""), ("listing", 1, "d"), ("listing", 1, "d/
         ("projects", {("runs", 200, 10), ("runs", 200, 11), ("runs", 200), ("projects", 1000)}),
     ],
 )
-async def test_what_a_refresh_asks_anew(
+async def test_the_requests_of_a_refresh(
     path: str, asked: set[tuple[object, ...]], tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """3.3: the next look at a place and at what is below asks the service, once each; nothing else does."""
@@ -198,7 +198,7 @@ async def test_what_a_refresh_asks_anew(
 
 @pytest.mark.parametrize("path", ["", "runs"])
 async def test_a_refresh_of_all(path: str, tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """3.3: of the mount, or of /runs: everything is asked for anew."""
+    """3.3: of the mount, or of /runs: everything is asked for again."""
     first = await look_at_all(tree, service)
     node = await place(tree, path)
     await trio.sleep(1)
@@ -208,8 +208,8 @@ async def test_a_refresh_of_all(path: str, tree: Tree, service: FakeService, aut
     assert ("runs", 200) in again
 
 
-async def test_facts_ask_nobody(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.6: what is known of a listing: its age, whose it is, how much is in it; of none at hand nothing."""
+async def test_facts_send_no_request(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.6: what is known of a listing: its age, whose it is, how much is in it; without a listing nothing."""
     directory = await place(tree, "runs/1/d")
     assert tree.facts(directory) is None
     await tree.contents(directory)
@@ -258,7 +258,7 @@ async def test_names_are_dropped_one_by_one(no_epochs: None) -> None:
     assert not names.is_stuck
 
 
-async def test_at_the_end_the_kernel_is_told_nothing(no_epochs: None) -> None:
+async def test_at_the_end_the_kernel_gets_no_notification(no_epochs: None) -> None:
     """5.6: what is closed is not written to: a thread that comes late does nothing."""
     dropped: list[bytes] = []
     names = KernelDentries(lambda _parent, name: dropped.append(name))
@@ -269,7 +269,7 @@ async def test_at_the_end_the_kernel_is_told_nothing(no_epochs: None) -> None:
 
 
 async def test_a_kernel_that_waits_is_left_alone(no_epochs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """3.4: where the kernel waits for somebody, nobody waits for it longer than a while, and that is told."""
+    """3.4: where the kernel waits for a process, the mount waits for a limited time, and logs it."""
     free = threading.Event()
     monkeypatch.setattr(kernel_names, "_WAIT_S", 0.05)
 
@@ -281,7 +281,7 @@ async def test_a_kernel_that_waits_is_left_alone(no_epochs: None, monkeypatch: p
     assert names.is_stuck
     free.set()
     with trio.fail_after(30):
-        while names.is_stuck:  # noqa: ASYNC110 - the thread tells nobody
+        while names.is_stuck:  # noqa: ASYNC110 - the thread signals nothing
             await trio.sleep(0.01)
 
 

@@ -72,7 +72,7 @@ def locking(file: Path, way: str = "lockf") -> contextlib.AbstractContextManager
 
 
 def test_a_process_that_serves(serving: Serving, state: Path) -> None:
-    """It is found by its mount point and by its device, waited for and told apart from one that is gone."""
+    """It is found by its mount point and by its device, waited for and distinguished from one that is gone."""
     assert registry.find(POINT, DEVICE) is None
     with serving(DEVICE) as process:
         with found() as held, found(None) as any_device:
@@ -140,7 +140,7 @@ def test_what_an_entry_may_say(serving: Serving, state: Path) -> None:
             (state / FILE).write_bytes(text.replace(b"%d", b"%d" % process.pid))
             with found() as held:
                 assert held.pid == process.pid, text
-                # Nothing is sent here: should a number in a file be believed, it could be every process.
+                # Nothing is sent here: a wrong number in a file could mean every process.
                 assert held.doubt, text
         process.go_on()
 
@@ -223,7 +223,7 @@ def replaced(state: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
 def test_what_is_no_entry(kind: str, state: Path) -> None:
-    """5.6: it is refused at once, neither followed nor waited for, by whoever looks and by a mount that would enter."""
+    """5.6: it is refused at once, neither followed nor waited for, by a look and by a mount."""
     replaced(state, kind)
     with pytest.raises(registry.Refused, match="is a symbolic link" if "link" in kind else "is not a regular file"):
         registry.find(POINT, DEVICE)

@@ -1,24 +1,27 @@
 """artifactfs.cli.render: status and info as text: all of it, readable, and nothing that a terminal would obey."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from artifactfs.cli import render
 from artifactfs.control import status_schema
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.modellab.details import Metric, Pair
+from artifactfs.util.humanize import format_span
 from tests.unit.test_status_schema import a_status
 
 NASTY = "\x1b[2J\x07\u202e\nx\ud800"
 
 
-def text_of(rows: list[render.Row]) -> str:
+def text_of(rows: Iterable[render.Row]) -> str:
     text = "\n".join(render.lines(rows))
     assert text.replace("\n", "").isprintable()
     return text
 
 
 def test_all_of_a_status() -> None:
-    """5.3: each part of a status is told, in words, numbers that one can read, and times from now."""
+    """5.3: each part of a status is shown, in words, numbers that one can read, and times from now."""
     told = a_status(
         mountpoint=NASTY, origin=NASTY, account=NASTY, at="2026-01-01T00:10:00Z", mounted_since="2026-01-01T00:00:00Z",
         health=status_schema.Health("degraded", "2026-01-01T00:09:00Z", NASTY, "do this"),
@@ -68,7 +71,7 @@ def a_run(**told: object) -> RunInfo:
 
 
 def test_all_of_a_run() -> None:
-    """What is told of a run has a row each; what is not told has none; long lists are cut, and say so."""
+    """Each attribute of a run has a row; a missing one has none; long lists are cut, and say so."""
     run = a_run(
         description=NASTY, created_at="T", duration_s=7265.0, owner_id=NASTY, external_url="https://x/#/runs/1",
         params=tuple(Pair(f"p{n}", NASTY) for n in range(250)), tags=(Pair(NASTY, NASTY),),
@@ -115,7 +118,7 @@ def test_all_of_a_file_and_a_project() -> None:
     [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h 0 min"), (172_800, "2 d 0 h")],
 )
 def test_spans(seconds: float, said: str) -> None:
-    assert render.span(seconds) == said
+    assert format_span(seconds) == said
 
 
 def test_times_that_are_none() -> None:

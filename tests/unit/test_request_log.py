@@ -26,8 +26,8 @@ def said(url: str, *, ours: bool, caplog: pytest.LogCaptureFixture) -> str:
     return caplog.messages[-1]
 
 
-def test_links_that_may_be_signed_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    """6.1: of another origin, and of our own's other paths, only the host is told."""
+def test_links_that_may_be_signed_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """6.1: of another origin, and of our own's other paths, only the host is logged."""
     own = "https://api.test/api/v2/model-lab-api/runs/5?path=a%0A"
     assert said(own, ours=True, caplog=caplog).startswith("GET content /runs/5?path=a%0A: ")
     for url, ours in ((own, False), ("https://api.test/x?sig=s3cr3t", True)):
@@ -50,7 +50,7 @@ async def test_how_a_request_ended(
     caplog: pytest.LogCaptureFixture,
     autojump_clock: MockClock,
 ) -> None:
-    """5.3: an answer by its status, a failure by its words, one that nobody waits for any more as that."""
+    """5.3: an answer by its status, a failure by its words, a cancelled one as that."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/slow"):
@@ -73,7 +73,7 @@ async def test_how_a_request_ended(
 
 
 async def test_without_v_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    """5.3: nothing is made of a request that nobody wants to hear of."""
+    """5.3: a request without an observer is not recorded."""
     with caplog.at_level(logging.INFO, LOGGER), request_log.begin("run", httpx.URL("https://api.test/x"), ours=True):
         pass
     assert not caplog.records

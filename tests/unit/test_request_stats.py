@@ -26,14 +26,14 @@ def test_every_failure_has_an_outcome(kind: type[errors.ServiceError]) -> None:
 
 
 def test_what_is_no_failure_of_the_service() -> None:
-    """5.3: what ends well is ok, what somebody gave up is cancelled, all else is a bug."""
+    """5.3: what ends well is ok, what its caller gave up is cancelled, all else is a bug."""
     assert outcome_of(None) is Outcome.OK
     assert outcome_of(trio.Cancelled) is Outcome.CANCELLED
     assert outcome_of(RuntimeError) is Outcome.BUG
     assert outcome_of(errors.ShortBody) is Outcome.LOST
 
 
-def test_times_are_told_apart() -> None:
+def test_times_are_distinguished() -> None:
     """5.3: a time counts below the first bound that it does not exceed; past the last it is in the rest."""
     tally = RequestStats(lambda: 0.0)
     for seconds in (0.005, 0.0051, 30.0, 31.0):
@@ -107,7 +107,7 @@ async def test_what_the_transport_counts(autojump_clock: MockClock) -> None:
 
 
 async def test_a_body_that_breaks_off_is_counted(autojump_clock: MockClock) -> None:
-    """5.3: an answer whose head was in order, and whose body breaks off, is told."""
+    """5.3: an answer whose head was in order, and whose body breaks off, is reported."""
 
     class Broken(httpx.AsyncByteStream):
         async def __aiter__(self):  # type: ignore[no-untyped-def]  # the base class's own

@@ -1,4 +1,4 @@
-"""artifactfs.mount.sd_notify: the words that systemd is told, at a socket like its own."""
+"""artifactfs.mount.sd_notify: the messages to systemd, at a socket like its own."""
 
 import logging
 import socket
@@ -49,7 +49,7 @@ def test_no_text_is_a_field_of_its_own(systemd: tuple[str, socket.socket]) -> No
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "relative/path"])
-def test_nobody_to_tell(address: str | None) -> None:
+def test_without_a_socket_nothing_is_sent(address: str | None) -> None:
     """Without an address, or with one of another kind, nothing is sent and nothing fails."""
     notify = Notifier(address)
     notify.starting("x", 1.0)

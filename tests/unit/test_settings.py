@@ -139,7 +139,7 @@ def test_a_bad_value_is_one_line_that_names_its_source(tmp_path: Path, name: str
     assert refusal(config_file=file).code is ExitCode.BAD_CONFIG
 
 
-def test_who_owns_by_name_or_number() -> None:
+def test_owners_by_name_or_number() -> None:
     """uid and gid are numbers or names, as with chown."""
     found = load({"uid": "root", "gid": "root"})
     assert (found.uid, found.gid) == (0, 0)
@@ -267,7 +267,7 @@ def test_what_asks_to_be_waited_for() -> None:
 
 @pytest.mark.parametrize("name", ["a,b", "a\\b", "a\nb", "\x1b[2J", "\udcff"])
 def test_what_no_mount_table_can_hold(name: str) -> None:
-    """A comma would be another option to the kernel, a newline another row to who reads the table."""
+    """A comma would be another option to the kernel, a newline another row to a reader of the table."""
     assert "cannot be a mount's source" in str(refusal(flags={"fsname": name}))
 
 

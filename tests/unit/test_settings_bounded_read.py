@@ -23,7 +23,7 @@ BOM = b"\xef\xbb\xbf"
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> str:
-    """A pipe with a name, that nobody reads or writes."""
+    """A named pipe without reader and writer."""
     os.mkfifo(tmp_path / "pipe", 0o600)
     return str(tmp_path / "pipe")
 
@@ -73,7 +73,7 @@ def test_a_file_and_its_end(tmp_path: Path) -> None:
     assert bounded_read.read(os.devnull, most_bytes=100, limit_s=0)[0] == b""
 
 
-def test_a_pipe_that_nobody_writes_to(pipe: str) -> None:
+def test_a_pipe_without_a_writer(pipe: str) -> None:
     """It is over at once: no writer that is not there yet is waited for."""
     assert failure(pipe).strerror == "it is a pipe without a writer"
 
@@ -129,7 +129,7 @@ def test_a_config_file_through_a_pipe() -> None:
 
 
 def test_a_pipe_is_not_read_for_a_profiles_name(silent: str) -> None:
-    """At a key press, and where the mount will read it: it is left alone, and nobody waits."""
+    """At a key press, and where the mount will read it: it is left alone, without a wait."""
     with pytest.raises(UserError, match="it is a pipe, not a regular file"):
         settings.find_profiles(silent, environ={})
 

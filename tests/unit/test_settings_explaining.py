@@ -97,7 +97,7 @@ def test_secrets_are_only_set(tmp_path: Path) -> None:
 
 
 def test_which_keys_are_used() -> None:
-    """What is set and not asked with is marked, so that nobody wonders."""
+    """What is set and not asked with is marked, so that its effect is clear."""
     environ = {"DD_API_KEY": "x", "DD_APP_KEY": "x", "DD_ACCESS_TOKEN": "x"}
     rows = by_name(explain(environ=environ))
     assert {name for name in KEY_FORMS if not rows[name].used} == {"api_key", "app_key"}

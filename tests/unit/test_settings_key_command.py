@@ -39,7 +39,7 @@ def test_it_has_no_input_and_a_place_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_who_may_ask_on_the_terminal(terminal: bool) -> None:
+def test_a_prompt_on_the_terminal(terminal: bool) -> None:
     """At the mount it stays in our session, and can; later it is in one of its own."""
     session = int(run("cut -d' ' -f6 /proc/$$/stat", terminal=terminal))
     assert (session == os.getsid(0)) == terminal

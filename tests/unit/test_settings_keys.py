@@ -13,7 +13,7 @@ import pytest
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import Keys, Secret, Settings
-from artifactfs.settings.keys import everybody_can_read
+from artifactfs.settings.keys import every_user_can_read
 
 # From the strongest to the weakest.
 LEVELS = ("flag", "-o", "environment", "credential", "profile", "top")
@@ -282,8 +282,8 @@ def test_a_config_file_with_keys_in_a_profile(said: Said) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_key_file_that_everybody_can_read_is_warned_of(said: Said) -> None:
-    """6.2: it is read, since Kubernetes and Docker hand out secrets like that; who mounts is told."""
+def test_a_key_file_that_every_user_can_read_is_warned_of(said: Said) -> None:
+    """6.2: it is read, since Kubernetes and Docker hand out secrets like that; the mount warns."""
     said.give("top", "app_key", "app")
     # tmp_path is closed to others, and closes all that is in it.
     place = tempfile.mkdtemp(dir="/tmp")
@@ -294,10 +294,10 @@ def test_a_key_file_that_everybody_can_read_is_warned_of(said: Said) -> None:
         for directory, mode, warned in ((0o755, 0o644, True), (0o755, 0o640, False), (0o750, 0o644, False)):
             os.chmod(place, directory)
             os.chmod(path, mode)
-            assert everybody_can_read(path) == warned
+            assert every_user_can_read(path) == warned
             sentence = f"all users of this machine can read the key in {path}; run `chmod 600 {path}`"
             assert [*map(str, said.load().warnings)] == ([sentence] if warned else [])
-        assert not everybody_can_read(path + ".none")
+        assert not every_user_can_read(path + ".none")
     finally:
         shutil.rmtree(place)
 

@@ -219,7 +219,7 @@ def test_the_first_variable_of_a_token_counts(strong: str, weak: str) -> None:
 
 
 def test_two_of_datadogs_variables_that_differ() -> None:
-    """The user is told which one counts: for a token, and for keys. One of ours is there to be another."""
+    """A warning names the one that counts: for a token, and for keys. One of ours is there to be another."""
     said = "is used, and not"
     both = {"DD_BEARER_TOKEN": "s3cr3t-1", "DD_ACCESS_TOKEN": "s3cr3t-2"}
     (warning,) = load(both).warnings
@@ -280,7 +280,7 @@ def test_a_key_that_no_header_can_carry(key: str) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
 @pytest.mark.parametrize("name", ["api_key", "app_key", "access_token"])
 def test_a_config_file_with_keys_that_others_can_touch(tmp_path: Path, name: str, mode: int) -> None:
-    """6.2: it is refused, with the command that mends it; the key is not shown."""
+    """6.2: it is refused, with the command that fixes it; the key is not shown."""
     path = tmp_path / "keys.toml"
     path.write_text(f'{name} = "s3cr3t"')
     path.chmod(mode)
@@ -311,7 +311,7 @@ def test_a_malformed_config_file_does_not_show_its_keys(tmp_path: Path, text: st
 # --- secrets ------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_shows_itself_to_nobody() -> None:
+def test_no_text_shows_a_secret() -> None:
     """6.1: neither repr, str, format, % nor a struct that holds it shows one."""
     secret = Secret("s3cr3t")
     for shown in (

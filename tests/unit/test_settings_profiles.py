@@ -80,7 +80,7 @@ def test_the_top_of_the_file_is_the_default_of_all_profiles(file: str) -> None:
     assert (found.site, found.listing_ttl, found.profile, found.app_key) == ("us3.datadoghq.com", 120, None, None)
 
 
-def test_who_chooses_the_profile(tmp_path: Path) -> None:
+def test_sources_of_the_profile(tmp_path: Path) -> None:
     """--profile, -o, the variable, and the file's own word, in this order."""
     names = ("flag", "option", "variable", "own")
     tables = "".join(f'[profiles.{name}]\nsite = "{name}.example"\n' for name in names)
@@ -247,14 +247,14 @@ def test_unknown_variables() -> None:
 
 
 def test_a_profile_that_the_environment_overrides(file: str) -> None:
-    """Who names a profile and has DD_SITE or keys in the environment is told that those count."""
+    """A profile by --profile, with DD_SITE or keys in the environment: a warning says that those count."""
     environ = {"DD_SITE": "us5.datadoghq.com", "DD_APP_KEY": "x", "DD_API_KEY": "x", "ARTIFACTFS_LISTING_TTL": "1"}
     found = load({"profile": "eu"}, environ=environ, file=file)
     assert (found.site, found.app_key) == ("us5.datadoghq.com", Secret("x"))
     assert [notice.fact for notice in found.warnings] == [
         "DD_SITE, DD_APP_KEY of the environment overrides the profile eu"
     ]
-    # Keys in place of a token, and the other way round; half a pair is in nobody's place.
+    # Keys in place of a token, and the other way round; half a pair replaces nothing.
     file = config(Path(file).parent, "[profiles.t]\naccess_token = 't'\n[profiles.k]\napi_key = 'k'\napp_key = 'k'\n")
     for profile, variables, told in (
         ("t", ["DD_API_KEY", "DD_APP_KEY"], "DD_API_KEY, DD_APP_KEY of"),
@@ -262,7 +262,7 @@ def test_a_profile_that_the_environment_overrides(file: str) -> None:
     ):  # fmt: skip
         warnings = load({"profile": profile}, environ=dict.fromkeys(variables, "x"), file=file).warnings
         assert [notice.fact.startswith(str(told)) for notice in warnings] == ([True] if told else [])
-    # The same site; or a profile that nobody named here.
+    # The same site; or a profile that the command line does not name.
     file = config(Path(file).parent, CONFIG)
     assert load({"profile": "eu"}, environ={"DD_SITE": "datadoghq.eu"}, file=file).warnings == ()
     assert load(environ=environ | {"ARTIFACTFS_PROFILE": "eu"}, file=file).warnings == ()

@@ -56,11 +56,11 @@ def test_a_file_of_ones_own(file: Path, tmp_path: Path) -> None:
     "text", [TEXT, "[profiles.p]\napp_key_command = 'x'", 'log_file = "/x"', "", "x =", "no_such = 1"]
 )
 def test_a_file_that_others_can_write(text: str, mode: int, file: Path) -> None:
-    """6.2: whatever is in it, it is refused with the command that mends it."""
+    """6.2: whatever is in it, it is refused with the command that fixes it."""
     file.write_text(text)
     file.chmod(mode)
     assert f"run `chmod go-w {file}`" in refusal(file)
-    # Where it holds keys as well, one command mends both.
+    # Where it holds keys as well, one command fixes both.
     file.write_text("api_key = 's3cr3t'")
     assert f"run `chmod 600 {file}`" in refusal(file)
 
@@ -72,7 +72,7 @@ def warnings(ca_file: Path) -> tuple[str, ...]:
 
 
 def test_certificates_that_others_can_change(file: Path) -> None:
-    """They could have the keys sent to a server of theirs: the user is told, and what to type."""
+    """They could have the keys sent to a server of theirs: the warning names the command."""
     assert warnings(file) == ()
     file.chmod(0o664)
     assert warnings(file) == (f"others can change the trusted certificates in {file}; run `chmod go-w {file}`",)

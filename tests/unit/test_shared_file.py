@@ -70,7 +70,7 @@ async def ahead_of(handle: OpenFile, server: Server, start: int, count: int) -> 
     return found
 
 
-async def test_the_window_of_who_reads_from_the_start(autojump_clock: MockClock) -> None:
+async def test_the_window_of_a_read_from_the_start(autojump_clock: MockClock) -> None:
     """4.5: a whole file is what he wants, so twice what he has read is fetched ahead; never more."""
     server = Server(DATA)
     async with bench(server) as made:
@@ -81,7 +81,7 @@ async def test_the_window_of_who_reads_from_the_start(autojump_clock: MockClock)
     assert any(ahead > read for read, ahead in found)
 
 
-async def test_the_window_of_who_reads_from_the_middle(autojump_clock: MockClock) -> None:
+async def test_the_window_of_a_read_from_the_middle(autojump_clock: MockClock) -> None:
     """4.5: one tensor may be what he wants, so little is fetched ahead until he has read a lot; then twice as much."""
     server = Server(DATA)
     async with bench(server) as made:
@@ -132,7 +132,7 @@ async def test_without_a_budget_only_what_is_read_is_fetched(autojump_clock: Moc
     assert server.asked == [(0, 2 * BLOCK), *((at * BLOCK, (at + 1) * BLOCK) for at in range(2, 10))]
 
 
-async def test_what_is_ahead_of_what_is_at_hand(autojump_clock: MockClock) -> None:
+async def test_the_blocks_ahead_of_cached_ones(autojump_clock: MockClock) -> None:
     """4.2: where a sequential reader finds what he asks for, what comes then is fetched all the same, and at once."""
     server = Server(DATA)
     async with bench(server) as made:
@@ -217,7 +217,7 @@ async def test_a_step_back_starts_a_body_again(autojump_clock: MockClock) -> Non
     assert len(server.asked) == 2
 
 
-async def test_a_spool_that_nobody_follows_gives_its_place_back(autojump_clock: MockClock) -> None:
+async def test_a_stream_without_readers_gives_its_place_back(autojump_clock: MockClock) -> None:
     """4.4: a body whose reader stands still is let go: soon where others wait for its place."""
     server = Server(DATA, granted=False)
     async with bench(server, pool=8 * BLOCK) as made:
@@ -347,7 +347,7 @@ async def test_a_drip_is_waited_for_once(autojump_clock: MockClock) -> None:
 
 
 async def test_closing_ends_what_has_not_begun(autojump_clock: MockClock) -> None:
-    """4.5: a fetch that was asked for and not yet sent is not sent for a file that nobody has open."""
+    """4.5: a fetch that was asked for and not yet sent is not sent for a file that is not open."""
     server = Server(DATA)
     async with bench(server) as made:
         handle = await made.open(SIZE)

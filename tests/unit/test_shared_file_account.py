@@ -48,7 +48,7 @@ async def test_nothing_cached_is_served(tmp_path: Path, autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("granted", [True, False])
-async def test_who_waits_waits_on(granted: bool, autojump_clock: MockClock) -> None:
+async def test_a_waiting_caller_goes_on_waiting(granted: bool, autojump_clock: MockClock) -> None:
     """What is under way is of the account before: it ends, and what the new keys bring is what the reader gets."""
     server = Server(MINE, granted=granted, pause_s=1.0)
     found: list[bytes] = []
@@ -81,7 +81,7 @@ async def test_a_fill_that_has_not_begun(autojump_clock: MockClock) -> None:
 
 
 async def test_it_must_be_the_same_version(autojump_clock: MockClock) -> None:
-    """4.1: one open file is one version, whoever asks: another validator with the new keys is ESTALE."""
+    """4.1: one open file is one version, whatever keys ask: another validator with the new keys is ESTALE."""
     server = Server(MINE, validator=lambda: A)
     async with bench(server) as made:
         handle = await made.open(SIZE)

@@ -117,7 +117,7 @@ async def test_validators_that_are_noise(autojump_clock: MockClock) -> None:
 
 
 async def test_a_validator_that_comes_and_goes(autojump_clock: MockClock) -> None:
-    """4.1: an answer of another replica, once, is asked for again and not believed."""
+    """4.1: an answer of another replica, once, is asked for again and not trusted."""
     told = iter([A, A, B] + [A] * 100)
     server = Server(DATA, validator=lambda: next(told))
     async with bench(server) as made:
@@ -172,7 +172,7 @@ async def test_open_finds_the_size(autojump_clock: MockClock, size: int, granted
     assert server.sent == size
 
 
-async def test_a_length_that_nobody_tells(autojump_clock: MockClock) -> None:
+async def test_an_unknown_length(autojump_clock: MockClock) -> None:
     """2.2: a short body tells its length by its end; a long one is read to its end without one."""
     server = Server(DATA[:100], granted=False, told=False)
     async with bench(server) as made:
@@ -186,6 +186,26 @@ async def test_a_length_that_nobody_tells(autojump_clock: MockClock) -> None:
         assert await made.read_whole(handle) == DATA
         assert await handle.read(SIZE + 5, 10) == b""
         handle.close()
+
+
+async def test_a_body_is_read_to_know_its_length(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """2.2, 4.3: `open` reads a body whose length no answer tells; each byte once, and over a remount none."""
+    server = Server(DATA, granted=False, told=False, validator=lambda: b"v" * 16)
+    for remounts in range(2):
+        async with bench(server, directory=str(tmp_path), pool=8 * BLOCK) as made:
+            handle = await made.open(None, stream=False)
+            assert handle.size == SIZE
+            assert await made.read_whole(handle) == DATA
+            handle.close()
+        assert (len(server.asked), server.sent) == (1, SIZE), remounts
+
+
+async def test_a_body_that_no_cache_has_room_for(autojump_clock: MockClock) -> None:
+    """2.2: `open` refuses a body without a length that is larger than memory, where there is no cache."""
+    server = Server(DATA, granted=False, told=False)
+    async with bench(server, pool=8 * BLOCK) as made:
+        with pytest.raises(errors.BodyTooLarge):
+            await made.open(None, stream=False)
 
 
 async def test_an_open_that_fails_leaves_nothing(autojump_clock: MockClock) -> None:

@@ -70,7 +70,7 @@ def show(tmp_path: Path, name: str, data: bytes | bytearray) -> None:
 
 
 def outcomes(tmp_path: Path, *ways: str) -> dict[str, dict[str, Any]]:
-    """Do these once with the file, and return what the worker told of each."""
+    """Do these once with the file, and return what the worker reported of each."""
     told = [str(tmp_path / "mnt"), str(tmp_path / "journal"), str(tmp_path), str(RUN), NAME]
     done = run(sys.executable, "-c", ONCE, *told, *ways, cwd=str(Path(__file__).parents[2])).ok()
     return {each["way"]: each for each in json.loads(done.out)}
@@ -129,7 +129,7 @@ def test_an_end_before_the_size_is_noticed(way: str, journal: Journal, tmp_path:
 
 
 def test_names_that_vanish_or_are_invented_are_noticed(journal: Journal, tmp_path: Path) -> None:
-    """A file that is always there is missed, one that never was is not believed."""
+    """A file that is always there is missed, one that never was is not trusted."""
     show(tmp_path, "sub/ghost.bin", b"")
     assert [way for way, told in outcomes(tmp_path, *LOOKING).items() if "never was" not in told["wrong"]] == []
     os.unlink(tmp_path / "mnt" / "runs" / str(RUN) / "sub/ghost.bin")
@@ -150,7 +150,7 @@ def test_a_hang_is_noticed_from_outside() -> None:
         assert waits.look(sightings(env[MARK], 0), 100.0) == []
         assert waits.look(sightings(env[MARK], 0), 119.0) == []
         assert [hang.split(" (")[0] for hang in waits.look(sightings(env[MARK], 0), 121.0)] == ["sleep 1000"]
-        assert waits.look(sightings(env[MARK], 0), 122.0) == []  # told once
+        assert waits.look(sightings(env[MARK], 0), 122.0) == []  # reported once
         assert sightings(env[MARK], process.pid) == []
 
     woken = Waits(20.0)
@@ -193,7 +193,7 @@ def test_what_does_not_belong_into_the_cache_is_noticed(tmp_path: Path) -> None:
     assert (left.aside, left.strange) == (["blocks-1/.0011-1-1000"], ["blocks-1/core"])
 
 
-def test_a_service_that_was_killed_comes_back_with_what_it_had(journal: Journal) -> None:
+def test_a_killed_server_comes_back_with_its_tree(journal: Journal) -> None:
     """A lab built from the journal has the bytes of the one that lived through the changes."""
     lived = MemoryTree(f"run {RUN}")
     lived.add(NAME, 1000, "2026-05-16T09:00:00Z")

@@ -37,7 +37,7 @@ NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0)
     ],
 )
 def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> None:
-    """5.3: of all that is wrong the worst is told, since when, and what to do; only where nothing is wrong nothing."""
+    """5.3: the worst problem is reported, since when, and what to do; without a problem nothing."""
     found = health_of(msgspec.structs.replace(NONE, **told), "api.test")
     assert found[:2] == (state, since)
     assert found[2]

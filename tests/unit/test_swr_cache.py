@@ -1,6 +1,6 @@
-"""artifactfs.tree.swr_cache: what is remembered, for how long, and what is done when it is old (3.1 to 3.3)."""
+"""artifactfs.tree.swr_cache: time to live, single flight and negative entries (docs/semantics.md 3.1 to 3.3)."""
 
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -10,55 +10,7 @@ from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.fakes import TurnedClock, until
-
-NEGATIVE_S = 10.0
-
-
-class Source:
-    """What a cache asks: counts, takes its time, and answers with a number that grows, or raises."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.olds: list[int | None] = []
-        self.latency_s = 0.0
-        self.error: BaseException | None = None
-        # A key that is answered well and at once all the same.
-        self.well: str | None = None
-        self.answers = 0
-        self.finished = 0
-
-    async def fetch(self, key: str, old: int | None) -> int:
-        self.asked.append(key)
-        self.olds.append(old)
-        self.answers += 1
-        answer, error = self.answers, None if key == self.well else self.error
-        await trio.sleep(0.0 if key == self.well else self.latency_s)
-        self.finished += 1
-        if error is not None:
-            raise error
-        return answer
-
-
-def cache_of(
-    source: Source, nursery: trio.Nursery, health: BackendHealth, *, has_room: Callable[[], bool] = lambda: True
-) -> StaleWhileRevalidateCache[str, int]:
-    """Return a cache whose values are fresh for a minute, and served stale for an hour."""
-    return StaleWhileRevalidateCache(
-        lambda key: f"thing {key}",
-        fetch=source.fetch,
-        ttl_s=lambda _value: 60.0,
-        weight=lambda _value: 1,
-        max_weight=100,
-        negative_ttl_s=10.0,
-        stale_max_s=3600.0,
-        health=health,
-        nursery=nursery,
-        clock=trio.current_time,
-        has_room=has_room,
-    )
-
-
-Make = Callable[..., StaleWhileRevalidateCache[str, int]]
+from tests.swr_caches import NEGATIVE_S, Make, Source, cache_of, value
 
 
 @pytest.fixture
@@ -73,34 +25,14 @@ def clock() -> TurnedClock:
 
 @pytest.fixture
 async def make(nursery: trio.Nursery, source: Source, clock: TurnedClock) -> Make:
-    def build(
-        *, max_weight: int = 100, stale_max_s: float = 3600.0, health: BackendHealth | None = None, ttl_s: float = 60.0
-    ) -> StaleWhileRevalidateCache[str, int]:
-        return StaleWhileRevalidateCache(
-            lambda key: f"thing {key}",
-            fetch=source.fetch,
-            ttl_s=lambda _value: ttl_s,
-            weight=lambda value: value,
-            max_weight=max_weight,
-            negative_ttl_s=NEGATIVE_S,
-            stale_max_s=stale_max_s,
-            health=health or BackendHealth(),
-            nursery=nursery,
-            clock=clock,
-        )
-
-    return build
-
-
-async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:
-    return (await cache.get(key)).value
+    return partial(cache_of, source, nursery, clock=clock, weight=lambda value: value)
 
 
 # --- time to live -------------------------------------------------------------------------------------------
 
 
-async def test_a_fresh_value_asks_nobody(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.1: within its time to live a value is believed, and `left_s` is what is left of it; then it is asked for."""
+async def test_a_fresh_value_sends_no_request(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: within its time to live a value is trusted, and `left_s` is what is left of it; then it is asked for."""
     cache = make()
     held = await cache.get("k")
     assert cache.ttl_left_s(held) == pytest.approx(60)
@@ -189,10 +121,10 @@ async def test_equal_questions_in_flight_are_one(make: Make, source: Source, aut
     assert trio.current_time() == pytest.approx(5)
 
 
-async def test_all_waiters_get_the_error_and_nobody_remembers_it(
+async def test_all_waiters_get_the_error_and_it_is_not_cached(
     make: Make, source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.2: an error goes to whoever waits; the next caller asks again."""
+    """3.2: an error goes to a caller that waits; the next caller asks again."""
     source.latency_s, source.error = 1, errors.AccessDenied("no", 403)
     cache = make()
     failed = 0
@@ -227,7 +159,7 @@ async def test_a_waiter_that_gives_up_does_not_end_the_fetch(
 
 
 async def test_a_cancelled_leader_wakes_its_followers(source: Source, autojump_clock: MockClock) -> None:
-    """When the mount's nursery is cancelled, whoever waits gets an error of ours, and not a foreign Cancelled."""
+    """When the mount's nursery is cancelled, a caller that waits gets an error of ours, and not a foreign Cancelled."""
     caught: list[BaseException] = []
     source.latency_s = 1000
 
@@ -272,8 +204,8 @@ async def test_a_bug_in_a_fetch_goes_to_the_waiter(make: Make, source: Source, a
 # --- absences -----------------------------------------------------------------------------------------------
 
 
-async def test_an_absence_is_believed_for_a_while(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.1: "not there" is believed for at most `negative_ttl`, and says for how much longer."""
+async def test_an_absence_is_cached_for_its_time(make: Make, source: Source, autojump_clock: MockClock) -> None:
+    """3.1: "not there" stays fresh for at most `negative_ttl`, and says for how much longer."""
     source.error = errors.NotFound("no", 404)
     cache = make()
     with pytest.raises(errors.NoSuchEntry) as first:
@@ -312,144 +244,10 @@ async def test_what_vanished_is_gone(make: Make, source: Source, autojump_clock:
 async def test_a_passing_error_is_never_an_absence(
     error: errors.PassingError, make: Make, source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.2: it is told as what it is, remembered by nobody, and the next caller asks again."""
+    """3.2: it is reported as what it is, never cached, and the next caller asks again."""
     source.error = error
     cache = make()
     with pytest.raises(type(error)):
         await cache.get("k")
     source.error = None
     assert await value(cache) == 2
-
-
-# --- refresh on demand --------------------------------------------------------------------------------------
-
-
-async def test_expire_makes_the_next_look_ask(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.3: after a refresh was asked for, values and absences are old, whatever their time to live."""
-    cache = make()
-    held = await cache.get("k")
-    source.error = errors.NotFound("no", 404)
-    with pytest.raises(errors.NoSuchEntry):
-        await cache.get("gone")
-    source.error = None
-    await trio.sleep(1)
-    cache.mark_all_stale()
-    assert cache.ttl_left_s(held) == 0
-    assert cache.get_fresh("k") is None
-    assert await value(cache) == 3
-    assert await value(cache, "gone") == 4
-
-
-async def test_expire_while_an_answer_is_on_its_way(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.3: an answer that was asked for before the refresh does not count as fresh after it."""
-    source.latency_s = 5
-    cache = make()
-    async with trio.open_nursery() as callers:
-        callers.start_soon(cache.get, "k")
-        await trio.sleep(2)
-        cache.mark_all_stale()
-        assert await value(cache) == 2
-    assert source.asked == ["k", "k"]
-    assert await value(cache) == 2
-
-
-async def test_an_old_absence_does_not_outlive_a_refresh(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.3: a 404 to a question from before the refresh neither hides nor removes what came after it."""
-    cache = make()
-    source.latency_s, source.error = 5, errors.NotFound("no", 404)
-    async with trio.open_nursery() as callers:
-        callers.start_soon(_absent, cache)
-        await trio.sleep(2)
-        cache.mark_all_stale()
-        source.latency_s, source.error = 0, None
-        assert await value(cache) == 2
-    assert await value(cache) == 2
-    assert source.asked == ["k", "k"]
-
-
-async def _absent(cache: StaleWhileRevalidateCache[str, int]) -> None:
-    with pytest.raises(errors.NoSuchEntry) as caught:
-        await cache.get("k")
-    assert caught.value.valid_s == 0
-
-
-async def test_a_refresh_that_fails_leaves_the_old_value(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """3.3: what was fetched stays at hand in case the refresh fails for a passing reason."""
-    cache = make()
-    await cache.get("k")
-    await trio.sleep(1)
-    cache.mark_all_stale()
-    source.error = errors.ServerFailed("x", 503)
-    assert await value(cache) == 1
-
-
-# --- bounds -------------------------------------------------------------------------------------------------
-
-
-async def test_memory_is_bounded_by_weight(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """What is held weighs at most `max_weight`; what goes is what was used least recently or ends first."""
-    cache = make(max_weight=10)
-    for key in "abcd":
-        await cache.get(key)  # 1 + 2 + 3 + 4
-    assert all(cache.get_fresh(key) for key in "abcd")
-    await cache.get("e")  # 5 more
-    held = [found.value for key in "abcde" if (found := cache.get_fresh(key))]
-    assert sum(held) <= 10
-    assert 5 in held
-
-
-async def test_values_past_their_stale_time_are_forgotten(
-    make: Make, source: Source, autojump_clock: MockClock
-) -> None:
-    """3.2: an old value serves for up to `stale_max` after its time; then a failure is a failure."""
-    cache = make(stale_max_s=100.0)
-    await cache.get("k")
-    source.error = errors.ServerFailed("x", 503)
-    await trio.sleep(159)
-    assert await value(cache) == 1
-    await trio.sleep(2)
-    with pytest.raises(errors.ServerFailed):
-        await cache.get("k")
-
-
-# --- forgetting -------------------------------------------------------------------------------------------------
-
-
-async def test_all_is_forgotten(make: Make, source: Source, clock: TurnedClock, autojump_clock: MockClock) -> None:
-    """6.3: what is held goes, absences too; an old value does not serve where the service fails."""
-    cache = make()
-    assert await value(cache) == 1
-    source.error = errors.NotFound("gone")
-    with pytest.raises(errors.NoSuchEntry):
-        await value(cache, "absent")
-    cache.clear()
-    source.error = errors.ServerFailed("down")
-    with pytest.raises(errors.ServerFailed):
-        await value(cache)
-    source.error = None
-    assert await value(cache) == 4
-    assert await value(cache, "absent") == 5
-
-
-async def test_what_was_under_way_is_not_kept(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """6.3: whoever waits for it gets it; who comes later asks. What came by another way counts only if asked later."""
-    cache = make()
-    source.latency_s = 1.0
-    found: list[int] = []
-
-    async def ask() -> None:
-        found.append(await value(cache))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        await trio.sleep(0.5)
-        before = trio.current_time()
-        cache.clear()
-        await ask()
-    assert sorted(found) == [1, 2]
-    assert await value(cache) == 2
-    cache.store("other", 7, before)
-    assert cache.get_any("other") is None
-    await trio.sleep(0.1)
-    cache.store("other", 8, trio.current_time())
-    assert await value(cache, "other") == 8

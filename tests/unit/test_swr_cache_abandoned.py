@@ -1,4 +1,4 @@
-"""artifactfs.tree.swr_cache: fetches that everybody gave up on, by a signal or a deadline (docs/semantics.md 5.2)."""
+"""artifactfs.tree.swr_cache: fetches without callers, after a signal or a deadline (docs/semantics.md 5.2)."""
 
 import pytest
 import trio
@@ -6,11 +6,11 @@ from trio.testing import MockClock
 
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
-from tests.unit.test_swr_cache import Source, cache_of
+from tests.swr_caches import Source, cache_of
 
 
 class Places:
-    """Whether there is room for what nobody waits for."""
+    """Whether there is room for a prefetch."""
 
     has_room = True
 
@@ -47,7 +47,7 @@ async def test_it_goes_on(
     assert source.asked == ["k"]
 
 
-async def test_who_comes_soon_waits_for_the_same(
+async def test_an_early_caller_joins_the_fetch(
     cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """4.3: a fetch that is under way for a moment is nothing to ask again for."""
@@ -59,7 +59,7 @@ async def test_who_comes_soon_waits_for_the_same(
     assert source.asked == ["k"]
 
 
-async def test_who_comes_later_asks_again(
+async def test_a_later_caller_asks_again(
     cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """5.2: what others gave up on may be stuck, where the service answers by now."""
@@ -84,7 +84,7 @@ async def test_the_first_answer_is_for_all(
     assert (await cache.get("k")).value == 2
 
 
-async def test_while_somebody_waits_nobody_asks_again(
+async def test_waiting_callers_share_one_request(
     cache: StaleWhileRevalidateCache[str, int],
     source: Source,
     places: Places,
@@ -120,7 +120,7 @@ async def test_it_ends_where_others_need_its_place(
 async def test_a_refresh_goes_on_whatever_else(
     cache: StaleWhileRevalidateCache[str, int], source: Source, places: Places, autojump_clock: MockClock
 ) -> None:
-    """3.2: the refresh of an old value goes on when nobody waits for it any more: it is for the next one."""
+    """3.2: the refresh of an old value goes on without a caller: it serves the next one."""
     await cache.get("k")
     await trio.sleep(61)
     source.latency_s = 8

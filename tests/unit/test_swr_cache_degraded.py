@@ -11,7 +11,7 @@ from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, StaleWhileRevalidateCache
 from tests.fakes import until
-from tests.unit.test_swr_cache import Source, cache_of
+from tests.swr_caches import Source, cache_of
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def old(cache: StaleWhileRevalidateCache[str, int], *keys: str) -> None:
 async def test_a_refresh_within_a_second_is_waited_for(
     cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.2: with an old value at hand, a refresh that takes less than a second is the answer."""
+    """3.2: with an old value available, a refresh that takes less than a second is the answer."""
     await old(cache)
     source.latency_s = 0.9
     assert await value(cache) == 2
@@ -68,7 +68,7 @@ async def test_a_slow_refresh_goes_on(
     assert len(source.asked) == 2
 
 
-async def test_who_comes_later_waits_for_the_rest_of_that_second(
+async def test_a_later_caller_waits_for_the_rest_of_that_second(
     cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """3.2: the second is the refresh's, not each caller's."""
@@ -105,7 +105,7 @@ async def test_a_failing_refresh_serves_the_old_value(
 
 
 @pytest.mark.parametrize("error", [errors.AccessDenied("x", 403), errors.UnexpectedAnswer("x", 200), RuntimeError("x")])
-async def test_a_failure_that_does_not_pass_is_told(
+async def test_a_lasting_failure_is_returned(
     error: Exception, cache: StaleWhileRevalidateCache[str, int], source: Source, autojump_clock: MockClock
 ) -> None:
     """3.2: what is not passing is the caller's: an old value would hide it."""
@@ -115,7 +115,7 @@ async def test_a_failure_that_does_not_pass_is_told(
         await cache.get("k")
 
 
-async def test_in_trouble_nobody_waits(
+async def test_in_trouble_no_caller_waits(
     cache: StaleWhileRevalidateCache[str, int], source: Source, health: BackendHealth, autojump_clock: MockClock
 ) -> None:
     """5.1: after a failure old values are served at once; after 5 s that one is tried again, and another."""
@@ -196,7 +196,7 @@ async def test_sick_directories_make_no_other_old(
         lookers.cancel_scope.cancel()
 
 
-async def test_trouble_is_everybodys(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_trouble_is_shared_by_all_keys(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.1: the caches of one mount share what is known of the service; any answer, a 404 too, clears it."""
     health = BackendHealth()
     health.on_failure("k", trio.current_time())
@@ -231,7 +231,7 @@ async def test_fresh_values_need_no_service(
     assert source.asked == []
 
 
-async def test_a_refresh_that_nobody_waits_for_tells_the_log(
+async def test_a_background_refresh_logs_its_failure(
     cache: StaleWhileRevalidateCache[str, int],
     source: Source,
     autojump_clock: MockClock,
@@ -253,7 +253,7 @@ async def test_a_refresh_that_nobody_waits_for_tells_the_log(
     assert await value(cache) == 3
 
 
-async def test_what_is_told_of_a_trouble(
+async def test_the_report_of_a_trouble(
     cache: StaleWhileRevalidateCache[str, int], source: Source, health: BackendHealth, autojump_clock: MockClock
 ) -> None:
     """5.3: whether something failed or only took long, and whether something old was served, of this trouble alone."""
@@ -317,7 +317,7 @@ async def test_a_doubted_value_is_asked_for_again_and_kept(
     assert await value(cache) == 1
     source.error = None
     await trio.sleep(PROBE_INTERVAL_S)
-    assert await value(cache) == 1  # nobody waits while the service is in trouble
+    assert await value(cache) == 1  # without a wait while the service is in trouble
     await until(lambda: cache.get_fresh("k") is not None)
     assert await value(cache) == 3
     cache.invalidate("k")

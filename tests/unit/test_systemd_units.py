@@ -13,7 +13,7 @@ from artifactfs.cli import systemd_units
 from artifactfs.errors import ExitCode, UserError
 
 SHIPPED = ["artifactfs.service", "artifactfs@.service"]
-# Exit codes that another try may mend: it is tried again. Everything else waits for somebody.
+# Exit codes that another try may fix: it is tried again. Everything else waits for the user.
 TRIED_AGAIN = {ExitCode.BUG, ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED, ExitCode.SYSTEM_FAILED}
 # Of commands that are no mount; and what is no failure.
 NOT_OF_A_MOUNT = {ExitCode.OK, ExitCode.NOT_MOUNTED, ExitCode.UMOUNT_FAILED, ExitCode.INCOMPLETE}
@@ -50,8 +50,8 @@ def test_systemd_takes_what_is_shipped(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_what_no_second_try_mends_is_not_tried_again(name: str) -> None:
-    """RestartPreventExitStatus has each exit code of a mount that somebody has to do something about."""
+def test_a_lasting_failure_is_not_retried(name: str) -> None:
+    """RestartPreventExitStatus has each exit code of a mount that the user has to act on."""
     (line,) = re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", shipped(name))
     other = {code for code in ExitCode if code.name in ("UNHEALTHY", "NO_ANSWER", "DESKTOP_FAILED")}
     assert set(map(int, line.split())) == set(ExitCode) - TRIED_AGAIN - NOT_OF_A_MOUNT - other
@@ -93,7 +93,7 @@ def test_only_the_paths_are_other(tmp_path: Path) -> None:
     assert changed[0].startswith("# Written by `artifactfs service install`")
 
 
-def test_a_unit_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+def test_a_foreign_unit_is_left_alone(tmp_path: Path) -> None:
     """A file that `install` did not write is neither written over nor deleted; its own is."""
     made = systemd_units.make(str(tmp_path), ("/bin/true",), "/mnt", None, None)
     systemd_units.install(made)
@@ -125,7 +125,7 @@ def test_what_a_unit_replaces(point: str, tmp_path: Path) -> None:
 
 def test_a_unit_that_is_not_there(tmp_path: Path) -> None:
     """`uninstall` of none says which there are."""
-    with pytest.raises(UserError, match="nor any other"):
+    with pytest.raises(UserError, match="there are none of artifactfs"):
         systemd_units.uninstall(str(tmp_path / "none"), None)
     systemd_units.install(systemd_units.make(str(tmp_path), ("/bin/true",), "/mnt", "eu", None))
     with pytest.raises(UserError, match=r"there is no unit .*artifactfs\.service; there are artifactfs@eu\.service"):

@@ -69,7 +69,7 @@ async def test_a_call_in_a_thread() -> None:
 
 
 @pytest.mark.parametrize("lack", LACKS, ids=repr)
-async def test_no_thread_is_told_from_a_failure(machine: Threads, lack: Exception) -> None:
+async def test_no_thread_is_distinguished_from_a_failure(machine: Threads, lack: Exception) -> None:
     """5.5: what starting a thread raises becomes NoThread, and nothing of the call has happened."""
     machine.error = lack
     with pytest.raises(NoThread, match=LACK):

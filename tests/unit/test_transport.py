@@ -1,6 +1,4 @@
-"""artifactfs.modellab.transport: attempts, rate limits, deadlines, caps; the network is a function, time virtual."""
-
-from collections.abc import Awaitable, Callable, Iterable
+"""artifactfs.modellab.transport: attempts and deadlines; the network is a function, time virtual."""
 
 import httpx
 import pytest
@@ -11,66 +9,15 @@ from artifactfs import errors
 from artifactfs.domain import RequestUsage
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.retry import RetryPolicy
-from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
 from artifactfs.modellab.transport import CONCURRENCY, RESERVED, Transport
 from artifactfs.settings import Secret
-from artifactfs.util.backoff import backoff_s
 from tests.fakes import TurnedClock
-
-KEYS = Credentials(Secret("api-s3cr3t"), Secret("app-s3cr3t"))
-Answer = httpx.Response | Exception | Callable[[httpx.Request], Awaitable[httpx.Response]]
-
-
-# As long as the policy allows, so that times are exact.
-LONGEST_BACKOFF = RetryPolicy(backoff_s=lambda attempt: backoff_s(attempt, lambda _low, high: high))
-
-
-class Network:
-    """Answers requests from a list, the last one for ever, and keeps what was sent."""
-
-    def __init__(self, answers: Iterable[Answer]) -> None:
-        self._answers = list(answers)
-        self.requests: list[httpx.Request] = []
-        self.times: list[float] = []
-
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        self.times.append(trio.current_time())
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, httpx.Response):
-            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-        return await answer(request)
-
-
-def connect(*answers: Answer, url: str = "https://api.test", sizes: SizeLimits = DEFAULTS) -> tuple[Transport, Network]:
-    network = Network(answers)
-    sender = Transport(
-        url,
-        KEYS,
-        clock=TurnedClock(),
-        wall_clock=lambda: 1_778_922_000.0,
-        transport=httpx.MockTransport(network),
-        retry_policy=LONGEST_BACKOFF,
-        sizes=sizes,
-    )
-    return sender, network
+from tests.transports import ABANDONED, OK, Answer, Network, connect, limited
 
 
 async def never(_request: httpx.Request) -> httpx.Response:
     await trio.sleep_forever()
     raise AssertionError
-
-
-def limited(reset_s: int, name: str = "lab", **more: str) -> httpx.Response:
-    headers = {"X-RateLimit-Reset": str(reset_s), "X-RateLimit-Name": name}
-    return httpx.Response(429, headers=headers | more, json={"errors": ["Too many requests"]})
-
-
-OK = httpx.Response(200, content=b"body")
-# httpx leaves its generators to the collector where a body is not read to its end (httpx/_models.py, aiter_bytes).
-ABANDONED = "ignore:Async generator:ResourceWarning"
 
 
 async def test_one_get_with_keys(autojump_clock: MockClock) -> None:
@@ -154,7 +101,7 @@ async def test_error_bodies_of_any_shape(body: bytes, autojump_clock: MockClock)
 
 
 async def test_no_attempt_begins_past_the_deadline(autojump_clock: MockClock) -> None:
-    """5.1: retries count: where the next pause would outlast the deadline, the failure is told at once."""
+    """5.1: retries count: where the next pause would outlast the deadline, the failure is reported at once."""
     sender, network = connect(httpx.Response(503))
     with pytest.raises(errors.ServerFailed):
         await sender.get("run", "/x", deadline_s=1.0)
@@ -232,7 +179,7 @@ async def test_no_more_requests_at_once_than_connections(autojump_clock: MockClo
 
 
 async def test_room_for_requests_ahead(autojump_clock: MockClock) -> None:
-    """5.4: two places are left free by requests that nobody waits for, so that whoever comes is not held up."""
+    """5.4: prefetches leave two places free, so that a new caller does not wait."""
 
     async def slow(_request: httpx.Request) -> httpx.Response:
         await trio.sleep(5)
@@ -262,13 +209,13 @@ async def test_requests_slow_down_near_the_rate_limit(autojump_clock: MockClock)
         await sender.get("listing", "/x", deadline_s=30)
     assert network.times == pytest.approx([0, 0, 0, 1, 2, 3])
     assert sender.cost().paused_s == pytest.approx(3)
-    # Nobody fails for it, and nobody waits for more than half of his time.
+    # No caller fails for it, or waits for more than half of its time.
     await sender.get("listing", "/x", deadline_s=0.5)
     assert trio.current_time() == pytest.approx(3.25)
 
 
 async def test_no_room_near_the_rate_limit(autojump_clock: MockClock) -> None:
-    """5.4: nothing is asked ahead when little of the rate limit is left; what somebody waits for is."""
+    """5.4: nothing is asked ahead when little of the rate limit is left; what a caller waits for is."""
     headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "10", "X-RateLimit-Reset": "7"}
     sender, network = connect(httpx.Response(200, headers=headers, content=b"body"))
     assert sender.can_prefetch("run")
@@ -316,122 +263,3 @@ async def test_a_cancelled_request_gives_its_place_back(autojump_clock: MockCloc
                 nursery.start_soon(_get, sender)
     assert await sender.get("run", "/x", deadline_s=5) == b"body"
     assert trio.current_time() == pytest.approx(1)
-
-
-# --- rate limits --------------------------------------------------------------------------------------------
-
-
-async def test_a_reset_within_the_deadline_is_waited_for(autojump_clock: MockClock) -> None:
-    """5.4: not sent again before the reset that the server named, and then it is."""
-    sender, network = connect(limited(12), OK)
-    assert await sender.get("run", "/x", deadline_s=30) == b"body"
-    assert network.times == pytest.approx([0.0, 12.0])
-
-
-async def test_a_reset_past_the_deadline_fails_at_once(autojump_clock: MockClock) -> None:
-    """5.4: a reset can be an hour away: EBUSY now, with how long it takes."""
-    sender, network = connect(limited(3000), OK)
-    with pytest.raises(errors.RateLimited, match=r"3000 s") as caught:
-        await sender.get("run", "/x", deadline_s=30)
-    assert caught.value.reset_s == pytest.approx(3000)
-    assert trio.current_time() == 0
-    assert len(network.requests) == 1
-
-
-async def test_nobody_asks_before_the_reset(autojump_clock: MockClock) -> None:
-    """5.4: nor any other under the same name: it costs no request until then, and goes through after it."""
-    sender, network = connect(limited(40), OK)
-    with pytest.raises(errors.RateLimited):
-        await sender.get("listing", "/x", deadline_s=30)
-    with pytest.raises(errors.RateLimited):
-        await sender.get("listing", "/y", deadline_s=30)
-    assert len(network.requests) == 1
-    await trio.sleep(20)
-    assert await sender.get("listing", "/y", deadline_s=30) == b"body"
-    assert network.times == pytest.approx([0.0, 40.0])
-
-
-async def test_a_reset_beyond_the_period_is_probed(autojump_clock: MockClock) -> None:
-    """5.4: after the named period it is asked again, though the reset lies further away."""
-    sender, network = connect(limited(3600, **{"X-RateLimit-Period": "10"}), OK)
-    assert await sender.get("run", "/x", deadline_s=30) == b"body"
-    assert network.times == pytest.approx([0.0, 10.0])
-
-
-async def test_a_proxys_429(autojump_clock: MockClock) -> None:
-    """5.4: Retry-After without any other header, and a body of HTML."""
-    named = httpx.Response(200, headers={"X-RateLimit-Name": "lab"})
-    html = httpx.Response(429, headers={"Retry-After": "7", "Content-Type": "text/html"}, content=b"<html>")
-    sender, network = connect(named, html, OK)
-    await sender.get("run", "/x", deadline_s=30)
-    assert await sender.get("run", "/x", deadline_s=30) == b"body"
-    assert network.times == pytest.approx([0.0, 0.0, 7.0])
-
-
-async def test_a_limit_used_up_holds_the_next_request(autojump_clock: MockClock) -> None:
-    """5.4: `Remaining: 0` on a 200: the next one waits instead of being throttled."""
-    last = httpx.Response(
-        200, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9", "X-RateLimit-Name": "a"}
-    )
-    sender, network = connect(last, OK)
-    await sender.get("run", "/x", deadline_s=30)
-    await sender.get("run", "/x", deadline_s=30)
-    assert network.times == pytest.approx([0.0, 9.0])
-
-
-async def test_throttled_again_and_again(autojump_clock: MockClock) -> None:
-    """5.4: every 429 is an attempt: a server that throttles each of them gets four requests, not more."""
-    sender, network = connect(limited(2))
-    with pytest.raises(errors.RateLimited):
-        await sender.get("run", "/x", deadline_s=30)
-    assert network.times == pytest.approx([0.0, 2.0, 4.0, 6.0])
-
-
-# --- bodies -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings(ABANDONED)
-async def test_an_answer_past_the_cap(autojump_clock: MockClock) -> None:
-    """6.4: answers have bounds; past it nothing more is read, and it is not tried again."""
-    read = 0
-
-    async def endless(_request: httpx.Request) -> httpx.Response:
-        async def body() -> object:
-            nonlocal read
-            while True:
-                read += 1
-                yield bytes(64 << 10)
-
-        return httpx.Response(200, content=body())  # type: ignore[arg-type]  # an async iterator of bytes
-
-    sender, network = connect(endless, sizes=SizeLimits(body_bytes=1 << 20))
-    with pytest.raises(errors.AnswerTooLarge, match="more than 1 MiB"):
-        await sender.get("run", "/x", deadline_s=30)
-    assert read <= 18
-    assert len(network.requests) == 1
-
-
-@pytest.mark.filterwarnings(ABANDONED)
-async def test_an_endless_error_is_cut(autojump_clock: MockClock) -> None:
-    """6.4: of an error's body only so much is read as a sentence takes; it is still that error."""
-    read = 0
-
-    async def endless(_request: httpx.Request) -> httpx.Response:
-        async def body() -> object:
-            nonlocal read
-            while True:
-                read += 1
-                yield b"<" * (16 << 10)
-
-        return httpx.Response(404, content=body())  # type: ignore[arg-type]  # an async iterator of bytes
-
-    sender, _ = connect(endless)
-    with pytest.raises(errors.NotFound):
-        await sender.get("run", "/x", deadline_s=30)
-    assert read <= 6
-
-
-async def test_a_body_just_within_the_cap(autojump_clock: MockClock) -> None:
-    """6.4: the bound itself is allowed."""
-    sender, _ = connect(httpx.Response(200, content=bytes(1000)), sizes=SizeLimits(body_bytes=1000))
-    assert len(await sender.get("run", "/x", deadline_s=30)) == 1000

@@ -12,7 +12,7 @@ from artifactfs import errors
 from artifactfs.modellab import h11_buffer
 from artifactfs.modellab.models import decode_run, decode_run_listing, decode_runs
 from artifactfs.settings import SETTINGS, drop_keys
-from tests.unit.test_transport import connect
+from tests.transports import connect
 
 
 class Crumbs(httpx.AsyncByteStream):
@@ -25,7 +25,7 @@ class Crumbs(httpx.AsyncByteStream):
 
 @pytest.mark.parametrize("way", ["get", "open", "decoded"])
 async def test_a_body_of_single_bytes_leaves_turns_to_others(way: str, autojump_clock: MockClock) -> None:
-    """5.1: chunks of a byte, all of which are there, do not stop whoever else waits."""
+    """5.1: chunks of a byte, all of which are there, do not stop another caller."""
     turns = 0
 
     async def count() -> None:
@@ -77,8 +77,8 @@ async def test_keys_that_an_answer_repeats(padding: int, autojump_clock: MockClo
         assert "api-" not in str(caught.value)
 
 
-async def test_who_refuses_is_named(autojump_clock: MockClock) -> None:
-    """5.3: a redirect that leads to where nobody listens says where that is, and blames nobody else."""
+async def test_the_refusing_side_is_named(autojump_clock: MockClock) -> None:
+    """5.3: a redirect that leads to where no server listens says where that is, and blames no other host."""
     refused = httpx.ConnectError("no")
     refused.__cause__ = ConnectionRefusedError()
     sender, _ = connect(refused)

@@ -151,9 +151,9 @@ def test_a_ca_file_that_is_none(text: str | None, tmp_path_factory: pytest.TempP
 
 
 async def test_refused() -> None:
-    """5.3: nobody listens: ConnectionRefused, after the attempts."""
+    """5.3: no server listens: ConnectionRefused, after the attempts."""
     with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port meanwhile
+        reserved.bind(("127.0.0.1", 0))  # bound and not listening: no other process gets the port meanwhile
         async with sending(f"http://127.0.0.1:{reserved.getsockname()[1]}") as sender:
             with pytest.raises(errors.ConnectionRefused, match=r"127\.0\.0\.1"):
                 await sender.get("run", "/x", deadline_s=30)
@@ -295,7 +295,7 @@ async def test_foreign_exceptions_end_here(raised: httpx.HTTPError, error: type[
 async def test_a_proxy_that_is_not_there_is_named(
     cause: Exception, error: type[errors.PassingError], said: str
 ) -> None:
-    """5.3, 6.1: with a proxy it is the proxy that cannot be connected to; its password is not told."""
+    """5.3, 6.1: with a proxy it is the proxy that cannot be connected to; its password is not shown."""
 
     def fail(_request: httpx.Request) -> httpx.Response:
         if isinstance(cause, httpx.HTTPError):

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from artifactfs.modellab.transport import Transport
 from artifactfs.modellab.unsolicited import GuardedStream
 from tests.fakes import TurnedClock
-from tests.unit.test_transport import KEYS
+from tests.transports import KEYS
 
 
 class Pool(httpx.AsyncBaseTransport):
@@ -43,7 +43,7 @@ def told(pools: list[Pool]) -> list[tuple[int, bool]]:
 
 
 async def test_after_a_night_nothing_goes_to_an_old_connection(pools: list[Pool], autojump_clock: MockClock) -> None:
-    """5.1: a machine that slept has connections that nobody answers at: they are replaced before they are used."""
+    """5.1: a machine that slept has dead connections: they are replaced before they are used."""
     clock = TurnedClock()
     sender = Transport("https://api.test", KEYS, clock=clock)
     for pause_s in (0, 29, 29, 8 * 3600, 1):
@@ -55,7 +55,7 @@ async def test_after_a_night_nothing_goes_to_an_old_connection(pools: list[Pool]
 
 
 async def test_what_is_under_way_keeps_its_connection(pools: list[Pool], autojump_clock: MockClock) -> None:
-    """5.1: a body that is being read is not cut off by that; its connections are closed when nobody uses them."""
+    """5.1: a body that is being read is not cut off by that; its connections are closed after their last use."""
     clock = TurnedClock()
     sender = Transport("https://api.test", KEYS, clock=clock)
     stream = await sender.open("content", "/x", headers={}, deadline_s=30)

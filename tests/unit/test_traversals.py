@@ -89,8 +89,8 @@ async def test_what_the_service_took_does_not_count(walks: Traversals, autojump_
         assert walks.walk(1) is not None
 
 
-async def test_only_what_is_not_at_hand_counts(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """7: who looks at what is at hand costs nothing, and is not taken for a walker."""
+async def test_only_what_is_not_cached_counts(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """7: a look at what is cached costs nothing, and is no traversal."""
     service = FakeService(runs={1: run(1)})
     service.add_tree(1, many(10))
     tree = mounted(service, nursery)
@@ -110,7 +110,7 @@ async def begin(walks: Traversals, run_id: int = 1) -> None:
 
 
 async def test_it_ends_two_seconds_after_the_last_look(walks: Traversals, autojump_clock: MockClock) -> None:
-    """7: a look goes on with it, at what is at hand or not; two seconds without one end it."""
+    """7: a look goes on with it, at what is cached or not; two seconds without one end it."""
     await begin(walks)
     looks = (partial(walks.on_read, 1, "a/b"), partial(walks.asked, 1, "x"), partial(walks.on_read, 1, "x"))
     for look_at in looks:
@@ -129,7 +129,7 @@ async def test_it_ends_two_seconds_after_the_last_look(walks: Traversals, autoju
 
 
 async def test_a_second_look_is_no_step(walks: Traversals, autojump_clock: MockClock) -> None:
-    """7: a directory counts once in a walk, but for one that had to be asked for again."""
+    """7: a directory counts once in a walk, except for one that had to be asked for again."""
     assert not walks.on_read(1, "a")
     await begin(walks)
     assert walks.on_read(1, "a/c")
@@ -140,15 +140,15 @@ async def test_a_second_look_is_no_step(walks: Traversals, autojump_clock: MockC
     walk = walks.walk(1)
     assert walk is not None
     assert walk.on_read == 3
-    # Who goes in circles over what is at hand does not walk on.
+    # Repeated looks at what is cached do not continue a traversal.
     for _ in range(3):
         await trio.sleep(0.9)
         walks.on_read(1, "a")
     assert walks.walk(1) is None
 
 
-async def test_it_does_not_end_while_he_waits(walks: Traversals, autojump_clock: MockClock) -> None:
-    """7: who waits for an answer, or for a rate limit, has not stopped walking."""
+async def test_it_does_not_end_during_a_wait(walks: Traversals, autojump_clock: MockClock) -> None:
+    """7: a wait for an answer, or for a rate limit, does not end a traversal."""
     await begin(walks)
     with walks.asking(1, "a/d"):
         await trio.sleep(100)
@@ -227,7 +227,7 @@ async def test_one_line_a_walk(
 
 
 async def test_deep_looks(tree_of_one: Tree, autojump_clock: MockClock) -> None:
-    """7: a look at one deep file is none; a path of four levels that nobody has seen is."""
+    """7: a look at one deep file is none; a new path of four levels is."""
     await look(tree_of_one, 1, "g0/d0")
     assert tree_of_one._walks.walk(1) is None
     await node(tree_of_one, 1, "g1/d10/f0")

@@ -45,7 +45,7 @@ async def file(tree: Tree, path: str) -> ArtifactFile:
     return node
 
 
-# --- where a content is -------------------------------------------------------------------------------------
+# --- where a file is -------------------------------------------------------------------------------------
 
 
 async def test_where_a_content_is(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
@@ -91,11 +91,11 @@ async def test_a_settled_runs_contents_have_a_stamp(
 # --- what an open may rely on -------------------------------------------------------------------------------
 
 
-async def test_a_superseded_version_is_told(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.4: `open` of a version that the listing at hand no longer shows is ESTALE; asking costs nothing."""
+async def test_a_superseded_version_is_reported(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.4: `open` of a version that the cached listing no longer shows is ESTALE; asking costs nothing."""
     before = await file(tree, "1/f")
     tree.check(before)
-    service.listings[1, ""] = directory({"f": 6})
+    service.listings[1, ""] = directory({"f": 4})
     await trio.sleep(60)
     after = await file(tree, "1/f")
     service.asked()
@@ -109,7 +109,7 @@ async def test_a_superseded_version_is_told(tree: Tree, service: FakeService, au
     with pytest.raises(errors.Superseded):
         tree.check(after)
     tree.record_size_conflict(before, None)
-    tree.check(before)  # nothing at hand says otherwise
+    tree.check(before)  # nothing cached says otherwise
 
 
 # --- what contents teach ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""artifactfs.tree.tree and listings: versions, and how long what was listed is believed (semantics.md 2.3, 2.4, 3)."""
+"""artifactfs.tree.tree and listings: versions, and how long a listing stays fresh (semantics.md 2.3, 2.4, 3)."""
 
 import pytest
 import trio
@@ -9,7 +9,7 @@ from artifactfs.domain import Run
 from artifactfs.tree import listing
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
-from artifactfs.tree.nodes import Entry, LookupResult, same_version
+from artifactfs.tree.nodes import ArtifactFile, Entry, LookupResult, same_version
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -52,7 +52,7 @@ async def entry(tree: Tree, path: str) -> Entry:
 async def test_time_to_live(
     which: Run, ttl_s: float, tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """3.1: 60 s, or an hour for a run finished for more than ten minutes; the kernel is told what is left."""
+    """3.1: 60 s, or an hour for a run finished for more than ten minutes; the kernel learns what is left."""
     service.runs[1] = which
     found = await look(tree, "runs/1/f")
     assert found.valid_s == pytest.approx(ttl_s)
@@ -92,10 +92,10 @@ async def test_times_as_configured(service: FakeService, nursery: trio.Nursery, 
     assert service.asked() == [("runs", 9)]
 
 
-async def test_an_absence_is_told_for_at_most_ten_seconds(
+async def test_the_kernel_caches_an_absence_for_at_most_ten_seconds(
     tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """3.1: "not there" is told to the kernel for at most `negative_ttl`, and never longer than the listing is fresh."""
+    """3.1: "not there" the kernel caches it for at most `negative_ttl`, and never longer than the listing is fresh."""
     await look(tree, "runs/1/f")
     for slept, told in ((0, 10), (54, 6)):
         await trio.sleep(slept)
@@ -157,7 +157,7 @@ async def test_the_service_is_down(tree: Tree, service: FakeService, autojump_cl
 async def test_an_error_is_not_an_absence(
     error: errors.ServiceError, tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """3.2: cold, the error is told as it is, remembered by nobody, and the next look succeeds."""
+    """3.2: cold, the error is returned as it is, never cached, and the next look succeeds."""
     for broken_at in range(2):
         service.failures = [None] * broken_at + [error]
         with pytest.raises(type(error)):
@@ -207,7 +207,7 @@ async def test_a_run_deleted_meanwhile(tree: Tree, service: FakeService, autojum
 
 
 async def after_change(tree: Tree, service: FakeService, files: dict[str, int | None]) -> tuple[Entry, Entry]:
-    """Return the entry of "f" before and after the run's root is listed anew with these files."""
+    """Return the entry of "f" before and after the run's root is listed again with these files."""
     before = await entry(tree, "runs/1/f")
     service.listings[1, ""] = directory(files)
     await trio.sleep(60)
@@ -221,12 +221,29 @@ async def test_an_unchanged_file_is_the_same_entry(tree: Tree, service: FakeServ
 
 
 async def test_a_changed_size_is_a_new_version(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.4, 3.5: a file that grows is another inode each time; the size that it had has its number again."""
-    before, after = await after_change(tree, service, {"f": 6})
-    assert after.size_bytes == 6
+    """2.4: a file that shrank is another version, and another inode."""
+    before, after = await after_change(tree, service, {"f": 4})
+    assert after.size_bytes == 4
     assert after.number != before.number
-    _, back = await after_change(tree, service, {"f": 5})
-    assert back.number == before.number
+
+
+async def test_a_file_that_grew_is_the_same(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """3.5: a file that grew keeps its number, shows when that was seen, and keeps the number without its listing."""
+    before, after = await after_change(tree, service, {"f": 6, "g": 1})
+    assert (after.number, after.size_bytes, after.mtime_ns) == (before.number, 6, NOW_NS)
+    other = (await look(tree, "runs/1/g")).node
+    assert isinstance(other, ArtifactFile)
+    tree.record_size_conflict(other, None)
+    assert (await entry(tree, "runs/1/f")).number == before.number
+
+
+async def test_a_number_is_not_used_again(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.4: a file that grew and shrank to its first size has another number: it is not what it was at first."""
+    before, grown = await after_change(tree, service, {"f": 6})
+    _, first = await after_change(tree, service, {"f": 5})
+    _, second = await after_change(tree, service, {"f": 4})
+    assert grown.number == before.number
+    assert len({before.number, first.number, second.number}) == 3
 
 
 async def test_a_time_once_shown_stays(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
@@ -234,7 +251,7 @@ async def test_a_time_once_shown_stays(tree: Tree, service: FakeService, autojum
     service.listings[1, ""] = directory({"f": 5, "g": 5})
     first = await entry(tree, "runs/1/f")
     service.runs[1] = finished_run(1, minutes_ago=1)
-    service.listings[1, ""] = directory({"f": 5, "g": 6, "h": 1})
+    service.listings[1, ""] = directory({"f": 5, "g": 4, "h": 1})
     await trio.sleep(60)
     end_ns = NOW_NS - MINUTE_NS
     times = [(await entry(tree, f"runs/1/{name}")).mtime_ns for name in "fgh"]
@@ -272,12 +289,12 @@ async def test_the_listing_of_a_directory_keeps_its_inode(
     ("old", "new", "same"),
     [
         ((False, 5), (False, 5), True), ((False, None), (False, 5), True), ((False, 5), (False, None), True),
-        ((False, 5), (False, 6), False), ((False, 0), (False, None), True), ((False, 0), (False, 5), False),
+        ((False, 5), (False, 6), True), ((False, 0), (False, None), True), ((False, 5), (False, 4), False),
         ((True, None), (True, None), True), ((True, None), (False, None), False), ((False, 5), (True, None), False),
     ],
 )  # fmt: skip
 def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | None], same: bool) -> None:
-    """2.4: a version of a file is its size; a kind never becomes another."""
+    """2.4: a version of a file has its size, or grows; a kind never becomes another."""
     first, second = (Entry(b"x", is_dir, 9, 0, size) for is_dir, size in (old, new))
     assert same_version(first, second) is same
 
@@ -288,7 +305,7 @@ def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | 
 async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     """1.1: entries come in the server's order, and by name."""
     answer = directory({"z": 1, "a": 2, "m": 3})
-    built = await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"))
+    built = await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, {}, {})
     assert [e.name for e in built.entries] == [b"z", b"a", b"m"]
     assert built.by_name[b"a"] is built.entries[1]
     assert len(built) == 3
@@ -307,7 +324,7 @@ async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> Non
     answer = directory({f"f{i}": i for i in range(20_000)})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"))
+        await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, {}, {})
         nursery.cancel_scope.cancel()
     assert turns >= 5
 

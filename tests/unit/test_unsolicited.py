@@ -109,7 +109,7 @@ async def test_a_clean_connection_is_used_again(
 async def test_an_answer_behind_an_answer(
     route: str, certified: tuple[str, ssl.SSLContext], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """4.1: a second answer, which comes with the first in a write (and a TLS record) of its own, is not believed."""
+    """4.1: a second answer, which comes with the first in a write (and a TLS record) of its own, is not trusted."""
     async with route_to(route, certified, foreign) as to:
         assert [await to.get(number) for number in range(3)] == [b"own 0", b"own 1", b"own 2"]
         assert to.asked == [1, 1, 1]
@@ -192,7 +192,7 @@ async def test_an_answer_while_tls_packs_the_request(
 async def test_a_server_that_speaks_first(
     tls: bool, certified: tuple[str, ssl.SSLContext], autojump_clock: MockClock
 ) -> None:
-    """4.1: an answer that is there before the request is none: no request is sent, and the caller is told."""
+    """4.1: an answer that is there before the request is none: no request is sent, and the caller gets an error."""
 
     async def serve(connection: Connection) -> None:
         if tls:

@@ -1,0 +1,143 @@
+"""The open artifact files: opening, reading, growing, and what an answer that is of no use says of the file.
+
+Owns the one place where the tree and the contents meet: the tree says which version a file has, the contents show
+whether that is so, and what they show is recorded in the tree (docs/semantics.md 2.2, 2.4, 4.1).
+"""
+
+import errno
+import logging
+
+import msgspec
+import trio
+from pyfuse3 import FUSEError
+
+from artifactfs import errors
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.content.reader import OpenFile
+from artifactfs.fuse.error_boundary import shown
+from artifactfs.fuse.inodes import Inode
+from artifactfs.tree.nodes import ArtifactFile, LookupResult, mount_path, same_version
+from artifactfs.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+# Answers of the content endpoint that may mean that there is no such artifact, or a body that is too short: a fresh
+# listing of the directory decides (docs/dev/model-lab-api.md, "Status to errno").
+_POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
+# The time for that listing, at least, whatever is left of the deadline.
+_DIAGNOSE_S = 1.0
+
+
+class FileHandle(msgspec.Struct):
+    """An open file. `tid`: the thread that opened it, and mostly reads it: of a read the binding does not say that."""
+
+    inode: Inode
+    file: ArtifactFile
+    opened: OpenFile
+    tid: int
+
+
+class ArtifactHandles:
+    """See the module. `deadline_s`: of one call. Every method raises Superseded, ServiceError or FUSEError."""
+
+    def __init__(self, tree: Tree, files: OpenFileTable, *, deadline_s: float) -> None:
+        self._tree = tree
+        self._files = files
+        self._deadline_s = deadline_s
+
+    async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
+        """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
+        if inode.superseded:
+            raise errors.Superseded("another version of this file is there by now")
+        self._tree.check(file)
+        began = trio.current_time()
+        try:
+            opened = await self._files.open(await self._tree.locate_content(file), stream=stream)
+        except errors.Superseded as error:
+            # The kernel looks the name up again, and must get another inode: it holds pages of this one.
+            self._supersede(inode, error)
+            raise
+        except _POSSIBLY_DELETED as error:
+            raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
+        listed_bytes = file.entry.size_bytes
+        self._record_size(inode, opened)
+        if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
+            # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
+            opened.close()
+            raise errors.Superseded("the contents are shorter than listed")
+        return FileHandle(inode, file, opened, tid)
+
+    async def with_size(self, found: LookupResult) -> LookupResult:
+        """Return a file that was looked up with its size, if one answer tells that.
+
+        Programs that go by `stat` alone (tarfile, rclone) would store the file as empty otherwise.
+        """
+        file = found.node
+        if not isinstance(file, ArtifactFile):
+            return found
+        try:
+            opened = await self._files.open(await self._tree.locate_content(file), stream=True)
+        except errors.ServiceError as error:
+            log.info("the size of %s is not known: %s", shown(mount_path(file)), error)
+            return found
+        size = opened.size
+        opened.close()
+        if size is None:
+            return found
+        return LookupResult(self._tree.record_size(file, size), found.valid_s, found.attributes_s)
+
+    async def read(self, handle: FileHandle, offset: int, size: int) -> bytes | memoryview:
+        """Return `size` bytes from `offset`, less only at the end of the file, which may have grown since `open`."""
+        inode, file, opened = handle.inode, handle.file, handle.opened
+        began = trio.current_time()
+        try:
+            if opened.size != inode.entry.size_bytes:
+                await self._grow(inode, opened, offset + size)
+            return await opened.read(offset, size)
+        except errors.Superseded as error:
+            if not inode.superseded:
+                log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)
+                self._supersede(inode, error)
+            raise
+        except _POSSIBLY_DELETED as error:
+            raise await self._diagnose(inode, file, error, began, gone=errno.ESTALE) from error
+
+    async def _grow(self, inode: Inode, opened: OpenFile, end: int) -> None:
+        """Let an open file grow to its listed size, for a read up to `end`; records the size that it comes to."""
+        size, file = opened.size, inode.node
+        if size is not None and isinstance(file, ArtifactFile) and end > size < (file.entry.size_bytes or 0):
+            await opened.grow(await self._tree.locate_content(file))
+        self._record_size(inode, opened)
+
+    def _record_size(self, inode: Inode, opened: OpenFile) -> None:
+        """Record the size of the contents where the listing lacks it, or gives another one."""
+        size, file = opened.size, inode.node
+        if size is not None and isinstance(file, ArtifactFile) and size != file.entry.size_bytes:
+            inode.entry = self._tree.record_size(file, size).entry
+
+    def _supersede(self, inode: Inode, error: errors.Superseded) -> None:
+        if not inode.superseded and isinstance(file := inode.node, ArtifactFile):
+            inode.superseded = True
+            self._tree.record_size_conflict(file, error.size_bytes)
+
+    async def _diagnose(
+        self, inode: Inode, file: ArtifactFile, error: errors.ServiceError, began: float, *, gone: int
+    ) -> FUSEError:
+        """Return the error for contents that cannot be read: a fresh listing shows whether the file is deleted.
+
+        Takes at most the deadline of the call that `began` then (of trio's clock).
+        """
+        log.warning("content of %s: %s", shown(mount_path(file)), error)
+        inode.superseded = True
+        self._tree.doubt(file.directory)
+        try:
+            with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
+                found = await self._tree.lookup(file.directory, file.entry.name)
+        except errors.NoSuchEntry:
+            return FUSEError(gone)
+        except trio.TooSlowError:
+            return FUSEError(errno.ETIMEDOUT)
+        if not isinstance(found.node, ArtifactFile):
+            return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
+        # Another version by now: the body of one that is empty is too short for this one.
+        return FUSEError(errno.EIO if same_version(file.entry, found.node.entry) else errno.ESTALE)

@@ -1,0 +1,203 @@
+"""artifactfs.content.growth: a version grows where the larger file continues it, and only there (2.4, 3.5)."""
+
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from artifactfs import errors
+from artifactfs.content.reader import OpenFile
+from artifactfs.domain import ArtifactRef, ContentVersion
+from tests.content_harness import BLOCK, GLANCE, Bench, Server, bench, noise
+
+OTHER = noise(100 * BLOCK, seed=3)
+WHOLE = noise(100 * BLOCK)
+# Smaller than a block; the end of a block; several blocks and a part.
+SIZES = [1, 700, BLOCK, 3 * BLOCK + 100]
+
+
+async def opened(made: Bench, size: int | None, *, settled: bool = False) -> OpenFile:
+    version = ContentVersion(ArtifactRef("10", "p/log.txt"), size, settled=settled, lineage=7)
+    return await made.files.open(version)
+
+
+async def grown(made: Bench, handle: OpenFile, size: int) -> None:
+    await handle.grow(ContentVersion(ArtifactRef("10", "p/log.txt"), size, settled=False, lineage=7))
+
+
+def version_of(server: Server) -> bytes:
+    return b"%16d" % len(server.data)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("more", [1, 500, 5 * BLOCK + 3])
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+@pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
+@pytest.mark.parametrize("told", [True, False], ids=["total", "no total"])
+async def test_an_open_file_reads_on(
+    size: int, more: int, granted: bool, validators: bool, told: bool, autojump_clock: MockClock
+) -> None:
+    """3.5: an open handle reads past the old end; what was read stays; each byte is the server's."""
+    server = Server(WHOLE[:size], granted=granted, told=told)
+    if validators:
+        server.validator = lambda: version_of(server)
+    async with bench(server) as made:
+        handle = await opened(made, size)
+        assert await made.read_whole(handle) == WHOLE[:size]
+        for total in (size + more, size + 2 * more):
+            server.data = WHOLE[:total]
+            await grown(made, handle, total)
+            assert handle.size == total
+            assert await made.read_whole(handle) == WHOLE[:total]
+        handle.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("differs_at", [0, -1], ids=["start", "end"])
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+async def test_another_file_that_is_larger(
+    size: int, differs_at: int, granted: bool, autojump_clock: MockClock
+) -> None:
+    """2.4: where the first byte or the last known one is another, it is another version, for all readers."""
+    server = Server(WHOLE[:size], granted=granted)
+    async with bench(server) as made:
+        handle, second = await opened(made, size), await opened(made, size)
+        assert await made.read_whole(handle) == WHOLE[:size]
+        changed = bytearray(WHOLE[: size + 10])
+        changed[0 if differs_at == 0 else size - 1] ^= 1
+        server.data = bytes(changed)
+        with pytest.raises(errors.Superseded):
+            await grown(made, handle, size + 10)
+        with pytest.raises(errors.Superseded):
+            await second.read(0, 1)
+        for each in (handle, second):
+            each.close()
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+async def test_it_is_opened_again(granted: bool, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """3.5, 4.3: a file that grew while it was closed keeps its bytes; only new ones, and the proof, are fetched."""
+    size = 40 * BLOCK + 5
+    server = Server(WHOLE[:size], granted=granted)
+    server.validator = lambda: version_of(server)
+    async with bench(server, directory=str(tmp_path / "cache"), pool=4 * BLOCK) as made:
+        handle = await opened(made, size)
+        assert await made.read_whole(handle) == WHOLE[:size]
+        handle.close()
+        await made.settle()
+        server.data = WHOLE[: size + 3 * BLOCK]
+        sent = server.sent
+        handle = await opened(made, size + 3 * BLOCK)
+        assert await made.read_whole(handle) == WHOLE[: size + 3 * BLOCK]
+        if granted:
+            assert server.sent - sent <= 6 * BLOCK
+        handle.close()
+
+
+async def test_another_file_at_open(autojump_clock: MockClock) -> None:
+    """2.4: a larger file that differs from what is cached fails at open, where the kernel looks the name up again."""
+    server = Server(WHOLE[:2000])
+    async with bench(server) as made:
+        handle = await opened(made, 2000)
+        assert await made.read_whole(handle) == WHOLE[:2000]
+        handle.close()
+        server.data = OTHER[:3000]
+        with pytest.raises(errors.Superseded):
+            await opened(made, 3000)
+
+
+async def test_nothing_known_needs_no_proof(autojump_clock: MockClock) -> None:
+    """2.4: where nothing was read, nothing can be mixed, and no request is made."""
+    server = Server(WHOLE[:2000])
+    async with bench(server) as made:
+        handle = await opened(made, 2000, settled=True)
+        server.data = OTHER[:3000]
+        await grown(made, handle, 3000)
+        assert server.asked == []
+        assert await made.read_whole(handle) == OTHER[:3000]
+        handle.close()
+
+
+async def test_the_caches_lost_it(autojump_clock: MockClock) -> None:
+    """2.4: what readers were given and the caches have lost can be compared with nothing: another version."""
+    server = Server(WHOLE[: 8 * BLOCK])
+    async with bench(server) as made:
+        handle = await opened(made, 8 * BLOCK)
+        assert await made.read_whole(handle) == WHOLE[: 8 * BLOCK]
+        made.shop.pool.clear()
+        server.data = WHOLE[: 9 * BLOCK]
+        with pytest.raises(errors.Superseded):
+            await grown(made, handle, 9 * BLOCK)
+        handle.close()
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+async def test_the_listing_runs_ahead(granted: bool, autojump_clock: MockClock) -> None:
+    """3.5: contents that are shorter than the listing says are read to their end, and on when they come."""
+    server = Server(WHOLE[:2000], granted=granted)
+    async with bench(server) as made:
+        handle = await opened(made, 2000)
+        assert await made.read_whole(handle) == WHOLE[:2000]
+        await grown(made, handle, 5000)
+        assert handle.size == 2000
+        server.data = WHOLE[:4000]
+        await grown(made, handle, 5000)
+        assert await made.read_whole(handle) == WHOLE[:4000]
+        handle.close()
+
+
+async def test_the_listing_lags_behind(autojump_clock: MockClock) -> None:
+    """3.5: an answer of a larger file lets the version grow, if it is of a run that goes on."""
+    size = 5 * BLOCK
+    server = Server(WHOLE[:size])
+    async with bench(server) as made:
+        handle = await opened(made, size)
+        assert bytes(await handle.read(0, 100)) == WHOLE[:100]
+        server.data = WHOLE[: 9 * BLOCK]
+        assert await made.read_whole(handle) == WHOLE[: 9 * BLOCK]
+        handle.close()
+
+
+async def test_a_finished_run_does_not_grow(autojump_clock: MockClock) -> None:
+    """4.1: of a finished run an answer of a larger file is another version: the kernel must learn its size."""
+    server = Server(WHOLE[: 5 * BLOCK])
+    async with bench(server) as made:
+        handle = await opened(made, 5 * BLOCK, settled=True)
+        assert bytes(await handle.read(0, GLANCE)) == WHOLE[:GLANCE]
+        server.data = WHOLE[: 9 * BLOCK]
+        with pytest.raises(errors.Superseded) as caught:
+            await handle.read(3 * BLOCK, 100)
+        assert caught.value.size_bytes == 9 * BLOCK
+        handle.close()
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+async def test_it_was_truncated(granted: bool, autojump_clock: MockClock) -> None:
+    """2.4: a file that is shorter than what was read of it is another version, whatever the listing says."""
+    server = Server(WHOLE[:3000], granted=granted)
+    async with bench(server) as made:
+        handle = await opened(made, 3000)
+        assert await made.read_whole(handle) == WHOLE[:3000]
+        server.data = WHOLE[:1000]
+        with pytest.raises(errors.Superseded):
+            await grown(made, handle, 4000)
+        handle.close()
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+async def test_a_proof_breaks_off(granted: bool, autojump_clock: MockClock) -> None:
+    """5.1: a proof that breaks off is tried again; one that stalls ends with the deadline, and the file stays."""
+    server = Server(WHOLE[:3000], granted=granted)
+    async with bench(server) as made:
+        handle = await opened(made, 3000)
+        assert await made.read_whole(handle) == WHOLE[:3000]
+        server.data = WHOLE[:6000]
+        server.cuts = [800, 800]
+        await grown(made, handle, 6000)
+        assert handle.size == 6000
+        server.data, server.stall = WHOLE[:7000], True
+        with pytest.raises(errors.TimedOut):
+            await grown(made, handle, 7000)
+        server.stall = False
+        assert bytes(await handle.read(0, 100)) == WHOLE[:100]
+        handle.close()
