@@ -58,7 +58,6 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             its,
             size_bytes=its.size_bytes if mine.size_bytes is None else mine.size_bytes,
             created_ns=its.created_ns if mine.created_ns is None else mine.created_ns,
-            mtime_ns=mine.mtime_ns,  # a time once shown stays (docs/semantics.md 2.3)
         )
         # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known
@@ -118,10 +117,12 @@ class InodeTable:
             new.number += 1
         return new
 
-    def files(self) -> set[int]:
-        """Return the numbers of all files in use."""
+    def files(self, run_id: int | None = None) -> set[int]:
+        """Return the numbers of all files in use, or of those of a run."""
         return {
-            number for number, inode in self._table.items() if inode.directory is not None and not inode.entry.is_dir
+            number
+            for number, inode in self._table.items()
+            if inode.directory is not None and not inode.entry.is_dir and run_id in (None, inode.directory.run_id)
         }
 
     def add_lookup(self, inode: Inode) -> None:

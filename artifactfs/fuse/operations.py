@@ -11,6 +11,7 @@ import logging
 import math
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar, cast
 
 import msgspec
@@ -24,6 +25,7 @@ from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.attributes import AttributeMaker, Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler, shown
+from artifactfs.fuse.handles import DirectoryHandle, KernelState
 from artifactfs.fuse.inodes import Inode, InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.tree.nodes import (
@@ -57,16 +59,6 @@ _DIAGNOSE_S = 1.0
 _DOTS = 2
 
 
-class _DirectoryHandle(msgspec.Struct):
-    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
-
-    inode: Inode
-    directory: AnyDirectory
-    contents: DirSnapshot
-    tid: int
-    started: bool = False
-
-
 class _FileHandle(msgspec.Struct):
     """An open file. `tid`: who opened it, and mostly reads it: of a read the binding does not say whose it is."""
 
@@ -74,15 +66,6 @@ class _FileHandle(msgspec.Struct):
     file: ArtifactFile
     opened: OpenFile
     tid: int
-
-
-class KernelState(msgspec.Struct, frozen=True):
-    """What the kernel holds of us: inodes in use, open files and directories, and files that have no known size."""
-
-    inodes: int
-    open_files: int
-    open_directories: int
-    open_without_size: int
 
 
 class Operations(pyfuse3.Operations):
@@ -111,7 +94,7 @@ class Operations(pyfuse3.Operations):
         self.inodes = InodeTable([tree.root])
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
-        self._directories: dict[int, _DirectoryHandle] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
         self._open_files: dict[int, _FileHandle] = {}
         self._handles = itertools.count(1)
         # Files whose pages the kernel must drop at the next open.
@@ -123,6 +106,13 @@ class Operations(pyfuse3.Operations):
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
+
+    def show_new_times(self, run_id: int) -> set[int]:
+        """Show the new times of a run's files in open directories; returns the inodes that the kernel must drop."""
+        for handle in self._directories.values():
+            if isinstance(handle.directory, ArtifactDir) and handle.directory.run_id == run_id:
+                handle.show(partial(self._tree.current, handle.directory))
+        return self.inodes.files(run_id)
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -163,7 +153,12 @@ class Operations(pyfuse3.Operations):
     @fuse_handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         # From the inode, never from the network (docs/semantics.md 2.5): a page read asks for it first.
-        return self._attributes.of(self.inodes.get(inode), _DIRECTORY_VALID_S)
+        found = self.inodes.get(inode)
+        if found.directory is not None and not found.entry.is_dir:
+            time_ns = self._tree.current(found.directory, found.entry).mtime_ns
+            if time_ns != found.entry.mtime_ns:
+                found.entry = msgspec.structs.replace(found.entry, mtime_ns=time_ns)
+        return self._attributes.of(found, _DIRECTORY_VALID_S)
 
     @fuse_handler
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -183,7 +178,7 @@ class Operations(pyfuse3.Operations):
         contents = await self._contents(ctx.pid, directory)
         # no await below:
         handle = next(self._handles)
-        self._directories[handle] = _DirectoryHandle(opened, directory, contents, ctx.pid)
+        self._directories[handle] = DirectoryHandle(opened, directory, contents, ctx.pid)
         return handle
 
     @fuse_handler
@@ -343,7 +338,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTCONN)
         raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
-    def _reply(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    def _reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
 
         In a walk over what is known this is most of the work, so nothing is done for an entry that was done for the

@@ -173,6 +173,7 @@ async def _serve(
             control = Control(known, KernelDentries())
             operations = components.fuse_operations(settings, tree, files, control, on_kernel_ready)
             control.operations = operations
+            tree.watch_times(control.show_new_times)
             follow = account_switch.follower(settings, tree, files, operations)
 
             async def refresh() -> None:

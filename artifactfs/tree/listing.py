@@ -114,18 +114,25 @@ async def checkpoint_if_full(part: Sequence[object]) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def timed(
-    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild]
+async def completed(
+    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild], *, times: bool
 ) -> Mapping[bytes, ListedChild]:
-    """Return a directory's children with the files' times from the index, and sizes where they lack."""
+    """Return a directory's children with sizes from the index where they lack, and with `times` the files' times.
+
+    A time belongs to a file of the size that the index has.
+    """
     if not index:
         return children
     found = dict(children)
     for part in chunked(index.values()):
         for known in part:
-            if (child := found.get(known.name)) is not None and not child.is_dir:
-                size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
-                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=known.created_ns)
+            if (child := found.get(known.name)) is None or child.is_dir or known.is_dir:
+                continue
+            size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
+            # An index may give no size for an empty file.
+            if size_bytes == (known.size_bytes or 0) or size_bytes is None:
+                created_ns = known.created_ns if times else child.created_ns
+                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=created_ns)
         await checkpoint_if_full(part)
     return found
 
@@ -137,14 +144,17 @@ async def build(
     old: Listing | None,
     numbering: InodeNumbers,
     overrides: dict[bytes, SizeOverride] | None = None,
+    time_ns: int | None = None,
 ) -> Listing:
     """Make a listing of the children in an answer.
 
     A child that is unchanged since `old` keeps its entry, and with it its time (2.3).
     `overrides`: sizes by name; one holds as long as the listing gives the same size as then.
+    `time_ns`: the time of a new file that has none of its own; None for the run's, which directories show.
     """
     number = numbering.children(run.run_id, path)
-    mtime_ns = file_time_ns(run)
+    run_ns = file_time_ns(run)
+    file_ns = run_ns if time_ns is None else time_ns
     known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
@@ -154,7 +164,7 @@ async def build(
                     item = msgspec.structs.replace(item, size_bytes=override.size_bytes)
                 else:
                     del overrides[item.name]  # the listing has changed
-            by_name[item.name] = _entry(item, known.get(item.name), number, mtime_ns)
+            by_name[item.name] = _entry(item, known.get(item.name), number, run_ns if item.is_dir else file_ns)
         await checkpoint_if_full(part)
     return Listing(by_name)
 

@@ -169,6 +169,16 @@ class Tree:
         settled = listing.settled(run, self._wall_clock_ns())
         return ContentVersion(artifact, entry.size_bytes, self._stamp(run, entry, variant), variant, settled)
 
+    def watch_times(self, changed: Callable[[int], None]) -> None:
+        """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
+        self._directories.on_new_times = changed
+
+    def current(self, directory: ArtifactDir, entry: Entry) -> Entry:
+        """Return an entry as its listing has it now; the same where that is not cached, or has another version."""
+        held = self._listings.get_any((directory.run_id, directory.path))
+        now = held.value.listing.by_name.get(entry.name) if held is not None else None
+        return now if now is not None and same_version(entry, now) else entry
+
     def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the cached listing shows another version of a file, or none. No request."""
         directory = file.directory

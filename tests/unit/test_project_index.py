@@ -11,7 +11,7 @@ from artifactfs.domain import IndexedFile
 from artifactfs.tree import listing
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
-from tests.fakes import CREATED_NS, MINUTE_NS, FakeService, directory, finished_run, run, until
+from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, directory, finished_run, run, until
 from tests.walking import count, entries, is_there, listed, look, many, mounted, node, truth, walk
 
 BASE = "prefix/artifacts/"
@@ -43,8 +43,8 @@ def sample(service: FakeService, *paths: str) -> list[Sequence[str]]:
     return offered
 
 
-def says_distrust(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if "is wrong about run" in record.message]
+def says_distrust(caplog: pytest.LogCaptureFixture, words: str = "is wrong about run") -> list[str]:
+    return [record.message for record in caplog.records if words in record.message]
 
 
 # --- a good one ---------------------------------------------------------------------------------------------
@@ -73,28 +73,29 @@ async def test_deep_paths(tree: Tree, service: FakeService, autojump_clock: Mock
     assert trio.current_time() - began <= 8 * service.latency_s
 
 
-@pytest.mark.parametrize("looks", [["g0/d0"], ["g0", "g1"], ["g0/d0", "g0/d0", "g0/d0"]])
-async def test_who_does_not_walk(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """7: a look at one deep directory, or at three of any, is no walk: the index is not asked for."""
+@pytest.mark.parametrize("looks", [["g0/d0"], ["g0", "g1"], ["g0/d0", "g0/d0", "g0/d0"], ["g0", "g1", "g2"]])
+async def test_a_run_is_entered(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: the index is requested once, beside the run's first listing, and its samples only for a traversal."""
     for path in looks:
         await look(tree, 1, path)
-    assert count(service.asked(), "index") == 0
+    asked = service.asked()
+    assert set(asked[:3]) == {("run", 1), ("index", "10"), ("listing", 1, "")}
+    assert count(asked, "index") == 1
+    samples = set(listed(asked)) - {"", *looks, *(path.partition("/")[0] for path in looks)}
+    assert (len(samples) == 3) is (len(looks) == 3 and len(set(looks)) == 3)
 
 
-@pytest.mark.parametrize("looks", [["g0/d0", "g0/d1"], ["g0", "g1", "g2"]])
-async def test_who_walks(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """7: two directories from the third level on, or four of any, within two seconds: the index is asked for."""
-    for path in looks:
-        await look(tree, 1, path)
-    assert count(service.asked(), "index") == 1
-
-
-async def test_who_takes_his_time(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """7: one directory a second is no walk."""
-    for path in ("g0", "g0/d0", "g1", "g1/d10", "g2", "g2/d20"):
-        await look(tree, 1, path)
-        await trio.sleep(2.1)
-    assert count(service.asked(), "index") == 0
+async def test_one_index_in_a_time_to_live(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: whoever lists directories of a project, its index is requested once in `listing_ttl`."""
+    service.runs[2] = run(2)
+    service.add_tree(2, many(20), prefix="second")
+    for minute in range(3):
+        for path in ("g0", "g0/d0", "g1", "g1/d10"):
+            await look(tree, 1, path)
+            await look(tree, 2, path)
+            await trio.sleep(10)
+        assert count(service.asked(), "index") == 1, minute
+        await trio.sleep(21)
 
 
 async def test_off_and_tree(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -107,14 +108,12 @@ async def test_off_and_tree(service: FakeService, nursery: trio.Nursery, autojum
 
 
 async def test_times_are_the_files_own(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.3: a file's time is its `created_at` where the index gave it before it was shown, else its run's."""
+    """2.3: every file of a run shows its `created_at` from the start, whichever directory is opened first."""
     service.runs[1] = finished_run(1)
+    await look(tree, 1, "g3/d30")
     found = await entries(tree, 1)
     times = {path: entry.mtime_ns for path, entry in found.items() if not entry.is_dir}
-    # The two directories that were looked at before anybody could know that this is a walk.
-    early = {path for path in times if path.startswith("g0/d0/")}
-    assert {path for path, time in times.items() if time != CREATED_NS} == early
-    assert {times[path] for path in early} == {service.runs[1].completed_ns}
+    assert set(times.values()) == {CREATED_NS}
     # A time once shown stays.
     await trio.sleep(3600)
     assert {path: e.mtime_ns for path, e in (await entries(tree, 1)).items() if not e.is_dir} == times
@@ -242,18 +241,26 @@ async def test_a_sample_that_disagrees(
 
 
 @pytest.mark.parametrize("how", WRONG)
+@pytest.mark.parametrize("settled", [True, False])
 async def test_a_walked_directory_that_disagrees(
-    how: str, tree: Tree, service: FakeService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    settled: bool,
+    how: str,
+    tree: Tree,
+    service: FakeService,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """1.6: what was walked before the index came is compared with it, too."""
+    """1.6: what was listed directly is compared with the index, too; a run that still changes may only be newer."""
     caplog.set_level("INFO")
+    service.runs[1] = finished_run(1) if settled else run(1)
     service.projects["10"] = WRONG[how](service.projects["10"])
     sample(service)
     for path in ("g3/d30", "g3/d33", "g3/d39"):
         await look(tree, 1, path)
         await trio.sleep(3)
     assert await walk(tree, 1) == truth(service, 1)
-    assert len(says_distrust(caplog)) == 1
+    assert len(says_distrust(caplog)) == settled
+    assert len(says_distrust(caplog, "has changed since")) == (not settled)
     assert len(listed(service.asked())) == 45
 
 
@@ -323,6 +330,7 @@ async def test_an_index_that_is_found_wrong_late(
 ) -> None:
     """1.6: one disagreement drops the index and all that came from it, at any time; the next look is the truth."""
     caplog.set_level("INFO")
+    service.runs[1] = finished_run(1)
     service.projects["10"] = with_more("g3/d35/ghost")(without("g3/d36/f1")(service.projects["10"]))
     sample(service, "g1/d10")
     shown = await walk(tree, 1)
@@ -478,10 +486,60 @@ async def test_the_same_size_at_another_time(tree: Tree, service: FakeService, a
 
 
 async def test_a_time_comes_and_goes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.3, 2.4: learning of a time later, or not any more, changes neither the version nor the time shown."""
+    """2.3, 2.4: a time that is learned later, or not known any more, does not change the version; it is shown."""
     seen = await versions(tree, service, (5, None), (5, CREATED_NS), (5, None), (5, CREATED_NS))
-    assert len(set(seen)) == 1
-    assert seen[0][1] == service.runs[1].created_ns
+    assert len({(number, variant) for number, _, variant in seen}) == 1
+    assert [time_ns for _, time_ns, _ in seen] == [service.runs[1].created_ns, *[CREATED_NS] * 3]
+
+
+async def test_one_run_one_clock(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: an index that comes late, or turns out to be wrong, changes the times of all files of its run at once."""
+    service.runs[1] = finished_run(1)
+    service.index_s, service.room = 7.0, False
+    told: list[int] = []
+    tree.watch_times(told.append)
+    changed: list[set[int]] = []
+    for _ in range(40):
+        for path in ("", "g0", "g0/d0", "g1/d10", "g3/d33"):
+            await look(tree, 1, path)
+        shown = {e.mtime_ns for at in ("g0/d0", "g1/d10", "g3/d33") for e in (await look(tree, 1, at)).values()}
+        changed += [shown] if not changed or changed[-1] != shown else []
+        await trio.sleep(0.25)
+    assert changed == [{service.runs[1].completed_ns}, {CREATED_NS}]
+    assert told == [1]
+    # A directory that was never listed has a file more than the index, and the run will not change any more.
+    service.listings[1, "g2/d20"] = directory({"f0": 2000, "f1": 2001, "f2": 2002, "new": 1})
+    assert await is_there(tree, 1, "g2/d20/new")
+    assert told == [1, 1]
+    found = await entries(tree, 1)
+    assert {entry.mtime_ns for entry in found.values() if not entry.is_dir} == {service.runs[1].completed_ns}
+
+
+async def test_a_run_that_completes(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """2.3: without an index all files of a run show the time of its end, once it has one; its updates move nothing."""
+    tree = mounted(service, nursery, "off")
+    service.runs[1] = run(1, created_ns=None, updated_ns=5)
+    for told, shown in ((run(1, created_ns=None, updated_ns=6), 5), (finished_run(1), finished_run(1).completed_ns)):
+        await look(tree, 1, "g0/d0")
+        service.runs[1] = told
+        await trio.sleep(61)
+        await look(tree, 1, "g0/d1")
+        times = {entry.mtime_ns for at in ("g0/d0", "g0/d1") for entry in (await look(tree, 1, at)).values()}
+        assert times == {shown}
+
+
+async def test_a_new_file_of_a_live_run(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: a file that came after the index shows when it was first seen, and its own time once the index has it."""
+    await look(tree, 1, "g0/d0")
+    await trio.sleep(30)
+    service.listings[1, "g1/d10"] = directory({"f0": 1000, "f1": 1001, "f2": 1002, "new": 1})
+    assert {name: e.mtime_ns for name, e in (await look(tree, 1, "g1/d10")).items()} == {
+        "f0": CREATED_NS, "f1": CREATED_NS, "f2": CREATED_NS, "new": NOW_NS,
+    }  # fmt: skip
+    service.projects["10"].append(IndexedFile(f"{BASE}g1/d10/new", 1, NOW_NS - MINUTE_NS))
+    await trio.sleep(31)
+    await look(tree, 1, "g0/d0")
+    assert (await look(tree, 1, "g1/d10"))["new"].mtime_ns == NOW_NS - MINUTE_NS
 
 
 async def test_another_size_and_back(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
