@@ -205,7 +205,7 @@ class Directories:
         return own
 
     async def _fetch_direct(self, run: Run, path: str, old: RunListing | None) -> RunListing:
-        if self.index is not None:
+        if self.index is not None and not self._health.is_degraded():
             self.index.request(run)
         try:
             answer = await self._service.list_directory(run.run_id, path)
@@ -257,6 +257,7 @@ class Directories:
             file_times.apply(await file_times.changes(made, clock, began, index, self._seen_ns(run)))
             if self._clocks.get(run.run_id) is clock:
                 return made, clock
+            began = clock
 
     # --- times ---------------------------------------------------------------------------------------------
 
