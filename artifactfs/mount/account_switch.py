@@ -39,7 +39,7 @@ def follower(
             "with `account` set, it would be kept over a change of keys"
         )
         files.switch_account(now)
-        tree.forget()
+        tree.clear()
         operations.invalidate_pages()
 
     return follow

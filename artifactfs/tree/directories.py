@@ -141,7 +141,7 @@ class Directories:
         """Make every listing and every index stale (docs/semantics.md 3.3)."""
         self.listings.mark_all_stale()
         if self.index is not None:
-            self.index.expire()
+            self.index.mark_all_stale()
 
     def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""

@@ -189,7 +189,7 @@ class Tree:
         if entry is None or not same_version(file.entry, entry):
             raise errors.Superseded("the listing has another version of this file")
 
-    def doubt(self, directory: ArtifactDir) -> None:
+    def mark_suspect(self, directory: ArtifactDir) -> None:
         """Mark a directory's listing stale: reading a file failed in a way that a new listing may explain."""
         self._directories.force_direct(directory, self._listings.mark_stale)
 
@@ -212,14 +212,14 @@ class Tree:
         if size_bytes is not None and size_bytes != entry.size_bytes:
             self._directories.record_size_override(directory, entry, size_bytes)
 
-    def expire(self) -> None:
+    def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""
-        self._catalogue.expire()
+        self._catalogue.mark_all_stale()
         self._directories.mark_all_stale()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Remove everything: it belongs to another account (docs/semantics.md 6.3)."""
-        self._catalogue.forget()
+        self._catalogue.clear()
         self._directories.clear()
 
     def refresh(self, node: Node) -> None:
@@ -240,7 +240,7 @@ class Tree:
         elif isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
             self._catalogue.refresh(node)
         else:
-            self.expire()
+            self.mark_all_stale()
 
     def known_run(self, run_id: int) -> Run | None:
         """Return a cached run, fresh or stale. No request."""

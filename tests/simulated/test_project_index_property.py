@@ -72,7 +72,7 @@ async def step(tree: Tree, world: World, what: str, which: int) -> None:
     elif what == "wait":
         await trio.sleep((0.5, 3, 30, 65, 400)[which % 5])
     elif what == "refresh":
-        tree.expire()
+        tree.mark_all_stale()
     elif what == "walk":
         await entries(tree, 1)
 

@@ -127,7 +127,7 @@ async def test_a_page_from_before_a_refresh(tree: Tree, service: FakeService, au
     async with trio.open_nursery() as callers:
         callers.start_soon(tree.contents, tree.runs)
         await trio.sleep(0.5)
-        tree.expire()
+        tree.mark_all_stale()
     service.asked()
     await tree.lookup(tree.runs, b"1")
     assert service.asked() == [("run", 1)]
@@ -162,7 +162,7 @@ async def test_an_error_is_not_an_absence(
         service.failures = [None] * broken_at + [error]
         with pytest.raises(type(error)):
             await look(tree, "runs/1/f")
-        tree.expire()
+        tree.mark_all_stale()
         await trio.sleep(0.1)
     assert (await entry(tree, "runs/1/f")).size_bytes == 5
 
@@ -174,7 +174,7 @@ async def test_refresh(tree: Tree, service: FakeService, autojump_clock: MockClo
     service.listings[1, ""] = directory({"new": 1})
     service.asked()
     await trio.sleep(1)
-    tree.expire()
+    tree.mark_all_stale()
     assert (await entry(tree, "runs/1/new")).size_bytes == 1
     with pytest.raises(errors.NoSuchEntry):
         await look(tree, "runs/1/f")

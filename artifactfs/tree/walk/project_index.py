@@ -225,7 +225,7 @@ class ProjectIndex:
             found.append(IndexState(project_id, state, files, age_s, right, wrong))
         return found
 
-    def expire(self) -> None:
+    def mark_all_stale(self) -> None:
         """Do the same for every index, and permit retries."""
         for project in self._projects.values():
             project.expired = True
