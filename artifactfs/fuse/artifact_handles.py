@@ -135,7 +135,7 @@ class ArtifactHandles:
         """
         log.warning("content of %s: %s", shown(mount_path(file)), error)
         inode.superseded = True
-        self._tree.doubt(file.directory)
+        self._tree.mark_suspect(file.directory)
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)

@@ -71,8 +71,6 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             its,
             size_bytes=mine.size_bytes if its.size_bytes is None else its.size_bytes,
             created_ns=mine.created_ns if its.created_ns is None and not grew else its.created_ns,
-            # A time once shown stays, unless the file grew (docs/semantics.md 2.3).
-            mtime_ns=its.mtime_ns if grew else mine.mtime_ns,
         )
         # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known
@@ -135,10 +133,12 @@ class InodeTable:
             new.number += 1
         return new
 
-    def files(self) -> set[int]:
-        """Return the numbers of all files in use."""
+    def files(self, run_id: int | None = None) -> set[int]:
+        """Return the numbers of all files in use, or of those of a run."""
         return {
-            number for number, inode in self._table.items() if inode.directory is not None and not inode.entry.is_dir
+            number
+            for number, inode in self._table.items()
+            if inode.directory is not None and not inode.entry.is_dir and run_id in (None, inode.directory.run_id)
         }
 
     def add_lookup(self, inode: Inode) -> None:

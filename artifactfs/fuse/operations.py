@@ -12,10 +12,10 @@ import math
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar, cast
 
 import cachetools
-import msgspec
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
@@ -26,7 +26,8 @@ from artifactfs.fuse.artifact_handles import ArtifactHandles, FileHandle
 from artifactfs.fuse.attributes import AttributeMaker, Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler
-from artifactfs.fuse.inodes import Inode, InodeTable
+from artifactfs.fuse.handles import DirectoryHandle, KernelState
+from artifactfs.fuse.inodes import InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
@@ -56,25 +57,6 @@ _MAX_POLLED = 10_000
 _DOTS = 2
 
 
-class _DirectoryHandle(msgspec.Struct):
-    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
-
-    inode: Inode
-    directory: AnyDirectory
-    contents: DirSnapshot
-    tid: int
-    started: bool = False
-
-
-class KernelState(msgspec.Struct, frozen=True):
-    """What the kernel holds of us: inodes in use, open files and directories, and files that have no known size."""
-
-    inodes: int
-    open_files: int
-    open_directories: int
-    open_without_size: int
-
-
 class Operations(pyfuse3.Operations):
     """The handlers. `on_ready` is called once, with the first request of the kernel."""
 
@@ -101,7 +83,7 @@ class Operations(pyfuse3.Operations):
         self.inodes = InodeTable([tree.root])
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
-        self._directories: dict[int, _DirectoryHandle] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
         self._open_files: dict[int, FileHandle] = {}
         # When the kernel asked for the attributes of a file.
         self._polled_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_POLLED)
@@ -115,6 +97,13 @@ class Operations(pyfuse3.Operations):
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
+
+    def show_new_times(self, run_id: int) -> set[int]:
+        """Show the new times of a run's files in open directories; returns the inodes that the kernel must drop."""
+        for handle in self._directories.values():
+            if isinstance(handle.directory, ArtifactDir) and handle.directory.run_id == run_id:
+                handle.show(partial(self._tree.current, handle.directory))
+        return self.inodes.files(run_id)
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -158,16 +147,16 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         # From the inode, never from the network (docs/semantics.md 2.5): a page read asks for it first.
         found = self.inodes.get(inode)
-        file, attributes_s = found.node, ATTRIBUTES_S
-        if isinstance(file, ArtifactFile) and not found.superseded:
+        attributes_s = ATTRIBUTES_S
+        if found.directory is not None and not found.entry.is_dir:
             now = trio.current_time()
             polled_s = now - self._polled_at.get(inode, -math.inf)
             self._polled_at[inode] = now
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
             followed = _POLL_LEAST_S <= polled_s <= _POLL_MOST_S
-            entry, attributes_s = self._tree.current(file, followed=followed)
-
-            found.update(entry)
+            attributes_s = self._tree.attributes_left_s(found.directory, followed=followed)
+            if not found.superseded:
+                found.update(self._tree.current(found.directory, found.entry))
         return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)
 
     @fuse_handler
@@ -188,7 +177,7 @@ class Operations(pyfuse3.Operations):
         contents = await self._contents(ctx.pid, directory)
         # no await below:
         handle = next(self._handles)
-        self._directories[handle] = _DirectoryHandle(opened, directory, contents, ctx.pid)
+        self._directories[handle] = DirectoryHandle(opened, directory, contents, ctx.pid)
         return handle
 
     @fuse_handler
@@ -297,7 +286,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTCONN)
         raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
-    def _reply(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    def _reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
 
         In a walk over what is known this is most of the work, so nothing is done for an entry that was done for the

@@ -145,6 +145,7 @@ async def _serve(
             kernel_ready = trio.Event()
             operations = components.fuse_operations(settings, tree, files, control, kernel_ready.set)
             control.operations = operations
+            tree.watch_times(control.show_new_times)
             follow = account_switch.follower(settings, tree, files, operations)
 
             def on_keys(changed: Credentials) -> None:

@@ -143,18 +143,25 @@ async def checkpoint_if_full(part: Sequence[object]) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def timed(
-    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild]
+async def completed(
+    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild], *, times: bool
 ) -> Mapping[bytes, ListedChild]:
-    """Return a directory's children with the files' times from the index, and sizes where they lack."""
+    """Return a directory's children with sizes from the index where they lack, and with `times` the files' times.
+
+    A time belongs to a file of the size that the index has.
+    """
     if not index:
         return children
     found = dict(children)
     for part in chunked(index.values()):
         for known in part:
-            if (child := found.get(known.name)) is not None and not child.is_dir:
-                size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
-                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=known.created_ns)
+            if (child := found.get(known.name)) is None or child.is_dir or known.is_dir:
+                continue
+            size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
+            # An index may give no size for an empty file.
+            if size_bytes == (known.size_bytes or 0) or size_bytes is None:
+                created_ns = known.created_ns if times else child.created_ns
+                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=created_ns)
         await checkpoint_if_full(part)
     return found
 
@@ -168,15 +175,18 @@ async def build(
     now_ns: int,
     overrides: dict[bytes, SizeOverride],
     grown: dict[bytes, GrownFile],
+    time_ns: int | None = None,
 ) -> Listing:
     """Make a listing of the children in an answer, which came at `now_ns` since the epoch.
 
     A child that is unchanged since `old` keeps its entry, and with it its time (2.3). `overrides`: sizes by name, and
     `grown`: the files that grew, by name; both are brought up to date.
+    `time_ns`: the time of a new file that has none of its own; None for the run's, which directories show.
     """
     live = not settled(run, now_ns)
     number = numbering.children(run.run_id, path)
-    mtime_ns = file_time_ns(run)
+    run_ns = file_time_ns(run)
+    file_ns = run_ns if time_ns is None else time_ns
     known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
@@ -189,7 +199,8 @@ async def build(
             if before is None and growth is not None:
                 before = growth.entry
             used = growth.numbers if growth is not None else ()
-            by_name[item.name] = entry = _entry(item, before, number, mtime_ns, now_ns, used)
+            entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used)
+            by_name[item.name] = entry
             if growth is not None or (before is not None and may_have_grown(before, entry)):
                 note_growth(grown, entry)
         await checkpoint_if_full(part)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -18,18 +17,21 @@ from pyfuse3 import EntryAttributes, FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.domain import ContentVersion
+from artifactfs.domain import ContentVersion, IndexedFile
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.error_boundary import place, shown
 from artifactfs.fuse.operations import Operations
 from artifactfs.tree.nodes import Entry, Node, StaticDir
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
+from tests.walking import mounted
 
 DEADLINE_S = 30.0
 # A caller that /proc does not show.
 CONTEXT: Any = SimpleNamespace(pid=0)
 TOKEN: Any = None
+# The files of a run: their sizes in bytes, None where the listing has none.
+FILES = {"a": 1, "b": 513, "c": None, "d": 0, "e": 5 << 30}
 FIXED = StaticDir(Entry(b"runs", True, 2, 0), 1)
 
 
@@ -82,14 +84,13 @@ class NoContents:
 @pytest.fixture
 def service() -> FakeService:
     """Run 1 goes on, run 2 is finished; both hold the same: directories, files, and one whose size is not reported."""
-    files = {"a": 1, "b": 513, "c": None, "d": 0, "e": 5 << 30}
     return FakeService(
         runs={1: run(1), 2: finished_run(2)},
         listings={
-            (1, ""): directory(files, ["x", "y"]),
+            (1, ""): directory(FILES, ["x", "y"]),
             (1, "x"): directory({"f": 1}),
             (1, "y"): directory(),
-            (2, ""): directory(files, ["x"]),
+            (2, ""): directory(FILES, ["x"]),
             (2, "x"): directory({f"f{i}": i for i in range(100)}),
         },
     )
@@ -201,16 +202,52 @@ async def test_what_readdir_gives(operations: Operations, kernel: Kernel, autoju
     assert len({attributes.st_ino for _, _, attributes in kernel.entries}) == len(kernel.entries)
 
 
-async def test_times_are_each_entrys_own(operations: Operations, kernel: Kernel, autojump_clock: MockClock) -> None:
+def give_times(service: FakeService) -> dict[bytes, int]:
+    """Put the files of run 2 into the project's index, in pairs of one time each; returns the times of those in x."""
+    times = {b"f%d" % i: i // 2 for i in range(100)}
+    rows = [IndexedFile(f"prefix/artifacts/{name}", size, 5) for name, size in FILES.items()]
+    rows += [IndexedFile(f"prefix/artifacts/x/f{i}", i, i // 2) for i in range(100)]
+    service.projects["10"] = rows
+    return times
+
+
+def indexed_operations(service: FakeService, nursery: trio.Nursery) -> tuple[Tree, Operations]:
+    """Return a tree that requests the project index, and its operations."""
+    tree = mounted(service, nursery)
+    files: Any = NoContents()
+    return tree, Operations(tree, files, Ownership(1000, 100, 0o022), deadline_s=DEADLINE_S, on_ready=lambda: None)
+
+
+async def test_times_are_each_entrys_own(
+    service: FakeService, nursery: trio.Nursery, kernel: Kernel, autojump_clock: MockClock
+) -> None:
     """2.3: where the files of a directory have times of their own, none shows its neighbour's."""
+    times = give_times(service)
+    _, operations = indexed_operations(service, nursery)
+    await kernel.read(operations, await opened(operations, "runs/2/x"))
+    assert {name: shown.st_mtime_ns for name, _, shown in kernel.entries[2:]} == times
+
+
+async def test_times_that_come_late(
+    service: FakeService, nursery: trio.Nursery, kernel: Kernel, autojump_clock: MockClock
+) -> None:
+    """2.3: once the index is there, `stat` of a known inode and a directory that is open show the own times."""
+    times, service.index_s = give_times(service), 10.0
+    tree, operations = indexed_operations(service, nursery)
+    dropped: list[set[int]] = []
+    tree.watch_times(lambda run_id: dropped.append(operations.show_new_times(run_id)))
     handle = await opened(operations, "runs/2/x")
     await kernel.read(operations, handle)
-    times = {b"f%d" % i: i // 2 for i in range(100)}
-    for name, mtime_ns in times.items():
-        inode = operations.inodes.get(kernel[name].st_ino)
-        inode.entry = msgspec.structs.replace(inode.entry, mtime_ns=mtime_ns)
-    await kernel.read(operations, handle)
-    assert {name: shown.st_mtime_ns for name, _, shown in kernel.entries[2:]} == times
+    ended_ns = service.runs[2].completed_ns
+    assert {shown.st_mtime_ns for _, _, shown in kernel.entries[2:]} == {ended_ns}
+    numbers = {name: shown.st_ino for name, _, shown in kernel.entries[2:]}
+    await trio.sleep(10)
+    assert dropped == [set(numbers.values())]
+    shown = {name: (await operations.getattr(number, CONTEXT)).st_mtime_ns for name, number in numbers.items()}
+    assert shown == times
+    await kernel.read(operations, handle, start_id=2)
+    assert {name: shown.st_mtime_ns for name, _, shown in kernel.entries} == times
+    assert {name: shown.st_ino for name, _, shown in kernel.entries} == numbers
 
 
 async def test_names_are_valid_for_the_time_that_is_left(
