@@ -17,10 +17,12 @@ from artifactfs import errors
 from artifactfs.domain import DirectoryListing, ListedChild, Run
 from artifactfs.tree import file_times, listing
 from artifactfs.tree.file_times import RunClock
+from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import GrownFile, Listing, Service, SizeOverride, TreeTimes
+from artifactfs.tree.listing import Listing, Service, TreeTimes
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
+from artifactfs.tree.size_changes import SizeChanges
 from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
@@ -29,14 +31,8 @@ from artifactfs.tree.walk.traversals import Traversals
 
 # An entry is about 300 bytes, so all of them are about 400 MB; a listing of modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
-# Directories in which contents contradicted a listing: rare.
-_MAX_OVERRIDES = 1_000
-# Directories with files that grew, and directories that programs follow.
-_MAX_LIVE = 10_000
 # Directories for which the index was contradicted: rare, too.
 _MAX_NEEDS_DIRECT = 10_000
-# The attribute timeout of files in a listing that is older than `live_ttl`: a second look shows that a program follows.
-_POLL_S = 1.0
 
 
 class RunListing(msgspec.Struct, frozen=True):
@@ -89,12 +85,8 @@ class Directories:
         )
         # Of runs that were listed: the run at that time, and its path in the project.
         self._run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(tuning.max_runs)
-        self._size_overrides: cachetools.LRUCache[tuple[int, str], dict[bytes, SizeOverride]] = cachetools.LRUCache(
-            _MAX_OVERRIDES
-        )
-        self._grown: cachetools.LRUCache[tuple[int, str], dict[bytes, GrownFile]] = cachetools.LRUCache(_MAX_LIVE)
-        # When a program that follows a file had the listing of its directory refreshed.
-        self._followed_at: cachetools.LRUCache[tuple[int, str], float] = cachetools.LRUCache(_MAX_LIVE)
+        self.sizes = SizeChanges()
+        self._following = Following(times, clock)
         # By run, the directories that are in `listings`, or were.
         self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
         # Directories whose next listing must be direct: the index or contents were contradicted there.
@@ -125,46 +117,18 @@ class Directories:
         self._needs_direct[directory.run_id, directory.path] = True
         move((directory.run_id, directory.path))
 
-    def record_size_override(self, directory: ArtifactDir, entry: Entry, size_bytes: int) -> None:
-        """Record the size of a file's contents, which the listing of `entry` contradicts."""
-        overrides = self._size_overrides.setdefault((directory.run_id, directory.path), {})
-        before = overrides.get(entry.name)
-        listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
-        overrides[entry.name] = SizeOverride(listed, size_bytes)
-
-    def record_growth(self, directory: ArtifactDir, entry: Entry) -> None:
-        """Record that a file grew, so that it keeps its inode number when the listing is evicted."""
-        listing.note_growth(self._grown.setdefault((directory.run_id, directory.path), {}), entry)
-
-    def record_other_version(self, directory: ArtifactDir, entry: Entry) -> None:
-        """Record that a file that seemed to have grown is another version: it gets a number of its own."""
-        grown = self._grown.get((directory.run_id, directory.path), {}).get(entry.name)
-        if grown is not None:
-            grown.entry = None
-
     def attributes_left_s(self, held: CacheEntry[RunListing]) -> float:
-        """Return the attribute timeout of a listing's files: what is left of the listing, or of `live_ttl`.
-
-        While a program follows a file, a listing that is older is refreshed, so the kernel must ask again soon.
-        """
-        if listing.settled(held.value.run, self._wall_clock_ns()):
+        """Return the attribute timeout of a listing's files (docs/semantics.md 3.5)."""
+        if self._settled(held.value.run):
             return ATTRIBUTES_S
-        live_s = self._times.live_ttl - self._age_s(held)
-        return min(self.ttl_left_s(held), live_s if live_s > 0 else _POLL_S)
+        return self._following.attributes_left_s(self.ttl_left_s(held), self._age_s(held))
 
     def follow(self, held: CacheEntry[RunListing], key: tuple[int, str]) -> None:
-        """Refresh a listing in the background if it is stale, or older than `live_ttl`: a program follows a file in it.
-
-        A failed refresh is tried again after as long. No await, and nothing waits for it.
-        """
-        now, ttl_s = self._clock(), max(_POLL_S, min(self._times.live_ttl, self._times.listing_ttl))
-        is_fresh = self.ttl_left_s(held) > 0 and self._age_s(held) < self._times.live_ttl
-        if is_fresh or now - self._followed_at.get(key, float("-inf")) < ttl_s:
-            return
-        self._followed_at[key] = now
-        # The index may be as old as the listing.
-        self._needs_direct[key] = True
-        self.listings.revalidate_soon(key)
+        """Refresh a listing in the background if it is due: a program follows a file in it. Nothing waits for that."""
+        if self._following.is_due(key, self.ttl_left_s(held), self._age_s(held)):
+            # The index may be as old as the listing.
+            self._needs_direct[key] = True
+            self.listings.revalidate_soon(key)
 
     def _age_s(self, held: CacheEntry[RunListing]) -> float:
         return self._clock() - held.requested_at + held.value.age_s
@@ -191,10 +155,7 @@ class Directories:
     def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""
         self.listings.clear()
-        for known in (
-            self._run_roots, self._size_overrides, self._grown, self._followed_at, self._dirs_by_run,
-            self._needs_direct, self._clocks,
-        ):  # fmt: skip
+        for known in (self._run_roots, self.sizes, self._dirs_by_run, self._needs_direct, self._clocks):
             known.clear()
         if self.index is not None:
             self.index.clear()
@@ -240,7 +201,8 @@ class Directories:
         if self.index is not None and path and place is not None and (run_id, path) not in self._needs_direct:
             traversal, has_stale = self._walks.walk(run_id) is not None, old is not None
             found = await self.index.directory(run, place[1], path, traversal=traversal, has_stale=has_stale)
-            if found is not None:
+            # Of a directory that was listed since, the index may know files as they were before they grew.
+            if found is not None and not self._is_listed_since(key, found[1]):
                 children, requested_at = found
                 listing, clock = await self._build(run, place[1], path, children, old, own=False)
                 # No await from here to the cache: a rejection evicts this listing, too.
@@ -251,6 +213,10 @@ class Directories:
         own = await self._fetch_direct(run, path, old)
         self._track(run_id, path)
         return own
+
+    def _is_listed_since(self, key: tuple[int, str], then: float) -> bool:
+        held = self.listings.get_any(key)
+        return held is not None and held.value.own and held.requested_at > then
 
     async def _fetch_direct(self, run: Run, path: str, old: RunListing | None) -> RunListing:
         if self.index is not None and not self._health.is_degraded():
@@ -291,15 +257,12 @@ class Directories:
     ) -> tuple[Listing, RunClock]:
         """Make a listing with the times of the run's clock as that is when this returns; returns the clock, too."""
         key = (run.run_id, path)
-        overrides, grown = self._size_overrides.get(key, {}), self._grown.get(key, {})
+        sizes = self.sizes.of(key)
         began = clock = self._clock_of(run)
         time_ns = self._seen_ns(run) if clock.own else clock.run_ns
         known = old.listing if old is not None else None
-        made = await listing.build(
-            children, run, path, known, self._numbering, self._wall_clock_ns(), overrides, grown, time_ns
-        )
-        if grown:
-            self._grown[key] = grown
+        made = await listing.build(children, run, path, known, self._numbering, self._wall_clock_ns(), sizes, time_ns)
+        self.sizes.keep(key, sizes)
         # The old listing, and the index, may have the times of another clock.
         is_current = (old is None or old.clock is clock) and (clock.own or own)
         if is_current and self._clocks.get(run.run_id) is clock and not (clock.own and file_times.lacks_times(made)):

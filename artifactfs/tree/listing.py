@@ -10,6 +10,7 @@ import trio
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, may_have_grown, same_version
+from artifactfs.tree.size_changes import DirectorySizes
 
 # A run must have been finished this long before its listings are cached for `finished_ttl` (docs/semantics.md 3.1):
 # uploads trail behind a run's end.
@@ -60,41 +61,6 @@ class Listing(msgspec.Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.by_name)
-
-
-class SizeOverride(msgspec.Struct, frozen=True):
-    """The size of a file's contents, and the listed size that it overrides (docs/semantics.md 4.1).
-
-    `applied`: a listing was made with it since.
-    """
-
-    listed_bytes: int | None
-    size_bytes: int
-    applied: bool = False
-
-    def next(self, listed_bytes: int | None, *, live: bool) -> "SizeOverride | None":
-        """Return the override for a new listing, which gives a file this size; None if the listing counts.
-
-        `live`: the run goes on. Then the contents may reach the size of a listing that runs ahead of them, so the
-        listing counts from the second time on, and is compared with the contents again.
-        """
-        if listed_bytes == self.listed_bytes:
-            runs_ahead = listed_bytes is not None and listed_bytes > self.size_bytes
-            return None if live and runs_ahead and self.applied else msgspec.structs.replace(self, applied=True)
-        if listed_bytes is None or self.listed_bytes is None:
-            return None
-        lags = self.listed_bytes < listed_bytes <= self.size_bytes
-        return SizeOverride(listed_bytes, self.size_bytes, applied=True) if lags else None
-
-
-class GrownFile(msgspec.Struct):
-    """A name whose file grew: its entry, which no listing gives by itself, and the inode numbers that it had.
-
-    `entry` None: the contents turned out to be another version, which no listing has shown yet.
-    """
-
-    entry: Entry | None
-    numbers: set[int]
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
@@ -173,14 +139,12 @@ async def build(
     old: Listing | None,
     numbering: InodeNumbers,
     now_ns: int,
-    overrides: dict[bytes, SizeOverride],
-    grown: dict[bytes, GrownFile],
+    sizes: DirectorySizes,
     time_ns: int | None = None,
 ) -> Listing:
     """Make a listing of the children in an answer, which came at `now_ns` since the epoch.
 
-    A child that is unchanged since `old` keeps its entry, and with it its time (2.3). `overrides`: sizes by name, and
-    `grown`: the files that grew, by name; both are brought up to date.
+    A child that is unchanged since `old` keeps its entry, and with it its time (2.3). `sizes` is brought up to date.
     `time_ns`: the time of a new file that has none of its own; None for the run's, which directories show.
     """
     live = not settled(run, now_ns)
@@ -191,27 +155,18 @@ async def build(
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
         for item in part:
-            override = overrides.pop(item.name, None) if overrides else None
-            if override is not None and (override := override.next(item.size_bytes, live=live)) is not None:
-                overrides[item.name] = override
-                item = msgspec.structs.replace(item, size_bytes=override.size_bytes)
-            before, growth = known.get(item.name), grown.get(item.name) if grown else None
+            if sizes.overrides:
+                item = sizes.overridden(item, live=live)
+            growth = sizes.grown.get(item.name)
+            before, used = known.get(item.name), growth.numbers if growth is not None else ()
             if before is None and growth is not None:
                 before = growth.entry
-            used = growth.numbers if growth is not None else ()
             entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used)
             by_name[item.name] = entry
             if growth is not None or (before is not None and may_have_grown(before, entry)):
-                note_growth(grown, entry)
+                sizes.note_growth(entry)
         await checkpoint_if_full(part)
     return Listing(by_name)
-
-
-def note_growth(grown: dict[bytes, GrownFile], entry: Entry) -> None:
-    """Record the entry of a file that grew, or that takes the place of one that did."""
-    known = grown.setdefault(entry.name, GrownFile(None, set()))
-    known.numbers.add(entry.number)
-    known.entry = entry
 
 
 def _entry(

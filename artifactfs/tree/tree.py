@@ -33,7 +33,6 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
-    may_have_grown,
     same_version,
 )
 from artifactfs.tree.swr_cache import Caches
@@ -234,9 +233,7 @@ class Tree:
         if listed is not None and (listed.number, listed.size_bytes) == (entry.number, entry.size_bytes):
             entries[entry.name] = msgspec.structs.replace(listed, size_bytes=size_bytes)
         if entry.size_bytes is not None:
-            self._directories.record_size_override(directory, entry, size_bytes)
-            if may_have_grown(entry, completed):
-                self._directories.record_growth(directory, completed)
+            self._directories.sizes.record((directory.run_id, directory.path), entry, size_bytes, same_version=True)
         return ArtifactFile(directory, completed)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
@@ -246,9 +243,10 @@ class Tree:
         """
         directory, entry = file.directory, file.entry
         self._directories.force_direct(directory, self._listings.invalidate)
-        self._directories.record_other_version(directory, entry)
+        sizes, key = self._directories.sizes, (directory.run_id, directory.path)
+        sizes.record_other_version(key, entry)
         if size_bytes is not None and size_bytes != entry.size_bytes:
-            self._directories.record_size_override(directory, entry, size_bytes)
+            sizes.record(key, entry, size_bytes, same_version=False)
 
     def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""
