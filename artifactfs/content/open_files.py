@@ -4,7 +4,7 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import cachetools
 import msgspec
@@ -77,6 +77,10 @@ class OpenFileTable:
             handle.close()
             raise
         return handle
+
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run a task that no caller waits for. It must not raise."""
+        self._context.nursery.start_soon(task)
 
     def switch_account(self, owner: str) -> None:
         """Begin a new scope: nothing that was cached for the account before is served any more (6.3). No await.

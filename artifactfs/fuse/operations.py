@@ -81,6 +81,7 @@ class Operations(pyfuse3.Operations):
         self._control_files = control_files or ControlFiles()
         self._attributes = AttributeMaker(ownership, self._control_files)
         self.inodes = InodeTable([tree.root])
+        self.inodes.holds_back = self._artifacts.holds_back
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
         self._directories: dict[int, DirectoryHandle] = {}
@@ -97,6 +98,14 @@ class Operations(pyfuse3.Operations):
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
+
+    def on_listed(self, run_id: int, path: str) -> None:
+        """A directory was listed because programs follow files in it: see which of its open files have grown."""
+        self._artifacts.listed(run_id, path, self.inodes)
+
+    def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
+        """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
+        self._artifacts.on_superseded = drop
 
     def show_new_times(self, run_id: int) -> set[int]:
         """Show the new times of a run's files in open directories; returns the inodes that the kernel must drop."""
@@ -130,7 +139,8 @@ class Operations(pyfuse3.Operations):
             return negative
         # no await below:
         inode = self.inodes.intern(found.node)
-        attributes = self._attributes.of(inode, found.valid_s, found.attributes_s)
+        attributes_s = 0.0 if inode.number in self._artifacts.proving else found.attributes_s
+        attributes = self._attributes.of(inode, found.valid_s, attributes_s)
         self.inodes.add_lookup(inode)
         return attributes
 
@@ -149,14 +159,16 @@ class Operations(pyfuse3.Operations):
         found = self.inodes.get(inode)
         attributes_s = ATTRIBUTES_S
         if found.directory is not None and not found.entry.is_dir:
-            now = trio.current_time()
-            polled_s = now - self._polled_at.get(inode, -math.inf)
-            self._polled_at[inode] = now
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
-            followed = _POLL_LEAST_S <= polled_s <= _POLL_MOST_S
+            now = trio.current_time()
+            since_s = now - self._polled_at.get(inode, -math.inf)
+            followed = _POLL_LEAST_S <= since_s <= _POLL_MOST_S
+            if since_s >= _POLL_LEAST_S:
+                self._polled_at[inode] = now
             attributes_s = self._tree.attributes_left_s(found.directory, followed=followed)
-            if not found.superseded:
-                found.update(self._tree.current(found.directory, found.entry))
+            self.inodes.update(found, self._tree.current(found.directory, found.entry))
+            if inode in self._artifacts.proving:
+                attributes_s = 0.0
         return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)
 
     @fuse_handler
@@ -230,7 +242,7 @@ class Operations(pyfuse3.Operations):
     @fuse_handler
     async def release(self, fh: int) -> None:
         if (handle := self._open_files.pop(fh, None)) is not None:
-            handle.opened.close()
+            self._artifacts.close(handle)
         else:
             self._control_files.close(fh)
 

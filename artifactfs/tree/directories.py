@@ -15,7 +15,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing, ListedChild, Run
-from artifactfs.tree import file_times, listing
+from artifactfs.tree import file_times, following, listing
 from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
@@ -86,11 +86,11 @@ class Directories:
         # Of runs that were listed: the run at that time, and its path in the project.
         self._run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(tuning.max_runs)
         self.sizes = SizeChanges()
-        self._following = Following(times, clock)
         # By run, the directories that are in `listings`, or were.
         self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
         # Directories whose next listing must be direct: the index or contents were contradicted there.
         self._needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
+        self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
         self._clocks: cachetools.LRUCache[int, RunClock] = cachetools.LRUCache(tuning.max_runs)
         self._retiming = trio.Lock()
         # Called with a run's id when the times of its files have changed all at once.
@@ -117,18 +117,16 @@ class Directories:
         self._needs_direct[directory.run_id, directory.path] = True
         move((directory.run_id, directory.path))
 
-    def attributes_left_s(self, held: CacheEntry[RunListing]) -> float:
+    def attributes_left_s(self, held: CacheEntry[RunListing], ttl_left_s: float | None = None) -> float:
         """Return the attribute timeout of a listing's files (docs/semantics.md 3.5)."""
-        if self._settled(held.value.run):
+        if listing.settled(held.value.run, self._wall_clock_ns()):
             return ATTRIBUTES_S
-        return self._following.attributes_left_s(self.ttl_left_s(held), self._age_s(held))
+        left_s = self.ttl_left_s(held) if ttl_left_s is None else ttl_left_s
+        return following.attributes_left_s(self._times, left_s, self._age_s(held))
 
     def follow(self, held: CacheEntry[RunListing], key: tuple[int, str]) -> None:
         """Refresh a listing in the background if it is due: a program follows a file in it. Nothing waits for that."""
-        if self._following.is_due(key, self.ttl_left_s(held), self._age_s(held)):
-            # The index may be as old as the listing.
-            self._needs_direct[key] = True
-            self.listings.revalidate_soon(key)
+        self.following.refresh(key, self.ttl_left_s(held), self._age_s(held))
 
     def _age_s(self, held: CacheEntry[RunListing]) -> float:
         return self._clock() - held.requested_at + held.value.age_s

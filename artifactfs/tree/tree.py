@@ -164,7 +164,8 @@ class Tree:
 
     def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[RunListing]) -> LookupResult:
         directories = self._directories
-        return LookupResult(child(parent, entry), directories.ttl_left_s(held), directories.attributes_left_s(held))
+        left_s = directories.ttl_left_s(held)
+        return LookupResult(child(parent, entry), left_s, directories.attributes_left_s(held, left_s))
 
     def attributes_left_s(self, directory: ArtifactDir, *, followed: bool) -> float:
         """Return the attribute timeout of a directory's files, in seconds. No await.
@@ -197,6 +198,10 @@ class Tree:
         # A file that a listing without a size showed first has the number of that.
         is_listed = entry.number != number(entry.name, False, None)
         return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
+
+    def watch_followed(self, listed: Callable[[int, str], None]) -> None:
+        """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
+        self._directories.following.on_listed = listed
 
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
