@@ -117,12 +117,14 @@ class ArtifactHandles:
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
         try:
-            if handles := self._open.get(inode.number):
-                opened = handles[0].opened
+            # A program that opens the file for each look may have closed it again: then the next `open` proves it.
+            opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+            if opened is not None:
                 await opened.grow(await self._tree.locate_content(file))
-                # no await below:
-                if not inode.superseded:
-                    inode.merge(Inode(entry.number, entry, inode.directory))
+            # no await below:
+            if not inode.superseded:
+                inode.merge(Inode(entry.number, entry, inode.directory))
+                if opened is not None:
                     self._record_size(inode, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
