@@ -50,7 +50,7 @@ T = TypeVar("T")
 # A directory's time moves with its run, and a look at it that comes without a lookup says nothing of the name.
 _DIRECTORY_VALID_S = 1.0
 _NAME_MAX = 255
-# A file is polled if its attributes are asked for again within this time. Arbitrary.
+# A file is polled if the kernel asks for its attributes, or for its listing, again within this time. Arbitrary.
 _POLL_LEAST_S, _POLL_MOST_S = 0.5, 30.0
 _MAX_POLLED = 10_000
 # "." and ".." come before the entries.
@@ -86,7 +86,7 @@ class Operations(pyfuse3.Operations):
         self.callers = InterruptWatcher()
         self._directories: dict[int, DirectoryHandle] = {}
         self._open_files: dict[int, FileHandle] = {}
-        # When the kernel asked for the attributes of a file.
+        # When the kernel asked for the attributes of a file, or for a listing.
         self._polled_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_POLLED)
         self._handles = itertools.count(1)
         # Files whose pages the kernel must drop at the next open.
@@ -160,12 +160,7 @@ class Operations(pyfuse3.Operations):
         attributes_s = ATTRIBUTES_S
         if found.directory is not None and not found.entry.is_dir:
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
-            now = trio.current_time()
-            since_s = now - self._polled_at.get(inode, -math.inf)
-            followed = _POLL_LEAST_S <= since_s <= _POLL_MOST_S
-            if since_s >= _POLL_LEAST_S:
-                self._polled_at[inode] = now
-            attributes_s = self._tree.attributes_left_s(found.directory, followed=followed)
+            attributes_s = self._tree.attributes_left_s(found.directory, followed=self._is_polled(inode))
             self.inodes.update(found, self._tree.current(found.directory, found.entry))
             if inode in self._artifacts.proving:
                 attributes_s = 0.0
@@ -188,6 +183,9 @@ class Operations(pyfuse3.Operations):
             self._control_files.check(ctx)
         contents = await self._contents(ctx.pid, directory)
         # no await below:
+        if isinstance(directory, ArtifactDir) and self._is_polled(inode):
+            # The kernel takes the attributes of the files from the listing, and then does not ask for them.
+            self._tree.attributes_left_s(directory, followed=True)
         handle = next(self._handles)
         self._directories[handle] = DirectoryHandle(opened, directory, contents, ctx.pid)
         return handle
@@ -272,6 +270,14 @@ class Operations(pyfuse3.Operations):
             return opened.file
         report = self.inodes.find(self._control_files.number_of(number))
         return report.node if report is not None else None
+
+    def _is_polled(self, number: int) -> bool:
+        """Take note of a look at a file or a directory; returns whether one came shortly before."""
+        now = trio.current_time()
+        since_s = now - self._polled_at.get(number, -math.inf)
+        if since_s >= _POLL_LEAST_S:
+            self._polled_at[number] = now
+        return _POLL_LEAST_S <= since_s <= _POLL_MOST_S
 
     def _private(self, parent: Node, name: bytes, ctx: RequestContext) -> LookupResult | None:
         if isinstance(parent, ControlDir):
