@@ -39,6 +39,7 @@ from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.traversals import Traversals
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 
 class Tree:
@@ -134,8 +135,9 @@ class Tree:
             return self._looked_at(node, await self._directories.get(node))
         return await self._catalogue.contents(node)
 
+    @no_checkpoint
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return the result of `lookup` if it is cached and fresh. No await."""
+        """Return the result of `lookup` if it is cached and fresh."""
         if not isinstance(parent, ArtifactDir):
             return self._catalogue.try_lookup(parent, name)
         held = self._listings.get_fresh((parent.run_id, parent.path))
@@ -143,8 +145,9 @@ class Tree:
             return None
         return self._found(parent, entry, held)
 
+    @no_checkpoint
     def try_list(self, node: Node) -> DirSnapshot | None:
-        """Return the result of `contents` if it is cached and fresh. No await."""
+        """Return the result of `contents` if it is cached and fresh."""
         if not isinstance(node, ArtifactDir):
             return None
         held = self._listings.get_fresh((node.run_id, node.path))
@@ -167,8 +170,9 @@ class Tree:
         left_s = directories.ttl_left_s(held)
         return LookupResult(child(parent, entry), left_s, directories.attributes_left_s(held, left_s))
 
+    @no_checkpoint
     def attributes_left_s(self, directory: ArtifactDir, *, followed: bool) -> float:
-        """Return the attribute timeout of a directory's files, in seconds. No await.
+        """Return the attribute timeout of a directory's files, in seconds.
 
         `followed`: a program polls a file, so a listing older than `live_ttl` is refreshed in the background.
         """
@@ -213,7 +217,7 @@ class Tree:
         now = held.value.listing.by_name.get(entry.name) if held is not None else None
         return now if now is not None and same_version(entry, now) else entry
 
-    def check(self, file: ArtifactFile) -> None:
+    def ensure_current(self, file: ArtifactFile) -> None:
         """Raise Superseded if the cached listing shows another version of a file, or none. No request."""
         directory = file.directory
         held = self._listings.get_any((directory.run_id, directory.path))
