@@ -18,10 +18,10 @@ from artifactfs.domain import ArtifactRef, ContentVersion, Run, below_prefix
 from artifactfs.tree import listing
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
-from artifactfs.tree.directories import Directories, RunListing
+from artifactfs.tree.directories import Directories, DirectoryState
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import Service, TreeTimes
+from artifactfs.tree.listing import ListingSource, Service, TreeTimes
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
     ArtifactDir,
@@ -119,7 +119,7 @@ class Tree:
         if isinstance(parent, ArtifactDir):
             held = await self._directories.get(parent)
             entry = held.value.listing.by_name.get(name)
-            if entry is None and not held.value.own:
+            if entry is None and held.value.source is ListingSource.INDEX:
                 # The index never says that a name does not exist (docs/semantics.md 1.6).
                 held = await self._directories.get_direct(parent)
                 entry = held.value.listing.by_name.get(name)
@@ -153,7 +153,7 @@ class Tree:
         held = self._listings.get_fresh((node.run_id, node.path))
         return self._looked_at(node, held) if held is not None else None
 
-    def _looked_at(self, directory: ArtifactDir, held: CacheEntry[RunListing]) -> DirSnapshot:
+    def _looked_at(self, directory: ArtifactDir, held: CacheEntry[DirectoryState]) -> DirSnapshot:
         listing = held.value.listing
         if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
@@ -165,7 +165,7 @@ class Tree:
             partial(directories.attributes_left_s, held),
         )
 
-    def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[RunListing]) -> LookupResult:
+    def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[DirectoryState]) -> LookupResult:
         directories = self._directories
         left_s = directories.ttl_left_s(held)
         return LookupResult(child(parent, entry), left_s, directories.attributes_left_s(held, left_s))
@@ -306,7 +306,7 @@ class Tree:
             return None
         found = held.value
         age_s = self._clock() - held.requested_at + found.age_s
-        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.ttl_left_s(held))
+        return ListingFacts(age_s, found.source, len(found.listing.by_name), self._listings.ttl_left_s(held))
 
     def state(self) -> TreeState:
         """Return the state of the tree, for status. No request."""
