@@ -118,10 +118,11 @@ class ArtifactHandles:
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
         try:
-            if handles := self._open.get(inode.number):
-                opened = handles[0].opened
+            # A program that opens the file for each look may have closed it again: then the next `open` proves it.
+            opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+            if opened is not None:
                 await opened.grow(await self._tree.locate_content(file))
-                self._show_growth(inode, entry, opened)
+            self._show_growth(inode, entry, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
         except errors.ArtifactfsError as error:
@@ -134,11 +135,12 @@ class ArtifactHandles:
             self.proving.discard(inode.number)
 
     @no_checkpoint
-    def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile) -> None:
-        """Let the kernel see the larger entry, which the contents have proven."""
+    def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
+        """Let the kernel see the larger entry, which the contents of an open file have proven, if it is open."""
         if not inode.superseded:
             inode.merge(Inode(entry.number, entry, inode.directory))
-            self._record_size(inode, opened)
+            if opened is not None:
+                self._record_size(inode, opened)
 
     # --- reading -------------------------------------------------------------------------------------------
 

@@ -85,6 +85,22 @@ async def test_growth_is_shown(autojump_clock: MockClock) -> None:
         assert made.dropped == []
 
 
+async def test_a_program_that_opens_the_file_for_each_look(autojump_clock: MockClock) -> None:
+    """3.5: a program that has the file open only while the kernel asks sees growth, too, as TensorBoard reads."""
+    async with live(700) as made:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        for size in (700, 800, 3 * BLOCK):
+            made.become(WHOLE[:size])
+            shown = 0
+            for _ in range(20):
+                handle = (await made.operations.open(inode, 0, CONTEXT)).fh
+                shown = (await made.operations.getattr(inode, CONTEXT)).st_size
+                assert bytes(await made.operations.read(handle, 0, shown)) == WHOLE[:shown]
+                await made.operations.release(handle)
+                await trio.sleep(0.5)
+            assert shown == size
+
+
 async def test_a_replacement_is_not_shown(autojump_clock: MockClock) -> None:
     """2.4: an open file that was replaced by a longer one shows its old size and bytes; its name has another inode."""
     async with live(700) as made:
