@@ -20,6 +20,7 @@ from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.read_stats import CacheState
 from artifactfs.errors import NoThread
 from artifactfs.util import threads
+from artifactfs.util.no_checkpoint import no_checkpoint
 from artifactfs.util.pulse import Pulse
 
 T = TypeVar("T")
@@ -120,12 +121,16 @@ class DiskCache:
                     log.info("the cache's disk does not keep up: not every block is cached")
                 self._stuck = True
                 return
-        # No await below.
-        self._take((key, index))
-        self._put((key, index), Block(data if size == len(data) else data[:size], stamp))
+        self._enqueue(self._store, (key, index), Block(data if size == len(data) else data[:size], stamp))
+
+    @no_checkpoint
+    def _enqueue(self, store: BlockStore, place: _Place, block: Block) -> None:
+        """Queue a block in place of an earlier one, and see that the queue is written: `load` finds one of the two."""
+        self._take(place)
+        self._put(place, block)
         if self._idle.is_set():
             self._idle = trio.Event()
-            self._nursery.start_soon(self._write, self._store)
+            self._nursery.start_soon(self._write, store)
         self._queued.notify()
 
     async def discard(self, key: bytes) -> None:

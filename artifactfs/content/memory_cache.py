@@ -1,4 +1,4 @@
-"""Blocks in memory, bounded for the whole mount. No await in here.
+"""Blocks in memory, bounded for the whole mount. All of it is synchronous.
 
 A block may still be filling: its first `filled` bytes are valid and never change. A view keeps its bytes alive after
 the pool has evicted the block.

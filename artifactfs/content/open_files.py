@@ -13,6 +13,7 @@ from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.domain import ContentVersion
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 # Versions that were closed and may grow, about 300 bytes each. Arbitrary.
 _MAX_CLOSED = 20_000
@@ -82,8 +83,9 @@ class OpenFileTable:
         """Run a task that no caller waits for. It must not raise."""
         self._context.nursery.start_soon(task)
 
+    @no_checkpoint
     def switch_account(self, owner: str) -> None:
-        """Begin a new scope: nothing that was cached for the account before is served any more (6.3). No await.
+        """Begin a new scope: nothing that was cached for the account before is served any more (6.3).
 
         Open files stay open, and what is read of them from now on is requested with the new keys.
         """

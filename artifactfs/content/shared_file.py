@@ -14,9 +14,10 @@ from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import Fetcher
-from artifactfs.content.growth import prove
+from artifactfs.content.growth import Growth, prove
 from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentVersion
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -104,22 +105,27 @@ class SharedFile:
     async def _grow(self, version: ContentVersion, listed_bytes: int | None) -> None:
         artifact, old_size = _named(version), self.size or 0
         growth = await prove(self._context, artifact, self.blocks, listed_bytes)
+        self._become(version, artifact, growth, old_size)
+        if growth.size_bytes > old_size and growth.news:
+            await self.blocks.receive(old_size, growth.news, ahead=True)
+            await self.blocks.persist_range(old_size, old_size + len(growth.news))
+
+    @no_checkpoint
+    def _become(self, version: ContentVersion, artifact: ArtifactRef, growth: Growth, old_size: int) -> None:
+        """Be the larger version from now on, if that is still wanted: place, stamp and size change together."""
         self.blocks.check_alive()
-        # No await until the size is set.
         self.version = version
         self.sized_at = trio.current_time()
         self._fetcher.artifact = artifact
         self.blocks.content_stamp = version.content_stamp
         if growth.size_bytes > old_size:
             self.blocks.grow(growth.size_bytes, growth.validator, compared=growth.compared)
-            if growth.news:
-                await self.blocks.receive(old_size, growth.news, ahead=True)
-                await self.blocks.persist_range(old_size, old_size + len(growth.news))
 
     # --- reading -------------------------------------------------------------------------------------------
 
+    @no_checkpoint
     def try_view(self, start: int, end: int) -> memoryview | None:
-        """Return bytes [start, end) if one block in memory has them all. No await."""
+        """Return bytes [start, end) if one block in memory has them all."""
         index = start // self._block_bytes
         base = index * self._block_bytes
         return None if self.blocks.dead else self.blocks.view(index, start - base, end - base)
@@ -180,8 +186,9 @@ class SharedFile:
         self.blocks.demote_readahead()
         self._cancel()
 
+    @no_checkpoint
     def end_scope(self) -> None:
-        """End all reads with AccountSwitched, and all fetches: the keys are another account's. No await."""
+        """End all reads with AccountSwitched, and all fetches: the keys are another account's."""
         self.blocks.end_scope()
         self._cancel()
 
@@ -237,8 +244,9 @@ class SharedFile:
 
     # --- fetching ------------------------------------------------------------------------------------------
 
+    @no_checkpoint
     def _start_fetches(self, start: int, end: int, give_back: Callable[[], None] | None = None) -> bool:
-        """Fetch [start, end) where it is neither in memory nor being fetched. No await. Returns whether any began.
+        """Fetch [start, end) where it is neither in memory nor being fetched. Returns whether any began.
 
         `give_back`: it is read-ahead, and this returns its budget.
         """
@@ -302,8 +310,9 @@ class SharedFile:
                 if not self.refcount:
                     blocks.demote_readahead()
 
+    @no_checkpoint
     def _finish(self, fetch: BlockFetch) -> None:
-        """Mark the blocks of a fetch as no longer being fetched, and wake the readers. No await."""
+        """Mark the blocks of a fetch as no longer being fetched, and wake the readers."""
         if not fetch.done:
             fetch.done = True
             indices = range(fetch.first, fetch.last + 1)

@@ -191,7 +191,7 @@ class Control:
         facts = self._components.tree.facts(node)
         if facts is None:
             return None
-        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.origin, facts.entries)
+        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.source.value, facts.entries)
 
     def _app_url(self) -> str | None:
         """Return the address of Datadog's web application for the site; None with --api-url."""
@@ -209,7 +209,7 @@ class Control:
         found: dict[bytes, Callable[[], Awaitable[bytes | None]]] = {}
         if (facts := self._components.tree.facts(node)) is not None:
             found[b"user.artifactfs.age_s"] = _text(f"{facts.age_s:.1f}")
-            found[b"user.artifactfs.origin"] = _text(facts.origin)
+            found[b"user.artifactfs.origin"] = _text(facts.source.value)
         if isinstance(node, ArtifactDir) and not node.path and (run := self._components.tree.known_run(node.run_id)):
             found[b"user.modellab.name"] = _text(run.name)
             found[b"user.modellab.status"] = _text(run.status)

@@ -22,6 +22,7 @@ from artifactfs.fuse.error_boundary import shown
 from artifactfs.fuse.inodes import Inode, InodeTable
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, LookupResult, Node, mount_path, same_version
 from artifactfs.tree.tree import Tree
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ArtifactHandles:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
         if inode.superseded:
             raise errors.Superseded("another version of this file is there by now")
-        self._tree.check(file)
+        self._tree.ensure_current(file)
         began = trio.current_time()
         try:
             opened = await self._files.open(await self._tree.locate_content(file), stream=stream)
@@ -121,11 +122,7 @@ class ArtifactHandles:
             opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
             if opened is not None:
                 await opened.grow(await self._tree.locate_content(file))
-            # no await below:
-            if not inode.superseded:
-                inode.merge(Inode(entry.number, entry, inode.directory))
-                if opened is not None:
-                    self._record_size(inode, opened)
+            self._show_growth(inode, entry, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
         except errors.ArtifactfsError as error:
@@ -136,6 +133,14 @@ class ArtifactHandles:
             log.exception("proving growth failed: %s", errors.unexpected())
         finally:
             self.proving.discard(inode.number)
+
+    @no_checkpoint
+    def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
+        """Let the kernel see the larger entry, which the contents of an open file have proven, if it is open."""
+        if not inode.superseded:
+            inode.merge(Inode(entry.number, entry, inode.directory))
+            if opened is not None:
+                self._record_size(inode, opened)
 
     # --- reading -------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The inodes that the kernel holds, by number, with their lookup counts.
 
-An inode is added with its first lookup and removed by the forget that takes the last one. No await anywhere in here:
+An inode is added with its first lookup and removed by the forget that takes the last one. All of it is synchronous:
 `forget` may come beside a new lookup (pitfalls.md). A traversal leaves an inode for every file that it passes, so an
 inode is small: its node (nodes.py) is made on demand.
 """

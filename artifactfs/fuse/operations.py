@@ -1,7 +1,7 @@
 """The protocol adapter: what the kernel asks, answered from the tree. Nothing else.
 
-Every handler goes through `fuse_handler`, because an exception that leaves a handler ends the mount. From `# no await
-below:` on a handler does not let another task run, so that lookup counts and replies stay in step.
+Every handler goes through `fuse_handler`, because an exception that leaves a handler ends the mount. What a handler
+does after its last wait is `@no_checkpoint`, so that lookup counts and replies stay in step.
 """
 
 import contextlib
@@ -42,6 +42,7 @@ from artifactfs.tree.nodes import (
     Symlink,
 )
 from artifactfs.tree.tree import Tree
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -137,12 +138,7 @@ class Operations(pyfuse3.Operations):
             negative.st_ino = 0
             negative.entry_timeout = negative.attr_timeout = absence.valid_s
             return negative
-        # no await below:
-        inode = self.inodes.intern(found.node)
-        attributes_s = 0.0 if inode.number in self._artifacts.proving else found.attributes_s
-        attributes = self._attributes.of(inode, found.valid_s, attributes_s)
-        self.inodes.add_lookup(inode)
-        return attributes
+        return self._count_lookup(found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         # Not even a FUSEError may leave here.
@@ -182,13 +178,10 @@ class Operations(pyfuse3.Operations):
         if isinstance(directory, ControlDir):
             self._control_files.check(ctx)
         contents = await self._contents(ctx.pid, directory)
-        # no await below:
         if isinstance(directory, ArtifactDir) and self._is_polled(inode):
             # The kernel takes the attributes of the files from the listing, and then does not ask for them.
             self._tree.attributes_left_s(directory, followed=True)
-        handle = next(self._handles)
-        self._directories[handle] = DirectoryHandle(opened, directory, contents, ctx.pid)
-        return handle
+        return self._register_directory(DirectoryHandle(opened, directory, contents, ctx.pid))
 
     @fuse_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -196,7 +189,6 @@ class Operations(pyfuse3.Operations):
         if start_id == 0 and handle.started:
             # rewinddir: POSIX wants the directory as it is now.
             handle.contents = await self._contents(handle.tid, handle.directory)
-        # no await below:
         handle.started = True
         # The last question of each walk through a directory is what comes after its last entry.
         if start_id < _DOTS + len(handle.contents.entries):
@@ -219,14 +211,7 @@ class Operations(pyfuse3.Operations):
         # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
         opening = self._artifacts.open(opened, file, ctx.pid, stream=bool(flags & os.O_DIRECT))
         handle = await self._await_for_caller(ctx.pid, opening, math.inf)
-        # no await below:
-        number = next(self._handles)
-        self._open_files[number] = handle
-        # Another version is another inode, so what the kernel has of this one is still true. Without a size it
-        # cannot keep anything: it would stop at 0.
-        keep = handle.opened.size is not None and inode not in self._invalid_pages
-        self._invalid_pages.discard(inode)
-        return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.opened.size is None)
+        return self._register_file(handle, inode)
 
     @fuse_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -304,6 +289,34 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTCONN)
         raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
+    @no_checkpoint
+    def _count_lookup(self, found: LookupResult) -> EntryAttributes:
+        """Return the attributes of what a lookup found, and count it: a `forget` comes before both, or after."""
+        inode = self.inodes.intern(found.node)
+        attributes_s = 0.0 if inode.number in self._artifacts.proving else found.attributes_s
+        attributes = self._attributes.of(inode, found.valid_s, attributes_s)
+        self.inodes.add_lookup(inode)
+        return attributes
+
+    @no_checkpoint
+    def _register_directory(self, opened: DirectoryHandle) -> int:
+        """Return the handle of an open directory."""
+        handle = next(self._handles)
+        self._directories[handle] = opened
+        return handle
+
+    @no_checkpoint
+    def _register_file(self, handle: FileHandle, inode: int) -> pyfuse3.FileInfo:
+        """Return the handle of an open file, and what the kernel may keep of the file."""
+        number = next(self._handles)
+        self._open_files[number] = handle
+        # Another version is another inode, so what the kernel has of this one is still true. Without a size it
+        # cannot keep anything: it would stop at 0.
+        keep = handle.opened.size is not None and inode not in self._invalid_pages
+        self._invalid_pages.discard(inode)
+        return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.opened.size is None)
+
+    @no_checkpoint
     def _reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
 

@@ -19,6 +19,7 @@ import pyfuse3
 import trio
 
 from artifactfs.util.headroom import for_worker
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +74,19 @@ class RequestLoop:
         """Wait for a request that can be taken. Returns False where the mount ends."""
         task = trio.lowlevel.current_task()
         while await self._wait_readable():
-            # No await between this and the taking.
-            if task in self._with_buffer or self._has_room():
-                self._with_buffer.add(task)
+            if self._try_take(task):
                 return True
             self._pause("no memory for a buffer")
             await trio.sleep_until(self._pause_ends)
         return False
+
+    @no_checkpoint
+    def _try_take(self, task: trio.lowlevel.Task) -> bool:
+        """Take room for a worker's buffer, unless it has that already. Returns False where there is none."""
+        if task not in self._with_buffer and not self._has_room():
+            return False
+        self._with_buffer.add(task)
+        return True
 
     def _pause(self, reason: str) -> None:
         self._pause_ends = trio.current_time() + _PAUSE_S

@@ -15,7 +15,7 @@ from artifactfs.domain import Project, Run
 from artifactfs.tree import listing
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
-from artifactfs.tree.listing import Service, TreeTimes
+from artifactfs.tree.listing import ListingSource, Service, TreeTimes
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, Entry, LookupResult, Node, ProjectDir, StaticDir, Symlink
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
 from artifactfs.tree.swr_cache import Caches
@@ -182,7 +182,7 @@ class Catalog:
         return None
 
     def _facts(self, held: CacheEntry[tuple[T, ...]], left_s: float) -> ListingFacts:
-        return ListingFacts(self._clock() - held.requested_at, own=True, entries=len(held.value), left_s=left_s)
+        return ListingFacts(self._clock() - held.requested_at, ListingSource.DIRECT, len(held.value), left_s)
 
     def known(self) -> tuple[int, int]:
         """Return how many runs and how many projects are remembered."""

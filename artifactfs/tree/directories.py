@@ -1,4 +1,4 @@
-"""The listings of directories in runs: cached, fetched directly or from the project index, and prefetched.
+"""The listings of directories in runs: cached, made of what a provider answers (listing_providers.py), and prefetched.
 
 A listing's key is (run id, path). The contents of files may contradict a listing: then its directory needs a direct
 listing, and a size that the contents showed overrides the listed one (docs/semantics.md 4.1).
@@ -14,13 +14,14 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import DirectoryListing, ListedChild, Run
+from artifactfs.domain import ListedChild, Run
 from artifactfs.tree import file_times, following, listing
 from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import Listing, Service, TreeTimes
+from artifactfs.tree.listing import Listing, ListingSource, Service, TreeTimes
+from artifactfs.tree.listing_providers import DirectProvider, IndexProvider, ListingAnswer
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
 from artifactfs.tree.size_changes import SizeChanges
 from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
@@ -28,25 +29,24 @@ from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 # An entry is about 300 bytes, so all of them are about 400 MB; a listing of modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
-# Directories for which the index was contradicted: rare, too.
-_MAX_NEEDS_DIRECT = 10_000
 
 
-class RunListing(msgspec.Struct, frozen=True):
-    """A listing, and the run at the time of its request, which decides the time to live.
+class DirectoryState(msgspec.Struct, frozen=True):
+    """A directory's listing, and the run at the time of its request, which decides the time to live.
 
-    `clock`: the times that its files showed when it was made. `own`: a direct listing, not from the index. `age_s`: its
-    age when it was made.
+    `prefix`: the run's `path_in_project`. `clock`: the times that its files showed when it was made. `age_s`: its age
+    when it was made. What must outlive an evicted listing is elsewhere: sizes (size_changes.py) and `needs_direct`.
     """
 
     run: Run
+    prefix: str
     listing: Listing
-    path_in_project: str
+    source: ListingSource
     clock: RunClock
-    own: bool = True
     age_s: float = 0.0
 
 
@@ -76,21 +76,16 @@ class Directories:
         self._walks = walks
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self.listings: StaleWhileRevalidateCache[tuple[int, str], RunListing] = caches.make(
+        self.listings: StaleWhileRevalidateCache[tuple[int, str], DirectoryState] = caches.make(
             lambda key: f"run {key[0]}, directory {key[1] or '/'}",
             fetch=self._fetch_listing,
             ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
-            weight=lambda found: len(found.listing) + 1,
+            weight=lambda found: len(found.listing.by_name) + 1,
             max_weight=_MAX_ENTRIES,
         )
-        # Of runs that were listed: the run at that time, and its path in the project.
-        self._run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(tuning.max_runs)
         self.sizes = SizeChanges()
         # By run, the directories that are in `listings`, or were.
         self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
-        # Directories whose next listing must be direct: the index or contents were contradicted there.
-        self._needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
-        self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
         self._clocks: cachetools.LRUCache[int, RunClock] = cachetools.LRUCache(tuning.max_runs)
         self._retiming = trio.Lock()
         # Called with a run's id when the times of its files have changed all at once.
@@ -108,6 +103,13 @@ class Directories:
             if prefetch == "auto"
             else None
         )
+        self._provider = (
+            IndexProvider(service, tuning.max_runs, self.index, walks, caches.health, self._is_listed_since)
+            if self.index is not None
+            else DirectProvider(service, tuning.max_runs)
+        )
+        self._run_roots, self._needs_direct = self._provider.run_roots, self._provider.needs_direct
+        self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
         self.prefetcher = (
             Prefetcher(self, nursery=nursery, walk=walks.walk, tuning=tuning) if prefetch != "off" else None
         )
@@ -117,18 +119,18 @@ class Directories:
         self._needs_direct[directory.run_id, directory.path] = True
         move((directory.run_id, directory.path))
 
-    def attributes_left_s(self, held: CacheEntry[RunListing], ttl_left_s: float | None = None) -> float:
+    def attributes_left_s(self, held: CacheEntry[DirectoryState], ttl_left_s: float | None = None) -> float:
         """Return the attribute timeout of a listing's files (docs/semantics.md 3.5)."""
         if listing.settled(held.value.run, self._wall_clock_ns()):
             return ATTRIBUTES_S
         left_s = self.ttl_left_s(held) if ttl_left_s is None else ttl_left_s
         return following.attributes_left_s(self._times, left_s, self._age_s(held))
 
-    def follow(self, held: CacheEntry[RunListing], key: tuple[int, str]) -> None:
+    def follow(self, held: CacheEntry[DirectoryState], key: tuple[int, str]) -> None:
         """Refresh a listing in the background if it is due: a program follows a file in it. Nothing waits for that."""
         self.following.refresh(key, self.ttl_left_s(held), self._age_s(held))
 
-    def _age_s(self, held: CacheEntry[RunListing]) -> float:
+    def _age_s(self, held: CacheEntry[DirectoryState]) -> float:
         return self._clock() - held.requested_at + held.value.age_s
 
     def cached_run_root(self, run_id: int) -> tuple[Run, str] | None:
@@ -141,7 +143,7 @@ class Directories:
         if (root := self._run_roots.get(run_id)) is None:
             # A cached listing does not fill `_run_roots`, and may outlive the run's place there.
             known = (await self.get(directory)).value
-            root = self._run_roots[run_id] = (known.run, known.path_in_project)
+            root = self._run_roots[run_id] = (known.run, known.prefix)
         return root
 
     def mark_all_stale(self) -> None:
@@ -158,32 +160,32 @@ class Directories:
         if self.index is not None:
             self.index.clear()
 
-    async def get(self, directory: ArtifactDir) -> CacheEntry[RunListing]:
+    async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         key = (directory.run_id, directory.path)
         if (held := self.listings.get_fresh(key)) is not None:
             return held
         with self._walks.asking(directory.run_id, directory.path):
             return await self._or_gone(directory, self.listings.get(key))
 
-    async def get_direct(self, directory: ArtifactDir) -> CacheEntry[RunListing]:
+    async def get_direct(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         """Return a directory's direct listing, fetched now if the cached one came from the index."""
         self._needs_direct[directory.run_id, directory.path] = True
         key = (directory.run_id, directory.path)
         held = await self._or_gone(directory, self.listings.refetch(key))
-        if not held.value.own:  # a fetch in flight was joined
+        if held.value.source is not ListingSource.DIRECT:  # a fetch in flight was joined
             self._needs_direct[directory.run_id, directory.path] = True
             held = await self._or_gone(directory, self.listings.refetch(key))
         return held
 
-    def ttl_left_s(self, held: CacheEntry[RunListing]) -> float:
+    def ttl_left_s(self, held: CacheEntry[DirectoryState]) -> float:
         """Return the entry timeout of a listing's names."""
         left_s = self.listings.ttl_left_s(held)
         # The index may be rejected later.
-        return left_s if held.value.own else min(left_s, self._times.listing_ttl)
+        return left_s if held.value.source is ListingSource.DIRECT else min(left_s, self._times.listing_ttl)
 
     async def _or_gone(
-        self, directory: ArtifactDir, listing: Awaitable[CacheEntry[RunListing]]
-    ) -> CacheEntry[RunListing]:
+        self, directory: ArtifactDir, listing: Awaitable[CacheEntry[DirectoryState]]
+    ) -> CacheEntry[DirectoryState]:
         try:
             return await listing
         except errors.NoSuchEntry:
@@ -192,68 +194,40 @@ class Directories:
             self.listings.invalidate((directory.run_id, parent))
             raise
 
-    async def _fetch_listing(self, key: tuple[int, str], old: RunListing | None) -> RunListing:
+    async def _fetch_listing(self, key: tuple[int, str], old: DirectoryState | None) -> DirectoryState:
         run_id, path = key
         run = (await self._runs.get(run_id)).value
-        place = self._run_roots.get(run_id)
-        if self.index is not None and path and place is not None and (run_id, path) not in self._needs_direct:
-            traversal, has_stale = self._walks.walk(run_id) is not None, old is not None
-            found = await self.index.directory(run, place[1], path, traversal=traversal, has_stale=has_stale)
-            # Of a directory that was listed since, the index may know files as they were before they grew.
-            if found is not None and not self._is_listed_since(key, found[1]):
-                children, requested_at = found
-                listing, clock = await self._build(run, place[1], path, children, old, own=False)
-                # No await from here to the cache: a rejection evicts this listing, too.
-                if self.index.is_trusted(run):
-                    self._track(run_id, path)
-                    age_s = self._clock() - requested_at
-                    return RunListing(run, listing, place[1], clock, own=False, age_s=age_s)
-        own = await self._fetch_direct(run, path, old)
-        self._track(run_id, path)
-        return own
+        state = await self._make(await self._provider.children(run, path, has_stale=old is not None), old)
+        if not self._track_if_trusted(path, state):
+            state = await self._make(await self._provider.direct(run, path), old)
+            self._track(run_id, path)
+        return state
+
+    @no_checkpoint
+    def _track_if_trusted(self, path: str, state: DirectoryState) -> bool:
+        """Record that a directory is cached from now on, unless its index was rejected while the state was made.
+
+        A later rejection evicts what is recorded.
+        """
+        if state.source is ListingSource.INDEX and (self.index is None or not self.index.is_trusted(state.run)):
+            return False
+        self._track(state.run.run_id, path)
+        return True
 
     def _is_listed_since(self, key: tuple[int, str], then: float) -> bool:
         held = self.listings.get_any(key)
-        return held is not None and held.value.own and held.requested_at > then
+        return held is not None and held.value.source is ListingSource.DIRECT and held.requested_at > then
 
-    async def _fetch_direct(self, run: Run, path: str, old: RunListing | None) -> RunListing:
-        if self.index is not None and not self._health.is_degraded():
-            self.index.request(run)
-        try:
-            answer = await self._service.list_directory(run.run_id, path)
-        except errors.NotFound:
-            if self.index is not None and (place := self._run_roots.get(run.run_id)) is not None:
-                await self.index.listed(run, place[1], path, {})
-            raise
-        return await self._accept_direct(run, path, answer, old)
-
-    async def _accept_direct(self, run: Run, path: str, answer: DirectoryListing, old: RunListing | None) -> RunListing:
-        """Make a direct listing of an answer; validates the index with it, and takes files' times from that."""
-        prefix = answer.path_in_project
-        children: Mapping[bytes, ListedChild] = answer.children.by_name
-        self._run_roots[run.run_id] = (run, prefix)
-        self._needs_direct.pop((run.run_id, path), None)
-        if self.index is not None:
-            indexed = await self.index.listed(run, prefix, path, children)
-            children = await listing.completed(children, indexed, times=self._clock_of(run).own)
-        clock = self._clock_of(run)
-        has_index = self.index is not None and self.index.has_times(run)
-        if (clock.own and not has_index) or clock.run_ns != self._run_time_ns(run, clock):
-            await self.show_times(run, prefix, own=clock.own and has_index)
-        made, clock = await self._build(run, prefix, path, children, old, own=True)
-        return RunListing(run, made, prefix, clock)
-
-    async def _build(
-        self,
-        run: Run,
-        prefix: str,
-        path: str,
-        children: Mapping[bytes, ListedChild],
-        old: RunListing | None,
-        *,
-        own: bool,
-    ) -> tuple[Listing, RunClock]:
-        """Make a listing with the times of the run's clock as that is when this returns; returns the clock, too."""
+    async def _make(self, answer: ListingAnswer, old: DirectoryState | None) -> DirectoryState:
+        """Make a listing of a provider's answer, with the times of the run's clock as that is when this returns."""
+        run, prefix, path, children = answer.run, answer.prefix, answer.path, answer.children
+        is_direct = answer.indexed_at is None
+        if is_direct:
+            children = await listing.completed(children, answer.indexed, times=self._clock_of(run).own)
+            clock = self._clock_of(run)
+            has_index = self.index is not None and self.index.has_times(run)
+            if (clock.own and not has_index) or clock.run_ns != self._run_time_ns(run, clock):
+                await self.show_times(run, prefix, own=clock.own and has_index)
         key = (run.run_id, path)
         sizes = self.sizes.of(key)
         began = clock = self._clock_of(run)
@@ -262,15 +236,22 @@ class Directories:
         made = await listing.build(children, run, path, known, self._numbering, self._wall_clock_ns(), sizes, time_ns)
         self.sizes.keep(key, sizes)
         # The old listing, and the index, may have the times of another clock.
-        is_current = (old is None or old.clock is clock) and (clock.own or own)
-        if is_current and self._clocks.get(run.run_id) is clock and not (clock.own and file_times.lacks_times(made)):
-            return made, clock
+        is_current = (old is None or old.clock is clock) and (clock.own or is_direct)
+        if not is_current or self._clocks.get(run.run_id) is not clock or (clock.own and file_times.lacks_times(made)):
+            clock = await self._retime(made, answer, began)
+        if answer.indexed_at is None:
+            return DirectoryState(run, prefix, made, ListingSource.DIRECT, clock)
+        return DirectoryState(run, prefix, made, ListingSource.INDEX, clock, self._clock() - answer.indexed_at)
+
+    async def _retime(self, made: Listing, answer: ListingAnswer, began: RunClock) -> RunClock:
+        """Give a listing that was made by the clock `began` the times of the run's clock, which this returns."""
+        run = answer.run
         while True:
             clock = self._clock_of(run)
-            index = await self._stale_times(run, prefix, path) if clock.own else {}
+            index = await self._stale_times(run, answer.prefix, answer.path) if clock.own else {}
             file_times.apply(await file_times.changes(made, clock, began, index, self._seen_ns(run)))
             if self._clocks.get(run.run_id) is clock:
-                return made, clock
+                return clock
             began = clock
 
     # --- times ---------------------------------------------------------------------------------------------
@@ -311,43 +292,47 @@ class Directories:
                     seen[path] = known
                     index = await self._stale_times(run, prefix, path) if own else {}
                     made += await file_times.changes(known, clock, before, index, self._seen_ns(run))
-            # No await from here on: all files of the run change at once.
-            self._clocks[run.run_id] = clock
-            file_times.apply(made)
+            self._set_clock(run.run_id, clock, made)
         if made:
             self.on_new_times(run.run_id)
+
+    @no_checkpoint
+    def _set_clock(self, run_id: int, clock: RunClock, made: file_times.Changes) -> None:
+        """Change the times of all files of a run at once."""
+        self._clocks[run_id] = clock
+        file_times.apply(made)
 
     # --- DirectLister --------------------------------------------------------------------------------------
 
     def direct_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
         """Yield path and entries of every directory of a run whose direct listing is cached and fresh."""
         for path, held in self._cached_dirs(run.run_id):
-            if held.value.own and self.listings.ttl_left_s(held) > 0:
+            if held.value.source is ListingSource.DIRECT and self.listings.ttl_left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
     async def list_direct(
         self, run: Run, path: str
     ) -> tuple[Mapping[bytes, ListedChild], Callable[[], Awaitable[None]]]:
         """List a directory directly; returns its children, and a function that caches them."""
-        requested_at = self._clock()
-        answer = await self._service.list_directory(run.run_id, path)
-        key = (run.run_id, path)
+        requested_at, key = self._clock(), (run.run_id, path)
+        found = await self._service.list_directory(run.run_id, path)
 
         async def keep() -> None:
             old = self.listings.get_any(key)
-            found = await self._accept_direct(run, path, answer, old.value if old is not None else None)
+            answer = await self._provider.accept(run, path, found)
+            state = await self._make(answer, old.value if old is not None else None)
             self._track(run.run_id, path)
-            self.listings.store(key, found, requested_at)
+            self.listings.store(key, state, requested_at)
 
-        return answer.children.by_name, keep
+        return found.children.by_name, keep
 
     def evict_indexed(self, run_id: int) -> None:
         """Evict the listings of a run that came from the index."""
         for path, held in self._cached_dirs(run_id):
-            if not held.value.own:
+            if held.value.source is ListingSource.INDEX:
                 self.listings.evict((run_id, path))
 
-    def _cached_dirs(self, run_id: int) -> Iterator[tuple[str, CacheEntry[RunListing]]]:
+    def _cached_dirs(self, run_id: int) -> Iterator[tuple[str, CacheEntry[DirectoryState]]]:
         """Yield every directory of a run that is cached, fresh or stale."""
         paths = self._dirs_by_run.get(run_id, {})
         for path in list(paths):

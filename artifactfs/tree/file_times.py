@@ -10,6 +10,7 @@ import msgspec
 from artifactfs.domain import ListedChild
 from artifactfs.tree.listing import Listing, checkpoint_if_full, chunked
 from artifactfs.tree.nodes import Entry
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 
 class RunClock(msgspec.Struct, frozen=True, eq=False):
@@ -51,8 +52,9 @@ async def changes(
     return found
 
 
+@no_checkpoint
 def apply(found: Changes) -> None:
-    """Put the new entries into their listings. No await."""
+    """Put the new entries into their listings, all at once."""
     for listing, old, new in found:
         if listing.by_name.get(old.name) is old:
             listing.by_name[old.name] = new

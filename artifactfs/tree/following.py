@@ -10,6 +10,7 @@ import trio
 from artifactfs import errors
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,9 @@ class Following:
         # Called with run and path of a directory that was listed.
         self.on_listed: Callable[[int, str], None] = lambda _run_id, _path: None
 
+    @no_checkpoint
     def refresh(self, key: Key, ttl_left_s: float, age_s: float) -> None:
-        """Refresh a listing if it is stale or older than `live_ttl`; once in as long if that fails. No await."""
+        """Refresh a listing if it is stale or older than `live_ttl`; once in as long if that fails."""
         now, pause_s = self._clock(), max(_POLL_S, min(self._times.live_ttl, self._times.listing_ttl))
         is_fresh = ttl_left_s > 0 and age_s < self._times.live_ttl
         if is_fresh or now - self._refreshed_at.get(key, float("-inf")) < pause_s:

@@ -1,5 +1,6 @@
 """One directory's entries, made from the service's answer, and their time to live."""
 
+import enum
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -49,6 +50,13 @@ class Service(Protocol):
         """Return the requests so far."""
 
 
+class ListingSource(enum.Enum):
+    """The source of a listing. The value is the word for it in reports."""
+
+    DIRECT = "own"
+    INDEX = "index"
+
+
 class Listing(msgspec.Struct, frozen=True):
     """A directory's entries by name, in the server's order."""
 
@@ -58,9 +66,6 @@ class Listing(msgspec.Struct, frozen=True):
     def entries(self) -> tuple[Entry, ...]:
         """The entries as they are now, frozen for a reader that goes through them by position."""
         return tuple(self.by_name.values())
-
-    def __len__(self) -> int:
-        return len(self.by_name)
 
 
 class TreeTimes(msgspec.Struct, frozen=True):

@@ -18,10 +18,10 @@ from artifactfs.domain import ArtifactRef, ContentVersion, Run, below_prefix
 from artifactfs.tree import listing
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
-from artifactfs.tree.directories import Directories, RunListing
+from artifactfs.tree.directories import Directories, DirectoryState
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import Service, TreeTimes
+from artifactfs.tree.listing import ListingSource, Service, TreeTimes
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
     ArtifactDir,
@@ -39,6 +39,7 @@ from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.traversals import Traversals
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 
 class Tree:
@@ -118,7 +119,7 @@ class Tree:
         if isinstance(parent, ArtifactDir):
             held = await self._directories.get(parent)
             entry = held.value.listing.by_name.get(name)
-            if entry is None and not held.value.own:
+            if entry is None and held.value.source is ListingSource.INDEX:
                 # The index never says that a name does not exist (docs/semantics.md 1.6).
                 held = await self._directories.get_direct(parent)
                 entry = held.value.listing.by_name.get(name)
@@ -134,8 +135,9 @@ class Tree:
             return self._looked_at(node, await self._directories.get(node))
         return await self._catalogue.contents(node)
 
+    @no_checkpoint
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return the result of `lookup` if it is cached and fresh. No await."""
+        """Return the result of `lookup` if it is cached and fresh."""
         if not isinstance(parent, ArtifactDir):
             return self._catalogue.try_lookup(parent, name)
         held = self._listings.get_fresh((parent.run_id, parent.path))
@@ -143,14 +145,15 @@ class Tree:
             return None
         return self._found(parent, entry, held)
 
+    @no_checkpoint
     def try_list(self, node: Node) -> DirSnapshot | None:
-        """Return the result of `contents` if it is cached and fresh. No await."""
+        """Return the result of `contents` if it is cached and fresh."""
         if not isinstance(node, ArtifactDir):
             return None
         held = self._listings.get_fresh((node.run_id, node.path))
         return self._looked_at(node, held) if held is not None else None
 
-    def _looked_at(self, directory: ArtifactDir, held: CacheEntry[RunListing]) -> DirSnapshot:
+    def _looked_at(self, directory: ArtifactDir, held: CacheEntry[DirectoryState]) -> DirSnapshot:
         listing = held.value.listing
         if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
@@ -162,13 +165,14 @@ class Tree:
             partial(directories.attributes_left_s, held),
         )
 
-    def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[RunListing]) -> LookupResult:
+    def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[DirectoryState]) -> LookupResult:
         directories = self._directories
         left_s = directories.ttl_left_s(held)
         return LookupResult(child(parent, entry), left_s, directories.attributes_left_s(held, left_s))
 
+    @no_checkpoint
     def attributes_left_s(self, directory: ArtifactDir, *, followed: bool) -> float:
-        """Return the attribute timeout of a directory's files, in seconds. No await.
+        """Return the attribute timeout of a directory's files, in seconds.
 
         `followed`: a program polls a file, so a listing older than `live_ttl` is refreshed in the background.
         """
@@ -213,7 +217,7 @@ class Tree:
         now = held.value.listing.by_name.get(entry.name) if held is not None else None
         return now if now is not None and same_version(entry, now) else entry
 
-    def check(self, file: ArtifactFile) -> None:
+    def ensure_current(self, file: ArtifactFile) -> None:
         """Raise Superseded if the cached listing shows another version of a file, or none. No request."""
         directory = file.directory
         held = self._listings.get_any((directory.run_id, directory.path))
@@ -302,7 +306,7 @@ class Tree:
             return None
         found = held.value
         age_s = self._clock() - held.requested_at + found.age_s
-        return ListingFacts(age_s, own=found.own, entries=len(found.listing), left_s=self._listings.ttl_left_s(held))
+        return ListingFacts(age_s, found.source, len(found.listing.by_name), self._listings.ttl_left_s(held))
 
     def state(self) -> TreeState:
         """Return the state of the tree, for status. No request."""

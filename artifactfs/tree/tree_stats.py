@@ -2,25 +2,18 @@
 
 import msgspec
 
+from artifactfs.tree.listing import ListingSource
 from artifactfs.tree.walk.project_index import IndexState
 from artifactfs.tree.walk.traversals import TraversalCost
 
 
 class ListingFacts(msgspec.Struct, frozen=True):
-    """What is known of a cached listing: its age, and for how many more seconds it is fresh.
-
-    `own`: from the directory's own listing, not from the project index. `entries` None: not counted.
-    """
+    """What is known of a cached listing: its age, its entries, and for how many more seconds it is fresh."""
 
     age_s: float
-    own: bool
-    entries: int | None = None
-    left_s: float = 0.0
-
-    @property
-    def origin(self) -> str:
-        """The source of the listing, in a word."""
-        return "own" if self.own else "index"
+    source: ListingSource
+    entries: int
+    left_s: float
 
 
 class TreeState(msgspec.Struct, frozen=True):

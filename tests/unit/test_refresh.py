@@ -218,7 +218,7 @@ async def test_facts_send_no_request(tree: Tree, service: FakeService, autojump_
     facts = tree.facts(directory)
     assert facts is not None
     assert (facts.age_s, facts.left_s) == pytest.approx((10, 50))
-    assert (facts.origin, facts.entries) == ("own", 2)
+    assert (facts.source.value, facts.entries) == ("own", 2)
     in_it = tree.facts(await place(tree, "runs/1/d/b"))
     assert in_it == facts
     for path in ("runs", "projects/10", "names"):

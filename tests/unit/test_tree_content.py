@@ -94,22 +94,22 @@ async def test_a_settled_runs_contents_have_a_stamp(
 async def test_a_superseded_version_is_reported(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """2.4: `open` of a version that the cached listing no longer shows is ESTALE; asking costs nothing."""
     before = await file(tree, "1/f")
-    tree.check(before)
+    tree.ensure_current(before)
     service.listings[1, ""] = directory({"f": 4})
     await trio.sleep(60)
     after = await file(tree, "1/f")
     service.asked()
-    tree.check(after)
+    tree.ensure_current(after)
     with pytest.raises(errors.Superseded):
-        tree.check(before)
+        tree.ensure_current(before)
     service.listings[1, ""] = directory({})
     await trio.sleep(60)
     with pytest.raises(errors.NoSuchEntry):
         await file(tree, "1/f")
     with pytest.raises(errors.Superseded):
-        tree.check(after)
+        tree.ensure_current(after)
     tree.record_size_conflict(before, None)
-    tree.check(before)  # nothing cached says otherwise
+    tree.ensure_current(before)  # nothing cached says otherwise
 
 
 # --- what contents teach ------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ async def test_a_content_that_contradicts_its_listing(
     assert service.asked() == [("listing", 1, "")]
     assert after.entry.size_bytes == 6
     assert after.entry.number != before.entry.number
-    tree.check(after)
+    tree.ensure_current(after)
     # As long as the listing says what it said then.
     await trio.sleep(60)
     assert (await file(tree, "1/f")).entry.size_bytes == 6

@@ -310,7 +310,7 @@ async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     )
     assert [e.name for e in built.entries] == [b"z", b"a", b"m"]
     assert built.by_name[b"a"] is built.entries[1]
-    assert len(built) == 3
+    assert len(built.by_name) == 3
 
 
 async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> None:

@@ -18,6 +18,7 @@ from artifactfs import errors
 from artifactfs.tree.nodes import Entry, join
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.traversals import Traversal, level
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,9 @@ class Prefetcher:
         # For status: directories that were prefetched.
         self.listed = 0
 
+    @no_checkpoint
     def on_read(self, run_id: int, place: str, entries: Entries) -> None:
-        """Queue the directories below one that a traversal has read. No await."""
+        """Queue the directories below one that a traversal has read."""
         walk = self._walk(run_id)
         if walk is None:
             return

@@ -18,6 +18,7 @@ from artifactfs.domain import IndexedFile, ListedChild, Run, encode_name
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.index_validation import INSTEAD, Children, DirectLister, Validation, Validations, place_of
 from artifactfs.tree.walk.packed_index import PackedIndex
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,9 @@ class ProjectIndex:
         self._slow: cachetools.LRUCache[str, bool] = cachetools.LRUCache(_MAX_SLOW)
         self._inflight = 0
 
+    @no_checkpoint
     def request(self, run: Run) -> None:
-        """Request the index of a run's project for its files' times, where that is due. No await."""
+        """Request the index of a run's project for its files' times, where that is due."""
         self._project(run, traversal=False)
 
     async def directory(
@@ -292,8 +294,9 @@ class ProjectIndex:
         finally:
             self._loaded(project_id, project)
 
+    @no_checkpoint
     def _loaded(self, project_id: str, project: _Project) -> None:
-        """Take note that an index is complete, or failed. No await."""
+        """Take note that an index is complete, or failed."""
         now = self._clock()
         took_s = now - project.requested_at
         if project.files is None or took_s > _MOMENT_S:

@@ -1,0 +1,109 @@
+"""The providers of a directory's children: the project index where it may answer, else the directory's listing call.
+
+Owns which of the two answers. `walk/project_index.py` owns the index and its trust, `directories.py` makes entries of
+the children. Hard: a direct answer counts from the moment it comes, while its comparison with the index takes time.
+"""
+
+from collections.abc import Callable, Mapping
+
+import cachetools
+import msgspec
+
+from artifactfs import errors
+from artifactfs.domain import DirectoryListing, ListedChild, Run
+from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.listing import Service
+from artifactfs.tree.walk.project_index import ProjectIndex
+from artifactfs.tree.walk.traversals import Traversals
+
+# Directories for which the index was contradicted: rare.
+_MAX_NEEDS_DIRECT = 10_000
+
+
+class ListingAnswer(msgspec.Struct, frozen=True):
+    """The children of a directory, by name. `prefix`: the run's `path_in_project`.
+
+    `indexed_at`: when the index was requested that they are from; None for a direct answer. That may lack sizes and
+    times: `indexed` is what the index has of its children.
+    """
+
+    run: Run
+    path: str
+    prefix: str
+    children: Mapping[bytes, ListedChild]
+    indexed_at: float | None = None
+    indexed: Mapping[bytes, ListedChild] = {}
+
+
+class DirectProvider:
+    """The directory's own listing call. A key is (run id, path). Methods raise ServiceError."""
+
+    def __init__(self, service: Service, max_runs: int) -> None:
+        self._service = service
+        # Of runs that were listed: the run at that time, and its path in the project.
+        self.run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(max_runs)
+        # Directories whose next listing must be direct: the index or contents were contradicted there. This outlives
+        # the listing, which may be invalidated for the same reason.
+        self.needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
+
+    async def children(self, run: Run, path: str, *, has_stale: bool) -> ListingAnswer:  # noqa: ARG002  # the index waits
+        """Return a directory's children. `has_stale`: a stale listing can be served, so the wait is to be short."""
+        return await self.direct(run, path)
+
+    async def direct(self, run: Run, path: str) -> ListingAnswer:
+        """Return a directory's children by its own listing call."""
+        return await self.accept(run, path, await self._service.list_directory(run.run_id, path))
+
+    async def accept(self, run: Run, path: str, found: DirectoryListing) -> ListingAnswer:
+        """Return the children in an answer to the listing call."""
+        prefix = found.path_in_project
+        self.run_roots[run.run_id] = (run, prefix)
+        self.needs_direct.pop((run.run_id, path), None)
+        return ListingAnswer(run, path, prefix, found.children.by_name)
+
+
+class IndexProvider(DirectProvider):
+    """The index where it may answer, else the listing call, whose answers validate the index.
+
+    `is_listed_since(key, then)`: whether a direct listing that was requested later than `then` is cached.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        max_runs: int,
+        index: ProjectIndex,
+        walks: Traversals,
+        health: BackendHealth,
+        is_listed_since: Callable[[tuple[int, str], float], bool],
+    ) -> None:
+        super().__init__(service, max_runs)
+        self._index = index
+        self._walks = walks
+        self._health = health
+        self._is_listed_since = is_listed_since
+
+    async def children(self, run: Run, path: str, *, has_stale: bool) -> ListingAnswer:
+        key, root = (run.run_id, path), self.run_roots.get(run.run_id)
+        if path and root is not None and key not in self.needs_direct:
+            traversal = self._walks.walk(run.run_id) is not None
+            found = await self._index.directory(run, root[1], path, traversal=traversal, has_stale=has_stale)
+            # Of a directory that was listed since, the index may know files as they were before they grew.
+            if found is not None and not self._is_listed_since(key, found[1]):
+                return ListingAnswer(run, path, root[1], found[0], found[1])
+        return await self.direct(run, path)
+
+    async def direct(self, run: Run, path: str) -> ListingAnswer:
+        if not self._health.is_degraded():
+            self._index.request(run)
+        try:
+            return await super().direct(run, path)
+        except errors.NotFound:
+            if (root := self.run_roots.get(run.run_id)) is not None:
+                await self._index.listed(run, root[1], path, {})
+            raise
+
+    async def accept(self, run: Run, path: str, found: DirectoryListing) -> ListingAnswer:
+        answer = await super().accept(run, path, found)
+        indexed = await self._index.listed(run, answer.prefix, path, answer.children)
+        return msgspec.structs.replace(answer, indexed=indexed)
