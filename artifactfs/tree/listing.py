@@ -90,7 +90,7 @@ class SizeOverride(msgspec.Struct, frozen=True):
 class GrownFile(msgspec.Struct):
     """A name whose file grew: its entry, which no listing gives by itself, and the inode numbers that it had.
 
-    `entry` None: the contents turned out to be another version, which no listing has shown yet.
+    `entry` None: the file is gone, or the contents turned out to be another version, which no listing has shown yet.
     """
 
     entry: Entry | None
@@ -193,6 +193,9 @@ async def build(
             if growth is not None or (before is not None and may_have_grown(before, entry)):
                 note_growth(grown, entry)
         await checkpoint_if_full(part)
+    for name in grown.keys() - by_name.keys():
+        # What comes under the name of a file that went away does not continue it.
+        grown[name].entry = None
     return Listing(by_name)
 
 
