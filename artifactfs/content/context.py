@@ -69,11 +69,11 @@ class ContentContext(msgspec.Struct):
 
     def fits(self, size: int) -> bool:
         """Whether a body of `size` bytes can be cached, on disk or in memory, so that it is fetched once."""
-        return size <= max(self.disk_cache.room_bytes, self.pool.max_bytes)
+        return size <= self.room_bytes
 
     @property
-    def room_for_unknown(self) -> int:
-        """The longest body that is read to its end to know its length, in bytes."""
+    def room_bytes(self) -> int:
+        """The longest body that a cache has room for, on disk or in memory."""
         return max(self.disk_cache.room_bytes, self.pool.max_bytes)
 
     def has_room_for(self, size: int, left: int) -> bool:

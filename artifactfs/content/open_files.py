@@ -4,7 +4,7 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import cachetools
 import msgspec
@@ -72,11 +72,15 @@ class OpenFileTable:
             await handle.grow(version)
             await handle.read_head(revalidate=not version.settled)
             if handle.size is None and not stream:
-                await handle.read_to_end(self._context.room_for_unknown)
+                await handle.read_to_end()
         except BaseException:
             handle.close()
             raise
         return handle
+
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run a task that no caller waits for. It must not raise."""
+        self._context.nursery.start_soon(task)
 
     def switch_account(self, owner: str) -> None:
         """Begin a new scope: nothing that was cached for the account before is served any more (6.3). No await.

@@ -65,10 +65,13 @@ class OpenFile:
         if revalidate and end and self._shared.current.try_view(0, end) is None:
             await self._fetch(0, end, head_bytes)
 
-    async def read_to_end(self, most_bytes: int) -> None:
-        """Find the size by reading the file to its end. Raises BodyTooLarge for a file of more than `most_bytes`."""
-        tuning, start = self._tuning, 0
-        while self.size is None and start < most_bytes:
+    async def read_to_end(self, most_bytes: int | None = None) -> None:
+        """Find the size by reading the file to its end.
+
+        Raises BodyTooLarge for a file of more than `most_bytes`, or than the caches have room for.
+        """
+        tuning, start, room_bytes = self._tuning, 0, self._shared.current.room_bytes
+        while self.size is None and start < min(room_bytes, most_bytes or room_bytes):
             end = start + tuning.block_bytes
             await self._fetch(start, end, end + tuning.extent_blocks * tuning.block_bytes)
             start = end

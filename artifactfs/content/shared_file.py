@@ -65,6 +65,11 @@ class SharedFile:
         return self.blocks.size
 
     @property
+    def room_bytes(self) -> int:
+        """The longest body that a cache has room for."""
+        return self._context.room_bytes
+
+    @property
     def dead(self) -> bool:
         """Whether nothing more can be read: the version is superseded, or the account switched."""
         return self.blocks.dead

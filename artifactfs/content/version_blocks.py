@@ -266,6 +266,8 @@ class VersionBlocks:
         Returns those that it loaded whole: memory may already have evicted the first of many.
         """
         loaded: set[int] = set()
+        if self.size is None:
+            return loaded
         context = self._context
         wanted = [index for index in indices if not self.has(index, self.length_of(index))]
         found = await context.disk_cache.load(self._key, wanted, self._is_valid)
@@ -301,12 +303,18 @@ class VersionBlocks:
             await self._save(_SIZE_INDEX, bytearray(self.size.to_bytes(_SIZE_BYTES, "little")), _SIZE_BYTES)
 
     async def load_size(self) -> None:
-        """Learn the size that `persist_size` saved, if what was saved is still valid."""
+        """Learn the size that `persist_size` saved, if that is still valid; otherwise discard what is cached.
+
+        Without the size nothing tells whether blocks under this key are of one version.
+        """
         found = (await self._context.disk_cache.load(self._key, [_SIZE_INDEX], self._is_valid))[0]
         if found is not None and self.size is None and not self.dead and self._is_valid(found.stamp):
             if self.validator is None and found.stamp.validator is not None:
                 self.set_validator(found.stamp.validator)
             self.learn_size(int.from_bytes(found.data, "little"))
+        if self.size is None and self.saves_size and not self.received:
+            self._context.pool.discard(self._key)
+            await self._context.disk_cache.discard(self._key)
 
     async def _save(self, index: int, data: bytearray, count: int) -> None:
         context = self._context

@@ -115,6 +115,16 @@ class Control:
             return [(node.entry.number, name) for name in (b"runs", b"projects", b"names")]
         return [(node.parent_number, node.entry.name)]
 
+    def drop_name(self, parent: int, name: bytes) -> None:
+        """Let the kernel look a name up again: it has another version (docs/semantics.md 2.4)."""
+        self._components.nursery.start_soon(self._dentries.drop, [(parent, name)])
+
+    def show_new_times(self, run_id: int) -> None:
+        """Let the kernel ask again for the times of a run's files (docs/semantics.md 2.3)."""
+        if self.operations is not None:
+            inodes = self.operations.show_new_times(run_id)
+            self._components.nursery.start_soon(self._dentries.drop_attributes, inodes)
+
     # --- info ----------------------------------------------------------------------------------------------
 
     async def _info(self, number: int) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 from artifactfs.content.read_stats import CacheState, ReadStats
 from artifactfs.control.status_schema import STATES, Health, Section, Times
 from artifactfs.domain import RequestUsage
-from artifactfs.fuse.operations import KernelState
+from artifactfs.fuse.handles import KernelState
 from artifactfs.modellab.rate_limits import LimitState
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, StatsSnapshot
 from artifactfs.tree.tree_stats import TreeState

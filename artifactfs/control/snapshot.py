@@ -16,7 +16,7 @@ from artifactfs.control.health import HealthInputs, health_of
 from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.status_schema import Health, Status
 from artifactfs.domain import RequestUsage
-from artifactfs.fuse.operations import KernelState
+from artifactfs.fuse.handles import KernelState
 from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab

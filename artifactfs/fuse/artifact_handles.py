@@ -6,7 +6,11 @@ whether that is so, and what they show is recorded in the tree (docs/semantics.m
 
 import errno
 import logging
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
+import cachetools
 import msgspec
 import trio
 from pyfuse3 import FUSEError
@@ -15,8 +19,8 @@ from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.error_boundary import shown
-from artifactfs.fuse.inodes import Inode
-from artifactfs.tree.nodes import ArtifactFile, LookupResult, mount_path, same_version
+from artifactfs.fuse.inodes import Inode, InodeTable
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, LookupResult, Node, mount_path, same_version
 from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,10 @@ log = logging.getLogger(__name__)
 # Answers of the content endpoint that may mean that there is no such artifact, or a body that is too short: a fresh
 # listing of the directory decides (docs/dev/model-lab-api.md, "Status to errno").
 _POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
+# The pause after a proof that failed. Arbitrary.
+_PROOF_PAUSE_S = 1.0
+# The longest body that a lookup reads to know its length, which neither listings nor answers tell. Arbitrary.
+_LOOKUP_BYTES = 64 << 20
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -44,6 +52,12 @@ class ArtifactHandles:
         self._tree = tree
         self._files = files
         self._deadline_s = deadline_s
+        # The open handles by inode number; and the inodes of which it will soon be known whether they have grown.
+        self._open: dict[int, list[FileHandle]] = {}
+        self.proving: set[int] = set()
+        self._failed: cachetools.TTLCache[int, None] = cachetools.TTLCache(1_000, _PROOF_PAUSE_S, trio.current_time)
+        # Called with the parent's inode number and the name of a file that has another version.
+        self.on_superseded: Callable[[int, bytes], None] = lambda _parent, _name: None
 
     async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
@@ -55,7 +69,7 @@ class ArtifactHandles:
             opened = await self._files.open(await self._tree.locate_content(file), stream=stream)
         except errors.Superseded as error:
             # The kernel looks the name up again, and must get another inode: it holds pages of this one.
-            self._supersede(inode, error)
+            self._supersede(inode, file, error)
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
@@ -65,23 +79,83 @@ class ArtifactHandles:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
-        return FileHandle(inode, file, opened, tid)
+        handle = FileHandle(inode, file, opened, tid)
+        self._open.setdefault(inode.number, []).append(handle)
+        return handle
+
+    def close(self, handle: FileHandle) -> None:
+        """Close a file."""
+        handle.opened.close()
+        handles = self._open[handle.inode.number]
+        handles.remove(handle)
+        if not handles:
+            del self._open[handle.inode.number]
+
+    # --- growing -------------------------------------------------------------------------------------------
+
+    def holds_back(self, inode: Inode, entry: Entry) -> bool:
+        """Whether the kernel must not see the larger `entry` of an inode yet, since the file is open.
+
+        The kernel would drop its pages and read on, and a program would get ESTALE where the file was replaced. The
+        proof begins here; it shows the entry, or makes the inode superseded.
+        """
+        if inode.number not in self._open:
+            return False
+        if inode.number not in self.proving and inode.number not in self._failed:
+            self.proving.add(inode.number)
+            self._files.start_soon(partial(self._prove, inode, entry))
+        return True
+
+    def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
+        """Begin to prove the growth that a new listing of a directory shows of its open files."""
+        for handles in list(self._open.values()):
+            inode = handles[0].inode
+            directory = inode.directory
+            if directory is not None and (directory.run_id, directory.path) == (run_id, path):
+                inodes.update(inode, self._tree.current(directory, inode.entry))
+
+    async def _prove(self, inode: Inode, entry: Entry) -> None:
+        file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
+        try:
+            if handles := self._open.get(inode.number):
+                opened = handles[0].opened
+                await opened.grow(await self._tree.locate_content(file))
+                # no await below:
+                if not inode.superseded:
+                    inode.merge(Inode(entry.number, entry, inode.directory))
+                    self._record_size(inode, opened)
+        except errors.Superseded as error:
+            self._supersede(inode, file, error)
+        except errors.ArtifactfsError as error:
+            self._failed[inode.number] = None
+            log.info("whether %s has grown is not known: %s", shown(mount_path(file)), error)
+        except Exception:
+            self._failed[inode.number] = None
+            log.exception("proving growth failed: %s", errors.unexpected())
+        finally:
+            self.proving.discard(inode.number)
+
+    # --- reading -------------------------------------------------------------------------------------------
 
     async def with_size(self, found: LookupResult) -> LookupResult:
-        """Return a file that was looked up with its size, if one answer tells that.
+        """Return a file that was looked up with its size: one answer tells it, or the end of a body that is not long.
 
         Programs that go by `stat` alone (tarfile, rclone) would store the file as empty otherwise.
         """
         file = found.node
         if not isinstance(file, ArtifactFile):
             return found
+        size: int | None = None
         try:
             opened = await self._files.open(await self._tree.locate_content(file), stream=True)
+            try:
+                if opened.size is None:
+                    await opened.read_to_end(_LOOKUP_BYTES)
+                size = opened.size
+            finally:
+                opened.close()
         except errors.ServiceError as error:
             log.info("the size of %s is not known: %s", shown(mount_path(file)), error)
-            return found
-        size = opened.size
-        opened.close()
         if size is None:
             return found
         return LookupResult(self._tree.record_size(file, size), found.valid_s, found.attributes_s)
@@ -97,7 +171,7 @@ class ArtifactHandles:
         except errors.Superseded as error:
             if not inode.superseded:
                 log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)
-                self._supersede(inode, error)
+                self._supersede(inode, inode.node, error)
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ESTALE) from error
@@ -117,10 +191,12 @@ class ArtifactHandles:
         if size is not None and isinstance(file, ArtifactFile) and size != file.entry.size_bytes:
             inode.entry = self._tree.record_size(file, size).entry
 
-    def _supersede(self, inode: Inode, error: errors.Superseded) -> None:
-        if not inode.superseded and isinstance(file := inode.node, ArtifactFile):
+    def _supersede(self, inode: Inode, file: Node, error: errors.Superseded) -> None:
+        """Make an inode superseded: the contents of `file`, as it is listed, are of another version."""
+        if not inode.superseded and isinstance(file, ArtifactFile):
             inode.superseded = True
             self._tree.record_size_conflict(file, error.size_bytes)
+            self.on_superseded(file.directory.entry.number, file.entry.name)
 
     async def _diagnose(
         self, inode: Inode, file: ArtifactFile, error: errors.ServiceError, began: float, *, gone: int
@@ -130,7 +206,7 @@ class ArtifactHandles:
         Takes at most the deadline of the call that `began` then (of trio's clock).
         """
         log.warning("content of %s: %s", shown(mount_path(file)), error)
-        self._tree.doubt(file.directory)
+        self._tree.mark_suspect(file.directory)
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)

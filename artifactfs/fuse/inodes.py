@@ -6,7 +6,7 @@ inode is small: its node (nodes.py) is made on demand.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import msgspec
@@ -53,11 +53,6 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             return False
         return its < mine and self._place() == other._place()
 
-    def update(self, entry: Entry) -> None:
-        """Take the entry of the listing, which is of the same version."""
-        if entry is not self.entry:
-            self.merge(Inode(entry.number, entry, self.directory))
-
     def merge(self, other: "Inode") -> None:
         """Take the facts of a later inode of the same version; facts that it lacks stay."""
         mine, its = self.entry, other.entry
@@ -71,8 +66,6 @@ class Inode(msgspec.Struct, gc=False, eq=False):
             its,
             size_bytes=mine.size_bytes if its.size_bytes is None else its.size_bytes,
             created_ns=mine.created_ns if its.created_ns is None and not grew else its.created_ns,
-            # A time once shown stays, unless the file grew (docs/semantics.md 2.3).
-            mtime_ns=its.mtime_ns if grew else mine.mtime_ns,
         )
         # The listing's own entry where it is equal: readdir compares by identity.
         self.entry = its if known == its else known
@@ -101,6 +94,8 @@ class InodeTable:
         self._table: dict[int, Inode] = dict(self._pinned)
         # Not wrapped in a method: readdir calls it for every entry.
         self.find = self._table.get
+        # Whether to hold back the entry of a file that seems to have grown: what is open must prove that first (2.4).
+        self.holds_back: Callable[[Inode, Entry], bool] = lambda _inode, _entry: False
 
     def __len__(self) -> int:
         return len(self._table)
@@ -129,16 +124,29 @@ class InodeTable:
         while (inode := self._table.get(new.number)) is not None:
             # A superseded inode does not match: the name has another version, even if the listing does not show it.
             if not inode.superseded and inode.is_version_of(new):
-                inode.merge(new)
+                self._merge(inode, new)
                 return inode
             # Two nodes with one digest: the later one gets the next number. Happens once in about 2^60 / n^2.
             new.number += 1
         return new
 
-    def files(self) -> set[int]:
-        """Return the numbers of all files in use."""
+    def update(self, inode: Inode, entry: Entry) -> None:
+        """Let an inode have the entry of the listing, which is of the same version."""
+        if entry is not inode.entry and not inode.superseded:
+            self._merge(inode, Inode(entry.number, entry, inode.directory))
+
+    def _merge(self, inode: Inode, new: Inode) -> None:
+        if new.entry is inode.entry:
+            return
+        if not (may_have_grown(inode.entry, new.entry) and self.holds_back(inode, new.entry)):
+            inode.merge(new)
+
+    def files(self, run_id: int | None = None) -> set[int]:
+        """Return the numbers of all files in use, or of those of a run."""
         return {
-            number for number, inode in self._table.items() if inode.directory is not None and not inode.entry.is_dir
+            number
+            for number, inode in self._table.items()
+            if inode.directory is not None and not inode.entry.is_dir and run_id in (None, inode.directory.run_id)
         }
 
     def add_lookup(self, inode: Inode) -> None:

@@ -1,12 +1,15 @@
-"""Invalidates the kernel's dentries after a refresh, so that the next lookup reaches the mount (3.3).
+"""Invalidates the kernel's dentries after a refresh, so that the next lookup reaches the mount (3.3), and attributes.
 
 Linux 6.16 and newer have a notification that makes every name of a mount old at once (FUSE_NOTIFY_INC_EPOCH): 16 bytes
 to the device, no lock, nothing that waits. The binding does not have it. Without it, names are invalidated one by one;
 that waits for lookups in the parent directory, and blocks others (pitfalls.md), so it is done in a thread, and for the
 few names that everything else is below. There, a name that is in use stays valid until its entry timeout ends.
+
+Attributes are invalidated inode by inode: that takes no lock of a directory, and the kernel then calls `getattr`.
 """
 
 import errno
+import itertools
 import logging
 import os
 import select
@@ -28,15 +31,23 @@ _INC_EPOCH = 8
 # How long a caller waits for the old way, which then goes on without a waiter.
 _WAIT_S = 5.0
 
+# Inodes whose attributes are invalidated in one turn of the thread.
+_SLICE = 1_000
+
 # A name in a directory: that one's inode number, and the name.
 Name = tuple[int, bytes]
 
 
 class KernelDentries:
-    """The dentries of one mount. `invalidate`: the old way; pyfuse3's own, or a fake in tests."""
+    """The dentries of one mount. `invalidate`: the old way; it and `invalidate_inode`: pyfuse3's, or fakes in tests."""
 
-    def __init__(self, invalidate: Callable[[int, bytes], None] = pyfuse3.invalidate_entry) -> None:
+    def __init__(
+        self,
+        invalidate: Callable[[int, bytes], None] = pyfuse3.invalidate_entry,
+        invalidate_inode: Callable[[int, bool], None] = pyfuse3.invalidate_inode,
+    ) -> None:
         self._invalidate = invalidate
+        self._invalidate_inode = invalidate_inode
         self._thread = trio.CapacityLimiter(1)
         self._ended = False
 
@@ -64,6 +75,25 @@ class KernelDentries:
             log.warning("%s; the kernel keeps names until their entry timeout", error)
             return False
         return not waited.cancelled_caught
+
+    async def drop_attributes(self, inodes: Iterable[int]) -> None:
+        """Invalidate the attributes of these inodes, and none of their pages."""
+        rest = iter(inodes)
+        try:
+            while part := list(itertools.islice(rest, _SLICE)):
+                await threads.run(self._drop_attributes, part, limiter=self._thread, abandon_on_cancel=True)
+        except NoThread as error:
+            log.warning("%s; the kernel keeps attributes until their timeout", error)
+
+    def _drop_attributes(self, inodes: list[int]) -> None:
+        for inode in inodes:
+            if self._ended:
+                return
+            try:
+                self._invalidate_inode(inode, True)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # the kernel has forgotten the inode
+                    log.info("the kernel did not drop attributes: %s", error)
 
     def _drop(self, parent: int, name: bytes) -> None:
         if self._ended:

@@ -12,10 +12,10 @@ import math
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar, cast
 
 import cachetools
-import msgspec
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
@@ -26,7 +26,8 @@ from artifactfs.fuse.artifact_handles import ArtifactHandles, FileHandle
 from artifactfs.fuse.attributes import AttributeMaker, Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler
-from artifactfs.fuse.inodes import Inode, InodeTable
+from artifactfs.fuse.handles import DirectoryHandle, KernelState
+from artifactfs.fuse.inodes import InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
@@ -56,25 +57,6 @@ _MAX_POLLED = 10_000
 _DOTS = 2
 
 
-class _DirectoryHandle(msgspec.Struct):
-    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
-
-    inode: Inode
-    directory: AnyDirectory
-    contents: DirSnapshot
-    tid: int
-    started: bool = False
-
-
-class KernelState(msgspec.Struct, frozen=True):
-    """What the kernel holds of us: inodes in use, open files and directories, and files that have no known size."""
-
-    inodes: int
-    open_files: int
-    open_directories: int
-    open_without_size: int
-
-
 class Operations(pyfuse3.Operations):
     """The handlers. `on_ready` is called once, with the first request of the kernel."""
 
@@ -99,9 +81,10 @@ class Operations(pyfuse3.Operations):
         self._control_files = control_files or ControlFiles()
         self._attributes = AttributeMaker(ownership, self._control_files)
         self.inodes = InodeTable([tree.root])
+        self.inodes.holds_back = self._artifacts.holds_back
         # Its `watch` is to run as long as the mount does.
         self.callers = InterruptWatcher()
-        self._directories: dict[int, _DirectoryHandle] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
         self._open_files: dict[int, FileHandle] = {}
         # When the kernel asked for the attributes of a file.
         self._polled_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_POLLED)
@@ -115,6 +98,21 @@ class Operations(pyfuse3.Operations):
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
+
+    def on_listed(self, run_id: int, path: str) -> None:
+        """A directory was listed because programs follow files in it: see which of its open files have grown."""
+        self._artifacts.listed(run_id, path, self.inodes)
+
+    def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
+        """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
+        self._artifacts.on_superseded = drop
+
+    def show_new_times(self, run_id: int) -> set[int]:
+        """Show the new times of a run's files in open directories; returns the inodes that the kernel must drop."""
+        for handle in self._directories.values():
+            if isinstance(handle.directory, ArtifactDir) and handle.directory.run_id == run_id:
+                handle.show(partial(self._tree.current, handle.directory))
+        return self.inodes.files(run_id)
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -131,7 +129,7 @@ class Operations(pyfuse3.Operations):
             if found is None:
                 found = await self._await_for_caller(ctx.pid, self._tree.lookup(parent, name))
             if isinstance(found.node, ArtifactFile) and found.node.entry.size_bytes is None:
-                found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found))
+                found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found), math.inf)
         except errors.NoSuchEntry as absence:
             if absence.valid_s <= 0:
                 raise
@@ -141,7 +139,8 @@ class Operations(pyfuse3.Operations):
             return negative
         # no await below:
         inode = self.inodes.intern(found.node)
-        attributes = self._attributes.of(inode, found.valid_s, found.attributes_s)
+        attributes_s = 0.0 if inode.number in self._artifacts.proving else found.attributes_s
+        attributes = self._attributes.of(inode, found.valid_s, attributes_s)
         self.inodes.add_lookup(inode)
         return attributes
 
@@ -158,16 +157,18 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         # From the inode, never from the network (docs/semantics.md 2.5): a page read asks for it first.
         found = self.inodes.get(inode)
-        file, attributes_s = found.node, ATTRIBUTES_S
-        if isinstance(file, ArtifactFile) and not found.superseded:
-            now = trio.current_time()
-            polled_s = now - self._polled_at.get(inode, -math.inf)
-            self._polled_at[inode] = now
+        attributes_s = ATTRIBUTES_S
+        if found.directory is not None and not found.entry.is_dir:
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
-            followed = _POLL_LEAST_S <= polled_s <= _POLL_MOST_S
-            entry, attributes_s = self._tree.current(file, followed=followed)
-
-            found.update(entry)
+            now = trio.current_time()
+            since_s = now - self._polled_at.get(inode, -math.inf)
+            followed = _POLL_LEAST_S <= since_s <= _POLL_MOST_S
+            if since_s >= _POLL_LEAST_S:
+                self._polled_at[inode] = now
+            attributes_s = self._tree.attributes_left_s(found.directory, followed=followed)
+            self.inodes.update(found, self._tree.current(found.directory, found.entry))
+            if inode in self._artifacts.proving:
+                attributes_s = 0.0
         return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)
 
     @fuse_handler
@@ -188,7 +189,7 @@ class Operations(pyfuse3.Operations):
         contents = await self._contents(ctx.pid, directory)
         # no await below:
         handle = next(self._handles)
-        self._directories[handle] = _DirectoryHandle(opened, directory, contents, ctx.pid)
+        self._directories[handle] = DirectoryHandle(opened, directory, contents, ctx.pid)
         return handle
 
     @fuse_handler
@@ -241,7 +242,7 @@ class Operations(pyfuse3.Operations):
     @fuse_handler
     async def release(self, fh: int) -> None:
         if (handle := self._open_files.pop(fh, None)) is not None:
-            handle.opened.close()
+            self._artifacts.close(handle)
         else:
             self._control_files.close(fh)
 
@@ -297,7 +298,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTCONN)
         raise errors.TimedOut(f"no answer within {self.deadline_s:g} s")
 
-    def _reply(self, handle: _DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    def _reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
 
         In a walk over what is known this is most of the work, so nothing is done for an entry that was done for the
@@ -316,7 +317,7 @@ class Operations(pyfuse3.Operations):
             start_id = _DOTS
         find, add_lookup, entries = self.inodes.find, self.inodes.add_lookup, contents.entries
         files = self._files_shown
-        files.entry_timeout = contents.left_s()
+        files.entry_timeout = valid_s = contents.left_s()
         files.attr_timeout = contents.attributes_s()
         mtime_ns: int | None = None
         for position in range(start_id - _DOTS, len(entries)):
@@ -331,8 +332,9 @@ class Operations(pyfuse3.Operations):
             shown = inode.entry
             size = shown.size_bytes
             if size is None:
-                # So that `stat` looks the name up, which may wait for the size; a directory's listing may not.
-                attributes = self._attributes.of(inode, 0.0)
+                # `stat` of a file looks the name up again, which may wait for the size; the listing may not.
+                is_file = inode.directory is not None and not shown.is_dir
+                attributes = self._attributes.of(inode, 0.0 if is_file else valid_s)
             else:
                 attributes = files
                 attributes.st_ino = inode.number

@@ -145,6 +145,9 @@ async def _serve(
             kernel_ready = trio.Event()
             operations = components.fuse_operations(settings, tree, files, control, kernel_ready.set)
             control.operations = operations
+            tree.watch_times(control.show_new_times)
+            tree.watch_followed(operations.on_listed)
+            operations.on_superseded(control.drop_name)
             follow = account_switch.follower(settings, tree, files, operations)
 
             def on_keys(changed: Credentials) -> None:

@@ -141,12 +141,12 @@ class Catalog:
             )
         return None
 
-    def expire(self) -> None:
+    def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3)."""
         for cache in self._caches:
             cache.mark_all_stale()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""
         for cache in self._caches:
             cache.clear()

@@ -2,6 +2,9 @@
 
 A listing's key is (run id, path). The contents of files may contradict a listing: then its directory needs a direct
 listing, and a size that the contents showed overrides the listed one (docs/semantics.md 4.1).
+
+Within a run all files show their own times, or all show the run's: a `RunClock` says which. Hard: a listing that is
+being made when its run's clock changes must not come with the times of the old clock.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -12,11 +15,14 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing, ListedChild, Run
-from artifactfs.tree import listing
+from artifactfs.tree import file_times, following, listing
+from artifactfs.tree.file_times import RunClock
+from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import GrownFile, Listing, Service, SizeOverride, TreeTimes
+from artifactfs.tree.listing import Listing, Service, TreeTimes
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
+from artifactfs.tree.size_changes import SizeChanges
 from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
@@ -25,25 +31,21 @@ from artifactfs.tree.walk.traversals import Traversals
 
 # An entry is about 300 bytes, so all of them are about 400 MB; a listing of modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
-# Directories in which contents contradicted a listing: rare.
-_MAX_OVERRIDES = 1_000
-# Directories with files that grew, and directories that programs follow.
-_MAX_LIVE = 10_000
 # Directories for which the index was contradicted: rare, too.
 _MAX_NEEDS_DIRECT = 10_000
-# The attribute timeout of files in a listing that is older than `live_ttl`: a second look shows that a program follows.
-_POLL_S = 1.0
 
 
 class RunListing(msgspec.Struct, frozen=True):
     """A listing, and the run at the time of its request, which decides the time to live.
 
-    `own`: a direct listing, not from the index. `age_s`: its age when it was made.
+    `clock`: the times that its files showed when it was made. `own`: a direct listing, not from the index. `age_s`: its
+    age when it was made.
     """
 
     run: Run
     listing: Listing
     path_in_project: str
+    clock: RunClock
     own: bool = True
     age_s: float = 0.0
 
@@ -83,18 +85,26 @@ class Directories:
         )
         # Of runs that were listed: the run at that time, and its path in the project.
         self._run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(tuning.max_runs)
-        self._size_overrides: cachetools.LRUCache[tuple[int, str], dict[bytes, SizeOverride]] = cachetools.LRUCache(
-            _MAX_OVERRIDES
-        )
-        self._grown: cachetools.LRUCache[tuple[int, str], dict[bytes, GrownFile]] = cachetools.LRUCache(_MAX_LIVE)
-        # When a program that follows a file had the listing of its directory refreshed.
-        self._followed_at: cachetools.LRUCache[tuple[int, str], float] = cachetools.LRUCache(_MAX_LIVE)
+        self.sizes = SizeChanges()
         # By run, the directories that are in `listings`, or were.
         self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
         # Directories whose next listing must be direct: the index or contents were contradicted there.
         self._needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
+        self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
+        self._clocks: cachetools.LRUCache[int, RunClock] = cachetools.LRUCache(tuning.max_runs)
+        self._retiming = trio.Lock()
+        # Called with a run's id when the times of its files have changed all at once.
+        self.on_new_times: Callable[[int], None] = lambda _run_id: None
         self.index = (
-            ProjectIndex(service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s, tuning=tuning)
+            ProjectIndex(
+                service.project_files,
+                self,
+                nursery=nursery,
+                clock=clock,
+                ttl_s=self._ttl_s,
+                settled=self._settled,
+                tuning=tuning,
+            )
             if prefetch == "auto"
             else None
         )
@@ -107,46 +117,16 @@ class Directories:
         self._needs_direct[directory.run_id, directory.path] = True
         move((directory.run_id, directory.path))
 
-    def record_size_override(self, directory: ArtifactDir, entry: Entry, size_bytes: int) -> None:
-        """Record the size of a file's contents, which the listing of `entry` contradicts."""
-        overrides = self._size_overrides.setdefault((directory.run_id, directory.path), {})
-        before = overrides.get(entry.name)
-        listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
-        overrides[entry.name] = SizeOverride(listed, size_bytes)
-
-    def record_growth(self, directory: ArtifactDir, entry: Entry) -> None:
-        """Record that a file grew, so that it keeps its inode number when the listing is evicted."""
-        listing.note_growth(self._grown.setdefault((directory.run_id, directory.path), {}), entry)
-
-    def record_other_version(self, directory: ArtifactDir, entry: Entry) -> None:
-        """Record that a file that seemed to have grown is another version: it gets a number of its own."""
-        grown = self._grown.get((directory.run_id, directory.path), {}).get(entry.name)
-        if grown is not None:
-            grown.entry = None
-
-    def attributes_left_s(self, held: CacheEntry[RunListing]) -> float:
-        """Return the attribute timeout of a listing's files: what is left of the listing, or of `live_ttl`.
-
-        While a program follows a file, a listing that is older is refreshed, so the kernel must ask again soon.
-        """
+    def attributes_left_s(self, held: CacheEntry[RunListing], ttl_left_s: float | None = None) -> float:
+        """Return the attribute timeout of a listing's files (docs/semantics.md 3.5)."""
         if listing.settled(held.value.run, self._wall_clock_ns()):
             return ATTRIBUTES_S
-        live_s = self._times.live_ttl - self._age_s(held)
-        return min(self.ttl_left_s(held), live_s if live_s > 0 else _POLL_S)
+        left_s = self.ttl_left_s(held) if ttl_left_s is None else ttl_left_s
+        return following.attributes_left_s(self._times, left_s, self._age_s(held))
 
     def follow(self, held: CacheEntry[RunListing], key: tuple[int, str]) -> None:
-        """Refresh a listing in the background if it is stale, or older than `live_ttl`: a program follows a file in it.
-
-        A failed refresh is tried again after as long. No await, and nothing waits for it.
-        """
-        now, ttl_s = self._clock(), max(_POLL_S, min(self._times.live_ttl, self._times.listing_ttl))
-        is_fresh = self.ttl_left_s(held) > 0 and self._age_s(held) < self._times.live_ttl
-        if is_fresh or now - self._followed_at.get(key, float("-inf")) < ttl_s:
-            return
-        self._followed_at[key] = now
-        # The index may be as old as the listing.
-        self._needs_direct[key] = True
-        self.listings.revalidate_soon(key)
+        """Refresh a listing in the background if it is due: a program follows a file in it. Nothing waits for that."""
+        self.following.refresh(key, self.ttl_left_s(held), self._age_s(held))
 
     def _age_s(self, held: CacheEntry[RunListing]) -> float:
         return self._clock() - held.requested_at + held.value.age_s
@@ -165,21 +145,18 @@ class Directories:
         return root
 
     def mark_all_stale(self) -> None:
-        """Make every listing stale, and evict every index (docs/semantics.md 3.3)."""
+        """Make every listing and every index stale (docs/semantics.md 3.3)."""
         self.listings.mark_all_stale()
         if self.index is not None:
-            self.index.expire()
+            self.index.mark_all_stale()
 
     def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""
         self.listings.clear()
-        for known in (
-            self._run_roots, self._size_overrides, self._grown, self._followed_at, self._dirs_by_run,
-            self._needs_direct,
-        ):  # fmt: skip
+        for known in (self._run_roots, self.sizes, self._dirs_by_run, self._needs_direct, self._clocks):
             known.clear()
         if self.index is not None:
-            self.index.expire()
+            self.index.clear()
 
     async def get(self, directory: ArtifactDir) -> CacheEntry[RunListing]:
         key = (directory.run_id, directory.path)
@@ -222,18 +199,26 @@ class Directories:
         if self.index is not None and path and place is not None and (run_id, path) not in self._needs_direct:
             traversal, has_stale = self._walks.walk(run_id) is not None, old is not None
             found = await self.index.directory(run, place[1], path, traversal=traversal, has_stale=has_stale)
-            if found is not None:
+            # Of a directory that was listed since, the index may know files as they were before they grew.
+            if found is not None and not self._is_listed_since(key, found[1]):
                 children, requested_at = found
-                listing = await self._build(run, path, children, old)
+                listing, clock = await self._build(run, place[1], path, children, old, own=False)
                 # No await from here to the cache: a rejection evicts this listing, too.
                 if self.index.is_trusted(run):
                     self._track(run_id, path)
-                    return RunListing(run, listing, place[1], own=False, age_s=self._clock() - requested_at)
+                    age_s = self._clock() - requested_at
+                    return RunListing(run, listing, place[1], clock, own=False, age_s=age_s)
         own = await self._fetch_direct(run, path, old)
         self._track(run_id, path)
         return own
 
+    def _is_listed_since(self, key: tuple[int, str], then: float) -> bool:
+        held = self.listings.get_any(key)
+        return held is not None and held.value.own and held.requested_at > then
+
     async def _fetch_direct(self, run: Run, path: str, old: RunListing | None) -> RunListing:
+        if self.index is not None and not self._health.is_degraded():
+            self.index.request(run)
         try:
             answer = await self._service.list_directory(run.run_id, path)
         except errors.NotFound:
@@ -249,21 +234,88 @@ class Directories:
         self._run_roots[run.run_id] = (run, prefix)
         self._needs_direct.pop((run.run_id, path), None)
         if self.index is not None:
-            children = await listing.timed(children, await self.index.listed(run, prefix, path, children))
-        return RunListing(run, await self._build(run, path, children, old), prefix)
+            indexed = await self.index.listed(run, prefix, path, children)
+            children = await listing.completed(children, indexed, times=self._clock_of(run).own)
+        clock = self._clock_of(run)
+        has_index = self.index is not None and self.index.has_times(run)
+        if (clock.own and not has_index) or clock.run_ns != self._run_time_ns(run, clock):
+            await self.show_times(run, prefix, own=clock.own and has_index)
+        made, clock = await self._build(run, prefix, path, children, old, own=True)
+        return RunListing(run, made, prefix, clock)
 
     async def _build(
-        self, run: Run, path: str, children: Mapping[bytes, ListedChild], old: RunListing | None
-    ) -> Listing:
+        self,
+        run: Run,
+        prefix: str,
+        path: str,
+        children: Mapping[bytes, ListedChild],
+        old: RunListing | None,
+        *,
+        own: bool,
+    ) -> tuple[Listing, RunClock]:
+        """Make a listing with the times of the run's clock as that is when this returns; returns the clock, too."""
         key = (run.run_id, path)
-        overrides, grown = self._size_overrides.get(key, {}), self._grown.get(key)
-        known = {} if grown is None else grown
-        made = await listing.build(
-            children, run, path, old.listing if old else None, self._numbering, self._wall_clock_ns(), overrides, known
-        )
-        if known and grown is None:
-            self._grown[key] = known
-        return made
+        sizes = self.sizes.of(key)
+        began = clock = self._clock_of(run)
+        time_ns = self._seen_ns(run) if clock.own else clock.run_ns
+        known = old.listing if old is not None else None
+        made = await listing.build(children, run, path, known, self._numbering, self._wall_clock_ns(), sizes, time_ns)
+        self.sizes.keep(key, sizes)
+        # The old listing, and the index, may have the times of another clock.
+        is_current = (old is None or old.clock is clock) and (clock.own or own)
+        if is_current and self._clocks.get(run.run_id) is clock and not (clock.own and file_times.lacks_times(made)):
+            return made, clock
+        while True:
+            clock = self._clock_of(run)
+            index = await self._stale_times(run, prefix, path) if clock.own else {}
+            file_times.apply(await file_times.changes(made, clock, began, index, self._seen_ns(run)))
+            if self._clocks.get(run.run_id) is clock:
+                return made, clock
+            began = clock
+
+    # --- times ---------------------------------------------------------------------------------------------
+
+    def _clock_of(self, run: Run) -> RunClock:
+        if (clock := self._clocks.get(run.run_id)) is None:
+            clock = self._clocks[run.run_id] = RunClock(False, listing.file_time_ns(run))
+        return clock
+
+    def _run_time_ns(self, run: Run, clock: RunClock) -> int:
+        """Return the time that a run's files show by its clock. An update of the run alone does not move it."""
+        moves = run.completed_ns is None and run.created_ns is None
+        return clock.run_ns if moves else listing.file_time_ns(run)
+
+    def _seen_ns(self, run: Run) -> int:
+        """Return the time of a file that the index lacks: of a run that still changes, it is a new one."""
+        return listing.file_time_ns(run) if self._settled(run) else self._wall_clock_ns()
+
+    def _settled(self, run: Run) -> bool:
+        return listing.settled(run, self._wall_clock_ns())
+
+    async def _stale_times(self, run: Run, prefix: str, path: str) -> Mapping[bytes, ListedChild]:
+        return await self.index.stale_times(run, prefix, path) if self.index is not None else {}
+
+    async def show_times(self, run: Run, prefix: str, *, own: bool) -> None:
+        """Make all files of a run show their own times, or the run's, at once (docs/semantics.md 2.3)."""
+        async with self._retiming:
+            before = self._clock_of(run)
+            clock = RunClock(own, self._run_time_ns(run, before))
+            made: file_times.Changes = []
+            seen: dict[str, Listing] = {}
+            while todo := [
+                (path, held.value.listing)
+                for path, held in self._cached_dirs(run.run_id)
+                if seen.get(path) is not held.value.listing
+            ]:
+                for path, known in todo:
+                    seen[path] = known
+                    index = await self._stale_times(run, prefix, path) if own else {}
+                    made += await file_times.changes(known, clock, before, index, self._seen_ns(run))
+            # No await from here on: all files of the run change at once.
+            self._clocks[run.run_id] = clock
+            file_times.apply(made)
+        if made:
+            self.on_new_times(run.run_id)
 
     # --- DirectLister --------------------------------------------------------------------------------------
 
@@ -283,9 +335,9 @@ class Directories:
 
         async def keep() -> None:
             old = self.listings.get_any(key)
-            listing = await self._accept_direct(run, path, answer, old.value if old is not None else None)
+            found = await self._accept_direct(run, path, answer, old.value if old is not None else None)
             self._track(run.run_id, path)
-            self.listings.store(key, listing, requested_at)
+            self.listings.store(key, found, requested_at)
 
         return answer.children.by_name, keep
 

@@ -10,6 +10,7 @@ import trio
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, may_have_grown, same_version
+from artifactfs.tree.size_changes import DirectorySizes
 
 # A run must have been finished this long before its listings are cached for `finished_ttl` (docs/semantics.md 3.1):
 # uploads trail behind a run's end.
@@ -62,41 +63,6 @@ class Listing(msgspec.Struct, frozen=True):
         return len(self.by_name)
 
 
-class SizeOverride(msgspec.Struct, frozen=True):
-    """The size of a file's contents, and the listed size that it overrides (docs/semantics.md 4.1).
-
-    `applied`: a listing was made with it since.
-    """
-
-    listed_bytes: int | None
-    size_bytes: int
-    applied: bool = False
-
-    def next(self, listed_bytes: int | None, *, live: bool) -> "SizeOverride | None":
-        """Return the override for a new listing, which gives a file this size; None if the listing counts.
-
-        `live`: the run goes on. Then the contents may reach the size of a listing that runs ahead of them, so the
-        listing counts from the second time on, and is compared with the contents again.
-        """
-        if listed_bytes == self.listed_bytes:
-            runs_ahead = listed_bytes is not None and listed_bytes > self.size_bytes
-            return None if live and runs_ahead and self.applied else msgspec.structs.replace(self, applied=True)
-        if listed_bytes is None or self.listed_bytes is None:
-            return None
-        lags = self.listed_bytes < listed_bytes <= self.size_bytes
-        return SizeOverride(listed_bytes, self.size_bytes, applied=True) if lags else None
-
-
-class GrownFile(msgspec.Struct):
-    """A name whose file grew: its entry, which no listing gives by itself, and the inode numbers that it had.
-
-    `entry` None: the file is gone, or the contents turned out to be another version, which no listing has shown yet.
-    """
-
-    entry: Entry | None
-    numbers: set[int]
-
-
 class TreeTimes(msgspec.Struct, frozen=True):
     """The times of docs/semantics.md 3.1, 3.2 and 3.5, in seconds."""
 
@@ -143,18 +109,25 @@ async def checkpoint_if_full(part: Sequence[object]) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def timed(
-    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild]
+async def completed(
+    children: Mapping[bytes, ListedChild], index: Mapping[bytes, ListedChild], *, times: bool
 ) -> Mapping[bytes, ListedChild]:
-    """Return a directory's children with the files' times from the index, and sizes where they lack."""
+    """Return a directory's children with sizes from the index where they lack, and with `times` the files' times.
+
+    A time belongs to a file of the size that the index has.
+    """
     if not index:
         return children
     found = dict(children)
     for part in chunked(index.values()):
         for known in part:
-            if (child := found.get(known.name)) is not None and not child.is_dir:
-                size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
-                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=known.created_ns)
+            if (child := found.get(known.name)) is None or child.is_dir or known.is_dir:
+                continue
+            size_bytes = known.size_bytes if child.size_bytes is None else child.size_bytes
+            # An index may give no size for an empty file.
+            if size_bytes == (known.size_bytes or 0) or size_bytes is None:
+                created_ns = known.created_ns if times else child.created_ns
+                found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=created_ns)
         await checkpoint_if_full(part)
     return found
 
@@ -166,44 +139,37 @@ async def build(
     old: Listing | None,
     numbering: InodeNumbers,
     now_ns: int,
-    overrides: dict[bytes, SizeOverride],
-    grown: dict[bytes, GrownFile],
+    sizes: DirectorySizes,
+    time_ns: int | None = None,
 ) -> Listing:
     """Make a listing of the children in an answer, which came at `now_ns` since the epoch.
 
-    A child that is unchanged since `old` keeps its entry, and with it its time (2.3). `overrides`: sizes by name, and
-    `grown`: the files that grew, by name; both are brought up to date.
+    A child that is unchanged since `old` keeps its entry, and with it its time (2.3). `sizes` is brought up to date.
+    `time_ns`: the time of a new file that has none of its own; None for the run's, which directories show.
     """
     live = not settled(run, now_ns)
     number = numbering.children(run.run_id, path)
-    mtime_ns = file_time_ns(run)
+    run_ns = file_time_ns(run)
+    file_ns = run_ns if time_ns is None else time_ns
     known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
         for item in part:
-            override = overrides.pop(item.name, None) if overrides else None
-            if override is not None and (override := override.next(item.size_bytes, live=live)) is not None:
-                overrides[item.name] = override
-                item = msgspec.structs.replace(item, size_bytes=override.size_bytes)
-            before, growth = known.get(item.name), grown.get(item.name) if grown else None
+            if sizes.overrides:
+                item = sizes.overridden(item, live=live)
+            growth = sizes.grown.get(item.name)
+            before, used = known.get(item.name), growth.numbers if growth is not None else ()
             if before is None and growth is not None:
                 before = growth.entry
-            used = growth.numbers if growth is not None else ()
-            by_name[item.name] = entry = _entry(item, before, number, mtime_ns, now_ns, used)
+            entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used)
+            by_name[item.name] = entry
             if growth is not None or (before is not None and may_have_grown(before, entry)):
-                note_growth(grown, entry)
+                sizes.note_growth(entry)
         await checkpoint_if_full(part)
-    for name in grown.keys() - by_name.keys():
+    for name in sizes.grown.keys() - by_name.keys():
         # What comes under the name of a file that went away does not continue it.
-        grown[name].entry = None
+        sizes.grown[name].entry = None
     return Listing(by_name)
-
-
-def note_growth(grown: dict[bytes, GrownFile], entry: Entry) -> None:
-    """Record the entry of a file that grew, or that takes the place of one that did."""
-    known = grown.setdefault(entry.name, GrownFile(None, set()))
-    known.numbers.add(entry.number)
-    known.entry = entry
 
 
 def _entry(

@@ -113,12 +113,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         entry = self._entries.get(key)
         return await self._wait_for(key, self._join_or_start(key, entry.value if entry is not None else None))
 
-    def revalidate_soon(self, key: K) -> None:
-        """Start to refetch an entry, even a fresh one, unless the service is in trouble. Nothing waits for it."""
-        entry = self._entries.get(key)
-        degraded = self._health.is_degraded()
-        if entry is not None and not (degraded and not self._health.try_probe((self._kind, key), self._clock())):
-            self._join_or_start(key, entry.value)
+    def may_revalidate(self, key: K) -> bool:
+        """Whether a fresh entry may be fetched again: not while the service is in trouble, but for a probe."""
+        return not self._health.is_degraded() or self._health.try_probe((self._kind, key), self._clock())
 
     def __len__(self) -> int:
         return len(self._entries)

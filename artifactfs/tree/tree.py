@@ -33,7 +33,6 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
-    may_have_grown,
     same_version,
 )
 from artifactfs.tree.swr_cache import Caches
@@ -165,26 +164,22 @@ class Tree:
 
     def _found(self, parent: ArtifactDir, entry: Entry, held: CacheEntry[RunListing]) -> LookupResult:
         directories = self._directories
-        return LookupResult(child(parent, entry), directories.ttl_left_s(held), directories.attributes_left_s(held))
+        left_s = directories.ttl_left_s(held)
+        return LookupResult(child(parent, entry), left_s, directories.attributes_left_s(held, left_s))
 
-    def current(self, file: ArtifactFile, *, followed: bool) -> tuple[Entry, float]:
-        """Return a file's entry as the cached listing has it, and its attribute timeout in seconds. No await.
+    def attributes_left_s(self, directory: ArtifactDir, *, followed: bool) -> float:
+        """Return the attribute timeout of a directory's files, in seconds. No await.
 
-        `followed`: a program polls the file, so a listing older than `live_ttl` is refreshed in the background. A file
-        that the listing lacks, or has in another version, keeps its entry.
+        `followed`: a program polls a file, so a listing older than `live_ttl` is refreshed in the background.
         """
-        directory = file.directory
         key = (directory.run_id, directory.path)
         held = self._listings.get_any(key)
         if held is None:
-            return file.entry, self._times.live_ttl
-        entry = held.value.listing.by_name.get(file.entry.name)
-        if entry is None or not same_version(file.entry, entry):
-            entry = file.entry
+            return self._times.live_ttl
         left_s = self._directories.attributes_left_s(held)
         if left_s < ATTRIBUTES_S and (followed or left_s <= 0):
             self._directories.follow(held, key)
-        return entry, left_s
+        return left_s
 
     async def locate_content(self, file: ArtifactFile) -> ContentVersion:
         """Return the version of a file's contents. A request is needed only if the run's listings were evicted."""
@@ -204,6 +199,20 @@ class Tree:
         is_listed = entry.number != number(entry.name, False, None)
         return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
 
+    def watch_followed(self, listed: Callable[[int, str], None]) -> None:
+        """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
+        self._directories.following.on_listed = listed
+
+    def watch_times(self, changed: Callable[[int], None]) -> None:
+        """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
+        self._directories.on_new_times = changed
+
+    def current(self, directory: ArtifactDir, entry: Entry) -> Entry:
+        """Return an entry as its listing has it now; the same where that is not cached, or has another version."""
+        held = self._listings.get_any((directory.run_id, directory.path))
+        now = held.value.listing.by_name.get(entry.name) if held is not None else None
+        return now if now is not None and same_version(entry, now) else entry
+
     def check(self, file: ArtifactFile) -> None:
         """Raise Superseded if the cached listing shows another version of a file, or none. No request."""
         directory = file.directory
@@ -214,7 +223,7 @@ class Tree:
         if entry is None or not same_version(file.entry, entry):
             raise errors.Superseded("the listing has another version of this file")
 
-    def doubt(self, directory: ArtifactDir) -> None:
+    def mark_suspect(self, directory: ArtifactDir) -> None:
         """Mark a directory's listing stale: reading a file failed in a way that a new listing may explain."""
         self._directories.force_direct(directory, self._listings.mark_stale)
 
@@ -223,12 +232,13 @@ class Tree:
         directory, entry = file.directory, file.entry
         held = self._listings.get_any((directory.run_id, directory.path))
         completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
-        if held is not None and held.value.listing.by_name.get(entry.name) == entry:
-            held.value.listing.by_name[entry.name] = completed
+        entries = held.value.listing.by_name if held is not None else {}
+        listed = entries.get(entry.name)
+        # Its time may be another by now.
+        if listed is not None and (listed.number, listed.size_bytes) == (entry.number, entry.size_bytes):
+            entries[entry.name] = msgspec.structs.replace(listed, size_bytes=size_bytes)
         if entry.size_bytes is not None:
-            self._directories.record_size_override(directory, entry, size_bytes)
-            if may_have_grown(entry, completed):
-                self._directories.record_growth(directory, completed)
+            self._directories.sizes.record((directory.run_id, directory.path), entry, size_bytes, same_version=True)
         return ArtifactFile(directory, completed)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
@@ -238,18 +248,19 @@ class Tree:
         """
         directory, entry = file.directory, file.entry
         self._directories.force_direct(directory, self._listings.invalidate)
-        self._directories.record_other_version(directory, entry)
+        sizes, key = self._directories.sizes, (directory.run_id, directory.path)
+        sizes.record_other_version(key, entry)
         if size_bytes is not None and size_bytes != entry.size_bytes:
-            self._directories.record_size_override(directory, entry, size_bytes)
+            sizes.record(key, entry, size_bytes, same_version=False)
 
-    def expire(self) -> None:
+    def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""
-        self._catalogue.expire()
+        self._catalogue.mark_all_stale()
         self._directories.mark_all_stale()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Remove everything: it belongs to another account (docs/semantics.md 6.3)."""
-        self._catalogue.forget()
+        self._catalogue.clear()
         self._directories.clear()
 
     def refresh(self, node: Node) -> None:
@@ -270,7 +281,7 @@ class Tree:
         elif isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
             self._catalogue.refresh(node)
         else:
-            self.expire()
+            self.mark_all_stale()
 
     def known_run(self, run_id: int) -> Run | None:
         """Return a cached run, fresh or stale. No request."""

@@ -86,7 +86,7 @@ def without_empty_directories(truth: Truth) -> Truth:
 def test_unknown_sizes_leave_names_and_kinds(form: str, lab: Lab, mounting: Mounting) -> None:
     """1.1, 2.2: a listing without sizes shows the same names and kinds; an unknown size is 0 until opened."""
     lab.switch(size_form=form)
-    mounted = mounting()
+    mounted = mounting("--prefetch", "off")
 
     truth = lab.truth(sample.RUN)
     assert mounted.tree(sample.RUN) == {path: None if size is None else 0 for path, size in truth.items()}

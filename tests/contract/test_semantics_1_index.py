@@ -72,18 +72,12 @@ def test_a_right_index(form: dict[str, object], lab: Lab, mounting: Mounting) ->
 
 @pytest.mark.parametrize("form", ["absent", "null"])
 def test_sizes_that_only_the_index_has(form: str, lab: Lab, mounting: Mounting) -> None:
-    """1.6, 2.2: sizes that listings lack and the index has are shown; where neither has them, 0 until opened."""
+    """1.6, 2.2: sizes that listings lack and the index has are shown, from the first directory on."""
     run_id = new_run(lab)
     lab.switch(size_form=form)
     mounted = mounting()
 
-    shown, truth = found(mounted, run_id), lab.truth(run_id)
-    assert sizeless(shown) == sizeless(truth)
-    assert {path: size for path, size in shown.items() if size} == {
-        path: size for path, size in truth.items() if shown[path]
-    }
-    # All but those that were shown before the traversal could be recognised.
-    assert sum(not size for size in shown.values()) <= sum(not size for size in truth.values()) + 30
+    assert found(mounted, run_id) == lab.truth(run_id)
     assert lab.total() <= BY_INDEX
 
 
@@ -146,21 +140,15 @@ def test_the_awkward_runs(form: str, run_id: int, lab: Lab, mounting: Mounting) 
 
 
 def test_times_are_the_files_own(lab: Lab, mounting: Mounting) -> None:
-    """2.3: the mtime of a file is its `created_at` if the index came before the file was shown, else its run's end."""
+    """2.3: the mtime of every file is its `created_at`, and stays that after a refresh."""
     run_id = new_run(lab, 40)
     files = [path for path in many(40) if path.endswith("f3")]
     times = {path: f"2026-05-16T07:{place % 60:02d}:00Z" for place, path in enumerate(files)}
     lab.files(run_id, touch=times)
-    ended_at = "2026-05-16T09:10:00Z"
-    lab.change_run(run_id, set={"completed_at": ended_at})
     mounted = mounting()
 
     shown = {path.decode(): seen.mtime_ns for path, seen in mounted.walk("runs", run_id).items()}
-    own = {path for path in files if shown[path] == time_ns(times[path])}
-    # All but those of the directories that were looked at before the traversal could be recognised.
-    assert len(own) >= len(files) - 2
-    assert {shown[path] for path in files if path not in own} <= {time_ns(ended_at)}
-    # And they stay.
+    assert {path: shown[path] for path in files} == {path: time_ns(times[path]) for path in files}
     mounted.sh("kill -HUP $1", mounted.pid).ok()
     again = {path.decode(): seen.mtime_ns for path, seen in mounted.walk("runs", run_id).items()}
     assert again == shown
@@ -234,17 +222,50 @@ def test_a_file_that_is_gone(lab: Lab, mounting: Mounting) -> None:
 
 
 def test_an_empty_directory(lab: Lab, mounting: Mounting) -> None:
-    """1.6: a directory without files is in no index: it is shown where its parent was listed, and found by its name."""
+    """1.6: no index has a directory without files: beside one that shows, directories are listed on their own."""
     run_id = new_run(lab)
     lab.files(run_id, mkdir=["top", "g2/hollow", "g2/d50/hollow"])
     mounted = mounting()
 
-    shown = found(mounted, run_id)
-    assert shown.items() <= lab.truth(run_id).items()
-    assert b"top" in shown
-    for path in ("g2/hollow", "g2/d50/hollow"):
-        assert mounted.error_of("runs", run_id, path) == 0
     assert found(mounted, run_id) == lab.truth(run_id)
+
+
+def test_an_empty_directory_that_nothing_shows(lab: Lab, mounting: Mounting) -> None:
+    """1.6: one far below, in a directory that the index answered for, is found by its name, and shown from then on."""
+    run_id = new_run(lab)
+    lab.files(run_id, mkdir=["g2/d50/hollow"])
+    mounted = mounting()
+
+    assert found(mounted, run_id).items() <= lab.truth(run_id).items()
+    assert mounted.error_of("runs", run_id, "g2/d50/hollow") == 0
+    assert found(mounted, run_id) == lab.truth(run_id)
+
+
+@pytest.mark.parametrize("before", ["", 'find "$M/runs/$1/a" "$M/runs/$1/z" | wc -l'])
+def test_a_copy_of_a_git_repository(before: str, lab: Lab, mounting: Mounting) -> None:
+    """1.6: `cp -r` of a repository keeps the directories that git needs and leaves empty, in a traversal, too."""
+    run_id = lab.new_run({}, project=lab.new_project())
+    mounted = mounting()
+    repository = mounted.shell.make_directory("repository")
+    made = """cd "$1" && git init -q && mkdir -p src/a src/b && echo 1 >src/a/f && echo 2 >src/b/g && git add . &&
+        git -c user.name=n -c user.email=e commit -qm m && git pack-refs --all && git gc -q && rm -rf .git/hooks"""
+    mounted.sh(made, repository).ok()
+    texts, empty = {}, []
+    for above, directories, files in os.walk(repository):
+        path = os.path.relpath(above, repository)
+        empty += [path] if not directories and not files else []
+        for name in files:
+            with open(os.path.join(above, name), "rb") as file:
+                texts[os.path.normpath(f"repo/{path}/{name}")] = file.read()
+    lab.files(run_id, add={path: len(body) for path, body in texts.items()}, mkdir=[f"repo/{path}" for path in empty])
+    lab.files(run_id, add={f"{top}/{i}/{i}/f": i for top in "az" for i in range(5)})
+    assert any(path.startswith(".git/refs") for path in empty)
+
+    copy = mounted.shell.path("copied")
+    mounted.sh((before or "true") + '; cp -r "$M/runs/$1/repo" "$2"', run_id, copy).ok()
+    copied = {os.path.relpath(above, copy) for above, *_ in os.walk(copy)}
+    assert copied == {os.path.relpath(above, repository) for above, *_ in os.walk(repository)}
+    assert lab.requests()["index"] == 1
 
 
 def test_a_refresh_in_the_middle_of_a_walk(lab: Lab, mounting: Mounting) -> None:

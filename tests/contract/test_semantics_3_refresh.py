@@ -109,7 +109,7 @@ def test_a_refresh_of_a_directory(lab: Lab, believing: Mount) -> None:
     assert names(believing, run_id, "sub", "deep") == ["c.txt", "d.txt"]
     assert size(believing, run_id, "sub", "b.bin") == 99
     assert names(believing, run_id) == ["a.txt", "gone.txt", "old.txt", "sub"]
-    assert lab.requests() == {"listing": 2, "run": 1}
+    assert lab.requests() == {"listing": 2, "run": 1, "index": 1}
 
 
 def test_a_refresh_of_what_only_came(lab: Lab, believing: Mount) -> None:
@@ -132,7 +132,7 @@ def test_a_refresh_of_a_file(name: str, lab: Lab, believing: Mount) -> None:
     assert names(believing, run_id) == AFTER[0]
     assert size(believing, run_id, "a.txt") == 77
     assert names(believing, run_id, "sub") == ["b.bin", "deep", "gone.bin"]
-    assert lab.requests() == {"listing": 1, "run": 1}
+    assert lab.requests() == {"listing": 1, "run": 1, "index": 1}
 
 
 def test_a_refresh_keeps_contents(lab: Lab, believing: Mount) -> None:

@@ -71,12 +71,15 @@ def test_stat_of_a_run_that_is_not_there(lab: Lab, standing: Mount) -> None:
 
 
 def test_entering_a_run(lab: Lab, standing: Mount) -> None:
-    """7: enter a run and `ls` it: 2, and 0 when warm."""
-    run_id = lab.new_run()
+    """7: enter a run and `ls` it: 2, and its project's index, which another run of the project has for nothing."""
+    project = lab.new_project()
+    first, second = lab.new_run(project=project), lab.new_run(project=project)
     lab.reset()
     for _ in range(2):
-        standing.sh('cd "$M/runs/$1" && ls', run_id).ok()
-        assert lab.requests() == {"run": 1, "listing": 1}
+        standing.sh('cd "$M/runs/$1" && ls', first).ok()
+        assert lab.requests() == {"run": 1, "listing": 1, "index": 1}
+    standing.sh('cd "$M/runs/$1" && ls', second).ok()
+    assert lab.requests() == {"run": 2, "listing": 2, "index": 1}
 
 
 def test_listing_a_directory(lab: Lab, standing: Mount) -> None:

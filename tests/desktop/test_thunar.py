@@ -49,7 +49,7 @@ def test_it_enters_runs(desk: DesktopSession, lab: Lab, mounted: Mount, shell: S
 
 def test_what_it_costs_to_look(desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
     """7: in the view that Thunar comes with, whatever it probes for: the root is 0 requests, /runs 1 for each 100 runs,
-    a run that is known from there 1."""
+    a run that is known from there 1, and its project's index."""
     shell.cli("desktop", "install", env=desk.env).ok()
     desk.prefer_view("ThunarIconView")
     runs = runs_to_see(lab)
@@ -58,7 +58,7 @@ def test_what_it_costs_to_look(desk: DesktopSession, lab: Lab, mounted: Mount, s
     places: tuple[tuple[str, str, dict[str, int]], ...] = (
         ("", "3 folders", {}),
         ("runs", f"{len(runs)} folders", {"runs": 2}),
-        (f"runs/{small}", "1 folder | 2 files: ", {"runs": 2, "listing": 1}),
+        (f"runs/{small}", "1 folder | 2 files: ", {"runs": 2, "listing": 1, "index": 1}),
     )
     for place, status, cost in places:
         with desk.program("thunar", mounted.path(place)):

@@ -1,6 +1,7 @@
 """The places that each test runs in."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,15 +45,32 @@ def _looked_at(mounted: Mount) -> Mount:
     return mounted
 
 
-@pytest.fixture(params=["local", "served-directory", "plain"])
+# ARTIFACTFS_ALL_FORMS=1 runs each test in all forms, and in a local directory: what programs do there is the truth.
+ALL_FORMS = os.environ.get("ARTIFACTFS_ALL_FORMS") == "1"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the places of a test: by default two or three, so that all tests together run in each form."""
+    others = [form for form in FORMS if form != "plain"]
+    if "place" in metafunc.fixturenames:
+        forms = ["local", "served-directory", "plain"] if ALL_FORMS else ["served-directory", "plain"]
+        metafunc.parametrize("place", forms, indirect=True)
+    if "any_place" in metafunc.fixturenames:
+        tests = sorted(name for name in dir(metafunc.module) if name.startswith("test"))
+        first = 2 * tests.index(metafunc.function.__name__)
+        chosen = ["plain", *(others[place % len(others)] for place in (first, first + 1))]
+        metafunc.parametrize("any_place", ["local", "served-directory", *FORMS] if ALL_FORMS else chosen, indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A local directory, and mounts: of a served directory, and of an emulator as it is by default."""
+    """A mount of a served directory, and of an emulator as it is by default."""
     with _place(request.param, request, tmp_path) as found:
         yield found
 
 
-@pytest.fixture(params=["local", "served-directory", *FORMS])
+@pytest.fixture
 def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A local directory, and mounts: of a served directory, and of an emulator in each of its forms."""
+    """A mount of an emulator in some of its forms."""
     with _place(request.param, request, tmp_path) as found:
         yield found

@@ -110,6 +110,8 @@ class Followers:
             if final is not None and os.path.exists(copy):
                 os.unlink(copy)  # rsync leaves a copy that is longer than the file as it is.
             if self._called(name, "rsync", "--append-verify", self.path, copy):
+                if not os.path.exists(copy):
+                    raise Wrong("no copy, with exit code 0")
                 with open(copy, "rb") as file:
                     self._check_whole(name, journal, file.read(), final)
             self._rest()

@@ -265,6 +265,8 @@ def test_growth_is_the_same_file_and_a_replacement_another(place: Place) -> None
     for step in STEPS:
         written = grown(place, written, step)
         wait_until(partial(has, len(written)), "the new size", BEHIND_S)
+        # What the mount has read is what it can compare.
+        assert run("cat", place.path(LOG)).ok().out == written
         assert seen()[0] == first
     longer = lines(0, len(written) // LINE_BYTES + 10, 2)
     place.replace(LOG, longer)

@@ -38,18 +38,18 @@ def time() -> None:
     """Let time pass when the test says so, and tell it what was taken in."""
     clock()
     vars(backoff)["_BASE_S"] = 0.001
-    expire, path = Tree.expire, os.environ["TEST_REFRESHES"]
+    mark_all_stale, path = Tree.mark_all_stale, os.environ["TEST_REFRESHES"]
     count = 0
 
     def telling(self: Tree) -> None:
         nonlocal count
-        expire(self)
+        mark_all_stale(self)
         count += 1
         with open(path + ".new", "w", encoding="ascii") as file:
             file.write(str(count))
         os.replace(path + ".new", path)
 
-    _put(Tree, "expire", telling)
+    _put(Tree, "mark_all_stale", telling)
 
 
 def unrepeated() -> None:

@@ -9,7 +9,8 @@ that, and
 - in trouble (3.2), from a fault on until something was answered after its end: any moment since the one shown last, for
   the old listing is served. Where no old one is cached, an error of the table may come instead;
 - for the size of a file whose contents were read: an answer's length counts at once, and as long as a listing that
-  lags behind it could look as the listing does (3.5, 4.1).
+  lags behind it could look as the listing does (3.5, 4.1). And the size of an open file may be the old one until its
+  contents have proven that it grew (2.4).
 
 Never a moment before the one that was shown last (3.4); never a directory that is half one moment and half another;
 never an error without a trouble. What is read is of one version, to the byte, or fails (4.1); it fails with ESTALE only
@@ -157,9 +158,12 @@ class Model:
         return "directory" if not path or any(other.startswith(path + "/") for other in files) else "ENOENT"
 
     def shown_at(self, moment: int, path: str) -> set[str]:
-        """Return what may be shown at a path while its listing is of a moment: contents may tell another size."""
+        """Return what may be shown at a path while its listing is of a moment: contents decide on the size."""
         file = self.moments[moment].get(path)
         sizes = {it.size for it in self.learned.get(path, ()) if file is not None and it.low <= file.size <= it.high}
+        inode = self.inodes[self.last[path]] if path in self.last else None
+        if file is not None and inode is not None and inode.handles and inode.what == "file" and file.size > inode.size:
+            sizes.add(inode.size)  # until the contents have proven that it grew
         return {self.entry(moment, path)} | {f"file of {size} bytes" for size in sizes}
 
     def number(self, moment: int, path: str) -> int | None:

@@ -156,7 +156,7 @@ async def test_a_refresh_reaches_all_of_it(tree: Tree, service: FakeService, aut
     service.catalogue[30] = Project(30, "new")
     service.runs[5] = run(5, name="new")
     await trio.sleep(1)
-    tree.expire()
+    tree.mark_all_stale()
     assert b"new~30" in await shown(tree, "names")
     assert b"new~5" in await shown(tree, "names/vision~10")
 

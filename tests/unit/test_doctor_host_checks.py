@@ -108,7 +108,7 @@ def test_libraries() -> None:
 def test_the_bounds_are_those_of_the_package() -> None:
     """The requirements that the package itself states are read: each has a bound, and holds here."""
     stated = importlib.metadata.requires("artifactfs") or []
-    assert len([each for each in stated if ">=" in each and "extra" not in each]) >= 10
+    assert len([each for each in stated if ">=" in each and "extra" not in each]) >= 9
     check(host_checks.libraries(stated), Mark.GOOD)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -18,19 +17,18 @@ from pyfuse3 import EntryAttributes, FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.content.open_files import OpenFileTable
+from artifactfs.domain import ContentVersion, IndexedFile
 from artifactfs.fuse.attributes import Ownership
-from artifactfs.fuse.error_boundary import place, shown
 from artifactfs.fuse.operations import Operations
-from artifactfs.tree.nodes import Entry, Node, StaticDir
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
+from tests.walking import mounted
 
 DEADLINE_S = 30.0
-# A caller that /proc does not show.
-CONTEXT: Any = SimpleNamespace(pid=0)
+CONTEXT: Any = SimpleNamespace(pid=0)  # a caller that /proc does not show
 TOKEN: Any = None
-FIXED = StaticDir(Entry(b"runs", True, 2, 0), 1)
+# The files of a run: their sizes in bytes, None where the listing has none.
+FILES = {"a": 1, "b": 513, "c": None, "d": 0, "e": 5 << 30}
 
 
 @dataclass
@@ -71,17 +69,24 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return kernel
 
 
+class NoContents:
+    """A table of open files of a service that has no contents."""
+
+    async def open(self, _version: ContentVersion, *, stream: bool) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise errors.ServerFailed(f"no contents (stream={stream})", 503)
+
+
 @pytest.fixture
 def service() -> FakeService:
     """Run 1 goes on, run 2 is finished; both hold the same: directories, files, and one whose size is not reported."""
-    files = {"a": 1, "b": 513, "c": None, "d": 0, "e": 5 << 30}
     return FakeService(
         runs={1: run(1), 2: finished_run(2)},
         listings={
-            (1, ""): directory(files, ["x", "y"]),
+            (1, ""): directory(FILES, ["x", "y"]),
             (1, "x"): directory({"f": 1}),
             (1, "y"): directory(),
-            (2, ""): directory(files, ["x"]),
+            (2, ""): directory(FILES, ["x"]),
             (2, "x"): directory({f"f{i}": i for i in range(100)}),
         },
     )
@@ -94,7 +99,7 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
 
 @pytest.fixture
 async def operations(tree: Tree) -> Operations:
-    files: OpenFileTable = None  # type: ignore[assignment]  # nothing here reads a file
+    files: Any = NoContents()
     return Operations(tree, files, Ownership(1000, 100, 0o022), deadline_s=DEADLINE_S, on_ready=lambda: None)
 
 
@@ -142,21 +147,6 @@ async def test_a_failure_names_its_place(
     assert caplog.messages[-1].startswith("lookup of /runs/7: refused; ")
 
 
-def test_places_as_they_are_shown() -> None:
-    """5.3: of a long path the end is logged, of a name that is no text what it is made of, and nothing raises."""
-
-    class Here:
-        def node_of(self, number: int, *, is_open: bool) -> Node | None:
-            if number == 0:
-                raise RuntimeError("a bug")
-            return FIXED if number == 1 else None
-
-    assert place(Here(), "lookup", (1, b"a\xffb")) == "/runs/a\\xffb"
-    assert place(Here(), "opendir", (1, None)) == "/runs"
-    assert place(Here(), "opendir", (2, None)) == place(Here(), "read", (0, 0, 0)) == "what is no longer known"
-    assert shown("x" * 300) == "…" + "x" * 200
-
-
 # --- what readdir gives -------------------------------------------------------------------------------------
 
 
@@ -172,7 +162,10 @@ async def test_readdir_gives_each_entry_what_lookup_gives(
         assert names[:2] == [b".", b".."]
         assert len(names) > 3
         for name in names[2:]:
-            assert told(kernel[name]) == told(await operations.lookup(parent, name, CONTEXT))
+            looked_up = told(await operations.lookup(parent, name, CONTEXT))
+            if name == b"c":  # its size stays unknown: the next lookup tries again
+                looked_up["entry_timeout"] = 0
+            assert told(kernel[name]) == looked_up
 
 
 async def test_what_readdir_gives(operations: Operations, kernel: Kernel, autojump_clock: MockClock) -> None:
@@ -190,16 +183,52 @@ async def test_what_readdir_gives(operations: Operations, kernel: Kernel, autoju
     assert len({attributes.st_ino for _, _, attributes in kernel.entries}) == len(kernel.entries)
 
 
-async def test_times_are_each_entrys_own(operations: Operations, kernel: Kernel, autojump_clock: MockClock) -> None:
+def give_times(service: FakeService) -> dict[bytes, int]:
+    """Put the files of run 2 into the project's index, in pairs of one time each; returns the times of those in x."""
+    times = {b"f%d" % i: i // 2 for i in range(100)}
+    rows = [IndexedFile(f"prefix/artifacts/{name}", size, 5) for name, size in FILES.items()]
+    rows += [IndexedFile(f"prefix/artifacts/x/f{i}", i, i // 2) for i in range(100)]
+    service.projects["10"] = rows
+    return times
+
+
+def indexed_operations(service: FakeService, nursery: trio.Nursery) -> tuple[Tree, Operations]:
+    """Return a tree that requests the project index, and its operations."""
+    tree = mounted(service, nursery)
+    files: Any = NoContents()
+    return tree, Operations(tree, files, Ownership(1000, 100, 0o022), deadline_s=DEADLINE_S, on_ready=lambda: None)
+
+
+async def test_times_are_each_entrys_own(
+    service: FakeService, nursery: trio.Nursery, kernel: Kernel, autojump_clock: MockClock
+) -> None:
     """2.3: where the files of a directory have times of their own, none shows its neighbour's."""
+    times = give_times(service)
+    _, operations = indexed_operations(service, nursery)
+    await kernel.read(operations, await opened(operations, "runs/2/x"))
+    assert {name: shown.st_mtime_ns for name, _, shown in kernel.entries[2:]} == times
+
+
+async def test_times_that_come_late(
+    service: FakeService, nursery: trio.Nursery, kernel: Kernel, autojump_clock: MockClock
+) -> None:
+    """2.3: once the index is there, `stat` of a known inode and a directory that is open show the own times."""
+    times, service.index_s = give_times(service), 10.0
+    tree, operations = indexed_operations(service, nursery)
+    dropped: list[set[int]] = []
+    tree.watch_times(lambda run_id: dropped.append(operations.show_new_times(run_id)))
     handle = await opened(operations, "runs/2/x")
     await kernel.read(operations, handle)
-    times = {b"f%d" % i: i // 2 for i in range(100)}
-    for name, mtime_ns in times.items():
-        inode = operations.inodes.get(kernel[name].st_ino)
-        inode.entry = msgspec.structs.replace(inode.entry, mtime_ns=mtime_ns)
-    await kernel.read(operations, handle)
-    assert {name: shown.st_mtime_ns for name, _, shown in kernel.entries[2:]} == times
+    ended_ns = service.runs[2].completed_ns
+    assert {shown.st_mtime_ns for _, _, shown in kernel.entries[2:]} == {ended_ns}
+    numbers = {name: shown.st_ino for name, _, shown in kernel.entries[2:]}
+    await trio.sleep(10)
+    assert dropped == [set(numbers.values())]
+    shown = {name: (await operations.getattr(number, CONTEXT)).st_mtime_ns for name, number in numbers.items()}
+    assert shown == times
+    await kernel.read(operations, handle, start_id=2)
+    assert {name: shown.st_mtime_ns for name, _, shown in kernel.entries} == times
+    assert {name: shown.st_ino for name, _, shown in kernel.entries} == numbers
 
 
 async def test_names_are_valid_for_the_time_that_is_left(
@@ -209,7 +238,9 @@ async def test_names_are_valid_for_the_time_that_is_left(
     handle = await opened(operations, "runs/1")
     await trio.sleep(15)
     await kernel.read(operations, handle)
-    assert {shown.entry_timeout for _, _, shown in kernel.entries[2:]} == {45.0}
+    # A name without a known size is looked up again, which learns it (2.2).
+    assert {name for name, _, shown in kernel.entries[2:] if shown.entry_timeout != 45.0} == {b"c"}
+    assert kernel[b"c"].entry_timeout == 0.0
     assert kernel[b"x"].attr_timeout == 45.0
 
 
@@ -350,11 +381,10 @@ async def test_a_bug_is_eio_and_is_logged(
 
     monkeypatch.setattr(tree, "try_list", broken)
     monkeypatch.setattr(tree, "try_lookup", broken)
+    root = pyfuse3.ROOT_INODE
     for handler in (
-        operations.opendir(pyfuse3.ROOT_INODE, CONTEXT),
-        operations.lookup(pyfuse3.ROOT_INODE, b"runs", CONTEXT),
-        operations.readdir(17, 0, TOKEN),
-    ):
+        operations.opendir(root, CONTEXT), operations.lookup(root, b"runs", CONTEXT), operations.readdir(17, 0, TOKEN),
+    ):  # fmt: skip
         with pytest.raises(FUSEError) as failed:
             await handler
         assert failed.value.errno == errno.EIO
@@ -363,11 +393,8 @@ async def test_a_bug_is_eio_and_is_logged(
 
 async def test_an_inode_that_is_not_in_use_is_stale(operations: Operations) -> None:
     """2.4: ESTALE: the kernel looks the name up again by itself."""
-    for handler in (
-        operations.getattr(17, CONTEXT),
-        operations.opendir(17, CONTEXT),
-        operations.lookup(17, b"a", CONTEXT),
-    ):
+    calls = (operations.getattr(17, CONTEXT), operations.opendir(17, CONTEXT), operations.lookup(17, b"a", CONTEXT))
+    for handler in calls:
         with pytest.raises(FUSEError) as stale:
             await handler
         assert stale.value.errno == errors.errno_of(errors.Superseded("")) == errno.ESTALE

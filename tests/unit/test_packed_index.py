@@ -12,8 +12,8 @@ from artifactfs import errors
 from artifactfs.domain import Children, IndexedFile, ListedChild, encode_name
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import indexed_file
+from artifactfs.tree.walk.index_validation import agrees
 from artifactfs.tree.walk.packed_index import PackedIndex
-from artifactfs.tree.walk.project_index import agrees
 from tests.fakes import CREATED_AT, CREATED_NS
 
 

@@ -175,7 +175,7 @@ async def test_all_is_cached_already(nursery: trio.Nursery, service: BusyService
     service.add_tree(1, {**many(400), "new/a/b/c/f": 1, "new/a/d/f": 1})
     place = await node(tree, 1)
     assert isinstance(place, ArtifactDir)
-    tree.doubt(place)
+    tree.mark_suspect(place)
     service.asked()
     await look(tree, 1, "new")
     await look(tree, 1, "new/a")

@@ -49,32 +49,29 @@ async def test_deep_paths(tree: Tree, service: FakeService, autojump_clock: Mock
     assert trio.current_time() - began <= 8 * service.latency_s
 
 
-@pytest.mark.parametrize("looks", [["g0/d0"], ["g0", "g1"], ["g0/d0", "g0/d0", "g0/d0"]])
-async def test_what_is_no_traversal(
-    looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock
-) -> None:
-    """7: a look at one deep directory, or at three of any, is no walk: the index is not asked for."""
+@pytest.mark.parametrize("looks", [["g0/d0"], ["g0", "g1"], ["g0/d0", "g0/d0", "g0/d0"], ["g0", "g1", "g2"]])
+async def test_a_run_is_entered(looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: the index is requested once, beside the run's first listing, and its samples only for a traversal."""
     for path in looks:
         await look(tree, 1, path)
-    assert count(service.asked(), "index") == 0
+    asked = service.asked()
+    assert set(asked[:3]) == {("run", 1), ("index", "10"), ("listing", 1, "")}
+    assert count(asked, "index") == 1
+    samples = set(listed(asked)) - {"", *looks, *(path.partition("/")[0] for path in looks)}
+    assert (len(samples) == 3) is (len(looks) == 3 and len(set(looks)) == 3)
 
 
-@pytest.mark.parametrize("looks", [["g0/d0", "g0/d1"], ["g0", "g1", "g2"]])
-async def test_what_is_a_traversal(
-    looks: list[str], tree: Tree, service: FakeService, autojump_clock: MockClock
-) -> None:
-    """7: two directories from the third level on, or four of any, within two seconds: the index is asked for."""
-    for path in looks:
-        await look(tree, 1, path)
-    assert count(service.asked(), "index") == 1
-
-
-async def test_a_slow_reader(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """7: one directory a second is no walk."""
-    for path in ("g0", "g0/d0", "g1", "g1/d10", "g2", "g2/d20"):
-        await look(tree, 1, path)
-        await trio.sleep(2.1)
-    assert count(service.asked(), "index") == 0
+async def test_one_index_in_a_time_to_live(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """7: whoever lists directories of a project, its index is requested once in `listing_ttl`."""
+    service.runs[2] = run(2)
+    service.add_tree(2, many(20), prefix="second")
+    for minute in range(3):
+        for path in ("g0", "g0/d0", "g1", "g1/d10"):
+            await look(tree, 1, path)
+            await look(tree, 2, path)
+            await trio.sleep(10)
+        assert count(service.asked(), "index") == 1, minute
+        await trio.sleep(21)
 
 
 async def test_off_and_tree(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -87,14 +84,12 @@ async def test_off_and_tree(service: FakeService, nursery: trio.Nursery, autojum
 
 
 async def test_times_are_the_files_own(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.3: a file's time is its `created_at` where the index gave it before it was shown, else its run's."""
+    """2.3: every file of a run shows its `created_at` from the start, whichever directory is opened first."""
     service.runs[1] = finished_run(1)
+    await look(tree, 1, "g3/d30")
     found = await entries(tree, 1)
     times = {path: entry.mtime_ns for path, entry in found.items() if not entry.is_dir}
-    # The two directories that were looked at before the traversal could be recognised.
-    early = {path for path in times if path.startswith("g0/d0/")}
-    assert {path for path, time in times.items() if time != CREATED_NS} == early
-    assert {times[path] for path in early} == {service.runs[1].completed_ns}
+    assert set(times.values()) == {CREATED_NS}
     # A time once shown stays.
     await trio.sleep(3600)
     assert {path: e.mtime_ns for path, e in (await entries(tree, 1)).items() if not e.is_dir} == times

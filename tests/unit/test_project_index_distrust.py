@@ -11,9 +11,9 @@ from artifactfs.domain import IndexedFile
 from artifactfs.tree import listing
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
-from tests.fakes import CREATED_NS, MINUTE_NS, FakeService, directory, run, until
+from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, directory, finished_run, run, until
 from tests.unit.project_index_harness import sample
-from tests.walking import count, is_there, listed, look, many, mounted, node, truth, walk
+from tests.walking import count, entries, is_there, listed, look, many, mounted, node, truth, walk
 
 BASE = "prefix/artifacts/"
 
@@ -31,8 +31,8 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
     return mounted(service, nursery)
 
 
-def says_distrust(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if "is wrong about run" in record.message]
+def says_distrust(caplog: pytest.LogCaptureFixture, words: str = "is wrong about run") -> list[str]:
+    return [record.message for record in caplog.records if words in record.message]
 
 
 # --- a wrong one --------------------------------------------------------------------------------------------
@@ -77,18 +77,26 @@ async def test_a_sample_that_disagrees(
 
 
 @pytest.mark.parametrize("how", WRONG)
+@pytest.mark.parametrize("settled", [True, False])
 async def test_a_walked_directory_that_disagrees(
-    how: str, tree: Tree, service: FakeService, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    settled: bool,
+    how: str,
+    tree: Tree,
+    service: FakeService,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """1.6: what was walked before the index came is compared with it, too."""
+    """1.6: what was listed directly is compared with the index, too; a run that still changes may only be newer."""
     caplog.set_level("INFO")
+    service.runs[1] = finished_run(1) if settled else run(1)
     service.projects["10"] = WRONG[how](service.projects["10"])
     sample(service)
     for path in ("g3/d30", "g3/d33", "g3/d39"):
         await look(tree, 1, path)
         await trio.sleep(3)
     assert await walk(tree, 1) == truth(service, 1)
-    assert len(says_distrust(caplog)) == 1
+    assert len(says_distrust(caplog)) == settled
+    assert len(says_distrust(caplog, "has changed since")) == (not settled)
     assert len(listed(service.asked())) == 45
 
 
@@ -158,6 +166,7 @@ async def test_an_index_that_is_found_wrong_late(
 ) -> None:
     """1.6: one disagreement drops the index and all that came from it, at any time; the next look is the truth."""
     caplog.set_level("INFO")
+    service.runs[1] = finished_run(1)
     service.projects["10"] = with_more("g3/d35/ghost")(without("g3/d36/f1")(service.projects["10"]))
     sample(service, "g1/d10")
     shown = await walk(tree, 1)
@@ -172,7 +181,7 @@ async def test_an_index_that_is_found_wrong_late(
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert count(asked, "index") == 0
-    # What was listed on its own is cached, and only that: the three before the walk, the sample, and this one.
+    # What was listed on its own is at hand, and only that: the three before the walk, the sample, and this one.
     assert len(listed(asked)) == 45 - 5
 
 
@@ -313,14 +322,64 @@ async def test_the_same_size_at_another_time(tree: Tree, service: FakeService, a
 
 
 async def test_a_time_comes_and_goes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.3, 2.4: learning of a time later, or not any more, changes neither the version nor the time shown."""
+    """2.3, 2.4: a time that is learned later, or not known any more, does not change the version; it is shown."""
     seen = await versions(tree, service, (5, None), (5, CREATED_NS), (5, None), (5, CREATED_NS))
-    assert len(set(seen)) == 1
-    assert seen[0][1] == service.runs[1].created_ns
+    assert len({(number, variant) for number, _, variant in seen}) == 1
+    assert [time_ns for _, time_ns, _ in seen] == [service.runs[1].created_ns, *[CREATED_NS] * 3]
+
+
+async def test_one_run_one_clock(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: an index that comes late, or turns out to be wrong, changes the times of all files of its run at once."""
+    service.runs[1] = finished_run(1)
+    service.index_s, service.room = 7.0, False
+    told: list[int] = []
+    tree.watch_times(told.append)
+    changed: list[set[int]] = []
+    for _ in range(40):
+        for path in ("", "g0", "g0/d0", "g1/d10", "g3/d33"):
+            await look(tree, 1, path)
+        shown = {e.mtime_ns for at in ("g0/d0", "g1/d10", "g3/d33") for e in (await look(tree, 1, at)).values()}
+        changed += [shown] if not changed or changed[-1] != shown else []
+        await trio.sleep(0.25)
+    assert changed == [{service.runs[1].completed_ns}, {CREATED_NS}]
+    assert told == [1]
+    # A directory that was never listed has a file more than the index, and the run will not change any more.
+    service.listings[1, "g2/d20"] = directory({"f0": 2000, "f1": 2001, "f2": 2002, "new": 1})
+    assert await is_there(tree, 1, "g2/d20/new")
+    assert told == [1, 1]
+    found = await entries(tree, 1)
+    assert {entry.mtime_ns for entry in found.values() if not entry.is_dir} == {service.runs[1].completed_ns}
+
+
+async def test_a_run_that_completes(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """2.3: without an index all files of a run show the time of its end, once it has one; its updates move nothing."""
+    tree = mounted(service, nursery, "off")
+    service.runs[1] = run(1, created_ns=None, updated_ns=5)
+    for told, shown in ((run(1, created_ns=None, updated_ns=6), 5), (finished_run(1), finished_run(1).completed_ns)):
+        await look(tree, 1, "g0/d0")
+        service.runs[1] = told
+        await trio.sleep(61)
+        await look(tree, 1, "g0/d1")
+        times = {entry.mtime_ns for at in ("g0/d0", "g0/d1") for entry in (await look(tree, 1, at)).values()}
+        assert times == {shown}
+
+
+async def test_a_new_file_of_a_live_run(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: a file that came after the index shows when it was first seen, and its own time once the index has it."""
+    await look(tree, 1, "g0/d0")
+    await trio.sleep(30)
+    service.listings[1, "g1/d10"] = directory({"f0": 1000, "f1": 1001, "f2": 1002, "new": 1})
+    assert {name: e.mtime_ns for name, e in (await look(tree, 1, "g1/d10")).items()} == {
+        "f0": CREATED_NS, "f1": CREATED_NS, "f2": CREATED_NS, "new": NOW_NS,
+    }  # fmt: skip
+    service.projects["10"].append(IndexedFile(f"{BASE}g1/d10/new", 1, NOW_NS - MINUTE_NS))
+    await trio.sleep(31)
+    await look(tree, 1, "g0/d0")
+    assert (await look(tree, 1, "g1/d10"))["new"].mtime_ns == NOW_NS - MINUTE_NS
 
 
 async def test_another_size_and_back(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.4: another size is another version, whatever the times."""
-    seen = await versions(tree, service, (5, CREATED_NS), (6, CREATED_NS), (6, None), (7, CREATED_NS))
+    """2.4: a smaller size is another version, whatever the times."""
+    seen = await versions(tree, service, (7, CREATED_NS), (6, CREATED_NS), (6, None), (5, CREATED_NS))
     assert len({number for number, *_ in seen}) == 3
     assert seen[1] == seen[2]

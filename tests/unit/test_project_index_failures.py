@@ -130,9 +130,12 @@ async def test_a_bug_in_checking_it(
 
 
 async def test_a_stalled_index_is_waited_for_once(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """1.6: walkers wait a second from when it was asked for, all together, and then go on by themselves."""
+    """1.6: the run's first listing waits half a second for it, and a traversal a second, all lookups together."""
     service.index_s = 10_000
     service.room = False
+    began = trio.current_time()
+    await node(tree, 1, "g0")
+    assert trio.current_time() - began == pytest.approx(0.52)
     took = await looks(tree, "g0/d0", "g0/d1", "g0/d2", "g0/d3")
     assert took == [0.02, 1.02, 0.02, 0.02]
     assert await walk(tree, 1) == truth(service, 1)

@@ -182,7 +182,7 @@ async def test_refresh(tree: Tree, service: FakeService, autojump_clock: MockClo
         assert await walk(tree, 1) == truth(service, 1)
         assert count(service.asked(), "index") == 1
         await trio.sleep(1)
-        tree.expire()
+        tree.mark_all_stale()
     refuse(service, None)
     service.projects["10"].pop()
     assert await walk(tree, 1) == truth(service, 1)
@@ -207,7 +207,7 @@ async def test_refresh_in_the_middle(at_s: float, tree: Tree, service: FakeServi
         service.listings.clear()
         service.projects.clear()
         service.add_tree(1, {path: size + 1 for path, size in many(40).items()}, created_ns=CREATED_NS + MINUTE_NS)
-        tree.expire()
+        tree.mark_all_stale()
     assert shown[0].keys() == before.keys()
     found = await entries(tree, 1)
     assert {path: entry.size_bytes for path, entry in found.items()} == truth(service, 1)

@@ -258,6 +258,23 @@ async def test_names_are_dropped_one_by_one(no_epochs: None) -> None:
     assert not names.is_stuck
 
 
+async def test_attributes_are_dropped(no_epochs: None) -> None:
+    """2.3: each inode's attributes are dropped, and none of its pages; one that the kernel does not know is as good."""
+    dropped: list[tuple[int, bool]] = []
+
+    def invalidate_inode(inode: int, attributes_only: bool) -> None:
+        dropped.append((inode, attributes_only))
+        if inode in (7, 8):
+            raise OSError(errno.ENOENT if inode == 7 else errno.EIO, "x")
+
+    kernel = KernelDentries(invalidate_inode=invalidate_inode)
+    await kernel.drop_attributes(range(2, 2_500))
+    assert dropped == [(inode, True) for inode in range(2, 2_500)]
+    kernel.end()
+    await kernel.drop_attributes([1])
+    assert len(dropped) == 2_498
+
+
 async def test_at_the_end_the_kernel_gets_no_notification(no_epochs: None) -> None:
     """5.6: what is closed is not written to: a thread that comes late does nothing."""
     dropped: list[bytes] = []

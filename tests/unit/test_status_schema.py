@@ -13,7 +13,7 @@ from artifactfs.control.health import HealthInputs, health_of
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.status_schema import Failed, Health, Status, json_text, status_json
 from artifactfs.domain import RequestUsage
-from artifactfs.fuse.operations import KernelState
+from artifactfs.fuse.handles import KernelState
 from artifactfs.modellab.rate_limits import LimitState
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, LatencyHistogram, StatsSnapshot
 from artifactfs.tree.tree_stats import TreeState

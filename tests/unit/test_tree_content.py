@@ -65,7 +65,7 @@ async def test_where_a_content_is_after_many_runs(
     await file(tree, "2/f")
     assert (await tree.locate_content(found)).artifact == ArtifactRef("10", "prefix/artifacts/f")
     for path in ("1/f", "2/f"):
-        tree.doubt((await file(tree, path)).directory)
+        tree.mark_suspect((await file(tree, path)).directory)
     await file(tree, "2/f")
     service.asked()
     assert (await tree.locate_content(found)).artifact == ArtifactRef("10", "prefix/artifacts/f")

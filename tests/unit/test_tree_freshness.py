@@ -10,6 +10,7 @@ from artifactfs.tree import listing
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import ArtifactFile, Entry, LookupResult, same_version
+from artifactfs.tree.size_changes import DirectorySizes
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, directory, finished_run, run
 
@@ -127,7 +128,7 @@ async def test_a_page_from_before_a_refresh(tree: Tree, service: FakeService, au
     async with trio.open_nursery() as callers:
         callers.start_soon(tree.contents, tree.runs)
         await trio.sleep(0.5)
-        tree.expire()
+        tree.mark_all_stale()
     service.asked()
     await tree.lookup(tree.runs, b"1")
     assert service.asked() == [("run", 1)]
@@ -162,7 +163,7 @@ async def test_an_error_is_not_an_absence(
         service.failures = [None] * broken_at + [error]
         with pytest.raises(type(error)):
             await look(tree, "runs/1/f")
-        tree.expire()
+        tree.mark_all_stale()
         await trio.sleep(0.1)
     assert (await entry(tree, "runs/1/f")).size_bytes == 5
 
@@ -174,7 +175,7 @@ async def test_refresh(tree: Tree, service: FakeService, autojump_clock: MockClo
     service.listings[1, ""] = directory({"new": 1})
     service.asked()
     await trio.sleep(1)
-    tree.expire()
+    tree.mark_all_stale()
     assert (await entry(tree, "runs/1/new")).size_bytes == 1
     with pytest.raises(errors.NoSuchEntry):
         await look(tree, "runs/1/f")
@@ -246,8 +247,8 @@ async def test_a_number_is_not_used_again(tree: Tree, service: FakeService, auto
     assert len({before.number, first.number, second.number}) == 3
 
 
-async def test_a_time_once_shown_stays(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.3: that the run completes gives its unchanged files no other time; a new version has the new one."""
+async def test_a_run_that_completes(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.3: that the run completes gives all of its files the time of its end, changed or not."""
     service.listings[1, ""] = directory({"f": 5, "g": 5})
     first = await entry(tree, "runs/1/f")
     service.runs[1] = finished_run(1, minutes_ago=1)
@@ -255,7 +256,7 @@ async def test_a_time_once_shown_stays(tree: Tree, service: FakeService, autojum
     await trio.sleep(60)
     end_ns = NOW_NS - MINUTE_NS
     times = [(await entry(tree, f"runs/1/{name}")).mtime_ns for name in "fgh"]
-    assert times == [first.mtime_ns, end_ns, end_ns]
+    assert times == [end_ns] * 3
     assert first.mtime_ns != end_ns
 
 
@@ -264,7 +265,6 @@ async def test_a_size_that_becomes_known_completes(tree: Tree, service: FakeServ
     service.listings[1, ""] = directory({"f": None})
     service.runs[1] = run(1, created_ns=77)
     before = await entry(tree, "runs/1/f")
-    service.runs[1] = finished_run(1, minutes_ago=1)
     service.listings[1, ""] = directory({"f": 5})
     await trio.sleep(60)
     after = await entry(tree, "runs/1/f")
@@ -305,7 +305,9 @@ def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | 
 async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     """1.1: entries come in the server's order, and by name."""
     answer = directory({"z": 1, "a": 2, "m": 3})
-    built = await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, {}, {})
+    built = await listing.build(
+        answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, DirectorySizes()
+    )
     assert [e.name for e in built.entries] == [b"z", b"a", b"m"]
     assert built.by_name[b"a"] is built.entries[1]
     assert len(built) == 3
@@ -324,7 +326,7 @@ async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> Non
     answer = directory({f"f{i}": i for i in range(20_000)})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, {}, {})
+        await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, DirectorySizes())
         nursery.cancel_scope.cancel()
     assert turns >= 5
 

@@ -29,6 +29,8 @@ class PackedIndex:
     def __init__(self, max_bytes: int = 64 << 20) -> None:
         self._max_bytes = max_bytes
         self._directories: dict[str, _Packed] = {}
+        # Directories with a file that has no time.
+        self._without_times: set[str] = set()
         self.size_bytes = 0
         self.count = 0
 
@@ -48,6 +50,8 @@ class PackedIndex:
             if directory is None:
                 continue
             size, created_ns = row.size_bytes, row.created_ns
+            if created_ns is None:
+                self._without_times.add(path)
             packed = b"%b\0%b\0%b\0" % (
                 name, b"" if size is None else b"%d" % size, b"" if created_ns is None else b"%d" % created_ns
             )  # fmt: skip
@@ -98,6 +102,15 @@ class PackedIndex:
             found += deeper
             level = deeper
         return found
+
+    async def lacks_times(self, path: str) -> bool:
+        """Whether a file in a directory or below it has no time."""
+        below = f"{path}/" if path else ""
+        for part in chunked(list(self._without_times)):
+            if any(each == path or each.startswith(below) for each in part):
+                return True
+            await checkpoint_if_full(part)
+        return False
 
     def _make(self, path: str) -> _Packed | None:
         """Return a directory's record, made with all above it; None for a path that no tree can hold."""

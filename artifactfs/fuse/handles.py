@@ -1,0 +1,32 @@
+"""What the kernel holds open: directories, and the counts of everything it holds."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from artifactfs.fuse.inodes import Inode
+from artifactfs.tree.nodes import AnyDirectory, DirSnapshot, Entry
+
+
+class DirectoryHandle(msgspec.Struct):
+    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
+
+    inode: Inode
+    directory: AnyDirectory
+    contents: DirSnapshot
+    tid: int
+    started: bool = False
+
+    def show(self, current: Callable[[Entry], Entry]) -> None:
+        """Replace each entry by the `current` one of the same version. Cookies stay true."""
+        entries = tuple(map(current, self.contents.entries))
+        self.contents = msgspec.structs.replace(self.contents, entries=entries)
+
+
+class KernelState(msgspec.Struct, frozen=True):
+    """What the kernel holds of us: inodes in use, open files and directories, and files that have no known size."""
+
+    inodes: int
+    open_files: int
+    open_directories: int
+    open_without_size: int

@@ -1,0 +1,78 @@
+"""Which times the files of a run show: all of them their own, or all of them the run's (docs/semantics.md 2.3).
+
+A listing is changed in place: whoever holds it sees all of its files change in one step. `directories.py` decides when.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from artifactfs.domain import ListedChild
+from artifactfs.tree.listing import Listing, checkpoint_if_full, chunked
+from artifactfs.tree.nodes import Entry
+
+
+class RunClock(msgspec.Struct, frozen=True, eq=False):
+    """The times of one run's files: their `own`, or all of them `run_ns` (since the epoch)."""
+
+    own: bool
+    run_ns: int
+
+
+Changes = list[tuple[Listing, Entry, Entry]]
+
+
+def own_time_ns(child_bytes: int | None, indexed: ListedChild | None) -> int | None:
+    """Return the time of a file of that size from the index; None where the index has none, or of another size."""
+    if indexed is None or indexed.is_dir or (child_bytes is not None and child_bytes != (indexed.size_bytes or 0)):
+        return None
+    return indexed.created_ns
+
+
+def lacks_times(listing: Listing) -> bool:
+    """Whether a file in a listing has no time of its own."""
+    return any(entry.created_ns is None and not entry.is_dir for entry in listing.by_name.values())
+
+
+async def changes(
+    listing: Listing, clock: RunClock, before: RunClock, index: Mapping[bytes, ListedChild], seen_ns: int
+) -> Changes:
+    """Return the entries of a listing that show another time by `clock` than by the clock `before`.
+
+    `index`: the directory's children in the index. `seen_ns`: the time of a file that the index lacks because it came
+    after it.
+    """
+    found: Changes = []
+    for part in chunked(listing.entries):
+        for entry in part:
+            if (new := _retimed(entry, clock, before, index, seen_ns)) is not entry:
+                found.append((listing, entry, new))
+        await checkpoint_if_full(part)
+    return found
+
+
+def apply(found: Changes) -> None:
+    """Put the new entries into their listings. No await."""
+    for listing, old, new in found:
+        if listing.by_name.get(old.name) is old:
+            listing.by_name[old.name] = new
+
+
+def _retimed(
+    entry: Entry, clock: RunClock, before: RunClock, index: Mapping[bytes, ListedChild], seen_ns: int
+) -> Entry:
+    created_ns, mtime_ns = entry.created_ns, entry.mtime_ns
+    # A file that grew has a time of its own by either clock, as long as the clock is the same.
+    by_run = mtime_ns == before.run_ns
+    if entry.is_dir:
+        mtime_ns = clock.run_ns if by_run else mtime_ns
+    elif not clock.own:
+        if before.own or by_run or mtime_ns == created_ns:
+            mtime_ns = clock.run_ns
+    elif created_ns is None and (told_ns := own_time_ns(entry.size_bytes, index.get(entry.name))) is not None:
+        created_ns = mtime_ns = told_ns
+    elif by_run:
+        mtime_ns = seen_ns if created_ns is None else created_ns
+    if (created_ns, mtime_ns) == (entry.created_ns, entry.mtime_ns):
+        return entry
+    return msgspec.structs.replace(entry, created_ns=created_ns, mtime_ns=mtime_ns)

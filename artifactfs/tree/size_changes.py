@@ -1,0 +1,109 @@
+"""The sizes that files come to while they are mounted: by growth, and by contents that contradict a listing.
+
+Owns what no listing gives by itself: a file that grew keeps its inode number (docs/semantics.md 2.4), and the length of
+the contents counts where a listing lags behind or runs ahead (4.1).
+"""
+
+import cachetools
+import msgspec
+
+from artifactfs.domain import ListedChild
+from artifactfs.tree.nodes import Entry, may_have_grown
+
+# Directories with such files. Arbitrary.
+_MAX_DIRECTORIES = 10_000
+
+
+class SizeOverride(msgspec.Struct, frozen=True):
+    """The size of a file's contents, and the listed size that it overrides (docs/semantics.md 4.1).
+
+    `applied`: a listing was made with it since.
+    """
+
+    listed_bytes: int | None
+    size_bytes: int
+    applied: bool = False
+
+    def next(self, listed_bytes: int | None, *, live: bool) -> "SizeOverride | None":
+        """Return the override for a new listing, which gives a file this size; None if the listing counts.
+
+        `live`: the run goes on. Then the contents may reach the size of a listing that runs ahead of them, so the
+        listing counts from the second time on, and is compared with the contents again.
+        """
+        if listed_bytes == self.listed_bytes:
+            runs_ahead = listed_bytes is not None and listed_bytes > self.size_bytes
+            return None if live and runs_ahead and self.applied else msgspec.structs.replace(self, applied=True)
+        if listed_bytes is None or self.listed_bytes is None:
+            return None
+        lags = self.listed_bytes < listed_bytes <= self.size_bytes
+        return SizeOverride(listed_bytes, self.size_bytes, applied=True) if lags else None
+
+
+class GrownFile(msgspec.Struct):
+    """A name whose file grew: its entry, which no listing gives by itself, and the inode numbers that it had.
+
+    `entry` None: the file is gone, or the contents turned out to be another version, which no listing has shown yet.
+    """
+
+    entry: Entry | None
+    numbers: set[int]
+
+
+class DirectorySizes(msgspec.Struct):
+    """The sizes that contents have against the listing, and the files that grew, by name in one directory."""
+
+    overrides: dict[bytes, SizeOverride] = {}
+    grown: dict[bytes, GrownFile] = {}
+
+    def overridden(self, item: ListedChild, *, live: bool) -> ListedChild:
+        """Return a listed child with the size that counts. `live`: see SizeOverride."""
+        override = self.overrides.pop(item.name, None)
+        if override is None or (override := override.next(item.size_bytes, live=live)) is None:
+            return item
+        self.overrides[item.name] = override
+        return msgspec.structs.replace(item, size_bytes=override.size_bytes)
+
+    def note_growth(self, entry: Entry) -> None:
+        """Record the entry of a file that grew, or that takes the place of one that did."""
+        known = self.grown.setdefault(entry.name, GrownFile(None, set()))
+        known.numbers.add(entry.number)
+        known.entry = entry
+
+
+class SizeChanges:
+    """The sizes of all directories of a mount. A key is (run id, path)."""
+
+    def __init__(self) -> None:
+        self._of: cachetools.LRUCache[tuple[int, str], DirectorySizes] = cachetools.LRUCache(_MAX_DIRECTORIES)
+
+    def of(self, key: tuple[int, str]) -> DirectorySizes:
+        """Return the sizes of a directory, which may be empty."""
+        return self._of.get(key) or DirectorySizes()
+
+    def keep(self, key: tuple[int, str], sizes: DirectorySizes) -> None:
+        """Keep the sizes of a directory, if there are any."""
+        if sizes.overrides or sizes.grown:
+            self._of[key] = sizes
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._of.clear()
+
+    def record(self, key: tuple[int, str], entry: Entry, size_bytes: int, *, same_version: bool) -> None:
+        """Record the size of a file's contents, which the listing of `entry` contradicts.
+
+        `same_version`: the contents continue the version, and did not turn out to be another one.
+        """
+        sizes = self.of(key)
+        before = sizes.overrides.get(entry.name)
+        listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
+        sizes.overrides[entry.name] = SizeOverride(listed, size_bytes)
+        completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
+        if same_version and may_have_grown(entry, completed):
+            sizes.note_growth(completed)
+        self.keep(key, sizes)
+
+    def record_other_version(self, key: tuple[int, str], entry: Entry) -> None:
+        """Record that a file that seemed to have grown is another version: it gets a number of its own."""
+        if (grown := self.of(key).grown.get(entry.name)) is not None:
+            grown.entry = None
