@@ -87,10 +87,11 @@ async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Samp
     await blocks.load({0, last}, ahead=False)
     highest = blocks.last_in_memory()
     samples = []
-    for index in sorted({0, last if blocks.block(last) is not None or highest is None else highest}):
+    last_known = last if blocks.block(last) is not None or highest is None else highest
+    for index in sorted({0, last_known}):
         block = blocks.block(index)
         count = min(block.filled, blocks.length_of(index)) if block is not None else 0
-        if index == 0 and last > 0:
+        if index < last_known:
             count = min(count, context.tuning.head_bytes)
         if block is not None and count:
             samples.append(_Sample(index * block_bytes, memoryview(block.data)[:count]))

@@ -44,7 +44,11 @@ class OpenFile:
 
     async def grow(self, version: ContentVersion) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
-        await self._shared.current.grow(version)
+        while True:
+            try:
+                return await self._shared.current.grow(version)
+            except AccountSwitched:
+                continue
 
     async def read_head(self, *, revalidate: bool) -> None:
         """Find the size where the listing does not give it; with `revalidate`, see that the server has this version.

@@ -84,8 +84,10 @@ class SharedFile:
         ServiceError.
         """
         async with self._growing:
+            # A read past the end of a version that is gone must fail, and not find the end of the file.
+            self.blocks.check_alive()
             size, listed = self.size, version.size_bytes
-            if size is None or listed is None or self.dead:
+            if size is None or listed is None:
                 return
             # Without a size in the listing, only an answer shows growth.
             is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s

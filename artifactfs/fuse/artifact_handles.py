@@ -186,7 +186,9 @@ class ArtifactHandles:
     async def _grow(self, inode: Inode, opened: OpenFile, end: int) -> None:
         """Let an open file grow to its listed size, for a read up to `end`; records the size that it comes to."""
         size, file = opened.size, inode.node
-        if size is not None and isinstance(file, ArtifactFile) and end > size < (file.entry.size_bytes or 0):
+        if size is not None and isinstance(file, ArtifactFile) and size < (file.entry.size_bytes or 0):
+            if end <= size:
+                return  # nothing of the larger file is read, so nothing is known of its size
             await opened.grow(await self._tree.locate_content(file))
         self._record_size(inode, opened)
 
@@ -211,16 +213,19 @@ class ArtifactHandles:
         Takes at most the deadline of the call that `began` then (of trio's clock).
         """
         log.warning("content of %s: %s", shown(mount_path(file)), error)
-        inode.superseded = True
         self._tree.mark_suspect(file.directory)
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)
         except errors.NoSuchEntry:
+            inode.superseded = True
             return FUSEError(gone)
         except trio.TooSlowError:
             return FUSEError(errno.ETIMEDOUT)
-        if not isinstance(found.node, ArtifactFile):
-            return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
+        if isinstance(found.node, ArtifactFile) and same_version(file.entry, found.node.entry):
+            # The file is the one that it was, and keeps its inode number: an outage is no replacement.
+            return FUSEError(errno.EIO)
+        inode.superseded = True
         # Another version by now: the body of one that is empty is too short for this one.
-        return FUSEError(errno.EIO if same_version(file.entry, found.node.entry) else errno.ESTALE)
+        is_file = isinstance(found.node, ArtifactFile)
+        return FUSEError(errno.ESTALE if is_file or gone != errno.ENOENT else errno.EISDIR)

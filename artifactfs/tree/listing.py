@@ -171,6 +171,9 @@ async def build(
             if growth is not None or (before is not None and may_have_grown(before, entry)):
                 sizes.note_growth(entry)
         await checkpoint_if_full(part)
+    for name in sizes.grown.keys() - by_name.keys():
+        # What comes under the name of a file that went away does not continue it.
+        sizes.grown[name].entry = None
     return Listing(by_name)
 
 

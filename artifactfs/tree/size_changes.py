@@ -42,7 +42,7 @@ class SizeOverride(msgspec.Struct, frozen=True):
 class GrownFile(msgspec.Struct):
     """A name whose file grew: its entry, which no listing gives by itself, and the inode numbers that it had.
 
-    `entry` None: the contents turned out to be another version, which no listing has shown yet.
+    `entry` None: the file is gone, or the contents turned out to be another version, which no listing has shown yet.
     """
 
     entry: Entry | None

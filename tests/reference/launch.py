@@ -20,9 +20,13 @@ import msgspec
 import pyfuse3
 
 from artifactfs import cli, errors
+from artifactfs.content import shared_file
 from artifactfs.content.fetcher import Fetcher
+from artifactfs.content.growth import Growth
 from artifactfs.content.reader import OpenFile
+from artifactfs.fuse import inodes
 from artifactfs.fuse.operations import Operations
+from artifactfs.tree import listing, nodes
 from artifactfs.tree.nodes import DirSnapshot
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.tree.tree import Tree
@@ -115,6 +119,21 @@ def versions_mixed() -> None:
             self._blocks.learn_size(body.total)
 
     _put(Fetcher, "_check", careless_check)
+
+
+def growth_unproven() -> None:
+    """A larger file is taken for a continued one."""
+
+    async def trusting(_context: object, _artifact: object, _blocks: object, listed_bytes: int | None) -> Growth:
+        return Growth(listed_bytes or 0)
+
+    vars(shared_file)["prove"] = trusting
+
+
+def growth_is_replacement() -> None:
+    """A larger file is always another version."""
+    for module in (inodes, listing, nodes):
+        vars(module)["may_have_grown"] = lambda _old, _new: False
 
 
 def _put(owner: type, name: str, new: Callable[..., Any]) -> None:

@@ -7,22 +7,34 @@ them may show. Mostly that is the present one alone. It is more
 that, and
   so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look;
 - in trouble (3.2), from a fault on until something was answered after its end: any moment since the one shown last, for
-  the old listing is served. Where no old one is cached, an error of the table may come instead.
+  the old listing is served. Where no old one is cached, an error of the table may come instead;
+- for the size of a file whose contents were read: an answer's length counts at once, and as long as a listing that
+  lags behind it could look as the listing does (3.5, 4.1). And the size of an open file may be the old one until its
+  contents have proven that it grew (2.4).
 
 Never a moment before the one that was shown last (3.4); never a directory that is half one moment and half another;
 never an error without a trouble. What is read is of one version, to the byte, or fails (4.1); it fails with ESTALE only
 where the file was not the same all the time.
 
+A file that grows is the same file (2.4, 3.5): its inode number stays as long as it only grew, and never stands for a
+file that became shorter, nor again for one of another size once its name showed another file, or none. All that is read
+of an inode while it is open is of one version: the first bytes of what that came to. Reads go as far as a look or a
+read has shown that the file goes, at least.
+
 Weak spots: that the kernel may repeat a name (3.4) is left out: it learns that names hold for 0 s. A trouble is one of
-everything until it is healed, also where it met only contents, or where a retry has cured it. After a failed read the
-old listing counts as lost, and after a stall reads may time out for as long as the run is used. Two versions of one
-size differ in the validator and in nothing else (2.4), so the bytes of an earlier one may show again, but never
-mixed. A file that is empty by now may be EIO, not ESTALE: its body is taken for a short one. Times are not compared.
-Index and read-ahead of listings are off: tests/simulated/test_project_index_property.py has a model of them.
+everything until it is healed, also where it met only contents, or where a retry has cured it. After a failed read or
+open the old listing counts as lost, and after a stall reads may time out for as long as the run is used. Two versions
+of one size differ in the validator and in nothing else (2.4), so the bytes of an earlier one may show again, but never
+mixed. A file that is empty by now may be EIO, not ESTALE: its body is taken for a short one. Where the old listing is
+lost, so is what tells growth from replacement: after an hour, and after contents of another version than listed (a
+replacement that a read or an open met), for any file of the directory. In a finished run an answer of a larger file is
+another version (its size is shown for an hour), so growth may be ESTALE there. Times are not compared. Index and read-
+ahead of listings are off: tests/simulated/test_project_index_property.py has a model of them.
 """
 
 import errno
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field, replace
 
 # What goes wrong, and what the table of model-lab-api.md makes of it. "slow" is this machine's doing: a look took as
 # long as no caller is to wait for a refresh.
@@ -37,28 +49,83 @@ TROUBLES = {
 }
 
 
+_CHUNK = 1 << 16
+
+
 @dataclass(frozen=True)
 class Version:
-    """A version of a file. Its bytes tell which it is, and where in it they are."""
+    """A version of a file, as far as it has come. Its bytes tell which it is, and where in it they are.
+
+    `kept`: (end, number of the version) of what a truncation left of others, in front of its own bytes.
+    """
 
     number: int
     size: int
+    kept: tuple[tuple[int, int], ...] = ()
+
+    def grown(self, count: int) -> "Version":
+        """Return the same version with so many bytes more."""
+        return replace(self, size=self.size + count)
+
+    def cut(self, number: int, size: int) -> "Version":
+        """Return another version: the first `size` bytes of this one."""
+        parts = (*self.kept, (self.size, self.number))
+        starts = (0, *(end for end, _ in parts))
+        kept = tuple((min(end, size), its) for (end, its), start in zip(parts, starts, strict=False) if start < size)
+        return Version(number, size, kept)
 
     def read(self, start: int, count: int) -> bytes:
         """Return what a read gives: less than `count` bytes at the end only."""
         end = max(start, min(start + count, self.size))
-        lines = [b"v%04d %08d \n" % (self.number, at) for at in range(start // 16 * 16, end, 16)]
-        return b"".join(lines)[start % 16 : start % 16 + end - start]
+        found = b""
+        for stop, number in (*self.kept, (self.size, self.number)):
+            at = start + len(found)
+            if at < min(stop, end):
+                found += _text(number, at, min(stop, end))
+        return found
+
+
+def _text(number: int, start: int, end: int) -> bytes:
+    chunks = range(start // _CHUNK, -(-end // _CHUNK))
+    return b"".join(_chunk(number, it) for it in chunks)[start % _CHUNK :][: end - start]
+
+
+@functools.lru_cache(512)
+def _chunk(number: int, chunk: int) -> bytes:
+    return b"".join(b"v%04d %08d \n" % (number, at) for at in range(chunk * _CHUNK, (chunk + 1) * _CHUNK, 16))
+
+
+@dataclass(eq=False)
+class Inode:
+    """An inode number. `what`: a directory or a file; `size`: the largest that was shown of it.
+
+    `read`: (offset, bytes) of what was read through the handles that are open, `handles` of them.
+    """
+
+    path: str
+    what: str
+    size: int
+    handles: int = 0
+    read: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class Handle:
-    """An open file. `since`: the moment it was opened in, at the earliest; `may_be`: what bytes that came are of."""
+    """An open file. `size`: when it was opened; `since`: the moment it was opened in, at the earliest."""
 
     path: str
+    inode: Inode
     size: int
     since: int
-    may_be: set[Version] | None = None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A size that contents may have shown, while listings showed sizes between `low` and `high`."""
+
+    size: int
+    low: int
+    high: int
 
 
 class Model:
@@ -74,7 +141,12 @@ class Model:
         self.asked: dict[str, int] = {}  # by directory, the moment that the listing held is of, at the earliest
         self.shown: dict[str, int] = {}  # by directory, the moment that was shown last, at the earliest
         self.at_hand: set[str] = set()  # directories of which there is an old listing, if one is needed
-        self.inodes: dict[int, tuple[str, str]] = {}
+        self.learned: dict[str, set[Learned]] = {}  # by file
+        self.seen: dict[str, int] = {}  # by path, the moment that it was shown of last, at the earliest
+        self.inodes: dict[int, Inode] = {}
+        self.last: dict[str, int] = {}  # by path, the inode number that a look showed last
+        self.lost: set[str] = set()  # the paths whose number may be another one at the next look
+        self.retired: dict[str, dict[int, int]] = {}  # by path, the sizes of the numbers that it had before
 
     # --- what is there -------------------------------------------------------------------------------------
 
@@ -84,6 +156,24 @@ class Model:
         if path in files:
             return f"file of {files[path].size} bytes"
         return "directory" if not path or any(other.startswith(path + "/") for other in files) else "ENOENT"
+
+    def shown_at(self, moment: int, path: str) -> set[str]:
+        """Return what may be shown at a path while its listing is of a moment: contents decide on the size."""
+        file = self.moments[moment].get(path)
+        sizes = {it.size for it in self.learned.get(path, ()) if file is not None and it.low <= file.size <= it.high}
+        inode = self.inodes[self.last[path]] if path in self.last else None
+        if file is not None and inode is not None and inode.handles and inode.what == "file" and file.size > inode.size:
+            sizes.add(inode.size)  # until the contents have proven that it grew
+        return {self.entry(moment, path)} | {f"file of {size} bytes" for size in sizes}
+
+    def number(self, moment: int, path: str) -> int | None:
+        """Return the number of the version at a path; it stays the same while the file grows. None for no file."""
+        file = self.moments[moment].get(path)
+        return None if file is None else file.number
+
+    def ever(self, path: str) -> list[Version]:
+        """Return every state that the file at a path was in."""
+        return [files[path] for files in self.moments if path in files]
 
     def children(self, moment: int, path: str) -> str:
         """Return what is in a directory: its names, those of directories with a slash."""
@@ -110,6 +200,7 @@ class Model:
         """More than `finished_ttl`. An old listing need not be served for longer than `stale_max`, an hour."""
         self.asked.clear()
         self.at_hand.clear()
+        self.lost.update(self.last)
 
     def trouble(self, how: str) -> None:
         """From now on requests may fail."""
@@ -128,21 +219,28 @@ class Model:
         asked = self.asked.setdefault(directory, now) if self.believes else now
         return range(max(0 if self.troubles else asked, self.shown.get(directory, 0)), now + 1)
 
+    def shows(self, directory: str, path: str) -> set[str]:
+        """Return what may be shown at a path in a directory."""
+        since = range(self.seen.get(path, 0), len(self.moments))
+        return self._at(path, self.may_show(directory)) & self._at(path, since)
+
+    def _at(self, path: str, moments: range) -> set[str]:
+        return set().union(*(self.shown_at(moment, path) for moment in moments))
+
     def found(self, path: str) -> set[str]:
         """Return what may be found at a path: each directory above it is looked at by itself."""
         may_be = {"directory"}
         for directory, name in steps(path):
-            there = (
-                {self.entry(moment, name) for moment in self.may_show(directory)} if "directory" in may_be else set()
-            )
+            there = self.shows(directory, name) if "directory" in may_be else set()
             may_be = there | {"ENOTDIR" if it.startswith("file") else it for it in may_be if it != "directory"}
         return may_be
 
     def errors(self, *directories: str) -> set[str]:
         """Return the errors that a look at directories may end with: none where there is an old listing of each."""
-        return (
-            set() if self.at_hand.issuperset(directories) else {errno.errorcode[TROUBLES[it]] for it in self.troubles}
-        )
+        return set() if self.at_hand.issuperset(directories) else self._failures()
+
+    def _failures(self) -> set[str]:
+        return {errno.errorcode[TROUBLES[it]] for it in self.troubles}
 
     def _held(self, *directories: str) -> None:
         """Take note that directories were shown. In a trouble that may have been the old listing: no younger for it."""
@@ -161,52 +259,131 @@ class Model:
         if not is_error(answer):
             self._held(*above, path)
             self.shown[path] = next(it for it in self.may_show(path) if self.children(it, path) == answer)
+            names = answer.split()
+            for other in [it for it in self.last if steps(it)[-1][0] == path]:
+                if other.rpartition("/")[2] not in names:
+                    self._retire(other)
 
     def looked_up(self, path: str, answer: str, *, opened: bool = False) -> None:
-        """Check a `stat`, or an `open`: that one looks into a directory, too."""
+        """Check a `stat`, or an `open`: that one looks into a directory, and at a file's contents, too."""
+        if opened:
+            self._learn(path)
         above = [directory for directory, _ in steps(path)]
         found = self.found(path)
         into = [path] if opened and "directory" in found else []
         for directory in into:
             self.may_show(directory)
-        check(answer, found | self.errors(*above, *into))
+        # Contents may fail, whatever listings are there.
+        is_file = opened and any(it.startswith("file") for it in found)
+        check(answer, found | self.errors(*above, *into) | (self._failures() if is_file else set()))
+        if is_file:
+            numbers = {self.number(moment, path) for moment in range(self.seen.get(path, 0), len(self.moments))}
+            if is_error(answer):
+                self.at_hand.discard(above[-1])
+            if len(numbers) > 1:
+                self._lose(above[-1])
         if not is_error(answer):
             self._held(*above)
-            self.shown[above[-1]] = next(it for it in self.may_show(above[-1]) if self.entry(it, path) == answer)
+            self._seen(path, answer)
+        elif answer in ("ENOENT", "ENOTDIR"):
+            self._retire(path)
 
-    def identified(self, path: str, answer: str, inode: int) -> None:
-        """Check that an inode number stands for one path, and one size (2.4)."""
-        known = self.inodes.setdefault(inode, (path, answer))
-        assert known == (path, answer), f"inode {inode} was {known}, and is {(path, answer)}"
+    def _learn(self, path: str) -> None:
+        """Contents are read now: they may tell the size of the file."""
+        now, directory = len(self.moments) - 1, steps(path)[-1][0]
+        if (file := self.moments[now].get(path)) is not None:
+            listed = [self.moments[it][path].size for it in self.may_show(directory) if path in self.moments[it]]
+            self.learned.setdefault(path, set()).add(Learned(file.size, min(listed), max(listed)))
 
-    def opened(self, path: str, size: int) -> Handle:
-        """Return a handle for a file that `looked_up` has checked."""
-        return Handle(path, size, self.shown[steps(path)[-1][0]])
+    def _seen(self, path: str, answer: str) -> None:
+        """Take note of a look at a path: no later one shows less."""
+        directory = steps(path)[-1][0]
+        may_be = self.may_show(directory)
+        self.shown[directory] = next(it for it in may_be if answer in self.shown_at(it, path))
+        since = range(self.seen.get(path, 0), len(self.moments))
+        self.seen[path] = next(it for it in since if answer in self.shown_at(it, path))
+        learned = {it for it in self.learned.get(path, ()) if answer == f"file of {it.size} bytes"}
+        if len(may_be) == 1 and path in (files := self.moments[may_be[0]]):
+            # The listing of this moment is known to lag, so another one counts only if it lags as well.
+            listed = files[path].size
+            learned = {Learned(it.size, min(listed, it.size), max(listed, it.size)) for it in learned}
+        self.learned[path] = learned
+
+    def _lose(self, directory: str) -> None:
+        """A read or an open may have met another version than listed: the listing of its directory is dropped."""
+        self.lost.update(it for it in self.last if steps(it)[-1][0] == directory)
+
+    def _retire(self, path: str) -> None:
+        """A look showed that a path has another file, or none."""
+        if (number := self.last.pop(path, None)) is not None:
+            self.retired.setdefault(path, {})[number] = self.inodes[number].size
+
+    def identified(self, path: str, answer: str, size: int, number: int, since: int) -> None:
+        """Check the inode number of a look that `looked_up` has checked.
+
+        `since`: the moment, at the earliest, that the look before it showed of the path.
+        """
+        what = answer.partition(" ")[0]
+        inode = self.inodes.setdefault(number, Inode(path, what, size))
+        assert (inode.path, inode.what) == (path, what), f"inode {number} is of {inode.path}, and of {path}"
+        before = self.last.get(path)
+        if what == "file":
+            numbers = {self.number(moment, path) for moment in range(since, len(self.moments))}
+            if before is not None and len(numbers) == 1 and path not in self.lost:
+                assert number == before, f"a file that only grew was inode {before}, and is {number}"
+            assert size >= inode.size, f"inode {number} shrank from {inode.size} to {size} bytes"
+        if before != number:
+            self._retire(path)
+            was = self.retired.get(path, {}).pop(number, size)
+            assert size == was, f"inode {number} was of {was} bytes, then of another file, and is of {size} bytes"
+        inode.size = size
+        self.last[path] = number
+        self.lost.discard(path)
+
+    def opened(self, path: str, size: int, number: int) -> Handle:
+        """Return a handle for a file that `looked_up` and `identified` have checked."""
+        inode = self.inodes[number]
+        inode.handles += 1
+        return Handle(path, inode, size, self.seen[path])
+
+    def closed(self, handle: Handle) -> None:
+        handle.inode.handles -= 1
+        if not handle.inode.handles:
+            handle.inode.read.clear()
 
     def read(self, handle: Handle, start: int, count: int, answer: bytes | str) -> None:
         """Check a read of `count` bytes: what it brought, or the name of its error."""
-        ever = {files.get(handle.path) for files in self.moments}
-        alike = {it for it in ever if it is not None and it.size == handle.size}
+        self._learn(handle.path)
+        inode = handle.inode
+        since = {self.number(moment, handle.path) for moment in range(handle.since, len(self.moments))}
+        came = {it for it in since if it is not None}
+        # The versions that it may be of: one that had this size at any time, or one that came since.
+        ever = {it.number: it for it in self.ever(handle.path)}
+        alike = {it.number for it in self.ever(handle.path) if it.size == handle.size}
         if isinstance(answer, bytes):
-            may_be = alike if handle.may_be is None else handle.may_be
-            fitting = {it for it in may_be if it.read(start, count) == answer}
-            assert fitting, f"{len(answer)} bytes, {answer[:16]!r}…, of none of {may_be}"
+            inode.read.append((start, answer))
+            end = start + len(answer)
+            fits = [it for it in alike | came if all(ever[it].read(at, len(of)) == of for at, of in inode.read)]
+            assert fits, f"{len(answer)} bytes, {answer[:16]!r}…: with what was read before, of none of {ever}"
+            if len(answer) < count:
+                assert end >= inode.size, f"a read ended at {end}, though {inode.size} bytes were shown"
+                assert not answer or end in {it.size for it in self.ever(handle.path)}, f"a read ended at {end}"
             if answer:
-                handle.may_be = fitting  # and no version that comes later
+                inode.size = max(inode.size, end)
             return
-        since = {files.get(handle.path) for files in self.moments[handle.since :]}
-        permitted = {errno.errorcode[TROUBLES[it]] for it in self.troubles | ({"stall"} if self.stalled else set())}
-        if len(since | alike) > 1:
-            emptied = any(it is not None and it.size == 0 for it in since)
+        permitted = self._failures() | ({"ETIMEDOUT"} if self.stalled else set())
+        if len(since | alike) > 1 or self.finished:
+            emptied = any(it.size == 0 for it in self.ever(handle.path))
             permitted |= {"ESTALE"} | ({"EIO"} if self.troubles or emptied else set())
         check(answer, permitted)
         directory = steps(handle.path)[-1][0]
         self.at_hand.discard(directory)
         if answer == "ESTALE":
             # The mount has seen that the file is another one: the next look shows that, or something later.
-            states = [files.get(handle.path) for files in self.moments]
-            other = (it for it in range(handle.since, len(states)) if states[it] != states[handle.since])
+            numbers = [self.number(moment, handle.path) for moment in range(len(self.moments))]
+            other = (it for it in range(handle.since, len(numbers)) if numbers[it] != numbers[handle.since])
             self.shown[directory] = max(self.shown.get(directory, 0), next(other, 0))
+            self._lose(directory)
 
 
 def steps(path: str) -> list[tuple[str, str]]:

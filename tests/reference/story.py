@@ -1,9 +1,12 @@
 """What is done to the server, to time and to the mount, step by step, with the model asked about each answer."""
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 
 from tests.reference.driver import HOUR_S, MINUTE_S, Seen, World
 from tests.reference.model import Handle, Model, Version, is_error
+
+EPOCH = datetime(2026, 5, 16, tzinfo=UTC)
 
 # What the emulator is to do to requests.
 FAULTS: dict[str, dict[str, object]] = {
@@ -31,7 +34,7 @@ class Story:
         self._script: list[str] = []
         self._versions = 0
         self._opened = 0
-        self._open: list[tuple[int, Handle]] = []
+        self._open: list[tuple[int, Handle]] = []  # of files
 
     def end(self) -> None:
         """Close what is open, and leave the server as it was found."""
@@ -48,6 +51,22 @@ class Story:
         self._script.append(f"server: put {path}, version {self._versions}, {size} bytes")
         kept = {other: file for other, file in self._files.items() if not in_the_way(other, path)}
         self._change(kept | {path: Version(self._versions, size)})
+
+    def append(self, path: str, count: int) -> None:
+        """A file that is there grows."""
+        if (file := self._files.get(path)) is not None:
+            self._script.append(f"server: append {count} bytes to {path}")
+            self._world.lab.files(self._run, append={path: file.grown(count).read(file.size, count).decode()})
+            self._model.change(self._files | {path: file.grown(count)})
+
+    def truncate(self, path: str, size: int) -> None:
+        """A file loses its end, if it is longer than that."""
+        file = self._files.get(path)
+        if file is not None and size < file.size:
+            self._versions += 1
+            self._script.append(f"server: truncate {path} to {size} bytes: version {self._versions}")
+            self._world.lab.files(self._run, truncate={path: size})
+            self._model.change(self._files | {path: file.cut(self._versions, size)})
 
     def remove(self, path: str) -> None:
         """A file or a directory goes, and with the last file in it a directory."""
@@ -131,14 +150,18 @@ class Story:
         self._saw(f"open {path} as {self._opened}", told(answer), lambda: self._looked_up(path, answer, opened=True))
         if isinstance(answer, str) or answer.what == "directory":
             return False
-        self._open.append((self._opened, self._model.opened(path, answer.size)))
+        self._open.append((self._opened, self._model.opened(path, answer.size, answer.inode)))
         return True
 
     def read(self, which: int, start: int, count: int) -> bool:
-        """Read from anywhere, also a step back; says whether that brought something. `which` -1: opened last."""
+        """Read from anywhere, also a step back; says whether that brought something.
+
+        `which` -1: opened last. `start` -1: from the end of the file, as far as it was shown.
+        """
         if not self._open:
             return False
         number, handle = self._open[which % len(self._open)]
+        start = handle.inode.size if start < 0 else start
         answer = self._world.read(number, start, count)
         seen = answer if isinstance(answer, str) else f"{len(answer)} bytes"
         self._saw(
@@ -157,9 +180,10 @@ class Story:
 
     def close(self, which: int) -> None:
         if self._open:
-            number, _ = self._open.pop(which % len(self._open))
+            number, handle = self._open.pop(which % len(self._open))
             self._script.append(f"close {number}")
             self._world.close(number)
+            self._model.closed(handle)
 
     # --------------------------------------------------------------------------------------------------------
 
@@ -177,9 +201,10 @@ class Story:
         self._model.change(files)
 
     def _looked_up(self, path: str, answer: Seen | str, *, opened: bool = False) -> None:
+        since = self._model.seen.get(path, 0)
         self._model.looked_up(path, told(answer), opened=opened)
         if isinstance(answer, Seen):
-            self._model.identified(path, answer.what, answer.inode)
+            self._model.identified(path, answer.what, answer.size, answer.inode, since)
 
     def _saw(self, what: str, answer: str, check: Callable[[], None]) -> None:
         self._script.append(f"{what} -> {answer}")
@@ -208,9 +233,12 @@ def in_the_way(other: str, path: str) -> bool:
 
 
 def facts(version: Version) -> dict[str, str]:
-    """Return what the emulator gets of a version. Each has a second of its own, by which it proves itself."""
-    minute, second = divmod(version.number, 60)
-    return {"text": version.read(0, version.size).decode(), "created_at": f"2026-05-16T09:{minute:02}:{second:02}Z"}
+    """Return what the emulator gets of a version. Each has a time of its own, by which it proves itself.
+
+    The emulator adds a second for each change of a file.
+    """
+    created_at = EPOCH + timedelta(hours=version.number)
+    return {"text": version.read(0, version.size).decode(), "created_at": created_at.isoformat().replace("+00:00", "Z")}
 
 
 def places(files: Iterable[str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The reference model: a real mount of a server that changes and fails, against a page of obvious Python (`model.py`).
 
-Hypothesis makes up scripts: files come, change, go and are renamed, a run finishes, time passes, requests fail, and
-a process looks. Each answer must be one that the model permits. A script with one that it does not is shrunk, and
-printed as what was done and seen.
+Hypothesis makes up scripts: files come, grow, change, are cut, go and are renamed, a run finishes, time passes,
+requests fail, and a process looks. Each answer must be one that the model permits. A script with one that it does not
+is shrunk, and printed as what was done and seen.
 
 `ARTIFACTFS_EXAMPLES`: how many scripts each test tries, other ones each time, in place of the same few of an ordinary
 run.
@@ -27,9 +27,12 @@ EXAMPLES = 100
 # Three directories, one in the other; d and d/e are files at times.
 PATHS = ["a", "b", "d/a", "d/e/a", "d/e/b"] * 3 + ["d", "d/e"]
 DIRECTORIES = ["", "", "d", "d/e"]
+# By how many bytes a file grows.
+MORE = [1, 9, 5_000, 150_000, 600_000]
 # Bytes: nothing, a page in part, more than a glance costs (128 KiB), more than a block (512 KiB).
 SIZES = [0, 7, 5_000, 150_000, 600_000]
-STARTS = [0, 1, 4_096, 100_000, 140_000, 524_288, 599_990]
+# And from the end on, as far as it was shown: -1.
+STARTS = [-1, -1, 0, 1, 4_096, 100_000, 140_000, 524_288, 599_990, 1_000_000]
 COUNTS = [1, 4_096, 200_000, 1_000_000]
 # A stall costs seconds, so there are few.
 TROUBLES = [*["500", "503", "429", "reset", "cut"] * 6, "stall"]
@@ -41,6 +44,8 @@ HANDLES = [-1, 0, 1]
 # How often a step comes, and what it may come with.
 STEPS: dict[str, tuple[int, tuple[Sequence[object], ...]]] = {
     "put": (6, (PATHS, SIZES)),
+    "append": (4, (PATHS, MORE)),
+    "truncate": (2, (PATHS, SIZES[:-1])),
     "remove": (2, (PATHS,)),
     "rename": (2, (PATHS, PATHS)),
     "finish": (1, ()),
@@ -53,7 +58,7 @@ STEPS: dict[str, tuple[int, tuple[Sequence[object], ...]]] = {
     "walk": (2, (DIRECTORIES,)),
     "stat": (4, (PATHS,)),
     "open": (3, (PATHS,)),
-    "read": (4, (HANDLES, STARTS, COUNTS)),
+    "read": (5, (HANDLES, STARTS, COUNTS)),
     "cat": (3, (PATHS, COUNTS[2:])),
     "close": (1, (HANDLES,)),
 }
@@ -89,7 +94,7 @@ def play(there: World, script: Sequence[Step]) -> None:
 
 @pytest.mark.parametrize("believes", [True, False], ids=["with times to live", "without"])
 def test_a_mount_shows_what_the_model_permits(believes: bool, lab: Lab, tmp_path: Path) -> None:
-    """3.1, 3.2, 3.3, 3.4, 4.1: whatever happens to server and mount, a look shows what the contract lets it show.
+    """2.4, 3.1 to 3.5, 4.1: whatever happens to server and mount, a look shows what the contract lets it show.
 
     With listings that stay fresh for their time, and with such as are asked for at each look.
     """
@@ -112,6 +117,29 @@ def test_a_mount_shows_what_the_model_permits(believes: bool, lab: Lab, tmp_path
         tried()
 
 
+# Scripts that once failed: what they were shrunk to.
+FIXED: dict[str, list[Step]] = {
+    "a failed read is no replacement": [("finish",), ("put", "a", 7), ("stat", "a"), ("fail", "content", "500", None),
+                                        ("open", "a"), ("read", 0, 0, 1), ("stat", "a")],
+    "of the only known block more than the head is compared": [
+        ("put", "a", 600_000), ("open", "a"), ("read", 0, 262_144, 4_096), ("truncate", "a", 150_000),
+        ("append", "a", 600_000), ("refresh",), ("stat", "a"), ("read", 0, 700_000, 4_096)],
+    "a read within the known size does not undo the listed one": [
+        ("put", "a", 600_000), ("open", "a"), ("read", 0, 0, 16), ("append", "a", 9), ("refresh",), ("stat", "a"),
+        ("read", 0, 300_000, 16), ("stat", "a"), ("read", 0, -1, 1), ("stat", "a")],
+    "a file that was gone is another one": [
+        ("put", "a", 7), ("stat", "a"), ("append", "a", 9), ("refresh",), ("stat", "a"), ("remove", "a"), ("refresh",),
+        ("stat", "a"), ("put", "a", 5_000), ("refresh",), ("stat", "a")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", FIXED.values(), ids=FIXED)
+def test_what_was_fixed_once(script: list[Step], lab: Lab, tmp_path: Path) -> None:
+    """2.4, 4.1: inode numbers change for replacements alone, and no handle has bytes of two versions."""
+    with world(lab, tmp_path, believes=True) as there:
+        play(there, script)
+
+
 # What the bugs of launch.py were shrunk to when hypothesis looked for them.
 FOUND: dict[str, list[Step]] = {
     "never_refreshed": [("ls", ""), ("put", "a", 0), ("refresh",), ("ls", "")],
@@ -120,12 +148,15 @@ FOUND: dict[str, list[Step]] = {
     "old_not_served": [("ls", ""), ("fail", "any", "429", 1), ("refresh",), ("ls", "")],
     "versions_mixed": [("put", "a", 5_000_000), ("open", "a"), ("read", 0, 0, 16), ("put", "a", 5_000_000),
                        ("read", 0, 4_999_900, 16)],
+    "growth_unproven": [("put", "a", 7), ("open", "a"), ("read", 0, 0, 7), ("put", "a", 5_000), ("refresh",),
+                        ("stat", "a"), ("read", 0, 7, 4_096)],
+    "growth_is_replacement": [("put", "a", 7), ("stat", "a"), ("append", "a", 9), ("refresh",), ("stat", "a")],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("bug", FOUND)
 def test_the_model_finds_a_bug(bug: str, lab: Lab, tmp_path: Path) -> None:
-    """3.2, 3.3, 4.1: a mount with a bug in it is found out, and by nothing but that bug."""
+    """2.4, 3.2, 3.3, 3.5, 4.1: a mount with a bug in it is found out, and by nothing but that bug."""
     with world(lab, tmp_path, bug, believes=True) as there:
         with pytest.raises(AssertionError, match="not permitted by the model"):
             play(there, FOUND[bug])
