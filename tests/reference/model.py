@@ -277,10 +277,8 @@ class Model:
         is_file = opened and any(it.startswith("file") for it in found)
         check(answer, found | self.errors(*above, *into) | (self._failures() if is_file else set()))
         if is_file:
-            numbers = {self.number(moment, path) for moment in range(self.seen.get(path, 0), len(self.moments))}
-            if is_error(answer):
-                self.at_hand.discard(above[-1])
-            if len(numbers) > 1:
+            self.at_hand -= {above[-1]} if is_error(answer) else set()
+            if len({self.number(moment, path) for moment in range(self.seen.get(path, 0), len(self.moments))}) > 1:
                 self._lose(above[-1])
         if not is_error(answer):
             self._held(*above)
@@ -368,8 +366,7 @@ class Model:
             if len(answer) < count:
                 assert end >= inode.size, f"a read ended at {end}, though {inode.size} bytes were shown"
                 assert not answer or end in {it.size for it in self.ever(handle.path)}, f"a read ended at {end}"
-            if answer:
-                inode.size = max(inode.size, end)
+            inode.size = max(inode.size, end if answer else 0)
             return
         permitted = self._failures() | ({"ETIMEDOUT"} if self.stalled else set())
         if len(since | alike) > 1 or self.finished:
