@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.emulator import sample
+from tests.contract.reading import read
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Seen, Shell, holding, wait_until
 
@@ -162,16 +163,34 @@ def test_a_runs_time_is_no_part_of_a_version(lab: Lab, mounting: Mounting) -> No
 
 
 def test_a_changed_file_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:
-    """2.4: a file whose size changed is another inode with the new size; its neighbours stay what they were."""
+    """2.4: a file whose size shrank is another inode with the new size; its neighbours stay what they were."""
     run_id = lab.new_run({"changes": 10, "stays": 20})
     mounted = mounting(*AT_ONCE)
     changes, stays = look(mounted, "runs", run_id, "changes"), look(mounted, "runs", run_id, "stays")
-    lab.files(run_id, change={"changes": {"size": 11}})
+    lab.files(run_id, change={"changes": {"size": 9}})
 
     changed = look(mounted, "runs", run_id, "changes")
-    assert changed["st_size"] == 11
+    assert changed["st_size"] == 9
     assert changed["st_ino"] != changes["st_ino"]
     assert look(mounted, "runs", run_id, "stays") == stays
+
+
+@pytest.mark.parametrize(("change", "same"), [("append", True), ("replace", False)])
+def test_a_larger_file_is_compared_with_what_was_read(change: str, same: bool, lab: Lab, mounting: Mounting) -> None:
+    """2.4: once a larger file is opened, it is the same inode if it was appended to, and a new one if replaced."""
+    run_id = lab.new_run({"log.txt": 1000})
+    mounted = mounting(*AT_ONCE)
+    assert read(mounted, "whole", "runs", run_id, "log.txt") == lab.sha256(run_id, "log.txt")
+    before = look(mounted, "runs", run_id, "log.txt")
+    if change == "append":
+        lab.files(run_id, append={"log.txt": 500})
+    else:
+        lab.files(run_id, change={"log.txt": {"size": 1500}})
+
+    assert read(mounted, "whole", "runs", run_id, "log.txt") == lab.sha256(run_id, "log.txt")
+    after = look(mounted, "runs", run_id, "log.txt")
+    assert after["st_size"] == 1500
+    assert (after["st_ino"] == before["st_ino"]) is same
 
 
 def test_a_file_that_becomes_a_directory_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:
