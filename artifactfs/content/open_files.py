@@ -131,8 +131,8 @@ class OpenFileTable:
         if self._open.get(identity) is not shared:
             return
         del self._open[identity]
-        may_grow = identity.lineage is not None and not (file.version.settled and file.version.is_listed)
-        if file.size is not None and not file.dead and may_grow:
+        # Also of a settled run: a larger file in it is most likely another version, which only the comparison shows.
+        if file.size is not None and not file.dead and identity.lineage is not None:
             blocks = file.blocks
             self._closed[identity] = _Lineage(
                 blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at

@@ -153,6 +153,7 @@ class ArtifactHandles:
         if not isinstance(file, ArtifactFile):
             return found
         size: int | None = None
+        valid_s = found.valid_s
         try:
             opened = await self._files.open(await self._tree.locate_content(file), stream=True)
             try:
@@ -163,9 +164,12 @@ class ArtifactHandles:
                 opened.close()
         except errors.ServiceError as error:
             log.info("the size of %s is not known: %s", shown(mount_path(file)), error)
-        if size is None:
-            return found
-        return LookupResult(self._tree.record_size(file, size), found.valid_s, found.attributes_s)
+            # The kernel must ask again where the next answer may tell the size; a body that is too large stays so.
+            if not isinstance(error, errors.BodyTooLarge):
+                valid_s = 0.0
+        if size is not None:
+            file = self._tree.record_size(file, size)
+        return LookupResult(file, valid_s, found.attributes_s)
 
     async def read(self, handle: FileHandle, offset: int, size: int) -> bytes | memoryview:
         """Return `size` bytes from `offset`, less only at the end of the file, which may have grown since `open`."""

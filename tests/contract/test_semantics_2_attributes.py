@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.emulator import sample
+from tests.contract.reading import read
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Seen, Shell, holding, wait_until
 
@@ -65,21 +66,24 @@ def test_umask_uid_and_gid(mounting: Mounting) -> None:
 def test_copies_of_files_without_a_size(
     options: tuple[str, ...], mode: int, lab: Lab, mounting: Mounting, tmp_path: Path
 ) -> None:
-    """2.1, 2.2: what marks a file without a size does not come along with the copies that docs/using.md names."""
-    lab.switch(size_form="absent", index="404")
+    """2.1, 2.2: what marks a file without a size does not come along with the copies that docs/using.md names.
+
+    Only a body that a lookup does not read to its end, and whose length no answer tells, is shown without a size.
+    """
+    lab.switch(size_form="absent", index="404", ranges="ignored", length="chunked")
     mounted = mounting(*options)
-    run_id = lab.new_run({"a.bin": 5000, "d/b.bin": 70_000})
-    assert stat.S_IMODE(look(mounted, "runs", run_id, "a.bin")["st_mode"]) == mode
-    mounted.sh(
-        'cp -a --no-preserve=ownership "$M/runs/$1" "$2/cp" && tar -C "$M/runs/$1" -cf "$2/tar" .', run_id, tmp_path
-    )
+    size = 128 << 20
+    run_id = lab.new_run({"cp/a.bin": size, "tar/b.bin": size})
+    for name in ("cp/a.bin", "tar/b.bin"):
+        shown = look(mounted, "runs", run_id, name)
+        assert (shown["st_size"], stat.S_IMODE(shown["st_mode"])) == (0, mode)
+    mounted.sh('cp -a --no-preserve=ownership "$M/runs/$1/cp" "$2/cp"', run_id, tmp_path).ok()
+    mounted.sh('tar -C "$M/runs/$1/tar" -cf "$2/tar" .', run_id, tmp_path).ok()
     with tarfile.open(tmp_path / "tar") as archive:
-        assert {(each.size, each.mode, each.gid) for each in archive if each.isfile()} == {
-            (size, 0o444, os.getegid()) for size in (5000, 70_000)
-        }
-    for name, size in (("a.bin", 5000), ("d/b.bin", 70_000)):
-        copied = (tmp_path / "cp" / name).stat()
-        assert (copied.st_size, stat.S_IMODE(copied.st_mode), copied.st_gid) == (size, 0o444, os.getegid())
+        packed = archive.getmember("./b.bin")
+    assert (packed.size, packed.mode, packed.gid) == (size, 0o444, os.getegid())
+    copied = (tmp_path / "cp" / "a.bin").stat()
+    assert (copied.st_size, stat.S_IMODE(copied.st_mode), copied.st_gid) == (size, 0o444, os.getegid())
 
 
 def test_blocks_are_the_size_rounded_up(lab: Lab, standing: Mount) -> None:
@@ -162,16 +166,34 @@ def test_a_runs_time_is_no_part_of_a_version(lab: Lab, mounting: Mounting) -> No
 
 
 def test_a_changed_file_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:
-    """2.4: a file whose size changed is another inode with the new size; its neighbours stay what they were."""
+    """2.4: a file whose size shrank is another inode with the new size; its neighbours stay what they were."""
     run_id = lab.new_run({"changes": 10, "stays": 20})
     mounted = mounting(*AT_ONCE)
     changes, stays = look(mounted, "runs", run_id, "changes"), look(mounted, "runs", run_id, "stays")
-    lab.files(run_id, change={"changes": {"size": 11}})
+    lab.files(run_id, change={"changes": {"size": 9}})
 
     changed = look(mounted, "runs", run_id, "changes")
-    assert changed["st_size"] == 11
+    assert changed["st_size"] == 9
     assert changed["st_ino"] != changes["st_ino"]
     assert look(mounted, "runs", run_id, "stays") == stays
+
+
+@pytest.mark.parametrize(("change", "same"), [("append", True), ("replace", False)])
+def test_a_larger_file_is_compared_with_what_was_read(change: str, same: bool, lab: Lab, mounting: Mounting) -> None:
+    """2.4: once a larger file is opened, it is the same inode if it was appended to, and a new one if replaced."""
+    run_id = lab.new_run({"log.txt": 1000})
+    mounted = mounting(*AT_ONCE)
+    assert read(mounted, "whole", "runs", run_id, "log.txt") == lab.sha256(run_id, "log.txt")
+    before = look(mounted, "runs", run_id, "log.txt")
+    if change == "append":
+        lab.files(run_id, append={"log.txt": 500})
+    else:
+        lab.files(run_id, change={"log.txt": {"size": 1500}})
+
+    assert read(mounted, "whole", "runs", run_id, "log.txt") == lab.sha256(run_id, "log.txt")
+    after = look(mounted, "runs", run_id, "log.txt")
+    assert after["st_size"] == 1500
+    assert (after["st_ino"] == before["st_ino"]) is same
 
 
 def test_a_file_that_becomes_a_directory_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:

@@ -127,14 +127,13 @@ def test_a_content_that_is_not_there(status: int, now: str, expected: str, lab: 
     lab.switch(size_form="absent", index_size_form="absent")
     run_id = lab.new_run({"model.bin": SIZE, "stays": 1})
     standing.log.announce(f"answered {status}")
-    # From here on the name is known, so `open` is the first to hear of what became of it.
+    lab.fault("content", {"status": status})
+    # A lookup that cannot learn the size shows the name, and leaves it to `open` to ask again.
     assert standing.error_of("runs", run_id, "model.bin") == 0
     if now != "a file":
         lab.files(run_id, remove=["model.bin"])
     if now == "a directory":
         lab.files(run_id, add={"model.bin/f": 1})
-    lab.fault("content", {"status": status})
-
     assert named(read(standing, "whole", "runs", run_id, "model.bin")) == expected
 
 

@@ -133,16 +133,19 @@ def test_a_mount_that_was_opened(lab: Lab, open_shell: Shell, user: User) -> Non
 
 
 def test_files_without_a_size_are_open_to_all(lab: Lab, open_shell: Shell, user: User) -> None:
-    """2.1, 2.2: as long as a size is unknown the bits differ, and users with access can read: also a member of
-    the mount's group, nor a stranger; and as soon as it is known all is as with any file."""
-    lab.switch(size_form="absent")
+    """2.1, 2.2: while no answer tells a size the bits differ, and users with access can read: a member of the mount's
+    group, and a stranger, too. The next look that is answered learns the size, and all is as with any file."""
+    lab.switch(size_form="absent", index_size_form="absent")
     group = user.owner
     mounted = open_shell.mount("--allow-other", "--gid", str(group))
     code = "import os, sys; s = os.fstat(os.open(sys.argv[1], 0)); print(s.st_size, s.st_gid, oct(s.st_mode))"
     run_id = lab.new_run({"theirs.bin": 1000, "anothers.bin": 1000})
     for who, name in ((user.prefix, "theirs.bin"), (ANOTHER, "anothers.bin")):
         file = mounted.path("runs", run_id, name)
+        lab.fault("content", {"status": 404})
         assert run(*who, "stat", "-c", "%s %a", file).ok().text == "0 404\n"
+        lab.faults()
+        assert run(*who, "stat", "-c", "%s %a", file).ok().text == "1000 444\n"
         assert run(*who, user.python, "-c", code, file).ok().text == f"1000 {group} 0o100444\n"
         assert run(*who, "sha256sum", file).ok().text.split()[0] == lab.sha256(run_id, name)
 
