@@ -28,6 +28,8 @@ REQUESTED_WAIT_S = 10.0
 # A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
 # another fetch.
 _SUPERVISE_S = 1.0
+# Values of invalid entries, for their next fetch: rare. Arbitrary.
+_MAX_INVALID = 100
 # Negative entries, one small record each; arbitrary.
 _MAX_ABSENCES = 10_000
 
@@ -49,7 +51,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     Fetches in flight are discarded by `mark_stale`, `mark_stale_where`, `invalidate` and `clear`: their waiters get the
     result, and it is not stored. After `mark_all_stale` they are not joined any more.
 
-    `describe(key)` names a key in messages. `fetch(key, stale)` asks the service, with the stale value if there is one.
+    `describe(key)` names a key in messages. `fetch(key, old)` asks the service; `old`: the stale or invalid value.
     `ttl_s(value)` is for how long a value is fresh, `weight(value)` counts against `max_weight`. Exceptions of `fetch`
     other than NotFound go to the waiters and are not cached. `has_room`: whether a fetch takes no other's place.
     """
@@ -88,6 +90,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         )
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
+        self._invalid: cachetools.LRUCache[K, V] = cachetools.LRUCache(_MAX_INVALID)
         # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
         # Values requested until this moment are not stored.
@@ -165,8 +168,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._discard(key)
 
     def invalidate(self, key: K) -> None:
-        """Remove an entry and an absence: the next `get` asks."""
-        self._entries.pop(key, None)
+        """Remove an entry and an absence: the next `get` asks. The fetch still gets the value, which is not served."""
+        if (entry := self._entries.pop(key, None)) is not None:
+            self._invalid[key] = entry.value
         self._discard(key)
 
     def _discard(self, key: K) -> None:
@@ -184,6 +188,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Remove everything, and discard all fetches in flight."""
         self._cleared_at = self._clock()
         self._entries.clear()
+        self._invalid.clear()
         self._absent.clear()
         for fetch in self._inflight.values():
             fetch.discarded = True
@@ -248,7 +253,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         error: BaseException | None = None
         try:
             with fetch.scope:
-                value = await self._fetch(key, stale)
+                value = await self._fetch(key, self._invalid.pop(key, None) if stale is None else stale)
                 if fetch.discarded:
                     entry = self._entry(value, fetch.started)
                 else:

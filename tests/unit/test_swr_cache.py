@@ -86,12 +86,12 @@ async def test_a_value_that_came_by_another_way(make: Make, source: Source, auto
 
 
 async def test_what_is_dropped_is_asked_for(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """`drop` forgets a value, and an absence."""
+    """`invalidate` ends a value, which only the next fetch gets, and an absence."""
     cache = make()
     await cache.get("k")
     cache.invalidate("k")
     assert await value(cache) == 2
-    assert source.olds == [None, None]
+    assert source.olds == [None, 1]
     source.error = errors.NotFound("no")
     with pytest.raises(errors.NoSuchEntry):
         await cache.get("gone")

@@ -234,8 +234,23 @@ async def test_a_file_that_grew_is_the_same(tree: Tree, service: FakeService, au
     assert (after.number, after.size_bytes, after.mtime_ns) == (before.number, 6, NOW_NS)
     other = (await look(tree, "runs/1/g")).node
     assert isinstance(other, ArtifactFile)
+    service.listings[1, ""] = directory({"f": 7, "g": 1})
     tree.record_size_conflict(other, None)
     assert (await entry(tree, "runs/1/f")).number == before.number
+
+
+async def test_growth_that_comes_with_the_end_of_another_version(
+    tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """2.4: a file that grew while another one of its directory turned out to be another version keeps its number."""
+    service.listings[1, ""] = directory({"f": 5, "g": 1})
+    before = await entry(tree, "runs/1/f")
+    other = (await look(tree, "runs/1/g")).node
+    assert isinstance(other, ArtifactFile)
+    service.listings[1, ""] = directory({"f": 7, "g": 1})
+    tree.record_size_conflict(other, None)
+    after = await entry(tree, "runs/1/f")
+    assert (after.number, after.size_bytes) == (before.number, 7)
 
 
 async def test_a_number_is_not_used_again(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
