@@ -209,11 +209,16 @@ class ArtifactHandles:
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)
+                settled = isinstance(found.node, ArtifactFile) and (await self._tree.locate_content(found.node)).settled
         except errors.NoSuchEntry:
             return FUSEError(gone)
         except trio.TooSlowError:
             return FUSEError(errno.ETIMEDOUT)
         if not isinstance(found.node, ArtifactFile):
             return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
+        if isinstance(error, errors.ShortBody) and error.size_bytes is not None and not settled:
+            # The fresh listing disagrees still, so the length of the content counts (4.1).
+            self._tree.record_size_conflict(found.node, error.size_bytes)
+            return FUSEError(errno.ESTALE)
         # Another version by now: the body of one that is empty is too short for this one.
         return FUSEError(errno.EIO if same_version(file.entry, found.node.entry) else errno.ESTALE)
