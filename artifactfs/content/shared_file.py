@@ -84,7 +84,12 @@ class SharedFile:
         """
         async with self._growing:
             size, listed = self.size, version.size_bytes
-            if size is None or listed is None or self.dead:
+            if size is None or self.dead:
+                return
+            if listed is None:
+                # No listing tells the size, so only another time shows that the file may have grown.
+                if version.content_stamp not in (None, self.blocks.content_stamp) and not version.settled:
+                    await self._grow(version, None)
                 return
             # Without a size in the listing, only an answer shows growth.
             is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s
