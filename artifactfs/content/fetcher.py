@@ -151,7 +151,7 @@ class Fetcher:
             if body.total > blocks.size:
                 raise LargerContent(body.total)
             if body.whole:
-                raise errors.ShortBody(f"a body of {body.total} bytes came for {blocks.size}")
+                raise errors.ShortBody(f"a body of {body.total} bytes came for {blocks.size}", body.total)
             raise await blocks.supersede(body.total)
         if body.validator is None or self._context.validators_unreliable:
             return

@@ -83,7 +83,7 @@ class FullBody:
             blocks.learn_size(received)
             await blocks.persist_range(0, received)
         elif received < size:
-            raise errors.ShortBody(f"the body ended after {received} of {size} bytes")
+            raise errors.ShortBody(f"the body ended after {received} of {size} bytes", received)
 
     def want(self, end: int, *, ahead: bool = False) -> None:
         """A read waits for the bytes before `end`; or, with `ahead`, they are wanted as read-ahead."""

@@ -39,6 +39,7 @@ class _Lineage(msgspec.Struct, frozen=True):
     size_bytes: int
     earlier_validators: frozenset[bytes]
     sized_at: float
+    content_stamp: bytes | None
 
 
 class OpenFileTable:
@@ -127,7 +128,9 @@ class OpenFileTable:
         closed = self._closed.pop(identity, None)
         if closed is None or (version.size_bytes is not None and version.size_bytes < closed.size_bytes):
             return SharedFile(self._context, version, self._key_of(version))
-        known = msgspec.structs.replace(version, size_bytes=closed.size_bytes)
+        known = msgspec.structs.replace(
+            version, size_bytes=closed.size_bytes, content_stamp=closed.content_stamp or version.content_stamp
+        )
         return SharedFile(
             self._context, known, self._key_of(version), closed.key, closed.earlier_validators, closed.sized_at
         )
@@ -145,7 +148,7 @@ class OpenFileTable:
         if file.size is not None and not file.dead and identity.lineage is not None:
             blocks = file.blocks
             self._closed[identity] = _Lineage(
-                blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at
+                blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at, blocks.content_stamp
             )
 
     def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:

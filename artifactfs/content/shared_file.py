@@ -90,7 +90,12 @@ class SharedFile:
             # A read past the end of a version that is gone must fail, and not find the end of the file.
             self.blocks.check_alive()
             size, listed = self.size, version.size_bytes
-            if size is None or listed is None:
+            if size is None:
+                return
+            if listed is None:
+                # No listing tells the size, so only another time shows that the file may have grown.
+                if version.content_stamp not in (None, self.blocks.content_stamp) and not version.settled:
+                    await self._grow(version, None)
                 return
             # Without a size in the listing, only an answer shows growth.
             is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s

@@ -221,15 +221,22 @@ class ArtifactHandles:
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = await self._tree.lookup(file.directory, file.entry.name)
+                settled = isinstance(found.node, ArtifactFile) and (await self._tree.locate_content(found.node)).settled
         except errors.NoSuchEntry:
             inode.superseded = True
             return FUSEError(gone)
         except trio.TooSlowError:
             return FUSEError(errno.ETIMEDOUT)
-        if isinstance(found.node, ArtifactFile) and same_version(file.entry, found.node.entry):
-            # The file is the one that it was, and keeps its inode number: an outage is no replacement.
-            return FUSEError(errno.EIO)
+        is_file = isinstance(found.node, ArtifactFile)
+        if isinstance(found.node, ArtifactFile):
+            if isinstance(error, errors.ShortBody) and error.size_bytes is not None and not settled:
+                # The fresh listing disagrees still, so the length of the content counts (4.1).
+                inode.superseded = True
+                self._tree.record_size_conflict(found.node, error.size_bytes)
+                return FUSEError(errno.ESTALE)
+            if same_version(file.entry, found.node.entry):
+                # The file is the one that it was, and keeps its inode number: an outage is no replacement.
+                return FUSEError(errno.EIO)
         inode.superseded = True
         # Another version by now: the body of one that is empty is too short for this one.
-        is_file = isinstance(found.node, ArtifactFile)
         return FUSEError(errno.ESTALE if is_file or gone != errno.ENOENT else errno.EISDIR)

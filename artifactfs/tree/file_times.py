@@ -74,7 +74,16 @@ def _retimed(
     elif created_ns is None and (told_ns := own_time_ns(entry.size_bytes, index.get(entry.name))) is not None:
         created_ns = mtime_ns = told_ns
     elif by_run:
-        mtime_ns = seen_ns if created_ns is None else created_ns
+        mtime_ns = _shown_ns(index.get(entry.name), seen_ns) if created_ns is None else created_ns
     if (created_ns, mtime_ns) == (entry.created_ns, entry.mtime_ns):
         return entry
     return msgspec.structs.replace(entry, created_ns=created_ns, mtime_ns=mtime_ns)
+
+
+def _shown_ns(indexed: ListedChild | None, seen_ns: int) -> int:
+    """Return the time that a file shows which has no time of its size.
+
+    An index without a size names the time of an unknown size. The file shows that, but it is no part of its version.
+    """
+    unsized = indexed is not None and not indexed.is_dir and indexed.size_bytes is None
+    return indexed.created_ns if indexed and unsized and indexed.created_ns is not None else seen_ns

@@ -10,7 +10,7 @@ import trio
 
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
-from artifactfs.tree.nodes import Entry, may_have_grown, same_version
+from artifactfs.tree.nodes import Entry, lost_size, may_have_grown, same_version
 from artifactfs.tree.size_changes import DirectorySizes
 
 # A run must have been finished this long before its listings are cached for `finished_ttl` (docs/semantics.md 3.1):
@@ -166,7 +166,7 @@ async def build(
             before, used = known.get(item.name), growth.numbers if growth is not None else ()
             if before is None and growth is not None:
                 before = growth.entry
-            entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used)
+            entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used, live=live)
             by_name[item.name] = entry
             if growth is not None or (before is not None and may_have_grown(before, entry)):
                 sizes.note_growth(entry)
@@ -178,9 +178,19 @@ async def build(
 
 
 def _entry(
-    item: ListedChild, old: Entry | None, number: ChildNumber, mtime_ns: int, now_ns: int, used: Collection[int] = ()
+    item: ListedChild,
+    old: Entry | None,
+    number: ChildNumber,
+    mtime_ns: int,
+    now_ns: int,
+    used: Collection[int] = (),
+    *,
+    live: bool = False,
 ) -> Entry:
-    """Return the entry of a child. `used`: numbers that its name had for files that grew, which are not used again."""
+    """Return the entry of a child. `used`: numbers that its name had for files that grew, which are not used again.
+
+    `live`: see SizeOverride.
+    """
     if old is None:
         mtime_ns = mtime_ns if item.created_ns is None else item.created_ns
         its_number = number(item.name, item.is_dir, item.size_bytes)
@@ -199,7 +209,9 @@ def _entry(
         # Its own time where that moved; else the time at which the growth was seen.
         moved = item.created_ns not in (None, old.created_ns)
         return msgspec.structs.replace(new, mtime_ns=item.created_ns if moved else now_ns, created_ns=item.created_ns)
-    if not same_version(old, new):
+    if live and lost_size(old, new):
+        return msgspec.structs.replace(new, mtime_ns=item.created_ns)
+    if lost_size(old, new) or not same_version(old, new):
         new = _entry(item, None, number, mtime_ns, now_ns)
         if new.number == old.number or new.number in used or item.size_bytes == old.size_bytes:
             # The size alone does not tell it from what was there.

@@ -164,6 +164,13 @@ def may_have_grown(old: Entry, new: Entry) -> bool:
     return new.size_bytes > old.size_bytes
 
 
+def lost_size(old: Entry, new: Entry) -> bool:
+    """Whether `new` is `old` at another time, with a size that no listing tells: it may have grown."""
+    known = old.size_bytes is not None and old.created_ns is not None
+    moved = new.created_ns not in (None, old.created_ns)
+    return not new.is_dir and known and moved and new.size_bytes is None and old.number == new.number
+
+
 def same_version(old: Entry, new: Entry) -> bool:
     """Whether `new`, which was seen later, is the version of `old`, or may have grown from it (2.4).
 
@@ -171,7 +178,7 @@ def same_version(old: Entry, new: Entry) -> bool:
     """
     if old.is_dir or new.is_dir:
         return old.is_dir == new.is_dir
-    if may_have_grown(old, new):
+    if may_have_grown(old, new) or lost_size(old, new):
         return True
     same_size = old.size_bytes == new.size_bytes or old.size_bytes is None or new.size_bytes is None
     return same_size and (old.created_ns == new.created_ns or old.created_ns is None or new.created_ns is None)

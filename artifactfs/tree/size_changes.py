@@ -63,7 +63,10 @@ class DirectorySizes(msgspec.Struct):
         if override is None or (override := override.next(item.size_bytes, live=live)) is None:
             return item
         self.overrides[item.name] = override
-        return msgspec.structs.replace(item, size_bytes=override.size_bytes)
+        # A listing that lags behind has the time of a shorter file.
+        lags = item.size_bytes is not None and item.size_bytes < override.size_bytes
+        created_ns = None if lags else item.created_ns
+        return msgspec.structs.replace(item, size_bytes=override.size_bytes, created_ns=created_ns)
 
     def note_growth(self, entry: Entry) -> None:
         """Record the entry of a file that grew, or that takes the place of one that did."""
@@ -91,16 +94,16 @@ class SizeChanges:
         """Remove everything."""
         self._of.clear()
 
-    def record(self, key: tuple[int, str], entry: Entry, size_bytes: int, *, same_version: bool) -> None:
-        """Record the size of a file's contents, which the listing of `entry` contradicts.
+    def record(self, key: tuple[int, str], entry: Entry, completed: Entry, *, same_version: bool) -> None:
+        """Record the size of a file's contents, which the listing of `entry` contradicts, with its entry `completed`.
 
         `same_version`: the contents continue the version, and did not turn out to be another one.
         """
         sizes = self.of(key)
         before = sizes.overrides.get(entry.name)
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
-        sizes.overrides[entry.name] = SizeOverride(listed, size_bytes)
-        completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
+        if completed.size_bytes is not None:
+            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes)
         if same_version and may_have_grown(entry, completed):
             sizes.note_growth(completed)
         self.keep(key, sizes)

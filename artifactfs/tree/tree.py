@@ -33,6 +33,7 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
+    may_have_grown,
     same_version,
 )
 from artifactfs.tree.swr_cache import Caches
@@ -235,15 +236,22 @@ class Tree:
         """Record a size that the listing lacks, or has wrong; returns the file with it."""
         directory, entry = file.directory, file.entry
         held = self._listings.get_any((directory.run_id, directory.path))
-        completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
+        completed = self._resized(entry, size_bytes)
         entries = held.value.listing.by_name if held is not None else {}
         listed = entries.get(entry.name)
         # Its time may be another by now.
         if listed is not None and (listed.number, listed.size_bytes) == (entry.number, entry.size_bytes):
-            entries[entry.name] = msgspec.structs.replace(listed, size_bytes=size_bytes)
+            entries[entry.name] = self._resized(listed, size_bytes)
         if entry.size_bytes is not None:
-            self._directories.sizes.record((directory.run_id, directory.path), entry, size_bytes, same_version=True)
+            self._directories.sizes.record((directory.run_id, directory.path), entry, completed, same_version=True)
         return ArtifactFile(directory, completed)
+
+    def _resized(self, entry: Entry, size_bytes: int) -> Entry:
+        """Return an entry with the size of the contents. The time of a shorter file is not that of a longer one."""
+        new = msgspec.structs.replace(entry, size_bytes=size_bytes)
+        if may_have_grown(entry, new):
+            return msgspec.structs.replace(new, mtime_ns=self._wall_clock_ns(), created_ns=None)
+        return new
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
         """Record that a file's contents are of another version than listed, with their size if the answer has it.
@@ -258,7 +266,8 @@ class Tree:
         sizes, key = self._directories.sizes, (directory.run_id, directory.path)
         sizes.record_other_version(key, entry)
         if size_bytes is not None and size_bytes != entry.size_bytes:
-            sizes.record(key, entry, size_bytes, same_version=False)
+            completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
+            sizes.record(key, entry, completed, same_version=False)
 
     def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""

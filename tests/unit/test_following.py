@@ -1,5 +1,6 @@
 """What a program that follows a file is shown: growth once it is proven, and what that costs (2.4, 3.5)."""
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -161,4 +162,21 @@ async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
         made.become(WHOLE[:1000])
         assert await made.size(inode) == 1000
         assert await made.read_all(handle, inode) == WHOLE[:1000]
+        await made.operations.release(handle)
+
+
+async def test_a_listing_that_runs_ahead_of_whole_bodies(autojump_clock: MockClock) -> None:
+    """3.5, 4.1: without ranges, too, a file can be opened: the length of a body that ends in order counts."""
+    async with live(700) as made:
+        made.contents.granted = False
+        made.become(WHOLE[:700], listed=1000)
+        await trio.sleep(61)
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        with pytest.raises(FUSEError) as caught:
+            await made.operations.open(inode, 0, CONTEXT)
+        assert caught.value.errno == errno.ESTALE
+        found = await made.operations.lookup(made.parent, b"log", CONTEXT)
+        assert (found.st_ino != inode, found.st_size) == (True, 700)
+        handle = (await made.operations.open(found.st_ino, 0, CONTEXT)).fh
+        assert await made.read_all(handle, found.st_ino) == WHOLE[:700]
         await made.operations.release(handle)

@@ -1,5 +1,6 @@
 """artifactfs.tree.size_changes: which size counts where listing and contents differ (4.1, 3.5)."""
 
+import msgspec
 import pytest
 
 from artifactfs.domain import ListedChild
@@ -13,7 +14,8 @@ LIVE, SETTLED = True, False
 def sizes_of(listed: int | None, contents: int) -> DirectorySizes:
     """Return the sizes of a directory in which a file was listed with one size and has another."""
     changes = SizeChanges()
-    changes.record(KEY, Entry(b"f", False, 9, 0, listed), contents, same_version=True)
+    entry = Entry(b"f", False, 9, 0, listed)
+    changes.record(KEY, entry, msgspec.structs.replace(entry, size_bytes=contents), same_version=True)
     return changes.of(KEY)
 
 
