@@ -12,10 +12,9 @@ import msgspec
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
-from artifactfs.domain import ArtifactRef, ContentVersion
+from artifactfs.domain import ContentVersion
 from artifactfs.util.no_checkpoint import no_checkpoint
 
-_MAX_LATEST = 1_000
 # Versions that were closed and may grow, about 300 bytes each. Arbitrary.
 _MAX_CLOSED = 20_000
 
@@ -51,9 +50,6 @@ class OpenFileTable:
         self._open: dict[ContentVersion, SharedVersion] = {}
         self._closed: cachetools.LRUCache[ContentVersion, _Lineage] = cachetools.LRUCache(_MAX_CLOSED)
 
-        # By place, the version that was opened last.
-        self._latest: cachetools.LRUCache[ArtifactRef, SharedFile] = cachetools.LRUCache(_MAX_LATEST)
-
     def __len__(self) -> int:
         return len(self._open)
 
@@ -70,12 +66,7 @@ class OpenFileTable:
         key = _identity(version)
         shared = self._open.get(key)
         if shared is None or shared.current.dead:
-            file = self._new_file(key, version)
-            latest = self._latest.get(version.artifact)
-            if latest is not None and latest.version.lineage != version.lineage:
-                file.previous_bytes = latest.size
-            self._latest[version.artifact] = file
-            shared = self._open[key] = SharedVersion(file)
+            shared = self._open[key] = SharedVersion(self._new_file(key, version))
         opened = shared
         opened.current.refcount += 1
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
@@ -101,7 +92,6 @@ class OpenFileTable:
         """
         self.owner = owner
         self._closed.clear()
-        self._latest.clear()
         for shared in self._open.values():
             if not (old := shared.current).dead:
                 shared.current = old.successor(self._key_of(old.version))

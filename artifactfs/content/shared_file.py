@@ -52,9 +52,6 @@ class SharedFile:
         self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer)
         self._growing = trio.Lock()
         self.sized_at = trio.current_time() if sized_at is None else sized_at
-        # The size of the version that this one took the place of; and how many answers seemed to be still of that.
-        self.previous_bytes: int | None = None
-        self._lagging = 0
         # The fetch of each block that is under way.
         self._fetches: dict[int, BlockFetch] = {}
         self._scopes: set[trio.CancelScope] = set()
@@ -110,12 +107,6 @@ class SharedFile:
                 return
             if self.version.settled or self.version.lineage is None:
                 raise await self.blocks.supersede(total)
-            is_previous = self.previous_bytes is not None and total is not None and total >= self.previous_bytes
-            if is_previous and not self.blocks.received:
-                # The listing shows the file that took the place of another, whose contents still come.
-                self._lagging += 1
-                await trio.sleep(self._context.backoff_s(self._lagging))
-                return
             await self._grow(msgspec.structs.replace(self.version, size_bytes=total), total)
 
     async def _grow(self, version: ContentVersion, listed_bytes: int | None) -> None:

@@ -27,18 +27,16 @@ class SizeOverride(msgspec.Struct, frozen=True):
     def next(self, listed_bytes: int | None, *, live: bool) -> "SizeOverride | None":
         """Return the override for a new listing, which gives a file this size; None if the listing counts.
 
-        `live`: the run goes on. Then a listing that gives less than the contents have lags behind them, until both
-        agree. And the contents may reach the size of one that runs ahead of them, so that listing counts from the
-        second time on, and is compared with the contents again.
+        `live`: the run goes on. Then the contents may reach the size of a listing that runs ahead of them, so the
+        listing counts from the second time on, and is compared with the contents again.
         """
-        if listed_bytes == self.size_bytes:
-            return None
-        runs_ahead = listed_bytes is not None and listed_bytes > self.size_bytes
         if listed_bytes == self.listed_bytes:
+            runs_ahead = listed_bytes is not None and listed_bytes > self.size_bytes
             return None if live and runs_ahead and self.applied else msgspec.structs.replace(self, applied=True)
-        if listed_bytes is None or runs_ahead or not live:
+        if listed_bytes is None or self.listed_bytes is None:
             return None
-        return SizeOverride(listed_bytes, self.size_bytes, applied=True)
+        lags = self.listed_bytes < listed_bytes <= self.size_bytes
+        return SizeOverride(listed_bytes, self.size_bytes, applied=True) if lags else None
 
 
 class GrownFile(msgspec.Struct):

@@ -158,26 +158,6 @@ async def test_the_listing_lags_behind(autojump_clock: MockClock) -> None:
         handle.close()
 
 
-@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
-async def test_contents_lag_behind_a_replacement(granted: bool, autojump_clock: MockClock) -> None:
-    """3.5: a file that the listing shows in place of a longer one is read when its contents come, and not before."""
-    server = Server(WHOLE[:3000], granted=granted)
-    async with bench(server) as made:
-        handle = await opened(made, 3000)
-        assert await made.read_whole(handle) == WHOLE[:3000]
-        handle.close()
-
-        def catch_up(number: int) -> None:
-            if number == asked + 2:
-                server.data = OTHER[:1000]
-
-        asked, server.before_answer = len(server.asked), catch_up
-        other = ContentVersion(ArtifactRef("10", "p/log.txt"), 1000, variant=8, settled=False, lineage=8)
-        handle = await made.files.open(other)
-        assert await made.read_whole(handle) == OTHER[:1000]
-        handle.close()
-
-
 async def test_a_finished_run_does_not_grow(autojump_clock: MockClock) -> None:
     """4.1: of a finished run an answer of a larger file is another version: the kernel must learn its size."""
     server = Server(WHOLE[: 5 * BLOCK])
