@@ -77,7 +77,7 @@ async def prove(
     found, whole = await _request(context, artifact, blocks, samples, start, end, listed_bytes)
     if not whole and len(samples) > 1:
         await _request(context, artifact, blocks, samples, 0, samples[0].end, listed_bytes)
-    return found
+    return found if samples else msgspec.structs.replace(found, compared=False)
 
 
 async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Sample]:
