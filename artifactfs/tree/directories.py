@@ -330,6 +330,10 @@ class Directories:
         """Evict the listings of a run that came from the index."""
         for path, held in self._cached_dirs(run_id):
             if held.value.source is ListingSource.INDEX:
+                # What grows in it stays the same file.
+                sizes = self.sizes.of((run_id, path))
+                sizes.evicted = held.value.listing.by_name
+                self.sizes.keep((run_id, path), sizes)
                 self.listings.evict((run_id, path))
 
     def _cached_dirs(self, run_id: int) -> Iterator[tuple[str, CacheEntry[DirectoryState]]]:

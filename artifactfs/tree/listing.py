@@ -156,7 +156,8 @@ async def build(
     number = numbering.children(run.run_id, path)
     run_ns = file_time_ns(run)
     file_ns = run_ns if time_ns is None else time_ns
-    known = old.by_name if old is not None else {}
+    evicted, sizes.evicted = sizes.evicted, {}
+    known = old.by_name if old is not None else evicted if live else {}
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
         for item in part:

@@ -4,6 +4,8 @@ Owns what no listing gives by itself: a file that grew keeps its inode number (d
 the contents counts where a listing lags behind or runs ahead (4.1).
 """
 
+from collections.abc import Mapping
+
 import cachetools
 import msgspec
 
@@ -50,10 +52,14 @@ class GrownFile(msgspec.Struct):
 
 
 class DirectorySizes(msgspec.Struct):
-    """The sizes that contents have against the listing, and the files that grew, by name in one directory."""
+    """The sizes that contents have against the listing, and the files that grew, by name in one directory.
+
+    `evicted`: the entries of a listing that was evicted, which programs may have open.
+    """
 
     overrides: dict[bytes, SizeOverride] = {}
     grown: dict[bytes, GrownFile] = {}
+    evicted: Mapping[bytes, Entry] = {}
 
     def overridden(self, item: ListedChild, *, live: bool) -> ListedChild:
         """Return a listed child with the size that counts. `live`: see SizeOverride."""
@@ -85,8 +91,10 @@ class SizeChanges:
 
     def keep(self, key: tuple[int, str], sizes: DirectorySizes) -> None:
         """Keep the sizes of a directory, if there are any."""
-        if sizes.overrides or sizes.grown:
+        if sizes.overrides or sizes.grown or sizes.evicted:
             self._of[key] = sizes
+        else:
+            self._of.pop(key, None)
 
     def clear(self) -> None:
         """Remove everything."""

@@ -180,6 +180,10 @@ class Tree:
         key = (directory.run_id, directory.path)
         held = self._listings.get_any(key)
         if held is None:
+            # Evicted, since the index was wrong. The kernel looks the name up again only when its own time-out ends.
+            run = self.known_run(directory.run_id)
+            if followed and run is not None and not listing.settled(run, self._wall_clock_ns()):
+                self._directories.following.refresh(key, 0.0, float("inf"))
             return self._times.live_ttl
         left_s = self._directories.attributes_left_s(held)
         if left_s < ATTRIBUTES_S and (followed or left_s <= 0):

@@ -8,12 +8,13 @@ from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, ListedChild
 from artifactfs.tree import file_times, listing
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import Listing
-from artifactfs.tree.nodes import ArtifactFile, Entry
+from artifactfs.tree.listing import Listing, ListingSource
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry
 from artifactfs.tree.size_changes import DirectorySizes, SizeOverride
 from artifactfs.tree.tree import Tree
 from tests.content_harness import BLOCK, Server, bench, noise
 from tests.fakes import NOW_NS, FakeService, directory, finished_run, run
+from tests.walking import many, mounted, node, walk
 
 WHOLE = noise(9 * BLOCK)
 LOG = b"log"
@@ -78,11 +79,8 @@ async def test_growth_that_an_answer_shows_has_no_time_of_its_own(
     """2.3: it shows when the growth was seen, since the time that is known is that of the shorter file."""
     service = FakeService(runs={1: run(1)}, listings={(1, ""): directory({"log": 700})})
     tree = Tree(service, site="t", nursery=nursery, clock=trio.current_time, wall_clock_ns=lambda: NOW_NS)
-    node = (await tree.lookup(tree.root, b"runs")).node
-    for name in (b"1", LOG):
-        node = (await tree.lookup(node, name)).node
-    assert isinstance(node, ArtifactFile)
-    file = node
+    file = (await tree.lookup(await node(tree, 1), LOG)).node
+    assert isinstance(file, ArtifactFile)
     for size, shown in ((600, file.entry.mtime_ns), (900, NOW_NS)):
         assert tree.record_size(file, size).entry.mtime_ns == shown
 
@@ -94,3 +92,28 @@ async def test_an_index_without_sizes_gives_times() -> None:
     clock, before = file_times.RunClock(True, 5), file_times.RunClock(False, 5)
     file_times.apply(await file_times.changes(held, clock, before, index, NOW_NS))
     assert held.by_name[LOG].mtime_ns == 3
+
+
+async def test_an_evicted_listing_is_followed_further(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """2.4, 3.5: where growth rejects the index, files in all directories from it are followed, and stay the same."""
+    service = FakeService(runs={1: run(1)}, latency_s=0.02)
+    service.add_tree(1, many(40))
+    tree = mounted(service, nursery)
+    await walk(tree, 1)
+    await trio.sleep(10)
+    indexed = []
+    for path in [path for _run_id, path in service.listings if "d" in path]:
+        place = await node(tree, 1, path)
+        assert isinstance(place, ArtifactDir)
+        if (facts := tree.facts(place)) is not None and facts.source is not ListingSource.DIRECT:
+            indexed.append((place, (await tree.contents(place)).entries[0]))
+    assert len(indexed) > 10
+    for place, entry in indexed:
+        service.listings[1, place.path] = directory({entry.name.decode(): (entry.size_bytes or 0) + 100})
+    for _ in range(3):
+        for place, _entry in indexed:
+            assert tree.attributes_left_s(place, followed=True) <= 5
+        await trio.sleep(5)
+    for place, entry in indexed:
+        now = tree.current(place, entry)
+        assert (now.number, now.size_bytes) == (entry.number, (entry.size_bytes or 0) + 100)
