@@ -157,7 +157,7 @@ async def build(
     run_ns = file_time_ns(run)
     file_ns = run_ns if time_ns is None else time_ns
     evicted, sizes.evicted = sizes.evicted, {}
-    known = old.by_name if old is not None else evicted if live else {}
+    known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
         for item in part:
@@ -167,6 +167,10 @@ async def build(
             before, used = known.get(item.name), growth.numbers if growth is not None else ()
             if before is None and growth is not None:
                 before = growth.entry
+            if before is None and live and (shown := evicted.get(item.name)) is not None:
+                # Of growth only: its times may be of another clock.
+                grew = not shown.is_dir and not item.is_dir and (item.size_bytes or 0) > (shown.size_bytes or 0)
+                before = shown if grew else None
             entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used, live=live)
             by_name[item.name] = entry
             if growth is not None or (before is not None and may_have_grown(before, entry)):
