@@ -86,11 +86,15 @@ class SizeChanges:
         self._of: cachetools.LRUCache[tuple[int, str], DirectorySizes] = cachetools.LRUCache(_MAX_DIRECTORIES)
 
     def of(self, key: tuple[int, str]) -> DirectorySizes:
-        """Return the sizes of a directory, which may be empty."""
-        return self._of.get(key) or DirectorySizes()
+        """Return the sizes of a directory, which may be empty: the same for every caller until `keep`.
+
+        A listing that is being made yields to other tasks, which may record a size meanwhile.
+        """
+        sizes: DirectorySizes = self._of.setdefault(key, DirectorySizes())
+        return sizes
 
     def keep(self, key: tuple[int, str], sizes: DirectorySizes) -> None:
-        """Keep the sizes of a directory, if there are any."""
+        """Keep the sizes of a directory, if there are any; call it after each change."""
         if sizes.overrides or sizes.grown or sizes.evicted:
             self._of[key] = sizes
         else:
@@ -116,5 +120,6 @@ class SizeChanges:
 
     def record_other_version(self, key: tuple[int, str], entry: Entry) -> None:
         """Record that a file that seemed to have grown is another version: it gets a number of its own."""
-        if (grown := self.of(key).grown.get(entry.name)) is not None:
+        sizes = self._of.get(key)
+        if sizes is not None and (grown := sizes.grown.get(entry.name)) is not None:
             grown.entry = None

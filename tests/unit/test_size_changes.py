@@ -1,0 +1,58 @@
+"""artifactfs.tree.size_changes: which size counts where listing and contents differ (docs/semantics.md 4.1, 3.5)."""
+
+import msgspec
+import pytest
+
+from artifactfs.domain import ListedChild
+from artifactfs.tree.nodes import Entry
+from artifactfs.tree.size_changes import DirectorySizes, SizeChanges
+
+KEY = (1, "d")
+LIVE, SETTLED = True, False
+
+
+def record(changes: SizeChanges, listed: int, contents: int) -> None:
+    entry = Entry(b"f", False, 9, 0, listed)
+    changes.record(KEY, entry, msgspec.structs.replace(entry, size_bytes=contents), same_version=True)
+
+
+def sizes_of(listed: int, contents: int) -> DirectorySizes:
+    """Return the sizes of a directory in which a file was listed with one size and has another."""
+    changes = SizeChanges()
+    record(changes, listed, contents)
+    return changes.of(KEY)
+
+
+@pytest.mark.parametrize(
+    ("live", "listed", "contents", "then", "shown"),
+    [
+        # A listing that lags behind: the contents count until it has come to them.
+        (LIVE, 100, 900, [100, 100, 500, 900, 901], [900, 900, 900, 900, 901]),
+        # A listing that runs ahead: it counts from the second time on, to be compared with the contents again.
+        (LIVE, 1000, 300, [1000, 1000], [300, 1000]),
+        (LIVE, 1000, 300, [1100], [1100]),
+        # Of a run that is over the contents count as long as the listing says the same.
+        (SETTLED, 1000, 300, [1000, 1000, 1000, 800, 1000], [300, 300, 300, 800, 1000]),
+    ],
+)
+def test_the_size_that_counts(live: bool, listed: int, contents: int, then: list[int], shown: list[int]) -> None:
+    """4.1, 3.5: where listing and contents differ, the contents count as long as that may be right."""
+    sizes = sizes_of(listed, contents)
+    assert [sizes.overridden(ListedChild(b"f", False, size), live=live).size_bytes for size in then] == shown
+
+
+def test_growth_is_remembered() -> None:
+    """2.4: a file whose contents are larger than listed has grown, and keeps its number; a smaller one has not."""
+    grown = sizes_of(100, 900).grown[b"f"]
+    assert grown.entry is not None
+    assert (grown.entry.number, grown.entry.size_bytes, grown.numbers) == (9, 900, {9})
+    assert sizes_of(900, 100).grown == {}
+
+
+def test_a_size_that_is_recorded_while_a_listing_is_made() -> None:
+    """4.1: the making of a large listing yields to other tasks, and loses no size that one of them records."""
+    changes = SizeChanges()
+    making = changes.of(KEY)
+    record(changes, 100, 900)
+    changes.keep(KEY, making)
+    assert changes.of(KEY).overrides[b"f"].size_bytes == 900
