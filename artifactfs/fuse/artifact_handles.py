@@ -220,23 +220,25 @@ class ArtifactHandles:
         self._tree.mark_suspect(file.directory)
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
-                found = await self._tree.lookup(file.directory, file.entry.name)
-                settled = isinstance(found.node, ArtifactFile) and (await self._tree.locate_content(found.node)).settled
+                found = (await self._tree.lookup(file.directory, file.entry.name)).node
+                contents_bytes = error.size_bytes if isinstance(error, errors.ShortBody) else None
+                if contents_bytes is not None and isinstance(found, ArtifactFile):
+                    # Only of a run that goes on may the listing run ahead of the contents.
+                    contents_bytes = None if (await self._tree.locate_content(found)).settled else contents_bytes
         except errors.NoSuchEntry:
             inode.superseded = True
             return FUSEError(gone)
         except trio.TooSlowError:
             return FUSEError(errno.ETIMEDOUT)
-        is_file = isinstance(found.node, ArtifactFile)
-        if isinstance(found.node, ArtifactFile):
-            if isinstance(error, errors.ShortBody) and error.size_bytes is not None and not settled:
-                # The fresh listing disagrees still, so the length of the content counts (4.1).
-                inode.superseded = True
-                self._tree.record_size_conflict(found.node, error.size_bytes)
-                return FUSEError(errno.ESTALE)
-            if same_version(file.entry, found.node.entry):
-                # The file is the one that it was, and keeps its inode number: an outage is no replacement.
-                return FUSEError(errno.EIO)
+        if not isinstance(found, ArtifactFile):
+            inode.superseded = True
+            return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
+        if same_version(file.entry, found.entry) and contents_bytes is None:
+            # The file is the one that it was, and keeps its inode number: an outage is no replacement.
+            return FUSEError(errno.EIO)
         inode.superseded = True
+        if contents_bytes is not None:
+            # The fresh listing disagrees still, so the length of the content counts (4.1).
+            self._tree.record_size_conflict(found, contents_bytes)
         # Another version by now: the body of one that is empty is too short for this one.
-        return FUSEError(errno.ESTALE if is_file or gone != errno.ENOENT else errno.EISDIR)
+        return FUSEError(errno.ESTALE)
