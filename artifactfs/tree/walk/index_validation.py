@@ -6,7 +6,8 @@ where an unsettled run differs from an index that was right before, the index is
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import cachetools
@@ -79,6 +80,17 @@ class DirectLister(Protocol):
 
     async def show_times(self, run: Run, prefix: str, *, own: bool) -> None:
         """Make all files of a run show their own times from the index, or the run's time."""
+
+
+@contextmanager
+def _failures_logged(run: Run) -> Iterator[None]:
+    """Let no failure of a check leave: the index is then neither trusted nor rejected, and is checked again later."""
+    try:
+        yield
+    except* errors.ServiceError as failures:
+        log.info("the listing of project %s cannot be checked now: %s", run.project_id, failures.exceptions[0])
+    except* Exception:
+        log.exception("checking a project's listing failed: %s", errors.unexpected())
 
 
 class Validation(msgspec.Struct):
@@ -199,26 +211,20 @@ class Validations:
         self, run: Run, prefix: str, files: PackedIndex, validation: Validation, known: Mapping[str, Children]
     ) -> None:
         try:
-            if place_of(prefix, "") not in files:
-                await self._reject(run, prefix, validation, "")
-            older = await self._compare_known(run, prefix, files, validation, known)
-            keep: list[Callable[[], Awaitable[None]]] = []
-            async with trio.open_nursery() as nursery:
+            with _failures_logged(run):
+                if place_of(prefix, "") not in files:
+                    await self._reject(run, prefix, validation, "")
+                older = await self._compare_known(run, prefix, files, validation, known)
                 # A listing that is older than the index may differ in a run that changes: listed again, it must agree.
                 again = older[:SAMPLES] if validation.seen else [""]
-                for path in again if validation.is_right is None else ():
-                    nursery.start_soon(self._sample, run, prefix, files, validation, path, keep)
-            if validation.is_right is None:
-                validation.is_right = True
-                if not await files.lacks_times(place_of(prefix, "")):
-                    await self._lister.show_times(run, prefix, own=True)
-            validation.done.set()
-            for kept in keep:
-                await kept()
-        except* errors.ServiceError as failures:
-            log.info("the listing of project %s cannot be checked now: %s", run.project_id, failures.exceptions[0])
-        except* Exception:
-            log.exception("checking a project's listing failed: %s", errors.unexpected())
+                keep = await self._samples(run, prefix, files, validation, again if validation.is_right is None else ())
+                if validation.is_right is None:
+                    validation.is_right = True
+                    if not await files.lacks_times(place_of(prefix, "")):
+                        await self._lister.show_times(run, prefix, own=True)
+                validation.done.set()
+                for kept in keep:
+                    await kept()
         finally:
             if validation.is_right is None:
                 validation.since = self._clock()
@@ -249,27 +255,31 @@ class Validations:
         self, run: Run, prefix: str, files: PackedIndex, validation: Validation, samples: trio.Event
     ) -> None:
         try:
-            root = place_of(prefix, "")
-            start = len(root) + 1 if root else 0
-            others = [path for found in await files.below(root) if (path := found[start:]) not in validation.seen]
-            chosen = self._choose(others, min(SAMPLES, len(others)))
-            keep: list[Callable[[], Awaitable[None]]] = []
-            async with trio.open_nursery() as nursery:
+            with _failures_logged(run):
+                root = place_of(prefix, "")
+                start = len(root) + 1 if root else 0
+                others = [path for found in await files.below(root) if (path := found[start:]) not in validation.seen]
+                chosen = self._choose(others, min(SAMPLES, len(others)))
                 # The root's listing may be evicted or stale by now.
-                for path in chosen if "" in validation.seen else ["", *chosen]:
-                    nursery.start_soon(self._sample, run, prefix, files, validation, path, keep)
-            validation.is_sampled = True
-            for kept in keep:
-                await kept()
-        except* errors.ServiceError as failures:
-            # Neither trusted nor rejected: the next traversal takes samples.
-            log.info("the listing of project %s cannot be checked now: %s", run.project_id, failures.exceptions[0])
-        except* Exception:
-            log.exception("checking a project's listing failed: %s", errors.unexpected())
+                paths = chosen if "" in validation.seen else ["", *chosen]
+                keep = await self._samples(run, prefix, files, validation, paths)
+                validation.is_sampled = True
+                for kept in keep:
+                    await kept()
         finally:
             if not validation.is_sampled:
                 validation.sampled_since = self._clock()
             samples.set()
+
+    async def _samples(
+        self, run: Run, prefix: str, files: PackedIndex, validation: Validation, paths: Iterable[str]
+    ) -> list[Callable[[], Awaitable[None]]]:
+        """List directories directly, all at once, and compare them; returns functions that cache their listings."""
+        keep: list[Callable[[], Awaitable[None]]] = []
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(self._sample, run, prefix, files, validation, path, keep)
+        return keep
 
     async def _sample(
         self,

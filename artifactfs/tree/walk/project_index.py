@@ -206,7 +206,7 @@ class ProjectIndex:
         return (await files.directory(place_of(prefix, path)) or {}) if files is not None else {}
 
     def refresh(self, project_id: str) -> None:
-        """Let a project's index be requested anew (docs/semantics.md 3.3); until then it gives times only."""
+        """Let a project's index be requested again (docs/semantics.md 3.3); until then it gives times only."""
         if (project := self._projects.get(project_id)) is not None:
             project.expired = True
 
