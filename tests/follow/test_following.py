@@ -40,7 +40,7 @@ def test_tail_f(any_place: Place, tmp_path: Path) -> None:
 
 
 def test_tail_follows_by_name(place: Place, tmp_path: Path) -> None:
-    """`tail -F` goes on where it was when a log grows, and begins anew only when it is another file."""
+    """`tail -F` goes on where it was when a log grows, and begins again at the start only when it is another file."""
     written = grown(place, b"", 20)
     with following(str(tmp_path), "tail", "-n", "+1", "-F", place.path(LOG)) as tail:
         tail.prints(written)

@@ -6,22 +6,8 @@ from trio.testing import MockClock
 
 from artifactfs.tree.tree import Tree
 from tests.fakes import CREATED_NS, FakeService, directory, finished_run, run
-from tests.unit.project_index_harness import sample
+from tests.unit.project_index.harness import sample
 from tests.walking import count, entries, listed, look, many, mounted, node, truth, walk
-
-
-@pytest.fixture
-def service() -> FakeService:
-    """A run of 40 directories of 3 files, four to ten to a parent, and a service that takes 20 ms."""
-    service = FakeService(runs={1: run(1)}, latency_s=0.02)
-    service.add_tree(1, many(40))
-    return service
-
-
-@pytest.fixture
-async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
-    return mounted(service, nursery)
-
 
 # --- a good one ---------------------------------------------------------------------------------------------
 
@@ -62,7 +48,7 @@ async def test_a_run_is_entered(looks: list[str], tree: Tree, service: FakeServi
 
 
 async def test_one_index_in_a_time_to_live(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """7: whoever lists directories of a project, its index is requested once in `listing_ttl`."""
+    """7: however many directories of a project are listed, its index is requested once in `listing_ttl`."""
     service.runs[2] = run(2)
     service.add_tree(2, many(20), prefix="second")
     for minute in range(3):

@@ -12,23 +12,10 @@ from artifactfs.tree import listing
 from artifactfs.tree.nodes import ArtifactFile
 from artifactfs.tree.tree import Tree
 from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, directory, finished_run, run, until
-from tests.unit.project_index_harness import sample
+from tests.unit.project_index.harness import sample
 from tests.walking import count, entries, is_there, listed, look, many, mounted, node, truth, walk
 
 BASE = "prefix/artifacts/"
-
-
-@pytest.fixture
-def service() -> FakeService:
-    """A run of 40 directories of 3 files, four to ten to a parent, and a service that takes 20 ms."""
-    service = FakeService(runs={1: run(1)}, latency_s=0.02)
-    service.add_tree(1, many(40))
-    return service
-
-
-@pytest.fixture
-async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
-    return mounted(service, nursery)
 
 
 def says_distrust(caplog: pytest.LogCaptureFixture, words: str = "is wrong about run") -> list[str]:
@@ -181,7 +168,7 @@ async def test_an_index_that_is_found_wrong_late(
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert count(asked, "index") == 0
-    # What was listed on its own is at hand, and only that: the three before the walk, the sample, and this one.
+    # Only direct listings stay cached: the three before the walk, the sample, and this one.
     assert len(listed(asked)) == 45 - 5
 
 

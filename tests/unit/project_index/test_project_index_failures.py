@@ -11,23 +11,11 @@ from artifactfs.domain import IndexedFile
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
 from tests.fakes import FakeService, run
-from tests.unit.project_index_harness import FEW, looks, refuse
+from tests.unit.project_index.harness import FEW, looks, refuse
 from tests.walking import count, listed, many, mounted, node, truth, walk
 
 Add = Callable[[Sequence[IndexedFile]], None]
 ALL = 45  # directories of the run that is walked, the root among them
-
-
-@pytest.fixture
-def service() -> FakeService:
-    service = FakeService(runs={1: run(1)}, latency_s=0.02)
-    service.add_tree(1, many(40))
-    return service
-
-
-@pytest.fixture
-async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
-    return mounted(service, nursery)
 
 
 # --- one that is of no use ----------------------------------------------------------------------------------

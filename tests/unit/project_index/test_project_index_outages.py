@@ -8,21 +8,8 @@ from artifactfs import errors
 from artifactfs.domain import IndexedFile
 from artifactfs.tree.tree import Tree
 from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, TurnedClock, finished_run, run
-from tests.unit.project_index_harness import FEW, looks, refuse
+from tests.unit.project_index.harness import FEW, looks, refuse
 from tests.walking import count, entries, listed, look, many, mounted, node, truth, walk
-
-
-@pytest.fixture
-def service() -> FakeService:
-    service = FakeService(runs={1: run(1)}, latency_s=0.02)
-    service.add_tree(1, many(40))
-    return service
-
-
-@pytest.fixture
-async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
-    return mounted(service, nursery)
-
 
 # --- while the service is in trouble ------------------------------------------------------------------------
 

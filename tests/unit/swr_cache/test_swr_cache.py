@@ -1,7 +1,5 @@
 """artifactfs.tree.swr_cache: time to live, single flight and negative entries (docs/semantics.md 3.1 to 3.3)."""
 
-from functools import partial
-
 import pytest
 import trio
 from trio.testing import MockClock
@@ -10,23 +8,7 @@ from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.fakes import TurnedClock, until
-from tests.swr_caches import NEGATIVE_S, Make, Source, cache_of, value
-
-
-@pytest.fixture
-def source() -> Source:
-    return Source()
-
-
-@pytest.fixture
-def clock() -> TurnedClock:
-    return TurnedClock()
-
-
-@pytest.fixture
-async def make(nursery: trio.Nursery, source: Source, clock: TurnedClock) -> Make:
-    return partial(cache_of, source, nursery, clock=clock, weight=lambda value: value)
-
+from tests.swr_caches import NEGATIVE_S, Make, Source, value
 
 # --- time to live -------------------------------------------------------------------------------------------
 

@@ -16,11 +16,6 @@ class Places:
 
 
 @pytest.fixture
-def source() -> Source:
-    return Source()
-
-
-@pytest.fixture
 def places() -> Places:
     return Places()
 

@@ -11,12 +11,7 @@ from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import REFRESH_WAIT_S, StaleWhileRevalidateCache
 from tests.fakes import until
-from tests.swr_caches import Source, cache_of
-
-
-@pytest.fixture
-def source() -> Source:
-    return Source()
+from tests.swr_caches import Source, cache_of, value
 
 
 @pytest.fixture
@@ -27,10 +22,6 @@ def health() -> BackendHealth:
 @pytest.fixture
 async def cache(nursery: trio.Nursery, source: Source, health: BackendHealth) -> StaleWhileRevalidateCache[str, int]:
     return cache_of(source, nursery, health)
-
-
-async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:
-    return (await cache.get(key)).value
 
 
 async def old(cache: StaleWhileRevalidateCache[str, int], *keys: str) -> None:

@@ -1,7 +1,5 @@
 """artifactfs.tree.swr_cache: refreshes on demand, bounds, and what is forgotten (docs/semantics.md 3.3)."""
 
-from functools import partial
-
 import pytest
 import trio
 from trio.testing import MockClock
@@ -9,23 +7,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.fakes import TurnedClock
-from tests.swr_caches import Make, Source, cache_of, value
-
-
-@pytest.fixture
-def source() -> Source:
-    return Source()
-
-
-@pytest.fixture
-def clock() -> TurnedClock:
-    return TurnedClock()
-
-
-@pytest.fixture
-async def make(nursery: trio.Nursery, source: Source, clock: TurnedClock) -> Make:
-    return partial(cache_of, source, nursery, clock=clock, weight=lambda value: value)
-
+from tests.swr_caches import Make, Source, value
 
 # --- refresh on demand --------------------------------------------------------------------------------------
 
