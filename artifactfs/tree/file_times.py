@@ -1,6 +1,6 @@
 """Which times the files of a run show: all of them their own, or all of them the run's (docs/semantics.md 2.3).
 
-A listing is changed in place, so that all of its files change in one step for each reader. `directories.py` decides when.
+A listing is changed in place, so all of its files change in one step for each reader. `directories.py` decides when.
 """
 
 from collections.abc import Mapping
