@@ -44,7 +44,7 @@ def test_it_enters_runs(desk: DesktopSession, lab: Lab, mounted: Mount, shell: S
         asked = lab.requests()
     assert asked["runs"] == 2
     # Thunar 4.20 looks into /names and /projects too, to count what is in them.
-    assert set(asked) - {"projects"} == {"runs", "listing"}
+    assert set(asked) - {"projects"} == {"runs", "listing", "index"}
 
 
 def test_what_it_costs_to_look(desk: DesktopSession, lab: Lab, mounted: Mount, shell: Shell) -> None:
