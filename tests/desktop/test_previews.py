@@ -32,8 +32,8 @@ def test_what_no_previews_saves(program: str, user_desk: DesktopSession, user_sh
     with tour.opened(program, "200 runs"):
         wait_until(lambda: lab.requests().get("listing", 0) >= 100, "runs that are counted", 60.0)
     tour.install("--bin", "--no-previews")
-    assert tour.cost(program, "200 runs") == ({"project": 1, "runs": 2}, 0)
-    requests, content_bytes = tour.cost(program, "50 pictures")
+    assert tour.cost(program, "200 runs", {"runs": 2}) == ({"project": 1, "runs": 2}, 0)
+    requests, content_bytes = tour.cost(program, "50 pictures", {"listing": 2})
     assert (requests.get("content", 0), content_bytes) == (0, 0)
 
 
