@@ -1,7 +1,8 @@
 """The commands and their options: prints and exits, decides nothing.
 
-`main` is the console script; each family of commands has a module. Imports little at the top: `mount` forks before
-trio, httpx and their threads exist, so functions import them in the child.
+`main` is the console script; each family of commands has a module, imported when one of them runs
+(command_table.py). Those import little at their top: `mount` forks before trio, httpx and their threads exist, so
+functions import them in the child.
 """
 
 import codecs
@@ -14,7 +15,8 @@ import sys
 import click
 
 from artifactfs import __version__, settings
-from artifactfs.cli import completion, config, desktop, doctor, mounts, output, service_units, status, warm_cache
+from artifactfs.cli import output
+from artifactfs.cli.command_table import CommandTable
 from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import mount_table
 
@@ -169,26 +171,7 @@ def keep_own_files_usable() -> None:
     os.umask(os.umask(0o077) & 0o077)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", message="artifactfs %(version)s")
 def cli() -> None:
     """Mount the run artifacts of Datadog Model Lab as a read-only filesystem."""
-
-
-for _command in (
-    mounts.mount,
-    mounts.umount,
-    mounts.demo,
-    mounts.serve,
-    status.status,
-    status.refresh,
-    status.info,
-    warm_cache.warm,
-    warm_cache.cache,
-    config.config,
-    service_units.service,
-    completion.completion,
-    doctor.doctor,
-    desktop.desktop,
-):
-    cli.add_command(_command)
