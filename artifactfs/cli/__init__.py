@@ -18,7 +18,6 @@ from artifactfs import __version__, settings
 from artifactfs.cli import output
 from artifactfs.cli.command_table import CommandTable
 from artifactfs.errors import ExitCode, UserError, of_the_system
-from artifactfs.mount import mount_table
 
 # The name under which `_exact_or_escaped` is known to codecs.
 _EXACT_OR_ESCAPED = "artifactfs"
@@ -57,6 +56,8 @@ def report(error: Exception, program: str = "artifactfs") -> ExitCode:
     elif isinstance(error, UserError):
         known = error
     else:
+        from artifactfs.mount import mount_table
+
         # A deleted working directory explains any failure to make a relative path absolute.
         known = (mount_table.directory_gone() if isinstance(error, OSError) else None) or of_the_system(error)
     if known is None:
