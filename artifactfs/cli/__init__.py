@@ -24,10 +24,15 @@ _EXACT_OR_ESCAPED = "artifactfs"
 
 
 def main() -> None:
-    """Run the command line. Each failure has one line on stderr, and an exit code."""
+    """Run the command line, and end the process. Each failure has one line on stderr, and an exit code."""
     begin()
     guard_standard_output()
-    sys.exit(_run())
+    code = _run()
+    with contextlib.suppress(UserError):
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    # Not sys.exit: Python would first free every object, a sixth of the time of `--version`.
+    os._exit(code)
 
 
 def _run() -> int:
@@ -35,6 +40,9 @@ def _run() -> int:
         cli.main(prog_name="artifactfs", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
+    except SystemExit as asked:
+        # Of a completion, or a mount in the foreground.
+        return int(asked.code or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         output.tell(*error.format_message().split("\n"))
         return int(ExitCode.USAGE)
