@@ -1,6 +1,7 @@
 """`artifactfs desktop`: file types, a launcher and an icon for this user's desktop."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,10 +9,11 @@ from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY
 from artifactfs.cli.options import program
-from artifactfs.desktop.desktop_files import Choice
-from artifactfs.desktop.install import Installation
 from artifactfs.errors import UserError
 from artifactfs.mount import mount_table
+
+if TYPE_CHECKING:
+    from artifactfs.desktop.install import Installation
 
 _MOUNTPOINT = "~/model-lab"
 
@@ -46,6 +48,8 @@ def install(with_bin: bool, no_previews: bool, mountpoint: str) -> None:
     opened; --no-previews turns that off. Without --bin or --no-previews an earlier one is undone; `uninstall` undoes
     all.
     """
+    from artifactfs.desktop.desktop_files import Choice
+
     choice = Choice(_absolute(mountpoint), program(), with_bin, previews=not no_previews)
     for path in _installation().install(choice):
         output.say(f"installed {path}")
@@ -93,7 +97,9 @@ def open_(mountpoint: str) -> None:
         raise
 
 
-def _installation() -> Installation:
+def _installation() -> "Installation":
+    from artifactfs.desktop.install import Installation
+
     return Installation(settings.data_home(), settings.own_config_home())
 
 

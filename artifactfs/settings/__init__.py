@@ -37,7 +37,9 @@ else:
             "ignored_env": "Unread unread_ca_files unread_exceptions unread_proxies",
             "keys": "Keys KeySource Origin",
             "loading": "Settings drop_keys load",
-            "paths": "data_home default_log_file expanded has_display own_config_home state_dir user_unit_dir wants_color",
+            "paths": (
+                "data_home default_log_file expanded has_display own_config_home state_dir user_unit_dir wants_color"
+            ),
             "process_privacy": "environment hide",
             "schema": "BY_NAME CONFIG DEFAULT_SITE KEY_FORMS PROFILE SETTINGS Setting",
             "secret": "Secret",
