@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable
 import cachetools
 import msgspec
 
+from artifactfs import errors
+from artifactfs.content import cache_places
+from artifactfs.content.cache_places import place_in
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
@@ -98,6 +101,35 @@ class OpenFileTable:
                 old.end_scope()
         self._context.pool.clear()
 
+    @no_checkpoint
+    def drop(self, is_meant: Callable[[bytes], bool]) -> None:
+        """Drop what memory has of the places that are meant (docs/semantics.md 3.6); the disk cache refuses them.
+
+        An open file goes on if its validator will show whether the contents are the same, and otherwise is superseded:
+        nothing else would keep its readers from bytes of two versions.
+        """
+        context = self._context
+
+        def has_place(key: bytes) -> bool:
+            return is_meant(place_in(key))
+
+        context.disk_cache.refuse(is_meant)
+        context.pool.discard_where(has_place)
+        for key in filter(has_place, list(context.validators)):
+            del context.validators[key]
+        for identity, closed in list(self._closed.items()):
+            if has_place(closed.key):
+                del self._closed[identity]
+        for shared in self._open.values():
+            if (old := shared.current).dead or not has_place(old.blocks.key):
+                continue
+            if old.has_proof:
+                shared.current = old.successor(self._key_of(old.version))
+                shared.current.blocks.must_match = True
+                old.end_scope()
+            else:
+                old.end_scope(_dropped)
+
     async def cached_bytes(self, version: ContentVersion) -> CachedBytes:
         """Return how much of a version is cached; 0 if its size is unknown, which the key needs."""
         identity, size = _identity(version), version.size_bytes
@@ -142,18 +174,24 @@ class OpenFileTable:
             )
 
     def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
-        """Return a function that makes a version's key from its size (None: no listing gives one): 16 bytes."""
+        """Return a function that makes a version's key (cache_places.py) from its size (None: no listing gives one)."""
         parts = [self.owner, version.artifact.project_id, version.artifact.path]
         if version.variant:
             parts.append(str(version.variant))
-        start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
+        start = hashlib.blake2b("\0".join(parts).encode(), digest_size=cache_places.DIGEST_BYTES)
+        site, place = self.owner.partition("\0")[0], version.place
+        behind = cache_places.encode(site, place, version.artifact.project_id)
 
         def key_of(size: int | None) -> bytes:
             digest = start.copy()
             digest.update(b"\0?" if size is None else b"\0%d" % size)
-            return digest.digest()
+            return digest.digest() + behind
 
         return key_of
+
+
+def _dropped() -> errors.Superseded:
+    return errors.Superseded("what was cached of this file was dropped while it was open")
 
 
 def _identity(version: ContentVersion) -> ContentVersion:

@@ -92,6 +92,17 @@ class ArtifactHandles:
         if not handles:
             del self._open[handle.inode.number]
 
+    def supersede_dropped(self) -> int:
+        """Supersede the inodes of open files that can no longer be read, since their contents were dropped (3.6).
+
+        A new opening gets another inode: pages of both must not mix. Returns the number of these inodes.
+        """
+        ended = [handles[0].inode for handles in self._open.values() if any(handle.opened.dead for handle in handles)]
+        current = [inode for inode in ended if not inode.superseded]
+        for inode in current:
+            self._supersede(inode, inode.node, errors.Superseded("its contents were dropped"))
+        return len(current)
+
     # --- growing -------------------------------------------------------------------------------------------
 
     def holds_back(self, inode: Inode, entry: Entry) -> bool:
