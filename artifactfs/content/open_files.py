@@ -63,8 +63,9 @@ class OpenFileTable:
         With `stream` it is not, and is read without a size.
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
-        runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the name up again,
-        and not in mid-read. Raises Superseded, ServiceError.
+        runs, where no listing gives the size, and where contents were dropped while it was open (3.6), `open` fetches
+        the head, so that a replaced file fails at open, where the kernel looks the name up again, and not in mid-read.
+        Raises Superseded, ServiceError.
         """
         key = _identity(version)
         shared = self._open.get(key)
@@ -75,7 +76,8 @@ class OpenFileTable:
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
             await handle.grow(version)
-            await handle.read_head(revalidate=not version.settled)
+            is_sure = version.settled and version.is_listed and not opened.current.blocks.must_match
+            await handle.read_head(revalidate=not is_sure)
             if handle.size is None and not stream:
                 await handle.read_to_end()
         except BaseException:
@@ -115,8 +117,6 @@ class OpenFileTable:
 
         context.disk_cache.refuse(is_meant)
         context.pool.discard_where(has_place)
-        for key in filter(has_place, list(context.validators)):
-            del context.validators[key]
         for identity, closed in list(self._closed.items()):
             if has_place(closed.key):
                 del self._closed[identity]
@@ -129,6 +129,9 @@ class OpenFileTable:
                 old.end_scope()
             else:
                 old.end_scope(_dropped)
+        # After the successors are made: those alone need them.
+        for key in filter(has_place, list(context.validators)):
+            del context.validators[key]
 
     async def cached_bytes(self, version: ContentVersion) -> CachedBytes:
         """Return how much of a version is cached; 0 if its size is unknown, which the key needs."""
