@@ -81,7 +81,7 @@ def refresh_contents(paths: Sequence[str]) -> None:
         size, blocks, ended = (values.get(name, 0) for name in ("deleted_bytes", "deleted_blocks", "ended_files"))
         output.say(f"{path}: deleted {format_size(size)} in {blocks} blocks; the next read asks the service")
         if ended:
-            output.warn(f"{path}: {ended} open files cannot be read on (Stale file handle); open them again")
+            output.warn(f"{path}: open files that have to be opened again (Stale file handle): {ended}")
         _warn_of_names(path, values)
         if not values.get("kernel_pages_dropped", True):
             output.warn(f"{path}: files that are open may show old pages until they are opened again")

@@ -4,6 +4,7 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import cachetools
@@ -20,6 +21,8 @@ from artifactfs.util.no_checkpoint import no_checkpoint
 
 # Versions that were closed and may grow, about 300 bytes each. Arbitrary.
 _MAX_CLOSED = 20_000
+# Parts of the cache that were dropped, and whose files are checked at open since. Arbitrary.
+_MAX_DROPPED = 100
 
 
 class CachedBytes(msgspec.Struct, frozen=True):
@@ -51,6 +54,8 @@ class OpenFileTable:
         self._context = context
         self.owner = owner
         self._open: dict[ContentVersion, SharedVersion] = {}
+        # What was dropped, as tests of a place.
+        self._dropped: deque[Callable[[bytes], bool]] = deque(maxlen=_MAX_DROPPED)
         self._closed: cachetools.LRUCache[ContentVersion, _Lineage] = cachetools.LRUCache(_MAX_CLOSED)
 
     def __len__(self) -> int:
@@ -63,9 +68,8 @@ class OpenFileTable:
         With `stream` it is not, and is read without a size.
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
-        runs, where no listing gives the size, and where contents were dropped while it was open (3.6), `open` fetches
-        the head, so that a replaced file fails at open, where the kernel looks the name up again, and not in mid-read.
-        Raises Superseded, ServiceError.
+        runs, and files whose contents were dropped (3.6), `open` fetches the head, so that a replaced file fails at
+        open, where the kernel looks the name up again, and not in mid-read. Raises Superseded, ServiceError.
         """
         key = _identity(version)
         shared = self._open.get(key)
@@ -76,8 +80,8 @@ class OpenFileTable:
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
             await handle.grow(version)
-            is_sure = version.settled and version.is_listed and not opened.current.blocks.must_match
-            await handle.read_head(revalidate=not is_sure)
+            was_dropped = any(is_meant(place_in(opened.current.blocks.key)) for is_meant in self._dropped)
+            await handle.read_head(revalidate=was_dropped or not version.settled)
             if handle.size is None and not stream:
                 await handle.read_to_end()
         except BaseException:
@@ -115,6 +119,7 @@ class OpenFileTable:
         def has_place(key: bytes) -> bool:
             return is_meant(place_in(key))
 
+        self._dropped.append(is_meant)
         context.disk_cache.refuse(is_meant)
         context.pool.discard_where(has_place)
         for identity, closed in list(self._closed.items()):

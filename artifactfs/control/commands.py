@@ -120,6 +120,7 @@ class Control:
                 answer["kernel_names_dropped"] = await self._mark_stale(node)
                 answer.update(await self._delete_contents(part))
                 answer["kernel_pages_dropped"] = await self._dentries.drop_pages(inodes)
+                log.info("refresh: %r is stale, and its contents are dropped: %s", mount_path(node) or "/", answer)
             except Exception as error:
                 failed.append(error)
             finally:
@@ -130,7 +131,6 @@ class Control:
         await done.wait()
         if failed:
             raise failed[0]
-        log.info("refresh: %r is stale, and its contents are dropped", mount_path(node) or "/")
         return _json(answer)
 
     async def _delete_contents(self, part: CachePart) -> dict[str, object]:
