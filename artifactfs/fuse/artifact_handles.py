@@ -62,6 +62,9 @@ class ArtifactHandles:
 
     async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
+        if any(handle.opened.dead for handle in self._open.get(inode.number, ())):
+            # A fetch has seen that, and no read yet. Pages of both versions must not mix.
+            self._supersede(inode, file, errors.Superseded("the open version of this file is gone"))
         if inode.superseded:
             raise errors.Superseded("another version of this file is there by now")
         self._tree.ensure_current(file)
