@@ -210,6 +210,7 @@ class SharedFile:
         new = SharedFile(self._context, msgspec.structs.replace(self.version, size_bytes=self.size), key_of)
         if self.blocks.validator is not None:
             new.blocks.set_validator(self.blocks.validator)
+        new.blocks.must_match = self.blocks.must_match
         new.refcount = self.refcount
         return new
 

@@ -134,6 +134,20 @@ async def test_an_open_file(validators: str, granted: bool, autojump_clock: Mock
             each.close()
 
 
+async def test_other_keys_after_that(autojump_clock: MockClock) -> None:
+    """3.6, 6.3: what an open file must prove stays so when the keys turn out to be another account's."""
+    server = Server(OLD, validator=lambda: b"A" * 16)
+    async with bench(server) as made:
+        handle = await opened(made)
+        await handle.read(0, 10)
+        await drop(made)
+        made.files.switch_account("site\0another")
+        server.data, server.validator = NEW, lambda: None
+        with pytest.raises(errors.Superseded):
+            await handle.read(10, 10)
+        handle.close()
+
+
 async def test_a_larger_file_is_not_taken_for_grown(autojump_clock: MockClock) -> None:
     """3.6, 2.4: what an open file had is dropped, so nothing proves that a larger one continues it."""
     server = Server(OLD, validator=lambda: b"A" * 16)
