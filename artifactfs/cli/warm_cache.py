@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,13 +14,13 @@ from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
 from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.cli.status import refresh_contents
-from artifactfs.content import cache_dir
-from artifactfs.content.block_store import BlockStore
-from artifactfs.content.cache_places import CachePart
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import control_client
-from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_size
+
+if TYPE_CHECKING:
+    from artifactfs.content.block_store import BlockStore
+    from artifactfs.content.cache_places import CachePart
+    from artifactfs.settings import Settings
 
 # Failures of `warm` that are named one by one.
 _FAILURES_SHOWN = 20
@@ -46,7 +47,7 @@ def _with_cache(command: Callable[..., None]) -> Command:
 
 @cache.command("info")
 @_with_cache
-def cache_info(loaded: Settings, store: BlockStore) -> None:
+def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     """Show where the cache is, how much it holds, and its limit."""
     usage = store.usage()
     exists = os.path.isdir(loaded.cache_dir)
@@ -60,7 +61,7 @@ def cache_info(loaded: Settings, store: BlockStore) -> None:
 
 @cache.command("verify")
 @_with_cache
-def cache_verify(_loaded: Settings, store: BlockStore) -> None:
+def cache_verify(_loaded: "Settings", store: "BlockStore") -> None:
     """Read every block, and delete damaged ones. The next read fetches them again."""
     damaged = 0
     for path, size in store.verify():
@@ -73,12 +74,15 @@ def cache_verify(_loaded: Settings, store: BlockStore) -> None:
 @cache.command("clear")
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
 @_with_cache
-def cache_clear(loaded: Settings, store: BlockStore, paths: tuple[str, ...]) -> None:
+def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...]) -> None:
     """Delete everything in the cache, or what it has of PATH. Running mounts continue, and fetch again.
 
     PATH is a place in a mount: that is `artifactfs refresh --contents PATH`, which drops it from the mount's memory,
     too. Or it is RUN or RUN/PATH, such as 70158/checkpoints, of the settings' site, whether it is mounted or not.
     """
+    from artifactfs.content.cache_places import CachePart
+    from artifactfs.mount import control_client
+
     if not paths:
         return _clear(store)
     by_number = {path: place for path in paths if (place := _place(path)) is not None}
@@ -91,7 +95,7 @@ def cache_clear(loaded: Settings, store: BlockStore, paths: tuple[str, ...]) -> 
     return _clear_in_mounts([path for path in paths if path not in by_number])
 
 
-def _clear(store: BlockStore, path: str = "", part: CachePart | None = None) -> None:
+def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None) -> None:
     gone = store.clear(part.covers if part is not None else None)
     output.say(f"{path}{': ' if path else ''}deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
     if gone.left_blocks:
@@ -101,6 +105,8 @@ def _clear(store: BlockStore, path: str = "", part: CachePart | None = None) -> 
 
 def _place(path: str) -> str | None:
     """Return RUN or RUN/PATH without needless slashes; None for another path, or one in a mount."""
+    from artifactfs.mount import control_client
+
     parts = [part for part in path.split("/") if part not in ("", ".")]
     is_run = _RUN.match(path) is not None and ".." not in parts
     return "/".join(parts) if is_run and control_client.point_of(path) is None else None
@@ -146,7 +152,10 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
 
 
-def _store(loaded: Settings) -> BlockStore:
+def _store(loaded: "Settings") -> "BlockStore":
+    from artifactfs.content import cache_dir
+    from artifactfs.content.block_store import BlockStore
+
     try:
         directory = cache_dir.find(loaded.cache_dir).path
     except FileNotFoundError:
