@@ -18,7 +18,10 @@ _ROWS = {
     "doctor": ("doctor", "Check whether a mount would work here (at MOUNTPOINT), and print the fix of each problem."),
     "info": ("status", "Show the details of a run, project, directory or file in a mount."),
     "mount": ("mounts", "Mount at MOUNTPOINT; returns when the mount is ready."),
-    "refresh": ("status", "Mark PATH, and everything below it, stale: the next access asks the service."),
+    "refresh": (
+        "status",
+        "Mark the listings of PATH, and of everything below it, stale: the next access asks the service.",
+    ),
     "serve": ("mounts", "Serve DIR/<run id>/… as a Model Lab on loopback, with the keys that it prints."),
     "service": ("service_units", "Let systemd mount at log-in: write a user unit, or delete it."),
     "status": ("status", "Show the status of the mount at MOUNTPOINT, or of each of your mounts."),
