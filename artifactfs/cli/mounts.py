@@ -165,7 +165,7 @@ def start(
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
-    for notice in (*loaded.warnings, *([warning] if warning else [])):
+    for notice in filter(None, (*loaded.warnings, warning, checks.cache(loaded))):
         output.warn(str(notice), program)
     target = settings.log_target(loaded, point, foreground=foreground)
     if target.file is not None:

@@ -9,14 +9,10 @@ import click
 
 from artifactfs.cli.completion import DIRECTORY, FILE, PROFILE_NAME, one_of
 from artifactfs.settings import BY_NAME, CONFIG, PROFILE, SETTINGS, Setting
+from artifactfs.util.urls import SITES
 
 Command = Callable[..., None]
 
-# Datadog's sites ("Getting started with sites" of its documentation).
-SITES = (
-    "datadoghq.com", "us3.datadoghq.com", "us5.datadoghq.com", "datadoghq.eu", "ap1.datadoghq.com", "ap2.datadoghq.com",
-    "ddog-gov.com",
-)  # fmt: skip
 _TYPES = {"SITE": one_of(*SITES), "DIR": DIRECTORY, "FILE": FILE}
 
 

@@ -175,7 +175,7 @@ def _look(point: str) -> _Look | None:
         return None
     except UserError as error:
         values = _no_status(point, error)
-        line = "dead: its process is gone" if values["health"]["state"] == "dead" else f"no answer: {error}"
+        line = "dead: its process is gone" if values["health"]["state"] == "dead" else f"no_answer: {error}"
         # A mount that has just ended is not an error.
         return _Look(point, values, line, None if error.code == ExitCode.NOT_MOUNTED else error)
     wrong = None

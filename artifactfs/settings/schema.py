@@ -13,9 +13,7 @@ from artifactfs.settings import parsers
 from artifactfs.settings.paths import APP, cache_home
 from artifactfs.settings.secret import Secret
 from artifactfs.util.humanize import format_duration, format_size, parse_duration, parse_size
-from artifactfs.util.urls import parse_api_url, parse_proxy, parse_site, without_password
-
-DEFAULT_SITE = "datadoghq.com"
+from artifactfs.util.urls import SITES, parse_api_url, parse_proxy, without_password
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _key(article: str, what: str, *variables: str) -> Any:
 class Values:
     """The value of each setting: times in seconds, sizes in bytes, None for a setting without a value."""
 
-    site: str = _row("Datadog site, like datadoghq.eu.", parse_site, "SITE", DEFAULT_SITE, more_env=("DD_SITE",))
+    site: str = _row("Datadog site, like datadoghq.eu.", parsers.site, "SITE", SITES[0], more_env=("DD_SITE",))
     api_url: str = _row(
         "API base URL, in place of a site.",
         parse_api_url,

@@ -102,7 +102,7 @@ def test_path(shell: Shell) -> None:
         ((), 'cache_size = "5 elephants"', ExitCode.BAD_CONFIG, "not a size"),
         ((), 'listing_ttl = "5 parsecs"', ExitCode.BAD_CONFIG, "'parsecs' is no unit"),
         (("--api-key-file", "/none"), "", ExitCode.KEYS_MISSING, "cannot read the key from /none"),
-        (("--app-key-command", "none-such x"), "", ExitCode.KEYS_MISSING, "its program was not found"),
+        (("--app-key-command", "none-such x"), "", ExitCode.KEYS_MISSING, "its program 'none-such' was not found"),
     ],
 )
 @pytest.mark.parametrize("command", ["mount", "config show"])
