@@ -14,7 +14,18 @@ import sys
 import click
 
 from artifactfs import __version__, settings
-from artifactfs.cli import completion, config, desktop, doctor, mounts, output, service_units, status, warm_cache
+from artifactfs.cli import (
+    completion,
+    config,
+    desktop,
+    doctor,
+    help_layout,
+    mounts,
+    output,
+    service_units,
+    status,
+    warm_cache,
+)
 from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import mount_table
 
@@ -169,10 +180,29 @@ def keep_own_files_usable() -> None:
     os.umask(os.umask(0o077) & 0o077)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@help_layout.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    sections={
+        "Mounts": ("mount", "umount", "status", "refresh", "info"),
+        "Contents": ("download", "warm", "cache"),
+        "Without an account": ("demo", "serve"),
+        "Set-up": ("login", "config", "doctor", "service", "desktop", "completion"),
+    },
+    aliases={"unmount": "umount"},
+)
 @click.version_option(__version__, "-V", "--version", message="artifactfs %(version)s")
 def cli() -> None:
-    """Mount the run artifacts of Datadog Model Lab as a read-only filesystem."""
+    """Mount the run artifacts of Datadog Model Lab as a read-only filesystem.
+
+    \b
+      artifactfs demo                 mount a built-in sample at ./demo-mount
+      artifactfs login                store the keys of your account
+      artifactfs mount ~/model-lab    mount your runs
+      ls ~/model-lab/names            look for one by its name
+      artifactfs umount ~/model-lab   end the mount
+
+    More: `man artifactfs`, `artifactfs COMMAND --help`, https://docs.datadoghq.com/api/latest/model-lab-api/
+    """
 
 
 for _command in (

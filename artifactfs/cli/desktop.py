@@ -7,6 +7,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY
+from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import program
 from artifactfs.desktop import opening
 from artifactfs.desktop.desktop_files import Choice
@@ -17,7 +18,7 @@ from artifactfs.mount import mount_table
 _MOUNTPOINT = "~/model-lab"
 
 
-@click.group()
+@group()
 def desktop() -> None:
     """Integrate Model Lab into this user's desktop: file types, a launcher, an icon."""
 

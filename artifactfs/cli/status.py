@@ -11,6 +11,8 @@ import click
 
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE, LIVE_MOUNT
+from artifactfs.cli.help_layout import command
+from artifactfs.cli.options import Duration
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
 
@@ -19,32 +21,35 @@ if TYPE_CHECKING:
 
 # Mounts that are queried at once; each takes a process.
 _AT_ONCE = 8
+# Between two reports of --watch.
+_INTERVAL_S = 2.0
 
 
-@click.command()
+@command()
 @click.argument("mountpoint", required=False, type=LIVE_MOUNT)
 @click.option("--json", "as_json", is_flag=True, help="As JSON: an object, or an array of all mounts.")
 @click.option("--watch", "-w", is_flag=True, help="Repeat until Ctrl-C; without a terminal, a line each time.")
 @click.option(
-    "--interval", metavar="S", type=click.FloatRange(0.1, 3600), default=2, show_default=True,
-    help="Seconds between two reports of --watch.",
+    "--interval", metavar="DURATION", type=Duration(0.1, 3600), help="Between two reports of --watch [2s]."
 )  # fmt: skip
-def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) -> None:
+def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float | None) -> None:
     """Show the status of the mount at MOUNTPOINT, or of each of your mounts.
 
     Exits with 0 if all is well, with 23 if something is wrong, with 24 if the mount does not answer.
     """
+    if interval is not None and not watch:
+        raise click.UsageError("--interval has no effect without --watch")
     if mountpoint is None:
         if watch:
             raise UserError(ExitCode.USAGE, "--watch needs a mount point", "`artifactfs status` lists them")
         _all(as_json)
     elif watch:
-        _watch(mountpoint, interval, as_json)
+        _watch(mountpoint, _INTERVAL_S if interval is None else interval, as_json)
     else:
         _one(mountpoint, as_json)
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 def refresh(paths: tuple[str, ...]) -> None:
     """Mark PATH, and everything below it, stale: the next access asks the service.
@@ -53,17 +58,14 @@ def refresh(paths: tuple[str, ...]) -> None:
     """
     failed: list[UserError] = []
     for path in paths:
-        try:
+        with output.collected(failed):
             _, values = _ask("refresh", path, parent_too=True)
-        except UserError as error:
-            failed.append(error)
-            continue
-        if not values.get("kernel_names_dropped", True):
-            output.warn(f"{path}: the kernel may repeat old names for a while")
-    _raise_last(failed)
+            if not values.get("kernel_names_dropped", True):
+                output.warn(f"{path}: the kernel may repeat old names for a while")
+    output.raise_last(failed)
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="As JSON; an array where several PATHs are given.")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
@@ -96,15 +98,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
         output.data(whole if len(paths) > 1 else whole[0])
     elif lines and not as_json:
         output.say(*lines[1:])
-    _raise_last(failed)
-
-
-def _raise_last(failed: list[UserError]) -> None:
-    """Report the errors of all paths: one of them does not hide the others. Raises the last."""
-    for error in failed[:-1]:
-        output.complain(str(error))
-    if failed:
-        raise failed[-1]
+    output.raise_last(failed)
 
 
 def _one(path: str, as_json: bool) -> None:

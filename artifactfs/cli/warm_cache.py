@@ -10,6 +10,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
+from artifactfs.cli.help_layout import command, group
 from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.content import cache_dir
 from artifactfs.content.block_store import BlockStore
@@ -21,7 +22,7 @@ from artifactfs.util.humanize import format_size
 _FAILURES_SHOWN = 20
 
 
-@click.group()
+@group()
 def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
@@ -72,7 +73,7 @@ def cache_clear(_loaded: Settings, store: BlockStore) -> None:
     output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
 @click.option("--dry-run", "-n", is_flag=True, help="Only list, and print the cost.")

@@ -14,7 +14,7 @@ from artifactfs.settings.paths import (
     wants_color,
 )
 from artifactfs.settings.process_privacy import environment, hide
-from artifactfs.settings.schema import BY_NAME, CONFIG, KEY_FORMS, PROFILE, SETTINGS, Setting
+from artifactfs.settings.schema import BY_NAME, CONFIG, GROUPS, KEY_FORMS, PROFILE, SELECTORS, SETTINGS, Setting
 from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import find_config_file, find_profiles
 from artifactfs.settings.suggestions import hint
@@ -23,8 +23,10 @@ from artifactfs.settings.systemd_env import find_program, log_target, take_notif
 __all__ = [
     "BY_NAME",
     "CONFIG",
+    "GROUPS",
     "KEY_FORMS",
     "PROFILE",
+    "SELECTORS",
     "SETTINGS",
     "Explanation",
     "KeySource",

@@ -63,7 +63,7 @@ def _switch(help_: str) -> Any:
 
 
 def _seconds(help_: str, default_s: float | None, parse: Callable[[str], object] = parse_duration) -> Any:
-    return _row(help_, parse, "S", default_s, show=format_duration)
+    return _row(help_, parse, "DURATION", default_s, show=format_duration)
 
 
 def _choice(help_: str, *known: str) -> Any:
@@ -165,3 +165,34 @@ KEY_FORMS = frozenset(name + form for name in KEYS for form in ("", "_file", "_c
 CONFIG = Setting("Config file.", parsers.path, "FILE", name="config")
 PROFILE = Setting("Profile of the config file: its table [profiles.NAME].", str, "NAME", name="profile")
 SELECTORS = {CONFIG.name: CONFIG, PROFILE.name: PROFILE}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading of the help, and its options: the settings that --help shows, and those that --help-all adds."""
+
+    title: str
+    common: tuple[str, ...]
+    rare: tuple[str, ...]
+
+
+# Each setting that is an option, and each selector, in one group (tests/unit/test_help_layout.py).
+GROUPS = (
+    Group(
+        "Service and keys",
+        ("site", "profile", "api_key_file", "app_key_file"),
+        (
+            *("config", "api_url", "api_key_command", "app_key_command", "access_token_file", "access_token_command"),
+            *("account", "version_header"),
+        ),
+    ),
+    Group("Network", ("proxy", "ca_file", "wait"), ("wait_max", "deadline")),
+    Group("Cache of contents", ("cache_dir", "cache_size"), ("cache_min_free",)),
+    Group(
+        "Listings",
+        ("listing_ttl", "runs_listed"),
+        ("live_ttl", "finished_ttl", "negative_ttl", "stale_max", "prefetch"),
+    ),
+    Group("Files and access", ("allow_other",), ("umask", "uid", "gid", "xattrs", "fsname")),
+    Group("Log", ("verbose", "log_file"), ("log_to", "log_format")),
+)

@@ -206,9 +206,20 @@ def test_a_bad_environment_variable(shell: Shell, lab: Lab, point: str) -> None:
     refused(shell, ExitCode.USAGE, "ARTIFACTFS_LISTING_TTL", "mount", "--api-url", lab.url, point, env=env)
 
 
-@pytest.mark.parametrize("command", [["mount"], ["umount"], ["nonsense"], ["serve"], ["mount", "--config"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mount"],
+        ["umount"],
+        ["nonsense"],
+        ["umount", "--all", "x"],
+        ["mount", "--config"],
+        ["status", "--interval", "5"],
+        ["doctor", "--offline", "--run", "7"],
+    ],
+)
 def test_incomplete_commands(command: list[str], shell: Shell) -> None:
-    """5.8: a command without what it needs, or that there is none of, says how to get help."""
+    """5.8: a command without what it needs, that there is none of, or with options that do nothing, names its help."""
     refused(shell, ExitCode.USAGE, "--help", *command)
 
 

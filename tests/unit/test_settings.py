@@ -100,7 +100,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
             continue  # tests/unit/test_settings_keys.py
         text = samples.get(row.name, "/somewhere" if row.metavar in ("FILE", "DIR") else "77")
         # Alone, it is refused on a command line.
-        more = {"wait": "true"} if row.name == "wait_max" else {}
+        more: dict[str, str | bool | None] = {"wait": "true"} if row.name == "wait_max" else {}
         values = {
             getattr(found, row.name)
             for found in (
