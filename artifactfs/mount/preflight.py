@@ -7,7 +7,9 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.transport import Transport
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings, Unread, unread_ca_files, unread_proxies
 from artifactfs.util.clock import boottime
@@ -17,6 +19,17 @@ log = logging.getLogger(__name__)
 # Between two attempts to reach the service with `--wait`; each pause is twice the one before. Arbitrary.
 _FIRST_PAUSE_S = 1.0
 _LAST_PAUSE_S = 16.0
+
+
+async def check_keys(settings: Settings) -> None:
+    """Check the keys with one request, without a mount. Raises UserError."""
+    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
+    transport = Transport(settings.api_url, credentials, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime)
+    try:
+        await reach(ModelLab(transport, deadline_s=settings.deadline), settings, Notifier())
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await transport.aclose()
 
 
 async def reach(service: ModelLab, settings: Settings, notify: Notifier) -> None:

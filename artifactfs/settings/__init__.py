@@ -1,8 +1,10 @@
 """The settings of a mount, and their sources. The only room that reads `os.environ`."""
 
+from artifactfs.settings.config_edit import write as write_config
 from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.ignored_env import Unread, unread_ca_files, unread_exceptions, unread_proxies
 from artifactfs.settings.keys import Keys, KeySource, Origin
+from artifactfs.settings.keys import checked as checked_key
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.paths import (
     data_home,
@@ -16,7 +18,7 @@ from artifactfs.settings.paths import (
 from artifactfs.settings.process_privacy import environment, hide
 from artifactfs.settings.schema import BY_NAME, CONFIG, GROUPS, KEY_FORMS, PROFILE, SELECTORS, SETTINGS, Setting
 from artifactfs.settings.secret import Secret
-from artifactfs.settings.sources import find_config_file, find_profiles
+from artifactfs.settings.sources import find_config_file, find_profiles, settings_in
 from artifactfs.settings.suggestions import hint
 from artifactfs.settings.systemd_env import find_program, log_target, take_notify_socket
 
@@ -37,6 +39,7 @@ __all__ = [
     "Settings",
     "Shown",
     "Unread",
+    "checked_key",
     "data_home",
     "default_log_file",
     "drop_keys",
@@ -51,6 +54,7 @@ __all__ = [
     "hint",
     "load",
     "log_target",
+    "settings_in",
     "state_dir",
     "take_notify_socket",
     "unread_ca_files",
@@ -58,4 +62,5 @@ __all__ = [
     "unread_proxies",
     "user_unit_dir",
     "wants_color",
+    "write_config",
 ]

@@ -230,6 +230,12 @@ def find_profiles(named: str | None, *, options: str = "", environ: Mapping[str,
     return tuple(sorted(configfile.read(_config_given(named, options, environ)).profiles))
 
 
+def settings_in(named: str | None, profile: str | None) -> frozenset[str]:
+    """Return the names of the settings at the top of that config file, or in a profile. Raises UserError."""
+    file = configfile.read(_config_given(named, "", os.environ))
+    return frozenset(file.top if profile is None else file.profiles.get(profile, {}))
+
+
 def _config_given(named: str | None, options: str, environ: Mapping[str, str]) -> str | None:
     given = _strongest(_outside_the_file({}, options, named, environ)[0], CONFIG.name)
     return given.text if given is not None else None

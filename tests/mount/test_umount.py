@@ -52,4 +52,3 @@ def test_all(shell: Shell) -> None:
     done = run("unshare", "--mount", "--", *words, env=shell.env)
     assert (done.code, done.err) == (0, "you have no mounts\n")
     wait_until(lambda: not shell.processes(), "the end of both mounts and emulators")
-
