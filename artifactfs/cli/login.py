@@ -3,8 +3,6 @@
 import dataclasses
 import sys
 
-import click
-
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.help_layout import command
@@ -82,19 +80,12 @@ def _refuse_other_ways(path: str, profile: str | None, config_file: str | None) 
 
 
 def _ask_site(default: str) -> str:
-    def parsed(text: str) -> str:
-        try:
-            return str(BY_NAME["site"].parse(text))
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-
     output.tell(f"Datadog's sites are {', '.join(SITES)}")
-    answer: str = click.prompt("Your site", default=default, value_proc=parsed, err=True)
-    return answer
+    return output.ask("Your site", default=default, parse=BY_NAME["site"].parse)
 
 
 def _ask_key(label: str) -> settings.Secret:
-    return settings.checked_key(click.prompt(f"Your {label} (not shown)", hide_input=True, err=True), f"the {label}")
+    return settings.checked_key(output.ask(f"Your {label} (not shown)", is_secret=True), f"the {label}")
 
 
 def _check(candidate: Settings) -> None:

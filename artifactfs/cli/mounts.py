@@ -23,7 +23,7 @@ from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
 from artifactfs.util.escaping import shell_word
 
 # Options for the address and the keys of the service; the demo has its own.
-_OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait"}) | KEY_FORMS
+_OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait", "wait_max"}) | KEY_FORMS
 
 
 _foreground_option = click.option(

@@ -120,6 +120,24 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def ask(
+    question: str, *, default: str | None = None, is_secret: bool = False, parse: Callable[[str], object] = str
+) -> str:
+    """Return the answer to a question on the terminal; a secret one is not shown.
+
+    Asks again, with the error's message, where `parse` raises ValueError.
+    """
+
+    def parsed(text: str) -> str:
+        try:
+            return str(parse(text))
+        except ValueError as error:
+            raise click.UsageError(one_line(str(error))) from None
+
+    answer: str = click.prompt(one_line(question), default=default, hide_input=is_secret, value_proc=parsed, err=True)
+    return answer
+
+
 @contextlib.contextmanager
 def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, if it is a terminal. Yields a thread-safe function that adds bytes."""
