@@ -169,9 +169,14 @@ class Sources:
     def _unknown_site(self) -> Iterator[Notice]:
         """Yield a notice for a site that is none of Datadog's: its host gets the keys."""
         given = self.find("api_url", "site")
-        if given is None or given.name != "site" or (host := parse_site(given.text)) in SITES:
+        if given is None or given.name != "site":
             return
-        yield Notice(f"{host} is not among Datadog's sites, and its API gets the keys", hint(host, SITES))
+        try:
+            host = parse_site(given.text)
+        except ValueError:
+            return  # an error of its own
+        if host not in SITES:
+            yield Notice(f"{host} is not among Datadog's sites, and its API gets the keys", hint(host, SITES))
 
     def _overridden(self, profile: str, used: Mapping[str, RawValue]) -> Iterator[Notice]:
         """Yield a notice where the environment overrides a profile that the command line chose."""

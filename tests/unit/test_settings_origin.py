@@ -108,6 +108,7 @@ def test_an_unknown_site_is_warned_of(site: str, fix: str) -> None:
     assert notice.fact == f"{site} is not among Datadog's sites, and its API gets the keys"
     assert notice.fix.startswith(fix)
     assert load(KEYS, {"site": site, "api_url": "https://x.example"}).warnings == ()
+    assert settings.explain({"site": "no site"}, environ=KEYS).warnings == ()
 
 
 def test_every_site_is_taken_as_it_is() -> None:
