@@ -18,7 +18,7 @@ from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import LogDestination
-from artifactfs.mount import checks, control_client, daemon, mount_table, unmount
+from artifactfs.mount import checks, daemon, mount_table, unmount
 from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
 from artifactfs.util.escaping import shell_word
 
@@ -51,7 +51,7 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 
 @command()
 @click.argument("paths", metavar="PATH…", nargs=-1, type=LIVE_MOUNT)
-@click.option("--all", "-a", "is_all", is_flag=True, help="End all of your mounts.")
+@click.option("--all", "-a", "is_all", is_flag=True, help="End all of your mounts, and print which.")
 def umount(paths: tuple[str, ...], is_all: bool) -> None:
     """End the mount that PATH is in, also while files are open, and wait for the end of its process.
 
@@ -59,9 +59,13 @@ def umount(paths: tuple[str, ...], is_all: bool) -> None:
     """
     if bool(paths) == is_all:
         raise click.UsageError("give paths in mounts, or --all")
-    if is_all and not control_client.my_mounts():
-        output.hint("you have no mounts")
-    failed = unmount.end_all() if is_all else []
+    failed: list[UserError] = []
+    if is_all:
+        ended = dict(unmount.end_all())
+        lines = [f"ended {point}" for point, error in ended.items() if error is None]
+        if lines or not ended:
+            output.say(*(lines or ["you have no mounts"]))
+        failed += filter(None, ended.values())
     points: dict[str, None] = {}
     for path in paths:
         with output.collected(failed):

@@ -6,6 +6,7 @@ place than it was made at. Its process serves all of them, and ends with the las
 
 import contextlib
 import signal
+from collections.abc import Iterator
 
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import control_client, mount_owner, mount_table, registry
@@ -32,9 +33,8 @@ def point_of(path: str) -> str:
     return control_client.point_of(place) or place
 
 
-def end_all() -> list[UserError]:
-    """End all mounts of this user, the innermost first; returns the errors."""
-    failed = []
+def end_all() -> Iterator[tuple[str, UserError | None]]:
+    """End all mounts of this user, the innermost first; yields each mount point, and its error."""
     left = control_client.my_mounts()[::-1]
     while left:
         mount = left.pop(0)
@@ -45,8 +45,9 @@ def end_all() -> list[UserError]:
             else:
                 end(mount.point)
         except UserError as error:
-            failed.append(error)
-    return failed
+            yield mount.point, error
+        else:
+            yield mount.point, None
 
 
 def end(point: str) -> None:

@@ -50,5 +50,6 @@ def test_all(shell: Shell) -> None:
     isolate = 'mount --make-rprivate / && umount -a -t fuse.artifactfs; exec sh -c "$@"'
     words = ("sh", "-c", isolate, "sh", script, "sh", shell.program[0], shell.directory)
     done = run("unshare", "--mount", "--", *words, env=shell.env)
-    assert (done.code, done.err) == (0, "you have no mounts\n")
+    ended = [f"ended {shell.path(name)}" for name in ("bound", "two", "one")]
+    assert (done.code, done.text.splitlines(), done.err) == (0, [*ended, "you have no mounts"], "")
     wait_until(lambda: not shell.processes(), "the end of both mounts and emulators")
