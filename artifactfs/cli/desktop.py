@@ -9,7 +9,6 @@ from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY
 from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import program
-from artifactfs.desktop import opening
 from artifactfs.desktop.desktop_files import Choice
 from artifactfs.desktop.install import Installation
 from artifactfs.errors import UserError
@@ -74,6 +73,8 @@ def status() -> None:
 @click.argument("mountpoint", metavar="[DIR]", type=DIRECTORY, default=_MOUNTPOINT)
 def open_(mountpoint: str) -> None:
     """Mount at DIR (~/model-lab) unless it is mounted, and show it in the file manager, as the launcher does."""
+    from artifactfs.desktop import opening
+
     try:
         opening.show(_absolute(mountpoint), program())
     except UserError as error:

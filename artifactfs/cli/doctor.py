@@ -1,6 +1,5 @@
 """`artifactfs doctor`: prints the findings of the doctor."""
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +48,8 @@ def doctor(
 
     Exit code 0: a mount works, possibly with warnings; 23: something is wrong.
     """
+    import logging
+
     if offline and (run_id is not None or no_index):
         raise click.UsageError("--offline sends no request: leave out --run and --no-index")
     # The findings replace the log.

@@ -3,7 +3,7 @@
 Rare options are shown by `--help-all`, which a command has if it takes any. Every command takes `--quiet`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -72,34 +72,16 @@ class Command(click.Command):
 
 
 class CommandGroup(click.Group):
-    """A group of commands. `sections`: their names by heading; `aliases`: other names of commands, not listed."""
+    """A group of commands, such as `config`. The group of all commands is in command_table.py."""
 
     command_class = Command
     group_class = type
 
-    def __init__(
-        self,
-        *args: Any,
-        sections: Mapping[str, tuple[str, ...]] | None = None,
-        aliases: Mapping[str, str] | None = None,
-        **attrs: Any,
-    ) -> None:
-        super().__init__(*args, **attrs)
-        self._sections = sections or {}
-        self._aliases = aliases or {}
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, self._aliases.get(cmd_name, cmd_name))
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands below their headings, each with the whole first sentence of its help."""
+        """Write the commands, each with the whole first sentence of its help."""
         found = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
-        rows = {name: command.get_short_help_str(_WHOLE) for name, command in found.items() if not command.hidden}
-        rest = tuple(name for name in rows if not any(name in names for names in self._sections.values()))
-        for heading, names in {**self._sections, "Commands": rest}.items():
-            if listed := [(name, rows[name]) for name in names if name in rows]:
-                with formatter.section(heading):
-                    formatter.write_dl(listed)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in found.items()])
 
 
 def command() -> Callable[[Callable[..., Any]], Command]:
@@ -107,6 +89,6 @@ def command() -> Callable[[Callable[..., Any]], Command]:
     return click.command(cls=Command)
 
 
-def group(**attrs: Any) -> Callable[[Callable[..., Any]], CommandGroup]:
-    """Return the decorator of a group; `attrs`: those of CommandGroup."""
-    return click.group(cls=CommandGroup, **attrs)
+def group() -> Callable[[Callable[..., Any]], CommandGroup]:
+    """Return the decorator of a group of commands."""
+    return click.group(cls=CommandGroup)

@@ -7,7 +7,6 @@ Specification, "The Exec key").
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from artifactfs.errors import ExitCode, UserError
 
@@ -63,6 +62,8 @@ def mountpoint_in(launcher: bytes) -> str | None:
 
 
 def _share(name: str) -> bytes:
+    from importlib import resources
+
     return resources.files(__package__).joinpath("share", name).read_bytes()
 
 

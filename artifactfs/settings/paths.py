@@ -4,7 +4,6 @@ Own code in place of a library: the specification ignores variables that are no 
 must get an error, not a directory called `~`.
 """
 
-import hashlib
 import os
 import pwd
 import re
@@ -83,6 +82,8 @@ def default_log_file(point: str) -> str:
     bare = point.strip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare)[-200:] or "root"
     if name.replace("-", "/") != bare:
+        import hashlib  # reads OpenSSL
+
         # The name is not unique: another mount point may have the same one.
         name += "-" + hashlib.blake2b(os.fsencode(point), digest_size=4).hexdigest()
     return os.path.join(state_dir(), "log", f"{name}.log")

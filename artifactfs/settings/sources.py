@@ -17,6 +17,7 @@ from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
 from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked, unusable
 from artifactfs.settings.paths import expanded
+from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, Setting
 from artifactfs.settings.suggestions import hint, nearest
 from artifactfs.util.escaping import shell_word
@@ -320,12 +321,6 @@ def _is_program(word: str) -> bool:
     parts = word.split("/")
     # A path begins so; the letters of a token have slashes elsewhere.
     return all(len(part) <= _MAX_NAME for part in parts) and (len(parts) == 1 or word[0] in "/.")
-
-
-def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without any key in it: for what a mount starts (docs/semantics.md 6.1)."""
-    keys = {variable for key in KEYS for variable in BY_NAME[key].env}
-    return {name: value for name, value in environ.items() if name not in keys}
 
 
 # --- warnings ---------------------------------------------------------------------------------------------
