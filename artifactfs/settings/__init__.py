@@ -1,10 +1,9 @@
 """The settings of a mount, and their sources. The only room that reads `os.environ`."""
 
-from artifactfs.settings.config_edit import write as write_config
+from artifactfs.settings.config_edit import write_config
 from artifactfs.settings.explaining import Explanation, Shown, explain
 from artifactfs.settings.ignored_env import Unread, unread_ca_files, unread_exceptions, unread_proxies
-from artifactfs.settings.keys import Keys, KeySource, Origin
-from artifactfs.settings.keys import checked as checked_key
+from artifactfs.settings.keys import Keys, KeySource, Origin, checked_key
 from artifactfs.settings.loading import Settings, drop_keys, load
 from artifactfs.settings.paths import (
     data_home,
