@@ -21,7 +21,7 @@ from artifactfs.util.path_walk import DIRECTORY, open_path
 _PROFILES = "profiles"
 
 
-def write(path: str, profile: str | None, changes: Mapping[str, str | None]) -> str:
+def write_config(path: str, profile: str | None, changes: Mapping[str, str | None]) -> str:
     """Write settings at the top of the file at `path`, or into a profile; None removes one. Mode 0600, atomically.
 
     Returns the path that was written, which is another where `path` is a link. `configfile.read` has accepted the file.

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable
 
 from artifactfs.settings.paths import expanded
-from artifactfs.settings.suggestions import nearest
 from artifactfs.util.humanize import parse_duration
 from artifactfs.util.urls import SITES, is_of_datadog, parse_site
 
@@ -21,6 +20,9 @@ _MISTYPED = 0.8
 
 def site(value: str) -> str:
     """Return the bare site. One that only looks like Datadog's is refused: another host would get the keys."""
+    # difflib, for a typing error alone.
+    from artifactfs.settings.suggestions import nearest
+
     host = parse_site(value)
     if host not in SITES and not is_of_datadog(host) and (meant := nearest(host, SITES, _MISTYPED)) is not None:
         raise ValueError(

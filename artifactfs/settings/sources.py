@@ -15,7 +15,7 @@ from typing import Any
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
-from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked, unusable
+from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked_key, unusable
 from artifactfs.settings.paths import expanded
 from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, Setting
@@ -140,7 +140,7 @@ class Sources:
     def origin(self, given: RawValue) -> Origin:
         """Return where to read a chosen key. Raises UserError."""
         if given.name in KEYS:
-            key = checked(given.text, given.subject)
+            key = checked_key(given.text, given.subject)
             if given.layer < Layer.PROFILE or not self.config.lasting:
                 return Fixed(key, given.subject)
             profile = self.profile.text if self.profile is not None and given.layer is Layer.PROFILE else None

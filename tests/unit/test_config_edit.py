@@ -69,10 +69,10 @@ def test_it_is_private_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "made" / "config.toml"
     before = os.umask(0)
     try:
-        assert config_edit.write(str(path), None, CHANGES) == str(path)
+        assert config_edit.write_config(str(path), None, CHANGES) == str(path)
         assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         path.chmod(0o644)
-        config_edit.write(str(path), "p", CHANGES)
+        config_edit.write_config(str(path), "p", CHANGES)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -86,7 +86,7 @@ def test_a_link_of_ones_own_stays(tmp_path: Path) -> None:
     real, path = tmp_path / "dotfiles" / "lab.toml", tmp_path / "config.toml"
     real.write_text("wait = true\n")
     path.symlink_to("dotfiles/lab.toml")
-    assert config_edit.write(str(path), None, CHANGES) == str(real)
+    assert config_edit.write_config(str(path), None, CHANGES) == str(real)
     assert path.is_symlink()
     assert (real.stat().st_mode & 0o777, tomllib.loads(real.read_text())["wait"]) == (0o600, True)
 
@@ -104,7 +104,7 @@ def test_a_place_of_another_user_gets_no_key(where: str, tmp_path: Path) -> None
     else:
         os.chown(tmp_path / "theirs", 12345, 12345)
     with pytest.raises(UserError, match="another user") as caught:
-        config_edit.write(str(path), None, CHANGES)
+        config_edit.write_config(str(path), None, CHANGES)
     assert caught.value.code is ExitCode.NOT_WRITABLE
     assert [file for file in tmp_path.rglob("*") if file.is_file() and "datadoghq" in file.read_text()] == []
 
@@ -116,7 +116,7 @@ def test_what_is_no_file_is_left_as_it_is(kind: str, tmp_path: Path) -> None:
     {"pipe": os.mkfifo, "directory": os.mkdir, "dangling": lambda link: os.symlink("none", link)}[kind](path)
     before = os.lstat(path)
     with pytest.raises(UserError) as caught:
-        config_edit.write(str(path), None, CHANGES)
+        config_edit.write_config(str(path), None, CHANGES)
     assert caught.value.code is ExitCode.NOT_WRITABLE
     assert os.lstat(path) == before
     assert os.listdir(tmp_path) == ["config.toml"]
