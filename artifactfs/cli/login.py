@@ -1,15 +1,18 @@
 """`artifactfs login`: asks for the site and the keys, checks them, and writes them into the config file."""
 
-import dataclasses
 import sys
+from typing import TYPE_CHECKING
 
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import config_options, setting_option
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import BY_NAME, KEY_FORMS, KeySource, Settings
+from artifactfs.settings import BY_NAME, KEY_FORMS
 from artifactfs.util.urls import SITES, is_of_datadog
+
+if TYPE_CHECKING:
+    from artifactfs.settings import Secret, Settings
 
 
 @command()
@@ -54,9 +57,7 @@ def login(
         how = "" if loaded.api_url.startswith("https:") else " without TLS"
         output.tell(f"the keys will be sent{how} to {loaded.origin}, which is not Datadog's; Ctrl-C ends this")
     api_key, app_key = _ask_key("API key"), _ask_key("application key")
-    _check(
-        dataclasses.replace(loaded, api_key=api_key, app_key=app_key, access_token=None, keys=KeySource(), wait=False)
-    )
+    _check(loaded, api_key, app_key)
     changes: dict[str, str | None] = {"site": None, "api_url": loaded.api_url}
     if _is_of_a_site(loaded):
         changes = {"site": loaded.site, "api_url": None}
@@ -84,20 +85,24 @@ def _ask_site(default: str) -> str:
     return output.ask("Your site", default=default, parse=BY_NAME["site"].parse)
 
 
-def _ask_key(label: str) -> settings.Secret:
+def _ask_key(label: str) -> "Secret":
     return settings.checked_key(output.ask(f"Your {label} (not shown)", is_secret=True), f"the {label}")
 
 
-def _check(candidate: Settings) -> None:
+def _check(loaded: "Settings", api_key: "Secret", app_key: "Secret") -> None:
     """Check the keys with one request. Raises UserError."""
+    import dataclasses
+
     import trio
 
     from artifactfs.mount import preflight
+    from artifactfs.settings import KeySource
 
-    trio.run(preflight.check_keys, candidate)
+    given = {"access_token": None, "keys": KeySource(), "wait": False}
+    trio.run(preflight.check_keys, dataclasses.replace(loaded, api_key=api_key, app_key=app_key, **given))
 
 
-def _is_of_a_site(loaded: Settings) -> bool:
+def _is_of_a_site(loaded: "Settings") -> bool:
     return loaded.api_url == f"https://api.{loaded.site}"
 
 

@@ -25,12 +25,14 @@ PLACES = {LAUNCHER: "launcher", ICON: "icon", TYPES: "file types", BIN: "*.bin"}
 class Choice:
     """The options of an installation.
 
-    `mountpoint`: an absolute path. `program`: the words that run artifactfs, the first an absolute path.
+    `mountpoint`: an absolute path. `program`: the words that run artifactfs, the first an absolute path. `previews`:
+    whether file managers may go on making them.
     """
 
     mountpoint: str
     program: tuple[str, ...]
     bin: bool
+    previews: bool = True
 
 
 def wanted(choice: Choice) -> dict[str, bytes]:

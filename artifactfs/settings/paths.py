@@ -62,6 +62,11 @@ def user_unit_dir() -> str:
     return _root_s_own(os.path.join(config_home(), "systemd", "user"), "units")
 
 
+def own_config_home() -> str:
+    """Return the directory of this user's config files, for writing. Raises UserError as `state_dir` does."""
+    return _root_s_own(config_home(), "the settings of file managers")
+
+
 def data_home() -> str:
     """Return the directory of MIME packages, launchers and icons. Raises UserError as `state_dir` does."""
     return _root_s_own(_base("XDG_DATA_HOME", ".local/share"), "the desktop's files")
