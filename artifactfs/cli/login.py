@@ -98,8 +98,8 @@ def _check(loaded: "Settings", api_key: "Secret", app_key: "Secret") -> None:
     from artifactfs.mount import preflight
     from artifactfs.settings import KeySource
 
-    given = {"access_token": None, "keys": KeySource(), "wait": False}
-    trio.run(preflight.check_keys, dataclasses.replace(loaded, api_key=api_key, app_key=app_key, **given))
+    candidate = dataclasses.replace(loaded, api_key=api_key, app_key=app_key, access_token=None, keys=KeySource())
+    trio.run(preflight.check_keys, dataclasses.replace(candidate, wait=False))
 
 
 def _is_of_a_site(loaded: "Settings") -> bool:
