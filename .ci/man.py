@@ -24,7 +24,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A command that takes so many settings takes them all; the page names those that it does not.
 _MANY = 8
 # Commands in the order in which a new user meets them; others follow, by name.
-_ORDER = ("mount", "umount", "status", "info", "refresh", "doctor", "warm", "cache", "config", "service", "desktop")
+_ORDER = (
+    *("login", "mount", "umount", "status", "info", "refresh", "doctor", "warm", "cache", "config", "service"),
+    "desktop",
+)
 
 _DESCRIPTION = """\
 *artifactfs* mounts the artifacts of Datadog Model Lab runs as a read-only directory. Checkpoints, metrics and
@@ -202,6 +205,10 @@ def _page() -> Iterator[str]:
     yield ".SH OPTIONS"
     yield ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\n" + _text(
         "Show what a command is for, and its options; works with each."
+    )
+    yield ".TP\n\\fB\\-\\-help\\-all\\fR\nOf a command with many options: show the rare ones, too."
+    yield ".TP\n\\fB\\-q\\fR, \\fB\\-\\-quiet\\fR\n" + _text(
+        "Print no warnings, hints and progress bars; works with each command."
     )
     yield ".TP\n\\fB\\-V\\fR, \\fB\\-\\-version\\fR\nShow the version."
     yield ".SH COMMANDS"

@@ -311,7 +311,7 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     NotAsked: (errno.ETIMEDOUT, "wait: a request probes the service every few seconds, and an answer ends this"),
     ConnectionLost: (errno.EIO, "try again; if it persists, check the network and the proxy"),
     ConnectionRefused: (errno.ECONNREFUSED, "check --site, --api-url and --proxy, and that the service is up"),
-    Unreachable: (errno.EHOSTUNREACH, "check the network, the name server, and --site, --api-url and --proxy"),
+    Unreachable: (errno.EHOSTUNREACH, "check the network (a VPN?), the name server, and --site, --api-url and --proxy"),
     TlsFailed: (errno.EPROTO, "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock"),
 }
 # The resource that the system lacks, by errno.

@@ -12,6 +12,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
+from artifactfs.cli.help_layout import command, group
 from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
@@ -28,7 +29,7 @@ _FAILURES_SHOWN = 20
 _RUN = re.compile(r"[1-9][0-9]*(/|$)")
 
 
-@click.group()
+@group()
 def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
@@ -125,7 +126,7 @@ def _clear_in_mounts(paths: list[str]) -> None:
         raise UserError(error.code, error.fact, fix, subject=error.subject) from None
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
 @click.option("--dry-run", "-n", is_flag=True, help="Only list, and print the cost.")

@@ -266,7 +266,10 @@ def test_a_profile_that_the_environment_overrides(file: str) -> None:
     file = config(Path(file).parent, CONFIG)
     assert load({"profile": "eu"}, environ={"DD_SITE": "datadoghq.eu"}, file=file).warnings == ()
     assert load(environ=environ | {"ARTIFACTFS_PROFILE": "eu"}, file=file).warnings == ()
-    assert load({"profile": "eu", "site": "x.y"}, environ={"DD_SITE": "y.z"}, file=file).warnings == ()
+    assert (
+        load({"profile": "eu", "site": "ddog-gov.com"}, environ={"DD_SITE": "uk1.datadoghq.com"}, file=file).warnings
+        == ()
+    )
 
 
 LEVELS = ("flag", "-o", "variable", "profile", "top")
