@@ -105,7 +105,13 @@ def fuse_operations(
     operations = make(
         tree,
         files,
-        Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
+        Ownership(
+            settings.uid,
+            settings.gid,
+            settings.dir_mode & ~settings.umask,
+            settings.file_mode & ~settings.umask,
+            settings.allow_other,
+        ),
         deadline_s=settings.deadline,
         on_ready=on_ready,
         control_files=ControlFiles(
