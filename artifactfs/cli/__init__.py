@@ -14,7 +14,18 @@ import sys
 import click
 
 from artifactfs import __version__, settings
-from artifactfs.cli import completion, config, desktop, doctor, mounts, output, service_units, status, warm_cache
+from artifactfs.cli import (
+    completion,
+    config,
+    desktop,
+    doctor,
+    download,
+    mounts,
+    output,
+    service_units,
+    status,
+    warm_cache,
+)
 from artifactfs.errors import ExitCode, UserError, of_the_system
 from artifactfs.mount import mount_table
 
@@ -183,6 +194,7 @@ for _command in (
     status.status,
     status.refresh,
     status.info,
+    download.download,
     warm_cache.warm,
     warm_cache.cache,
     config.config,

@@ -42,6 +42,11 @@ class OpenFile:
         """Bytes of the file; None if no answer tells its length."""
         return self._shared.current.blocks.size
 
+    @property
+    def validator(self) -> bytes | None:
+        """What names this version at the service; None before an answer, or where none names it."""
+        return self._shared.current.blocks.validator
+
     async def grow(self, version: ContentVersion) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
         while True:
