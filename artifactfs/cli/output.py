@@ -11,7 +11,6 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -101,7 +100,7 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
         rate = f", {format_size(int(1 / bar.time_per_iteration))}/s" if bar.time_per_iteration > 0 else ""
         return f"{format_size(done)} of {format_size(size_bytes)}{rate}"
 
-    shown_bar: AbstractContextManager[ProgressBar[int]] = click.progressbar(
+    bar: ProgressBar[int] = click.progressbar(
         length=size_bytes,
         label=label,
         file=sys.stderr,
@@ -109,7 +108,7 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
         item_show_func=told,
         update_min_steps=max(1, size_bytes // 1000),
     )
-    with shown_bar as bar:
+    with bar:
 
         def advance(count: int) -> None:
             nonlocal done
