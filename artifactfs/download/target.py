@@ -151,7 +151,7 @@ class Target:
 
 
 class Unfinished:
-    """A file that is being written, from `size_bytes` on. Its methods block and raise OSError."""
+    """A file that is written to its end, with `size_bytes` so far. Its methods block and raise OSError."""
 
     def __init__(self, fd: int, directory: int, part: str, name: str, size_bytes: int) -> None:
         self._fd = fd
@@ -159,6 +159,15 @@ class Unfinished:
         self._part = part
         self._name = name
         self.size_bytes = size_bytes
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return what was written before."""
+        return os.pread(self._fd, count, offset)
+
+    def cut(self) -> None:
+        """Begin again."""
+        os.ftruncate(self._fd, 0)
+        self.size_bytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""

@@ -14,7 +14,7 @@ from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.download import sources
 from artifactfs.download.sources import Found, Item, Opened, Place, Service, patiently
-from artifactfs.download.target import Obstacle, Target
+from artifactfs.download.target import Obstacle, Target, Unfinished
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
@@ -27,6 +27,8 @@ from artifactfs.util.clock import boottime
 
 # One read of a source, and one write. Arbitrary.
 _PIECE_BYTES = 1 << 20
+# What is compared at each end of what was written. The first bytes have come already, with the head (reader.py).
+_PROOF_BYTES = 64 << 10
 # A file that changes more often than that while it is downloaded is given up. Arbitrary.
 _VERSIONS = 3
 # How long the first transfer waits for the index, without which files show other times (docs/semantics.md 2.3).
@@ -120,7 +122,10 @@ async def find(paths: Sequence[str], service: Service | None) -> Found:
 class Transfers:
     """The transfers to one directory. `advance` is called with numbers of bytes: negative where some came in vain."""
 
-    def __init__(self, target: Target, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, target: Target, advance: Callable[[int], None], run_in_thread: threads.RunInThread = threads.run
+    ) -> None:
+        self._run_in_thread = run_in_thread
         self._target = target
         self._advance = advance
         self._outcome = Outcome()
@@ -176,19 +181,33 @@ class Transfers:
     async def _receive(self, directory: int, place: Place, opened: Opened, counted: "_Counted") -> None:
         size_bytes = opened.size_bytes
         with self._target.unfinished(directory, place, opened.version) as part:
+            if not await _continues(opened, part):
+                part.cut()
             counted.become(part.size_bytes)
             while size_bytes is None or part.size_bytes < size_bytes:
                 left = _PIECE_BYTES if size_bytes is None else size_bytes - part.size_bytes
                 piece = await opened.read(part.size_bytes, min(left, _PIECE_BYTES))
                 if not piece:
                     break
-                await threads.run(part.write, piece)
+                await self._run_in_thread(part.write, piece)
                 counted.become(part.size_bytes)
                 self._outcome.received_bytes += len(piece)
             if size_bytes not in (None, part.size_bytes):
                 raise errors.ShortBody(f"it ended after {part.size_bytes} of {size_bytes} bytes", part.size_bytes)
             part.finish(opened.mtime_ns)
         self._outcome.files += 1
+
+
+async def _continues(opened: Opened, part: Unfinished) -> bool:
+    """Whether a file begins with what was written of it, by the first bytes of that and the last ones.
+
+    Not every service lets each change be seen (docs/semantics.md 4.1), and a crash may lose what was written last.
+    """
+    for start in {0, max(0, part.size_bytes - _PROOF_BYTES)}:
+        count = min(_PROOF_BYTES, part.size_bytes - start)
+        if await opened.read(start, count) != part.read(start, count):
+            return False
+    return True
 
 
 class _Counted:
