@@ -26,7 +26,6 @@ from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, ProjectDir, S
 from artifactfs.tree.safe_names import number_of, parse_id
 from artifactfs.tree.tree import Tree
 from artifactfs.util import threads
-from artifactfs.util.backoff import backoff_s
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -37,8 +36,11 @@ _TOP = (b"runs", b"projects", b"names")
 _ABOVE_RUNS = "this holds runs, and a download is of runs or of what is in one"
 # Candidates that a message names, at most. Arbitrary.
 _MAX_NAMED = 5
-# Failures in a row, without a byte between them, after which a file or a listing is given up. Arbitrary.
-_ATTEMPTS = 5
+# Failures in a row, without a byte between them, after which a file or a listing is given up; the longest pause before
+# another attempt; and how long the resets of rate limits are waited for. A minute of an outage is survived. Arbitrary.
+_ATTEMPTS = 6
+_LAST_PAUSE_S = 30.0
+_PATIENCE_S = 900.0
 # A failed read of a mount that may pass (docs/dev/model-lab-api.md, "Status to errno").
 _PASSING = (errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINTR)
 
@@ -92,20 +94,25 @@ class Found:
 
 
 async def patiently(call: Callable[[], Awaitable[T]], progress: Callable[[], object] = lambda: None) -> T:
-    """Return the result of a call, which is repeated after failures that may pass. Waits for the reset of a rate limit.
+    """Return the result of a call, which is repeated after failures that may pass, and after the reset of a rate limit.
 
     `progress()` tells whether something came since the last failure: it is another value then.
     """
-    seen, failures = progress(), 0
+    seen, failures, began = progress(), 0, trio.current_time()
     while True:
         try:
             return await call()
         except errors.PassingError as error:
-            failures = 1 if progress() != seen else failures + 1
-            if failures == _ATTEMPTS:
+            if progress() != seen:
+                seen, failures, began = progress(), 0, trio.current_time()
+            failures += not isinstance(error, errors.RateLimited)
+            pause_s = error.reset_s if isinstance(error, errors.RateLimited) else min(2.0**failures, _LAST_PAUSE_S)
+            # A 5xx has been retried by the client, and may mean that there is no such artifact.
+            if failures == (2 if isinstance(error, errors.ServerFailed) else _ATTEMPTS) or (
+                trio.current_time() + pause_s > began + _PATIENCE_S
+            ):
                 raise
-            seen = progress()
-            await trio.sleep(error.reset_s if isinstance(error, errors.RateLimited) else backoff_s(failures))
+            await trio.sleep(pause_s)
 
 
 # --- the service ----------------------------------------------------------------------------------------------
