@@ -5,6 +5,7 @@ bytes of two versions never meet in one file. Hard: names are the server's, and 
 directory was. So each directory is opened from the root on without following a link, and used by its descriptor.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -22,6 +23,7 @@ _SUFFIX = ".part"
 _DIGEST_BYTES = 8
 _PART = re.compile(rf"\.(.*)\.[0-9a-f]{{{2 * _DIGEST_BYTES}}}{re.escape(_SUFFIX)}", re.DOTALL)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,8 +69,11 @@ class Target:
         finally:
             os.close(fd)
 
-    def has(self, directory: int, place: Sequence[str], size_bytes: int, mtime_ns: int) -> bool:
-        """Whether a file of this size and time is there. Raises Obstacle for what is no file, or has a name of ours."""
+    def has(self, directory: int, place: Sequence[str], size_bytes: int | None, mtime_ns: int) -> bool:
+        """Whether a file of this size and time is there; not where the size is unknown.
+
+        Raises Obstacle for what is no file, or has a name of ours.
+        """
         name = place[-1]
         if _PART.fullmatch(name):
             raise Obstacle(f"{self.path(place)}: this is a name for files that are not finished, so it is left out")
@@ -79,9 +84,7 @@ class Target:
         except OSError as error:
             raise self._obstacle(error, place) from None
         if not stat.S_ISREG(found.st_mode):
-            kind = (
-                "a directory" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "no file"
-            )
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
             raise Obstacle(f"{self.path(place)} is there, and {kind}; move it away")
         # Some file systems keep whole seconds.
         is_same_time = found.st_mtime_ns in (mtime_ns, mtime_ns // 10**9 * 10**9)
@@ -94,20 +97,24 @@ class Target:
         Files of other versions of the same place are deleted.
         """
         with self._obstacles(place):
-            digest = hashlib.blake2b(version or b"", digest_size=_DIGEST_BYTES).hexdigest()
-            end = f".{digest}{_SUFFIX}"
-            part = f".{_cut(place[-1], NAME_MAX_BYTES - 1 - len(end))}{end}"
+            # With the name: those of two long names may begin alike.
+            named = os.fsencode(place[-1]) + b"\0" + (version or b"")
+            end = f".{hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()}{_SUFFIX}"
+            name = os.fsdecode(os.fsencode(place[-1])[: NAME_MAX_BYTES - 1 - len(end)])
+            part = f".{name}{end}"
             fd = os.open(part, _NEW, 0o666, dir_fd=directory)
             try:
                 self._claim(fd, directory, part, place)
-                known, name = self._leftovers(directory, place[:-1]), part[1 : -len(end)]
-                for other in known.get(name, set()) - {part}:
-                    os.unlink(other, dir_fd=directory)
-                known[name] = {part}
+                known = self._leftovers(directory, place[:-1])
+                if name == place[-1]:
+                    for other in known.get(name, set()) - {part}:
+                        with contextlib.suppress(FileNotFoundError):  # another process has finished it
+                            os.unlink(other, dir_fd=directory)
+                    known[name] = {part}
                 if version is None:
                     os.ftruncate(fd, 0)
                 yield Unfinished(fd, directory, part, place[-1], os.fstat(fd).st_size)
-                del known[name]
+                known.pop(name, None)
             finally:
                 os.close(fd)
 
@@ -181,8 +188,3 @@ class Unfinished:
         """Give the file its time and its name; what had the name before is replaced."""
         os.utime(self._fd, ns=(mtime_ns, mtime_ns))
         os.rename(self._part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-
-
-def _cut(name: str, most_bytes: int) -> str:
-    encoded = os.fsencode(name)
-    return name if len(encoded) <= most_bytes else os.fsdecode(encoded[:most_bytes])

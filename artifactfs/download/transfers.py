@@ -169,13 +169,13 @@ class Transfers:
         size_bytes, mtime_ns = await item.look()
         with self._target.directory(item.place[:-1]) as directory:
             has = partial(self._target.has, directory, item.place)
-            if size_bytes is None or not has(size_bytes, mtime_ns):
+            if not has(size_bytes, mtime_ns):
                 async with item.open() as opened:
                     size_bytes = opened.size_bytes
-                    if size_bytes is None or not has(size_bytes, opened.mtime_ns):
+                    if not has(size_bytes, opened.mtime_ns):
                         await self._receive(directory, item.place, opened, counted)
                         return
-            counted.become(size_bytes)
+            counted.become(size_bytes or 0)
             self._outcome.present += 1
 
     async def _receive(self, directory: int, place: Place, opened: Opened, counted: "_Counted") -> None:

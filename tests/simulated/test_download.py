@@ -158,6 +158,17 @@ async def test_a_run_comes_whole_and_once(prefetch: str, tmp_path: Path, autojum
     assert world.counted == sum(SIZES.values())
 
 
+async def test_a_slow_index(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Files have their own times where the index takes seconds, so that the next call finds them unchanged (2.3)."""
+    world = World(tmp_path, SIZES)
+    world.fault({"match": {"kind": "index"}, "then": {"delay_s": 3.0}})
+    await world.download()
+    assert world.times() == {1778922000}
+    world.fault()
+    again = await world.download()
+    assert (again.files, again.present) == (0, len(SIZES))
+
+
 async def test_an_interrupted_file_is_resumed(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What came before an interruption is not fetched again, except for its two ends, which show the version."""
     world = World(tmp_path, {"big.bin": BIG})
