@@ -129,6 +129,8 @@ class Transfers:
         self._target = target
         self._advance = advance
         self._outcome = Outcome()
+        # What ended all transfers.
+        self._end: UserError | None = None
 
     async def run(self, found: Found, jobs: int) -> Outcome:
         """Make the directories, and transfer the files, `jobs` at once. Raises UserError where the disk is full."""
@@ -142,13 +144,18 @@ class Transfers:
         queue = iter(found.items)
         async with trio.open_nursery() as nursery:
             for _ in range(jobs):
-                nursery.start_soon(self._work, queue)
+                nursery.start_soon(self._work, queue, nursery.cancel_scope)
+        if self._end is not None:
+            raise self._end
         return self._outcome
 
-    async def _work(self, queue: Iterator[Item]) -> None:
+    async def _work(self, queue: Iterator[Item], all_transfers: trio.CancelScope) -> None:
         for item in queue:
             try:
                 await self._transfer(item)
+            except UserError as error:
+                self._end = error
+                all_transfers.cancel()
             except Obstacle as error:
                 self._outcome.failures.append(str(error))
             except (errors.TreeError, errors.ServiceError, errors.NoThread) as error:
