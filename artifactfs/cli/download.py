@@ -40,11 +40,11 @@ def download(
     """
     # Failures are in the lines below.
     logging.getLogger().addHandler(logging.NullHandler())
-    from artifactfs.download import sources, transfers
+    from artifactfs.download import source_files, transfers
     from artifactfs.warm import files
 
     loaded = None
-    if {sources.is_in_a_mount(path) for path in paths} != {True}:
+    if {source_files.is_in_a_mount(path) for path in paths} != {True}:
         loaded = settings.load(flags, options=",".join(options), config_file=config_file)
         settings.drop_keys()
         for notice in loaded.warnings:

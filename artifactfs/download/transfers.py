@@ -1,5 +1,6 @@
 """The transfers of a download: several files at once, each until it is whole, or cannot be had."""
 
+import dataclasses
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -12,8 +13,8 @@ import trio
 from artifactfs import errors
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.open_files import OpenFileTable
-from artifactfs.download import sources
-from artifactfs.download.sources import Found, Item, Opened, Place, Service, patiently
+from artifactfs.download import source_files
+from artifactfs.download.source_files import Found, Item, Opened, Place, Service, patiently
 from artifactfs.download.target import Obstacle, Target, Unfinished
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import liveness
@@ -81,7 +82,8 @@ async def _service(settings: Settings) -> AsyncIterator[Service]:
     transports = components.Transports(settings, keys)
     lab = ModelLab(transports.listings, deadline_s=settings.deadline)
     try:
-        await preflight.reach(lab, settings, Notifier())
+        # Of the setting `wait` nothing would be seen here.
+        await preflight.reach(lab, dataclasses.replace(settings, wait=False), Notifier())
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = components.tree(settings, lab, root)
@@ -103,8 +105,8 @@ async def find(paths: Sequence[str], service: Service | None) -> Found:
             fact = f"{other} and {path} would both be {name}"
             raise UserError(ExitCode.USAGE, fact, "download them into directories of their own")
         try:
-            if service is None or sources.is_in_a_mount(path):
-                await sources.walk_mount(top, found)
+            if service is None or source_files.is_in_a_mount(path):
+                await source_files.walk_mount(top, found)
             else:
                 await service.walk(await service.find(path), name, found)
         except UserError as error:

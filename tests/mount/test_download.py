@@ -140,8 +140,9 @@ def test_a_path_in_a_mount(lab: Lab, shell: Shell) -> None:
     again = shell.cli("download", str(sample.RUN), out, env={"ARTIFACTFS_API_URL": lab.url}).ok()
     assert again.text == "0 files, 0 B; 19 files already there\n"
     for path, code in (
-        (mounted.point, ExitCode.USAGE), (mounted.path("runs"), ExitCode.USAGE), (mounted.path("names"), ExitCode.USAGE),
-        (mounted.path("runs/1/x"), ExitCode.INCOMPLETE), (shell.path("home"), ExitCode.NOT_MOUNTED),
+        (mounted.point, ExitCode.USAGE), (mounted.path("runs"), ExitCode.USAGE),
+        (mounted.path("names", "x"), ExitCode.USAGE), (mounted.path("runs/1/x"), ExitCode.INCOMPLETE),
+        (shell.path("home"), ExitCode.NOT_MOUNTED),
     ):  # fmt: skip
         done = shell.cli("download", path, out, env=no_keys)
         assert done.code == code, done.err

@@ -15,7 +15,7 @@ from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import OpenFileTable
-from artifactfs.download.sources import Service
+from artifactfs.download.source_files import Service
 from artifactfs.download.target import Target
 from artifactfs.download.transfers import Outcome, Transfers, find
 from artifactfs.emulator.app import create_app
