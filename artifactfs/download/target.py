@@ -24,6 +24,7 @@ _DIGEST_BYTES = 8
 _PART = re.compile(rf"\.(.*)\.[0-9a-f]{{{2 * _DIGEST_BYTES}}}{re.escape(_SUFFIX)}", re.DOTALL)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -124,13 +125,22 @@ class Target:
         if not stat.S_ISREG(found.st_mode):
             raise Obstacle(f"{self.path((*place[:-1], part))} is there, and no file; move it away")
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(fd)
             # Its other writer may have finished it after it was opened here: it has its own name then.
             is_there = os.path.samestat(os.stat(part, dir_fd=directory, follow_symlinks=False), found)
         except (BlockingIOError, FileNotFoundError):
             is_there = False
         if not is_there:
             raise Obstacle(f"{self.path(place)}: another download is writing it")
+
+    @staticmethod
+    def _lock(fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems have no locks; a lock only keeps two calls at once from the same work.
+            if error.errno not in _NO_LOCKS:
+                raise
 
     def _leftovers(self, directory: int, place: Sequence[str]) -> dict[str, set[str]]:
         """Return the unfinished files in a directory, each set by the name of the file."""

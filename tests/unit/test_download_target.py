@@ -184,6 +184,17 @@ def test_it_was_finished_meanwhile(target: Target, top: Path, monkeypatch: pytes
     assert (top / "f").read_bytes() == b""
 
 
+def test_a_file_system_without_locks(target: Target, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be downloaded to."""
+
+    def no_lock(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    put(target, "f")
+    assert (top / "f").read_bytes() == b"data"
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_no_room(code: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the command: no other file would have room either."""
