@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,12 @@ from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
 from artifactfs.cli.options import Command, cache_dir_option
-from artifactfs.content import cache_dir
-from artifactfs.content.block_store import BlockStore
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_size
+
+if TYPE_CHECKING:
+    from artifactfs.content.block_store import BlockStore
+    from artifactfs.settings import Settings
 
 
 @click.group()
@@ -23,7 +25,7 @@ def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
 
-def _with_cache(command: Callable[[Settings, BlockStore], None]) -> Command:
+def _with_cache(command: Callable[["Settings", "BlockStore"], None]) -> Command:
     """Give a command the options of the cache, and call it with the settings and the cache."""
 
     @cache_dir_option
@@ -37,7 +39,7 @@ def _with_cache(command: Callable[[Settings, BlockStore], None]) -> Command:
 
 @cache.command("info")
 @_with_cache
-def cache_info(loaded: Settings, store: BlockStore) -> None:
+def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     """Show where the cache is, how much it holds, and its limit."""
     usage = store.usage()
     exists = os.path.isdir(loaded.cache_dir)
@@ -51,7 +53,7 @@ def cache_info(loaded: Settings, store: BlockStore) -> None:
 
 @cache.command("verify")
 @_with_cache
-def cache_verify(_loaded: Settings, store: BlockStore) -> None:
+def cache_verify(_loaded: "Settings", store: "BlockStore") -> None:
     """Read every block, and delete damaged ones. The next read fetches them again."""
     damaged = 0
     for path, size in store.verify():
@@ -63,7 +65,7 @@ def cache_verify(_loaded: Settings, store: BlockStore) -> None:
 
 @cache.command("clear")
 @_with_cache
-def cache_clear(_loaded: Settings, store: BlockStore) -> None:
+def cache_clear(_loaded: "Settings", store: "BlockStore") -> None:
     """Delete everything in the cache. Running mounts continue, and fetch again."""
     gone = store.clear()
     output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
@@ -91,7 +93,10 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     output.give_up_on(todo.failures, "could not be read")
 
 
-def _store(loaded: Settings) -> BlockStore:
+def _store(loaded: "Settings") -> "BlockStore":
+    from artifactfs.content import cache_dir
+    from artifactfs.content.block_store import BlockStore
+
     try:
         directory = cache_dir.find(loaded.cache_dir).path
     except FileNotFoundError:
