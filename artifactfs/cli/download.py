@@ -1,6 +1,5 @@
 """`artifactfs download`: copies runs, directories and files to the local disk."""
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -38,6 +37,8 @@ def download(
     What is there already, with the same size and time, is skipped. After an interruption, call it again: it goes on
     where it stopped.
     """
+    import logging
+
     # Failures are in the lines below.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.download import source_files, transfers
