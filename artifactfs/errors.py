@@ -335,6 +335,13 @@ def lack_of(error: BaseException) -> str | None:
     return "thread" if _is_lack_of_a_thread(error) else None
 
 
+def single(error: BaseException) -> BaseException:
+    """Return the one exception that a nursery wrapped in groups, or the group if there were several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def _is_lack_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True

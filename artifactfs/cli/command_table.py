@@ -24,6 +24,7 @@ _SECTIONS = {
         "info": ("status", "Show the details of a run, project, directory or file in a mount."),
     },
     "Contents": {
+        "download": ("download", "Download runs, directories and files to DIR, without a mount, and without FUSE."),
         "warm": ("warm_cache", "Fetch trees or files of a mount into the cache ahead of time."),
         "cache": ("warm_cache", "Show, check or empty the cache of file contents."),
     },

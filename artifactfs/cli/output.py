@@ -10,21 +10,21 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from artifactfs import settings
-from artifactfs.errors import UserError
+from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import one_line
 from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-
+# Failures of a command on many files that are named one by one. Arbitrary.
+_FAILURES_SHOWN = 20
 _quiet = False
 
 
@@ -143,15 +143,21 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, if it is a terminal. Yields a thread-safe function that adds bytes."""
     lock, done = threading.Lock(), 0
     is_hidden = _quiet or sys.stderr is None or not sys.stderr.isatty()
-    shown_bar: AbstractContextManager[ProgressBar[int]] = click.progressbar(
+
+    def told(_item: int | None) -> str:
+        # click's own average over some seconds, as for the time left.
+        rate = f", {format_size(int(1 / bar.time_per_iteration))}/s" if bar.time_per_iteration > 0 else ""
+        return f"{format_size(done)} of {format_size(size_bytes)}{rate}"
+
+    bar: ProgressBar[int] = click.progressbar(
         length=size_bytes,
         label=label,
         file=sys.stderr,
         hidden=is_hidden,
-        item_show_func=lambda _item: f"{format_size(done)} of {format_size(size_bytes)}",
+        item_show_func=told,
         update_min_steps=max(1, size_bytes // 1000),
     )
-    with shown_bar as bar:
+    with bar:
 
         def advance(count: int) -> None:
             nonlocal done
@@ -160,6 +166,15 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
                 bar.update(count)
 
         yield advance
+
+
+def give_up_on(failures: Sequence[str], what: str) -> None:
+    """Print failures, the first of many, and raise UserError; nothing where there are none. `what`: "could not …"."""
+    for failure in failures[:_FAILURES_SHOWN]:
+        complain(failure)
+    if failures:
+        which = "1 file or directory" if len(failures) == 1 else f"{len(failures)} files or directories"
+        raise UserError(ExitCode.INCOMPLETE, f"{which} {what}", "call again to go on")
 
 
 def _encoding() -> str:

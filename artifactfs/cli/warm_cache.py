@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from artifactfs.content.cache_places import CachePart
     from artifactfs.settings import Settings
 
-# Failures of `warm` that are named one by one.
-_FAILURES_SHOWN = 20
 # What a place in the cache begins with: the number of a run.
 _RUN = re.compile(r"[1-9][0-9]*(/|$)")
 
@@ -145,12 +143,7 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         with output.progress(count, todo.size_bytes) as advance:
             read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
         output.say(f"{count}, {format_size(read_bytes)}")
-    for failure in todo.failures[:_FAILURES_SHOWN]:
-        output.complain(failure)
-    if todo.failures:
-        failed = len(todo.failures)
-        what = "1 file or directory" if failed == 1 else f"{failed} files or directories"
-        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
+    output.give_up_on(todo.failures, "could not be read")
 
 
 def _store(loaded: "Settings") -> "BlockStore":

@@ -95,7 +95,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 def octal(value: str) -> int:
     if not re.fullmatch(r"0?[0-7]{1,3}", value.strip()):
-        raise ValueError(f"{value!r} is not an octal mask like 022")
+        raise ValueError(f"{value!r} is not an octal number like 022 or 755")
     return int(value, 8)
 
 

@@ -70,6 +70,10 @@ def _choice(help_: str, *known: str) -> Any:
     return _row(help_, parsers.one_of(*known), "|".join(known), known[0])
 
 
+def _mode(help_: str, metavar: str, default: int) -> Any:
+    return _row(help_, parsers.octal, metavar, default, show="{:03o}".format)
+
+
 def _key(article: str, what: str, *variables: str) -> Any:
     """Return a key, which may also be given by a file or a command. Nothing shows it, or the command."""
 
@@ -131,7 +135,9 @@ class Values:
     wait_max: float | None = _seconds("How long --wait retries [for ever].", None, parsers.positive_duration)
     runs_listed: int = _row("How many runs /runs shows [200].", parsers.count, "N", 200)
     xattrs: bool = _switch("Serve extended attributes (ls -l then makes two more calls per file).")
-    umask: int = _row("Permission bits (octal) to clear.", parsers.octal, "MASK", 0, show="{:03o}".format)
+    dir_mode: int = _mode("Permissions (octal) of directories [755].", "MODE", 0o755)
+    file_mode: int = _mode("Permissions (octal) of files [644].", "MODE", 0o644)
+    umask: int = _mode("Permission bits (octal) to clear from both.", "MASK", 0)
     uid: int = _row(
         "Owner of all files [the user].", parsers.user_id, "USER", lambda _: os.geteuid(), default_source="the user"
     )

@@ -185,7 +185,7 @@ def test_a_profile_where_there_are_none(tmp_path: Path, home: Path) -> None:
         ("[profiles]\neu = 'x'", "eu in profiles is no profile"),
         ("[profiles.eu]\nprofile = 'us'", "[profiles.eu] in {}: profile belongs at the top of the file"),
         ("[profiles.eu]\nsite = ['x']", "[profiles.eu] in {}: site must be a string"),
-        ("[profiles.eu]\numask = 27", '[profiles.eu] in {}: umask must be text, like "027"'),
+        ("[profiles.eu]\numask = 27", '[profiles.eu] in {}: umask must be text, like "750"'),
         ("[profiles.eu.deep]\nsite = 'x'", "[profiles.eu] in {}: a profile's table is called [profiles.deep]"),
         ("api_key_command = [1]", "api_key_command must be a string"),
         ("site = 'x y'", "site in {}: "),
