@@ -167,7 +167,8 @@ async def _answer(
                     return found | {"body": "longer than was read"}
         found["received_bytes"] = len(body)
         if kind != "content" or stream.status >= 400:
-            found["body"] = describe_body(body, redactor, place.directory)
+            directory = place.directory if "?path=" in target else None
+            found["body"] = describe_body(body, redactor, directory)
         return found
     finally:
         await stream.aclose()

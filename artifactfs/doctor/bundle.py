@@ -229,10 +229,16 @@ def versions() -> dict[str, str | None]:
     found["libfuse"] = _libfuse()
     for name in sorted(required):
         try:
-            found[name] = importlib.metadata.version(name)
+            found[name] = _version(importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _version(text: str) -> str:
+    """Return a version without a builder's own mark: `1.2.post1` of `1.2.post1+acme`."""
+    match = re.match(r"\d+(?:\.\d+)*(?:\.?(?:a|b|rc|post|dev)\d+)?", text)
+    return match[0] if match else "?"
 
 
 def release(text: str) -> str:
@@ -247,7 +253,7 @@ def _libfuse() -> str | None:
     try:
         library = ctypes.CDLL("libfuse3.so.3")
         library.fuse_pkgversion.restype = ctypes.c_char_p
-        return str(library.fuse_pkgversion().decode("ascii", "replace"))
+        return _version(library.fuse_pkgversion().decode("ascii", "replace"))
     except (OSError, AttributeError):
         return None
 

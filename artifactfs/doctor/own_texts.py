@@ -50,7 +50,9 @@ def modules() -> frozenset[str]:
 @functools.cache
 def exceptions() -> frozenset[str]:
     """Return the names of Python's exceptions and of artifactfs' own."""
-    python = {name for name, value in vars(builtins).items() if isinstance(value, type)}
+    python = {
+        name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
+    }
     ours = (node.name for node in ast.walk(_parsed(_PACKAGE / "errors.py")) if isinstance(node, ast.ClassDef))
     return frozenset({*python, *ours})
 

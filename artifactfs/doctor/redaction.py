@@ -25,7 +25,7 @@ _MEASURE = re.compile(
 )
 _SPACE = re.compile(r"\s+")
 # The blanks and signs around a text, which remain.
-_EDGES = re.compile(r"([\s:;,()\[\]'\"`]*)(.*?)([\s:;,()\[\]'\"`]*)", re.DOTALL)
+_EDGES = " \t\r\n:;,()[]'\"`"
 # Parts of a message that no template holds are redacted one by one.
 _SEPARATOR = re.compile(r"(: |; |, | \(|\) ?|['\"`]+)")
 _URL = re.compile(r"(https?)://([^/?#\s]*)(\S*)")
@@ -73,7 +73,7 @@ class Redactor:
         bare = re.sub(r":\d{1,5}$", "", host)
         if bare.lower() in _HOSTS:
             return bare.lower()
-        return "loopback" if is_loopback(bare) else self.name(bare.lower(), "host")
+        return "loopback" if is_loopback(bare) else self.name(bare.lower())
 
     def text(self, text: str) -> str:
         """Return a text of which only the fixed parts of artifactfs' own messages remain, and measures."""
@@ -98,16 +98,16 @@ class Redactor:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int | float):
-            return value if key in numbers else self.name(str(value), "id")
+            return value if key in numbers else self.name(str(value))
         text = str(value)
         return text if text in words.get(key, ()) or _TIME.fullmatch(text) else self.text(text)
 
     def _text(self, text: str, depth: int) -> str:
-        match = _EDGES.fullmatch(text)
-        assert match is not None
-        lead, inner, trail = match.groups()
-        between = self._stripped(inner, depth) if inner else ""
-        return f"{_SPACE.sub(' ', lead)}{between}{_SPACE.sub(' ', trail)}"
+        inner = text.strip(_EDGES)
+        if not inner:
+            return _SPACE.sub(" ", text)
+        lead, trail = text.split(inner, 1)
+        return f"{_SPACE.sub(' ', lead)}{self._stripped(inner, depth)}{_SPACE.sub(' ', trail)}"
 
     def _stripped(self, text: str, depth: int) -> str:
         if (atom := self._atom(text)) is not None:

@@ -15,7 +15,7 @@ from artifactfs.doctor.redaction import Redactor, log_lines
 from tests.leaks import forms
 
 # Long enough that none is a part of artifactfs' own sentences by chance.
-LETTERS = st.characters(whitelist_categories=("Ll", "Lu", "Lo", "Nd"), max_codepoint=0x2FFF)
+LETTERS = st.characters(whitelist_categories=("L", "N"), max_codepoint=0x2FFF)
 SECRETS = st.builds(
     "{}{}{}".format,
     st.sampled_from(["Zq", "ÄÖ", "密", "k3y", "0x"]),
@@ -121,7 +121,7 @@ def test_no_planted_word_is_in_the_forms_of_answers(tree: Any, more: dict[str, s
     shown = describe_headers(headers, redactor)
     assert_absent(["qqZZkeyZZqq", "zzqq", *more.values(), *more], shown)
     assert shown["etag"] == "quoted, text, 13 characters"
-    assert shown["location"] == "https://host1"
+    assert shown["location"] == "https://name1"
 
 
 def test_the_same_is_replaced_by_the_same() -> None:
