@@ -21,7 +21,7 @@ import msgspec
 from artifactfs import __version__, settings
 from artifactfs.control import counters, status_schema
 from artifactfs.doctor.findings import Finding, Mark
-from artifactfs.doctor.redaction import Redactor, log_lines
+from artifactfs.doctor.redaction import KINDS, Redactor, log_lines
 from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab.request_stats import Outcome
@@ -45,6 +45,7 @@ ABOUT = (
 # Of a log, and lines of it. Arbitrary.
 _LOG_BYTES = 64 << 10
 _LOG_LINES = 200
+_DOCTOR = "artifactfs.doctor"
 # For one answer of the service. Arbitrary.
 _ANSWER_S = 10.0
 # Mounts that are asked, one after the other. Arbitrary.
@@ -55,7 +56,6 @@ _FLAVORS = frozenset(
     {"amd64", "arm64", "aws", "azure", "cloud", "gcp", "generic", "gke", "lowlatency", "microsoft", "oracle"}
     | {"rpi", "rt", "standard", "WSL2", "x86_64", "aarch64"}
 )
-_KINDS = frozenset({"runs", "run", "projects", "project", "listing", "content", "index", "facets"})
 
 
 def _fields_of(*structs: type[msgspec.Struct]) -> set[str]:
@@ -68,11 +68,11 @@ _COUNTED = {counter.path.rpartition(".")[2] for counter in counters.COUNTERS if 
 _OUTCOMES = {str(outcome) for outcome in Outcome}
 _KEYS = frozenset(
     {*_fields_of(*_STATUS, *_MORE), *(counter.path.rpartition(".")[2] for counter in counters.COUNTERS)}
-    | {*_OUTCOMES, *_KINDS, ""}
+    | {*_OUTCOMES, *KINDS, ""}
 )
 # Not the ids of processes, users, runs and projects.
 _NUMBERS = frozenset(
-    {*_COUNTED, *_OUTCOMES, *_KINDS, "schema", "sum_s", "bounds_s", "within", "limit", "remaining", "reset_s"}
+    {*_COUNTED, *_OUTCOMES, *KINDS, "schema", "sum_s", "bounds_s", "within", "limit", "remaining", "reset_s"}
     | {"paused_s", "size_bytes", "came_to", "files", "age_s", "runs_right", "runs_wrong", "seconds", "directories"}
     | {"received_bytes", "count", "failures"}
 )
@@ -201,9 +201,13 @@ def document(
             {
                 "check": finding.check,
                 "mark": finding.mark.value,
-                "fact": redactor.text(finding.fact),
+                "fact": redactor.text(finding.fact, _DOCTOR),
                 # A fix of what is right is none.
-                **({} if finding.mark is Mark.GOOD or finding.fix is None else {"fix": redactor.text(finding.fix)}),
+                **(
+                    {}
+                    if finding.mark is Mark.GOOD or finding.fix is None
+                    else {"fix": redactor.text(finding.fix, _DOCTOR)}
+                ),
             }
             for finding in findings
         ],

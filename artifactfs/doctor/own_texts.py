@@ -43,8 +43,7 @@ Template = tuple[str, ...]
 @functools.cache
 def modules() -> frozenset[str]:
     """Return the names of artifactfs' modules: `artifactfs.tree.tree`."""
-    names = (path.relative_to(_PACKAGE.parent).with_suffix("").parts for path in _PACKAGE.rglob("*.py"))
-    return frozenset(".".join(parts).removesuffix(".__init__") for parts in names)
+    return frozenset(map(_name, _PACKAGE.rglob("*.py")))
 
 
 @functools.cache
@@ -60,7 +59,7 @@ def exceptions() -> frozenset[str]:
 @functools.cache
 def paths() -> frozenset[str]:
     """Return the paths of the system that artifactfs' source names: `/dev/fuse`."""
-    strings = (part for parts in _all() for part in parts)
+    strings = (part for texts in _by_module().values() for parts in texts for part in parts)
     return frozenset(text for text in strings if re.fullmatch(r"/(?:dev|etc|proc|run|usr)/[a-z0-9./_-]+", text))
 
 
@@ -68,14 +67,29 @@ def paths() -> frozenset[str]:
 def templates() -> tuple[Template, ...]:
     """Return the templates of all messages, the longest first: of two that fit, the first says more."""
     found: set[Template] = {(text,) for text in _OF_LIBRARIES} | {(os.strerror(number),) for number in errno.errorcode}
-    found |= set(filter(_says_something, _all()))
+    found.update(parts for texts in _by_module().values() for parts in texts if _says_something(parts))
     return tuple(sorted(found, key=lambda parts: (-sum(map(len, parts)), parts)))
 
 
 @functools.cache
-def _all() -> frozenset[Template]:
+def templates_of(source: str) -> tuple[Template, ...]:
+    """Return the templates of a module or package, also those that say little: for a text that comes from there.
+
+    Those with the most holes come first: such a one is a whole message.
+    """
+    texts = (texts for name, texts in _by_module().items() if f"{name}.".startswith(f"{source}."))
+    found = {parts for each in texts for parts in each if _has_holes(parts)}
+    return tuple(sorted(found, key=lambda parts: (-len(parts), -sum(map(len, parts)), parts)))
+
+
+@functools.cache
+def _by_module() -> dict[str, frozenset[Template]]:
     sources = (path for path in _PACKAGE.rglob("*.py") if path.relative_to(_PACKAGE).parts[0] != _LEFT_OUT)
-    return frozenset(parts for path in sources for parts in _of_module(_parsed(path)))
+    return {_name(path): frozenset(_of_module(_parsed(path))) for path in sources}
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(_PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _parsed(path: Path) -> ast.AST:
@@ -100,3 +114,9 @@ def _says_something(parts: Template) -> bool:
     text = "".join(parts)
     is_prose = any(map(_TWO_WORDS.search, parts)) and sum(map(str.isalpha, text)) >= _LETTERS
     return is_prose and len(text) <= _MAX_LENGTH and "\n" not in text
+
+
+def _has_holes(parts: Template) -> bool:
+    text = "".join(parts)
+    is_prose = re.search(r"[A-Za-z]{2}", text) is not None
+    return is_prose and (len(parts) > 1 or text != text.strip()) and "\n" not in text

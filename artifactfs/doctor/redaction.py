@@ -7,6 +7,7 @@ names. Everything between is replaced by a name of its own, the same each time, 
 length. Where the program's source is missing, more is replaced, and not less.
 """
 
+import errno
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,7 +34,15 @@ _ANSWERED = re.compile(r"answered [1-5]\d\d")
 _APART = re.compile(r"(https?://\S*|\banswered [1-5]\d\d\b)")
 # Words that make sense of a message, and none of a name.
 _GLUE = frozenset(
-    {"with", "without", "none", "unknown", "yes", "no", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "nfs4"}
+    {"with", "without", "none", "unknown", "yes", "no", "ok", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "nfs4"}
+    | {"lookup", "getattr", "opendir", "readdir", "open", "read", "statfs", "access", "getxattr", "listxattr"}
+    | set(errno.errorcode.values())
+)
+# Of requests to the service.
+KINDS = frozenset({"runs", "run", "projects", "project", "listing", "content", "index", "facets"})
+# The parts of a path that artifactfs itself, or the API, gives.
+_PARTS = frozenset(
+    {"", ".", "..", "~", "runs", "names", "projects", "artifacts", ".artifactfs", "status.json", "errors"}
 )
 # A template in a hole of a template, and so on. Arbitrary.
 _DEPTH = 6
@@ -66,7 +75,7 @@ class Redactor:
 
     def path(self, path: str) -> str:
         """Return a path with each component replaced."""
-        return "/".join(part if part in ("", ".", "..", "~") else self.name(part) for part in path.split("/"))
+        return "/".join(part if part in _PARTS else self.name(part) for part in path.split("/"))
 
     def host(self, host: str) -> str:
         """Return a host, with its port, as it is if it is Datadog's API or this machine's loopback; else replaced."""
@@ -75,9 +84,17 @@ class Redactor:
             return bare.lower()
         return "loopback" if is_loopback(bare) else self.name(bare.lower())
 
-    def text(self, text: str) -> str:
-        """Return a text of which only the fixed parts of artifactfs' own messages remain, and measures."""
-        return self._pass(text, _DEPTH) if len(text) <= _MAX_TEXT else self.name(text)
+    def text(self, text: str, source: str = "") -> str:
+        """Return a text of which only the fixed parts of artifactfs' own messages remain, and measures.
+
+        `source`: the module that wrote it, or its package.
+        """
+        if len(text) > _MAX_TEXT:
+            return self.name(text)
+        # A whole message says more, wherever it comes from.
+        if source in own_texts.modules() and not _fitting(text) and (found := _fitting(text, source)):
+            return self._filled(text, *found, lambda hole: self._pass(hole, _DEPTH - 1))
+        return self._pass(text, _DEPTH)
 
     def value(self, value: Any, key: str = "", *, keys: Collection[str], numbers: Collection[str], words: Kinds) -> Any:
         """Return JSON, redacted. `keys`: those of objects that pass; `numbers`: those whose numbers pass.
@@ -142,9 +159,9 @@ class Redactor:
         return done + redact(text[at:])
 
 
-def _fitting(text: str) -> tuple[own_texts.Template, list[int]] | None:
+def _fitting(text: str, source: str = "") -> tuple[own_texts.Template, list[int]] | None:
     """Return the first template whose parts are in a text, and their places; None if none fits."""
-    for parts in own_texts.templates():
+    for parts in own_texts.templates_of(source) if source else own_texts.templates():
         if parts[0] in text and (places := _places(parts, text)) is not None:
             return parts, places
     return None
@@ -168,6 +185,8 @@ def _cuts_a_word(text: str, at: int) -> bool:
 
 _RECORD = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:,\d{3})?) ([A-Z]+) ([\w.]+): (.*)", re.DOTALL)
 _FRAME = re.compile(r'\s+File "(.*)", line (\d{1,6}), in .*')
+_REQUESTS = "artifactfs.modellab.request_log"
+_GET = re.compile(r"GET (\w+) (\S+): ([1-5]\d\d), (\d+ bytes, [\d.]+ ms)")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -192,8 +211,12 @@ def log_lines(lines: list[str], redactor: Redactor) -> Iterator[str]:
 
 def _record(redactor: Redactor, when: str, level: str, logger: str, message: str) -> str:
     shown = when if _TIME.fullmatch(when) else redactor.name(when)
+    if logger == _REQUESTS and (match := _GET.fullmatch(message)):
+        kind, target, status, cost = match.groups()
+        message = f"GET {redactor.one_of(kind, KINDS)} {redactor.path(target)}: {status}, {cost}"
+        return f"{shown} DEBUG {logger}: {message}"
     names = f"{redactor.one_of(level, _LEVELS)} {redactor.one_of(logger, own_texts.modules())}"
-    return f"{shown} {names}: {redactor.text(message)}"
+    return f"{shown} {names}: {redactor.text(message, logger)}"
 
 
 def _json_record(line: str) -> dict[str, str] | None:

@@ -127,7 +127,7 @@ def test_no_planted_word_is_in_the_forms_of_answers(tree: Any, more: dict[str, s
 def test_the_same_is_replaced_by_the_same() -> None:
     """A name has one replacement in texts and paths, so that the structure stays readable."""
     redactor = Redactor()
-    assert redactor.path("/home/anna/runs/anna") == "/name1/name2/name3/name2"
+    assert redactor.path("/home/anna/runs/anna") == "/name1/name2/runs/name2"
     assert redactor.text("run anna cannot be listed: /home/anna") == "run name2 cannot be listed: /name1/name2"
     assert redactor.name("") == ""
 
@@ -156,6 +156,23 @@ def test_a_traceback_stays_readable() -> None:
     """Of a traceback the modules of artifactfs and the lines remain; other files are replaced."""
     lines = ['  File "/opt/x/artifactfs/tree/tree.py", line 12, in f', '  File "/home/anna/b.py", line 7, in g']
     assert list(log_lines(lines, Redactor())) == ["  artifactfs.tree.tree, line 12", "  /name1/name2/name3, line 7"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("DEBUG artifactfs.modellab.request_log: GET listing /runs/7/artifacts?path=a%2F: 404, 68 bytes, 1.9 ms",
+         "DEBUG artifactfs.modellab.request_log: GET listing /runs/name1/name2: 404, 68 bytes, 1.9 ms"),
+        ("DEBUG artifactfs.fuse.trace: read of /runs/7/a at 4096, 131072 bytes: EIO, 1.0 ms",
+         "DEBUG artifactfs.fuse.trace: read of /runs/name1/name2, 131072 bytes: EIO, 1.0 ms"),
+        ("WARNING artifactfs.acme.x: run 7 cannot be listed: acme", "WARNING name1: run name2 cannot be listed: name3"),
+        ("SECRET artifactfs.fuse.trace: x", "name1 artifactfs.fuse.trace: name2"),
+    ],
+)  # fmt: skip
+def test_a_log_stays_readable(line: str, shown: str) -> None:
+    """Of a log remain times, levels, loggers, requests and calls with their outcome, sizes and times."""
+    when = "2026-11-29 17:00:00,123"
+    assert list(log_lines([f"{when} {line}"], Redactor())) == [f"{when} {shown}"]
 
 
 def test_the_templates_are_of_artifactfs() -> None:
