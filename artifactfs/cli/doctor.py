@@ -6,7 +6,7 @@ import click
 
 from artifactfs import __version__
 from artifactfs.cli import output
-from artifactfs.cli.completion import DIRECTORY
+from artifactfs.cli.completion import DIRECTORY, FILE
 from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
@@ -32,7 +32,9 @@ _MARKS = {
 @click.option("--run", "run_id", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Run to test the service with.")
 @click.option("--no-index", is_flag=True, help="Do not request a project's listing, which may be long.")
 @click.option("--offline", is_flag=True, help="Check this machine only: no request.")
-@click.option("--bundle", metavar="FILE", help="Write what a report needs into a new file, with nothing private in it.")
+@click.option(
+    "--bundle", type=FILE, metavar="FILE", help="Write what a report needs into a new file, with nothing private in it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(
     mountpoint: str | None,

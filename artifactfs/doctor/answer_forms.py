@@ -21,9 +21,13 @@ from artifactfs.errors import ServiceError
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
 
+# For one answer, and for all. Arbitrary.
+_ANSWER_S = 10.0
+_ALL_S = 60.0
 # A longer body is not described. Arbitrary.
 _MAX_BODY = 8 << 20
-# Forms of one field that are shown, and the levels of JSON. Arbitrary.
+# Fields that are shown, forms of one, and levels of JSON. Arbitrary.
+_MAX_FIELDS = 300
 _MAX_FORMS = 20
 _MAX_LEVELS = 8
 _MISSING = "artifactfs-doctor-looks-for-what-is-not-there"
@@ -86,13 +90,14 @@ class Place:
     file: tuple[str, str, int | None] | None
 
 
-async def ask(transport: Transport, place: Place, redactor: Redactor, deadline_s: float) -> list[dict[str, object]]:
+async def ask(transport: Transport, place: Place, redactor: Redactor) -> list[dict[str, object]]:
     """Return the form of each answer, or of its failure. Sends one request for each question, and none again."""
     found: list[dict[str, Any]] = []
+    end = trio.current_time() + _ALL_S
     for about, kind, target, headers in _requests(place):
         try:
-            with trio.fail_after(deadline_s):
-                answer = await _answer(transport, kind, target, headers, redactor, place, deadline_s)
+            with trio.fail_after(min(_ANSWER_S, max(0.0, end - trio.current_time()))):
+                answer = await _answer(transport, kind, target, headers, redactor, place)
         except ServiceError as error:
             answer = {"failed": type(error).__name__, "said": redactor.text(str(error))}
         except trio.TooSlowError:
@@ -148,11 +153,10 @@ async def _answer(
     headers: dict[str, str],
     redactor: Redactor,
     place: Place,
-    deadline_s: float,
 ) -> dict[str, Any]:
     """Send one request, and describe its answer whatever its status. Redirects are described, and not followed."""
     stream = await transport.open(
-        kind, target, headers=headers, deadline_s=deadline_s, expected=range(200, 600), max_attempts=1
+        kind, target, headers=headers, deadline_s=_ANSWER_S, expected=range(200, 600), max_attempts=1
     )
     try:
         found: dict[str, Any] = {"status": stream.status, "headers": describe_headers(stream.headers, redactor)}
@@ -214,6 +218,8 @@ def describe_body(body: bytes, redactor: Redactor, directory: str | None = None)
         return {"not JSON": "HTML or XML" if start == "<" else "text" if body else "empty"}
     forms: dict[str, Counter[str]] = {}
     for field, form in _fields(value, "", "", redactor, directory, _MAX_LEVELS):
+        if field not in forms and len(forms) == _MAX_FIELDS:
+            continue
         counts = forms.setdefault(field, Counter())
         if form in counts or len(counts) < _MAX_FORMS:
             counts[form] += 1

@@ -4,6 +4,7 @@ One JSON file, which its user can read before it is sent. All of it goes through
 part about the service (docs/semantics.md 6.6).
 """
 
+import contextlib
 import ctypes
 import importlib.metadata
 import json
@@ -46,8 +47,6 @@ ABOUT = (
 _LOG_BYTES = 64 << 10
 _LOG_LINES = 200
 _DOCTOR = "artifactfs.doctor"
-# For one answer of the service. Arbitrary.
-_ANSWER_S = 10.0
 # Mounts that are asked, one after the other. Arbitrary.
 _MAX_MOUNTS = 8
 _ERRORS_ROW = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)  (notice: )?(.*)")
@@ -93,11 +92,12 @@ class Bundle:
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, 0o600)
+            fd = os.open(path, flags, 0o600)
         except FileExistsError:
             raise UserError(ExitCode.NOT_WRITABLE, "it exists already", "give the name of a new file", path) from None
         except (OSError, ValueError) as error:
             raise _not_writable(path, error) from None
+        self._file = os.fdopen(fd, "w", encoding="ascii")
         self._path = path
         self._mountpoint = mountpoint
         self._redactor = Redactor()
@@ -108,7 +108,10 @@ class Bundle:
         return self
 
     def __exit__(self, kind: object, *_rest: object) -> None:
-        """Delete the file if the checks were interrupted."""
+        """Close the file, and delete it if the checks were interrupted."""
+        with contextlib.suppress(OSError):
+            # What is not written is reported already.
+            self._file.close()
         if kind is not None:
             os.unlink(self._path)
 
@@ -116,15 +119,15 @@ class Bundle:
         """Send the requests about the open questions of the API."""
         from artifactfs.doctor import answer_forms
 
-        self._answers += await answer_forms.ask(transport, place, self._redactor, _ANSWER_S)
+        self._answers += await answer_forms.ask(transport, place, self._redactor)
 
     def write(self, findings: Sequence[Finding], requests: Mapping[str, int]) -> int:
         """Write the file; returns its size in bytes. Raises UserError."""
         shown = document(self._redactor, self._settings, findings, requests, self._answers, self._mountpoint)
         text = json.dumps(shown, indent=1) + "\n"
         try:
-            with open(self._fd, "w", encoding="ascii") as file:
-                file.write(text)
+            self._file.write(text)
+            self._file.flush()
         except OSError as error:
             raise _not_writable(self._path, error) from None
         return len(text)

@@ -42,7 +42,7 @@ _BYTES = 64
 def ask(
     settings: Settings, tell: Tell, *, index: bool, run_id: int | None, more: AskMore | None = None
 ) -> dict[str, int]:
-    """Query the service; returns the number of requests by kind. Takes two deadlines at most, and what `more` takes.
+    """Query the service; returns the number of requests by kind. Takes two deadlines at most, and the time of `more`.
 
     `more` is called after the checks, where they found a run with a file or a directory.
     """

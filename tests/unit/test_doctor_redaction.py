@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from artifactfs.doctor import own_texts
 from artifactfs.doctor.answer_forms import describe_body, describe_headers
-from artifactfs.doctor.bundle import release
+from artifactfs.doctor.bundle import Bundle, release
 from artifactfs.doctor.redaction import Redactor, log_lines
+from artifactfs.doctor.settings_checks import SettingsArguments
 from tests.leaks import forms
 
 # Long enough that none is a part of artifactfs' own sentences by chance.
@@ -33,6 +35,9 @@ SENTENCES = st.sampled_from(
         "{} is a Model Lab and accepts the keys; it answered in 0.02 s through the proxy http://u:{}@p:1",
         "KeyError: '{}'",
         'File "/home/{}/artifactfs/{}.py", line 3, in {}',
+        "GET {} /{}/{}: 200, 12 bytes, 1.0 ms",
+        "read of /runs/{}/x at 4096, 100 bytes: {}, 1.0 ms",
+        "mounted at {}; {} files",
         "{} {}",
         '-{}={}, ("{}")',
     ]
@@ -83,14 +88,18 @@ def test_no_planted_word_is_in_a_text(drawn: tuple[str, list[str]]) -> None:
     assert_absent(words, Redactor().text(text))
 
 
-@given(texts(), st.sampled_from(["text", "json", "bare"]))
-def test_no_planted_word_is_in_a_log(drawn: tuple[str, list[str]], form: str) -> None:
+LOGGERS = ["artifactfs.modellab.request_log", "artifactfs.fuse.trace", "artifactfs.mount.session", ""]
+
+
+@given(texts(), st.sampled_from(["text", "json", "bare"]), st.sampled_from(LOGGERS))
+def test_no_planted_word_is_in_a_log(drawn: tuple[str, list[str]], form: str, logger: str) -> None:
     """6.6: so are those of log lines, in both formats, and of lines that are none."""
     text, words = drawn
+    logger = logger or words[0]
     line = {
-        "text": f"2026-11-29 17:00:00,123 WARNING {words[0]}: {text}",
+        "text": f"2026-11-29 17:00:00,123 WARNING {logger}: {text}",
         "json": json.dumps(
-            {"time": words[0], "level": words[0], "logger": words[0], "message": text, "exception": f"{text}\n{text}"}
+            {"time": words[0], "level": words[0], "logger": logger, "message": text, "exception": f"{text}\n{text}"}
         ),
         "bare": text,
     }[form]
@@ -181,6 +190,16 @@ def test_the_templates_are_of_artifactfs() -> None:
     assert ("run ", " cannot be listed: ") in found
     assert not any("lora_model" in part for parts in found for part in parts)
     assert all(" " in "".join(parts) for parts in found)
+
+
+def test_an_interrupted_bundle_leaves_no_file(tmp_path: Path) -> None:
+    """A file that was made before the checks goes with them."""
+    file = tmp_path / "bundle"
+    bundle = Bundle(str(file), SettingsArguments({}, "", None), None)
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(KeyboardInterrupt), bundle:
+        raise KeyboardInterrupt
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(
