@@ -44,9 +44,10 @@ case $do in
     root=$scratch/root
     mkdir -p "$root/source"
     # pip's index, without what lies on this machine.
+    config=$(.venv/bin/python -m pip config list)
     printf '[global]\n' >"$root/pip.conf"
     for setting in index-url extra-index-url trusted-host proxy; do
-      .venv/bin/python -m pip config list | sed -nE "s|^[^=]*\.$setting='([^']*)'\$|$setting = \1|p" | grep -v file: | tail -n 1 || true
+      sed -nE "/file:/d; s|^[^=]*\.$setting='([^']*)'\$|$setting = \1|p" <<<"$config" | tail -n 1
     done >>"$root/pip.conf"
     # What stands for the certificates of the system: a proxy may sign its own.
     cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root/ca.crt"
