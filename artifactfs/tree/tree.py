@@ -206,7 +206,8 @@ class Tree:
         stamp = self._stamp(run, entry, variant)
         # A file that a listing without a size showed first has the number of that.
         is_listed = entry.number != number(entry.name, False, None)
-        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
+        place = f"{run_id}/{file.path}"
+        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed, place)
 
     def watch_followed(self, listed: Callable[[int, str], None]) -> None:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
