@@ -72,6 +72,7 @@ CHANGELOG
     lintian --profile debian --fail-on error --allow-root "dist/$package"
     ;;
   test)
+    [ "$(id -u)" = 0 ] || { echo "deb.sh: mounting in a system of its own takes root: sudo make test-deb" >&2; exit 1; }
     echo "$package: installing it in a bare system (half a minute)"
     system \
       "copy-in 'dist/$package' .ci/deb_test.sh /root" \
