@@ -65,9 +65,11 @@ class OpenFileTable:
         """
         key = _identity(version)
         shared = self._open.get(key)
-        if shared is None or shared.current.dead:
+        if shared is None:
             shared = self._open[key] = SharedVersion(self._new_file(key, version))
         opened = shared
+        # What follows a version that is gone has another lineage: none of its bytes may come under this one.
+        opened.current.blocks.check_alive()
         opened.current.refcount += 1
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
