@@ -144,6 +144,7 @@ class ContentBody(msgspec.Struct):
 
     `end` and `total` (the artifact's size in bytes) are None where the answer does not say. `whole`: the server
     ignored the range and sends everything. `validator`: a digest of what names this version of the artifact.
+    `is_framed`: its end is marked, by a length or a last chunk; otherwise it ends with the connection, however that ends.
     """
 
     start: int
@@ -152,6 +153,7 @@ class ContentBody(msgspec.Struct):
     whole: bool
     validator: bytes | None
     chunks: AsyncIterator[bytes]
+    is_framed: bool = True
 
 
 class RequestUsage(msgspec.Struct, frozen=True):

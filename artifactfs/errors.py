@@ -250,14 +250,7 @@ class ConnectionLost(PassingError):
 
 
 class ShortBody(ConnectionLost):
-    """A body that ended before the size in the listing. It is never served as the whole file of that size.
-
-    `size_bytes`: the length of the body, where it ended in order.
-    """
-
-    def __init__(self, fact: str, size_bytes: int | None = None) -> None:
-        super().__init__(fact)
-        self.size_bytes = size_bytes
+    """A body that ended before the size in the listing. It is never served as the whole file."""
 
 
 class ConnectionRefused(PassingError):

@@ -156,8 +156,11 @@ class Operations(pyfuse3.Operations):
         attributes_s = ATTRIBUTES_S
         if found.directory is not None and not found.entry.is_dir:
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
-            attributes_s = self._tree.attributes_left_s(found.directory, followed=self._is_polled(inode))
+            is_polled = self._is_polled(inode)
+            attributes_s = self._tree.attributes_left_s(found.directory, followed=is_polled)
             self.inodes.update(found, self._tree.current(found.directory, found.entry))
+            if is_polled and attributes_s < ATTRIBUTES_S:
+                self._artifacts.polled(found)
             if inode in self._artifacts.proving:
                 attributes_s = 0.0
         return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)

@@ -111,6 +111,11 @@ class Tree:
         return self._catalogue.root
 
     @property
+    def live_ttl_s(self) -> float:
+        """How old a listing of a running run may be while a program follows a file in it."""
+        return self._times.live_ttl
+
+    @property
     def runs(self) -> StaticDir:
         """`/runs`."""
         return self._catalogue.runs
@@ -204,9 +209,7 @@ class Tree:
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
         stamp = self._stamp(run, entry, variant)
-        # A file that a listing without a size showed first has the number of that.
-        is_listed = entry.number != number(entry.name, False, None)
-        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
+        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, entry.is_size_listed)
 
     def watch_followed(self, listed: Callable[[int, str], None]) -> None:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
