@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import cachetools
 import msgspec
+import trio
 
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile, SharedVersion
@@ -81,6 +82,10 @@ class OpenFileTable:
             handle.close()
             raise
         return handle
+
+    def expire_sizes(self) -> None:
+        """Let the next opening of each file whose size no listing gives ask for it."""
+        self._context.sizes_stale_at = trio.current_time()
 
     def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
         """Run a task that no caller waits for. It must not raise."""

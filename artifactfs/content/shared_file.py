@@ -102,7 +102,8 @@ class SharedFile:
                 return
             # Without a size in the listing, only an answer shows growth.
             max_age_s = self._context.listing_ttl_s if max_age_s is None else max_age_s
-            is_old = not version.is_listed and trio.current_time() - self.sized_at > max_age_s
+            sized_since = max(self._context.sizes_stale_at, trio.current_time() - max_age_s)
+            is_old = not version.is_listed and self.sized_at < sized_since
             if listed > size or (is_old and not version.settled):
                 await self._grow(version, listed if version.is_listed else None)
 

@@ -30,6 +30,7 @@ from artifactfs.tree.nodes import (
     mount_path,
     same_version,
 )
+from artifactfs.tree.swr_cache import REQUESTED_WAIT_S
 from artifactfs.tree.tree import Tree
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -64,7 +65,7 @@ class ArtifactHandles:
         self._deadline_s = deadline_s
         # The open handles by inode number; and the inodes of which it will soon be known whether they have grown.
         self._open: dict[int, list[FileHandle]] = {}
-        self.proving: set[int] = set()
+        self.proving: dict[int, trio.Event] = {}
         self._failed: cachetools.TTLCache[int, None] = cachetools.TTLCache(1_000, _PROOF_PAUSE_S, trio.current_time)
         self._looked_at: cachetools.TTLCache[int, None] = cachetools.TTLCache(
             _MAX_LOOKED_AT, tree.live_ttl_s, trio.current_time
@@ -115,8 +116,7 @@ class ArtifactHandles:
         if inode.number not in self._open:
             return False
         if inode.number not in self.proving and inode.number not in self._failed:
-            self.proving.add(inode.number)
-            self._files.start_soon(partial(self._prove, inode, entry))
+            self._start_proof(inode, entry)
         return True
 
     def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
@@ -134,8 +134,42 @@ class ArtifactHandles:
             return
         if number not in self._looked_at:
             self._looked_at[number] = None
-            self.proving.add(number)
-            self._files.start_soon(partial(self._prove, inode, entry))
+            self._start_proof(inode, entry)
+
+    async def refresh(self, is_meant: Callable[[tuple[int, str]], bool], inodes: InodeTable) -> set[int]:
+        """Let the open files in directories, by run id and path, show what the service has now (3.3).
+
+        Waits at most as long as a requested refresh. Returns the inodes.
+        """
+        open_now = [handles[0].inode for handles in self._open.values()]
+        meant = [each for each in open_now if each.directory and is_meant((each.directory.run_id, each.directory.path))]
+        with trio.move_on_after(min(REQUESTED_WAIT_S, self._deadline_s / 2)):
+            async with trio.open_nursery() as nursery:
+                for inode in meant:
+                    nursery.start_soon(self._refresh, inode, inodes)
+        return {inode.number for inode in meant}
+
+    async def _refresh(self, inode: Inode, inodes: InodeTable) -> None:
+        directory, name = cast(ArtifactDir, inode.directory), inode.entry.name
+        try:
+            await self._tree.lookup(directory, name)
+        except errors.ArtifactfsError as error:
+            log.info("whether %s has grown is not known: %s", shown(mount_path(inode.node)), error)
+            return
+        await self._proven(inode)
+        self._failed.pop(inode.number, None)
+        self._looked_at.pop(inode.number, None)
+        inodes.update(inode, self._tree.current(directory, inode.entry))
+        self.polled(inode)
+        await self._proven(inode)
+
+    async def _proven(self, inode: Inode) -> None:
+        if (proof := self.proving.get(inode.number)) is not None:
+            await proof.wait()
+
+    def _start_proof(self, inode: Inode, entry: Entry) -> None:
+        self.proving[inode.number] = trio.Event()
+        self._files.start_soon(partial(self._prove, inode, entry))
 
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
@@ -158,7 +192,7 @@ class ArtifactHandles:
             self._failed[inode.number] = None
             log.exception("proving growth failed: %s", errors.unexpected())
         finally:
-            self.proving.discard(inode.number)
+            self.proving.pop(inode.number).set()
             if looked_at is not None:
                 looked_at.close()
 

@@ -104,6 +104,10 @@ class Operations(pyfuse3.Operations):
         """A directory was listed because programs follow files in it: see which of its open files have grown."""
         self._artifacts.listed(run_id, path, self.inodes)
 
+    async def refresh(self, is_meant: Callable[[tuple[int, str]], bool]) -> set[int]:
+        """Let open files in directories, by run id and path, show their new sizes; returns their inodes (3.3)."""
+        return await self._artifacts.refresh(is_meant, self.inodes)
+
     def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
         self._artifacts.on_superseded = drop

@@ -286,8 +286,11 @@ class Tree:
         self._catalogue.clear()
         self._directories.clear()
 
-    def refresh(self, node: Node) -> None:
-        """Make a node and everything below it stale (3.3); for a file, its directory."""
+    def refresh(self, node: Node) -> Callable[[tuple[int, str]], bool]:
+        """Make a node and everything below it stale (3.3); for a file, its directory.
+
+        Returns whether a directory, by run id and path, is stale now.
+        """
         if isinstance(node, ArtifactDir | ArtifactFile):
             directory = node if isinstance(node, ArtifactDir) else node.directory
             run_id, path = directory.run_id, directory.path
@@ -301,10 +304,14 @@ class Tree:
             self._runs.mark_stale_where(lambda known: known == run_id)
             if self._index is not None and run is not None:
                 self._index.refresh(run.project_id)
-        elif isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
+            return is_meant
+        is_all = True
+        if isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
             self._catalogue.refresh(node)
+            is_all = False
         else:
             self.mark_all_stale()
+        return lambda _key: is_all
 
     def known_run(self, run_id: int) -> Run | None:
         """Return a cached run, fresh or stale. No request."""

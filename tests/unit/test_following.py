@@ -12,6 +12,7 @@ from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.content.open_files import OpenFileTable
 from artifactfs.domain import Run
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.operations import Operations
@@ -33,6 +34,8 @@ class Live:
 
     service: FakeService
     contents: content_harness.Server
+    tree: Tree
+    files: OpenFileTable
     operations: Operations
     parent: int
     dropped: list[tuple[int, bytes]] = field(default_factory=list)
@@ -68,7 +71,7 @@ async def live(size: int, its_run: Run = run(1), *, lists_sizes: bool = True) ->
         tree.watch_followed(handlers.on_listed)
         root: Any = pyfuse3.ROOT_INODE
         parent = (await handlers.lookup((await handlers.lookup(root, b"runs", CONTEXT)).st_ino, b"1", CONTEXT)).st_ino
-        made = Live(service, contents, handlers, parent, lists_sizes=lists_sizes)
+        made = Live(service, contents, tree, bench.files, handlers, parent, lists_sizes=lists_sizes)
         handlers.on_superseded(lambda number, name: made.dropped.append((number, name)))
         yield made
         nursery.cancel_scope.cancel()

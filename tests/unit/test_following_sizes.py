@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from tests.content_harness import BLOCK
 from tests.fakes import finished_run
 from tests.unit.test_following import LIVE_TTL_S, OTHER, WHOLE, Live, live
-from tests.unit.test_operations import CONTEXT
+from tests.unit.test_operations import CONTEXT, DEADLINE_S
 from tests.walking import count
 
 # How an answer tells the length: a range with the total, Content-Length, or the end of the body alone.
@@ -208,4 +208,67 @@ async def test_requests_without_sizes_are_bounded(
             await made.operations.getattr(inode, CONTEXT)
             await trio.sleep(0.1)
         assert 8 <= len(made.contents.asked) - requests <= 60 / LIVE_TTL_S
+        await made.operations.release(handle)
+
+
+# --- a refresh ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lists_sizes", [True, False])
+async def test_a_refresh_of_a_file_that_is_open(
+    form: tuple[bool, bool], lists_sizes: bool, autojump_clock: MockClock
+) -> None:
+    """3.3: after a refresh the next `stat` shows the new size, and no poll is needed for that."""
+    async with live(700, lists_sizes=lists_sizes) as made:
+        answering(made, form)
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == WHOLE[:700]
+        for size in (701, 5 * BLOCK):
+            made.become(WHOLE[:size])
+            await trio.sleep(1)
+            is_meant = made.tree.refresh(made.tree.root)
+            assert await made.operations.refresh(is_meant) == {inode}
+            assert (await made.operations.getattr(inode, CONTEXT)).st_size == size
+            assert (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_size == size
+            assert await made.read_all(handle, inode) == WHOLE[:size]
+        made.become(OTHER[: 6 * BLOCK])
+        await trio.sleep(1)
+        await made.operations.refresh(made.tree.refresh(made.tree.root))
+        other = await made.operations.lookup(made.parent, b"log", CONTEXT)
+        assert (other.st_ino != inode, other.st_size) == (True, 6 * BLOCK)
+        await made.operations.release(handle)
+
+
+async def test_a_refresh_while_contents_stall(autojump_clock: MockClock) -> None:
+    """3.3: a refresh waits for the service for 10 s at most; what is known stays."""
+    async with live(700) as made:
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == WHOLE[:700]
+        made.become(WHOLE[:800])
+        made.contents.stall = True
+        await trio.sleep(1)
+        began = trio.current_time()
+        await made.operations.refresh(made.tree.refresh(made.tree.root))
+        assert trio.current_time() - began <= 10
+        assert (await made.operations.getattr(inode, CONTEXT)).st_size == 700
+        assert await made.read_all(handle, inode) == WHOLE[:700]
+        made.contents.stall = False
+        assert await made.size(inode) == 700
+        await trio.sleep(DEADLINE_S)
+        assert await made.size(inode) == 800
+        await made.operations.release(handle)
+
+
+async def test_an_open_after_a_refresh(form: tuple[bool, bool], autojump_clock: MockClock) -> None:
+    """3.3: where no listing gives the size, a refresh lets the next `open` ask for it."""
+    async with live(700, lists_sizes=False) as made:
+        answering(made, form)
+        inode, handle = await opened(made)
+        await made.operations.release(handle)
+        made.become(WHOLE[:900])
+        await trio.sleep(1)
+        made.tree.refresh(made.tree.root)
+        made.files.expire_sizes()
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == WHOLE[:900]
         await made.operations.release(handle)
