@@ -29,7 +29,12 @@ FORMS: Mapping[str, Mapping[str, object]] = {
     "ahead-no-length": {"content_lag_s": 1.5, "ranges": "ignored", "length": "chunked"},
     "ahead-validators": {"content_lag_s": 1.5, "etag": "strong", "last_modified": True, "created_at": "moves"},
     "unlisted": {"size_form": "absent", "index_size_form": "absent"},
-    "unlisted-no-length": {"size_form": "absent", "index_size_form": "absent", "ranges": "ignored", "length": "chunked"},
+    "unlisted-no-length": {
+        "size_form": "absent",
+        "index_size_form": "absent",
+        "ranges": "ignored",
+        "length": "chunked",
+    },
 }
 
 

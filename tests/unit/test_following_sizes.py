@@ -142,9 +142,7 @@ async def test_a_body_whose_end_nothing_marks(autojump_clock: MockClock) -> None
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open", "stat"])
-async def test_growth_that_no_listing_shows(
-    form: tuple[bool, bool], is_open: bool, autojump_clock: MockClock
-) -> None:
+async def test_growth_that_no_listing_shows(form: tuple[bool, bool], is_open: bool, autojump_clock: MockClock) -> None:
     """3.5: a program that polls sees growth within `live_ttl` and two looks, and its inode stays."""
     async with live(700, lists_sizes=False) as made:
         answering(made, form)
