@@ -71,9 +71,10 @@ class Broken(errors.ConnectionLost):
 class Server:
     """A ContentService: `data` is the file, the rest how it is answered.
 
-    `granted`: ranges are; `told`: the total is sent; `framed`: see ContentBody. `validator`: of the next answer. `cuts`: for each answer, after
-    how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all. `failures`: raised in
-    place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk ever comes.
+    `granted`: ranges are; `told`: the total is; `framed`: see ContentBody. `validator`: of the next answer. `cuts`:
+    for each answer, after how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all.
+    `failures`: raised in place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk
+    ever comes.
     """
 
     data: bytes

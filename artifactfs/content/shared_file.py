@@ -86,8 +86,8 @@ class SharedFile:
         """Let the version grow to the size that a listing gives, if its contents are continued (growth.py).
 
         Where no listing gives a size, the contents are asked once an answer has told it more than `max_age_s` ago
-        (None: the time to live of a listing). The size may come out smaller, where the listing runs ahead of the contents, or larger. Raises Superseded,
-        ServiceError.
+        (None: the time to live of a listing). The size may come out smaller, where the listing runs ahead of the
+        contents, or larger. Raises Superseded, ServiceError.
         """
         async with self._growing:
             # A read past the end of a version that is gone must fail, and not find the end of the file.

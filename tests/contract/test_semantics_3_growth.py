@@ -49,7 +49,7 @@ NO_LENGTH = {"ranges": "ignored", "length": "chunked"}
 @pytest.mark.parametrize("forms", [{}, {"ranges": "ignored"}, NO_LENGTH], ids=str)
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 def test_opens_at_the_same_moment(lab: Lab, mounting: Mounting, size: int, forms: dict[str, str]) -> None:
-    """3.5, 4.1: where the listing of a run that goes on runs ahead of a file, each of many readers gets what there is."""
+    """3.5, 4.1: where the listing of a running run runs ahead of a file, each of many readers gets what there is."""
     run_id = lab.new_run({"sub/log.txt": size}, status="running")
     there = lab.sha256(run_id, "sub/log.txt")
     lab.files(run_id, append={"sub/log.txt": 500_000})

@@ -105,7 +105,7 @@ async def test_a_short_body_of_a_finished_run(told: bool, autojump_clock: MockCl
         answering(made, (False, told))
         made.contents.data = WHOLE[:150]
         for _ in range(3):
-            inode, handle = await opened(made)
+            _, handle = await opened(made)
             with pytest.raises(FUSEError) as caught:
                 await made.operations.read(handle, 0, 200)
             assert caught.value.errno == errno.EIO
