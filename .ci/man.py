@@ -237,12 +237,12 @@ def _page() -> Iterator[str]:
 
 def _commands(group: click.Group, above: click.Context) -> Iterator[click.Context]:
     """Yield a context for each command, those of groups in place of the group."""
-    names = sorted(group.commands, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    for name in names:
-        command = group.commands[name]
-        context = click.Context(command, info_name=name, parent=above)
-        if command.hidden:
+    names = group.list_commands(above)
+    for name in sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+        command = group.get_command(above, name)
+        if command is None or command.hidden:
             continue
+        context = click.Context(command, info_name=name, parent=above)
         if isinstance(command, click.Group):
             if command.invoke_without_command:
                 yield context

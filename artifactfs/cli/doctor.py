@@ -1,6 +1,5 @@
 """`artifactfs doctor`: prints the findings of the doctor."""
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,6 +47,8 @@ def doctor(
 
     Exit code 0: a mount works, possibly with warnings; 23: something is wrong.
     """
+    import logging
+
     # The findings replace the log.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.doctor import Finding, Mark, Report, Request, examine

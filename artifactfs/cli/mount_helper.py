@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from artifactfs import __version__, cli, settings
-from artifactfs.cli import mounts, output
+from artifactfs.cli import output, starting
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import checks
 from artifactfs.settings import SETTINGS
@@ -113,7 +113,7 @@ def _run(arguments: Sequence[str]) -> None:
         checks.fuse(loaded)
         checks.mountpoint(request.point, heal=False)
         return
-    mounts.start(request.point, loaded, foreground=False, program=_PROGRAM)
+    starting.start(request.point, loaded, foreground=False, program=_PROGRAM)
 
 
 def parse(arguments: Sequence[str]) -> Request:

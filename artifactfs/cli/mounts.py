@@ -1,11 +1,8 @@
 """`artifactfs mount`, `umount`, `demo` and `serve`."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,10 +13,7 @@ from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY, LIVE_MOUNT
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.logs import LogDestination
-from artifactfs.mount import checks, daemon, mount_table, unmount
-from artifactfs.settings import KEY_FORMS, KeySource, Secret, Settings
-from artifactfs.util.escaping import shell_word
+from artifactfs.settings import KEY_FORMS
 
 # Options for the address and the keys of the service; the demo has its own.
 _OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait"}) | KEY_FORMS
@@ -34,19 +28,24 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
 
     The keys come from DD_API_KEY and DD_APP_KEY (or DD_BEARER_TOKEN), key files, or the config file.
     """
+    from artifactfs.cli import starting
+    from artifactfs.mount import checks
+
     loaded = settings.load(
         flags,
         options=",".join(options),
         config_file=config_file,
         before_commands=lambda: checks.mountpoint(mountpoint),
     )
-    start(mountpoint, loaded, foreground)
+    starting.start(mountpoint, loaded, foreground)
 
 
 @click.command()
 @click.argument("mountpoint", type=LIVE_MOUNT)
 def umount(mountpoint: str) -> None:
     """End the mount at MOUNTPOINT, lazily where files are open, and wait for the end of its process."""
+    from artifactfs.mount import unmount
+
     unmount.end(mountpoint)
 
 
@@ -84,99 +83,11 @@ def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, bac
 
     Stays in the foreground until Ctrl-C, or goes to the background.
     """
+    from artifactfs.cli import starting
+
     _need_emulator()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
-    point = checks.resolve(mountpoint)
-    with _directory_at(point) as created:
-
-        def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
-            try:
-                return _serve_sample(chosen, at, target, parent)
-            finally:
-                if created:
-                    _remove_if_empty(at)
-
-        if not background:
-            # `start` checks again; the line about the sample must not come before an error.
-            checks.fuse(loaded)
-            checks.mountpoint(point)
-            output.tell(f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`; Ctrl-C ends it")
-        start(point, loaded, not background, serve_sample)
-
-
-@contextlib.contextmanager
-def _directory_at(point: str) -> Iterator[bool]:
-    """Create a missing mount point; yields whether it was missing. Removes it after an error."""
-    missing = mount_table.mounted_at(point) is None and not os.path.lexists(point)
-    try:
-        if missing:
-            os.makedirs(point)
-    except OSError as error:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
-    try:
-        yield missing
-    except UserError:
-        if missing:
-            _remove_if_empty(point)
-        raise
-
-
-def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
-    from artifactfs.mount import demo_server
-
-    with demo_server.emulator() as lab:
-        with_keys = dataclasses.replace(
-            chosen,
-            api_url=lab.url,
-            origin=lab.url.partition("://")[2],
-            api_key=Secret(lab.api_key),
-            app_key=Secret(lab.app_key),
-            access_token=None,
-            # Not those of the config file: the sample's keys do not change.
-            keys=KeySource(),
-            account=None,
-        )
-        return _serve(with_keys, at, target, parent)
-
-
-def _serve(loaded: Settings, point: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
-    """Serve a mount until its end; in the foreground where no parent waits for it."""
-    # After the fork: this imports trio, httpx and pyfuse3.
-    from artifactfs.mount import session
-    from artifactfs.mount.sd_notify import Notifier
-
-    # Not in the background: systemd accepts notifications only from the process that it has started.
-    address = settings.take_notify_socket()
-    notify = Notifier(None if parent else address, parent)
-    return session.run(loaded, point, target=target, notify=notify)
-
-
-def start(
-    mountpoint: str,
-    loaded: Settings,
-    foreground: bool,
-    serving: Callable[[Settings, str, LogDestination, daemon.PipeToParent | None], int] = _serve,
-    program: str = "artifactfs",
-) -> None:
-    """Make the checks, and mount; in the background, return when the mount is ready."""
-    settings.drop_keys()
-    # The files and directories of a mount (log, register, cache) are private.
-    os.umask(0o077)
-    checks.memory()
-    checks.fuse(loaded)
-    point, warning = checks.mountpoint(mountpoint)
-    for notice in (*loaded.warnings, *([warning] if warning else [])):
-        output.warn(str(notice), program)
-    target = settings.log_target(loaded, point, foreground=foreground)
-    if target.file is not None:
-        checks.log_file(target.file, point)
-    if foreground:
-        sys.exit(serving(loaded, point, target, None))
-
-    def on_waiting(reason: str) -> None:
-        output.complain(f"{reason}; waiting until it answers, Ctrl-C gives up", program)
-
-    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, on_waiting=on_waiting)
+    starting.start_sample(mountpoint, loaded, background=background)
 
 
 def _need_emulator() -> None:
@@ -184,9 +95,3 @@ def _need_emulator() -> None:
     if missing:
         command = "pip install 'artifactfs[demo]'"
         raise UserError(ExitCode.MISSING_EXTRA, f"the emulator needs {' and '.join(missing)}", command=command)
-
-
-def _remove_if_empty(directory: str) -> None:
-    # A directory that is still mounted, or has files, stays.
-    with contextlib.suppress(OSError):
-        os.rmdir(directory)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from artifactfs.cli import output
 from artifactfs.cli.completion import FILE, LIVE_MOUNT
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
+from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from artifactfs.control.status_schema import Status
@@ -46,11 +47,15 @@ def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) 
 
 @click.command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
-def refresh(paths: tuple[str, ...]) -> None:
-    """Mark PATH, and everything below it, stale: the next access asks the service.
+@click.option("--contents", is_flag=True, help="Drop the contents of files, too: they are fetched again.")
+def refresh(paths: tuple[str, ...], contents: bool) -> None:
+    """Mark the listings of PATH, and of everything below it, stale: the next access asks the service.
 
-    PATH is a mount point, or a run, directory or file in a mount. Content that is still valid is kept.
+    PATH is a mount point, or a project, run, directory or file in a mount. Contents that are cached are kept, unless
+    --contents drops them: a file that was rewritten with the same size and times shows its new contents only then.
     """
+    if contents:
+        return refresh_contents(paths)
     failed: list[UserError] = []
     for path in paths:
         try:
@@ -58,9 +63,37 @@ def refresh(paths: tuple[str, ...]) -> None:
         except UserError as error:
             failed.append(error)
             continue
-        if not values.get("kernel_names_dropped", True):
-            output.warn(f"{path}: the kernel may repeat old names for a while")
+        _warn_of_names(path, values)
+    if len(failed) < len(paths):
+        output.say("the next access asks for new listings; cached contents are kept (--contents drops them)")
+    return _raise_last(failed)
+
+
+def refresh_contents(paths: Sequence[str]) -> None:
+    """Refresh paths in mounts, and drop the contents of their files. Raises UserError."""
+    failed: list[UserError] = []
+    for path in paths:
+        try:
+            _, values = _ask("refresh-contents", path)
+        except UserError as error:
+            failed.append(error)
+            continue
+        size, blocks, ended = (values.get(name, 0) for name in ("deleted_bytes", "deleted_blocks", "ended_files"))
+        output.say(f"{path}: deleted {format_size(size)} in {blocks} blocks; the next read asks the service")
+        if ended:
+            output.warn(f"{path}: open files that have to be opened again (Stale file handle): {ended}")
+        _warn_of_names(path, values)
+        if not values.get("kernel_pages_dropped", True):
+            output.warn(f"{path}: files that are open may show old pages until they are opened again")
+        if not values.get("disk_is_clear", True):
+            fact = f"not all cached blocks of {path} could be deleted; this mount does not use them, the next one may"
+            failed.append(UserError(ExitCode.INCOMPLETE, fact, "its log says more; `artifactfs cache clear` may help"))
     _raise_last(failed)
+
+
+def _warn_of_names(path: str, values: dict[str, Any]) -> None:
+    if not values.get("kernel_names_dropped", True):
+        output.warn(f"{path}: the kernel may repeat old names for a while")
 
 
 @click.command()

@@ -6,7 +6,6 @@ files still in use. `terminate` lets the requests in flight end; after a grace p
 """
 
 import faulthandler
-import gc
 import logging
 import os
 import resource
@@ -47,7 +46,7 @@ from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
-from artifactfs.util import headroom
+from artifactfs.util import garbage, headroom
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
@@ -183,6 +182,8 @@ async def _mount(
         notify.ready(status)
         if own is not None:
             kernel_mount.set_read_ahead(own.device)
+        # Collections stop the loop. This one is only now, as the command that mounts waits for what comes before.
+        garbage.settle()
 
     async def refresh() -> None:
         notify.reloading()
@@ -199,9 +200,6 @@ async def _mount(
         try:
             own = presence.find_own(point)
             log.info("mounted %s", status)
-            # The objects of now stay: collections, which stop the loop, need not scan them again.
-            gc.collect()
-            gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
 

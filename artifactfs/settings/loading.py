@@ -9,8 +9,9 @@ from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import trusted_files
 from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, Keys, KeySource, checked, every_user_can_read
+from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, KEY_FORMS, KEYS, SETTINGS, Values
-from artifactfs.settings.sources import Sources, collect, without_keys
+from artifactfs.settings.sources import Sources, collect
 from artifactfs.settings.suggestions import nearest
 from artifactfs.util.escaping import shell_word
 

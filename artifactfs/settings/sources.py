@@ -17,6 +17,7 @@ from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
 from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked, unusable
 from artifactfs.settings.paths import expanded
+from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, Setting
 from artifactfs.settings.suggestions import hint, nearest
 from artifactfs.util.escaping import shell_word
@@ -290,12 +291,6 @@ def _from_credentials(environ: Mapping[str, str]) -> Iterator[RawValue]:
             if os.path.lexists(path):
                 yield RawValue(f"{key}_file", path, Layer.CREDENTIALS, f"systemd credential {name}")
                 break
-
-
-def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without any key in it: for what a mount starts (docs/semantics.md 6.1)."""
-    keys = {variable for key in KEYS for variable in BY_NAME[key].env}
-    return {name: value for name, value in environ.items() if name not in keys}
 
 
 # --- warnings ---------------------------------------------------------------------------------------------

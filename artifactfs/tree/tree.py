@@ -209,7 +209,9 @@ class Tree:
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
         stamp = self._stamp(run, entry, variant)
-        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, entry.is_size_listed)
+        place = f"{run_id}/{file.path}"
+        is_listed = entry.is_size_listed
+        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed, place)
 
     def watch_followed(self, listed: Callable[[int, str], None]) -> None:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
