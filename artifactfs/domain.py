@@ -30,7 +30,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     @property
     def finished(self) -> bool:
         """Whether the run has ended, by its status."""
-        return self.status in FINISHED
+        return self.status.lower() in FINISHED
 
 
 class Project(msgspec.Struct, frozen=True, gc=False):

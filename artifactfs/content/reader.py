@@ -50,6 +50,11 @@ class OpenFile:
         """Whether nothing more can be read of it."""
         return self._shared.current.dead
 
+    @property
+    def validator(self) -> bytes | None:
+        """What names this version at the service; None before an answer, or where none names it."""
+        return self._shared.current.blocks.validator
+
     async def grow(self, version: ContentVersion, max_age_s: float | None = None) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
         while True:

@@ -68,8 +68,12 @@ class Control:
         return {
             "status.json": lambda: status_json(status_of(self._components, self._readings())),
             "metrics": lambda: metrics_text(self._readings()),
-            "errors": lambda: errors_text(self._components.recent_errors.failures(), rfc3339(time.time())),
+            "errors": self._errors,
         }
+
+    def _errors(self) -> bytes:
+        recent, since = self._components.recent_errors, time.time() - (boottime() - self._mounted_at)
+        return errors_text(recent.failures(), recent.notices(), rfc3339(since))
 
     def commands(self) -> dict[str, ControlCommand]:
         return {"info": self._info, "refresh": self._refresh, "refresh-contents": self._refresh_contents}

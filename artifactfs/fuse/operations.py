@@ -215,6 +215,8 @@ class Operations(pyfuse3.Operations):
 
     @fuse_handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
         opened = self.inodes.get(inode)
         file = opened.node
         if isinstance(file, ControlFile):

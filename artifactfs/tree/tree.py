@@ -221,6 +221,11 @@ class Tree:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
 
+    async def wait_for_indexes(self) -> None:
+        """Wait until each index that was requested is there, or has failed."""
+        if self._index is not None:
+            await self._index.wait_for_all()
+
     def current(self, directory: ArtifactDir, entry: Entry) -> Entry:
         """Return an entry as its listing has it now; the same where that is not cached, or has another version."""
         held = self._listings.get_any((directory.run_id, directory.path))
