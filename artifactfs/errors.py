@@ -250,7 +250,14 @@ class ConnectionLost(PassingError):
 
 
 class ShortBody(ConnectionLost):
-    """A body that ended before the size in the listing. It is never served as the whole file."""
+    """A body that ended before the size in the listing. It is never served as the whole file.
+
+    `size_bytes`: the length of the body, where it ended in order.
+    """
+
+    def __init__(self, fact: str, size_bytes: int | None = None) -> None:
+        super().__init__(fact)
+        self.size_bytes = size_bytes
 
 
 class ConnectionRefused(PassingError):

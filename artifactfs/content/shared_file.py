@@ -129,7 +129,7 @@ class SharedFile:
             self.blocks.is_listed_only = False
             await self.blocks.persist_range(0, size)
         elif smaller.whole and settled:
-            raise errors.ShortBody(f"a body of {size} bytes came for {self.size}")
+            raise errors.ShortBody(f"a body of {size} bytes came for {self.size}", size)
         else:
             raise await self.blocks.supersede(size)
 
