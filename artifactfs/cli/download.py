@@ -8,6 +8,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY, FILE
+from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.settings import KEY_FORMS, SETTINGS
 from artifactfs.util.humanize import format_size
@@ -16,7 +17,7 @@ from artifactfs.util.humanize import format_size
 _WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files at once.")

@@ -199,6 +199,6 @@ GROUPS = (
         ("listing_ttl", "runs_listed"),
         ("live_ttl", "finished_ttl", "negative_ttl", "stale_max", "prefetch"),
     ),
-    Group("Files and access", ("allow_other",), ("umask", "uid", "gid", "xattrs", "fsname")),
+    Group("Files and access", ("allow_other",), ("dir_mode", "file_mode", "umask", "uid", "gid", "xattrs", "fsname")),
     Group("Log", ("verbose", "log_file"), ("log_to", "log_format")),
 )
