@@ -183,4 +183,14 @@ def keep_own_files_usable() -> None:
 @click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", message="artifactfs %(version)s")
 def cli() -> None:
-    """Mount the run artifacts of Datadog Model Lab as a read-only filesystem."""
+    """Mount the run artifacts of Datadog Model Lab as a read-only filesystem.
+
+    \b
+      artifactfs demo                 mount a built-in sample at ./demo-mount
+      artifactfs login                store the keys of your account
+      artifactfs mount ~/model-lab    mount your runs
+      ls ~/model-lab/names            look for one by its name
+      artifactfs umount ~/model-lab   end the mount
+
+    More: `man artifactfs`, `artifactfs COMMAND --help`, https://docs.datadoghq.com/api/latest/model-lab-api/
+    """

@@ -14,6 +14,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from artifactfs import settings
 from artifactfs.cli import output
+from artifactfs.cli.help_layout import command
 from artifactfs.errors import ArtifactfsError
 from artifactfs.util.escaping import one_line
 
@@ -112,7 +113,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 add_completion_class(Bash)
 
 
-@click.command()
+@command()
 @click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

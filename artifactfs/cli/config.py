@@ -6,13 +6,14 @@ import click
 
 from artifactfs import settings
 from artifactfs.cli import output
+from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import config_file_option, setting_options
 
 if TYPE_CHECKING:
     from artifactfs.settings import Explanation, Shown
 
 
-@click.group()
+@group()
 def config() -> None:
     """Show the settings and their sources."""
 

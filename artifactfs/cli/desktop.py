@@ -8,6 +8,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY
+from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import program
 from artifactfs.errors import UserError
 from artifactfs.mount import mount_table
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _MOUNTPOINT = "~/model-lab"
 
 
-@click.group()
+@group()
 def desktop() -> None:
     """Integrate Model Lab into this user's desktop: file types, a launcher, an icon."""
 

@@ -5,12 +5,13 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output, systemd_units
 from artifactfs.cli.completion import DIRECTORY, PROFILE_NAME
+from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import config_options, program
 from artifactfs.settings import user_unit_dir
 from artifactfs.util.escaping import shell_word
 
 
-@click.group()
+@group()
 def service() -> None:
     """Let systemd mount at log-in: write a user unit, or delete it."""
 

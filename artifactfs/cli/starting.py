@@ -41,7 +41,7 @@ def start(
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
-    for notice in (*loaded.warnings, *([warning] if warning else [])):
+    for notice in filter(None, (*loaded.warnings, warning, checks.cache(loaded))):
         output.warn(str(notice), program)
     target = settings.log_target(loaded, point, foreground=foreground)
     if target.file is not None:
@@ -55,7 +55,7 @@ def start(
     daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, on_waiting=on_waiting)
 
 
-def start_sample(mountpoint: str, loaded: Settings, *, background: bool) -> None:
+def start_sample(mountpoint: str, loaded: Settings, *, foreground: bool) -> None:
     """Mount the emulator's sample, and make a missing mount point for as long as it is mounted."""
     point = checks.resolve(mountpoint)
     with _directory_at(point) as created:
@@ -67,12 +67,14 @@ def start_sample(mountpoint: str, loaded: Settings, *, background: bool) -> None
                 if created:
                     _remove_if_empty(at)
 
-        if not background:
+        sample = f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`"
+        if foreground:
             # `start` checks again; the line about the sample must not come before an error.
             checks.fuse(loaded)
             checks.mountpoint(point)
-            output.tell(f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`; Ctrl-C ends it")
-        start(point, loaded, not background, serve_sample)
+            output.hint(f"{sample}; Ctrl-C ends it")
+        start(point, loaded, foreground, serve_sample)
+        output.hint(f"{sample}; `artifactfs umount {shell_word(point)}` ends it")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
+from artifactfs.cli.help_layout import command, group
 from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
     from artifactfs.content.cache_places import CachePart
     from artifactfs.settings import Settings
 
-# Failures of `warm` that are named one by one.
-_FAILURES_SHOWN = 20
 # What a place in the cache begins with: the number of a run.
 _RUN = re.compile(r"[1-9][0-9]*(/|$)")
 
 
-@click.group()
+@group()
 def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
@@ -125,7 +124,7 @@ def _clear_in_mounts(paths: list[str]) -> None:
         raise UserError(error.code, error.fact, fix, subject=error.subject) from None
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
 @click.option("--dry-run", "-n", is_flag=True, help="Only list, and print the cost.")
@@ -144,12 +143,7 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         with output.progress(count, todo.size_bytes) as advance:
             read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
         output.say(f"{count}, {format_size(read_bytes)}")
-    for failure in todo.failures[:_FAILURES_SHOWN]:
-        output.complain(failure)
-    if todo.failures:
-        failed = len(todo.failures)
-        what = "1 file or directory" if failed == 1 else f"{failed} files or directories"
-        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
+    output.give_up_on(todo.failures, "could not be read")
 
 
 def _store(loaded: "Settings") -> "BlockStore":

@@ -23,6 +23,7 @@ import trio
 
 from artifactfs import __version__, errors
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import NOTICE
 from artifactfs.modellab import h11_buffer, resolver, unsolicited
 from artifactfs.settings import bounded_read
 from artifactfs.util.urls import without_password
@@ -191,7 +192,7 @@ class Connections:
         response = await self._sender.handle_async_request(request)
         response.request = request
         if self._may_keep and not isinstance(response.extensions.get("network_stream"), unsolicited.GuardedStream):
-            log.warning("this httpx makes its connections otherwise: each serves one request only")
+            log.warning("this httpx makes its connections otherwise: each serves one request only", extra=NOTICE)
             self._may_keep = False
             self._renew()
         return response

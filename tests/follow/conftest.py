@@ -1,6 +1,7 @@
 """The places that each test runs in."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,16 +50,20 @@ def _looked_at(mounted: Mount) -> Mount:
 ALL_FORMS = os.environ.get("ARTIFACTFS_ALL_FORMS") == "1"
 
 
+def _is_for_any_place(name: str, test: object) -> bool:
+    return name.startswith("test") and callable(test) and "any_place" in inspect.signature(test).parameters
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the places of a test: by default two or three, so that all tests together run in each form."""
+    """Choose the places of a test: by default two to four, so that all tests of a module together run in each form."""
     others = [form for form in FORMS if form != "plain"]
     if "place" in metafunc.fixturenames:
         forms = ["local", "served-directory", "plain"] if ALL_FORMS else ["served-directory", "plain"]
         metafunc.parametrize("place", forms, indirect=True)
     if "any_place" in metafunc.fixturenames:
-        tests = sorted(name for name in dir(metafunc.module) if name.startswith("test"))
-        first = 2 * tests.index(metafunc.function.__name__)
-        chosen = ["plain", *(others[place % len(others)] for place in (first, first + 1))]
+        tests = sorted(name for name, test in vars(metafunc.module).items() if _is_for_any_place(name, test))
+        first = 3 * tests.index(metafunc.function.__name__)
+        chosen = ["plain", *(others[place % len(others)] for place in range(first, first + 3))]
         metafunc.parametrize("any_place", ["local", "served-directory", *FORMS] if ALL_FORMS else chosen, indirect=True)
 
 
