@@ -24,7 +24,7 @@ def tells(form: dict[str, object]) -> bool:
     """Say whether a form shows what is a directory, and what is in which one: no caller could tell in the others."""
     raw = (form["slash"], form["base"], form["depth"]) == ("required", "relative", "recursive")
     bare = (form["base"], form["self_marker"]) == ("relative", "bare")
-    return (form["dir_slash"] or (form["dir_flag"] and not raw)) and not bare
+    return bool(form["dir_slash"] or (form["dir_flag"] and not raw)) and not bare
 
 
 # The switches that decide which names mean what, every two together. All of their combinations:

@@ -193,16 +193,6 @@ def test_damage_is_noticed(grouped: bool, lab: Lab, mounting: Mounting, cache: s
         assert lab.stats()["content_bytes"] <= 3 * (4 if grouped else 0.5) * MIB, harm
 
 
-def test_a_cache_that_is_wiped_in_use(lab: Lab, mounting: Mounting, cache: str) -> None:
-    """4.4: a cache that is wiped while the mount uses it costs no read, and fills again."""
-    run_id = settled_run(lab, {"a.bin": SIZE, "b.bin": SIZE})
-    mounted = mounting()
-    read(mounted, "whole", "runs", run_id, "a.bin")
-    run("rm", "-rf", cache).ok()
-    assert read(mounted, "backwards", "runs", run_id, "b.bin") == lab.sha256(run_id, "b.bin")
-    wait_until(lambda: cached_bytes(cache) > SIZE, "the new blocks")
-
-
 def test_a_kill_in_the_middle_of_writing(lab: Lab, mounting: Mounting, cache: str) -> None:
     """4.4: a crash at any moment leaves nothing that is served wrongly."""
     run_id = settled_run(lab, {"big.bin": 64 * MIB})
