@@ -50,21 +50,22 @@ ALL_FORMS = os.environ.get("ARTIFACTFS_ALL_FORMS") == "1"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the places of a test: by default two or three, so that all tests together run in each form."""
+    """Choose the places of a test: by default one of two, or three, so that all tests together run in each form."""
     others = [form for form in FORMS if form != "plain"]
+    tests = sorted(name for name in dir(metafunc.module) if name.startswith("test"))
+    number = tests.index(metafunc.function.__name__)
     if "place" in metafunc.fixturenames:
-        forms = ["local", "served-directory", "plain"] if ALL_FORMS else ["served-directory", "plain"]
-        metafunc.parametrize("place", forms, indirect=True)
+        forms = ["served-directory", "plain"]
+        metafunc.parametrize("place", ["local", *forms] if ALL_FORMS else [forms[number % 2]], indirect=True)
     if "any_place" in metafunc.fixturenames:
-        tests = sorted(name for name in dir(metafunc.module) if name.startswith("test"))
-        first = 2 * tests.index(metafunc.function.__name__)
+        first = 2 * number
         chosen = ["plain", *(others[place % len(others)] for place in (first, first + 1))]
         metafunc.parametrize("any_place", ["local", "served-directory", *FORMS] if ALL_FORMS else chosen, indirect=True)
 
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A mount of a served directory, and of an emulator as it is by default."""
+    """A mount of a served directory, or of an emulator as it is by default: which one is no matter of programs."""
     with _place(request.param, request, tmp_path) as found:
         yield found
 
