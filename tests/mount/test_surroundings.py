@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import stat
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -75,7 +74,13 @@ ODD: dict[str, Odd] = {
     ),
     "namespace: a read-only home": Odd(before='mount -t tmpfs -o ro none "$HOME"'),
 }
-# Not all commands: those that come by different ways. `status` has its turn where streams, files or homes are odd.
+# Variables that have nothing to do with one another: each is tried on `config show`, and all together on the rest.
+TOGETHER = (
+    "XDG is relative", "the locale is none", "COLUMNS is none", "TERM is odd", "PATH is odd", "TZ is odd",
+    "TMPDIR is none", "the environment is odd", "a credential's place is odd", "systemd's socket is odd",
+)  # fmt: skip
+ODD["many are odd"] = Odd({key: value for name in TOGETHER for key, value in ODD[name].env.items()})
+# Not all commands: those that come by different ways.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "config show": ("config", "show"),
     "status": ("status",),
@@ -106,7 +111,7 @@ def test_odd_surroundings(name: str, shell: Shell) -> None:
     """Commands that look do so, or say in one line what is wrong."""
     odd = ODD[name]
     for command, arguments in COMMANDS.items():
-        if command == "status" and odd.env and not odd.env.keys() & {"HOME", *XDG}:
+        if name in TOGETHER and command != "config show":
             continue
         done = odd_run(shell, odd, name, *arguments)
         about = f"{command}: {done.code} {done.err}"
@@ -149,19 +154,10 @@ def test_a_path_that_is_none(shell: Shell) -> None:
     assert mount_type(point) is None
 
 
-# Variables that have nothing to do with one another are odd together.
-ODD_VARIABLES = (
-    "XDG is relative", "the locale is none", "COLUMNS is none", "TZ is odd", "the environment is odd",
-    "systemd's socket is odd", "TMPDIR is none",
+MOUNTED = (
+    "HOME is unset", "all are closed", "the directory is gone", "ASCII alone", "the umask is 0777", "PATH is empty",
+    "warnings are errors", "many are odd",
 )  # fmt: skip
-MOUNTED: dict[str, Odd] = {
-    name: ODD[name]
-    for name in (
-        "HOME is unset", "all are closed", "the directory is gone", "ASCII alone", "the umask is 0777", "PATH is empty",
-        "warnings are errors",
-    )
-}  # fmt: skip
-MOUNTED["many are odd"] = Odd(dict(ChainMap(*(dict(ODD[name].env) for name in ODD_VARIABLES))))
 
 
 @needs_root
@@ -170,11 +166,11 @@ def test_a_mount_in_odd_surroundings(name: str, shell: Shell, lab: Lab) -> None:
     """A mount works, is read, and ends by `artifactfs umount` from there."""
     mounted = shell.expected_mount()
     options = ("--api-url", lab.url, "--log-file", mounted.log_file, "--cache-dir", shell.path("cache/own"))
-    done = odd_run(shell, MOUNTED[name], name, "mount", *options, mounted.point)
+    done = odd_run(shell, ODD[name], name, "mount", *options, mounted.point)
     assert done.code == 0, done.err
     assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
     assert stat.S_IMODE(os.stat(mounted.log_file).st_mode) & 0o077 == 0
-    done = odd_run(shell, MOUNTED[name], name, "umount", mounted.point)
+    done = odd_run(shell, ODD[name], name, "umount", mounted.point)
     assert done.code == 0, done.err
     assert mount_type(mounted.point) is None
 
