@@ -19,7 +19,7 @@ from tests.attacked import KEYS
 from tests.harness import ARTIFACTFS, FUSE_TYPE, Mount, Shell, mount_type, run
 from tests.hostile import HostileServer, hostile_server
 from tests.nasty import NASTY, NOT_UTF8, obeyed
-from tests.status import report
+from tests.status import KEPT, report
 from tests.terminal import check_safe, terminal
 
 ALL = "".join(NASTY.values())
@@ -130,7 +130,9 @@ def test_names_of_files(scene: Scene) -> None:
     for name in NAMES.values():
         assert f"runs/{scene.run_id}/{one_line(name)}\n" in said
         assert json.dumps(f"runs/{scene.run_id}/{name}")[1:-1] in told
-    assert scene.typed("refresh", *paths) == ""
+    assert scene.typed("refresh", *paths) == f"{KEPT}\n"
+    dropped = scene.typed("refresh", "--contents", *paths)
+    assert all(one_line(name) in dropped for name in NAMES.values())
     lines = scene.typed("info", *(f"{path}?" for path in paths), code=ExitCode.INCOMPLETE).splitlines()
     assert len(lines) == len(NAMES)
     for line, name in zip(lines, NAMES.values(), strict=True):

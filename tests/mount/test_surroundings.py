@@ -138,7 +138,7 @@ def test_a_path_that_is_none(shell: Shell) -> None:
     """Too deep, too long, or roundabout: each command that takes a path says so in one line."""
     point = shell.expected_mount().point
     commands = (
-        *(("mount", "PATH"), ("umount", "PATH"), ("info", "PATH"), ("warm", "PATH"), ("demo", "--background", "PATH")),
+        *(("mount", "PATH"), ("umount", "PATH"), ("info", "PATH"), ("warm", "PATH"), ("demo", "PATH")),
         *(("service", "install", "-n", "PATH"), ("desktop", "open", "PATH"), ("config", "show", "--config", "PATH")),
         *(("mount", f"--{name}", "PATH", point) for name in ("log-file", "ca-file", "api-key-file")),
         ("cache", "info", "--cache-dir", "PATH/y"),
