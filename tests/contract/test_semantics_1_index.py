@@ -246,6 +246,28 @@ def test_an_empty_directory(lab: Lab, mounting: Mounting) -> None:
     assert found(mounted, run_id) == lab.truth(run_id)
 
 
+@pytest.mark.parametrize("status", ["running", "completed"])
+@pytest.mark.parametrize("before", ["true", 'find "$M/runs/$1/g0" "$M/runs/$1/g1" >/dev/null'])
+def test_empty_directories_below_others(before: str, status: str, lab: Lab, mounting: Mounting) -> None:
+    """1.6: where several levels have no file, each level that shows another has that listed on its own."""
+    run_id = new_run(lab, files=1, status=status)
+    lab.files(run_id, mkdir=["a/b/c/d/empty", "a/b/c2/empty2", "g2/x/y/z/empty", "g1/d25/e/e/empty", "g2/z"])
+    mounted = mounting()
+    mounted.sh(before, run_id).ok()
+
+    truth = lab.truth(run_id)
+    shown = found(mounted, run_id)
+    # What the index answered for shows no empty directory until it is listed (the next test).
+    below = {path for path in truth if path.startswith(b"g1/d25/e")}
+    assert {path: size for path, size in truth.items() if path not in below}.items() <= shown.items()
+    copy = mounted.shell.path("copied")
+    mounted.sh('cp -r "$M/runs/$1" "$2"', run_id, copy, limit_s=120).ok()
+    copied = {
+        os.path.relpath(os.path.join(above, name), copy).encode() for above, names, _ in os.walk(copy) for name in names
+    }
+    assert copied >= {path for path, size in truth.items() if size is None and path not in below}
+
+
 def test_an_empty_directory_that_nothing_shows(lab: Lab, mounting: Mounting) -> None:
     """1.6: one far below, in a directory that the index answered for, is found by its name, and shown from then on."""
     run_id = new_run(lab)
@@ -264,7 +286,8 @@ def test_a_copy_of_a_git_repository(before: str, lab: Lab, mounting: Mounting) -
     mounted = mounting()
     repository = mounted.shell.make_directory("repository")
     made = """cd "$1" && git init -q && mkdir -p src/a src/b && echo 1 >src/a/f && echo 2 >src/b/g && git add . &&
-        git -c user.name=n -c user.email=e commit -qm m && git pack-refs --all && git gc -q && rm -rf .git/hooks"""
+        git -c user.name=n -c user.email=e commit -qm m && git pack-refs --all && git gc -q && rm -rf .git/hooks &&
+        mkdir -p .git/modules/sub && cp -r .git/refs .git/objects .git/HEAD .git/config .git/modules/sub"""
     mounted.sh(made, repository).ok()
     texts, empty = {}, []
     for above, directories, files in os.walk(repository):

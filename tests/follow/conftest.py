@@ -51,14 +51,14 @@ ALL_FORMS = os.environ.get("ARTIFACTFS_ALL_FORMS") == "1"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the places of a test: by default one of two, or three, so that all tests together run in each form."""
+    """Choose the places of a test: one of two, or four, so that all tests of a module together run in each form."""
     others = [form for form in FORMS if form != "plain"]
     if "place" in metafunc.fixturenames:
         number, forms = _number(metafunc, "place"), ["served-directory", "plain"]
         metafunc.parametrize("place", ["local", *forms] if ALL_FORMS else [forms[number % 2]], indirect=True)
     if "any_place" in metafunc.fixturenames:
-        first = 2 * _number(metafunc, "any_place")
-        chosen = ["plain", *(others[place % len(others)] for place in (first, first + 1))]
+        first = 3 * _number(metafunc, "any_place")
+        chosen = ["plain", *(others[place % len(others)] for place in range(first, first + 3))]
         metafunc.parametrize("any_place", ["local", "served-directory", *FORMS] if ALL_FORMS else chosen, indirect=True)
 
 
