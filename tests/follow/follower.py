@@ -71,11 +71,12 @@ class Followers:
     # --- programs ---------------------------------------------------------------------------------
 
     def tail(self, name: str) -> None:
-        out = os.path.join(self.scratch, "tail.out")
+        out, err = os.path.join(self.scratch, "tail.out"), os.path.join(self.scratch, "tail.err")
         stream = Stream(Journal(self.journal))
         with (
             open(out, "wb") as written,
-            subprocess.Popen(["tail", "-n", "+1", "-F", self.path], stdout=written, stderr=subprocess.DEVNULL) as tail,
+            open(err, "wb") as told,
+            subprocess.Popen(["tail", "-n", "+1", "-F", self.path], stdout=written, stderr=told) as tail,
             open(out, "rb") as seen,
         ):
             while name not in self.done:
