@@ -42,11 +42,11 @@ class OpenFile:
         """Bytes of the file; None if no answer tells its length."""
         return self._shared.current.blocks.size
 
-    async def grow(self, version: ContentVersion) -> None:
+    async def grow(self, version: ContentVersion, *, doubted: bool = False) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
         while True:
             try:
-                return await self._shared.current.grow(version)
+                return await self._shared.current.grow(version, doubted=doubted)
             except AccountSwitched:
                 continue
 

@@ -77,11 +77,11 @@ class SharedFile:
 
     # --- growing -------------------------------------------------------------------------------------------
 
-    async def grow(self, version: ContentVersion) -> None:
+    async def grow(self, version: ContentVersion, *, doubted: bool = False) -> None:
         """Let the version grow to the size that a listing gives, if its contents are continued (growth.py).
 
-        The size may come out smaller, where the listing runs ahead of the contents, or larger. Raises Superseded,
-        ServiceError.
+        The size may come out smaller, where the listing runs ahead of the contents, or larger. `doubted`: a listing
+        gives less, so the contents are asked. Raises Superseded, ServiceError.
         """
         async with self._growing:
             # A read past the end of a version that is gone must fail, and not find the end of the file.
@@ -96,8 +96,8 @@ class SharedFile:
                 return
             # Without a size in the listing, only an answer shows growth.
             is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s
-            if listed > size or (is_old and not version.settled):
-                await self._grow(version, listed if version.is_listed else None)
+            if listed > size or ((is_old or doubted) and not version.settled):
+                await self._grow(version, listed if version.is_listed and not doubted else None)
 
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""

@@ -20,7 +20,7 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.error_boundary import shown
 from artifactfs.fuse.inodes import Inode, InodeTable
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, LookupResult, Node, mount_path, same_version
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, LookupResult, Node, may_have_grown, mount_path, same_version
 from artifactfs.tree.tree import Tree
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -33,6 +33,8 @@ _POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, er
 _PROOF_PAUSE_S = 1.0
 # The longest body that a lookup reads to know its length, which neither listings nor answers tell. Arbitrary.
 _LOOKUP_BYTES = 64 << 20
+# Files that were opened last, of which contents are most likely cached. Arbitrary.
+_MAX_OPENED = 20_000
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -56,6 +58,8 @@ class ArtifactHandles:
         # The open handles by inode number; and the inodes of which it will soon be known whether they have grown.
         self._open: dict[int, list[FileHandle]] = {}
         self.proving: set[int] = set()
+        # The inodes of the files that were opened last, by the numbers of their entries.
+        self._opened: cachetools.LRUCache[int, Inode] = cachetools.LRUCache(_MAX_OPENED)
         self._failed: cachetools.TTLCache[int, None] = cachetools.TTLCache(1_000, _PROOF_PAUSE_S, trio.current_time)
         # Called with the parent's inode number and the name of a file that has another version.
         self.on_superseded: Callable[[int, bytes], None] = lambda _parent, _name: None
@@ -80,6 +84,7 @@ class ArtifactHandles:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
+        self._opened[inode.entry.number] = inode
         handle = FileHandle(inode, file, opened, tid)
         self._open.setdefault(inode.number, []).append(handle)
         return handle
@@ -102,10 +107,25 @@ class ArtifactHandles:
         """
         if inode.number not in self._open:
             return False
+        self._start_proof(inode, entry)
+        return True
+
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """Whether the contents of a file that a listing gives less than it is shown with were read; asks them then.
+
+        The listing may lag behind, or the contents may: a program that read the file must not get the same bytes again
+        under another number. So the file stays as it is shown until its contents say otherwise.
+        """
+        inode = self._opened.get(entry.number)
+        if inode is None or inode.superseded or not inode.lookups:
+            return False
+        self._start_proof(inode, msgspec.structs.replace(inode.entry, size_bytes=listed_bytes))
+        return True
+
+    def _start_proof(self, inode: Inode, entry: Entry) -> None:
         if inode.number not in self.proving and inode.number not in self._failed:
             self.proving.add(inode.number)
             self._files.start_soon(partial(self._prove, inode, entry))
-        return True
 
     def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
         """Begin to prove the growth that a new listing of a directory shows of its open files."""
@@ -120,6 +140,9 @@ class ArtifactHandles:
         try:
             # A program that opens the file for each look may have closed it again: then the next `open` proves it.
             opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+            if not may_have_grown(inode.entry, entry):
+                await self._compare(inode, opened)
+                return
             if opened is not None:
                 await opened.grow(await self._tree.locate_content(file))
             self._show_growth(inode, entry, opened)
@@ -133,6 +156,17 @@ class ArtifactHandles:
             log.exception("proving growth failed: %s", errors.unexpected())
         finally:
             self.proving.discard(inode.number)
+
+    async def _compare(self, inode: Inode, opened: OpenFile | None) -> None:
+        """See whether the contents of a file, which a listing gives less, are still those that are shown, or more."""
+        version = await self._tree.locate_content(cast(ArtifactFile, inode.node))
+        comparing = opened or await self._files.open(version)
+        try:
+            await comparing.grow(version, doubted=True)
+            self._record_size(inode, comparing)
+        finally:
+            if comparing is not opened:
+                comparing.close()
 
     @no_checkpoint
     def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:

@@ -37,6 +37,7 @@ from artifactfs.tree.nodes import (
     ControlDir,
     ControlFile,
     DirSnapshot,
+    Entry,
     LookupResult,
     Node,
     Symlink,
@@ -103,6 +104,10 @@ class Operations(pyfuse3.Operations):
     def on_listed(self, run_id: int, path: str) -> None:
         """A directory was listed because programs follow files in it: see which of its open files have grown."""
         self._artifacts.listed(run_id, path, self.inodes)
+
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """See ArtifactHandles."""
+        return self._artifacts.asks_contents(entry, listed_bytes)
 
     def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""

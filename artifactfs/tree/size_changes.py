@@ -4,7 +4,7 @@ Owns what no listing gives by itself: a file that grew keeps its inode number (d
 the contents counts where a listing lags behind or runs ahead (4.1).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import cachetools
 import msgspec
@@ -51,11 +51,18 @@ class GrownFile(msgspec.Struct):
     numbers: set[int]
 
 
+def _listing_counts(_entry: Entry, _listed_bytes: int) -> bool:
+    return False
+
+
 class DirectorySizes(msgspec.Struct):
     """The sizes that contents have against the listing, and the files that grew, by name in one directory.
 
-    `evicted`: the entries of a listing that was evicted, which programs may have open.
+    `asks_contents`: see SizeChanges. `evicted`: the entries of a listing that was evicted, which programs may have
+    open.
     """
+
+    asks_contents: Callable[[Entry, int], bool] = _listing_counts
 
     overrides: dict[bytes, SizeOverride] = {}
     grown: dict[bytes, GrownFile] = {}
@@ -72,6 +79,13 @@ class DirectorySizes(msgspec.Struct):
         created_ns = None if lags else item.created_ns
         return msgspec.structs.replace(item, size_bytes=override.size_bytes, created_ns=created_ns)
 
+    def is_undecided(self, shown: Entry, item: ListedChild) -> bool:
+        """Whether contents will show if a file, which a new listing of a run that goes on gives less, was replaced."""
+        size, listed = shown.size_bytes, item.size_bytes
+        if shown.is_dir or item.is_dir or size is None or listed is None or listed >= size:
+            return False
+        return self.asks_contents(shown, listed)
+
     def note_growth(self, entry: Entry) -> None:
         """Record the entry of a file that grew, or that takes the place of one that did."""
         known = self.grown.setdefault(entry.name, GrownFile(None, set()))
@@ -80,9 +94,14 @@ class DirectorySizes(msgspec.Struct):
 
 
 class SizeChanges:
-    """The sizes of all directories of a mount. A key is (run id, path)."""
+    """The sizes of all directories of a mount. A key is (run id, path).
+
+    `asks_contents(entry, listed_bytes)`: called for a file that a listing gives less bytes than are shown; whether its
+    contents were read, so that they, and not the listing, tell if it is another version. It has them asked.
+    """
 
     def __init__(self) -> None:
+        self.asks_contents: Callable[[Entry, int], bool] = _listing_counts
         self._of: cachetools.LRUCache[tuple[int, str], DirectorySizes] = cachetools.LRUCache(_MAX_DIRECTORIES)
 
     def of(self, key: tuple[int, str]) -> DirectorySizes:
@@ -90,7 +109,7 @@ class SizeChanges:
 
         A listing that is being made yields to other tasks, which may record a size meanwhile.
         """
-        sizes: DirectorySizes = self._of.setdefault(key, DirectorySizes())
+        sizes: DirectorySizes = self._of.setdefault(key, DirectorySizes(self.asks_contents))
         return sizes
 
     def keep(self, key: tuple[int, str], sizes: DirectorySizes) -> None:
@@ -113,13 +132,17 @@ class SizeChanges:
         before = sizes.overrides.get(entry.name)
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
         if completed.size_bytes is not None:
-            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes)
+            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes, applied=same_version)
         if same_version and may_have_grown(entry, completed):
             sizes.note_growth(completed)
         self.keep(key, sizes)
 
-    def record_other_version(self, key: tuple[int, str], entry: Entry) -> None:
-        """Record that a file that seemed to have grown is another version: it gets a number of its own."""
-        sizes = self._of.get(key)
-        if sizes is not None and (grown := sizes.grown.get(entry.name)) is not None:
+    def record_other_version(self, key: tuple[int, str], entry: Entry, size_bytes: int | None) -> None:
+        """Record that a file is another version, of this size where known: it gets a number of its own."""
+        if (sizes := self._of.get(key)) is None:
+            return
+        if (grown := sizes.grown.get(entry.name)) is not None:
             grown.entry = None
+        override = sizes.overrides.get(entry.name)
+        if override is not None and override.size_bytes != size_bytes:
+            del sizes.overrides[entry.name]

@@ -212,6 +212,10 @@ class Tree:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
         self._directories.following.on_listed = listed
 
+    def watch_contents(self, asks: Callable[[Entry, int], bool]) -> None:
+        """Call `asks` for each file that a listing gives less than it is shown with (see SizeChanges)."""
+        self._directories.sizes.asks_contents = asks
+
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
@@ -268,7 +272,7 @@ class Tree:
             held.value.listing.by_name.pop(entry.name, None)
         self._directories.force_direct(directory, self._listings.invalidate)
         sizes, key = self._directories.sizes, (directory.run_id, directory.path)
-        sizes.record_other_version(key, entry)
+        sizes.record_other_version(key, entry, size_bytes)
         if size_bytes is not None and size_bytes != entry.size_bytes:
             completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
             sizes.record(key, entry, completed, same_version=False)

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +56,12 @@ class Live:
 
 
 @asynccontextmanager
-async def live(size: int) -> AsyncIterator[Live]:
-    service = FakeService(runs={1: run(1)}, listings={(1, ""): directory({"log": size})})
-    contents = content_harness.Server(WHOLE[:size])
+async def live(service: FakeService, contents: content_harness.Server) -> AsyncIterator[Live]:
     async with trio.open_nursery() as nursery, content_harness.bench(contents) as bench:
         tree = Tree(service, site="t", nursery=nursery, clock=trio.current_time, wall_clock_ns=lambda: NOW_NS)
         handlers = Operations(tree, bench.files, Ownership(1, 1), deadline_s=DEADLINE_S, on_ready=lambda: None)
         tree.watch_followed(handlers.on_listed)
+        tree.watch_contents(handlers.asks_contents)
         root: Any = pyfuse3.ROOT_INODE
         parent = (await handlers.lookup((await handlers.lookup(root, b"runs", CONTEXT)).st_ino, b"1", CONTEXT)).st_ino
         made = Live(service, contents, handlers, parent)
@@ -71,9 +70,15 @@ async def live(size: int) -> AsyncIterator[Live]:
         nursery.cancel_scope.cancel()
 
 
+def log_of(size: int) -> AbstractAsyncContextManager[Live]:
+    """Return a run with a log of so many bytes."""
+    service = FakeService(runs={1: run(1)}, listings={(1, ""): directory({"log": size})})
+    return live(service, content_harness.Server(WHOLE[:size]))
+
+
 async def test_growth_is_shown(autojump_clock: MockClock) -> None:
     """3.5: within `live_ttl` and two polls `stat` shows the new size, an open file reads on, and its inode stays."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
         handle = (await made.operations.open(inode, 0, CONTEXT)).fh
         assert await made.read_all(handle, inode) == WHOLE[:700]
@@ -88,7 +93,7 @@ async def test_growth_is_shown(autojump_clock: MockClock) -> None:
 
 async def test_a_program_that_opens_the_file_for_each_look(autojump_clock: MockClock) -> None:
     """3.5: a program that has the file open only while the kernel asks sees growth, too, as TensorBoard reads."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
         for size in (700, 800, 3 * BLOCK):
             made.become(WHOLE[:size])
@@ -104,7 +109,7 @@ async def test_a_program_that_opens_the_file_for_each_look(autojump_clock: MockC
 
 async def test_a_replacement_is_not_shown(autojump_clock: MockClock) -> None:
     """2.4: an open file that was replaced by a longer one shows its old size and bytes; its name has another inode."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
         handle = (await made.operations.open(inode, 0, CONTEXT)).fh
         assert await made.read_all(handle, inode) == WHOLE[:700]
@@ -123,7 +128,7 @@ async def test_a_replacement_is_not_shown(autojump_clock: MockClock) -> None:
 
 async def test_requests_are_bounded(autojump_clock: MockClock) -> None:
     """3.5, 7: however many polls, a directory is listed once in `live_ttl`, and contents only where it grew."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
         handle = (await made.operations.open(inode, 0, CONTEXT)).fh
         await made.read_all(handle, inode)
@@ -139,7 +144,7 @@ async def test_requests_are_bounded(autojump_clock: MockClock) -> None:
 
 async def test_a_proof_that_fails_is_tried_again(autojump_clock: MockClock) -> None:
     """3.2, 3.5: while the contents cannot be had, an open file stays as it was; then it grows."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
         handle = (await made.operations.open(inode, 0, CONTEXT)).fh
         await made.read_all(handle, inode)
@@ -153,7 +158,7 @@ async def test_a_proof_that_fails_is_tried_again(autojump_clock: MockClock) -> N
 
 async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
     """3.5: an open file shows what the contents have, and more of it when that comes."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
         handle = (await made.operations.open(inode, 0, CONTEXT)).fh
         await made.read_all(handle, inode)
@@ -167,7 +172,7 @@ async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
 
 async def test_a_listing_that_runs_ahead_of_whole_bodies(autojump_clock: MockClock) -> None:
     """3.5, 4.1: without ranges, too, a file can be opened: the length of a body that ends in order counts."""
-    async with live(700) as made:
+    async with log_of(700) as made:
         made.contents.granted = False
         made.become(WHOLE[:700], listed=1000)
         await trio.sleep(61)
