@@ -128,12 +128,20 @@ class ArtifactHandles:
             self._files.start_soon(partial(self._prove, inode, entry))
 
     def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
-        """Begin to prove the growth that a new listing of a directory shows of its open files."""
+        """Begin to prove the growth that a new listing of a directory shows of its open files.
+
+        The kernel drops the names of those of which it shows another version.
+        """
         for handles in list(self._open.values()):
             inode = handles[0].inode
             directory = inode.directory
-            if directory is not None and (directory.run_id, directory.path) == (run_id, path):
-                inodes.update(inode, self._tree.current(directory, inode.entry))
+            if directory is None or (directory.run_id, directory.path) != (run_id, path):
+                continue
+            try:
+                self._tree.ensure_current(cast(ArtifactFile, inode.node))
+            except errors.Superseded:
+                self.on_superseded(directory.entry.number, inode.entry.name)
+            inodes.update(inode, self._tree.current(directory, inode.entry))
 
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)

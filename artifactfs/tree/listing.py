@@ -161,7 +161,7 @@ async def build(
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
         for answered in part:
-            item = sizes.overridden(answered, live=live) if sizes.overrides else answered
+            item = sizes.overridden(answered, now_ns, live=live) if sizes.overrides else answered
             growth = sizes.grown.get(item.name)
             before, used = known.get(item.name), growth.numbers if growth is not None else ()
             if before is None and growth is not None:

@@ -12,6 +12,8 @@ import msgspec
 from artifactfs.domain import ListedChild
 from artifactfs.tree.nodes import Entry, may_have_grown
 
+# Listings that come together, as where one is requested for a lookup while another is under way.
+_ONE_LISTING_NS = 500_000_000
 # Directories with such files. Arbitrary.
 _MAX_DIRECTORIES = 10_000
 
@@ -19,26 +21,30 @@ _MAX_DIRECTORIES = 10_000
 class SizeOverride(msgspec.Struct, frozen=True):
     """The size of a file's contents, and the listed size that it overrides (docs/semantics.md 4.1).
 
-    `applied`: a listing was made with it since.
+    `applied_ns`: when a listing was first made with it, since the epoch. `gone_ns`: the time of the version whose place
+    the contents have taken.
     """
 
     listed_bytes: int | None
     size_bytes: int
-    applied: bool = False
+    applied_ns: int | None = None
+    gone_ns: int | None = None
 
-    def next(self, listed_bytes: int | None, *, live: bool) -> "SizeOverride | None":
+    def next(self, listed_bytes: int | None, now_ns: int, *, live: bool) -> "SizeOverride | None":
         """Return the override for a new listing, which gives a file this size; None if the listing counts.
 
         `live`: the run goes on. Then the contents may reach the size of a listing that runs ahead of them, so the
         listing counts from the second time on, and is compared with the contents again.
         """
+        applied_ns = now_ns if self.applied_ns is None else self.applied_ns
+        kept = msgspec.structs.replace(self, listed_bytes=listed_bytes, applied_ns=applied_ns)
+        if live and 0 <= now_ns - applied_ns <= _ONE_LISTING_NS:
+            return kept
         if listed_bytes == self.listed_bytes:
-            runs_ahead = listed_bytes is not None and listed_bytes > self.size_bytes
-            return None if live and runs_ahead and self.applied else msgspec.structs.replace(self, applied=True)
+            return None if live and listed_bytes is not None and listed_bytes > self.size_bytes else kept
         if listed_bytes is None or self.listed_bytes is None:
             return None
-        lags = self.listed_bytes < listed_bytes <= self.size_bytes
-        return SizeOverride(listed_bytes, self.size_bytes, applied=True) if lags else None
+        return kept if self.listed_bytes < listed_bytes <= self.size_bytes else None
 
 
 class GrownFile(msgspec.Struct):
@@ -68,15 +74,16 @@ class DirectorySizes(msgspec.Struct):
     grown: dict[bytes, GrownFile] = {}
     evicted: Mapping[bytes, Entry] = {}
 
-    def overridden(self, item: ListedChild, *, live: bool) -> ListedChild:
+    def overridden(self, item: ListedChild, now_ns: int, *, live: bool) -> ListedChild:
         """Return a listed child with the size that counts. `live`: see SizeOverride."""
         override = self.overrides.pop(item.name, None)
-        if override is None or (override := override.next(item.size_bytes, live=live)) is None:
+        if override is None or (override := override.next(item.size_bytes, now_ns, live=live)) is None:
             return item
         self.overrides[item.name] = override
-        # A listing that lags behind has the time of a shorter file.
+        # A listing of another size, or as it was before the contents changed, has the time of another file.
         lags = item.size_bytes is not None and item.size_bytes < override.size_bytes
-        created_ns = None if lags else item.created_ns
+        is_other = item.size_bytes != override.size_bytes or item.created_ns == override.gone_ns
+        created_ns = None if lags or (live and is_other) else item.created_ns
         return msgspec.structs.replace(item, size_bytes=override.size_bytes, created_ns=created_ns)
 
     def is_undecided(self, shown: Entry, item: ListedChild) -> bool:
@@ -123,7 +130,9 @@ class SizeChanges:
         """Remove everything."""
         self._of.clear()
 
-    def record(self, key: tuple[int, str], entry: Entry, completed: Entry, *, same_version: bool) -> None:
+    def record(
+        self, key: tuple[int, str], entry: Entry, completed: Entry, now_ns: int, *, same_version: bool
+    ) -> None:
         """Record the size of a file's contents, which the listing of `entry` contradicts, with its entry `completed`.
 
         `same_version`: the contents continue the version, and did not turn out to be another one.
@@ -132,7 +141,8 @@ class SizeChanges:
         before = sizes.overrides.get(entry.name)
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
         if completed.size_bytes is not None:
-            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes, applied=same_version)
+            applied_ns, gone_ns = (now_ns, None) if same_version else (None, entry.created_ns)
+            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes, applied_ns, gone_ns)
         if same_version and may_have_grown(entry, completed):
             sizes.note_growth(completed)
         self.keep(key, sizes)

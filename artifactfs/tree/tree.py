@@ -251,15 +251,16 @@ class Tree:
         if listed is not None and (listed.number, listed.size_bytes) == (entry.number, entry.size_bytes):
             entries[entry.name] = self._resized(listed, size_bytes)
         if entry.size_bytes is not None:
-            self._directories.sizes.record((directory.run_id, directory.path), entry, completed, same_version=True)
+            key, now_ns = (directory.run_id, directory.path), self._wall_clock_ns()
+            self._directories.sizes.record(key, entry, completed, now_ns, same_version=True)
         return ArtifactFile(directory, completed)
 
     def _resized(self, entry: Entry, size_bytes: int) -> Entry:
-        """Return an entry with the size of the contents. The time of a shorter file is not that of a longer one."""
-        new = msgspec.structs.replace(entry, size_bytes=size_bytes)
-        if may_have_grown(entry, new):
-            return msgspec.structs.replace(new, mtime_ns=self._wall_clock_ns(), created_ns=None)
-        return new
+        """Return an entry with the size of the contents. The time of a file of another size is not theirs."""
+        if entry.size_bytes in (None, size_bytes):
+            return msgspec.structs.replace(entry, size_bytes=size_bytes)
+        mtime_ns = self._wall_clock_ns() if size_bytes > (entry.size_bytes or 0) else entry.mtime_ns
+        return msgspec.structs.replace(entry, size_bytes=size_bytes, mtime_ns=mtime_ns, created_ns=None)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
         """Record that a file's contents are of another version than listed, with their size if the answer has it.
@@ -273,9 +274,9 @@ class Tree:
         self._directories.force_direct(directory, self._listings.invalidate)
         sizes, key = self._directories.sizes, (directory.run_id, directory.path)
         sizes.record_other_version(key, entry, size_bytes)
-        if size_bytes is not None and size_bytes != entry.size_bytes:
+        if size_bytes is not None:
             completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
-            sizes.record(key, entry, completed, same_version=False)
+            sizes.record(key, entry, completed, self._wall_clock_ns(), same_version=False)
 
     def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""

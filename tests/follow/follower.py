@@ -110,9 +110,11 @@ class Followers:
             final = self.final
             if final is not None and os.path.exists(copy):
                 os.unlink(copy)  # rsync leaves a copy that is longer than the file as it is.
-            if self._called(name, "rsync", "--append-verify", self.path, copy):
+            told = self._called(name, "rsync", "--append-verify", self.path, copy)
+            # A file that is shorter when it is opened than it was before is skipped, with a warning and exit code 0.
+            if told is not None and b"skipped diminished file" not in told:
                 if not os.path.exists(copy):
-                    raise Wrong("no copy, with exit code 0")
+                    raise Wrong(f"no copy, with exit code 0; {told!r}")
                 with open(copy, "rb") as file:
                     self._check_whole(name, journal, file.read(), final)
             self._rest()
@@ -121,7 +123,7 @@ class Followers:
         out, journal = os.path.join(self.scratch, "cat.out"), Journal(self.journal)
         while name not in self.done:
             final = self.final
-            if self._called(name, "sh", "-c", 'exec cat "$1" >"$2"', "sh", self.path, out):
+            if self._called(name, "sh", "-c", 'exec cat "$1" >"$2"', "sh", self.path, out) is not None:
                 with open(out, "rb") as file:
                     self._check_whole(name, journal, file.read(), final)
             self._rest()
@@ -172,11 +174,13 @@ class Followers:
         if self.final is not None and stream.is_at(*self.final):
             self.done.add(name)
 
-    def _called(self, name: str, *command: str) -> bool:
-        done = subprocess.run(command, capture_output=True, check=False)
+    def _called(self, name: str, *command: str) -> bytes | None:
+        """Return what a program told, or None where its exit code is not 0."""
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         if done.returncode != 0:
             self.errors[f"{name}: exit {done.returncode}"] += 1
-        return done.returncode == 0
+            return None
+        return done.stdout
 
     def _failed(self, name: str, number: int) -> None:
         self.errors[f"{name}: {errno.errorcode.get(number, number)}"] += 1

@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import trio
 from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
-from artifactfs.domain import Children, DirectoryListing, ListedChild
+from artifactfs.errors import ConnectionLost, ServerFailed
+from artifactfs.domain import Children, DirectoryListing, IndexedFile, ListedChild
 from tests.content_harness import BLOCK, Server
 from tests.fakes import NOW_NS, FakeService, run
 from tests.follow.truth import LINE_BYTES, Journal, Stream, Version
@@ -33,6 +34,7 @@ class Form:
     told: bool = True
     validators: bool = False
     times: bool = False
+    index: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,17 @@ class LiveFile(FakeService):
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         await self._called("listing", run_id, path)
         past = self.at(self.form.listing_lag_s)
-        created_ns = NOW_NS + int(past.since_s * 1e9) if self.form.times else None
+        created_ns = self._time_ns(past) if self.form.times else None
         return DirectoryListing(Children({b"log": ListedChild(b"log", False, len(past.data), created_ns)}), "p/a")
+
+    async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
+        await self._called("index", project_id)
+        past = self.at(self.form.listing_lag_s)
+        add([IndexedFile("p/a/log", len(past.data), self._time_ns(past))])
+
+    def _time_ns(self, past: Past) -> int:
+        """Return the time of a file that gets another one with each change."""
+        return NOW_NS + int(past.since_s * 1e9)
 
     def change(self) -> None:
         """Let the file grow; or be cut, or replaced."""
@@ -119,6 +130,7 @@ class Reader:
     size: int = 0
     size_until: float = 0.0
     at: int = 0
+    closes: bool = False
     log: list[str] = field(default_factory=list)
 
     async def follow(self) -> None:
@@ -148,9 +160,8 @@ class Reader:
             if not piece:
                 break
         await self._look_up()
-        if self.inode != self.opened:
+        if self.closes or self.inode != self.opened:
             await self._close()
-            await self._open()
 
     async def _look_up(self) -> None:
         made = self.made
@@ -173,8 +184,10 @@ class Reader:
             self.name_until = 0.0
             await self._look_up()
             self.handle = (await self.made.operations.open(self.inode, 0, CONTEXT)).fh
-        self.log.append(f"{trio.current_time():.1f}: opened {self.inode}")
-        self.opened, self.at, self.size_until = self.inode, 0, 0.0
+        if self.opened != self.inode:
+            self.log.append(f"{trio.current_time():.1f}: opened {self.inode}")
+            self.opened, self.at = self.inode, 0
+        self.size_until = 0.0
 
     async def _close(self) -> None:
         handle, self.handle = self.handle, None
@@ -182,17 +195,22 @@ class Reader:
             await self.made.operations.release(handle)
 
 
-async def followed(form: Form, seed: int, journal: Path) -> None:
+async def followed(form: Form, seed: int, journal: Path, closes: bool = False, faults: bool = False) -> None:
     rng = random.Random(seed)
     service = LiveFile(runs={1: run(1)}, form=form, journal=str(journal), rng=rng)
     service.begin()
-    async with live(service, contents_of(service)) as made, trio.open_nursery() as nursery:
-        reader = Reader(made, Stream(Journal(str(journal))))
+    contents = contents_of(service)
+    async with live(service, contents, "auto" if form.index else "off") as made, trio.open_nursery() as nursery:
+        reader = Reader(made, Stream(Journal(str(journal))), closes=closes)
         nursery.start_soon(reader.follow)
         try:
             for _ in range(CHANGES):
                 await trio.sleep(0.2 * 100 ** rng.random())
                 service.change()
+                if faults and rng.random() < 0.3:
+                    service.failures = [ServerFailed("no", 503)] * rng.randrange(2)
+                    contents.failures = [rng.choice([ServerFailed("no", 503), ConnectionLost("no"), None]) for _ in range(rng.randrange(5))]
+            service.failures, contents.failures = [], []
             behind_s = LIVE_TTL_S + 2.0 + max(form.listing_lag_s, form.content_lag_s) + 2 * POLL_S
             last = service.history[-1]
             with trio.move_on_after(behind_s):

@@ -56,9 +56,18 @@ class Live:
 
 
 @asynccontextmanager
-async def live(service: FakeService, contents: content_harness.Server) -> AsyncIterator[Live]:
+async def live(
+    service: FakeService, contents: content_harness.Server, prefetch: str = "off"
+) -> AsyncIterator[Live]:
     async with trio.open_nursery() as nursery, content_harness.bench(contents) as bench:
-        tree = Tree(service, site="t", nursery=nursery, clock=trio.current_time, wall_clock_ns=lambda: NOW_NS)
+        tree = Tree(
+            service,
+            site="t",
+            nursery=nursery,
+            clock=trio.current_time,
+            wall_clock_ns=wall_clock_ns,
+            prefetch=prefetch,
+        )
         handlers = Operations(tree, bench.files, Ownership(1, 1), deadline_s=DEADLINE_S, on_ready=lambda: None)
         tree.watch_followed(handlers.on_listed)
         tree.watch_contents(handlers.asks_contents)
@@ -68,6 +77,10 @@ async def live(service: FakeService, contents: content_harness.Server) -> AsyncI
         handlers.on_superseded(lambda number, name: made.dropped.append((number, name)))
         yield made
         nursery.cancel_scope.cancel()
+
+
+def wall_clock_ns() -> int:
+    return NOW_NS + int(trio.current_time() * 1e9)
 
 
 def log_of(size: int) -> AbstractAsyncContextManager[Live]:
