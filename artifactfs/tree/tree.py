@@ -244,13 +244,15 @@ class Tree:
         """Record a size that the listing lacks, or has wrong; returns the file with it."""
         directory, entry = file.directory, file.entry
         held = self._listings.get_any((directory.run_id, directory.path))
-        completed = self._resized(entry, size_bytes)
         entries = held.value.listing.by_name if held is not None else {}
         listed = entries.get(entry.name)
-        # Its time may be another by now.
-        if listed is not None and (listed.number, listed.size_bytes) == (entry.number, entry.size_bytes):
-            entries[entry.name] = self._resized(listed, size_bytes)
-        if entry.size_bytes is not None:
+        if listed is not None and listed.number == entry.number:
+            # Its time may be another by now; and so may its size, which is older than what the contents say.
+            entry = listed
+        completed = self._resized(entry, size_bytes)
+        if entry is listed:
+            entries[entry.name] = completed
+        if entry.size_bytes not in (None, size_bytes):
             key, now_ns = (directory.run_id, directory.path), self._wall_clock_ns()
             self._directories.sizes.record(key, entry, completed, now_ns, same_version=True)
         return ArtifactFile(directory, completed)

@@ -72,18 +72,26 @@ class Followers:
 
     def tail(self, name: str) -> None:
         out, err = os.path.join(self.scratch, "tail.out"), os.path.join(self.scratch, "tail.err")
-        stream = Stream(Journal(self.journal))
-        with (
-            open(out, "wb") as written,
-            open(err, "wb") as told,
-            subprocess.Popen(["tail", "-n", "+1", "-F", self.path], stdout=written, stderr=told) as tail,
-            open(out, "rb") as seen,
-        ):
-            while name not in self.done:
-                stream.feed(seen.read())
-                self._note(name, stream)
-                time.sleep(POLL_S)
-            tail.kill()
+        while name not in self.done:
+            stream, command = Stream(Journal(self.journal)), ["tail", "-n", "+1", "-F", self.path]
+            with (
+                open(out, "wb") as written,
+                open(err, "wb") as told,
+                subprocess.Popen(command, stdout=written, stderr=told) as tail,
+                open(out, "rb") as seen,
+            ):
+                while name not in self.done and tail.poll() is None:
+                    stream.feed(seen.read())
+                    self._note(name, stream)
+                    time.sleep(POLL_S)
+                tail.kill()
+            if name not in self.done:
+                with open(err, encoding="utf-8", errors="replace") as file:
+                    last = file.read().strip().rpartition("\n")[2]
+                # It ends with the first read that fails.
+                if not last.endswith((os.strerror(errno.ESTALE), os.strerror(errno.EIO))):
+                    raise Wrong(f"tail ended: {last}")
+                self._failed(name, errno.ESTALE if last.endswith(os.strerror(errno.ESTALE)) else errno.EIO)
 
     def reader(self, name: str) -> None:
         stream, handle = Stream(Journal(self.journal)), -1
@@ -146,13 +154,15 @@ class Followers:
     def _read_at_random(self, name: str, journal: Journal, handle: int) -> None:
         """Read one open file for a while. Raises Wrong if not all that it gives is of one version."""
         end, final = time.monotonic() + OPEN_S, self.final
-        may_be = journal.versions()
+        may_be, known_to = journal.versions(), 0
         while time.monotonic() < end and name not in self.done:
             size = os.fstat(handle).st_size
             start = random.randrange(max(1, size))
             data = os.pread(handle, min(1 << 16, size - start), start)
             self.read_bytes[name] += len(data)
-            may_be = journal.fitting(data, start, may_be)
+            # The file may have been cut beyond all that was read, as a local one.
+            later = {each for number in may_be for each in journal.continuing(number, known_to)}
+            may_be, known_to = journal.fitting(data, start, later), max(known_to, start + len(data))
             if not may_be or (not data and size):
                 raise Wrong(f"{len(data)} bytes at {start} of {size} that go with nothing read before: {data[:64]!r}")
             if final is not None and size == final[1] and final[0] in may_be:
