@@ -20,7 +20,16 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.fuse.error_boundary import shown
 from artifactfs.fuse.inodes import Inode, InodeTable
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, LookupResult, Node, may_have_grown, mount_path, same_version
+from artifactfs.tree.nodes import (
+    ArtifactDir,
+    ArtifactFile,
+    Entry,
+    LookupResult,
+    Node,
+    may_have_grown,
+    mount_path,
+    same_version,
+)
 from artifactfs.tree.tree import Tree
 from artifactfs.util.no_checkpoint import no_checkpoint
 

@@ -1,7 +1,24 @@
 """The sizes that files come to while they are mounted: by growth, and by contents that contradict a listing.
 
 Owns what no listing gives by itself: a file that grew keeps its inode number (docs/semantics.md 2.4), and the length of
-the contents counts where a listing lags behind or runs ahead (4.1).
+the contents counts where a listing lags behind or runs ahead (4.1). Of a run that goes on, a file is shown with a
+number and a size S; a new listing says something of it, and its contents may have to say what that means:
+
+listing             | contents                             | shown from then on
+--------------------|--------------------------------------|-------------------------------------------------------
+S, or no size       | not asked                            | the number, S
+S at another time   | not asked                            | another number, S
+more than S         | continue S, with at least S          | the number, their length
+                    | less than S, or differ               | another number, their length
+less than S, of one | continue S, with at least S          | the number, their length: listing or contents lag
+that was read       | less than S, or differ               | another number, their length
+less than S, of one | not asked: no program can get bytes  | another number, the listed size; S while a listing
+that was not read   | a second time                        | comes nearer to the length that contents told before
+
+Until the contents have answered, the number and S are shown. Their length counts for the first listing after that. A
+later one that still gives another size has them asked again, so a program is never behind both for long.
+Contents continue S where the known end of S, and its first bytes, are in them (content/growth.py). A listing that gives
+another size than the contents, or the time of the version that is gone, does not tell the time of what is there.
 """
 
 from collections.abc import Callable, Mapping
@@ -130,9 +147,7 @@ class SizeChanges:
         """Remove everything."""
         self._of.clear()
 
-    def record(
-        self, key: tuple[int, str], entry: Entry, completed: Entry, now_ns: int, *, same_version: bool
-    ) -> None:
+    def record(self, key: tuple[int, str], entry: Entry, completed: Entry, now_ns: int, *, same_version: bool) -> None:
         """Record the size of a file's contents, which the listing of `entry` contradicts, with its entry `completed`.
 
         `same_version`: the contents continue the version, and did not turn out to be another one.

@@ -33,7 +33,6 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
-    may_have_grown,
     same_version,
 )
 from artifactfs.tree.swr_cache import Caches

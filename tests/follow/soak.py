@@ -1,8 +1,8 @@
 """python -m tests.follow.soak --minutes N: twenty files that live, followed by five programs each.
 
-Emulators, four by default, each in a form of its own, with five files in one directory of one mount. Each file grows by 1 byte to
-1 MiB every 0.2 to 20 s; now and then it is replaced, by a longer one or a shorter one, or truncated; and the service
-fails. At the end nothing changes any more, and every program must have come to the end of the last version, with no
+Emulators, four by default, each in a form of its own, with five files in one directory of one mount. Each file grows by
+1 byte to 1 MiB every 0.2 to 20 s; now and then it is replaced, by a longer one or a shorter one, or truncated; and the
+service fails. At the end nothing changes any more, and every program must have come to the end of the last version, with no
 byte that is not of the version that it was in (follower.py). The requests are counted: a listing a directory and
 `live_ttl`, content for what is new and its proof.
 
@@ -297,9 +297,7 @@ def main() -> int:
     forms = given.forms.split(",")
     if unknown := set(forms) - set(FORMS):
         parser.error(f"no such form: {', '.join(sorted(unknown))}")
-    wrong = soak(
-        directory, given.minutes, given.seed, forms=forms, local=given.local, proof_bytes=given.proof_bytes
-    )
+    wrong = soak(directory, given.minutes, given.seed, forms=forms, local=given.local, proof_bytes=given.proof_bytes)
     for each in wrong:
         _say(f"WRONG: {each}")
     _say(f"{len(wrong)} wrong")

@@ -6,7 +6,6 @@ journal, one line a version, before the service has the version.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -135,4 +134,7 @@ class Stream:
 
     def _common(self, number: int, size: int, piece: bytes) -> int:
         """Return how many bytes of `piece` are those of a version at an offset."""
-        return len(os.path.commonprefix([self._journal.content(number, size, size + len(piece)), piece]))
+        wanted = self._journal.content(number, size, size + len(piece))
+        return next(
+            (at for at, (one, other) in enumerate(zip(wanted, piece, strict=False)) if one != other), len(wanted)
+        )

@@ -56,9 +56,7 @@ class Live:
 
 
 @asynccontextmanager
-async def live(
-    service: FakeService, contents: content_harness.Server, prefetch: str = "off"
-) -> AsyncIterator[Live]:
+async def live(service: FakeService, contents: content_harness.Server, prefetch: str = "off") -> AsyncIterator[Live]:
     async with trio.open_nursery() as nursery, content_harness.bench(contents) as bench:
         tree = Tree(
             service,
