@@ -2,9 +2,9 @@
 
 Emulators, four by default, each in a form of its own, with five files in one directory of one mount. Each file grows by
 1 byte to 1 MiB every 0.2 to 20 s; now and then it is replaced, by a longer one or a shorter one, or truncated; and the
-service fails. At the end nothing changes any more, and every program must have come to the end of the last version, with
-no byte that is not of the version that it was in (follower.py). The requests are counted: a listing a directory and
-`live_ttl`, content for what is new and its proof.
+service fails. At the end nothing changes any more, and every program must have come to the end of the last version,
+with no byte that is not of the version that it was in (follower.py). The requests are counted: a listing a directory
+and `live_ttl`, content for what is new and its proof.
 
 `--local` does the same in a local directory: what fails there is the soak's own fault.
 """
