@@ -39,13 +39,14 @@ class SizeOverride(msgspec.Struct, frozen=True):
     """The size of a file's contents, and the listed size that it overrides (docs/semantics.md 4.1).
 
     `applied_ns`: when a listing was first made with it, since the epoch. `gone_ns`: the time of the version whose place
-    the contents have taken.
+    the contents have taken. `number`: of the version that has the contents; None for one that no listing has shown.
     """
 
     listed_bytes: int | None
     size_bytes: int
     applied_ns: int | None = None
     gone_ns: int | None = None
+    number: int | None = None
 
     def next(self, listed_bytes: int | None, now_ns: int, *, live: bool) -> "SizeOverride | None":
         """Return the override for a new listing, which gives a file this size; None if the listing counts.
@@ -65,7 +66,8 @@ class SizeOverride(msgspec.Struct, frozen=True):
 
 
 class GrownFile(msgspec.Struct):
-    """A name whose file grew: its entry, which no listing gives by itself, and the inode numbers that it had.
+    """A name whose file grew, or was replaced: its entry, which no listing gives by itself, and the inode numbers that
+    it had.
 
     `entry` None: the file is gone, or the contents turned out to be another version, which no listing has shown yet.
     """
@@ -102,6 +104,22 @@ class DirectorySizes(msgspec.Struct):
         is_other = item.size_bytes != override.size_bytes or item.created_ns == override.gone_ns
         created_ns = None if lags or (live and is_other) else item.created_ns
         return msgspec.structs.replace(item, size_bytes=override.size_bytes, created_ns=created_ns)
+
+    def corrected(self, before: Entry | None, name: bytes) -> Entry | None:
+        """Return a file's entry in the listing before, as its contents have it; None where they are another version's.
+
+        A listing that was being made while they told so does not have it.
+        """
+        growth, override = self.grown.get(name), self.overrides.get(name)
+        if before is None or (
+            growth is not None
+            and before.number in growth.numbers
+            and (growth.entry is None or growth.entry.number != before.number)
+        ):
+            return growth.entry if growth is not None else None
+        if override is None or override.number != before.number or override.size_bytes >= (before.size_bytes or 0):
+            return before
+        return msgspec.structs.replace(before, size_bytes=override.size_bytes)
 
     def is_undecided(self, shown: Entry, item: ListedChild) -> bool:
         """Whether contents will show if a file, which a new listing of a run that goes on gives less, was replaced."""
@@ -156,18 +174,18 @@ class SizeChanges:
         before = sizes.overrides.get(entry.name)
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
         if completed.size_bytes is not None:
-            applied_ns, gone_ns = (now_ns, None) if same_version else (None, entry.created_ns)
-            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes, applied_ns, gone_ns)
+            told = (now_ns, None, entry.number) if same_version else (None, entry.created_ns, None)
+            sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes, *told)
         if same_version and may_have_grown(entry, completed):
             sizes.note_growth(completed)
         self.keep(key, sizes)
 
     def record_other_version(self, key: tuple[int, str], entry: Entry, size_bytes: int | None) -> None:
         """Record that a file is another version, of this size where known: it gets a number of its own."""
-        if (sizes := self._of.get(key)) is None:
-            return
-        if (grown := sizes.grown.get(entry.name)) is not None:
-            grown.entry = None
+        sizes = self.of(key)
+        sizes.note_growth(entry)
+        sizes.grown[entry.name].entry = None
         override = sizes.overrides.get(entry.name)
         if override is not None and override.size_bytes != size_bytes:
             del sizes.overrides[entry.name]
+        self.keep(key, sizes)

@@ -40,6 +40,7 @@ class Form:
     times: bool = False
     index: bool = False
     faults: bool = False
+    slow_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,16 @@ class LiveFile(FakeService):
         return next((past for past in reversed(self.history) if past.since_s <= now - lag_s), self.history[0])
 
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
-        await self._called("listing", run_id, path)
         past = self.at(self.form.listing_lag_s)
+        self.latency_s = self.rng.uniform(0, self.form.slow_s)
+        await self._called("listing", run_id, path)
         created_ns = self._time_ns(past) if self.form.times else None
         return DirectoryListing(Children({b"log": ListedChild(b"log", False, len(past.data), created_ns)}), "p/a")
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
-        await self._called("index", project_id)
         past = self.at(self.form.listing_lag_s)
+        self.latency_s = self.rng.uniform(0, self.form.slow_s)
+        await self._called("index", project_id)
         add([IndexedFile("p/a/log", len(past.data), self._time_ns(past))])
 
     def _time_ns(self, past: Past) -> int:
@@ -114,6 +117,7 @@ def contents_of(service: LiveFile) -> Server:
 
     def before_answer(_number: int) -> None:
         server.data = service.at(form.content_lag_s).data
+        server.pause_s = service.rng.uniform(0, form.slow_s)
 
     if form.validators:
         server.validator = lambda: hashlib.blake2b(server.data, digest_size=16).digest()

@@ -27,7 +27,7 @@ def mounted(service: FakeService, nursery: trio.Nursery, tuning: TreeTuning | No
         site="test",
         nursery=nursery,
         clock=TurnedClock(),
-        wall_clock_ns=lambda: NOW_NS,
+        wall_clock_ns=lambda: NOW_NS + int(trio.current_time() * 1e9),
         tuning=tuning or TreeTuning(),
     )
 
