@@ -87,7 +87,8 @@ class ArtifactHandles:
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
-        listed_bytes = file.entry.size_bytes
+        # As the kernel has it by now: another program may have looked the name up meanwhile.
+        listed_bytes = inode.entry.size_bytes
         self._record_size(inode, opened)
         if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
