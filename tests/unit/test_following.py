@@ -181,6 +181,30 @@ async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
         await made.operations.release(handle)
 
 
+async def test_an_open_that_a_lookup_overtakes(autojump_clock: MockClock) -> None:
+    """4.1: while an open waits for the contents, the kernel is shown a size that they do not have: it asks again."""
+    async with log_of(700) as made, trio.open_nursery() as nursery:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        await trio.sleep(61)
+        made.contents.pause_s = 1.0
+        failed: list[int] = []
+
+        async def open_it() -> None:
+            try:
+                await made.operations.open(inode, 0, CONTEXT)
+            except FUSEError as error:
+                failed.append(error.errno)
+
+        nursery.start_soon(open_it)
+        await trio.sleep(0.5)
+        made.become(WHOLE[:700], listed=1000)
+        assert (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_size == 1000
+        await trio.sleep(1)
+        assert failed == [errno.ESTALE]
+        found = await made.operations.lookup(made.parent, b"log", CONTEXT)
+        assert (found.st_ino, found.st_size) == (inode, 700)
+
+
 async def test_a_listing_that_runs_ahead_of_whole_bodies(autojump_clock: MockClock) -> None:
     """3.5, 4.1: without ranges, too, a file can be opened: the length of a body that ends in order counts."""
     async with log_of(700) as made:

@@ -64,6 +64,20 @@ def test_the_contents_of_another_version(
     assert [(item.size_bytes, item.created_ns) for item in found] == shown
 
 
+def test_what_contents_told_while_a_listing_was_made() -> None:
+    """2.4, 4.1: a listing that is made on entries of before has the size that contents have, and no version's number
+    whose place another one has taken.
+    """
+    changes, entry = SizeChanges(), Entry(b"f", False, 9, 0, 1000)
+    shorter = msgspec.structs.replace(entry, size_bytes=900)
+    changes.record(KEY, entry, shorter, 0, same_version=True)
+    assert changes.of(KEY).corrected(entry, b"f") == shorter
+    other = msgspec.structs.replace(entry, number=8)
+    assert changes.of(KEY).corrected(other, b"f") == other
+    changes.record_other_version(KEY, entry, 300)
+    assert changes.of(KEY).corrected(entry, b"f") is None
+
+
 def test_growth_is_remembered() -> None:
     """2.4: a file whose contents are larger than listed has grown, and keeps its number; a smaller one has not."""
     grown = sizes_of(100, 900).grown[b"f"]
