@@ -1,7 +1,7 @@
 # artifactfs in a container. Mounting takes rights that a container does not have by itself:
 #
 #   docker build -t artifactfs .
-#   docker run --rm -it --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined artifactfs demo
+#   docker run --rm -it --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined artifactfs demo -f
 #
 # See docs/containers.md.
 

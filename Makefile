@@ -50,7 +50,7 @@ help: ## List the targets
 demo: $(VENV)/.installed ## Mount the built-in sample at ./demo-mount, show it, and leave it mounted
 	@.ci/setup.sh mount
 	@# 7: it is mounted already.
-	@code=0; said=$$($(VENV)/bin/artifactfs demo --background $(MOUNT) 2>&1) || code=$$?; \
+	@code=0; said=$$($(VENV)/bin/artifactfs demo --quiet $(MOUNT) 2>&1) || code=$$?; \
 	 [ $$code = 7 ] || [ -z "$$said" ] || echo "$$said" >&2; [ $$code = 0 ] || [ $$code = 7 ] || exit $$code
 	@for command in "ls -l $(MOUNT)" "ls -l $(MOUNT)/runs/70158/lora_model" "find $(MOUNT)/runs/70158"; do \
 	   echo; echo "\$$ $$command"; $$command; done

@@ -21,10 +21,26 @@ from artifactfs.cli import cli
 from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting
 
 ROOT = pathlib.Path(__file__).parents[1]
-# A command that takes so many settings takes them all; the page names those that it does not.
+# A command that takes so many settings takes them all, or few: the page names those that it does not, or does.
 _MANY = 8
 # Commands in the order in which a new user meets them; others follow, by name.
-_ORDER = ("mount", "umount", "status", "info", "refresh", "doctor", "warm", "cache", "config", "service", "desktop")
+_ORDER = (
+    *(
+        "login",
+        "mount",
+        "umount",
+        "status",
+        "info",
+        "refresh",
+        "doctor",
+        "download",
+        "warm",
+        "cache",
+        "config",
+        "service",
+    ),
+    "desktop",
+)
 
 _DESCRIPTION = """\
 *artifactfs* mounts the artifacts of Datadog Model Lab runs as a read-only directory. Checkpoints, metrics and
@@ -67,6 +83,8 @@ _EXAMPLES = (
      "artifactfs info ~/model-lab/names/*/*~70158"),
     ("See how your mounts are; look anew at a run; fetch it ahead of time:", "artifactfs status\n"
      "artifactfs refresh ~/model-lab/runs/70158\nartifactfs warm ~/model-lab/runs/70158"),
+    ("Copies to the local disk, without a mount; called again, it goes on.",
+     "artifactfs download 70158/checkpoints ~/checkpoints"),
     ("At boot, for one user, in /etc/fstab (see mount.artifactfs(8)):",
      f"eu  /mnt/lab  artifactfs  {_FSTAB_OPTIONS}  0  0"),
     ("At log-in, by systemd:", "artifactfs service install ~/model-lab"),
@@ -203,6 +221,10 @@ def _page() -> Iterator[str]:
     yield ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\n" + _text(
         "Show what a command is for, and its options; works with each."
     )
+    yield ".TP\n\\fB\\-\\-help\\-all\\fR\nOf a command with many options: show the rare ones, too."
+    yield ".TP\n\\fB\\-q\\fR, \\fB\\-\\-quiet\\fR\n" + _text(
+        "Print no warnings, hints and progress bars; works with each command."
+    )
     yield ".TP\n\\fB\\-V\\fR, \\fB\\-\\-version\\fR\nShow the version."
     yield ".SH COMMANDS"
     for context in commands:
@@ -237,12 +259,12 @@ def _page() -> Iterator[str]:
 
 def _commands(group: click.Group, above: click.Context) -> Iterator[click.Context]:
     """Yield a context for each command, those of groups in place of the group."""
-    names = sorted(group.commands, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    for name in names:
-        command = group.commands[name]
-        context = click.Context(command, info_name=name, parent=above)
-        if command.hidden:
+    names = group.list_commands(above)
+    for name in sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+        command = group.get_command(above, name)
+        if command is None or command.hidden:
             continue
+        context = click.Context(command, info_name=name, parent=above)
         if isinstance(command, click.Group):
             if command.invoke_without_command:
                 yield context
@@ -266,8 +288,11 @@ def _command(context: click.Context) -> Iterator[str]:
     taken = names & {param.name for param in options}
     if len(taken) >= _MANY:
         left_out = [setting.option for setting in SETTINGS if setting.flag and setting.name not in taken]
-        but = f", but for {_listed(left_out)}" if left_out else ""
-        yield f".PP\nTakes the options of SETTINGS{but}."
+        if len(left_out) > len(taken):
+            some = _listed([setting.option for setting in SETTINGS if setting.name in taken])
+            yield f".PP\nTakes, of the options of SETTINGS, {some}."
+        else:
+            yield f".PP\nTakes the options of SETTINGS{f', but for {_listed(left_out)}' if left_out else ''}."
         options = [param for param in options if param.name not in names | {"config_file", PROFILE.name}]
     for option in options:
         if option.name == "help":

@@ -22,6 +22,7 @@ DESKTOP_PROGRAMS+=" gio:libglib2.0-bin update-mime-database:shared-mime-info des
 DESKTOP_PROGRAMS+=" /usr/libexec/at-spi-bus-launcher:at-spi2-core /usr/lib/python3/dist-packages/gi:python3-gi"
 DESKTOP_PROGRAMS+=" /usr/lib/*/girepository-1.0/Atspi-2.0.typelib:gir1.2-atspi-2.0 /usr/share/icons/Adwaita:adwaita-icon-theme"
 DESKTOP_PROGRAMS+=" /usr/lib/*/gdk-pixbuf-2.0/*/loaders/libpixbufloader*svg.so:librsvg2-common"
+DESKTOP_PROGRAMS+=" nautilus:nautilus dolphin:dolphin /usr/share/doc/kio-extras:kio-extras xfconf-query:xfconf"
 DESKTOP_PROGRAMS+=" /usr/share/fonts/opentype/cantarell:fonts-cantarell"
 
 is_root() { [ "$(id -u)" = 0 ]; }

@@ -30,7 +30,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     @property
     def finished(self) -> bool:
         """Whether the run has ended, by its status."""
-        return self.status in FINISHED
+        return self.status.lower() in FINISHED
 
 
 class Project(msgspec.Struct, frozen=True, gc=False):
@@ -128,6 +128,7 @@ class ContentVersion(msgspec.Struct, frozen=True):
     where neither is known (docs/semantics.md 4.3). `variant` tells versions of one size apart; 0 is the first that was
     seen. `settled`: the run is over, so that the file is as it was listed. `lineage`: the inode number, which a version
     keeps while it grows (2.4); None: it cannot grow. `is_listed`: the size comes from a listing, not from the contents.
+    `place`: "<run id>/<path in the run>".
     """
 
     artifact: ArtifactRef
@@ -137,6 +138,7 @@ class ContentVersion(msgspec.Struct, frozen=True):
     settled: bool = True
     lineage: int | None = None
     is_listed: bool = True
+    place: str = ""
 
 
 class ContentBody(msgspec.Struct):

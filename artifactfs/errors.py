@@ -311,7 +311,7 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     NotAsked: (errno.ETIMEDOUT, "wait: a request probes the service every few seconds, and an answer ends this"),
     ConnectionLost: (errno.EIO, "try again; if it persists, check the network and the proxy"),
     ConnectionRefused: (errno.ECONNREFUSED, "check --site, --api-url and --proxy, and that the service is up"),
-    Unreachable: (errno.EHOSTUNREACH, "check the network, the name server, and --site, --api-url and --proxy"),
+    Unreachable: (errno.EHOSTUNREACH, "check the network (a VPN?), the name server, and --site, --api-url and --proxy"),
     TlsFailed: (errno.EPROTO, "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock"),
 }
 # The resource that the system lacks, by errno.
@@ -333,6 +333,13 @@ def lack_of(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         return _LACKS.get(error.errno)
     return "thread" if _is_lack_of_a_thread(error) else None
+
+
+def single(error: BaseException) -> BaseException:
+    """Return the one exception that a nursery wrapped in groups, or the group if there were several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

@@ -21,10 +21,10 @@ _READ_BYTES = 256 << 10
 
 @dataclass
 class Plan:
-    """The files to fetch with their sizes in bytes, and the directories that could not be listed."""
+    """The files to fetch with their sizes in bytes, their directories, and those that could not be listed."""
 
     files: list[tuple[str, int]] = field(default_factory=list)
-    directories: int = 0
+    directories: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -89,8 +89,9 @@ def files(count: int) -> str:
 def describe(todo: Plan) -> str:
     """Return the cost of a plan, in one line."""
     unknown = sum(1 for _, size in todo.files if size == 0)
-    directories = "directory" if todo.directories == 1 else "directories"
-    line = f"{files(len(todo.files))} in {todo.directories} {directories}, {format_size(todo.size_bytes)}"
+    count = len(todo.directories)
+    directories = "directory" if count == 1 else "directories"
+    line = f"{files(len(todo.files))} in {count} {directories}, {format_size(todo.size_bytes)}"
     if unknown:
         line += f" (and {files(unknown)} empty or of unknown size)"
     return line + "; cached files cost no request"
@@ -123,7 +124,7 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     pending = [path]
     while pending:
         directory = pending.pop()
-        found.directories += 1
+        found.directories.append(directory)
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:

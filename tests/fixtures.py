@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +108,8 @@ class User:
     owner: int | None
 
 
-@pytest.fixture(scope="session")
-def user() -> Iterator[User]:
+@contextmanager
+def ordinary_user() -> Iterator[User]:
     """An ordinary user: another one where the tests run as root, else who runs them.
 
     The interpreter and the package may lie where only root can read (/root is 0700), so they are bound to a place
@@ -141,8 +142,22 @@ def user() -> Iterator[User]:
         yield User(AS_USER, python, {"PYTHONPATH": path, "LD_LIBRARY_PATH": libraries}, USER_ID)
 
 
+@pytest.fixture(scope="session")
+def user() -> Iterator[User]:
+    """An ordinary user."""
+    with ordinary_user() as found:
+        yield found
+
+
 @pytest.fixture
 def user_shell(user: User, lab: Lab) -> Iterator[Shell]:
+    """Where an ordinary user types `artifactfs`."""
+    with shell_of(user, lab) as found:
+        yield found
+
+
+@contextmanager
+def shell_of(user: User, lab: Lab) -> Iterator[Shell]:
     """Where an ordinary user types `artifactfs`, in a directory of his own."""
     directory = tempfile.mkdtemp(prefix="artifactfs-home-")
     if user.owner is not None:

@@ -7,6 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness import Mount
 
+# What `refresh` says.
+KEPT = "the next access asks for new listings; cached contents are kept (--contents drops them)"
+
 
 def report(mounted: Mount, name: str = "status.json", limit_s: float = 10.0) -> str:
     """Return a file of /.artifactfs."""
@@ -20,9 +23,9 @@ def status(mounted: Mount) -> dict[str, Any]:
 
 
 def refresh(mounted: Mount, *parts: object) -> None:
-    """Run `artifactfs refresh` on a path of the mount; it must say nothing."""
+    """Run `artifactfs refresh` on a path of the mount; it must say what it keeps, and nothing else."""
     done = mounted.shell.cli("refresh", mounted.path(*parts)).ok()
-    assert (done.text, done.err) == ("", "")
+    assert (done.text, done.err) == (f"{KEPT}\n", "")
 
 
 def info(mounted: Mount, *parts: object) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from artifactfs import settings
 from artifactfs.cli import output
+from artifactfs.cli.help_layout import command
 from artifactfs.errors import ArtifactfsError
-from artifactfs.mount import control_client, mount_table
 from artifactfs.util.escaping import one_line
 
 # As text: click 8.2's is no generic yet.
@@ -57,6 +57,8 @@ def _profiles(context: click.Context, _incomplete: str) -> Iterable[str]:
 
 def _live_mounts(_context: click.Context, incomplete: str) -> Iterable[str]:
     """Return this user's mounts, or all for root, as the word begins: absolute, from home, or relative."""
+    from artifactfs.mount import control_client, mount_table
+
     try:
         # Root may end every mount; other users only their own.
         mounts = mount_table.mounts() if os.geteuid() == 0 else control_client.my_mounts()
@@ -111,7 +113,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 add_completion_class(Bash)
 
 
-@click.command()
+@command()
 @click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

@@ -1,16 +1,19 @@
 """`artifactfs config`: the settings of a mount, and their sources."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from artifactfs import settings
 from artifactfs.cli import output
+from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import config_file_option, setting_options
-from artifactfs.settings import Explanation, Shown
+
+if TYPE_CHECKING:
+    from artifactfs.settings import Explanation, Shown
 
 
-@click.group()
+@group()
 def config() -> None:
     """Show the settings and their sources."""
 
@@ -41,7 +44,7 @@ def config_path(config_file: str | None) -> None:
     output.exact(settings.find_config_file(config_file))
 
 
-def _as_text(found: Explanation) -> list[str]:
+def _as_text(found: "Explanation") -> list[str]:
     there = "" if found.config_exists else "  (there is none)"
     lines = [f"config file  {found.config_file}{there}"]
     if found.profiles:
@@ -56,13 +59,13 @@ def _as_text(found: Explanation) -> list[str]:
     return lines
 
 
-def _remark(shown: Shown) -> str:
+def _remark(shown: "Shown") -> str:
     if shown.problem is not None:
         return f"{shown.source}: {shown.problem}"
     return shown.source if shown.used else f"{shown.source} (not used: another key takes precedence)"
 
 
-def _for_programs(found: Explanation) -> dict[str, object]:
+def _for_programs(found: "Explanation") -> dict[str, object]:
     return {
         "config_file": found.config_file if found.config_exists else None,
         "profile": found.profile,

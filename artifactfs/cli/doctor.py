@@ -1,6 +1,5 @@
 """`artifactfs doctor`: prints the findings of the doctor."""
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,6 +7,7 @@ import click
 from artifactfs import __version__
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY
+from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
 
@@ -23,7 +23,7 @@ _MARKS = {
 }
 
 
-@click.command()
+@command()
 @click.argument("mountpoint", required=False, type=DIRECTORY)
 @setting_options
 @click.option("--run", "run_id", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Run to test the service with.")
@@ -48,6 +48,10 @@ def doctor(
 
     Exit code 0: a mount works, possibly with warnings; 23: something is wrong.
     """
+    import logging
+
+    if offline and (run_id is not None or no_index):
+        raise click.UsageError("--offline sends no request: leave out --run and --no-index")
     # The findings replace the log.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.doctor import Finding, Mark, Report, Request, examine

@@ -19,10 +19,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from artifactfs import __version__, cli, settings
-from artifactfs.cli import mounts, output
+from artifactfs.cli import output, starting
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import checks
 from artifactfs.settings import SETTINGS
+from artifactfs.util.urls import is_of_datadog
 
 _PROGRAM = "mount.artifactfs"
 _USAGE = "usage: mount.artifactfs SPEC DIR [-sfnvw] [-o OPTIONS]; `mount -t artifactfs SPEC DIR` calls it"
@@ -37,7 +38,6 @@ _OF_MOUNT = frozenset(
 # Passed on to the settings: fstab's option for waiting, and options for the kernel.
 _PASSED_ON = frozenset({"nofail", "_netdev", "noexec", "noatime", "nodiratime", "config", "profile"})
 _LABELS = frozenset({"artifactfs", "none"})
-_SITE = re.compile(r"(?:.*\.)?(?:datadoghq\.(?:com|eu)|ddog-gov\.com)", re.IGNORECASE)
 
 # The default wait for the service. With a last request of `deadline` it is shorter than the 90 s after which systemd
 # kills the helper without a message of the cause (DefaultTimeoutStartSec).
@@ -113,7 +113,7 @@ def _run(arguments: Sequence[str]) -> None:
         checks.fuse(loaded)
         checks.mountpoint(request.point, heal=False)
         return
-    mounts.start(request.point, loaded, foreground=False, program=_PROGRAM)
+    starting.start(request.point, loaded, foreground=False, program=_PROGRAM)
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -163,7 +163,7 @@ def meaning(request: Request, profiles: Collection[str]) -> Mapping[str, str]:
         return {"api_url": spec}
     if spec in profiles:
         return {"profile": spec}
-    if _SITE.fullmatch(spec):
+    if is_of_datadog(spec):
         return {"site": spec}
     if spec in _LABELS or not profiles:
         return {}

@@ -7,39 +7,65 @@ from typing import Any
 
 import click
 
+from artifactfs.cli import help_layout
 from artifactfs.cli.completion import DIRECTORY, FILE, PROFILE_NAME, one_of
-from artifactfs.settings import BY_NAME, CONFIG, PROFILE, SETTINGS, Setting
+from artifactfs.settings import BY_NAME, CONFIG, GROUPS, PROFILE, SELECTORS, Setting
+from artifactfs.util.humanize import parse_duration
+from artifactfs.util.urls import SITES
 
 Command = Callable[..., None]
 
-# Datadog's sites ("Getting started with sites" of its documentation).
-SITES = (
-    "datadoghq.com", "us3.datadoghq.com", "us5.datadoghq.com", "datadoghq.eu", "ap1.datadoghq.com", "ap2.datadoghq.com",
-    "ddog-gov.com",
-)  # fmt: skip
-_TYPES = {"SITE": one_of(*SITES), "DIR": DIRECTORY, "FILE": FILE}
+# By the setting's name, or else its metavar.
+_TYPES = {PROFILE.name: PROFILE_NAME, "SITE": one_of(*SITES), "DIR": DIRECTORY, "FILE": FILE}
 
 
-class _SettingOption(click.Option):
+class _SettingOption(help_layout.Option):
     """The option of a setting. Its help names the variables; only the settings read them (settings/sources.py)."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> None:  # noqa: ARG002 - click's
         return None
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the row of the help; where the option has a group, --help-all alone names the variables."""
+        self.show_envvar = self.group == "Options" or help_layout.shows_all(ctx)
+        return super().get_help_record(ctx)
+
+
+class Duration(click.types.StringParamType):
+    """A time in seconds, from `least_s` to `most_s`, as users write it: 90, 5m."""
+
+    name = "DURATION"
+
+    def __init__(self, least_s: float, most_s: float) -> None:
+        self._least_s, self._most_s = least_s, most_s
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not self._least_s <= seconds <= self._most_s:
+            self.fail(f"{value!r} is not between {self._least_s:g} s and {self._most_s:g} s", param, ctx)
+        return seconds
+
 
 def setting_options(command: Command, without: frozenset[str] = frozenset()) -> Command:
-    """Add an option for each row of the table of settings that is not in `without`."""
-    for setting in reversed([row for row in SETTINGS if row.flag and row.name not in without]):
-        command = setting_option(setting)(command)
-    command = config_options(command)
-    return click.option("-o", "options", metavar="OPT,…", multiple=True, help="The same settings, as name=value.")(
-        command
-    )
+    """Add an option for each row of the table of settings that is not in `without`, in the groups of the help."""
+    for group in reversed(GROUPS):
+        for name in reversed(group.common + group.rare):
+            if name not in without:
+                setting, place = (BY_NAME | SELECTORS)[name], {"group": group.title, "rare": name in group.rare}
+                parameter = "config_file" if setting is CONFIG else None
+                command = setting_option(setting, parameter, **place)(command)
+    return click.option(
+        "-o", "options", cls=help_layout.Option, rare=True, metavar="OPT,…", multiple=True,
+        help="The same settings, as name=value.",
+    )(command)  # fmt: skip
 
 
 def config_options(command: Command) -> Command:
     """Add the options that name the config file and its profile."""
-    return config_file_option(setting_option(PROFILE, type=PROFILE_NAME)(command))
+    return config_file_option(setting_option(PROFILE)(command))
 
 
 def config_file_option(command: Command) -> Command:
@@ -59,9 +85,9 @@ def setting_option(setting: Setting, parameter: str | None = None, **attrs: Any)
         attrs["is_flag"] = True
     else:
         attrs["metavar"] = setting.metavar
-        known = one_of(*setting.metavar.split("|")) if "|" in setting.metavar else _TYPES.get(setting.metavar)
-        attrs.setdefault("type", known)
-    attrs |= {"help": setting.help, "envvar": list(setting.env), "show_envvar": True}
+        words = setting.metavar.split("|")
+        attrs["type"] = one_of(*words) if len(words) > 1 else _TYPES.get(setting.name) or _TYPES.get(setting.metavar)
+    attrs |= {"help": setting.help, "envvar": list(setting.env)}
     return click.option(*names, cls=_SettingOption, **attrs)
 
 

@@ -10,18 +10,28 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from artifactfs import settings
+from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import one_line
 from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
+
+# Failures of a command on many files that are named one by one. Arbitrary.
+_FAILURES_SHOWN = 20
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Print no warnings, hints and progress bars from now on: --quiet."""
+    global _quiet
+    _quiet = True
 
 
 def say(*lines: str) -> None:
@@ -51,9 +61,33 @@ def complain(sentence: str, program: str = "artifactfs") -> None:
     tell(f"{program}: {sentence}")
 
 
+@contextlib.contextmanager
+def collected(failed: list[UserError]) -> Iterator[None]:
+    """Append a UserError to `failed`, in place of raising it: for commands on several paths."""
+    try:
+        yield
+    except UserError as error:
+        failed.append(error)
+
+
+def raise_last(failed: list[UserError]) -> None:
+    """Report the errors of all paths: one of them does not hide the others. Raises the last."""
+    for error in failed[:-1]:
+        complain(str(error))
+    if failed:
+        raise failed[-1]
+
+
 def warn(sentence: str, program: str = "artifactfs") -> None:
-    """Print a warning on standard error, as one line."""
-    complain(f"warning: {sentence}", program)
+    """Print a warning on standard error, as one line, unless --quiet."""
+    if not _quiet:
+        complain(f"warning: {sentence}", program)
+
+
+def hint(*lines: str) -> None:
+    """Print what the user may do next on standard error, each as one line, unless --quiet."""
+    if not _quiet:
+        tell(*lines)
 
 
 def data(value: object, indent: int | None = 2) -> None:
@@ -86,20 +120,44 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def ask(
+    question: str, *, default: str | None = None, is_secret: bool = False, parse: Callable[[str], object] = str
+) -> str:
+    """Return the answer to a question on the terminal; a secret one is not shown.
+
+    Asks again, with the error's message, where `parse` raises ValueError.
+    """
+
+    def parsed(text: str) -> str:
+        try:
+            return str(parse(text))
+        except ValueError as error:
+            raise click.UsageError(one_line(str(error))) from None
+
+    answer: str = click.prompt(one_line(question), default=default, hide_input=is_secret, value_proc=parsed, err=True)
+    return answer
+
+
 @contextlib.contextmanager
 def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, if it is a terminal. Yields a thread-safe function that adds bytes."""
     lock, done = threading.Lock(), 0
-    is_hidden = sys.stderr is None or not sys.stderr.isatty()
-    shown_bar: AbstractContextManager[ProgressBar[int]] = click.progressbar(
+    is_hidden = _quiet or sys.stderr is None or not sys.stderr.isatty()
+
+    def told(_item: int | None) -> str:
+        # click's own average over some seconds, as for the time left.
+        rate = f", {format_size(int(1 / bar.time_per_iteration))}/s" if bar.time_per_iteration > 0 else ""
+        return f"{format_size(done)} of {format_size(size_bytes)}{rate}"
+
+    bar: ProgressBar[int] = click.progressbar(
         length=size_bytes,
         label=label,
         file=sys.stderr,
         hidden=is_hidden,
-        item_show_func=lambda _item: f"{format_size(done)} of {format_size(size_bytes)}",
+        item_show_func=told,
         update_min_steps=max(1, size_bytes // 1000),
     )
-    with shown_bar as bar:
+    with bar:
 
         def advance(count: int) -> None:
             nonlocal done
@@ -108,6 +166,15 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
                 bar.update(count)
 
         yield advance
+
+
+def give_up_on(failures: Sequence[str], what: str) -> None:
+    """Print failures, the first of many, and raise UserError; nothing where there are none. `what`: "could not …"."""
+    for failure in failures[:_FAILURES_SHOWN]:
+        complain(failure)
+    if failures:
+        which = "1 file or directory" if len(failures) == 1 else f"{len(failures)} files or directories"
+        raise UserError(ExitCode.INCOMPLETE, f"{which} {what}", "call again to go on")
 
 
 def _encoding() -> str:

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Iterable, Iterator
 
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, RunInfo
-from artifactfs.control.status_schema import OK, Section, Status, Streaming
+from artifactfs.control.status_schema import Section, Status, Streaming
 from artifactfs.modellab.details import Metric
 from artifactfs.util.escaping import one_line
 from artifactfs.util.humanize import format_size, format_span
@@ -16,14 +16,6 @@ Row = tuple[str, str | None]
 
 # Parameters, tags and metrics that are shown; --json has all.
 _MAX_ROWS = 200
-_STATES = {
-    OK: "ok",
-    "degraded": "degraded: stale listings are served",
-    "failing": "the service fails",
-    "not_answering": "the service does not answer",
-    "rate_limited": "rate limited",
-    "keys_rejected": "keys rejected",
-}
 
 
 def lines(rows: Iterable[Row]) -> list[str]:
@@ -34,13 +26,8 @@ def lines(rows: Iterable[Row]) -> list[str]:
 
 
 def health_line(status: Status) -> str:
-    """Return the state of a mount in a few words."""
-    return f"{_state(status)}, since {ago(status.health.since, status.at)}"
-
-
-def _state(status: Status) -> str:
-    # A newer mount may have other states.
-    return _STATES.get(status.health.state, status.health.state)
+    """Return the state of a mount, as status.json has it, and its start."""
+    return f"{status.health.state}, since {ago(status.health.since, status.at)}"
 
 
 def summary(status: Status) -> str:
@@ -49,9 +36,8 @@ def summary(status: Status) -> str:
     size_bytes = status.cache["size_bytes"]
     cached = "" if size_bytes is None else f", cache {format_size(size_bytes)}"
     received = format_size(status.requests["received_bytes"])
-    return (
-        f"{status.at}  {_state(status)}, {requests} requests, {received} received{cached}, {status.failures} failures"
-    )
+    state, failures = status.health.state, status.failures
+    return f"{status.at}  {state}, {requests} requests, {received} received{cached}, {failures} failures"
 
 
 def status_rows(status: Status) -> Iterator[Row]:

@@ -5,13 +5,13 @@ import click
 from artifactfs import settings
 from artifactfs.cli import output, systemd_units
 from artifactfs.cli.completion import DIRECTORY, PROFILE_NAME
+from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import config_options, program
-from artifactfs.mount import checks
 from artifactfs.settings import user_unit_dir
 from artifactfs.util.escaping import shell_word
 
 
-@click.group()
+@group()
 def service() -> None:
     """Let systemd mount at log-in: write a user unit, or delete it."""
 
@@ -25,6 +25,8 @@ def service_install(mountpoint: str, profile: str | None, config_file: str | Non
 
     A profile has a unit of its own: artifactfs@PROFILE.
     """
+    from artifactfs.mount import checks
+
     # Report a mistake in the config file or the profile now, not at the next log-in.
     loaded = settings.load({"profile": profile}, config_file=config_file, need_keys=False)
     config = loaded.config_file if config_file is not None else None

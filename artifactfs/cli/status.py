@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,59 +11,93 @@ import click
 
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE, LIVE_MOUNT
+from artifactfs.cli.help_layout import command
+from artifactfs.cli.options import Duration
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
+from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from artifactfs.control.status_schema import Status
 
 # Mounts that are queried at once; each takes a process.
 _AT_ONCE = 8
+# Between two reports of --watch.
+_INTERVAL_S = 2.0
 
 
-@click.command()
+@command()
 @click.argument("mountpoint", required=False, type=LIVE_MOUNT)
 @click.option("--json", "as_json", is_flag=True, help="As JSON: an object, or an array of all mounts.")
 @click.option("--watch", "-w", is_flag=True, help="Repeat until Ctrl-C; without a terminal, a line each time.")
 @click.option(
-    "--interval", metavar="S", type=click.FloatRange(0.1, 3600), default=2, show_default=True,
-    help="Seconds between two reports of --watch.",
+    "--interval", metavar="DURATION", type=Duration(0.1, 3600), help="Between two reports of --watch [2s]."
 )  # fmt: skip
-def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float) -> None:
+def status(mountpoint: str | None, as_json: bool, watch: bool, interval: float | None) -> None:
     """Show the status of the mount at MOUNTPOINT, or of each of your mounts.
 
     Exits with 0 if all is well, with 23 if something is wrong, with 24 if the mount does not answer.
     """
+    if interval is not None and not watch:
+        raise click.UsageError("--interval has no effect without --watch")
     if mountpoint is None:
         if watch:
             raise UserError(ExitCode.USAGE, "--watch needs a mount point", "`artifactfs status` lists them")
         _all(as_json)
     elif watch:
-        _watch(mountpoint, interval, as_json)
+        _watch(mountpoint, _INTERVAL_S if interval is None else interval, as_json)
     else:
         _one(mountpoint, as_json)
 
 
-@click.command()
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
-def refresh(paths: tuple[str, ...]) -> None:
-    """Mark PATH, and everything below it, stale: the next access asks the service.
+@click.option("--contents", is_flag=True, help="Drop the contents of files, too: they are fetched again.")
+def refresh(paths: tuple[str, ...], contents: bool) -> None:
+    """Mark the listings of PATH, and of everything below it, stale: the next access asks the service.
 
-    PATH is a mount point, or a run, directory or file in a mount. Content that is still valid is kept.
+    PATH is a mount point, or a project, run, directory or file in a mount. Contents that are cached are kept, unless
+    --contents drops them: a file that was rewritten with the same size and times shows its new contents only then.
     """
+    if contents:
+        refresh_contents(paths)
+        return
     failed: list[UserError] = []
     for path in paths:
-        try:
+        with output.collected(failed):
             _, values = _ask("refresh", path, parent_too=True)
-        except UserError as error:
-            failed.append(error)
-            continue
-        if not values.get("kernel_names_dropped", True):
-            output.warn(f"{path}: the kernel may repeat old names for a while")
-    _raise_last(failed)
+            _warn_of_names(path, values)
+    if len(failed) < len(paths):
+        output.say("the next access asks for new listings; cached contents are kept (--contents drops them)")
+    output.raise_last(failed)
 
 
-@click.command()
+def refresh_contents(paths: Sequence[str]) -> None:
+    """Refresh paths in mounts, and drop the contents of their files. Raises UserError."""
+    failed: list[UserError] = []
+    for path in paths:
+        with output.collected(failed):
+            _, values = _ask("refresh-contents", path)
+            size, blocks, ended = (values.get(name, 0) for name in ("deleted_bytes", "deleted_blocks", "ended_files"))
+            output.say(f"{path}: deleted {format_size(size)} in {blocks} blocks; the next read asks the service")
+            if ended:
+                output.warn(f"{path}: open files that have to be opened again (Stale file handle): {ended}")
+            _warn_of_names(path, values)
+            if not values.get("kernel_pages_dropped", True):
+                output.warn(f"{path}: files that are open may show old pages until they are opened again")
+            if not values.get("disk_is_clear", True):
+                fact = f"not all cached blocks of {path} could be deleted; this mount does not use them, the next may"
+                fix = "its log says more; `artifactfs cache clear` may help"
+                failed.append(UserError(ExitCode.INCOMPLETE, fact, fix))
+    output.raise_last(failed)
+
+
+def _warn_of_names(path: str, values: dict[str, Any]) -> None:
+    if not values.get("kernel_names_dropped", True):
+        output.warn(f"{path}: the kernel may repeat old names for a while")
+
+
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="As JSON; an array where several PATHs are given.")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
@@ -96,15 +130,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
         output.data(whole if len(paths) > 1 else whole[0])
     elif lines and not as_json:
         output.say(*lines[1:])
-    _raise_last(failed)
-
-
-def _raise_last(failed: list[UserError]) -> None:
-    """Report the errors of all paths: one of them does not hide the others. Raises the last."""
-    for error in failed[:-1]:
-        output.complain(str(error))
-    if failed:
-        raise failed[-1]
+    output.raise_last(failed)
 
 
 def _one(path: str, as_json: bool) -> None:
@@ -175,7 +201,7 @@ def _look(point: str) -> _Look | None:
         return None
     except UserError as error:
         values = _no_status(point, error)
-        line = "dead: its process is gone" if values["health"]["state"] == "dead" else f"no answer: {error}"
+        line = "dead: its process is gone" if values["health"]["state"] == "dead" else f"no_answer: {error}"
         # A mount that has just ended is not an error.
         return _Look(point, values, line, None if error.code == ExitCode.NOT_MOUNTED else error)
     wrong = None

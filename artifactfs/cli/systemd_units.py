@@ -5,7 +5,6 @@ profile may hold blanks, quotes, percent signs and dollars, which are special to
 """
 
 import contextlib
-import importlib.resources
 import os
 import re
 from dataclasses import dataclass
@@ -34,7 +33,9 @@ class Unit:
 
 def make(directory: str, program: tuple[str, ...], point: str, profile: str | None, config_file: str | None) -> Unit:
     """Return the unit that mounts at `point`. `program`: the words that run artifactfs."""
-    text = importlib.resources.files("artifactfs").joinpath("systemd", _TEMPLATE if profile else _PLAIN).read_text()
+    from importlib import resources
+
+    text = resources.files("artifactfs").joinpath("systemd", _TEMPLATE if profile else _PLAIN).read_text()
     words = [*program, "mount", "-f", "--wait"]
     words += ["--config", config_file] if config_file else []
     words += ["--profile", profile] if profile else []

@@ -2,45 +2,51 @@
 
 import functools
 import os
+import re
 import shutil
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
+from artifactfs.cli.help_layout import command, group
 from artifactfs.cli.options import Command, cache_dir_option
-from artifactfs.content import cache_dir
-from artifactfs.content.block_store import BlockStore
+from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_size
 
-# Failures of `warm` that are named one by one.
-_FAILURES_SHOWN = 20
+if TYPE_CHECKING:
+    from artifactfs.content.block_store import BlockStore
+    from artifactfs.content.cache_places import CachePart
+    from artifactfs.settings import Settings
+
+# What a place in the cache begins with: the number of a run.
+_RUN = re.compile(r"[1-9][0-9]*(/|$)")
 
 
-@click.group()
+@group()
 def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
 
-def _with_cache(command: Callable[[Settings, BlockStore], None]) -> Command:
+def _with_cache(command: Callable[..., None]) -> Command:
     """Give a command the options of the cache, and call it with the settings and the cache."""
 
     @cache_dir_option
     @functools.wraps(command)
-    def run(cache_dir: str | None, config_file: str | None, profile: str | None) -> None:
+    def run(cache_dir: str | None, config_file: str | None, profile: str | None, **arguments: object) -> None:
         loaded = settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)
-        command(loaded, _store(loaded))
+        command(loaded, _store(loaded), **arguments)
 
     return run
 
 
 @cache.command("info")
 @_with_cache
-def cache_info(loaded: Settings, store: BlockStore) -> None:
+def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     """Show where the cache is, how much it holds, and its limit."""
     usage = store.usage()
     exists = os.path.isdir(loaded.cache_dir)
@@ -54,7 +60,7 @@ def cache_info(loaded: Settings, store: BlockStore) -> None:
 
 @cache.command("verify")
 @_with_cache
-def cache_verify(_loaded: Settings, store: BlockStore) -> None:
+def cache_verify(_loaded: "Settings", store: "BlockStore") -> None:
     """Read every block, and delete damaged ones. The next read fetches them again."""
     damaged = 0
     for path, size in store.verify():
@@ -65,14 +71,60 @@ def cache_verify(_loaded: Settings, store: BlockStore) -> None:
 
 
 @cache.command("clear")
+@click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
 @_with_cache
-def cache_clear(_loaded: Settings, store: BlockStore) -> None:
-    """Delete everything in the cache. Running mounts continue, and fetch again."""
-    gone = store.clear()
-    output.say(f"deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
+def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...]) -> None:
+    """Delete everything in the cache, or what it has of PATH. Running mounts continue, and fetch again.
+
+    PATH is a place in a mount: that is `artifactfs refresh --contents PATH`, which drops it from the mount's memory,
+    too. Or it is RUN or RUN/PATH, such as 70158/checkpoints, of the settings' site, whether it is mounted or not.
+    """
+    from artifactfs.content.cache_places import CachePart
+    from artifactfs.mount import control_client
+
+    if not paths:
+        return _clear(store)
+    by_number = {path: place for path in paths if (place := _place(path)) is not None}
+    for path, place in by_number.items():
+        _clear(store, path, CachePart(loaded.api_url, place))
+    if by_number and control_client.my_mounts():
+        output.say(
+            "running mounts may have it in memory; `artifactfs refresh --contents MOUNT/runs/RUN` drops it there"
+        )
+    return _clear_in_mounts([path for path in paths if path not in by_number])
 
 
-@click.command()
+def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None) -> None:
+    gone = store.clear(part.covers if part is not None else None)
+    output.say(f"{path}{': ' if path else ''}deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
+    if gone.left_blocks:
+        fact = f"{gone.left_blocks} blocks in {store.directory} could not be deleted"
+        raise UserError(ExitCode.INCOMPLETE, fact, "you need to be able to write there")
+
+
+def _place(path: str) -> str | None:
+    """Return RUN or RUN/PATH without needless slashes; None for another path, or one in a mount."""
+    from artifactfs.mount import control_client
+
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    is_run = _RUN.match(path) is not None and ".." not in parts
+    return "/".join(parts) if is_run and control_client.point_of(path) is None else None
+
+
+def _clear_in_mounts(paths: list[str]) -> None:
+    if paths and click.get_current_context().params["cache_dir"] is not None:
+        fact = f"{paths[0]} is not the number of a run, and a mount has a cache of its own"
+        raise UserError(ExitCode.USAGE, fact, "leave out --cache-dir, or give RUN or RUN/PATH")
+    try:
+        refresh_contents(paths)
+    except UserError as error:
+        if error.code != ExitCode.NOT_MOUNTED:
+            raise
+        fix = "give a path in a mount, or RUN or RUN/PATH, such as 70158/checkpoints"
+        raise UserError(error.code, error.fact, fix, subject=error.subject) from None
+
+
+@command()
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
 @click.option("--dry-run", "-n", is_flag=True, help="Only list, and print the cost.")
@@ -91,15 +143,13 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
         with output.progress(count, todo.size_bytes) as advance:
             read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
         output.say(f"{count}, {format_size(read_bytes)}")
-    for failure in todo.failures[:_FAILURES_SHOWN]:
-        output.complain(failure)
-    if todo.failures:
-        failed = len(todo.failures)
-        what = "1 file or directory" if failed == 1 else f"{failed} files or directories"
-        raise UserError(ExitCode.INCOMPLETE, f"{what} could not be read", "call again to go on")
+    output.give_up_on(todo.failures, "could not be read")
 
 
-def _store(loaded: Settings) -> BlockStore:
+def _store(loaded: "Settings") -> "BlockStore":
+    from artifactfs.content import cache_dir
+    from artifactfs.content.block_store import BlockStore
+
     try:
         directory = cache_dir.find(loaded.cache_dir).path
     except FileNotFoundError:

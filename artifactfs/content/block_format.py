@@ -1,8 +1,9 @@
 """The format of a file in the cache: a header, and the bytes of one block or of a group of blocks.
 
 The header names the version and the index, so that a file in the wrong place is refused. It has checksums of itself and
-of each block, so that bit flips, cut files and crashes are noticed. block_store.py decides which files are written and
-evicted. Everything here blocks, and raises OSError for failures of the disk.
+of each block, so that bit flips, cut files and crashes are noticed. Behind the blocks come the place of the file that
+they are of (cache_places.py) and its checksum; blocks that an earlier version wrote have no place. block_store.py
+decides which files are written and evicted. Everything here blocks, and raises OSError for failures of the disk.
 """
 
 import errno
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 
 import msgspec
 from xxhash import xxh3_64_intdigest as _checksum
+
+from artifactfs.content.cache_places import DIGEST_BYTES, place_in
 
 # Blocks in one file, once all of them are there. The first index is a multiple of it.
 GROUP_BLOCKS = 8
@@ -29,6 +32,8 @@ _NONE = bytes(16)
 # that was not used before; that is slow where a host must give it first (0.15 or 0.9 s for 512 MiB in a guest of
 # Linux 6.18, measured 2026-11-23).
 _WRITE_BYTES = 128 << 10
+# A path of the service is far shorter (docs/semantics.md 6.4).
+_MAX_PLACE_BYTES = 1 << 20
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -71,17 +76,41 @@ def first_in(name: str) -> int:
     return int(name.removesuffix(_GROUP_SUFFIX), 16)
 
 
+def extra_bytes(key: bytes) -> int:
+    """Return how much longer than its blocks a file of this version is."""
+    place = place_in(key)
+    return HEADER_BYTES + (len(place) + 8 if place else 0)
+
+
+def read_place(fd: int) -> bytes:
+    """Return the place of the file that blocks are of; empty where it is missing or damaged."""
+    raw = os.pread(fd, _HEADER.size, 0)
+    if len(raw) != _HEADER.size:
+        return b""
+    return _place_behind(fd, HEADER_BYTES + _HEADER.unpack(raw)[4]) or b""
+
+
+def _place_behind(fd: int, end: int) -> bytes | None:
+    """Return the place behind blocks that end at an offset; empty where there is nothing, None if it is damaged."""
+    if (length := os.fstat(fd).st_size - end) == 0:
+        return b""
+    if not 8 < length <= _MAX_PLACE_BYTES:
+        return None
+    raw = os.pread(fd, length, end)
+    return raw[:-8] if _checksum(raw[:-8]) == int.from_bytes(raw[-8:], "little") else None
+
+
 def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, block_bytes: int) -> list[Block] | None:
     """Read the blocks `wanted` from a file that should hold `count` from `first` on; None if it is damaged."""
     raw = os.pread(fd, HEADER_BYTES, 0)
     if len(raw) != HEADER_BYTES or _checksum(raw[:-8]) != int.from_bytes(raw[-8:], "little"):
         return None
     magic, its_key, its_first, its_count, length, *rest = _HEADER.unpack_from(raw)
-    if (magic, its_key, its_first, its_count) != (_MAGIC, key, first, count):
+    if (magic, its_key, its_first, its_count) != (_MAGIC, key[:DIGEST_BYTES], first, count):
         return None
     if not 0 < length <= block_bytes * count or (count > 1 and length != block_bytes * count):
         return None
-    if os.fstat(fd).st_size != HEADER_BYTES + length:
+    if _place_behind(fd, HEADER_BYTES + length) is None:
         return None
     fetched_at, session, *digests = rest[:4]
     checksums = rest[4:]
@@ -102,7 +131,7 @@ def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | bytearray | 
     checksums = [_checksum(block) for block in blocks] + [0] * (GROUP_BLOCKS - len(blocks))
     header = _HEADER.pack(
         _MAGIC,
-        key,
+        key[:DIGEST_BYTES],
         first,
         len(blocks),
         sum(len(block) for block in blocks),
@@ -112,7 +141,9 @@ def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | bytearray | 
         stamp.content_stamp or _NONE,
         *checksums,
     )
-    for part in (header, _checksum(header).to_bytes(8, "little"), *blocks):
+    place = place_in(key)
+    behind = place + _checksum(place).to_bytes(8, "little") if place else b""
+    for part in (header, _checksum(header).to_bytes(8, "little"), *blocks, behind):
         for start in range(0, len(part), _WRITE_BYTES):
             piece = memoryview(part)[start : start + _WRITE_BYTES]
             if os.write(fd, piece) != len(piece):

@@ -24,12 +24,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from artifactfs.content import block_format, block_tree, cache_dir, usage
-from artifactfs.content.block_format import GROUP_BLOCKS, HEADER_BYTES, Block, Provenance
+from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
 from artifactfs.content.block_tree import File
 from artifactfs.content.content_tuning import BLOCK_BYTES
 from artifactfs.content.usage import Total
@@ -51,6 +51,12 @@ class Usage(msgspec.Struct, frozen=True):
     size_bytes: int
     blocks: int
     files: int
+
+
+class Cleared(Usage, frozen=True):
+    """What was deleted, and the number of blocks that could not be."""
+
+    left_blocks: int = 0
 
 
 class BlockStore:
@@ -100,7 +106,7 @@ class BlockStore:
     def load(self, key: bytes, indices: Sequence[int], accept: Callable[[Provenance], bool]) -> list[Block | None]:
         """Return the undamaged blocks whose stamp `accept` accepts; None for the others, which are deleted.
 
-        `key`: 16 bytes that name a version of a file.
+        `key`: names a version of a file (cache_places.py).
         """
         found: dict[int, Block] = {}
         with contextlib.suppress(OSError), self._version(key) as directory:
@@ -159,7 +165,7 @@ class BlockStore:
     def _save(
         self, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Provenance
     ) -> bool:
-        size = block_tree.on_disk(HEADER_BYTES + sum(len(block) for block in blocks))
+        size = block_tree.on_disk(block_format.extra_bytes(key) + sum(len(block) for block in blocks))
         with contextlib.ExitStack() as stack:
             with self._total(make=True) as held:
                 if not self._make_room(held, size):
@@ -200,7 +206,7 @@ class BlockStore:
             for name in filter(block_format.is_name, os.listdir(directory)):
                 with contextlib.suppress(FileNotFoundError):  # evicted in this moment
                     size = os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
-                    held += max(0, size - HEADER_BYTES)
+                    held += max(0, size - block_format.extra_bytes(key))
         return held
 
     def look(self) -> None:
@@ -225,9 +231,7 @@ class BlockStore:
 
     def usage(self) -> Usage:
         """Count the blocks, their bytes and files."""
-        found = list(self._files())
-        count = sum(block_format.count_in(file.name) for file in found)
-        return Usage(sum(file.size_bytes for file in found), count, len({file.key for file in found}))
+        return _sum(self._files())
 
     def verify(self) -> Iterator[tuple[str, int]]:
         """Read every block; delete and yield (path, bytes on disk) of those that are damaged."""
@@ -248,16 +252,17 @@ class BlockStore:
                     self._remove(directory, file.name)
                 yield os.path.join(self.directory, _FORMAT, file.upper, file.lower, file.name), file.size_bytes
 
-    def clear(self) -> Usage:
-        """Delete every block; returns what was deleted. Mounts that are using it fetch again."""
-        before = self.usage()
+    def clear(self, is_meant: Callable[[bytes], bool] | None = None) -> Cleared:
+        """Delete every block, or those whose place is meant (cache_places.py). Mounts that use them fetch again."""
+        todo = list(self._files() if is_meant is None else self._files_at(is_meant))
+        gone: list[File] = []
         with contextlib.suppress(OSError):
-            if (tree := self._tree()) is not None:
+            if todo and (tree := self._tree()) is not None:
                 with self._total() as held:
-                    for file in block_tree.files(tree.fd):
-                        block_tree.unlink(tree.fd, file)
+                    gone = [file for file in todo if block_tree.unlink(tree.fd, file)]
                     held.value = sum(file.size_bytes for file in block_tree.files(tree.fd, asides=True))
-        return before
+        found = _sum(gone)
+        return Cleared(found.size_bytes, found.blocks, found.files, left_blocks=_sum(todo).blocks - found.blocks)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -293,6 +298,22 @@ class BlockStore:
         with contextlib.suppress(OSError):
             if (tree := self._tree()) is not None:
                 yield from block_tree.files(tree.fd)
+
+    def _files_at(self, is_meant: Callable[[bytes], bool]) -> Iterator[File]:
+        """Yield the files of blocks whose place is meant. All blocks of a version have one place."""
+        verdicts: dict[bytes, bool] = {}
+        for file in self._files():
+            if file.key not in verdicts:
+                try:
+                    with self._version(file.key) as directory, _opened(file.name, directory) as fd:
+                        place = block_format.read_place(fd)
+                except FileNotFoundError:
+                    continue  # evicted in this moment
+                except OSError:
+                    place = b""
+                verdicts[file.key] = is_meant(place)
+            if verdicts[file.key]:
+                yield file
 
     def _remove(self, directory: int, name: str) -> None:
         with contextlib.suppress(OSError):
@@ -349,6 +370,12 @@ class BlockStore:
         with usage.held(tree.fd, unknown=self.max_bytes) as held:
             yield held
             self.total_bytes = held.value
+
+
+def _sum(files: Iterable[File]) -> Usage:
+    found = list(files)
+    count = sum(block_format.count_in(file.name) for file in found)
+    return Usage(sum(file.size_bytes for file in found), count, len({file.key for file in found}))
 
 
 def _is_deleted(fd: int) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from artifactfs.content import block_format, cache_dir
+from artifactfs.content.cache_places import DIGEST_BYTES
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UPPER, _LOWER = re.compile(r"[0-9a-f]{2}"), re.compile(r"[0-9a-f]{30}")
@@ -52,7 +53,7 @@ def on_disk(size_bytes: int) -> int:
 @contextlib.contextmanager
 def version(tree: int, key: bytes, *, make: bool = False) -> Iterator[int]:
     """Open the directory of a version's files; `make` it where it is missing."""
-    name = key.hex()
+    name = key[:DIGEST_BYTES].hex()
     upper = cache_dir.subdirectory(name[:2], tree, make=make)
     try:
         lower = cache_dir.subdirectory(name[2:], upper, make=make)

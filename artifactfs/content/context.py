@@ -14,7 +14,7 @@ from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.read_stats import ReadStats
 from artifactfs.domain import ArtifactRef, ContentBody
 
-# Versions whose validator is remembered, at about 200 bytes each. The kernel may keep pages of a file for longer than
+# Versions whose validator is remembered, at about 300 bytes each. The kernel may keep pages of a file for longer than
 # the caches keep its blocks.
 _VALIDATORS = 20_000
 

@@ -15,7 +15,8 @@ import msgspec
 import trio
 
 from artifactfs.content.block_format import Block, Provenance
-from artifactfs.content.block_store import BlockStore
+from artifactfs.content.block_store import BlockStore, Cleared
+from artifactfs.content.cache_places import place_in
 from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.read_stats import CacheState
 from artifactfs.errors import NoThread
@@ -35,6 +36,7 @@ _ROOM_WAIT_S = 2.0
 _BATCH = 8
 
 _Place = tuple[bytes, int]
+_IsMeant = Callable[[bytes], bool]
 _Save = Callable[[BlockStore, Sequence[tuple[_Place, Block]]], bool]
 
 
@@ -81,6 +83,10 @@ class DiskCache:
         # The last call found no thread; and versions that are to be deleted since.
         self._without_threads = False
         self._doomed: set[bytes] = set()
+        # The parts of the cache that are being deleted, as tests of a place: nothing of them is loaded. And how many
+        # there were.
+        self._refused: list[_IsMeant] = []
+        self._refusals = 0
         # What fits on the disk; 0 if the last save failed.
         self.room_bytes = store.max_bytes if store is not None else 0
         self._idle = trio.Event()
@@ -98,7 +104,7 @@ class DiskCache:
     ) -> list[Block | None]:
         """Return the blocks that are cached and accepted, None for each other one."""
         store = self._store
-        if store is None or not indices:
+        if store is None or not indices or any(is_meant(place_in(key)) for is_meant in self._refused):
             return [None] * len(indices)
         found = {index: self._waiting[key, index].block for index in indices if (key, index) in self._waiting}
         missing = [index for index in indices if index not in found]
@@ -113,6 +119,7 @@ class DiskCache:
         """Queue the first `size` bytes of a block. Waits a little for room; without it the block is not saved."""
         if self._store is None:
             return
+        refusals = self._refusals
         while self._waiting_bytes > self._tuning.disk_queue_bytes:
             with trio.move_on_after(0 if self._stuck else _ROOM_WAIT_S) as waited:
                 await self._written.wait()
@@ -121,7 +128,8 @@ class DiskCache:
                     log.info("the cache's disk does not keep up: not every block is cached")
                 self._stuck = True
                 return
-        self._enqueue(self._store, (key, index), Block(data if size == len(data) else data[:size], stamp))
+        if refusals == self._refusals:
+            self._enqueue(self._store, (key, index), Block(data if size == len(data) else data[:size], stamp))
 
     @no_checkpoint
     def _enqueue(self, store: BlockStore, place: _Place, block: Block) -> None:
@@ -145,6 +153,29 @@ class DiskCache:
                 self._doomed.add(key)
                 with contextlib.suppress(NoThread):  # then `load` deletes them first
                     await self._delete(self._store, key)
+
+    @no_checkpoint
+    def refuse(self, is_meant: _IsMeant) -> None:
+        """Load nothing more of the places that are meant, until `delete` has deleted what is cached of them."""
+        self._refused.append(is_meant)
+        self._refusals += 1
+        for place in [place for place in self._waiting if is_meant(place_in(place[0]))]:
+            self._take(place)
+
+    async def delete(self, is_meant: _IsMeant) -> Cleared:
+        """Delete what is cached of places that are refused, and load them again unless some of it could not be deleted.
+
+        Raises NoThread; then they stay refused, too.
+        """
+        if (store := self._store) is None:
+            self._refused.remove(is_meant)
+            return Cleared(0, 0, 0)
+        if any(is_meant(place_in(key)) for key in self._writing):
+            await self._written.wait()
+        cleared = await self._in_thread(store.clear, is_meant, abandon_on_cancel=True)
+        if not cleared.left_blocks:
+            self._refused.remove(is_meant)
+        return cleared
 
     async def _delete(self, store: BlockStore, key: bytes) -> None:
         """Delete the blocks of a version, if that is still to be done."""
@@ -203,10 +234,10 @@ class DiskCache:
         finally:
             self._looking = False
 
-    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+    async def _in_thread(self, call: Callable[..., T], *args: object, abandon_on_cancel: bool = False) -> T:
         """Return the result of a call of the store. Raises NoThread, which is logged here."""
         try:
-            result = await self._run_in_thread(call, *args, limiter=self._threads)
+            result = await self._run_in_thread(call, *args, limiter=self._threads, abandon_on_cancel=abandon_on_cancel)
         except NoThread as error:
             self._no_thread(error)
             raise

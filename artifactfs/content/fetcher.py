@@ -154,6 +154,8 @@ class Fetcher:
                 raise errors.ShortBody(f"a body of {body.total} bytes came for {blocks.size}", body.total)
             raise await blocks.supersede(body.total)
         if body.validator is None or self._context.validators_unreliable:
+            if blocks.must_match:
+                raise await blocks.supersede(blocks.size)
             return
         if blocks.validator is None:
             blocks.set_validator(body.validator)
@@ -164,6 +166,8 @@ class Fetcher:
                 raise await blocks.supersede(blocks.size, body.validator)
             log.info("this server's validators differ from answer to answer; they are ignored")
             self._context.validators_unreliable = True
+            if blocks.must_match:
+                raise await blocks.supersede(blocks.size)
 
     async def _take_range(self, fetch: BlockFetch, body: ContentBody) -> None:
         stop = min(fetch.upto, body.end) if body.end is not None else fetch.upto

@@ -63,7 +63,7 @@ async def prove(
     size = blocks.size or 0
     samples = await _samples(context, blocks)
     if not samples:
-        if blocks.received:
+        if blocks.received or blocks.must_match:
             # The caches have lost what the readers were given, so nothing can be compared with it.
             raise await blocks.supersede(listed_bytes)
         if listed_bytes is not None:

@@ -98,6 +98,11 @@ class BlockPool:
         for place in self._of(key):
             self._evict(place)
 
+    def discard_where(self, is_meant: Callable[[bytes], bool]) -> None:
+        """Evict every block whose key is meant."""
+        for place in [place for place in (*self._blocks, *self._unread) if is_meant(place[0])]:
+            self._evict(place)
+
     def clear(self) -> None:
         """Evict every block."""
         for place in [*self._blocks, *self._unread]:

@@ -4,11 +4,15 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import cachetools
 import msgspec
 
+from artifactfs import errors
+from artifactfs.content import cache_places
+from artifactfs.content.cache_places import place_in
 from artifactfs.content.context import ContentContext
 from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
@@ -17,6 +21,8 @@ from artifactfs.util.no_checkpoint import no_checkpoint
 
 # Versions that were closed and may grow, about 300 bytes each. Arbitrary.
 _MAX_CLOSED = 20_000
+# Parts of the cache that were dropped, and whose files are checked at open since. Arbitrary.
+_MAX_DROPPED = 100
 
 
 class CachedBytes(msgspec.Struct, frozen=True):
@@ -48,6 +54,8 @@ class OpenFileTable:
         self._context = context
         self.owner = owner
         self._open: dict[ContentVersion, SharedVersion] = {}
+        # What was dropped, as tests of a place.
+        self._dropped: deque[Callable[[bytes], bool]] = deque(maxlen=_MAX_DROPPED)
         self._closed: cachetools.LRUCache[ContentVersion, _Lineage] = cachetools.LRUCache(_MAX_CLOSED)
 
     def __len__(self) -> int:
@@ -60,8 +68,8 @@ class OpenFileTable:
         With `stream` it is not, and is read without a size.
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
-        runs, `open` fetches the head, so that a replaced file fails at open, where the kernel looks the name up again,
-        and not in mid-read. Raises Superseded, ServiceError.
+        runs, and files whose contents were dropped (3.6), `open` fetches the head, so that a replaced file fails at
+        open, where the kernel looks the name up again, and not in mid-read. Raises Superseded, ServiceError.
         """
         key = _identity(version)
         shared = self._open.get(key)
@@ -72,7 +80,8 @@ class OpenFileTable:
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
             await handle.grow(version)
-            await handle.read_head(revalidate=not version.settled)
+            was_dropped = any(is_meant(place_in(opened.current.blocks.key)) for is_meant in self._dropped)
+            await handle.read_head(revalidate=was_dropped or not version.settled)
             if handle.size is None and not stream:
                 await handle.read_to_end()
         except BaseException:
@@ -97,6 +106,37 @@ class OpenFileTable:
                 shared.current = old.successor(self._key_of(old.version))
                 old.end_scope()
         self._context.pool.clear()
+
+    @no_checkpoint
+    def drop(self, is_meant: Callable[[bytes], bool]) -> None:
+        """Drop what memory has of the places that are meant (docs/semantics.md 3.6); the disk cache refuses them.
+
+        An open file goes on if its validator will show whether the contents are the same, and otherwise is superseded:
+        nothing else would keep its readers from bytes of two versions.
+        """
+        context = self._context
+
+        def has_place(key: bytes) -> bool:
+            return is_meant(place_in(key))
+
+        self._dropped.append(is_meant)
+        context.disk_cache.refuse(is_meant)
+        context.pool.discard_where(has_place)
+        for identity, closed in list(self._closed.items()):
+            if has_place(closed.key):
+                del self._closed[identity]
+        for shared in self._open.values():
+            if (old := shared.current).dead or not has_place(old.blocks.key):
+                continue
+            if old.has_proof:
+                shared.current = old.successor(self._key_of(old.version))
+                shared.current.blocks.must_match = True
+                old.end_scope()
+            else:
+                old.end_scope(_dropped)
+        # After the successors are made: those alone need them.
+        for key in filter(has_place, list(context.validators)):
+            del context.validators[key]
 
     async def cached_bytes(self, version: ContentVersion) -> CachedBytes:
         """Return how much of a version is cached; 0 if its size is unknown, which the key needs."""
@@ -142,18 +182,24 @@ class OpenFileTable:
             )
 
     def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
-        """Return a function that makes a version's key from its size (None: no listing gives one): 16 bytes."""
+        """Return a function that makes a version's key (cache_places.py) from its size (None: no listing gives one)."""
         parts = [self.owner, version.artifact.project_id, version.artifact.path]
         if version.variant:
             parts.append(str(version.variant))
-        start = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
+        start = hashlib.blake2b("\0".join(parts).encode(), digest_size=cache_places.DIGEST_BYTES)
+        site, place = self.owner.partition("\0")[0], version.place
+        behind = cache_places.encode(site, place, version.artifact.project_id)
 
         def key_of(size: int | None) -> bytes:
             digest = start.copy()
             digest.update(b"\0?" if size is None else b"\0%d" % size)
-            return digest.digest()
+            return digest.digest() + behind
 
         return key_of
+
+
+def _dropped() -> errors.Superseded:
+    return errors.Superseded("what was cached of this file was dropped while it was open")
 
 
 def _identity(version: ContentVersion) -> ContentVersion:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from artifactfs import errors
 from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.shared_file import SharedFile
-from artifactfs.content.version_blocks import AccountSwitched
+from artifactfs.content.version_blocks import HasSuccessor
 from artifactfs.domain import ContentVersion
 
 
@@ -42,12 +42,22 @@ class OpenFile:
         """Bytes of the file; None if no answer tells its length."""
         return self._shared.current.blocks.size
 
+    @property
+    def dead(self) -> bool:
+        """Whether nothing more can be read of it."""
+        return self._shared.current.dead
+
+    @property
+    def validator(self) -> bytes | None:
+        """What names this version at the service; None before an answer, or where none names it."""
+        return self._shared.current.blocks.validator
+
     async def grow(self, version: ContentVersion, *, doubted: bool = False) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
         while True:
             try:
                 return await self._shared.current.grow(version, doubted=doubted)
-            except AccountSwitched:
+            except HasSuccessor:
                 continue
 
     async def read_head(self, *, revalidate: bool) -> None:
@@ -107,7 +117,7 @@ class OpenFile:
         while True:
             try:
                 return await self._shared.current.read(start, end, fetch_to=fetch_to)
-            except AccountSwitched:
+            except HasSuccessor:
                 # From the first byte, so that no read has bytes of both accounts. Project and path are the service's
                 # own ids, which no two accounts share, so a reader with a part of the file may go on.
                 continue

@@ -15,7 +15,7 @@ from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.growth import Growth, prove
-from artifactfs.content.version_blocks import VersionBlocks
+from artifactfs.content.version_blocks import HasSuccessor, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentVersion
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -72,7 +72,7 @@ class SharedFile:
 
     @property
     def dead(self) -> bool:
-        """Whether nothing more can be read: the version is superseded, or the account switched."""
+        """Whether nothing more can be read: the version is superseded, or has a successor."""
         return self.blocks.dead
 
     # --- growing -------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class SharedFile:
     async def read(self, start: int, end: int, *, fetch_to: int) -> bytes | memoryview:
         """Return bytes [start, end) of the file, or less where it ends; missing bytes are fetched up to `fetch_to`.
 
-        Waits at most the deadline without progress. Raises Superseded, ServiceError, AccountSwitched.
+        Waits at most the deadline without progress. Raises Superseded, ServiceError, HasSuccessor.
         """
         parts: list[memoryview] = []
         while start < end:
@@ -194,16 +194,23 @@ class SharedFile:
         self._cancel()
 
     @no_checkpoint
-    def end_scope(self) -> None:
-        """End all reads with AccountSwitched, and all fetches: the keys are another account's."""
-        self.blocks.end_scope()
+    def end_scope(self, error: Callable[[], Exception] = HasSuccessor) -> None:
+        """End all reads with an error, and all fetches."""
+        self.blocks.end_scope(error)
         self._cancel()
 
+    @property
+    def has_proof(self) -> bool:
+        """Whether the next answer will show that the contents are still those that the readers have."""
+        is_named = self.blocks.validator is not None and not self._context.validators_unreliable
+        return is_named and self.size is not None and self.version.is_listed
+
     def successor(self, key_of: Callable[[int | None], bytes]) -> "SharedFile":
-        """Return this version for another account. An open file keeps its size and its validator."""
+        """Return this version with nothing cached. An open file keeps its size and its validator."""
         new = SharedFile(self._context, msgspec.structs.replace(self.version, size_bytes=self.size), key_of)
         if self.blocks.validator is not None:
             new.blocks.set_validator(self.blocks.validator)
+        new.blocks.must_match = self.blocks.must_match
         new.refcount = self.refcount
         return new
 

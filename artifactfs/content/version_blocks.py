@@ -19,8 +19,8 @@ _SIZE_INDEX = (1 << 32) - 1
 _SIZE_BYTES = 8
 
 
-class AccountSwitched(Exception):
-    """The keys are another account's by now: the read starts again from its first byte (docs/semantics.md 6.3)."""
+class HasSuccessor(Exception):
+    """The version goes on with other blocks: the read starts again from its first byte (docs/semantics.md 3.6, 6.3)."""
 
 
 class LargerContent(Exception):
@@ -53,6 +53,8 @@ class VersionBlocks:
         self._key_of = key_of
         self.content_stamp = content_stamp
         self.earlier_validators = set(earlier_validators)
+        # Readers have bytes that are cached no more, so whatever comes must have the same validator (3.6).
+        self.must_match = False
         self._key = key or key_of(size)
         # Whether the key is without the size, which is then saved beside the blocks.
         self.saves_size = key is None and size is None
@@ -74,11 +76,11 @@ class VersionBlocks:
 
     @property
     def dead(self) -> bool:
-        """Whether nothing more can be read of these blocks: the version is superseded, or the account switched."""
+        """Whether nothing more can be read of these blocks: the version is superseded, or has a successor."""
         return self._end is not None
 
     def check_alive(self) -> None:
-        """Raise Superseded if the server has another version, AccountSwitched if the keys are another account's."""
+        """Raise Superseded if the server has another version, HasSuccessor if this one goes on with other blocks."""
         if self._end is not None:
             # A new exception each time: a traceback grows with every raise and keeps its frames alive.
             raise self._end()
@@ -133,9 +135,9 @@ class VersionBlocks:
         await self._context.disk_cache.discard(self._key)
         return errors.Superseded("the server has another version of this file", size)
 
-    def end_scope(self) -> None:
-        """End all reads of these blocks, since the keys are another account's."""
-        self._end = AccountSwitched
+    def end_scope(self, error: Callable[[], Exception]) -> None:
+        """End all reads of these blocks with an error, and leave the caches as they are."""
+        self._end = error
         self._filling.clear()
         self.changed.notify()
 
@@ -332,6 +334,8 @@ class VersionBlocks:
     def _is_valid(self, stamp: Provenance) -> bool:
         """Whether a cached block may be served (docs/semantics.md 4.3)."""
         context = self._context
+        if self.must_match and stamp.validator != self.validator:
+            return False
         validator = None if context.validators_unreliable else stamp.validator
         if validator is not None:
             return self.validator in (None, validator) or validator in self.earlier_validators

@@ -4,15 +4,19 @@ Reports are made from memory, in less than a millisecond, and wait for neither n
 Commands may send requests: the mount has the keys, so its users need none.
 """
 
+import functools
 import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
+import trio
 from msgspec import structs
 
 from artifactfs import errors
+from artifactfs.content.block_store import Cleared
+from artifactfs.content.cache_places import CachePart
 from artifactfs.control.counters import Readings, metrics_text
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
@@ -64,11 +68,15 @@ class Control:
         return {
             "status.json": lambda: status_json(status_of(self._components, self._readings())),
             "metrics": lambda: metrics_text(self._readings()),
-            "errors": lambda: errors_text(self._components.recent_errors.failures(), rfc3339(time.time())),
+            "errors": self._errors,
         }
 
+    def _errors(self) -> bytes:
+        recent, since = self._components.recent_errors, time.time() - (boottime() - self._mounted_at)
+        return errors_text(recent.failures(), recent.notices(), rfc3339(since))
+
     def commands(self) -> dict[str, ControlCommand]:
-        return {"info": self._info, "refresh": self._refresh}
+        return {"info": self._info, "refresh": self._refresh, "refresh-contents": self._refresh_contents}
 
     def _readings(self) -> Readings:
         kernel = self.operations.state() if self.operations is not None else None
@@ -98,6 +106,67 @@ class Control:
         dropped = await self._mark_stale(node)
         log.info("refresh: %r is stale", mount_path(node) or "/")
         return _json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
+
+    async def _refresh_contents(self, number: int) -> bytes:
+        """Refresh a place, and drop the contents of its files: in memory, on disk, in the kernel (semantics.md 3.6)."""
+        operations = self._operations()
+        node = operations.inodes.get(number).node
+        part = _cache_part(node, self._components.settings.api_url)
+        inodes = {number} if isinstance(node, ArtifactFile) else operations.inodes.files(self._is_below(node))
+        self._components.files.drop(part.covers)
+        ended = operations.on_dropped(inodes)
+        answer: dict[str, object] = {"schema": SCHEMA, "refreshed": mount_path(node), "ended_files": ended}
+        failed: list[Exception] = []
+        done = trio.Event()
+
+        async def finish() -> None:
+            try:
+                answer["kernel_names_dropped"] = await self._mark_stale(node)
+                answer.update(await self._delete_contents(part))
+                answer["kernel_pages_dropped"] = await self._dentries.drop_pages(inodes)
+                log.info("refresh: %r is stale, and its contents are dropped: %s", mount_path(node) or "/", answer)
+            except Exception as error:
+                failed.append(error)
+            finally:
+                done.set()
+
+        # In a task of its own: a caller that gives up must not leave old contents on the disk.
+        self._components.nursery.start_soon(finish)
+        await done.wait()
+        if failed:
+            raise failed[0]
+        return _json(answer)
+
+    async def _delete_contents(self, part: CachePart) -> dict[str, object]:
+        """Delete blocks on disk. `disk_is_clear`: none is left; what is left is not served by this mount."""
+        try:
+            cleared = await self._components.content.disk_cache.delete(part.covers)
+        except errors.NoThread:  # the disk cache has logged it
+            cleared = Cleared(0, 0, 0, left_blocks=1)
+        return {
+            "deleted_bytes": cleared.size_bytes,
+            "deleted_blocks": cleared.blocks,
+            "disk_is_clear": not cleared.left_blocks,
+        }
+
+    def _is_below(self, node: Node) -> Callable[[ArtifactDir], bool]:
+        """Return a test of whether a directory is a place, or below it."""
+        tree = self._components.tree
+        if isinstance(node, ArtifactDir):
+            run_id, path = node.run_id, node.path
+            return lambda directory: (
+                directory.run_id == run_id and (path in ("", directory.path) or directory.path.startswith(f"{path}/"))
+            )
+        if isinstance(node, ProjectDir):
+            project_id = str(node.project_id)
+
+            @functools.cache
+            def is_of_project(run_id: int) -> bool:
+                run = tree.known_run(run_id)
+                return run is None or run.project_id == project_id
+
+            return lambda directory: is_of_project(directory.run_id)
+        return lambda _directory: True
 
     async def _mark_stale(self, node: Node) -> bool:
         self._components.tree.refresh(node)
@@ -223,9 +292,19 @@ class Control:
         return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace")
 
     def _inode(self, number: int) -> Inode:
+        return self._operations().inodes.get(number)
+
+    def _operations(self) -> Operations:
         if self.operations is None:
             raise errors.NoSuchEntry("the mount has only just begun")
-        return self.operations.inodes.get(number)
+        return self.operations
+
+
+def _cache_part(node: Node, site: str) -> CachePart:
+    """Return the part of the cache that a place has."""
+    if isinstance(node, ArtifactDir | ArtifactFile):
+        return CachePart(site, mount_path(node).removeprefix("runs/"))
+    return CachePart(site, project_id=str(node.project_id) if isinstance(node, ProjectDir) else None)
 
 
 def _failure(error: errors.ArtifactfsError) -> dict[str, object]:

@@ -84,7 +84,7 @@ COUNTERS = (
     Counter("uptime_s", "gauge", "Seconds since the mount began.", lambda r: r.uptime_s, "uptime_seconds"),
     Counter("", "gauge", "1 for the current state, 0 for each other state.",
             lambda r: {state: state == r.health.state for state in STATES}, "health", "state"),
-    Counter("failures", "counter", "Failures, as in the report `errors`.", lambda r: r.failures),
+    Counter("failures", "counter", "Failures, as in the report `errors`, without its notices.", lambda r: r.failures),
     Counter("requests.by_kind", "counter", "Requests by kind and outcome; each attempt counts.",
             lambda r: r.traffic.outcomes, "requests", "kind,outcome"),
     Counter("requests.times", "histogram", "Seconds from a request to the head of its response.",

@@ -1,17 +1,18 @@
 """The recent failures of a mount, in memory: the report `errors`, and the last error in the status (docs/semantics.md
 5.3).
 
-A log handler: each record of WARNING or above is a failure, redacted by the log's formatter. Failures of one kind are
-kept once and counted. An exception that several waiting operations log counts once.
+A log handler: each record of WARNING or above is a failure, redacted by the log's formatter, or a notice, if nothing
+failed (logs.NOTICE). Those of one kind are kept once and counted. An exception that several waiting operations log
+counts once.
 """
 
 import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from artifactfs import errors
+from artifactfs import errors, logs
 from artifactfs.control.status_schema import Failed
 from artifactfs.util.clock import rfc3339
 from artifactfs.util.escaping import one_line
@@ -29,7 +30,8 @@ class RecentErrors(logging.Handler):
         super().__init__(logging.WARNING)
         self._wall_clock = wall_clock
         # In order of time. Threads log, too.
-        self._kept: dict[tuple[str, ...], Failed] = {}
+        self._failures: dict[tuple[str, ...], Failed] = {}
+        self._notices: dict[tuple[str, ...], Failed] = {}
         self._seen: weakref.WeakSet[errors.ArtifactfsError] = weakref.WeakSet()
         self._guard = threading.Lock()
         self.total = 0
@@ -54,29 +56,40 @@ class RecentErrors(logging.Handler):
                 if error in self._seen:
                     return
                 self._seen.add(error)
-            self.total += 1
+            is_notice = logs.is_notice(record)
+            self.total += not is_notice
+            kept = self._notices if is_notice else self._failures
             now = rfc3339(self._wall_clock())
-            before = self._kept.pop(key, None)
+            before = kept.pop(key, None)
             first, count = (before.first, before.count) if before is not None else (now, 0)
-            self._kept[key] = Failed(text, what_to_do, count + 1, first, now)
-            if len(self._kept) > _MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
+            kept[key] = Failed(text, what_to_do, count + 1, first, now)
+            if len(kept) > _MAX_KEPT:
+                del kept[next(iter(kept))]
 
     def failures(self) -> list[Failed]:
         """Return the recent failures, the last first."""
         with self._guard:
-            return list(reversed(self._kept.values()))
+            return list(reversed(self._failures.values()))
+
+    def notices(self) -> list[Failed]:
+        """Return the recent notices, the last first."""
+        with self._guard:
+            return list(reversed(self._notices.values()))
 
 
-def errors_text(failures: Iterable[Failed], at: str) -> bytes:
-    """Return the report `errors`: the failures in sentences, the last first. `at`: now."""
-    lines = []
-    for failed in failures:
-        often = "once" if failed.count == 1 else f"the last of {failed.count} since {failed.first}"
-        lines.append(f"{failed.last}  {failed.message} ({often})")
-        if failed.what_to_do:
-            lines.append(f"    what to do: {failed.what_to_do}")
-    return ("\n".join(map(one_line, lines or [f"no failures until {at}"])) + "\n").encode()
+def errors_text(failures: Iterable[Failed], notices: Iterable[Failed], since: str) -> bytes:
+    """Return the report `errors`: failures, then notices, in sentences, the last first. `since`: the mount's start."""
+    lines = [*_lines(failures)] or [f"no failures since the mount began, {since}"]
+    lines += _lines(notices, mark="notice: ")
+    return ("\n".join(map(one_line, lines)) + "\n").encode()
+
+
+def _lines(all_kept: Iterable[Failed], mark: str = "") -> Iterator[str]:
+    for kept in all_kept:
+        often = "once" if kept.count == 1 else f"the last of {kept.count} since {kept.first}"
+        yield f"{kept.last}  {mark}{kept.message} ({often})"
+        if kept.what_to_do:
+            yield f"    what to do: {kept.what_to_do}"
 
 
 def _exception_in(record: logging.LogRecord) -> BaseException | None:

@@ -7,7 +7,6 @@ Specification, "The Exec key").
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from artifactfs.errors import ExitCode, UserError
 
@@ -26,12 +25,14 @@ PLACES = {LAUNCHER: "launcher", ICON: "icon", TYPES: "file types", BIN: "*.bin"}
 class Choice:
     """The options of an installation.
 
-    `mountpoint`: an absolute path. `program`: the words that run artifactfs, the first an absolute path.
+    `mountpoint`: an absolute path. `program`: the words that run artifactfs, the first an absolute path. `previews`:
+    whether file managers may go on making them.
     """
 
     mountpoint: str
     program: tuple[str, ...]
     bin: bool
+    previews: bool = True
 
 
 def wanted(choice: Choice) -> dict[str, bytes]:
@@ -63,6 +64,8 @@ def mountpoint_in(launcher: bytes) -> str | None:
 
 
 def _share(name: str) -> bytes:
+    from importlib import resources
+
     return resources.files(__package__).joinpath("share", name).read_bytes()
 
 

@@ -1,21 +1,22 @@
 """Installs and removes the desktop integration of one user.
 
 Owns the files below the data directory that carry our mark, and a note that lists the directories and cache files that
-the installation created.
+the installation created, and the former values of other programs' settings (previews.py).
 
 Hard: all or nothing. Checks come before the first write; a later failure is undone. A directory that we created may
 hold other files by now, so only empty directories are removed.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from artifactfs.desktop import desktop_files
+import msgspec
+
+from artifactfs.desktop import desktop_files, previews
 from artifactfs.errors import ExitCode, UserError
 
 _TOOL = "update-mime-database"
@@ -39,11 +40,25 @@ class Part:
     state: str
 
 
-class Installation:
-    """The desktop integration below one data directory (XDG_DATA_HOME)."""
+class _Note(msgspec.Struct):
+    """`made`: absolute paths that the installation created; `settings`: former values, by previews.Setting.name."""
 
-    def __init__(self, data_home: str) -> None:
+    made: list[str] = []
+    settings: dict[str, str | None] = {}
+
+    def __post_init__(self) -> None:
+        self.made = [path for path in self.made if os.path.isabs(path)]
+
+    def encoded(self) -> bytes:
+        return msgspec.json.encode(self) + b"\n"
+
+
+class Installation:
+    """The desktop integration of one user: data_home is XDG_DATA_HOME, config_home XDG_CONFIG_HOME."""
+
+    def __init__(self, data_home: str, config_home: str) -> None:
         self._data_home = data_home
+        self._settings = previews.settings(config_home, data_home)
         self._mime = os.path.join(data_home, "mime")
         self._packages = os.path.join(self._mime, "packages")
 
@@ -58,6 +73,7 @@ class Installation:
         before = {place: self._content(place) for place in (*desktop_files.PLACES, _NOTE)}
         made: list[str] = []
         note = self._read_note()
+        changed: previews.Former = {}
         try:
             for place in contents:
                 self._make_directory_of(place, made)
@@ -67,9 +83,16 @@ class Installation:
             self._run(tool)
             made += sorted(set(self._cache()) - cached)
             self._make_directory_of(_NOTE, made)
-            self._put(_NOTE, json.dumps({"made": list(dict.fromkeys([*note, *made]))}).encode() + b"\n")
             self._touch_icon_theme()
+            if choice.previews:
+                previews.put_back(self._settings, note.settings)
+            else:
+                changed = previews.turn_off(self._settings, note.settings)
+            self._put(_NOTE, _Note([*dict.fromkeys([*note.made, *made])], changed).encoded())
         except (OSError, UserError) as error:
+            with contextlib.suppress(OSError, UserError):
+                new = {name: value for name, value in changed.items() if name not in note.settings}
+                previews.put_back(self._settings, new)
             self._put_back(before, made, tool)
             if isinstance(error, UserError):
                 raise
@@ -81,7 +104,7 @@ class Installation:
         """Remove the files of `install`; returns their paths, empty if none is installed. Raises UserError."""
         ours = list(filter(self._is_ours, desktop_files.PLACES))
         note = self._read_note()
-        if not ours and not note:
+        if not ours and not note.made and not note.settings:
             return []
         tool = _tool()
         try:
@@ -89,8 +112,9 @@ class Installation:
                 self._put(place, None)
             if os.path.isdir(self._packages):
                 self._run(tool)
+            previews.put_back(self._settings, note.settings)
             self._put(_NOTE, None)
-            self._unmake(note)
+            self._unmake(note.made)
             self._touch_icon_theme()
         except OSError as error:
             fact = f"cannot remove {error.filename}: {error.strerror}"
@@ -120,6 +144,11 @@ class Installation:
                 state = f"not registered by {_TOOL}: run `artifactfs desktop install` again"
             parts.append(Part(name, self._path(place), state))
         return parts
+
+    def without_previews(self) -> list[str]:
+        """Return the programs whose previews `install` turned off."""
+        former = self._read_note().settings
+        return list(dict.fromkeys(setting.program for setting in self._settings if setting.name in former))
 
     def mountpoint(self) -> str | None:
         """Return the mount point of the installed launcher; None where there is none."""
@@ -230,14 +259,11 @@ class Installation:
             # The cache is ours below a MIME directory that this `install` created.
             self._unmake([*made, *(self._cache() if self._mime in made else ())])
 
-    def _read_note(self) -> list[str]:
+    def _read_note(self) -> "_Note":
         try:
-            made = json.loads(self._content(_NOTE) or b"{}")["made"]
-        except (ValueError, KeyError, TypeError):
-            return []
-        return (
-            [path for path in made if isinstance(path, str) and os.path.isabs(path)] if isinstance(made, list) else []
-        )
+            return msgspec.json.decode(self._content(_NOTE) or b"{}", type=_Note)
+        except msgspec.MsgspecError:
+            return _Note()
 
     def _touch_icon_theme(self) -> None:
         """Notify desktops of changed icons by the mtime of the theme's directory (Icon Theme Specification)."""

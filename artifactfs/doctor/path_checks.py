@@ -62,35 +62,17 @@ def cache(mounts: Sequence[Mount], settings: Settings, point: str | None) -> Fin
         return good("cache", "turned off: repeated reads are fetched again")
     if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
         return warning("cache", f"{path} is below the mount point, which is read-only", _CACHE)
-    exists = os.path.lexists(path)
-    lies_at = path if exists else existing_above(path)
-    private = ""
-    if exists:
-        try:
-            found = cache_dir.find(path)
-            mode = os.fstat(found.fd).st_mode
-        except cache_dir.ForeignDirectory as error:
-            return refused("cache", error, f"artifactfs mount --cache-dir {error.instead} …")
-        except OSError as error:
-            return warning("cache", f"{path}: {error.strerror}; everything is fetched again", _CACHE)
-        private = "; its mode becomes 0700" if stat.S_IMODE(mode) & 0o077 else ""
+    try:
+        notice = checks.cache(settings)
+    except cache_dir.ForeignDirectory as error:
+        return refused("cache", error, f"artifactfs mount --cache-dir {error.instead} …")
+    if notice is not None:
+        return warning("cache", notice.fact, notice.command)
+    lies_at = checks.existing_above(path)
+    private = "; its mode becomes 0700" if lies_at == path and stat.S_IMODE(os.stat(path).st_mode) & 0o077 else ""
     disk = os.statvfs(lies_at)
-    if disk.f_flag & os.ST_RDONLY:
-        return warning("cache", f"{path} lies on a read-only disk, so nothing is cached", _CACHE)
-    if not os.access(lies_at, os.W_OK | os.X_OK):
-        if exists:
-            fix = f"chmod u+rwx {shell_word(path)}"
-            return warning("cache", f"{path} cannot be written, so nothing is cached", fix)
-        # A directory that root makes helps only if this user can enter its parent.
-        own = f"sudo install -d -m 700 -o $(id -u) {shell_word(path)}"
-        fix = own if os.access(lies_at, os.X_OK) else _CACHE
-        return warning("cache", f"{path} cannot be made in {lies_at}, so nothing is cached", fix)
     kind = kind_of(mounts, os.path.realpath(lies_at))
-    free_bytes = disk.f_bavail * disk.f_frsize
-    free = f"{format_size(free_bytes)} free"
-    if free_bytes <= settings.cache_min_free:
-        least = format_size(settings.cache_min_free)
-        return warning("cache", f"{path} has {free}, of which {least} must stay free: nothing is cached", _CACHE)
+    free = f"{format_size(disk.f_bavail * disk.f_frsize)} free"
     if kind in _MEMORY:
         return warning("cache", f"{path} lies in memory ({kind}), which programs then lack", _CACHE)
     if kind.startswith(_REMOTE):
@@ -111,7 +93,7 @@ def log(settings: Settings, point: str | None) -> Finding:
         return good("log", f"goes to {target.place}")
     path = target.file
     directory = os.path.dirname(path)
-    place = existing_above(path if os.path.lexists(path) else directory)
+    place = checks.existing_above(path if os.path.lexists(path) else directory)
     if os.path.isdir(path):
         return fault("log", f"{path} is a directory", "artifactfs mount --log-file FILE …")
     if point is not None:
@@ -125,13 +107,6 @@ def log(settings: Settings, point: str | None) -> Finding:
     if os.path.lexists(path) and not os.path.isfile(path):
         return skipped("log", f"goes to {path}")
     return good("log", f"goes to {path if settings.log_file or point else directory}")
-
-
-def existing_above(path: str) -> str:
-    """Return a path, or its nearest existing parent."""
-    while not os.path.lexists(path) and path != os.path.dirname(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def kind_of(mounts: Sequence[Mount], path: str) -> str:

@@ -14,7 +14,7 @@ from artifactfs.errors import ServiceError
 from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
 from artifactfs.util.humanize import format_duration, format_size, format_span
-from artifactfs.util.urls import is_loopback, without_password
+from artifactfs.util.urls import SITES, is_loopback, without_password
 
 # With a larger skew, TLS may fail, and ages of runs are wrong.
 _SKEW_S = 120.0
@@ -28,7 +28,6 @@ _OTHER_HOST = (62, 64)
 # The step without which no other makes sense.
 FIRST = "service"
 ANOTHER_RUN = "artifactfs doctor --run ID  # does it fail for another run?"
-_SITES = "datadoghq.com, us3.datadoghq.com, us5.datadoghq.com, datadoghq.eu, ap1.datadoghq.com, ap2.datadoghq.com, …"
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def refused(settings: Settings, error: ServiceError) -> Finding:
         if not is_standard:
             return fault("service", f"the keys are rejected: {error}", "export DD_API_KEY=… DD_APP_KEY=…")
         fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
-        return fault("service", fact, f"export DD_SITE=…  # one of {_SITES}")
+        return fault("service", fact, f"export DD_SITE=…  # one of {', '.join(SITES)}")
     if isinstance(error, errors.TlsFailed):
         return fault("service", f"{error}{way}", _tls_fix(error))
     if isinstance(error, errors.RateLimited):

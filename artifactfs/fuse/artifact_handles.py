@@ -75,6 +75,9 @@ class ArtifactHandles:
 
     async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
+        if any(handle.opened.dead for handle in self._open.get(inode.number, ())):
+            # A fetch has seen that, and no read yet. Pages of both versions must not mix.
+            self._supersede(inode, file, errors.Superseded("the open version of this file is gone"))
         if inode.superseded:
             raise errors.Superseded("another version of this file is there by now")
         self._tree.ensure_current(file)
@@ -106,6 +109,17 @@ class ArtifactHandles:
         handles.remove(handle)
         if not handles:
             del self._open[handle.inode.number]
+
+    def supersede_dropped(self) -> int:
+        """Supersede the inodes of open files that can no longer be read, since their contents were dropped (3.6).
+
+        A new opening gets another inode: pages of both must not mix. Returns the number of these inodes.
+        """
+        ended = [handles[0].inode for handles in self._open.values() if any(handle.opened.dead for handle in handles)]
+        current = [inode for inode in ended if not inode.superseded]
+        for inode in current:
+            self._supersede(inode, inode.node, errors.Superseded("its contents were dropped"))
+        return len(current)
 
     # --- growing -------------------------------------------------------------------------------------------
 

@@ -16,11 +16,15 @@ _EMPTY_GROUP = 0xFFFFFFFE
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Who owns everything, and which permission bits are off (docs/semantics.md 2.1). `shared`: others are let in."""
+    """The owner and the permission bits of everything (docs/semantics.md 2.1). `shared`: others are let in.
+
+    The bits of writing are there so that a copy is its owner's to change and to delete; the mount itself is `ro`.
+    """
 
     uid: int
     gid: int
-    umask: int = 0
+    dir_mode: int = 0o755
+    file_mode: int = 0o644
     shared: bool = False
 
     def mode_for_unknown_size(self) -> tuple[int, int]:
@@ -30,10 +34,10 @@ class Ownership(msgspec.Struct, frozen=True):
         measured 2026-11-23). Without `shared` the bit of others has no meaning, so it is left out. With `shared` the
         bit of the group is left out, and the group is one without members, so that the file stays readable for all.
         """
-        bits = 0o444 & ~self.umask
+        bits = self.file_mode
         if not self.shared:
             return bits & ~stat.S_IROTH, self.gid
-        return (bits & ~stat.S_IRGRP, _EMPTY_GROUP) if bits == 0o444 else (bits, self.gid)
+        return (bits & ~stat.S_IRGRP, _EMPTY_GROUP) if bits & 0o444 == 0o444 else (bits, self.gid)
 
 
 class AttributeMaker:
@@ -58,7 +62,7 @@ class AttributeMaker:
             attributes.st_size = len(inode.cached_node.target)
         elif entry.is_dir:
             # A run's directory has a time that moves with the run.
-            attributes = self.new((stat.S_IFDIR | 0o555) & ~owner.umask, valid_s)
+            attributes = self.new(stat.S_IFDIR | owner.dir_mode, valid_s)
         elif size is None:
             bits, gid = owner.mode_for_unknown_size()
             attributes = self.new(stat.S_IFREG | bits, 0.0)
@@ -87,4 +91,4 @@ class AttributeMaker:
 
     def new_file(self) -> EntryAttributes:
         """Return attributes for a file of a known size."""
-        return self.new((stat.S_IFREG | 0o444) & ~self._ownership.umask, ATTRIBUTES_S)
+        return self.new(stat.S_IFREG | self._ownership.file_mode, ATTRIBUTES_S)

@@ -77,9 +77,9 @@ class ControlFiles:
         attributes.entry_timeout, attributes.attr_timeout = valid_s, 0.0
         time_ns = node.entry.mtime_ns
         if isinstance(node, ControlDir):
-            attributes.st_mode = stat.S_IFDIR | 0o500
+            attributes.st_mode = stat.S_IFDIR | 0o700
         else:
-            attributes.st_mode = stat.S_IFREG | 0o400
+            attributes.st_mode = stat.S_IFREG | 0o600
             attributes.st_size = size = self._size(node, number)
             attributes.st_blocks = (size + 511) >> 9
             time_ns = time.time_ns()

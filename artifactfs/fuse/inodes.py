@@ -141,12 +141,12 @@ class InodeTable:
         if not (may_have_grown(inode.entry, new.entry) and self.holds_back(inode, new.entry)):
             inode.merge(new)
 
-    def files(self, run_id: int | None = None) -> set[int]:
-        """Return the numbers of all files in use, or of those of a run."""
+    def files(self, is_meant: Callable[[ArtifactDir], bool] = lambda _directory: True) -> set[int]:
+        """Return the numbers of all files in use, or of those in directories that are meant."""
         return {
             number
             for number, inode in self._table.items()
-            if inode.directory is not None and not inode.entry.is_dir and run_id in (None, inode.directory.run_id)
+            if inode.directory is not None and not inode.entry.is_dir and is_meant(inode.directory)
         }
 
     def add_lookup(self, inode: Inode) -> None:

@@ -5,7 +5,8 @@ to the device, no lock, nothing that waits. The binding does not have it. Withou
 that waits for lookups in the parent directory, and blocks others (pitfalls.md), so it is done in a thread, and for the
 few names that everything else is below. There, a name that is in use stays valid until its entry timeout ends.
 
-Attributes are invalidated inode by inode: that takes no lock of a directory, and the kernel then calls `getattr`.
+Attributes and pages are invalidated inode by inode: that takes no lock of a directory, and the kernel then calls
+`getattr` and `read`. For pages it waits for reads in flight.
 """
 
 import errno
@@ -15,6 +16,7 @@ import os
 import select
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pyfuse3
 import trio
@@ -78,22 +80,37 @@ class KernelDentries:
 
     async def drop_attributes(self, inodes: Iterable[int]) -> None:
         """Invalidate the attributes of these inodes, and none of their pages."""
+        await self._drop_of(inodes, attributes_only=True)
+
+    async def drop_pages(self, inodes: Iterable[int]) -> bool:
+        """Invalidate the pages and the attributes of these inodes; returns whether that is done.
+
+        It waits for reads in flight, of mappings too.
+        """
+        with trio.move_on_after(_WAIT_S):
+            return await self._drop_of(inodes, attributes_only=False)
+        return False
+
+    async def _drop_of(self, inodes: Iterable[int], *, attributes_only: bool) -> bool:
         rest = iter(inodes)
         try:
             while part := list(itertools.islice(rest, _SLICE)):
-                await threads.run(self._drop_attributes, part, limiter=self._thread, abandon_on_cancel=True)
+                call = partial(self._invalidate_inodes, part, attributes_only=attributes_only)
+                await threads.run(call, limiter=self._thread, abandon_on_cancel=True)
         except NoThread as error:
-            log.warning("%s; the kernel keeps attributes until their timeout", error)
+            log.warning("%s; the kernel keeps attributes and pages until their timeout, or the next open", error)
+            return False
+        return True
 
-    def _drop_attributes(self, inodes: list[int]) -> None:
+    def _invalidate_inodes(self, inodes: list[int], *, attributes_only: bool) -> None:
         for inode in inodes:
             if self._ended:
                 return
             try:
-                self._invalidate_inode(inode, True)
+                self._invalidate_inode(inode, attributes_only)
             except OSError as error:
                 if error.errno != errno.ENOENT:  # the kernel has forgotten the inode
-                    log.info("the kernel did not drop attributes: %s", error)
+                    log.info("the kernel did not drop attributes or pages: %s", error)
 
     def _drop(self, parent: int, name: bytes) -> None:
         if self._ended:

@@ -118,7 +118,15 @@ class Operations(pyfuse3.Operations):
         for handle in self._directories.values():
             if isinstance(handle.directory, ArtifactDir) and handle.directory.run_id == run_id:
                 handle.show(partial(self._tree.current, handle.directory))
-        return self.inodes.files(run_id)
+        return self.inodes.files(lambda directory: directory.run_id == run_id)
+
+    def on_dropped(self, inodes: set[int]) -> int:
+        """Contents of these inodes were dropped (docs/semantics.md 3.6): so must their pages be, at the next open.
+
+        Returns the number of open files that are superseded by that.
+        """
+        self._invalid_pages = {number for number in self._invalid_pages if self.inodes.find(number)} | inodes
+        return self._artifacts.supersede_dropped()
 
     def init(self) -> None:
         """The kernel begins to talk to us. Must not raise: pyfuse3 would end the mount."""
@@ -205,6 +213,8 @@ class Operations(pyfuse3.Operations):
 
     @fuse_handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
         opened = self.inodes.get(inode)
         file = opened.node
         if isinstance(file, ControlFile):

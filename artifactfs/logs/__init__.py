@@ -14,17 +14,19 @@ from collections.abc import Iterable
 
 from artifactfs.logs.destination import LogDestination
 from artifactfs.logs.formatters import JsonFormatter, RedactingFormatter, Redaction
-from artifactfs.logs.limiter import EACH, RepeatLimiter
+from artifactfs.logs.limiter import EACH, NOTICE, RepeatLimiter, is_notice
 from artifactfs.logs.system_logs import JournalHandler, SyslogHandler
 from artifactfs.util.path_walk import open_path
 
 __all__ = [
     "EACH",
+    "NOTICE",
     "JsonFormatter",
     "LogDestination",
     "RedactingFormatter",
     "RepeatLimiter",
     "configure",
+    "is_notice",
     "opener",
     "redact",
 ]

@@ -13,6 +13,13 @@ _REPEAT_KEYS = 1000
 _EACH = "artifactfs_each"
 # For `extra` of a line that is never limited: each occurrence is news.
 EACH = {_EACH: True}
+_NOTICE = "artifactfs_notice"
+# For `extra` of a warning that nothing has failed for: it is no failure of the status (docs/status.md).
+NOTICE = {_NOTICE: True}
+
+
+def is_notice(record: logging.LogRecord) -> bool:
+    return getattr(record, _NOTICE, False)
 
 
 class RepeatLimiter(logging.Filter):

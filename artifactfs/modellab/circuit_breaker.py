@@ -24,6 +24,7 @@ import cachetools
 import trio
 
 from artifactfs import errors
+from artifactfs.logs import NOTICE
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +245,8 @@ class CircuitBreaker:
                 self.name,
                 "" if _SERVICE in opened else f" requests of the kind {request.endpoint}",
                 PROBE_INTERVAL_S,
+                # The requests that timed out are failures of their own.
+                extra=NOTICE,
             )
 
     def _on_failure(self, target: str, now: float) -> None:

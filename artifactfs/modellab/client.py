@@ -16,6 +16,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import Children, DirectoryListing, IndexedFile, Project, RequestUsage, Run
+from artifactfs.logs import NOTICE
 from artifactfs.modellab import details, models, pagination, size_limits
 from artifactfs.modellab.details import ProjectDetails, RunDetails
 from artifactfs.modellab.listing_dialects import Dialect, ListingKind, NormalListing, PathForm, forms, learn, normalize
@@ -108,6 +109,7 @@ class ModelLab:
                 "%d runs last updated; others are entered by their id",
                 project_id,
                 len(found),
+                extra=NOTICE,
             )
         return [run for run in found if not run.deleted and project_id in (None, _number(run.project_id))][:count]
 
@@ -144,7 +146,7 @@ class ModelLab:
                 f"{what}: left out %d rows that cannot be asked for: an id is a whole number from 1 to 2^63-1, the "
                 "first of theirs is %s"
             )
-            log.warning(sentence, len(odd), odd[0])
+            log.warning(sentence, len(odd), odd[0], extra=NOTICE)
         return found
 
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
@@ -234,14 +236,16 @@ class ModelLab:
         self._logged[run_id, path] = seen
         where = f"run {run_id}, directory {path or '/'}"
         if children.bad_names:
-            log.warning("%s: left out %d entries whose names no filesystem can hold", where, children.bad_names)
+            left_out = "%s: left out %d entries whose names no filesystem can hold"
+            log.warning(left_out, where, children.bad_names, extra=NOTICE)
         for name in children.shadowed[:1]:
             log.warning(
                 "%s: %d names are both file and directory, the directories are shown; one is %s",
-                where, len(children.shadowed), name.decode(),
+                where, len(children.shadowed), name.decode(), extra=NOTICE,
             )  # fmt: skip
         if cut:
-            log.warning("%s: exactly %d entries: the server may have cut the listing at a page's end", where, rows)
+            may_be_cut = "%s: exactly %d entries: the server may have cut the listing at a page's end"
+            log.warning(may_be_cut, where, rows, extra=NOTICE)
 
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
         async with self._asked(endpoint, path, query, _in_one_step(decode)) as found:

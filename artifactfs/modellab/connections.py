@@ -21,8 +21,9 @@ import certifi
 import httpx
 import trio
 
-from artifactfs import errors
+from artifactfs import __version__, errors
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs import NOTICE
 from artifactfs.modellab import h11_buffer, resolver, unsolicited
 from artifactfs.settings import bounded_read
 from artifactfs.util.urls import without_password
@@ -36,7 +37,7 @@ _UNACKNOWLEDGED_MS = 10_000
 _SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)]
 _CLOSE_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
-USER_AGENT = f"artifactfs/{version('artifactfs')} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
+USER_AGENT = f"artifactfs/{__version__} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 # Requests at once, as long as none stalls; and how many of those places a prefetch leaves free.
 CONCURRENCY = 16
@@ -191,7 +192,7 @@ class Connections:
         response = await self._sender.handle_async_request(request)
         response.request = request
         if self._may_keep and not isinstance(response.extensions.get("network_stream"), unsolicited.GuardedStream):
-            log.warning("this httpx makes its connections otherwise: each serves one request only")
+            log.warning("this httpx makes its connections otherwise: each serves one request only", extra=NOTICE)
             self._may_keep = False
             self._renew()
         return response

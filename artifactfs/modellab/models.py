@@ -331,7 +331,7 @@ def run_of(data: Any) -> Run:
         run_id=run_id,
         project_id="" if project is None else str(project),
         name=_name(attributes),
-        status=status.lower() if isinstance(status, str) else "",
+        status=status if isinstance(status, str) else "",
         created_ns=parse_time_ns(attributes.get("created_at")),
         completed_ns=parse_time_ns(attributes.get("completed_at")),
         updated_ns=parse_time_ns(attributes.get("updated_at")),

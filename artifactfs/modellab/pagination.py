@@ -14,6 +14,7 @@ from typing import TypeVar
 import trio
 
 from artifactfs import errors
+from artifactfs.logs import NOTICE
 from artifactfs.modellab.models import Page
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ async def fetch_pages(
                         "are entered by their id",
                         what,
                         rows,
+                        extra=NOTICE,
                     )
                 numbers = []
             if not numbers:

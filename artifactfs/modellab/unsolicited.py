@@ -22,6 +22,8 @@ import h11
 import httpcore
 import trio
 
+from artifactfs.logs import NOTICE
+
 log = logging.getLogger(__name__)
 
 # How long a new connection waits for a greeting before its first request: a server that speaks first is no HTTP
@@ -222,6 +224,7 @@ async def _response_closed(self: httpcore.AsyncHTTP11Connection) -> None:
                 "%d bytes arrived after the end of an answer: the connection is closed, and they are not used; the "
                 "server, or a proxy in between, is out of step",
                 len(left),
+                extra=NOTICE,
             )
         if left or not await stream.answered():
             await self.aclose()

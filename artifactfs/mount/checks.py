@@ -10,12 +10,14 @@ import os
 import re
 import stat
 
+from artifactfs.content import cache_dir
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.mount import control_client, mount_table
 from artifactfs.mount.host import Machine
 from artifactfs.settings import Settings
 from artifactfs.util import headroom
 from artifactfs.util.escaping import shell_word
+from artifactfs.util.humanize import format_size
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,47 @@ def future(path: str) -> str:
             "mount below a directory of your own",
         )
     return point
+
+
+def cache(settings: Settings) -> Notice | None:
+    """Return a warning where nothing can be cached on the disk, None where it can. Raises ForeignDirectory.
+
+    Changes nothing, so what makes the cache may still fail.
+    """
+    path = settings.cache_dir
+    if settings.cache_size == 0:
+        return None
+    own = "artifactfs mount --cache-dir /var/tmp/artifactfs-$USER …"
+    lies_at = existing_above(path)
+    try:
+        if lies_at == path:
+            cache_dir.find(path)
+        disk = os.statvfs(lies_at)
+    except OSError as error:
+        return Notice(f"cache directory {path}: {error.strerror}; nothing is cached", command=own)
+    if disk.f_flag & os.ST_RDONLY:
+        return Notice(f"cache directory {path} lies on a read-only disk: nothing is cached", command=own)
+    if not os.access(lies_at, os.W_OK | os.X_OK):
+        if lies_at == path:
+            fact = f"cache directory {path} cannot be written: nothing is cached"
+            return Notice(fact, command=f"chmod u+rwx {shell_word(path)}")
+        # A directory that root makes helps only if this user can enter its parent.
+        if os.access(lies_at, os.X_OK):
+            own = f"sudo install -d -m 700 -o $(id -u) {shell_word(path)}"
+        return Notice(f"cache directory {path} cannot be made in {lies_at}: nothing is cached", command=own)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    if free_bytes <= settings.cache_min_free:
+        free, least = format_size(free_bytes), format_size(settings.cache_min_free)
+        fact = f"the disk of cache directory {path} has {free} free, of which {least} must stay free: nothing is cached"
+        return Notice(fact, command=own)
+    return None
+
+
+def existing_above(path: str) -> str:
+    """Return a path, or its nearest existing parent."""
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def log_file(path: str, point: str) -> None:

@@ -1,8 +1,6 @@
-"""Builds the components of a mount from its settings; session.py connects them."""
+"""Builds the components of a mount from its settings, but those of FUSE; session.py connects them."""
 
 import time
-from collections.abc import Callable
-from functools import partial
 
 import trio
 
@@ -10,25 +8,19 @@ from artifactfs.content.block_store import BlockStore
 from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
-from artifactfs.content.open_files import OpenFileTable
-from artifactfs.control.commands import Control
 from artifactfs.domain import RequestUsage
-from artifactfs.fuse.attributes import Ownership
-from artifactfs.fuse.control_files import ControlFiles
-from artifactfs.fuse.operations import Operations
-from artifactfs.fuse.trace import trace
-from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.modellab.auth import KeyRing
-from artifactfs.modellab.circuit_breaker import CircuitBreaker
+from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
+from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
-from artifactfs.tree.control_dir import ControlNames
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
+from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
 
@@ -64,13 +56,22 @@ class Transports:
             await transport.aclose()
 
 
-def tree_times(settings: Settings) -> TreeTimes:
-    return TreeTimes(
-        listing_ttl=settings.listing_ttl,
-        finished_ttl=settings.finished_ttl,
-        negative_ttl=settings.negative_ttl,
-        stale_max=settings.stale_max,
-        live_ttl=settings.live_ttl,
+def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
+    return Tree(
+        service,
+        site=settings.api_url,
+        nursery=nursery,
+        clock=boottime,
+        times=TreeTimes(
+            listing_ttl=settings.listing_ttl,
+            finished_ttl=settings.finished_ttl,
+            negative_ttl=settings.negative_ttl,
+            stale_max=settings.stale_max,
+            live_ttl=settings.live_ttl,
+        ),
+        tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
+        runs_listed=settings.runs_listed,
+        prefetch=settings.prefetch,
     )
 
 
@@ -95,22 +96,3 @@ def content_context(
         listing_ttl_s=settings.listing_ttl,
         backoff_s=backoff_s,
     )
-
-
-def fuse_operations(
-    settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
-) -> Operations:
-    make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
-    generators, commands = control.report_generators(), control.commands()
-    operations = make(
-        tree,
-        files,
-        Ownership(settings.uid, settings.gid, settings.umask, settings.allow_other),
-        deadline_s=settings.deadline,
-        on_ready=on_ready,
-        control_files=ControlFiles(
-            ControlNames(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
-        ),
-    )
-    trace(operations)
-    return operations

@@ -9,8 +9,7 @@ import errno
 import json
 import os
 import subprocess
-
-import msgspec
+from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import ask_child, mount_owner, mount_table
@@ -30,7 +29,8 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _IN_A_MOUNT = "give a path in a mount of artifactfs"
 
 
-class Answer(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Answer:
     """The answer of a mount, and its mount point."""
 
     point: str

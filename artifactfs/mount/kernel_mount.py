@@ -1,22 +1,59 @@
-"""Mounting in the kernel through libfuse: the mount options, the cause of a refusal, and the kernel's read-ahead."""
+"""Mounting in the kernel through libfuse: the handlers, the mount options, the cause of a refusal, and read-ahead."""
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pyfuse3
 
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.control.commands import Control
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.fuse.attributes import Ownership
+from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.operations import Operations
+from artifactfs.fuse.trace import trace
+from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.mount import mount_owner
 from artifactfs.settings import Settings
+from artifactfs.tree.control_dir import ControlNames
+from artifactfs.tree.inode_numbers import InodeNumbers
+from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
 # The kernel's read-ahead, which only root may set: with the default of 128 KiB the same bytes take twice the time
 # (measured 2026-11-23: 512 MiB in 1.1 s, against 0.55 s).
 _KERNEL_READ_AHEAD_KIB = 512
+
+
+def handlers(
+    settings: Settings, tree: Tree, files: OpenFileTable, control: Control, on_ready: Callable[[], None]
+) -> Operations:
+    """Return the handlers of a mount."""
+    make = partial(OperationsWithXattrs, xattrs=control.xattrs) if settings.xattrs else Operations
+    generators, commands = control.report_generators(), control.commands()
+    operations = make(
+        tree,
+        files,
+        Ownership(
+            settings.uid,
+            settings.gid,
+            settings.dir_mode & ~settings.umask,
+            settings.file_mode & ~settings.umask,
+            settings.allow_other,
+        ),
+        deadline_s=settings.deadline,
+        on_ready=on_ready,
+        control_files=ControlFiles(
+            ControlNames(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
+        ),
+    )
+    trace(operations)
+    return operations
 
 
 def mount(settings: Settings, point: str, operations: Operations) -> None:

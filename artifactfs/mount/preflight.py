@@ -7,9 +7,11 @@ import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
+from artifactfs.modellab.transport import Transport
 from artifactfs.mount.sd_notify import Notifier
-from artifactfs.settings import Settings
+from artifactfs.settings import Settings, Unread, unread_ca_files, unread_proxies
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,17 @@ log = logging.getLogger(__name__)
 # Between two attempts to reach the service with `--wait`; each pause is twice the one before. Arbitrary.
 _FIRST_PAUSE_S = 1.0
 _LAST_PAUSE_S = 16.0
+
+
+async def check_keys(settings: Settings) -> None:
+    """Check the keys with one request, without a mount. Raises UserError."""
+    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
+    transport = Transport(settings.api_url, credentials, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime)
+    try:
+        await reach(ModelLab(transport, deadline_s=settings.deadline), settings, Notifier())
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await transport.aclose()
 
 
 async def reach(service: ModelLab, settings: Settings, notify: Notifier) -> None:
@@ -50,10 +63,19 @@ def _user_error(error: errors.ServiceError, settings: Settings) -> UserError:
             fact, fix = f"{fact} ({settings.site})", f"{fix}; set --site or DD_SITE"
         return UserError(ExitCode.KEYS_REJECTED, fact, fix)
     if isinstance(error, errors.TlsFailed):
-        return UserError(ExitCode.TLS_FAILED, fact, fix)
+        unread = unread_ca_files() if settings.ca_file is None else []
+        return UserError(ExitCode.TLS_FAILED, fact, _lead_on(fix, unread))
     if isinstance(error, errors.Unreachable | errors.ConnectionRefused | errors.TimedOut) and error.status is None:
-        return UserError(ExitCode.UNREACHABLE, fact, fix)
+        return UserError(ExitCode.UNREACHABLE, fact, _lead_on(fix, unread_proxies() if settings.proxy is None else []))
     if isinstance(error, errors.PassingError):
         return UserError(ExitCode.SERVICE_FAILED, fact, fix)
     fact = f"{settings.origin} does not answer like a Model Lab: {fact}"
-    return UserError(ExitCode.NOT_MODEL_LAB, fact, "check --site or --api-url")
+    return UserError(ExitCode.NOT_MODEL_LAB, fact, "check --site or --api-url; `artifactfs doctor` says more")
+
+
+def _lead_on(fix: str, unread: list[Unread]) -> str:
+    """Return the fix of a failure on the way to the service. `unread`: variables that other programs would use."""
+    first = next((each for each in unread if each.option is not None), None)
+    if first is not None:
+        fix = f'{first.name} is set, and not read: add {first.option} "${first.name}"; or {fix}'
+    return f"{fix}; `artifactfs doctor` says more"

@@ -6,7 +6,6 @@ files still in use. `terminate` lets the requests in flight end; after a grace p
 """
 
 import faulthandler
-import gc
 import logging
 import os
 import resource
@@ -17,7 +16,7 @@ from contextlib import nullcontext
 import pyfuse3
 import trio
 
-from artifactfs import logs
+from artifactfs import errors, logs
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.commands import Control
@@ -30,9 +29,7 @@ from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.logs import LogDestination
 from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.mount import (
     account_switch,
     components,
@@ -45,9 +42,7 @@ from artifactfs.mount import (
 )
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
-from artifactfs.tree.tree import Tree
-from artifactfs.tree.tree_tuning import TreeTuning
-from artifactfs.util import headroom
+from artifactfs.util import garbage, headroom
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
@@ -90,7 +85,7 @@ def run(settings: Settings, point: str, *, target: LogDestination, notify: Notif
         try:
             trio.run(_serve, settings, point, target.file, recent_errors, notify)
         except BaseException as error:
-            cause = _single(error)
+            cause = errors.single(error)
             if isinstance(cause, UserError):
                 log.error("%s", cause)  # noqa: TRY400 - a sentence for the user; its cause is in it
                 notify.failed(str(cause))
@@ -124,16 +119,7 @@ async def _serve(
         await preflight.reach(service, settings, notify)
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            tree = Tree(
-                service,
-                site=settings.api_url,
-                nursery=root,
-                clock=boottime,
-                times=components.tree_times(settings),
-                tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
-                runs_listed=settings.runs_listed,
-                prefetch=settings.prefetch,
-            )
+            tree = components.tree(settings, service, root)
             disk_cache = DiskCache(components.block_store(settings), root)
             content = components.content_context(settings, transports.contents, disk_cache, root)
             files = OpenFileTable(content, owner=account_switch.owner(settings, credentials))
@@ -143,7 +129,7 @@ async def _serve(
             )  # fmt: skip
             control = Control(mounted, KernelDentries())
             kernel_ready = trio.Event()
-            operations = components.fuse_operations(settings, tree, files, control, kernel_ready.set)
+            operations = kernel_mount.handlers(settings, tree, files, control, kernel_ready.set)
             control.operations = operations
             tree.watch_times(control.show_new_times)
             tree.watch_followed(operations.on_listed)
@@ -184,6 +170,8 @@ async def _mount(
         notify.ready(status)
         if own is not None:
             kernel_mount.set_read_ahead(own.device)
+        # Collections stop the loop. This one is only now, as the command that mounts waits for what comes before.
+        garbage.settle()
 
     async def refresh() -> None:
         notify.reloading()
@@ -200,9 +188,6 @@ async def _mount(
         try:
             own = presence.find_own(point)
             log.info("mounted %s", status)
-            # The objects of now stay: collections, which stop the loop, need not scan them again.
-            gc.collect()
-            gc.freeze()
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
 
@@ -253,13 +238,6 @@ def _register(point: str) -> None:
     except (OSError, UserError, registry.UntrustedEntry) as error:
         # Then `umount` cannot wait for this process; nothing else depends on the registry.
         log.warning("cannot register the mount: %s", error)
-
-
-def _single(error: BaseException) -> BaseException:
-    """Return the one exception that a nursery wrapped in groups, or the group if there were several."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _no_core_dumps() -> None:

@@ -6,9 +6,10 @@ place than it was made at. Its process serves all of them, and ends with the las
 
 import contextlib
 import signal
+from collections.abc import Iterator
 
 from artifactfs.errors import ExitCode, Notice, UserError
-from artifactfs.mount import mount_owner, mount_table, registry
+from artifactfs.mount import control_client, mount_owner, mount_table, registry
 from artifactfs.mount.mount_table import Mount
 from artifactfs.mount.registry import Holder
 from artifactfs.util.escaping import shell_word
@@ -19,11 +20,42 @@ _WAIT_S = 3.0
 _MAX_NAMED = 3
 
 
-def end(path: str) -> None:
-    """End the mount at `path`, lazily if files are open, and wait until its process is gone. Raises UserError."""
+def point_of(path: str) -> str:
+    """Return the mount point of the mount of artifactfs that a path is in; of any other path, itself resolved.
+
+    By its text where that says so: a wedged mount is not touched. Raises UserError.
+    """
     if not path:
         raise UserError(ExitCode.NOT_MOUNTED, "the mount point is an empty argument")
-    mount = _find(mount_table.resolve(path))
+    if (point := control_client.point_of(path)) is not None:
+        return point
+    place = mount_table.resolve(path)
+    return control_client.point_of(place) or place
+
+
+def end_all() -> Iterator[tuple[str, UserError | None]]:
+    """End all mounts of this user, the innermost first; yields each mount point, and its error."""
+    left = control_client.my_mounts()[::-1]
+    while left:
+        mount = left.pop(0)
+        try:
+            if any(other.device == mount.device for other in left):
+                # Its process ends with the last of its places.
+                _unmount(mount, None)
+            else:
+                end(mount.point)
+        except UserError as error:
+            yield mount.point, error
+        else:
+            yield mount.point, None
+
+
+def end(point: str) -> None:
+    """End the mount at a resolved mount point, lazily if files are open, and wait until its process is gone.
+
+    Raises UserError.
+    """
+    mount = _find(point)
     holder, untrusted = None, None
     try:
         # Before the unmount: only then does the process serve this mount.

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import bounded_read, trusted_files
-from artifactfs.settings.parsers import path as parse_path
+from artifactfs.settings import bounded_read, parsers, trusted_files
 from artifactfs.settings.paths import APP, config_home
 from artifactfs.settings.schema import BY_NAME, KEYS
 from artifactfs.settings.suggestions import hint, nearest
@@ -71,7 +70,7 @@ def read(named: str | None, *, once: bool = False) -> ConfigFile:
     Raises UserError (BAD_CONFIG) with one line that names the file and shows none of its contents.
     """
     try:
-        path = default_path() if named is None else parse_path(named)
+        path = default_path() if named is None else parsers.path(named)
     except ValueError as error:
         raise UserError(ExitCode.BAD_CONFIG, str(error), subject="the config file") from None
     try:
@@ -143,9 +142,9 @@ def _values(table: Mapping[str, object], *, where: str, more: tuple[str, ...]) -
         # TOML's numbers have 64 bits; tomllib takes more.
         if not isinstance(value, str | int | float) or (isinstance(value, int) and abs(value) >= 2**63):
             raise _bad(where, f"{name} must be a string, a number, true or false")
-        if name == "umask" and not isinstance(value, str):
-            # TOML reads 27 as a decimal number, a user means an octal mask.
-            raise _bad(where, 'umask must be text, like "027"')
+        if BY_NAME[name].parse is parsers.octal and not isinstance(value, str):
+            # TOML reads 27 as a decimal number, a user means an octal one.
+            raise _bad(where, f'{name} must be text, like "{BY_NAME[name].show(0o750)}"')
         yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 

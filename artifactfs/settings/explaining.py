@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, Notice, UserError
+from artifactfs.settings import parsers
 from artifactfs.settings.keys import InFile
 from artifactfs.settings.schema import KEY_FORMS, SETTINGS, Setting
 from artifactfs.settings.sources import Sources, collect
@@ -102,5 +103,5 @@ def _key_errors(sources: Sources) -> dict[str, UserError]:
 
 
 def _is_plain(setting: Setting, value: object) -> bool:
-    """Whether JSON has the value itself; a mask is text, since it is octal."""
-    return isinstance(value, bool | int | float) and setting.name != "umask"
+    """Whether JSON has the value itself; an octal number is text."""
+    return isinstance(value, bool | int | float) and setting.parse is not parsers.octal

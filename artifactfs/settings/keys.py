@@ -76,7 +76,7 @@ class InFile:
             raise unusable(self.source, f"cannot read the key from {self.path}: {reason}") from None
         if not text.strip():
             raise unusable(self.source, f"{self.path} is empty")
-        return checked(text, self.source), status
+        return checked_key(text, self.source), status
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class InConfigFile:
         table = file.top if self.profile is None else file.profile(self.profile, self.path)
         if self.name not in table:
             raise unusable(self.source, "the key is gone")
-        return checked(table[self.name], self.source)
+        return checked_key(table[self.name], self.source)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class FromCommand:
         if not line.strip():
             raise unusable(self.source, "the command printed nothing in its first line, where the key should be")
         # No message repeats an invalid key, so it need not be decoded exactly.
-        return checked(line.decode("utf-8", "replace"), self.source)
+        return checked_key(line.decode("utf-8", "replace"), self.source)
 
 
 Origin: TypeAlias = Fixed | InFile | InConfigFile | FromCommand
@@ -176,7 +176,7 @@ class KeySource:
         return again
 
 
-def checked(text: str, source: str) -> Secret:
+def checked_key(text: str, source: str) -> Secret:
     """Return a key without surrounding white space. Raises UserError, which never shows the key, for an invalid key."""
     key = text.strip()
     # Any shape is accepted that an HTTP header can carry.

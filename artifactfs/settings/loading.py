@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import trusted_files
 from artifactfs.settings.configfile import section
-from artifactfs.settings.keys import InFile, Keys, KeySource, checked, every_user_can_read
+from artifactfs.settings.keys import InFile, Keys, KeySource, checked_key, every_user_can_read
+from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, KEY_FORMS, KEYS, SETTINGS, Values
-from artifactfs.settings.sources import Sources, collect, without_keys
+from artifactfs.settings.sources import Sources, collect
 from artifactfs.settings.suggestions import nearest
 from artifactfs.util.escaping import shell_word
 
@@ -75,7 +76,8 @@ def load(
         found, keys = keys.read()
     else:
         literal = {key: given for key in KEYS if (given := sources.find(key)) is not None}
-        found, keys = Keys(**{key: checked(given.text, given.subject) for key, given in literal.items()}), KeySource()
+        found = Keys(**{key: checked_key(given.text, given.subject) for key, given in literal.items()})
+        keys = KeySource()
     return Settings(
         **values,
         api_key=found.api_key,

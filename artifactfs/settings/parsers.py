@@ -10,9 +10,25 @@ from collections.abc import Callable
 
 from artifactfs.settings.paths import expanded
 from artifactfs.util.humanize import parse_duration
+from artifactfs.util.urls import SITES, is_of_datadog, parse_site
 
 # os.makedirs recurses once for each directory, at most a thousand times. Arbitrary below that.
 MOST_LEVELS = 500
+# Similar enough to one of Datadog's sites to be a typing error: `datadoghq.co` has 0.96, `datadoghq.invalid` 0.67.
+_MISTYPED = 0.8
+
+
+def site(value: str) -> str:
+    """Return the bare site. One that only looks like Datadog's is refused: another host would get the keys."""
+    # difflib, for a typing error alone.
+    from artifactfs.settings.suggestions import nearest
+
+    host = parse_site(value)
+    if host not in SITES and not is_of_datadog(host) and (meant := nearest(host, SITES, _MISTYPED)) is not None:
+        raise ValueError(
+            f"{host!r} is not a Datadog site: did you mean {meant}? If not, use --api-url https://api.{host}"
+        )
+    return host
 
 
 def path(value: str) -> str:
@@ -79,7 +95,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 def octal(value: str) -> int:
     if not re.fullmatch(r"0?[0-7]{1,3}", value.strip()):
-        raise ValueError(f"{value!r} is not an octal mask like 022")
+        raise ValueError(f"{value!r} is not an octal number like 022 or 755")
     return int(value, 8)
 
 

@@ -4,7 +4,6 @@ Own code in place of a library: the specification ignores variables that are no 
 must get an error, not a directory called `~`.
 """
 
-import hashlib
 import os
 import pwd
 import re
@@ -63,6 +62,11 @@ def user_unit_dir() -> str:
     return _root_s_own(os.path.join(config_home(), "systemd", "user"), "units")
 
 
+def own_config_home() -> str:
+    """Return the directory of this user's config files, for writing. Raises UserError as `state_dir` does."""
+    return _root_s_own(config_home(), "the settings of file managers")
+
+
 def data_home() -> str:
     """Return the directory of MIME packages, launchers and icons. Raises UserError as `state_dir` does."""
     return _root_s_own(_base("XDG_DATA_HOME", ".local/share"), "the desktop's files")
@@ -83,6 +87,8 @@ def default_log_file(point: str) -> str:
     bare = point.strip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare)[-200:] or "root"
     if name.replace("-", "/") != bare:
+        import hashlib  # reads OpenSSL
+
         # The name is not unique: another mount point may have the same one.
         name += "-" + hashlib.blake2b(os.fsencode(point), digest_size=4).hexdigest()
     return os.path.join(state_dir(), "log", f"{name}.log")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from artifactfs.settings.ignored_env import PROXIES
 from artifactfs.settings.schema import BY_NAME, KEYS
-from artifactfs.settings.sources import without_keys
 
 # prctl(2)
 _PR_SET_DUMPABLE = 4
@@ -39,6 +38,12 @@ def environment(*, keys: bool, environ: Mapping[str, str] = os.environ) -> dict[
     A child without an explicit environment gets the overwritten one.
     """
     return dict(environ) if keys else without_keys(environ)
+
+
+def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without any key in it: for what a mount starts (docs/semantics.md 6.1)."""
+    keys = {variable for key in KEYS for variable in BY_NAME[key].env}
+    return {name: value for name, value in environ.items() if name not in keys}
 
 
 def _blot_out(names: set[bytes]) -> None:

@@ -13,9 +13,7 @@ from artifactfs.settings import parsers
 from artifactfs.settings.paths import APP, cache_home
 from artifactfs.settings.secret import Secret
 from artifactfs.util.humanize import format_duration, format_size, parse_duration, parse_size
-from artifactfs.util.urls import parse_api_url, parse_proxy, parse_site, without_password
-
-DEFAULT_SITE = "datadoghq.com"
+from artifactfs.util.urls import SITES, parse_api_url, parse_proxy, without_password
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,15 @@ def _switch(help_: str) -> Any:
 
 
 def _seconds(help_: str, default_s: float | None, parse: Callable[[str], object] = parse_duration) -> Any:
-    return _row(help_, parse, "S", default_s, show=format_duration)
+    return _row(help_, parse, "DURATION", default_s, show=format_duration)
 
 
 def _choice(help_: str, *known: str) -> Any:
     return _row(help_, parsers.one_of(*known), "|".join(known), known[0])
+
+
+def _mode(help_: str, metavar: str, default: int) -> Any:
+    return _row(help_, parsers.octal, metavar, default, show="{:03o}".format)
 
 
 def _key(article: str, what: str, *variables: str) -> Any:
@@ -90,7 +92,7 @@ def _key(article: str, what: str, *variables: str) -> Any:
 class Values:
     """The value of each setting: times in seconds, sizes in bytes, None for a setting without a value."""
 
-    site: str = _row("Datadog site, like datadoghq.eu.", parse_site, "SITE", DEFAULT_SITE, more_env=("DD_SITE",))
+    site: str = _row("Datadog site, like datadoghq.eu.", parsers.site, "SITE", SITES[0], more_env=("DD_SITE",))
     api_url: str = _row(
         "API base URL, in place of a site.",
         parse_api_url,
@@ -133,7 +135,9 @@ class Values:
     wait_max: float | None = _seconds("How long --wait retries [for ever].", None, parsers.positive_duration)
     runs_listed: int = _row("How many runs /runs shows [200].", parsers.count, "N", 200)
     xattrs: bool = _switch("Serve extended attributes (ls -l then makes two more calls per file).")
-    umask: int = _row("Permission bits (octal) to clear.", parsers.octal, "MASK", 0, show="{:03o}".format)
+    dir_mode: int = _mode("Permissions (octal) of directories [755].", "MODE", 0o755)
+    file_mode: int = _mode("Permissions (octal) of files [644].", "MODE", 0o644)
+    umask: int = _mode("Permission bits (octal) to clear from both.", "MASK", 0)
     uid: int = _row(
         "Owner of all files [the user].", parsers.user_id, "USER", lambda _: os.geteuid(), default_source="the user"
     )
@@ -167,3 +171,34 @@ KEY_FORMS = frozenset(name + form for name in KEYS for form in ("", "_file", "_c
 CONFIG = Setting("Config file.", parsers.path, "FILE", name="config")
 PROFILE = Setting("Profile of the config file: its table [profiles.NAME].", str, "NAME", name="profile")
 SELECTORS = {CONFIG.name: CONFIG, PROFILE.name: PROFILE}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading of the help, and its options: the settings that --help shows, and those that --help-all adds."""
+
+    title: str
+    common: tuple[str, ...]
+    rare: tuple[str, ...]
+
+
+# Each setting that is an option, and each selector, in one group (tests/unit/test_help_layout.py).
+GROUPS = (
+    Group(
+        "Service and keys",
+        ("site", "profile", "api_key_file", "app_key_file"),
+        (
+            *("config", "api_url", "api_key_command", "app_key_command", "access_token_file", "access_token_command"),
+            *("account", "version_header"),
+        ),
+    ),
+    Group("Network", ("proxy", "ca_file", "wait"), ("wait_max", "deadline")),
+    Group("Cache of contents", ("cache_dir", "cache_size"), ("cache_min_free",)),
+    Group(
+        "Listings",
+        ("listing_ttl", "runs_listed"),
+        ("live_ttl", "finished_ttl", "negative_ttl", "stale_max", "prefetch"),
+    ),
+    Group("Files and access", ("allow_other",), ("dir_mode", "file_mode", "umask", "uid", "gid", "xattrs", "fsname")),
+    Group("Log", ("verbose", "log_file"), ("log_to", "log_format")),
+)

@@ -15,12 +15,13 @@ from typing import Any
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings import configfile
 from artifactfs.settings.configfile import ConfigFile
-from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked, unusable
+from artifactfs.settings.keys import Fixed, FromCommand, InConfigFile, InFile, Origin, checked_key, unusable
 from artifactfs.settings.paths import expanded
+from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, Setting
 from artifactfs.settings.suggestions import hint, nearest
 from artifactfs.util.escaping import shell_word
-from artifactfs.util.urls import without_password
+from artifactfs.util.urls import SITES, parse_site, without_password
 
 # Options of mount(8) without effect here: the mount is read-only, and the rest is for readers of fstab.
 _IGNORED_OPTIONS = frozenset(
@@ -28,8 +29,8 @@ _IGNORED_OPTIONS = frozenset(
 )
 _WAITING_OPTIONS = frozenset({"nofail", "_netdev"})
 _KERNEL_OPTIONS = frozenset({"noexec", "noatime", "nodiratime"})
-# Builtins of a shell that users begin a command with, and that are no programs.
-_BUILTINS = frozenset({".", "cd", "eval", "exec", "export", "for", "if", "set", "source", "unset", "while"})
+# Characters of the longest name of a program that an error shows. Datadog's keys have 32 and more.
+_MAX_NAME = 24
 # The directory of LoadCredential= and its relatives (systemd.exec(5)).
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _PREFIX = "ARTIFACTFS_"
@@ -106,6 +107,11 @@ class Sources:
                 values[setting.name] = given.parsed() if given is not None else setting.default_from(values)
             except UserError as error:
                 errors[setting.name] = error
+        limit = self.find("wait_max")
+        if limit is not None and limit.layer is Layer.COMMAND_LINE and not values.get("wait", True):
+            errors["wait_max"] = UserError(
+                ExitCode.USAGE, "it has no effect without --wait", "add --wait", limit.subject
+            )
         return values, errors
 
     def chosen_keys(self) -> dict[str, RawValue]:
@@ -134,7 +140,7 @@ class Sources:
     def origin(self, given: RawValue) -> Origin:
         """Return where to read a chosen key. Raises UserError."""
         if given.name in KEYS:
-            key = checked(given.text, given.subject)
+            key = checked_key(given.text, given.subject)
             if given.layer < Layer.PROFILE or not self.config.lasting:
                 return Fixed(key, given.subject)
             profile = self.profile.text if self.profile is not None and given.layer is Layer.PROFILE else None
@@ -144,11 +150,10 @@ class Sources:
             return InFile(str(value), given.subject)
         program = shutil.which(value[0], path=self.environ.get("PATH", os.defpath))
         if program is None:
-            # The name is shown only if it is a builtin: it may be a key in the place of a command.
-            named = f" ({value[0]})" if value[0] in _BUILTINS else ""
+            named = f"its program {value[0]!r}" if _is_program(value[0]) else "its program (not shown: it may be a key)"
             raise unusable(
                 given.subject,
-                f"its program was not found{named}",
+                f"{named} was not found",
                 "give the full path, or check PATH; no shell runs it: for `cd` or a pipe write sh -c '…'",
             )
         return FromCommand((os.path.abspath(program), *value[1:]), without_keys(self.environ), given.subject)
@@ -156,10 +161,23 @@ class Sources:
     def warnings(self) -> Iterator[Notice]:
         """Yield a notice for each source that may not be what the user means."""
         yield from _typing_errors(self.environ)
+        yield from self._unknown_site()
         used = self.used_keys()
         yield from _contradictions(used.values(), self.environ)
         if self.profile is not None and self.profile.layer is Layer.COMMAND_LINE:
             yield from self._overridden(self.profile.text, used)
+
+    def _unknown_site(self) -> Iterator[Notice]:
+        """Yield a notice for a site that is none of Datadog's: its host gets the keys."""
+        given = self.find("api_url", "site")
+        if given is None or given.name != "site":
+            return
+        try:
+            host = parse_site(given.text)
+        except ValueError:
+            return  # an error of its own
+        if host not in SITES:
+            yield Notice(f"{host} is not among Datadog's sites, and its API gets the keys", hint(host, SITES))
 
     def _overridden(self, profile: str, used: Mapping[str, RawValue]) -> Iterator[Notice]:
         """Yield a notice where the environment overrides a profile that the command line chose."""
@@ -216,6 +234,12 @@ def find_config_file(named: str | None, *, options: str = "", environ: Mapping[s
 def find_profiles(named: str | None, *, options: str = "", environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return the names of the profiles in that config file. Raises UserError as `collect` does."""
     return tuple(sorted(configfile.read(_config_given(named, options, environ)).profiles))
+
+
+def settings_in(named: str | None, profile: str | None) -> frozenset[str]:
+    """Return the names of the settings at the top of that config file, or in a profile. Raises UserError."""
+    file = configfile.read(_config_given(named, "", os.environ))
+    return frozenset(file.top if profile is None else file.profiles.get(profile, {}))
 
 
 def _config_given(named: str | None, options: str, environ: Mapping[str, str]) -> str | None:
@@ -292,10 +316,11 @@ def _from_credentials(environ: Mapping[str, str]) -> Iterator[RawValue]:
                 break
 
 
-def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without any key in it: for what a mount starts (docs/semantics.md 6.1)."""
-    keys = {variable for key in KEYS for variable in BY_NAME[key].env}
-    return {name: value for name, value in environ.items() if name not in keys}
+def _is_program(word: str) -> bool:
+    """Whether the first word of a command is shown in an error. Otherwise it may be a key in the place of a command."""
+    parts = word.split("/")
+    # A path begins so; the letters of a token have slashes elsewhere.
+    return all(len(part) <= _MAX_NAME for part in parts) and (len(parts) == 1 or word[0] in "/.")
 
 
 # --- warnings ---------------------------------------------------------------------------------------------

@@ -205,7 +205,8 @@ class Tree:
         stamp = self._stamp(run, entry, variant)
         # A file that a listing without a size showed first has the number of that.
         is_listed = entry.number != number(entry.name, False, None)
-        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed)
+        place = f"{run_id}/{file.path}"
+        return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed, place)
 
     def watch_followed(self, listed: Callable[[int, str], None]) -> None:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
@@ -218,6 +219,11 @@ class Tree:
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
+
+    async def wait_for_indexes(self) -> None:
+        """Wait until each index that was requested is there, or has failed."""
+        if self._index is not None:
+            await self._index.wait_for_all()
 
     def current(self, directory: ArtifactDir, entry: Entry) -> Entry:
         """Return an entry as its listing has it now; the same where that is not cached, or has another version."""

@@ -7,6 +7,18 @@ import urllib.parse
 # Every path of Model Lab's API begins so (model-lab-api.md).
 API_PREFIX = "/api/v2/model-lab-api"
 
+# Datadog's sites, the default first: the table of each endpoint (https://docs.datadoghq.com/api/latest/model-lab-api/).
+SITES = (
+    "datadoghq.com", "us3.datadoghq.com", "us5.datadoghq.com", "datadoghq.eu", "ap1.datadoghq.com", "ap2.datadoghq.com",
+    "uk1.datadoghq.com", "ddog-gov.com", "us2.ddog-gov.com",
+)  # fmt: skip
+_DOMAINS = tuple(site for site in SITES if site.count(".") == 1)
+
+
+def is_of_datadog(host: str) -> bool:
+    """Whether a host name lies in one of Datadog's own domains."""
+    return f".{host.lower()}".endswith(tuple(f".{domain}" for domain in _DOMAINS))
+
 
 def parse_site(text: str) -> str:
     """Return the bare site for a pasted URL: `https://app.datadoghq.eu/` is `datadoghq.eu`."""
@@ -17,7 +29,9 @@ def parse_site(text: str) -> str:
     if not re.fullmatch(rf"{label}(?:\.{label})+", host) or len(host) > 253:
         # A pasted URL may hold a password, or a key after its `?`.
         shown = re.sub(r"\?.*", "?***", re.sub(r"^(.*//)?.*@", r"\1***@", text, flags=re.DOTALL), flags=re.DOTALL)
-        raise ValueError(f"{shown!r} is not a Datadog site: give a host like datadoghq.eu, or use --api-url")
+        raise ValueError(
+            f"{shown!r} is not a Datadog site: there are {', '.join(SITES)}; for another API use --api-url"
+        )
     return host
 
 

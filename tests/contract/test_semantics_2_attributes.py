@@ -36,12 +36,12 @@ def look(mounted: Mount, *parts: object) -> dict[str, int]:
 
 
 def test_kinds_and_permissions(standing: Mount) -> None:
-    """2.1: a directory is 0555 with one link, a file 0444."""
+    """2.1: a directory is 0755 with one link, a file 0644."""
     for seen in standing.walk("runs", sample.RUN).values():
-        assert oct(seen.mode) == oct(stat.S_IFDIR | 0o555 if seen.is_dir else stat.S_IFREG | 0o444)
+        assert oct(seen.mode) == oct(stat.S_IFDIR | 0o755 if seen.is_dir else stat.S_IFREG | 0o644)
         assert seen.links == 1
     for place in ("", "runs", f"runs/{sample.RUN}"):
-        assert look(standing, place)["st_mode"] == stat.S_IFDIR | 0o555
+        assert look(standing, place)["st_mode"] == stat.S_IFDIR | 0o755
         assert look(standing, place)["st_nlink"] == 1
 
 
@@ -53,16 +53,16 @@ def test_everything_belongs_to_the_mounting_user(lab: Lab, standing: Mount) -> N
 
 
 def test_umask_uid_and_gid(mounting: Mounting) -> None:
-    """2.1: `umask`, `uid` and `gid` change what is shown, by flag and by -o."""
-    mounted = mounting("--umask", "027", "-o", "uid=1234,gid=2345")
+    """2.1: modes, `umask`, `uid` and `gid` change what is shown, by flag and by -o."""
+    mounted = mounting("--umask", "027", "--dir-mode", "775", "-o", "uid=1234,gid=2345,file_mode=0664")
     directory, file = look(mounted, "runs", sample.RUN), look(mounted, "runs", sample.RUN, "lora_model", "README.md")
 
-    assert stat.S_IMODE(directory["st_mode"]) == 0o550
-    assert stat.S_IMODE(file["st_mode"]) == 0o440
+    assert stat.S_IMODE(directory["st_mode"]) == 0o750
+    assert stat.S_IMODE(file["st_mode"]) == 0o640
     assert {(told["st_uid"], told["st_gid"]) for told in (directory, file)} == {(1234, 2345)}
 
 
-@pytest.mark.parametrize(("options", "mode"), [((), 0o440), (("--allow-other",), 0o404)], ids=["own", "shared"])
+@pytest.mark.parametrize(("options", "mode"), [((), 0o640), (("--allow-other",), 0o604)], ids=["own", "shared"])
 def test_copies_of_files_without_a_size(
     options: tuple[str, ...], mode: int, lab: Lab, mounting: Mounting, tmp_path: Path
 ) -> None:
@@ -81,9 +81,9 @@ def test_copies_of_files_without_a_size(
     mounted.sh('tar -C "$M/runs/$1/tar" -cf "$2/tar" .', run_id, tmp_path).ok()
     with tarfile.open(tmp_path / "tar") as archive:
         packed = archive.getmember("./b.bin")
-    assert (packed.size, packed.mode, packed.gid) == (size, 0o444, os.getegid())
+    assert (packed.size, packed.mode, packed.gid) == (size, 0o644, os.getegid())
     copied = (tmp_path / "cp" / "a.bin").stat()
-    assert (copied.st_size, stat.S_IMODE(copied.st_mode), copied.st_gid) == (size, 0o444, os.getegid())
+    assert (copied.st_size, stat.S_IMODE(copied.st_mode), copied.st_gid) == (size, 0o644, os.getegid())
 
 
 def test_blocks_are_the_size_rounded_up(lab: Lab, standing: Mount) -> None:
@@ -268,7 +268,7 @@ def test_what_is_known_answers_without_the_network(own_lab: Lab, shell: Shell) -
     with holding(mounted.python_command(code, *places)) as held:
         own_lab.stop()
         out = held.go_on()
-    assert out.count(str(stat.S_IFDIR | 0o555).encode()) == len(places)
+    assert out.count(str(stat.S_IFDIR | 0o755).encode()) == len(places)
     mounted.sh('df "$M" && df -i "$M" && stat -f "$M"').ok()
 
 

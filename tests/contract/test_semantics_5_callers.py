@@ -64,7 +64,7 @@ def words(way: str, shell: Shell, lab: Lab, mounted: Mount) -> list[str]:
     ways: dict[str, tuple[str, ...]] = {
         "mount": (*shell.program, "mount", "--api-url", lab.url, *log, mounted.point),
         "helper": (HELPER, lab.url, mounted.point, "-o", f"log_file={mounted.log_file}"),
-        "demo": (*shell.program, "demo", "--background", *log, mounted.point),
+        "demo": (*shell.program, "demo", *log, mounted.point),
     }
     return [*shell.prefix, *ways[way]]
 

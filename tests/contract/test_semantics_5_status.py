@@ -20,13 +20,13 @@ REPORTS = ("errors", "metrics", "status.json")
 
 
 def test_it_is_hidden_and_private(standing: Mount) -> None:
-    """5.1: /.artifactfs is found by name and never listed; it is 0500, its files are 0400 and of who mounted."""
+    """5.1: /.artifactfs is found by name and never listed; it is 0700, its files are 0600 and of who mounted."""
     assert ".artifactfs" not in standing.sh('ls -a "$M"; find "$M" -maxdepth 1').ok().text
     found = standing.walk(".artifactfs")
     assert set(found) == {name.encode() for name in REPORTS}
-    assert {seen.mode for seen in found.values()} == {stat.S_IFREG | 0o400}
+    assert {seen.mode for seen in found.values()} == {stat.S_IFREG | 0o600}
     told = standing.sh('stat -c "%a %u %F" "$M/.artifactfs" "$M/.artifactfs/metrics"').ok().text.splitlines()
-    assert told == [f"500 {os.geteuid()} directory", f"400 {os.geteuid()} regular file"]
+    assert told == [f"700 {os.geteuid()} directory", f"600 {os.geteuid()} regular file"]
     for name in ("nothing", "info/1x", "refresh/0", "refresh/99999999999999999999"):
         assert standing.error_of(".artifactfs", name) == errno.ENOENT
     assert standing.sh('cat "$M/.artifactfs/refresh/123456789"').code != 0
@@ -36,7 +36,7 @@ def test_owner_and_umask_of_the_rest_do_not_count(mounting: Mounting) -> None:
     """5.1: whomever the mount shows as the owner of artifacts, /.artifactfs is of who mounted."""
     mounted = mounting("--uid", "12345", "--gid", "12345", "--umask", "077", "--allow-other")
     told = mounted.sh('stat -c "%a %u" "$M/.artifactfs/status.json" "$M/runs"').ok().text.splitlines()
-    assert told == [f"400 {os.geteuid()}", "500 12345"]
+    assert told == [f"600 {os.geteuid()}", "700 12345"]
 
 
 _WAYS = {

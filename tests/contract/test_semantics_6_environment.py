@@ -51,7 +51,7 @@ def started(way: str, shell: Shell, lab: Lab) -> Iterator[tuple[Mount, int]]:
         spec = f"log_file={mounted.log_file}"
         run(*shell.prefix, HELPER, lab.url, mounted.point, "-o", spec, env=shell.env).ok()
     elif way == "demo":
-        shell.cli("demo", "--background", "--log-file", mounted.log_file, mounted.point).ok()
+        shell.cli("demo", "--log-file", mounted.log_file, mounted.point).ok()
     else:
         shell.cli("mount", *options, mounted.point).ok()
     yield mounted, mounted.pid

@@ -19,7 +19,7 @@ from tests.attacked import KEYS
 from tests.harness import ARTIFACTFS, FUSE_TYPE, Mount, Shell, mount_type, run
 from tests.hostile import HostileServer, hostile_server
 from tests.nasty import NASTY, NOT_UTF8, obeyed
-from tests.status import report
+from tests.status import KEPT, report
 from tests.terminal import check_safe, terminal
 
 ALL = "".join(NASTY.values())
@@ -130,7 +130,8 @@ def test_names_of_files(kind: str, scene: Scene) -> None:
     shown = one_line(name)
     assert f"runs/{scene.run_id}/{shown}\n" in scene.typed("info", path)
     assert json.loads(scene.typed("info", "--json", path))["path"] == f"runs/{scene.run_id}/{name}"
-    assert scene.typed("refresh", path) == ""
+    assert scene.typed("refresh", path) == f"{KEPT}\n"
+    assert shown in scene.typed("refresh", "--contents", path)
     said = scene.typed("info", f"{path}?", code=ExitCode.INCOMPLETE)
     assert f"{shown}? in the mount" in said
     assert said.count("\n") == 1

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.desktop.desk import DesktopSession, desktop
-from tests.fixtures import _shared_lab, lab, own_lab, shell
+from tests.fixtures import _shared_lab, lab, own_lab, shell, user, user_shell
 from tests.harness import Mount, Shell
 
-__all__ = ["_shared_lab", "lab", "own_lab", "shell"]
+__all__ = ["_shared_lab", "lab", "own_lab", "shell", "user", "user_shell"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -180,7 +181,9 @@ def test_a_mountpoint_that_is_taken(shell: Shell, lab: Lab) -> None:
         (["--umask", "999"], "999"),
         (["--uid", "nobody-of-this-name"], "nobody-of-this-name"),
         (["--site", "not a site"], "not a site"),
-        (["--site", "datadoghq"], "datadoghq"),
+        (["--site", "eu"], "there are datadoghq.com, us3.datadoghq.com, us5.datadoghq.com, datadoghq.eu, "),
+        (["--site", "datadoghq.co"], "did you mean datadoghq.com?"),
+        (["--wait-max", "5m"], "add --wait"),
         (["--api-url", "ftp://127.0.0.1"], "ftp"),
         (["--api-url", "http://192.0.2.1"], "https"),
         (["--api-url", "http://user:secret@127.0.0.1"], "--api-url"),
@@ -203,9 +206,20 @@ def test_a_bad_environment_variable(shell: Shell, lab: Lab, point: str) -> None:
     refused(shell, ExitCode.USAGE, "ARTIFACTFS_LISTING_TTL", "mount", "--api-url", lab.url, point, env=env)
 
 
-@pytest.mark.parametrize("command", [["mount"], ["umount"], ["nonsense"], ["serve"], ["mount", "--config"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mount"],
+        ["umount"],
+        ["nonsense"],
+        ["umount", "--all", "x"],
+        ["mount", "--config"],
+        ["status", "--interval", "5"],
+        ["doctor", "--offline", "--run", "7"],
+    ],
+)
 def test_incomplete_commands(command: list[str], shell: Shell) -> None:
-    """5.8: a command without what it needs, or that there is none of, says how to get help."""
+    """5.8: a command without what it needs, that there is none of, or with options that do nothing, names its help."""
     refused(shell, ExitCode.USAGE, "--help", *command)
 
 
@@ -302,8 +316,26 @@ def test_a_server_that_is_no_model_lab(body: bytes, content_type: str, shell: Sh
 def test_no_server_listens(shell: Shell, own_lab: Lab, point: str) -> None:
     """5.8: a port where no server listens."""
     own_lab.stop()
-    line = refused(shell, ExitCode.UNREACHABLE, "refuse", "mount", "--deadline", "3s", "--api-url", own_lab.url, point)
+    words = ("mount", "--deadline", "3s", "--api-url", own_lab.url, point)
+    line = refused(shell, ExitCode.UNREACHABLE, "refuse", *words)
     assert str(own_lab.port) in line
+    assert line.endswith("; `artifactfs doctor` says more\n")
+    # What other programs would have used, if the network is only reached through it.
+    env = {"NO_PROXY": "x", "https_proxy": "socks5://h:1", "HTTP_PROXY": "http://me:s3cr3t@h:1"}
+    line = refused(shell, ExitCode.UNREACHABLE, "refuse", *words, env=env)
+    assert 'HTTP_PROXY is set, and not read: add --proxy "$HTTP_PROXY"; or check ' in line
+    assert "s3cr3t" not in line
+    assert "is set" not in refused(shell, ExitCode.UNREACHABLE, "", *words, "--proxy", "http://127.0.0.1:9", env=env)
+
+
+def test_a_cache_that_cannot_be_written(shell: Shell, lab: Lab, point: str) -> None:
+    """4.3: the mount works, and says at once that nothing is cached, with the way to another place."""
+    mounted = shell.expected_mount()
+    options = ("--cache-dir", "/proc/none", "--log-file", mounted.log_file)
+    mounted.log.announce("no cache in /proc/none")
+    done = shell.cli("mount", "--api-url", lab.url, *options, point).ok()
+    assert re.fullmatch(r"artifactfs: warning: .*/proc/none.*nothing is cached; run `.*--cache-dir .*`\n", done.err)
+    assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
 
 
 @needs_root

@@ -70,10 +70,10 @@ def test_show_what_is_broken(form: tuple[str, ...], shell: Shell) -> None:
 
 
 def test_it_takes_the_options_of_mount(shell: Shell) -> None:
-    """Every one, except for -f; so what is asked of it is what a mount would get."""
+    """Every one, except for -f: what is asked of it is what a mount would get."""
 
     def options(*command: str) -> set[str]:
-        words = shell.cli(*command, "--help").ok().text.replace(",", " ").split()
+        words = shell.cli(*command, "--help-all").ok().text.replace(",", " ").split()
         return {word for word in words if word.startswith("-") and word.strip("-")}
 
     mounts = options("mount")
@@ -102,7 +102,7 @@ def test_path(shell: Shell) -> None:
         ((), 'cache_size = "5 elephants"', ExitCode.BAD_CONFIG, "not a size"),
         ((), 'listing_ttl = "5 parsecs"', ExitCode.BAD_CONFIG, "'parsecs' is no unit"),
         (("--api-key-file", "/none"), "", ExitCode.KEYS_MISSING, "cannot read the key from /none"),
-        (("--app-key-command", "none-such x"), "", ExitCode.KEYS_MISSING, "its program was not found"),
+        (("--app-key-command", "none-such x"), "", ExitCode.KEYS_MISSING, "its program 'none-such' was not found"),
     ],
 )
 @pytest.mark.parametrize("command", ["mount", "config show"])
@@ -211,6 +211,6 @@ def test_the_demo_has_no_account(shell: Shell) -> None:
     marker = shell.path("was-run")
     write_config(shell, f'account = "me"\napp_key_command = "touch {marker}"\napi_key_file = "/none"\n')
     mounted = shell.expected_mount()
-    shell.cli("demo", "--background", "--log-file", mounted.log_file, mounted.point, env=NO_KEYS).ok()
+    shell.cli("demo", "--log-file", mounted.log_file, mounted.point, env=NO_KEYS).ok()
     assert mounted.sh('ls "$M/runs"').ok().text
     assert not os.path.exists(marker)

@@ -9,16 +9,16 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
-from tests.harness import END_S, FUSE_TYPE, Lab, Shell, holding, mount_type, run, start_process, wait_until
+from tests.harness import ARTIFACTFS, END_S, FUSE_TYPE, Lab, Shell, holding, mount_type, run, start_process, wait_until
 
 NO_KEYS: dict[str, str | None] = {"DD_API_KEY": None, "DD_APP_KEY": None}
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_stays_in_front_until_a_signal(way: signal.Signals, shell: Shell, lab: Lab) -> None:
-    """5.6: `demo` mounts the sample without keys, stays in front, and ends with 0, the emulator with it."""
+    """5.6: `demo -f` mounts the sample without keys, stays in front, and ends with 0, the emulator with it."""
     mounted = shell.expected_mount()
-    with shell.background("demo", mounted.point, env=NO_KEYS) as process:
+    with shell.background("demo", "-f", mounted.point, env=NO_KEYS) as process:
         wait_until(lambda: mount_type(mounted.point) == FUSE_TYPE, "the mount")
         assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
         assert process.poll() is None
@@ -32,9 +32,11 @@ def test_the_demo_stays_in_front_until_a_signal(way: signal.Signals, shell: Shel
 
 
 def test_the_demo_in_the_background(shell: Shell, lab: Lab) -> None:
-    """5.6: `demo --background` returns when the mount answers; `umount` ends it and its emulator."""
+    """5.6: `demo` returns when the mount answers, and says where; `umount` ends it and its emulator."""
     mounted = shell.expected_mount()
-    shell.cli("demo", "--background", "--log-file", mounted.log_file, mounted.point, env=NO_KEYS).ok()
+    done = shell.cli("demo", "--log-file", mounted.log_file, mounted.point, env=NO_KEYS).ok()
+    where = f"the sample is at {mounted.point}: try `ls {mounted.point}/runs/70158`"
+    assert (done.text, done.err) == ("", f"{where}; `artifactfs umount {mounted.point}` ends it\n")
     assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
     assert len(shell.processes()) == 2
     mounted.umount()
@@ -45,8 +47,8 @@ def test_the_demo_in_the_background(shell: Shell, lab: Lab) -> None:
 def test_a_killed_demo_leaves_no_emulator(shell: Shell) -> None:
     """5.6: when the demo's process is killed its emulator ends too, and the next demo at that place works."""
     mounted = shell.expected_mount()
-    start = ("demo", "--background", "--log-file", mounted.log_file, mounted.point)
-    shell.cli(*start, env=NO_KEYS).ok()
+    start = ("demo", "-q", "--background", "--log-file", mounted.log_file, mounted.point)
+    assert shell.cli(*start, env=NO_KEYS).ok().err == ""
     os.kill(mounted.pid, signal.SIGKILL)
     wait_until(lambda: not shell.processes(), "the end of the emulator", END_S)
     shell.cli(*start, env=NO_KEYS).ok()
@@ -56,7 +58,7 @@ def test_a_killed_demo_leaves_no_emulator(shell: Shell) -> None:
 def test_the_demo_makes_and_takes_its_directory(shell: Shell) -> None:
     """5.6: a directory that the demo made goes with it."""
     point = shell.path("made/by/demo")
-    with shell.background("demo", point, env=NO_KEYS) as process:
+    with shell.background("demo", "--foreground", point, env=NO_KEYS) as process:
         wait_until(lambda: mount_type(point) == FUSE_TYPE, "the mount")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=2 * END_S)
@@ -68,7 +70,7 @@ def test_the_demo_at_a_place_that_is_taken(shell: Shell) -> None:
     """5.8: a demo on a mount is refused in one line, and leaves no emulator."""
     mounted = shell.mount()
     before = shell.processes()
-    for way in (["--background"], []):
+    for way in (["-f"], []):
         done = shell.cli("demo", *way, mounted.point)
         assert done.code == ExitCode.ALREADY_MOUNTED
         assert done.err.count("\n") == 1
@@ -93,6 +95,20 @@ def test_a_directory_served_and_mounted(shell: Shell, tmp_path: Path, lab: Lab) 
         assert mounted.tree(7) == {b"deep": None, b"deep/er": None, "deep/er/caf\u00e9 1%.txt".encode(): 5}
         (served / "7" / "new").write_bytes(b"1")
         assert mounted.tree(7)[b"new"] == 1
+        mounted.umount()
+
+
+def test_what_serve_prints_mounts_it(shell: Shell, lab: Lab) -> None:
+    """Without DIR it serves the sample; the line that it prints for that mounts it, where it is pasted."""
+    mounted = shell.expected_mount()
+    os.symlink(mounted.point, shell.path("home/model-lab"))
+    with start_process([*shell.program, "serve"], env=shell.env) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"mount it, in another terminal (Ctrl-C ends it here):\n"
+        pasted = process.stderr.readline().decode().replace("mount ", f"mount --log-file {mounted.log_file} ")
+        env = {**shell.env, "PATH": f"{os.path.dirname(ARTIFACTFS)}:{os.environ['PATH']}", "DD_API_KEY": "x"}
+        run("sh", "-c", pasted, env=env).ok()
+        assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
         mounted.umount()
 
 

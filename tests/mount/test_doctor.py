@@ -256,7 +256,8 @@ def test_a_proxy(shell: Shell, lab: Lab) -> None:
     done = shell.cli("mount", *options, *proxy, shell.directory_for_mount())
     assert (done.code, done.err) == (
         11,
-        f"artifactfs: {refused}; check --site, --api-url and --proxy, and that the service is up\n",
+        f"artifactfs: {refused}; check --site, --api-url and --proxy, and that the service is up; "
+        "`artifactfs doctor` says more\n",
     )
 
 

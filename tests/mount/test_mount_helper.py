@@ -235,7 +235,7 @@ def test_at_boot(machine: Machine, lab: Lab, shell: Shell) -> None:
     assert len(machine.rows()) == 1
 
     as_alice = ("setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups", "--")
-    assert machine.run("stat", "-c", "%U:%G %a", f"{point}/runs").text == "alice:alice 500\n"
+    assert machine.run("stat", "-c", "%U:%G %a", f"{point}/runs").text == "alice:alice 700\n"
     name = f"{point}/runs/{sample.RUN}/lora_model/README.md"
     assert machine.run(*as_alice, "cat", name).ok().out == machine.run("cat", name).ok().out
     assert machine.run(*AS_USER, "ls", f"{point}/runs").code != 0

@@ -137,7 +137,7 @@ def test_a_mount_that_is_stopped(lab: Lab, shell: Shell, mounted: Mount) -> None
         done = shell.cli("status")
         assert done.code == ExitCode.NO_ANSWER
         (line,) = mine(shell, done.text)
-        assert re.match(rf"{mounted.point} +no answer: ", line)
+        assert re.match(rf"{mounted.point} +no_answer: ", line)
         inside = run(
             "sh", "-c", f"cd / && exec {ARTIFACTFS} status --json {mounted.point}", env=shell.env, limit_s=15.0
         )

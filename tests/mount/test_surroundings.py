@@ -131,7 +131,7 @@ def test_a_path_that_is_none(path: str, shell: Shell) -> None:
     """Too deep, too long, or roundabout: each command that takes a path says so in one line."""
     point = shell.expected_mount().point
     for command in (
-        *(("mount", path), ("umount", path), ("info", path), ("warm", path), ("demo", "--background", path)),
+        *(("mount", path), ("umount", path), ("info", path), ("warm", path), ("demo", path)),
         *(("service", "install", "-n", path), ("desktop", "open", path), ("config", "show", "--config", path)),
         *(("mount", f"--{name}", path, point) for name in ("log-file", "ca-file", "api-key-file")),
         ("cache", "info", "--cache-dir", path + "/y"),

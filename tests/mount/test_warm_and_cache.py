@@ -125,6 +125,6 @@ def test_cache_commands_without_a_cache(shell: Shell) -> None:
 def test_a_demo_that_fails_leaves_no_directory(shell: Shell) -> None:
     """5.8: a demo that is refused takes away the mount point that it made."""
     point = shell.path("new")
-    done = shell.cli("demo", "--background", "--log-file", "/proc/nothing/log", point)
+    done = shell.cli("demo", "--log-file", "/proc/nothing/log", point)
     assert done.code == ExitCode.NOT_WRITABLE
     assert not os.path.exists(point)

@@ -70,7 +70,7 @@ async def operations(tree: Tree, said: Said) -> Operations:
     files: OpenFileTable = None  # type: ignore[assignment]  # nothing here reads an artifact
     generators, commands = {"a": said.make}, {"do": said.order}
     control_files = ControlFiles(ControlNames(InodeNumbers("test"), NOW_NS, generators, commands), generators, commands)
-    ownership = Ownership(1000, 100, 0o077)
+    ownership = Ownership(1000, 100, 0o700, 0o600)
     return Operations(tree, files, ownership, deadline_s=5.0, on_ready=lambda: None, control_files=control_files)
 
 
@@ -98,7 +98,7 @@ async def test_it_is_found_and_not_listed(operations: Operations, kernel: Kernel
     commands = await operations.opendir(await find(operations, ".artifactfs", "do"), OWNER)
     assert await kernel.read(operations, commands) == [b".", b".."]
     attributes = await operations.getattr(top, OWNER)
-    assert (attributes.st_mode, attributes.st_uid, attributes.attr_timeout) == (stat.S_IFDIR | 0o500, os.geteuid(), 0)
+    assert (attributes.st_mode, attributes.st_uid, attributes.attr_timeout) == (stat.S_IFDIR | 0o700, os.geteuid(), 0)
 
 
 async def test_a_handle_keeps_what_it_was_opened_with(operations: Operations, said: Said) -> None:
@@ -113,7 +113,7 @@ async def test_a_handle_keeps_what_it_was_opened_with(operations: Operations, sa
         assert await operations.read(first.fh, 0, 100) == b"x" * (before + 1)
         assert await operations.read(second.fh, 1, 100) == b"x" * (before + 1)
     attributes = await operations.getattr(number, OWNER)
-    assert (attributes.st_size, attributes.st_mode, attributes.attr_timeout) == (before + 2, stat.S_IFREG | 0o400, 0)
+    assert (attributes.st_size, attributes.st_mode, attributes.attr_timeout) == (before + 2, stat.S_IFREG | 0o600, 0)
     await operations.release(second.fh)
     assert (await operations.getattr(number, OWNER)).st_size == before + 1
     await operations.release(first.fh)

@@ -47,7 +47,10 @@ def warnings(text: str, device: str = "utf8") -> str:
 
 def leaves(group: click.Group, above: str) -> list[str]:
     found = []
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             found += leaves(command, f"{above} {name}")
         elif not command.hidden:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from artifactfs.domain import Run
 from artifactfs.errors import UnexpectedAnswer
+from artifactfs.modellab import details
 from artifactfs.modellab.models import decode_run, decode_runs, error_text, parse_time_ns
 
 
@@ -47,6 +48,13 @@ def test_a_run_with_nothing_but_an_id() -> None:
     assert decode_run(body()) == Run(70158, "")
     nothing = dict.fromkeys(["name", "project_id", "status", "created_at", "completed_at", "updated_at", "deleted_at"])
     assert decode_run(body(**nothing)) == Run(70158, "")
+
+
+@pytest.mark.parametrize("status", ["Archived", "COMPLETED", "running"])
+def test_a_status_is_the_services_own_word(status: str) -> None:
+    """5.3: `info` shows the same word of a run, whether its details were fetched or it is only cached."""
+    run, told = details.decode_run(body(status=status))
+    assert decode_run(body(status=status)).status == run.status == told.status == status
 
 
 @pytest.mark.parametrize(("status", "finished"), [

@@ -100,7 +100,7 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
 @pytest.fixture
 async def operations(tree: Tree) -> Operations:
     files: Any = NoContents()
-    return Operations(tree, files, Ownership(1000, 100, 0o022), deadline_s=DEADLINE_S, on_ready=lambda: None)
+    return Operations(tree, files, Ownership(1000, 100), deadline_s=DEADLINE_S, on_ready=lambda: None)
 
 
 async def enter(operations: Operations, path: str) -> int:
@@ -169,17 +169,17 @@ async def test_readdir_gives_each_entry_what_lookup_gives(
 
 
 async def test_what_readdir_gives(operations: Operations, kernel: Kernel, autojump_clock: MockClock) -> None:
-    """2.1, 2.2: modes under the umask, owners, one link, blocks; an unknown size is 0 and not kept by the kernel."""
+    """2.1, 2.2: modes, owners, one link, blocks; an unknown size is 0 and not kept by the kernel."""
     await kernel.read(operations, await opened(operations, "runs/2"))
     file = kernel[b"b"]
-    assert (file.st_mode, file.st_size, file.st_blocks) == (stat.S_IFREG | 0o444, 513, 2)
+    assert (file.st_mode, file.st_size, file.st_blocks) == (stat.S_IFREG | 0o644, 513, 2)
     assert (file.st_uid, file.st_gid, file.st_nlink) == (1000, 100, 1)
     assert (kernel[b"e"].st_size, kernel[b"e"].st_blocks) == (5 << 30, 5 << 21)
     assert file.st_mtime_ns == file.st_atime_ns == file.st_ctime_ns == finished_run(2).completed_ns
     assert (kernel[b"c"].st_size, kernel[b"c"].st_blocks, kernel[b"c"].attr_timeout) == (0, 0, 0.0)
-    assert kernel[b"c"].st_mode == stat.S_IFREG | 0o440
+    assert kernel[b"c"].st_mode == stat.S_IFREG | 0o640
     assert kernel[b"d"].attr_timeout > 60
-    assert kernel[b"x"].st_mode == stat.S_IFDIR | 0o555
+    assert kernel[b"x"].st_mode == stat.S_IFDIR | 0o755
     assert len({attributes.st_ino for _, _, attributes in kernel.entries}) == len(kernel.entries)
 
 
@@ -196,7 +196,7 @@ def indexed_operations(service: FakeService, nursery: trio.Nursery) -> tuple[Tre
     """Return a tree that requests the project index, and its operations."""
     tree = mounted(service, nursery)
     files: Any = NoContents()
-    return tree, Operations(tree, files, Ownership(1000, 100, 0o022), deadline_s=DEADLINE_S, on_ready=lambda: None)
+    return tree, Operations(tree, files, Ownership(1000, 100), deadline_s=DEADLINE_S, on_ready=lambda: None)
 
 
 async def test_times_are_each_entrys_own(

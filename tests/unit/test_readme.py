@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from artifactfs import cli
@@ -58,7 +59,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_command_of_the_readme_is_there() -> None:
     """Each `artifactfs COMMAND` that the README and the pages show is a command of the program."""
-    known = set(cli.cli.commands)
+    known = set(cli.cli.list_commands(click.Context(cli.cli)))
     shown = {
         word
         for page in PAGES

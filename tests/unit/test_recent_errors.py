@@ -81,6 +81,16 @@ def test_what_is_no_failure_is_not_kept(journal: RecentErrors) -> None:
     assert journal.failures() == []
 
 
+def test_a_notice_is_no_failure(journal: RecentErrors) -> None:
+    """5.3: a warning for which nothing failed is kept apart, and counts for nothing."""
+    for number in (1, 2):
+        log.warning("left out %d rows", number, extra=logs.NOTICE)
+    log.warning("open: %s", errors.Unreachable("no route"))
+    (notice,) = journal.notices()
+    assert (notice.message, notice.count) == ("left out 2 rows", 2)
+    assert ([failed.message for failed in journal.failures()], journal.total) == (["open: no route"], 1)
+
+
 def test_it_is_bounded(journal: RecentErrors) -> None:
     """5.3: a hundred different failures are kept, the last ones."""
     for number in range(250):

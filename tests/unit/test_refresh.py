@@ -275,6 +275,28 @@ async def test_attributes_are_dropped(no_epochs: None) -> None:
     assert len(dropped) == 2_498
 
 
+async def test_pages_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.6: with each inode's attributes; a kernel that waits for a read in flight is waited for a limited time."""
+    free = threading.Event()
+    monkeypatch.setattr(kernel_names, "_WAIT_S", 0.05)
+    dropped: list[tuple[int, bool]] = []
+
+    def invalidate_inode(inode: int, attributes_only: bool) -> None:
+        dropped.append((inode, attributes_only))
+        if inode == 9:
+            free.wait(30)
+
+    kernel = KernelDentries(invalidate_inode=invalidate_inode)
+    assert await kernel.drop_pages([2, 3])
+    assert dropped == [(2, False), (3, False)]
+    assert not await kernel.drop_pages([9])
+    assert kernel.is_stuck
+    free.set()
+    with trio.fail_after(30):
+        while kernel.is_stuck:  # noqa: ASYNC110 - the thread signals nothing
+            await trio.sleep(0.01)
+
+
 async def test_at_the_end_the_kernel_gets_no_notification(no_epochs: None) -> None:
     """5.6: what is closed is not written to: a thread that comes late does nothing."""
     dropped: list[bytes] = []

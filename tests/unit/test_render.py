@@ -47,7 +47,7 @@ def test_all_of_a_status() -> None:
     )  # fmt: skip
     text = text_of(render.status_rows(told))
     for part in (
-        "degraded: stale listings are served, since 2026-01-01T00:09:00Z (60 s ago)", "do this", "1,234 server error",
+        "degraded, since 2026-01-01T00:09:00Z (60 s ago)", "do this", "1,234 server error",
         "250 ms on average", "received 3 MiB, bodies broken 2, paused 1.2 s", "40 of 100 left, reset in 30 s",
         "unnamed", "nothing known, paused for 12 s", "limit 1 GiB, evicted files 1,200, keeps up no",
         "unknown size, 5 B so far",

@@ -99,12 +99,14 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
         if row.name in KEY_FORMS:
             continue  # tests/unit/test_settings_keys.py
         text = samples.get(row.name, "/somewhere" if row.metavar in ("FILE", "DIR") else "77")
+        # Alone, it is refused on a command line.
+        more: dict[str, str | bool | None] = {"wait": "true"} if row.name == "wait_max" else {}
         values = {
             getattr(found, row.name)
             for found in (
-                load({row.name: text}),
-                load(options=f"{row.name}={text}"),
-                load(options=f"{row.name.replace('_', '-')}={text}"),
+                load({row.name: text, **more}),
+                load(more, options=f"{row.name}={text}"),
+                load(more, options=f"{row.name.replace('_', '-')}={text}"),
                 load(environ={row.env[0]: text}),
                 load(config_file=config(tmp_path, f'{row.name} = "{text}"')),
             )
@@ -113,12 +115,21 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
         assert values != {row.default}
 
 
+def test_a_wait_limit_without_a_wait(tmp_path: Path) -> None:
+    """On a command line it is refused, as it would do nothing; elsewhere it is for the mounts that wait."""
+    assert str(refusal(flags={"wait_max": "5m"})) == "--wait-max: it has no effect without --wait; add --wait"
+    assert str(refusal(options="wait_max=5m")).startswith("-o wait_max: ")
+    assert load(options="wait_max=5m,_netdev").wait_max == 300
+    file = config(tmp_path, "wait_max = 9")
+    assert (load(config_file=file).wait_max, load({"wait": True}, config_file=file).wait_max) == (9, 9)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("listing_ttl", "soon"), ("listing_ttl", "-1"), ("listing_ttl", "inf"), ("deadline", "0"),
         ("cache_size", "big"), ("cache_size", "1" * 400 + ".5"), ("runs_listed", "-1"), ("runs_listed", "1.5"),
-        ("umask", "999"), ("prefetch", "all"), ("prefetch", "true"),
+        ("umask", "999"), ("dir_mode", "0o755"), ("file_mode", "4644"), ("prefetch", "all"), ("prefetch", "true"),
         ("umask", "0o22"), ("uid", "nobody-of-that-name"), ("gid", "nobody-of-that-name"), ("uid", "4294967295"),
         ("gid", "99999999999"), ("allow_other", "perhaps"), ("cache_dir", ""), ("site", "nowhere"), ("site", "a b.c"),
         ("api_url", "ftp://api.example.com"), ("api_url", ""), ("proxy", "socks://x"),

@@ -245,8 +245,11 @@ def test_a_program_is_found_at_once(said: Said, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        ("s3cr3tprogram", ExitCode.KEYS_MISSING, "its program was not found"),
-        ("cd /s3cr3t && pass", ExitCode.KEYS_MISSING, "its program was not found (cd)"),
+        ("s3cr3t" * 5, ExitCode.KEYS_MISSING, "its program (not shown: it may be a key) was not found"),
+        ("a/s3cr3t/b s3cr3t", ExitCode.KEYS_MISSING, "its program (not shown: it may be a key) was not found"),
+        ("pas show s3cr3t", ExitCode.KEYS_MISSING, "its program 'pas' was not found"),
+        ("/opt/none-such/bin/pass s3cr3t", ExitCode.KEYS_MISSING, "'/opt/none-such/bin/pass' was not found"),
+        ("cd /s3cr3t && pass", ExitCode.KEYS_MISSING, "its program 'cd' was not found"),
         ("'s3cr3t", ExitCode.USAGE, "not a command: no closing quotation"),
         (" ", None, "no API key"),
         ("false s3cr3t", ExitCode.KEYS_MISSING, "exit code 1"),
@@ -255,7 +258,7 @@ def test_a_program_is_found_at_once(said: Said, monkeypatch: pytest.MonkeyPatch)
         ("true", ExitCode.KEYS_MISSING, "printed nothing"),
         ("yes s3cr3t", ExitCode.KEYS_MISSING, "more than a key"),
         (r"printf '\377\376'", ExitCode.KEYS_MISSING, "spaces or characters"),
-        ("/", ExitCode.KEYS_MISSING, "its program was not found"),
+        ("/", ExitCode.KEYS_MISSING, "its program '/' was not found"),
     ],
 )
 def test_bad_commands(said: Said, command: str, code: ExitCode | None, words: str) -> None:

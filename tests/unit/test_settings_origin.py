@@ -11,7 +11,7 @@ import pytest
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import Secret, Settings
-from artifactfs.util.urls import is_loopback, parse_api_url, parse_site, without_password
+from artifactfs.util.urls import SITES, is_loopback, is_of_datadog, parse_api_url, parse_site, without_password
 
 KEYS = {"DD_API_KEY": "api-s3cr3t", "DD_APP_KEY": "app-s3cr3t"}
 
@@ -82,7 +82,42 @@ def test_what_is_no_site(text: str) -> None:
 def test_secrets_in_a_site_are_not_repeated(text: str, shown: str) -> None:
     """6.1: nor by what `config show` says of it."""
     error = refusal(KEYS, {"site": text})
-    assert str(error) == f"--site: {shown} is not a Datadog site: give a host like datadoghq.eu, or use --api-url"
+    assert str(error).startswith(f"--site: {shown} is not a Datadog site: there are datadoghq.com, us3.datadoghq.com, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("datadoghq.co", "datadoghq.com"), ("datadog.com", "datadoghq.com"), ("app.datadoghq.ue", "datadoghq.eu")],
+)
+def test_a_mistyped_site_gets_no_key(text: str, meant: str) -> None:
+    """6.1: a host that only looks like Datadog's is refused, with the site that is meant, and the way to insist."""
+    host = text.removeprefix("app.")
+    assert str(refusal(KEYS, {"site": text})) == (
+        f"--site: '{host}' is not a Datadog site: did you mean {meant}? If not, use --api-url https://api.{host}"
+    )
+    assert load(KEYS, {"api_url": f"https://api.{host}"}).origin == f"api.{host}"
+
+
+@pytest.mark.parametrize(
+    ("site", "fix"),
+    [("us6.datadoghq.com", "did you mean us5.datadoghq.com?"), ("lab.example", "there are ap1.datadoghq.com, ")],
+)
+def test_an_unknown_site_is_warned_of(site: str, fix: str) -> None:
+    """6.1: a site that Datadog may have added, or none of its own: a warning before the keys go there."""
+    (notice,) = load(KEYS, {"site": site}).warnings
+    assert notice.fact == f"{site} is not among Datadog's sites, and its API gets the keys"
+    assert notice.fix.startswith(fix)
+    assert load(KEYS, {"site": site, "api_url": "https://x.example"}).warnings == ()
+    assert settings.explain({"site": "no site"}, environ=KEYS).warnings == ()
+
+
+def test_every_site_is_taken_as_it_is() -> None:
+    """Without a warning; and each is Datadog's own."""
+    for site in SITES:
+        assert load(KEYS, {"site": site}).warnings == ()
+        assert is_of_datadog(site)
+        assert is_of_datadog(f"api.{site}".upper())
+    assert not is_of_datadog("notdatadoghq.com")
 
 
 @pytest.mark.parametrize(

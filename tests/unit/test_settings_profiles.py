@@ -185,7 +185,7 @@ def test_a_profile_where_there_are_none(tmp_path: Path, home: Path) -> None:
         ("[profiles]\neu = 'x'", "eu in profiles is no profile"),
         ("[profiles.eu]\nprofile = 'us'", "[profiles.eu] in {}: profile belongs at the top of the file"),
         ("[profiles.eu]\nsite = ['x']", "[profiles.eu] in {}: site must be a string"),
-        ("[profiles.eu]\numask = 27", '[profiles.eu] in {}: umask must be text, like "027"'),
+        ("[profiles.eu]\numask = 27", '[profiles.eu] in {}: umask must be text, like "750"'),
         ("[profiles.eu.deep]\nsite = 'x'", "[profiles.eu] in {}: a profile's table is called [profiles.deep]"),
         ("api_key_command = [1]", "api_key_command must be a string"),
         ("site = 'x y'", "site in {}: "),
@@ -266,7 +266,10 @@ def test_a_profile_that_the_environment_overrides(file: str) -> None:
     file = config(Path(file).parent, CONFIG)
     assert load({"profile": "eu"}, environ={"DD_SITE": "datadoghq.eu"}, file=file).warnings == ()
     assert load(environ=environ | {"ARTIFACTFS_PROFILE": "eu"}, file=file).warnings == ()
-    assert load({"profile": "eu", "site": "x.y"}, environ={"DD_SITE": "y.z"}, file=file).warnings == ()
+    assert (
+        load({"profile": "eu", "site": "ddog-gov.com"}, environ={"DD_SITE": "uk1.datadoghq.com"}, file=file).warnings
+        == ()
+    )
 
 
 LEVELS = ("flag", "-o", "variable", "profile", "top")

@@ -171,7 +171,8 @@ def test_strict_readers_take_the_json() -> None:
 def test_errors_in_sentences() -> None:
     """5.3: time, what happened, how often, and what to do, the last first; nothing that a terminal would obey."""
     failures = [Failed("x \x1b[2J", "do it", 3, "T1", "T2"), Failed("y", "", 1, "T0", "T0")]
-    assert errors_text(failures, "T3").decode().splitlines() == [
+    assert errors_text(failures, [], "T3").decode().splitlines() == [
         "T2  x \\x1b[2J (the last of 3 since T1)", "    what to do: do it", "T0  y (once)",
     ]  # fmt: skip
-    assert errors_text([], "T3") == b"no failures until T3\n"
+    notice = Failed("z", "", 1, "T0", "T0")
+    assert errors_text([], [notice], "T3") == b"no failures since the mount began, T3\nT0  notice: z (once)\n"

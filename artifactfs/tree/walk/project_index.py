@@ -194,6 +194,11 @@ class ProjectIndex:
         await self._wait(validation.done, validation.since + _MOMENT_S)
         return await self._validations.compare(run, prefix, project.files, validation, path, own) or {}
 
+    async def wait_for_all(self) -> None:
+        """Wait until each index that was requested is complete, or has failed."""
+        for project in list(self._projects.values()):
+            await project.done.wait()
+
     def has_times(self, run: Run) -> bool:
         """Whether an index of the run's project is cached, however old."""
         project = self._projects.get(run.project_id)

@@ -1,0 +1,57 @@
+"""`artifactfs download`: copies runs, directories and files to the local disk."""
+
+from functools import partial
+from typing import Any
+
+import click
+
+from artifactfs import settings
+from artifactfs.cli import output
+from artifactfs.cli.completion import DIRECTORY, FILE
+from artifactfs.cli.help_layout import command
+from artifactfs.cli.options import setting_options
+from artifactfs.settings import KEY_FORMS, SETTINGS
+from artifactfs.util.humanize import format_size
+
+# The settings with an option: those of the service. All others come from the other sources.
+_WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
+
+
+@command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files at once.")
+@partial(setting_options, without=_WITHOUT)
+def download(
+    paths: tuple[str, ...],
+    directory: str,
+    jobs: int,
+    options: tuple[str, ...],
+    config_file: str | None,
+    **flags: Any,
+) -> None:
+    """Download runs, directories and files to DIR, without a mount, and without FUSE.
+
+    PATH is a run's number (70158), PROJECT/RUN by their names, or a path below one (70158/checkpoints); or a path in a
+    mount, through which it is read then. It becomes DIR/NAME, as with cp -r.
+
+    What is there already, with the same size and time, is skipped. After an interruption, call it again: it goes on
+    where it stopped.
+    """
+    import logging
+
+    # Failures are in the lines below.
+    logging.getLogger().addHandler(logging.NullHandler())
+    from artifactfs.download import source_files, transfers
+    from artifactfs.warm import files
+
+    loaded = None
+    if {source_files.is_in_a_mount(path) for path in paths} != {True}:
+        loaded = settings.load(flags, options=",".join(options), config_file=config_file)
+        settings.drop_keys()
+        for notice in loaded.warnings:
+            output.warn(str(notice))
+    done = transfers.run(paths, directory, loaded, jobs, lambda count, size: output.progress(files(count), size))
+    present = f"; {files(done.present)} already there" if done.present else ""
+    output.say(f"{files(done.files)}, {format_size(done.received_bytes)}{present}")
+    output.give_up_on(done.failures, "could not be downloaded")

@@ -1,0 +1,197 @@
+"""Turns off what file managers read unasked: previews, and the number of items in each directory that they show.
+
+Owns a few settings of other programs, each for all directories of the user: no program has them for one mount alone.
+Their former values are for the caller to keep. Measured by `python -m tests.desktop.tour` (docs/desktop.md).
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from artifactfs.errors import ExitCode, UserError
+
+# Tools of the desktop answer at once; the wait needs a limit.
+_TOOL_S = 20.0
+_FIX = "run the command in a terminal of your desktop, or leave out --no-previews"
+
+Former = dict[str, str | None]
+
+
+class Setting(Protocol):
+    """A setting of a program. `name` is unique; `off`: the value that turns it off. Both methods raise
+    UserError and OSError.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def program(self) -> str: ...
+    @property
+    def off(self) -> str: ...
+    def read(self) -> str | None:
+        """Return the value, None where none is set."""
+
+    def write(self, value: str | None) -> None:
+        """Set the value; None removes it."""
+
+
+class _GSetting(NamedTuple):
+    program: str
+    schema: str
+    key: str
+    off: str = "'never'"
+
+    @property
+    def name(self) -> str:
+        return f"{self.schema} {self.key}"
+
+    def read(self) -> str | None:
+        return _run("gsettings", "get", self.schema, self.key)
+
+    def write(self, value: str | None) -> None:
+        _run("gsettings", *(("reset",) if value is None else ("set",)), self.schema, self.key, *_given(value))
+        if value is not None and self.read() != value:
+            fact = f"gsettings does not keep {self.key} of {self.schema}"
+            raise UserError(ExitCode.DESKTOP_FAILED, fact, _FIX)
+
+
+class _Xfconf(NamedTuple):
+    program: str
+    path: str
+    off: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.program} {self.path}"
+
+    def read(self) -> str | None:
+        try:
+            return _run("xfconf-query", "--channel", self.program, "--property", self.path)
+        except UserError:
+            # It fails for what is not set, too.
+            return None
+
+    def write(self, value: str | None) -> None:
+        change = ("--reset",) if value is None else ("--create", "--type", "string", "--set", value)
+        _run("xfconf-query", "--channel", self.program, "--property", self.path, *change)
+
+
+class _KeyFile(NamedTuple):
+    """An entry of a file of the Desktop Entry Specification's form, of a program without a tool for it."""
+
+    program: str
+    path: str
+    group: str
+    key: str
+    off: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.program} {self.group}/{self.key}"
+
+    def read(self) -> str | None:
+        found = self._pattern().search(self._text())
+        return found["value"] if found is not None else None
+
+    def write(self, value: str | None) -> None:
+        # Where a program's configuration is a link into a collection of dotfiles, the link stays.
+        text, path = self._text(), os.path.realpath(self.path)
+        line = "" if value is None else f"{self.key}={value}\n"
+        changed, count = self._pattern().subn(lambda found: found["before"] + line, text, count=1)
+        if not count and line:
+            head = f"[{self.group}]\n"
+            before, found, after = f"\n{text}".partition(f"\n{head}")
+            changed = f"{before}{found}{line}{after}"[1:] if found else f"{text}{head}{line}"
+        if changed == text:
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        new = f"{path}.{os.getpid()}.new"
+        try:
+            with open(new, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(changed)
+            if os.path.exists(path):
+                shutil.copymode(path, new)
+            os.replace(new, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            raise
+
+    def _text(self) -> str:
+        try:
+            with open(self.path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                return re.sub(r"(?<=[^\n])\Z", "\n", file.read())
+        except FileNotFoundError:
+            return ""
+
+    def _pattern(self) -> re.Pattern[str]:
+        group, key = re.escape(self.group), re.escape(self.key)
+        return re.compile(
+            rf"(?P<before>(?:^|\n)\[{group}\][^\n]*\n(?:(?!\[)[^\n]*\n)*?){key}[ \t]*=[ \t]*(?P<value>[^\n]*)\n"
+        )
+
+
+def settings(config_home: str, data_home: str) -> tuple[Setting, ...]:
+    """Return the settings of all file managers that are known; not each is installed."""
+    # Dolphin has a file for the directories that have none of their own.
+    dolphin = os.path.join(data_home, "dolphin/view_properties/global/.directory")
+    return (
+        _GSetting("nautilus", "org.gnome.nautilus.preferences", "show-directory-item-counts"),
+        _GSetting("nautilus", "org.gnome.nautilus.preferences", "show-image-thumbnails"),
+        _GSetting("nemo", "org.nemo.preferences", "show-directory-item-counts"),
+        _GSetting("nemo", "org.nemo.preferences", "show-image-thumbnails"),
+        _Xfconf("thunar", "/misc-thumbnail-mode", "THUNAR_THUMBNAIL_MODE_NEVER"),
+        _KeyFile("pcmanfm", os.path.join(config_home, "libfm/libfm.conf"), "ui", "show_thumbnail", "0"),
+        _KeyFile("dolphin", dolphin, "Dolphin", "PreviewsShown", "false"),
+        _KeyFile("dolphin", os.path.join(config_home, "dolphinrc"), "ContentDisplay", "DirectorySizeMode", "None"),
+    )
+
+
+def turn_off(known: tuple[Setting, ...], former: Mapping[str, str | None]) -> Former:
+    """Turn previews off in each file manager that is installed, and return the values before, by name.
+
+    `former`: what an earlier call returned; its values stay. Raises UserError and OSError, with each change undone.
+    """
+    before: Former = {}
+    try:
+        for setting in known:
+            if shutil.which(setting.program) is None:
+                continue
+            value = setting.read()
+            if value != setting.off:
+                setting.write(setting.off)
+                before[setting.name] = value
+    except BaseException:
+        with contextlib.suppress(UserError, OSError):
+            put_back(known, before)
+        raise
+    return before | dict(former)
+
+
+def put_back(known: tuple[Setting, ...], former: Mapping[str, str | None]) -> None:
+    """Give each setting that is still off its former value. Raises UserError and OSError."""
+    for setting in known:
+        if setting.name in former and shutil.which(setting.program) is not None and setting.read() == setting.off:
+            setting.write(former[setting.name])
+
+
+def _given(value: str | None) -> tuple[str, ...]:
+    return () if value is None else (value,)
+
+
+def _run(*command: str) -> str:
+    """Return what a tool of the desktop prints. Raises UserError where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_TOOL_S, check=False, text=True)
+    except FileNotFoundError:
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{command[0]} is missing", "leave out --no-previews") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{command[0]} did not end within {_TOOL_S:g} s") from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{command[0]} failed: {said}", _FIX)
+    return done.stdout.strip()

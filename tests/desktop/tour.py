@@ -1,0 +1,138 @@
+"""What file managers ask of a mount: one tour with each, its requests and bytes counted by the emulator.
+
+    python -m tests.desktop.tour [nautilus dolphin nemo pcmanfm thunar]
+
+Prints the table of docs/desktop.md: each place opened cold in a new window, first with `artifactfs desktop install
+--bin`, then with --no-previews, too.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from artifactfs.emulator import sample
+from tests.desktop.desk import DesktopSession, desktop
+from tests.fixtures import ordinary_user, shell_of
+from tests.harness import Lab, Shell, run
+
+PROGRAMS = ("nautilus", "dolphin", "nemo", "pcmanfm", "thunar")
+# Each, and the requests without which nothing of it can be shown.
+PLACES = {
+    "names": {"projects": 1},
+    "200 runs": {"runs": 2},
+    "a run": {"listing": 1},
+    "50 pictures": {"listing": 1},
+    "weights": {"listing": 1},
+}
+# As on a desktop; without a GPU. Settings in a file, as there is no dconf.
+ENV = {
+    "GDK_BACKEND": "x11",
+    "GSETTINGS_BACKEND": "keyfile",
+    "GSK_RENDERER": "cairo",
+    "QT_QPA_PLATFORM": "xcb",
+    "XDG_CURRENT_DESKTOP": "GNOME",
+}
+# What the user's artifactfs needs, and no program of the system's.
+_UNSET = ("-u", "PYTHONPATH", "-u", "LD_LIBRARY_PATH")
+# A window has shown what it shows when it has asked for nothing so long, and so long after its start.
+_QUIET_S = 5.0
+_AT_LEAST_S = 10.0
+_AT_MOST_S = 90.0
+
+
+class Tour:
+    """A user's desktop, and a run with weights, pictures, and files whose names tell nothing."""
+
+    def __init__(self, desk: DesktopSession, shell: Shell, lab: Lab) -> None:
+        self._desk = desk
+        self._shell = shell
+        self._lab = lab
+        weights = {f"weights/model-{number}.safetensors": 2_000_000 for number in range(4)}
+        pictures = {f"pictures/sample-{number:03d}.png": 300_000 for number in range(50)}
+        run_id = lab.new_run(weights | pictures | {"config.json": 500, "notes": 200, "train.py": 2_000})
+        paths: tuple[tuple[object, ...], ...] = (
+            ("names",),
+            ("names", f"many-runs~{sample.MANY_PROJECT}"),
+            ("runs", run_id),
+            ("runs", run_id, "pictures"),
+            ("runs", run_id, "weights"),
+        )
+        self._paths = dict(zip(PLACES, paths, strict=True))
+
+    def install(self, *options: str) -> None:
+        """Run `artifactfs desktop install`."""
+        self._shell.cli("desktop", "install", *options, env=self._desk.env | ENV).ok()
+
+    def version(self, program: str) -> str:
+        """Return what a program says of itself; PCManFM has no word for it."""
+        done = run(*self._shell.prefix, *self._command(program, "--version"), env=self._desk.env)
+        return done.text.splitlines()[0] if done.code == 0 and done.text else program
+
+    @contextmanager
+    def opened(self, program: str, place: str) -> Iterator[None]:
+        """Show a place in a new window of a program, on a mount to which nothing is known."""
+        mounted = self._shell.mount(name="home/model-lab")
+        # The sample has awkward directories, which those programs enter that count.
+        mounted.log.announce(r"client: .*", optional=True)
+        try:
+            with self._desk.program(*self._command(program, mounted.path(*self._paths[place]))):
+                yield
+        finally:
+            # A service that the program started may be reading still.
+            run(*self._shell.prefix, "fusermount3", "-uz", mounted.point).ok()
+
+    def cost(self, program: str, place: str, least: Mapping[str, int]) -> tuple[dict[str, int], int]:
+        """Return the requests of opening a place, by kind, and the bytes of contents.
+
+        `least`: without these requests nothing can be shown.
+        """
+        with self.opened(program, place):
+            begin = changed = time.monotonic()
+            last = ""
+            while True:
+                stats = self._lab.stats()
+                if (now := json.dumps(stats, sort_keys=True)) != last:
+                    last, changed = now, time.monotonic()
+                waited_s, quiet_s = time.monotonic() - begin, time.monotonic() - changed
+                requests = self._lab.requests()
+                is_shown = all(requests.get(kind, 0) >= count for kind, count in least.items())
+                if waited_s > _AT_MOST_S or (is_shown and waited_s > _AT_LEAST_S and quiet_s > _QUIET_S):
+                    return requests, stats["content_bytes"]
+                time.sleep(0.5)
+
+    @staticmethod
+    def _command(*command: str) -> tuple[str, ...]:
+        variables = (f"{name}={value}" for name, value in ENV.items())
+        return ("env", *_UNSET, *variables, *command)
+
+
+def main(programs: list[str]) -> None:
+    """Print the table."""
+    lab = Lab()
+    out = sys.stdout.write
+    try:
+        out(f"| | installed with | {' | '.join(PLACES)} |\n|---|---|{'---|' * len(PLACES)}\n")
+        with ordinary_user() as user:
+            for program in programs or [name for name in PROGRAMS if shutil.which(name)]:
+                for options in (("--bin",), ("--bin", "--no-previews")):
+                    # A home that knows nothing: file managers keep their previews there.
+                    with shell_of(user, lab) as shell, desktop(shell) as desk:
+                        tour = Tour(desk, shell, lab)
+                        tour.install(*options)
+                        cells = [_cell(*tour.cost(program, place, least)) for place, least in PLACES.items()]
+                        out(f"| {tour.version(program)} | `{' '.join(options)}` | {' | '.join(cells)} |\n")
+                        sys.stdout.flush()
+    finally:
+        lab.stop()
+
+
+def _cell(requests: dict[str, int], content_bytes: int) -> str:
+    read = requests.pop("content", 0)
+    return f"{sum(requests.values())}" + (f" + {read} files, {content_bytes:,} bytes" if read else "")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
