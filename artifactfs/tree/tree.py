@@ -238,7 +238,8 @@ class Tree:
         if held is None:
             return
         entry = held.value.listing.by_name.get(file.entry.name)
-        if entry is None or not same_version(file.entry, entry):
+        # With the same number it is the version, of which contents may have told more since.
+        if entry is None or not (entry.number == file.entry.number or same_version(file.entry, entry)):
             raise errors.Superseded("the listing has another version of this file")
 
     def mark_suspect(self, directory: ArtifactDir) -> None:
