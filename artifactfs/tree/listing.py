@@ -163,10 +163,9 @@ async def build(
         for answered in part:
             item = sizes.overridden(answered, now_ns, live=live) if sizes.overrides else answered
             growth = sizes.grown.get(item.name)
-            before, used = (
-                sizes.corrected(known.get(item.name), item.name),
-                growth.numbers if growth is not None else (),
-            )
+            before, used = known.get(item.name), growth.numbers if growth is not None else ()
+            if growth is not None or sizes.overrides:
+                before = sizes.corrected(before, item.name)
             if before is None and live and (shown := evicted.get(item.name)) is not None:
                 # Of another size only: its times may be of another clock.
                 grew = not shown.is_dir and not item.is_dir and (item.size_bytes or 0) > (shown.size_bytes or 0)
