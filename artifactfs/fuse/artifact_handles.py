@@ -294,9 +294,13 @@ class ArtifactHandles:
         inode, file, opened = handle.inode, handle.file, handle.opened
         began = trio.current_time()
         try:
-            if opened.size != inode.entry.size_bytes:
-                await self._grow(inode, opened, offset + size)
-            return await opened.read(offset, size)
+            while True:
+                if opened.size != inode.entry.size_bytes:
+                    await self._grow(inode, opened, offset + size)
+                found = await opened.read(offset, size)
+                # Where a program was shown a larger size meanwhile, the kernel would fill a short answer with zeros.
+                if len(found) == size or offset + len(found) >= (inode.entry.size_bytes or 0):
+                    return found
         except errors.Superseded as error:
             if not inode.superseded:
                 log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)

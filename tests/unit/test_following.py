@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -211,3 +212,28 @@ async def test_an_open_that_a_lookup_overtakes(autojump_clock: MockClock) -> Non
         assert failed == [errno.ESTALE]
         found = await made.operations.lookup(made.parent, b"log", CONTEXT)
         assert (found.st_ino, found.st_size) == (inode, 700)
+
+
+async def test_a_read_that_growth_overtakes(autojump_clock: MockClock) -> None:
+    """4.1: a read that waits while the kernel is shown a larger size gives its bytes, too: none is left for zeros."""
+    size, larger = 5 * BLOCK + 100, 5 * BLOCK + 300
+    async with live(size) as made, trio.open_nursery() as nursery:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        handle = (await made.operations.open(inode, 0, CONTEXT)).fh
+        made.contents.pause_s = 1.0
+        found: list[bytes] = []
+
+        async def read_the_end() -> None:
+            found.append(bytes(await made.operations.read(handle, 5 * BLOCK, BLOCK)))
+
+        nursery.start_soon(read_the_end)
+        await trio.sleep(0.5)
+        asked = len(made.contents.asked)
+        assert asked > 0
+        assert found == []
+        shown = made.operations.inodes.get(inode)
+        shown.entry = msgspec.structs.replace(shown.entry, size_bytes=larger)
+        made.contents.data = WHOLE[:larger]
+        await trio.sleep(5)
+        assert found == [WHOLE[5 * BLOCK : larger]]
+        await made.operations.release(handle)
