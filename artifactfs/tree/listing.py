@@ -201,7 +201,8 @@ def _entry(
         its_number = number(item.name, item.is_dir, item.size_bytes)
         if its_number in used:
             its_number = number(item.name, item.is_dir, item.size_bytes, now_ns)
-        return Entry(item.name, item.is_dir, its_number, mtime_ns, item.size_bytes, item.created_ns)
+        is_listed = item.size_bytes is not None
+        return Entry(item.name, item.is_dir, its_number, mtime_ns, item.size_bytes, item.created_ns, is_listed)
     new = Entry(
         item.name,
         item.is_dir,
@@ -209,6 +210,7 @@ def _entry(
         old.mtime_ns,
         item.size_bytes,
         old.created_ns if item.created_ns is None else item.created_ns,
+        item.size_bytes is not None,
     )
     if may_have_grown(old, new):
         # Its own time where that moved; else the time at which the growth was seen.

@@ -119,7 +119,8 @@ class SizeChanges:
         self.keep(key, sizes)
 
     def record_other_version(self, key: tuple[int, str], entry: Entry) -> None:
-        """Record that a file that seemed to have grown is another version: it gets a number of its own."""
-        sizes = self._of.get(key)
-        if sizes is not None and (grown := sizes.grown.get(entry.name)) is not None:
-            grown.entry = None
+        """Record that a file turned out to be another version: that gets a number of its own."""
+        sizes = self.of(key)
+        sizes.note_growth(entry)
+        sizes.grown[entry.name].entry = None
+        self.keep(key, sizes)

@@ -111,6 +111,11 @@ class Tree:
         return self._catalogue.root
 
     @property
+    def live_ttl_s(self) -> float:
+        """How old a listing of a running run may be while a program follows a file in it."""
+        return self._times.live_ttl
+
+    @property
     def runs(self) -> StaticDir:
         """`/runs`."""
         return self._catalogue.runs
@@ -204,9 +209,8 @@ class Tree:
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
         stamp = self._stamp(run, entry, variant)
-        # A file that a listing without a size showed first has the number of that.
-        is_listed = entry.number != number(entry.name, False, None)
         place = f"{run_id}/{file.path}"
+        is_listed = entry.is_size_listed
         return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed, place)
 
     def watch_followed(self, listed: Callable[[int, str], None]) -> None:
@@ -289,8 +293,11 @@ class Tree:
         self._catalogue.clear()
         self._directories.clear()
 
-    def refresh(self, node: Node) -> None:
-        """Make a node and everything below it stale (3.3); for a file, its directory."""
+    def refresh(self, node: Node) -> Callable[[tuple[int, str]], bool]:
+        """Make a node and everything below it stale (3.3); for a file, its directory.
+
+        Returns whether a directory, by run id and path, is stale now.
+        """
         if isinstance(node, ArtifactDir | ArtifactFile):
             directory = node if isinstance(node, ArtifactDir) else node.directory
             run_id, path = directory.run_id, directory.path
@@ -304,10 +311,14 @@ class Tree:
             self._runs.mark_stale_where(lambda known: known == run_id)
             if self._index is not None and run is not None:
                 self._index.refresh(run.project_id)
-        elif isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
+            return is_meant
+        is_all = True
+        if isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
             self._catalogue.refresh(node)
+            is_all = False
         else:
             self.mark_all_stale()
+        return lambda _key: is_all
 
     def known_run(self, run_id: int) -> Run | None:
         """Return a cached run, fresh or stale. No request."""

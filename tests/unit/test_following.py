@@ -1,6 +1,5 @@
 """What a program that follows a file is shown: growth once it is proven, and what that costs (2.4, 3.5)."""
 
-import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.domain import Run
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.operations import Operations
 from artifactfs.tree.tree import Tree
@@ -33,14 +34,18 @@ class Live:
 
     service: FakeService
     contents: content_harness.Server
+    tree: Tree
+    files: OpenFileTable
     operations: Operations
     parent: int
     dropped: list[tuple[int, bytes]] = field(default_factory=list)
+    lists_sizes: bool = True
 
     def become(self, data: bytes, listed: int | None = None) -> None:
         """Let the log have these contents, and the listing show their size, or `listed`."""
         self.contents.data = data
-        self.service.listings[1, ""] = directory({"log": len(data) if listed is None else listed})
+        if self.lists_sizes:
+            self.service.listings[1, ""] = directory({"log": len(data) if listed is None else listed})
 
     async def size(self, inode: int) -> int:
         """Return the size that `stat` shows, polled until the change was seen."""
@@ -56,8 +61,9 @@ class Live:
 
 
 @asynccontextmanager
-async def live(size: int) -> AsyncIterator[Live]:
-    service = FakeService(runs={1: run(1)}, listings={(1, ""): directory({"log": size})})
+async def live(size: int, its_run: Run = run(1), *, lists_sizes: bool = True) -> AsyncIterator[Live]:  # noqa: B008
+    listed = directory({"log": size if lists_sizes else None})
+    service = FakeService(runs={1: its_run}, listings={(1, ""): listed})
     contents = content_harness.Server(WHOLE[:size])
     async with trio.open_nursery() as nursery, content_harness.bench(contents) as bench:
         tree = Tree(service, site="t", nursery=nursery, clock=trio.current_time, wall_clock_ns=lambda: NOW_NS)
@@ -65,7 +71,7 @@ async def live(size: int) -> AsyncIterator[Live]:
         tree.watch_followed(handlers.on_listed)
         root: Any = pyfuse3.ROOT_INODE
         parent = (await handlers.lookup((await handlers.lookup(root, b"runs", CONTEXT)).st_ino, b"1", CONTEXT)).st_ino
-        made = Live(service, contents, handlers, parent)
+        made = Live(service, contents, tree, bench.files, handlers, parent, lists_sizes=lists_sizes)
         handlers.on_superseded(lambda number, name: made.dropped.append((number, name)))
         yield made
         nursery.cancel_scope.cancel()
@@ -162,21 +168,4 @@ async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
         made.become(WHOLE[:1000])
         assert await made.size(inode) == 1000
         assert await made.read_all(handle, inode) == WHOLE[:1000]
-        await made.operations.release(handle)
-
-
-async def test_a_listing_that_runs_ahead_of_whole_bodies(autojump_clock: MockClock) -> None:
-    """3.5, 4.1: without ranges, too, a file can be opened: the length of a body that ends in order counts."""
-    async with live(700) as made:
-        made.contents.granted = False
-        made.become(WHOLE[:700], listed=1000)
-        await trio.sleep(61)
-        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
-        with pytest.raises(FUSEError) as caught:
-            await made.operations.open(inode, 0, CONTEXT)
-        assert caught.value.errno == errno.ESTALE
-        found = await made.operations.lookup(made.parent, b"log", CONTEXT)
-        assert (found.st_ino != inode, found.st_size) == (True, 700)
-        handle = (await made.operations.open(found.st_ino, 0, CONTEXT)).fh
-        assert await made.read_all(handle, found.st_ino) == WHOLE[:700]
         await made.operations.release(handle)
