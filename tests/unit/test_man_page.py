@@ -97,7 +97,7 @@ def test_nothing_is_left_out() -> None:
         assert all(re.search(rf"\b{name}\b", page) for name in setting.env)
     for code in ExitCode:
         assert re.search(rf"(?m)^       {code:d}  +\S", page), code
-    assert "artifactfs login\n       mkdir -p ~/model-lab\n" in page
+    assert "mkdir -p ~/model-lab\n" in page
     assert "~/.config/artifactfs/config.toml\n" in page
     assert all(name in page for name in ("XDG_STATE_HOME", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM"))
     assert page.count("-h, --help") == page.count("-V, --version") == 1
