@@ -43,6 +43,8 @@ _POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, er
 _PROOF_PAUSE_S = 1.0
 # Files that are polled and of which no listing gives the size. Arbitrary.
 _MAX_LOOKED_AT = 10_000
+# Files that were opened last, of which contents are most likely cached. Arbitrary.
+_MAX_OPENED = 20_000
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -66,6 +68,8 @@ class ArtifactHandles:
         # The open handles by inode number; and the inodes of which it will soon be known whether they have grown.
         self._open: dict[int, list[FileHandle]] = {}
         self.proving: dict[int, trio.Event] = {}
+        # The inodes of the files that were opened last, by the numbers of their entries.
+        self._opened: cachetools.LRUCache[int, Inode] = cachetools.LRUCache(_MAX_OPENED)
         self._failed: cachetools.TTLCache[int, None] = cachetools.TTLCache(1_000, _PROOF_PAUSE_S, trio.current_time)
         self._looked_at: cachetools.TTLCache[int, None] = cachetools.TTLCache(
             _MAX_LOOKED_AT, tree.live_ttl_s, trio.current_time
@@ -90,12 +94,14 @@ class ArtifactHandles:
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
-        listed_bytes = file.entry.size_bytes
+        # As the kernel has it by now: another program may have looked the name up meanwhile.
+        listed_bytes = inode.entry.size_bytes
         self._record_size(inode, opened)
         if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
+        self._opened[inode.entry.number] = inode
         handle = FileHandle(inode, file, opened, tid)
         self._open.setdefault(inode.number, []).append(handle)
         return handle
@@ -129,17 +135,41 @@ class ArtifactHandles:
         """
         if inode.number not in self._open:
             return False
-        if inode.number not in self.proving and inode.number not in self._failed:
-            self._start_proof(inode, entry)
+        self._start_proof(inode, entry)
         return True
 
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """Whether the contents of a file that a listing gives less than it is shown with were read; asks them then.
+
+        The listing may lag behind, or the contents may: a program that read the file must not get the same bytes again
+        under another number. So the file stays as it is shown until its contents say otherwise.
+        """
+        inode = self._opened.get(entry.number)
+        if inode is None or inode.superseded or not inode.lookups:
+            return False
+        self._start_proof(inode, msgspec.structs.replace(inode.entry, size_bytes=listed_bytes))
+        return True
+
+    def _start_proof(self, inode: Inode, entry: Entry) -> None:
+        if inode.number not in self.proving and inode.number not in self._failed:
+            self.proving[inode.number] = trio.Event()
+            self._files.start_soon(partial(self._prove, inode, entry))
+
     def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
-        """Begin to prove the growth that a new listing of a directory shows of its open files."""
+        """Begin to prove the growth that a new listing of a directory shows of its open files.
+
+        The kernel drops the names of those of which it shows another version.
+        """
         for handles in list(self._open.values()):
             inode = handles[0].inode
             directory = inode.directory
-            if directory is not None and (directory.run_id, directory.path) == (run_id, path):
-                inodes.update(inode, self._tree.current(directory, inode.entry))
+            if directory is None or (directory.run_id, directory.path) != (run_id, path):
+                continue
+            try:
+                self._tree.ensure_current(cast(ArtifactFile, inode.node))
+            except errors.Superseded:
+                self.on_superseded(directory.entry.number, inode.entry.name)
+            inodes.update(inode, self._tree.current(directory, inode.entry))
 
     def polled(self, inode: Inode) -> None:
         """Begin to look whether a file has grown that a program polls, where no listing tells its size."""
@@ -181,14 +211,13 @@ class ArtifactHandles:
         if (proof := self.proving.get(inode.number)) is not None:
             await proof.wait()
 
-    def _start_proof(self, inode: Inode, entry: Entry) -> None:
-        self.proving[inode.number] = trio.Event()
-        self._files.start_soon(partial(self._prove, inode, entry))
-
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
         looked_at: OpenFile | None = None
         try:
+            if (entry.size_bytes or 0) < (inode.entry.size_bytes or 0):
+                await self._compare(inode)
+                return
             version = await self._tree.locate_content(file)
             # A program that opens the file for each look may have closed it again: then the next `open` proves it.
             opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
@@ -209,6 +238,18 @@ class ArtifactHandles:
             self.proving.pop(inode.number).set()
             if looked_at is not None:
                 looked_at.close()
+
+    async def _compare(self, inode: Inode) -> None:
+        """See whether the contents of a file, which a listing gives less, are still those that are shown, or more."""
+        version = await self._tree.locate_content(cast(ArtifactFile, inode.node))
+        opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+        comparing = opened or await self._files.open(version)
+        try:
+            await comparing.grow(version, doubted=True)
+            self._record_size(inode, comparing)
+        finally:
+            if comparing is not opened:
+                comparing.close()
 
     @no_checkpoint
     def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:

@@ -37,6 +37,7 @@ from artifactfs.tree.nodes import (
     ControlDir,
     ControlFile,
     DirSnapshot,
+    Entry,
     LookupResult,
     Node,
     Symlink,
@@ -107,6 +108,10 @@ class Operations(pyfuse3.Operations):
     async def refresh(self, is_meant: Callable[[tuple[int, str]], bool]) -> set[int]:
         """Let open files in directories, by run id and path, show their new sizes; returns their inodes (3.3)."""
         return await self._artifacts.refresh(is_meant, self.inodes)
+
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """See ArtifactHandles."""
+        return self._artifacts.asks_contents(entry, listed_bytes)
 
     def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
