@@ -45,6 +45,8 @@ _PROOF_PAUSE_S = 1.0
 _MAX_LOOKED_AT = 10_000
 # Files that were opened last, of which contents are most likely cached. Arbitrary.
 _MAX_OPENED = 20_000
+# How many of them a refresh looks up. Arbitrary.
+_MAX_REFRESHED = 1_000
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -181,12 +183,14 @@ class ArtifactHandles:
             self._start_proof(inode, entry)
 
     async def refresh(self, is_meant: Callable[[tuple[int, str]], bool], inodes: InodeTable) -> set[int]:
-        """Let the open files in directories, by run id and path, show what the service has now (3.3).
+        """Let the files in directories, by run id and path, that are or were open show what the service has now (3.3).
 
         Waits at most as long as a requested refresh. Returns the inodes.
         """
-        open_now = [handles[0].inode for handles in self._open.values()]
-        meant = [each for each in open_now if each.directory and is_meant((each.directory.run_id, each.directory.path))]
+        last = list(self._opened.values())[-_MAX_REFRESHED:]
+        known = {inode.number: inode for inode in (*last, *(handles[0].inode for handles in self._open.values()))}
+        current = [inode for inode in known.values() if inode.lookups and not inode.superseded]
+        meant = [each for each in current if each.directory and is_meant((each.directory.run_id, each.directory.path))]
         with trio.move_on_after(min(REQUESTED_WAIT_S, self._deadline_s / 2)):
             async with trio.open_nursery() as nursery:
                 for inode in meant:
@@ -204,7 +208,8 @@ class ArtifactHandles:
         self._failed.pop(inode.number, None)
         self._looked_at.pop(inode.number, None)
         inodes.update(inode, self._tree.current(directory, inode.entry))
-        self.polled(inode)
+        if inode.number in self._open:
+            self.polled(inode)
         await self._proven(inode)
 
     async def _proven(self, inode: Inode) -> None:
