@@ -21,9 +21,20 @@ SMOKE := tests/contract/test_semantics_1_tree.py tests/contract/test_semantics_2
   tests/contract/test_semantics_4_reading.py tests/contract/test_semantics_5_errors.py \
   tests/contract/test_semantics_6_safety.py tests/contract/test_semantics_6_others.py \
   tests/contract/test_semantics_7_cost.py tests/mount/test_demo.py tests/mount/test_warm_and_cache.py
+# Where we meet our dependencies: single modules; httpx and h11 on the virtual clock; pyfuse3 and trio below attributes,
+# signals, reads and errors; uvicorn and starlette in the emulator; click in what is typed. The rest depends on our code.
+DEPENDENT := tests/unit tests/simulated/test_client_forms.py tests/simulated/test_client_property.py \
+  tests/simulated/test_unsolicited_property.py tests/contract/test_emulator_served.py \
+  tests/contract/test_semantics_2_attributes.py tests/contract/test_semantics_3_hangup.py \
+  tests/contract/test_semantics_4_reading.py tests/contract/test_semantics_5_errors.py \
+  tests/mount/test_completion.py tests/mount/test_config.py tests/mount/test_demo.py tests/mount/test_warm_and_cache.py
 # Bytecode of the tests is kept, whatever the machine says: without it each process compiles them all.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := -m pip --disable-pip-version-check --no-input
+# Behind `pip install`: what it does, in a line for each package. The first time takes a minute or more.
+SHOWN := --progress-bar off | sed -unE 's/^Collecting ([^ ;(]+).*/  \1/p; s/^(Building|Installing).*: /  \1 /p'
+# Debian's names of the releases that have a package of ours.
+RELEASES := bookworm trixie
 
 # make bench REPEAT=1 ONLY="find": how often each is measured, and which rows of the comparison (those whose names hold it).
 # Seconds that the server takes for each answer: DELAY=0.2, or BENCH_DELAYS="0.02 0.2" for several. INDEX=0: only where
@@ -41,7 +52,7 @@ MINUTES := 10
 SEED :=
 EXAMPLES := 2000
 
-.PHONY: help demo demo-stop install test test-unit test-smoke test-lowest lint man layout soak bench bench-readme screenshots wheel clean
+.PHONY: help demo demo-stop install test test-unit test-smoke test-lowest lint man layout soak bench bench-readme screenshots dist deb test-deb release clean
 
 help: ## List the targets
 	@echo "make TARGET; set-up comes with each, and costs nothing the next time"
@@ -108,10 +119,21 @@ screenshots: $(VENV)/.developing ## Make the README's pictures of a desktop anew
 	@.ci/setup.sh tests
 	@$(VENV)/bin/python -m tests.desktop.screenshots docs/images
 
-wheel: $(VENV)/.installed ## Build dist/artifactfs-….whl
-	@rm -rf build dist/*.whl
-	$(VENV)/bin/python $(PIP) wheel --quiet --no-deps --wheel-dir dist .
-	@ls dist/*.whl
+dist: $(VENV)/.releasing ## Build dist/artifactfs-….tar.gz and, from it, the wheel; check both
+	@rm -rf dist
+	$(VENV)/bin/python -m build --quiet .
+	$(VENV)/bin/twine check --strict dist/*
+	$(VENV)/bin/check-wheel-contents dist/*.whl
+
+deb: dist ## Build dist/artifactfs_….deb for Debian 12 and for 13, each in a fresh system of it: three minutes
+	@.ci/setup.sh deb
+	@printf '%s\n' $(RELEASES) | xargs -P 2 -n 1 .ci/deb.sh build
+
+test-deb: ## Install each package of `make deb` in a bare system, use, upgrade and purge it; as root
+	@printf '%s\n' $(RELEASES) | xargs -P 2 -n 1 .ci/deb.sh test
+
+release: deb ## Build and check all that a release consists of, and say what is left to do; uploads nothing
+	@.ci/release.sh
 
 clean: demo-stop ## Remove what the other targets made
 	rm -rf $(VENV) $(LOWEST) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -119,17 +141,24 @@ clean: demo-stop ## Remove what the other targets made
 
 # A virtual environment that is missing, or whose Python is gone. pip is brought up to date: dependency groups need 25.1.
 %/.created: .ci/setup.sh
+	@echo "Making $*, once: system packages that are missing, and an environment for the Python packages"
 	@python=$$(.ci/setup.sh build); \
 	 $*/bin/python -c 'import pip' 2>/dev/null || "$$python" -m venv --clear $*
 	@$*/bin/python $(PIP) install --quiet --upgrade 'pip>=25.1'
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
-	$(VENV)/bin/python $(PIP) install --quiet --editable '.[demo]'
+	@echo "Installing the Python packages into $(VENV), and compiling pyfuse3: about a minute"
+	@$(VENV)/bin/python $(PIP) install --editable '.[demo]' $(SHOWN)
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
-	$(VENV)/bin/python $(PIP) install --quiet --editable '.[demo]' --group dev
+	@echo "Installing what the tests need into $(VENV): about a minute"
+	@$(VENV)/bin/python $(PIP) install --editable '.[demo]' --group dev $(SHOWN)
+	@touch $@
+
+$(VENV)/.releasing: $(VENV)/.installed
+	$(VENV)/bin/python $(PIP) install --quiet --editable '.[demo]' --group release
 	@touch $@
 
 $(LOWEST)/.developing: $(LOWEST)/.created pyproject.toml .ci/lowest.py

@@ -4,6 +4,7 @@
 #   setup.sh build    what building .venv takes; prints the Python to use, and nothing else, on standard output
 #   setup.sh mount    what mounting takes: fusermount3, /dev/fuse
 #   setup.sh tests    what the tests take: that, a few programs, and a desktop without a screen
+#   setup.sh deb      what building Debian packages takes: a maker of small Debian systems, and a check
 #
 # Installs only what is missing. PYTHON=/path/to/python3.12 chooses the Python.
 set -euo pipefail
@@ -54,7 +55,7 @@ need() {
   command -v apt-get >/dev/null ||
     fail "missing, by Debian's names: $*; install them with this system's package manager"
   is_root || command -v sudo >/dev/null || fail "$by_hand"
-  say "setup: installing $*"
+  say "setup: installing with apt-get, in a minute or two: $*"
   apt update || say "setup: the package lists could not be updated; trying with those at hand"
   apt install --yes --no-install-recommends "$@" || fail "$by_hand"
 }
@@ -123,6 +124,13 @@ for_tests() {
   device
 }
 
+for_deb() {
+  local programs="mmdebstrap:mmdebstrap lintian:lintian /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
+  # A user's own root is in a user namespace.
+  is_root || programs+=" newuidmap:uidmap"
+  need $(missing_programs $programs)
+}
+
 # nginx, of which the tests run one of their own: Debian would start the system's, now and at each boot.
 nginx_alone() {
   local policy=/usr/sbin/policy-rc.d made="" code=0
@@ -162,5 +170,6 @@ case ${1:-} in
   build) for_building ;;
   mount) for_mounting ;;
   tests) for_tests ;;
-  *) fail "usage: setup.sh build | mount | tests" ;;
+  deb) for_deb ;;
+  *) fail "usage: setup.sh build | mount | tests | deb" ;;
 esac

@@ -146,6 +146,7 @@ class ContentBody(msgspec.Struct):
 
     `end` and `total` (the artifact's size in bytes) are None where the answer does not say. `whole`: the server
     ignored the range and sends everything. `validator`: a digest of what names this version of the artifact.
+    `is_framed`: its end is marked, by a length or a last chunk; otherwise it ends as the connection does.
     """
 
     start: int
@@ -154,6 +155,7 @@ class ContentBody(msgspec.Struct):
     whole: bool
     validator: bytes | None
     chunks: AsyncIterator[bytes]
+    is_framed: bool = True
 
 
 class RequestUsage(msgspec.Struct, frozen=True):

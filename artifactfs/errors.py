@@ -250,7 +250,7 @@ class ConnectionLost(PassingError):
 
 
 class ShortBody(ConnectionLost):
-    """A body that ended before the size in the listing. It is never served as the whole file of that size.
+    """A body that ended before the size in the listing. It is never served as the whole file.
 
     `size_bytes`: the length of the body, where it ended in order.
     """

@@ -71,14 +71,16 @@ class Broken(errors.ConnectionLost):
 class Server:
     """A ContentService: `data` is the file, the rest how it is answered.
 
-    `granted`: ranges are; `told`: the total is sent. `validator`: of the next answer. `cuts`: for each answer, after
-    how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all. `failures`: raised in
-    place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk ever comes.
+    `granted`: ranges are; `told`: the total is; `framed`: see ContentBody. `validator`: of the next answer. `cuts`:
+    for each answer, after how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all.
+    `failures`: raised in place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk
+    ever comes.
     """
 
     data: bytes
     granted: bool = True
     told: bool = True
+    framed: bool = True
     chunk: int = 700
     pause_s: float = 0.0
     validator: Callable[[], bytes | None] = lambda: None
@@ -109,7 +111,7 @@ class Server:
             if self.ranges is None and not (start == 0 and size is not None and end >= size):
                 self.ranges = False
             said = total + len(self.extra) if self.told else None
-            body = ContentBody(0, said, said, True, self.validator(), self._chunks(data + self.extra))
+            body = ContentBody(0, said, said, True, self.validator(), self._chunks(data + self.extra), self.framed)
         elif start >= total:
             body = ContentBody(start, start, total, False, None, self._chunks(b""))
         else:

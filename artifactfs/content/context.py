@@ -56,6 +56,8 @@ class ContentContext(msgspec.Struct):
     validators_unreliable: bool = False
     # The validator of each version that was read, by the version's key in the caches.
     validators: cachetools.LRUCache[bytes, bytes] = msgspec.field(default_factory=_remembered)
+    # Sizes that no listing gives and that were found earlier (trio's clock) are asked again (docs/semantics.md 3.3).
+    sizes_stale_at: float = float("-inf")
     # Held by the request that finds out whether this server grants ranges.
     probe: trio.Lock = msgspec.field(default_factory=trio.Lock)
     # Files with a fetch under way, and full bodies that are being read.

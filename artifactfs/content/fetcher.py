@@ -18,7 +18,7 @@ from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.full_body import FullBody
-from artifactfs.content.version_blocks import LargerContent, VersionBlocks
+from artifactfs.content.version_blocks import LargerContent, SmallerContent, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,10 @@ class _OtherValidator(Exception):
 
 
 class Fetcher:
-    """All fetches of one version. `grow(size)` lets it grow to a larger file, or raises Superseded."""
+    """All fetches of one version. `grow(size)` lets it grow to a larger file, or raises Superseded.
+
+    `shrink(smaller)` lets it be the smaller file that an answer was of, or raises Superseded, ShortBody.
+    """
 
     def __init__(
         self,
@@ -45,11 +48,13 @@ class Fetcher:
         artifact: ArtifactRef,
         blocks: VersionBlocks,
         grow: Callable[[int | None], Awaitable[None]],
+        shrink: Callable[[SmallerContent], Awaitable[None]],
     ) -> None:
         self._context = context
         self.artifact = artifact
         self._blocks = blocks
         self._grow = grow
+        self._shrink = shrink
         # Held by a request while its answer may be the whole file.
         self._turn = trio.Lock()
         self._full_body: FullBody | None = None
@@ -86,6 +91,9 @@ class Fetcher:
                 fruitless += blocks.size == size
                 if fruitless >= _MAX_FRUITLESS:
                     raise await blocks.supersede(larger.total) from larger
+                continue
+            except SmallerContent as smaller:
+                await self._shrink(smaller)
                 continue
             except (errors.ConnectionLost, errors.TimedOut) as caught:
                 if not answered:
@@ -132,6 +140,9 @@ class Fetcher:
             self._full_body = FullBody(self._context, self.artifact, self._blocks, body, fetch)
             try:
                 await self._full_body.run()
+            except SmallerContent as smaller:
+                # Before the fetches that follow the body look for another.
+                await self._shrink(smaller)
             finally:
                 self._full_body = None
                 self._blocks.changed.notify()
@@ -139,7 +150,7 @@ class Fetcher:
     async def _check(self, body: ContentBody, suspect: bytes | None, size: int | None) -> None:
         """Compare an answer with this version, which had `size` when the request was sent.
 
-        Raises Superseded, ShortBody; LargerContent and _OtherValidator to ask again.
+        Raises Superseded; SmallerContent, LargerContent and _OtherValidator to ask again.
         """
         blocks = self._blocks
         if size is not None and size != blocks.size:
@@ -150,9 +161,10 @@ class Fetcher:
         elif body.total is not None and body.total != blocks.size:
             if body.total > blocks.size:
                 raise LargerContent(body.total)
-            if body.whole:
-                raise errors.ShortBody(f"a body of {body.total} bytes came for {blocks.size}", body.total)
-            raise await blocks.supersede(body.total)
+            raise SmallerContent(body.total, whole=body.whole, is_first=blocks.is_untouched)
+        elif body.total is not None:
+            blocks.is_listed_only = False
+        blocks.lacks_length = body.whole and body.total is None
         if body.validator is None or self._context.validators_unreliable:
             if blocks.must_match:
                 raise await blocks.supersede(blocks.size)

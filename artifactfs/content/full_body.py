@@ -12,7 +12,7 @@ from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
-from artifactfs.content.version_blocks import LargerContent, VersionBlocks
+from artifactfs.content.version_blocks import LargerContent, SmallerContent, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
 from artifactfs.util.pulse import Pulse
 
@@ -40,6 +40,7 @@ class FullBody:
         self._context = context
         self._blocks = blocks
         self._body = body
+        self._is_first = blocks.is_untouched
         self._fetch = fetch
         # The offsets up to which reads wait, and up to which read-ahead is wanted.
         self._wanted_to = 0 if fetch.ahead else fetch.end
@@ -50,7 +51,7 @@ class FullBody:
         self._stream = Stream(artifact, size, size is None or context.fits(size))
 
     async def run(self) -> None:
-        """Read the body to its end, or until it is idle. Raises LargerContent, ShortBody, ConnectionLost."""
+        """Read the body to its end, or until it is idle. Raises LargerContent, SmallerContent, ConnectionLost."""
         context, stream = self._context, self._stream
         context.active_streams += 1
         context.stats.streams.append(stream)
@@ -82,8 +83,13 @@ class FullBody:
         if size is None:
             blocks.learn_size(received)
             await blocks.persist_range(0, received)
-        elif received < size:
-            raise errors.ShortBody(f"the body ended after {received} of {size} bytes", received)
+        elif received == size:
+            blocks.is_listed_only = False
+        elif self._body.is_framed:
+            raise SmallerContent(received, whole=True, is_first=self._is_first)
+        else:
+            # Nothing tells a connection that was cut from the end of the body.
+            raise errors.ShortBody(f"the connection ended after {received} of {size} bytes")
 
     def want(self, end: int, *, ahead: bool = False) -> None:
         """A read waits for the bytes before `end`; or, with `ahead`, they are wanted as read-ahead."""

@@ -53,11 +53,12 @@ class _Sample(msgspec.Struct, frozen=True):
 
 
 async def prove(
-    context: ContentContext, artifact: ArtifactRef, blocks: VersionBlocks, listed_bytes: int | None
+    context: ContentContext, artifact: ArtifactRef, blocks: VersionBlocks, listed_bytes: int | None, *, moved: bool
 ) -> Growth:
     """Return how a file continues the version in `blocks`, which has a size.
 
-    `listed_bytes`: the size by the listing, None where an answer, or nothing, says that it grew. Waits at most the
+    `listed_bytes`: the size by the listing, None where an answer, or nothing, says that it grew. `moved`: its time says
+    that it is another file, or a larger one, so its first bytes are compared even if it is as long. Waits at most the
     deadline without progress. Raises Superseded for other contents, which are discarded; ServiceError.
     """
     size = blocks.size or 0
@@ -75,7 +76,7 @@ async def prove(
     if known_to == size:
         end = max(size + 1, min(listed_bytes or size + block_bytes, start + 2 * block_bytes))
     found, whole = await _request(context, artifact, blocks, samples, start, end, listed_bytes)
-    if not whole and len(samples) > 1:
+    if not whole and len(samples) > 1 and (moved or found.size_bytes > size):
         await _request(context, artifact, blocks, samples, 0, samples[0].end, listed_bytes)
     return found if samples else msgspec.structs.replace(found, compared=False)
 
@@ -150,10 +151,10 @@ async def _compare(
         if at - progress_at >= context.tuning.min_progress_bytes:
             progress_at, scope.deadline = at, trio.current_time() + context.deadline_s
     known_to = max((min(sample.end, end) for sample in samples), default=0)
+    if body.whole and body.is_framed and total is None and at < size:
+        raise await blocks.supersede(at)
     if at < max(known_to, min(enough, body.end or 0)):
         raise errors.ConnectionLost("an answer ended before what is known of the file")
     if total is None:
         total = max(at, listed_bytes or 0) if at >= enough else at
-        if total < size and body.whole:
-            raise await blocks.supersede(total)
     return Growth(max(total, size), body.validator, bytes(news[: max(0, total - size)]))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import cachetools
 import msgspec
+import trio
 
 from artifactfs import errors
 from artifactfs.content import cache_places
@@ -73,9 +74,11 @@ class OpenFileTable:
         """
         key = _identity(version)
         shared = self._open.get(key)
-        if shared is None or shared.current.dead:
+        if shared is None:
             shared = self._open[key] = SharedVersion(self._new_file(key, version))
         opened = shared
+        # What follows a version that is gone has another lineage: none of its bytes may come under this one.
+        opened.current.blocks.check_alive()
         opened.current.refcount += 1
         handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
         try:
@@ -88,6 +91,10 @@ class OpenFileTable:
             handle.close()
             raise
         return handle
+
+    def expire_sizes(self) -> None:
+        """Let the next opening of each file whose size no listing gives ask for it."""
+        self._context.sizes_stale_at = trio.current_time()
 
     def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
         """Run a task that no caller waits for. It must not raise."""
@@ -156,7 +163,7 @@ class OpenFileTable:
 
     def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
         closed = self._closed.pop(identity, None)
-        if closed is None or (version.size_bytes is not None and version.size_bytes < closed.size_bytes):
+        if closed is None:
             return SharedFile(self._context, version, self._key_of(version))
         known = msgspec.structs.replace(
             version, size_bytes=closed.size_bytes, content_stamp=closed.content_stamp or version.content_stamp

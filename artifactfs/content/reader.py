@@ -17,6 +17,9 @@ from artifactfs.content.shared_file import SharedFile
 from artifactfs.content.version_blocks import HasSuccessor
 from artifactfs.domain import ContentVersion
 
+# The longest body that is read for its length alone, where neither listings nor answers tell that. Arbitrary.
+CHECKED_BYTES = 64 << 20
+
 
 class SharedVersion:
     """A version that is open, and its SharedFile under the account of now: a switch replaces that (6.3)."""
@@ -52,11 +55,11 @@ class OpenFile:
         """What names this version at the service; None before an answer, or where none names it."""
         return self._shared.current.blocks.validator
 
-    async def grow(self, version: ContentVersion) -> None:
+    async def grow(self, version: ContentVersion, max_age_s: float | None = None, *, doubted: bool = False) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
         while True:
             try:
-                return await self._shared.current.grow(version)
+                return await self._shared.current.grow(version, max_age_s, doubted=doubted)
             except HasSuccessor:
                 continue
 
@@ -74,6 +77,10 @@ class OpenFile:
         end = min(head_bytes, self.size or 0)
         if revalidate and end and self._shared.current.try_view(0, end) is None:
             await self._fetch(0, end, head_bytes)
+        file, size = self._shared.current, self.size
+        if revalidate and size and file.lacks_length and size <= min(CHECKED_BYTES, file.room_bytes):
+            # Only the end of the body shows whether the listing runs ahead of the contents.
+            await self._fetch(size - 1, size, size)
 
     async def read_to_end(self, most_bytes: int | None = None) -> None:
         """Find the size by reading the file to its end.

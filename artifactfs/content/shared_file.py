@@ -15,7 +15,7 @@ from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.growth import Growth, prove
-from artifactfs.content.version_blocks import HasSuccessor, VersionBlocks
+from artifactfs.content.version_blocks import HasSuccessor, SmallerContent, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentVersion
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -49,7 +49,7 @@ class SharedFile:
         self.version = version
         size, stamp = version.size_bytes, version.content_stamp
         self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators)
-        self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer)
+        self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer, self._shrink_by_answer)
         self._growing = trio.Lock()
         self.sized_at = trio.current_time() if sized_at is None else sized_at
         # The fetch of each block that is under way.
@@ -66,6 +66,11 @@ class SharedFile:
         return self.blocks.size
 
     @property
+    def lacks_length(self) -> bool:
+        """Whether only a listing has told the size so far, and answers do not tell it before the end of a body."""
+        return self.blocks.is_listed_only and self.blocks.lacks_length
+
+    @property
     def room_bytes(self) -> int:
         """The longest body that a cache has room for."""
         return self._context.room_bytes
@@ -77,11 +82,12 @@ class SharedFile:
 
     # --- growing -------------------------------------------------------------------------------------------
 
-    async def grow(self, version: ContentVersion) -> None:
+    async def grow(self, version: ContentVersion, max_age_s: float | None = None, *, doubted: bool = False) -> None:
         """Let the version grow to the size that a listing gives, if its contents are continued (growth.py).
 
-        The size may come out smaller, where the listing runs ahead of the contents, or larger. Raises Superseded,
-        ServiceError.
+        Where no listing gives a size, the contents are asked once an answer has told it more than `max_age_s` ago
+        (None: the time to live of a listing); and where a listing gives less (`doubted`). The size may come out
+        smaller, where the listing runs ahead of the contents, or larger. Raises Superseded, ServiceError.
         """
         async with self._growing:
             # A read past the end of a version that is gone must fail, and not find the end of the file.
@@ -95,9 +101,11 @@ class SharedFile:
                     await self._grow(version, None)
                 return
             # Without a size in the listing, only an answer shows growth.
-            is_old = not version.is_listed and trio.current_time() - self.sized_at > self._context.listing_ttl_s
-            if listed > size or (is_old and not version.settled):
-                await self._grow(version, listed if version.is_listed else None)
+            max_age_s = self._context.listing_ttl_s if max_age_s is None else max_age_s
+            sized_since = max(self._context.sizes_stale_at, trio.current_time() - max_age_s)
+            is_old = not version.is_listed and self.sized_at < sized_since
+            if listed > size or ((is_old or doubted) and not version.settled):
+                await self._grow(version, listed if version.is_listed and not doubted else None)
 
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""
@@ -109,9 +117,26 @@ class SharedFile:
                 raise await self.blocks.supersede(total)
             await self._grow(msgspec.structs.replace(self.version, size_bytes=total), total)
 
+    async def _shrink_by_answer(self, smaller: SmallerContent) -> None:
+        """Have the size of a smaller answer, where the listing of a run that goes on runs ahead of the contents.
+
+        That is so where nothing of them was known: otherwise they were cut, and are another version. An empty body is
+        one, too, since it may come in place of a file that is gone. Raises Superseded; ShortBody in a settled run.
+        """
+        size, settled = smaller.size, self.version.settled
+        if smaller.is_first and size and not settled:
+            self.blocks.learn_size(size)
+            self.blocks.is_listed_only = False
+            await self.blocks.persist_range(0, size)
+        elif smaller.whole and settled:
+            raise errors.ShortBody(f"a body of {size} bytes came for {self.size}", size)
+        else:
+            raise await self.blocks.supersede(size)
+
     async def _grow(self, version: ContentVersion, listed_bytes: int | None) -> None:
         artifact, old_size = _named(version), self.size or 0
-        growth = await prove(self._context, artifact, self.blocks, listed_bytes)
+        moved = version.content_stamp not in (None, self.blocks.content_stamp)
+        growth = await prove(self._context, artifact, self.blocks, listed_bytes, moved=moved)
         self._become(version, artifact, growth, old_size)
         if growth.size_bytes > old_size and growth.news:
             await self.blocks.receive(old_size, growth.news, ahead=True)
@@ -208,6 +233,7 @@ class SharedFile:
     def successor(self, key_of: Callable[[int | None], bytes]) -> "SharedFile":
         """Return this version with nothing cached. An open file keeps its size and its validator."""
         new = SharedFile(self._context, msgspec.structs.replace(self.version, size_bytes=self.size), key_of)
+        new.blocks.is_listed_only = False
         if self.blocks.validator is not None:
             new.blocks.set_validator(self.blocks.validator)
         new.blocks.must_match = self.blocks.must_match

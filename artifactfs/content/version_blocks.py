@@ -31,6 +31,16 @@ class LargerContent(Exception):
         self.total = total
 
 
+class SmallerContent(Exception):
+    """An answer is of a smaller file. `whole`: it is a whole body; `is_first`: see VersionBlocks.is_untouched."""
+
+    def __init__(self, size: int, *, whole: bool, is_first: bool) -> None:
+        super().__init__(size)
+        self.size = size
+        self.whole = whole
+        self.is_first = is_first
+
+
 class VersionBlocks:
     """See the module. `size` None: unknown so far. `key_of(size)`: the key, which stays when the size becomes another.
 
@@ -58,6 +68,9 @@ class VersionBlocks:
         self._key = key or key_of(size)
         # Whether the key is without the size, which is then saved beside the blocks.
         self.saves_size = key is None and size is None
+        # Whether the size is the listing's alone, and whether answers are whole bodies that do not tell it.
+        self.is_listed_only = key is None and size is not None
+        self.lacks_length = False
         # Blocks that are being filled: the pool might evict them.
         self._filling: dict[int, MemoryBlock] = {}
         self._end: Callable[[], Exception] | None = None
@@ -85,12 +98,17 @@ class VersionBlocks:
             # A new exception each time: a traceback grows with every raise and keeps its frames alive.
             raise self._end()
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing is known of the contents, and no reader was given any."""
+        return self.is_listed_only and not self.received and self.last_in_memory() is None
+
     def set_validator(self, validator: bytes) -> None:
         """Set the validator that the bytes of this version come with."""
         self.validator = self._context.validators[self._key] = validator
 
     def learn_size(self, size: int) -> None:
-        """Set the size, which was not known."""
+        """Set the size, which was not known, or only listed."""
         self.size = size
         if self.validator is None:
             self.validator = self._context.validators.get(self._key)

@@ -85,8 +85,9 @@ class Control:
     # --- refresh -------------------------------------------------------------------------------------------
 
     async def refresh_all(self) -> None:
-        """Refresh the whole mount: for SIGHUP (docs/semantics.md 3.3)."""
-        await self._mark_stale(self._components.tree.root)
+        """Refresh the whole mount: for SIGHUP (docs/semantics.md 3.3). Does not wait for files that are open."""
+        is_meant, _ = await self._mark_stale(self._components.tree.root)
+        self._components.nursery.start_soon(self._refresh_open, is_meant)
 
     @property
     def is_invalidating(self) -> bool:
@@ -103,9 +104,15 @@ class Control:
 
     async def _refresh(self, number: int) -> bytes:
         node = self._inode(number).node
-        dropped = await self._mark_stale(node)
+        is_meant, dropped = await self._mark_stale(node)
+        await self._refresh_open(is_meant)
         log.info("refresh: %r is stale", mount_path(node) or "/")
         return _json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
+
+    async def _refresh_open(self, is_meant: Callable[[tuple[int, str]], bool]) -> None:
+        """Let the kernel see what the service has of files that are open: their growth is proven first (2.4)."""
+        if self.operations is not None:
+            await self._dentries.drop_attributes(await self.operations.refresh(is_meant))
 
     async def _refresh_contents(self, number: int) -> bytes:
         """Refresh a place, and drop the contents of its files: in memory, on disk, in the kernel (semantics.md 3.6)."""
@@ -121,7 +128,7 @@ class Control:
 
         async def finish() -> None:
             try:
-                answer["kernel_names_dropped"] = await self._mark_stale(node)
+                _, answer["kernel_names_dropped"] = await self._mark_stale(node)
                 answer.update(await self._delete_contents(part))
                 answer["kernel_pages_dropped"] = await self._dentries.drop_pages(inodes)
                 log.info("refresh: %r is stale, and its contents are dropped: %s", mount_path(node) or "/", answer)
@@ -168,12 +175,14 @@ class Control:
             return lambda directory: is_of_project(directory.run_id)
         return lambda _directory: True
 
-    async def _mark_stale(self, node: Node) -> bool:
-        self._components.tree.refresh(node)
+    async def _mark_stale(self, node: Node) -> tuple[Callable[[tuple[int, str]], bool], bool]:
+        """Make a node stale; returns which directories are, and whether the kernel has dropped its names."""
+        is_meant = self._components.tree.refresh(node)
+        self._components.files.expire_sizes()
         self._details.mark_all_stale()
         if node is self._components.tree.root:
             self._components.keys.expire()
-        return await self._dentries.drop(self._dentries_above(node))
+        return is_meant, await self._dentries.drop(self._dentries_above(node))
 
     @staticmethod
     def _dentries_above(node: Node) -> list[Name]:

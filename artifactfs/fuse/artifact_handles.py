@@ -17,10 +17,20 @@ from pyfuse3 import FUSEError
 
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
-from artifactfs.content.reader import OpenFile
+from artifactfs.content.reader import CHECKED_BYTES, OpenFile
 from artifactfs.fuse.error_boundary import shown
 from artifactfs.fuse.inodes import Inode, InodeTable
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, LookupResult, Node, mount_path, same_version
+from artifactfs.tree.nodes import (
+    ArtifactDir,
+    ArtifactFile,
+    Entry,
+    LookupResult,
+    Node,
+    may_have_grown,
+    mount_path,
+    same_version,
+)
+from artifactfs.tree.swr_cache import REQUESTED_WAIT_S
 from artifactfs.tree.tree import Tree
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -31,8 +41,12 @@ log = logging.getLogger(__name__)
 _POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, errors.ShortBody)
 # The pause after a proof that failed. Arbitrary.
 _PROOF_PAUSE_S = 1.0
-# The longest body that a lookup reads to know its length, which neither listings nor answers tell. Arbitrary.
-_LOOKUP_BYTES = 64 << 20
+# Files that are polled and of which no listing gives the size. Arbitrary.
+_MAX_LOOKED_AT = 10_000
+# Files that were opened last, of which contents are most likely cached. Arbitrary.
+_MAX_OPENED = 20_000
+# How many of them a refresh looks up. Arbitrary.
+_MAX_REFRESHED = 1_000
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -55,8 +69,13 @@ class ArtifactHandles:
         self._deadline_s = deadline_s
         # The open handles by inode number; and the inodes of which it will soon be known whether they have grown.
         self._open: dict[int, list[FileHandle]] = {}
-        self.proving: set[int] = set()
+        self.proving: dict[int, trio.Event] = {}
+        # The inodes of the files that were opened last, by the numbers of their entries.
+        self._opened: cachetools.LRUCache[int, Inode] = cachetools.LRUCache(_MAX_OPENED)
         self._failed: cachetools.TTLCache[int, None] = cachetools.TTLCache(1_000, _PROOF_PAUSE_S, trio.current_time)
+        self._looked_at: cachetools.TTLCache[int, None] = cachetools.TTLCache(
+            _MAX_LOOKED_AT, tree.live_ttl_s, trio.current_time
+        )
         # Called with the parent's inode number and the name of a file that has another version.
         self.on_superseded: Callable[[int, bytes], None] = lambda _parent, _name: None
 
@@ -77,12 +96,14 @@ class ArtifactHandles:
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
-        listed_bytes = file.entry.size_bytes
+        # As the kernel has it by now: another program may have looked the name up meanwhile.
+        listed_bytes = inode.entry.size_bytes
         self._record_size(inode, opened)
         if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
+        self._opened[inode.entry.number] = inode
         handle = FileHandle(inode, file, opened, tid)
         self._open.setdefault(inode.number, []).append(handle)
         return handle
@@ -116,26 +137,99 @@ class ArtifactHandles:
         """
         if inode.number not in self._open:
             return False
-        if inode.number not in self.proving and inode.number not in self._failed:
-            self.proving.add(inode.number)
-            self._files.start_soon(partial(self._prove, inode, entry))
+        self._start_proof(inode, entry)
         return True
 
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """Whether the contents of a file that a listing gives less than it is shown with were read; asks them then.
+
+        The listing may lag behind, or the contents may: a program that read the file must not get the same bytes again
+        under another number. So the file stays as it is shown until its contents say otherwise.
+        """
+        inode = self._opened.get(entry.number)
+        if inode is None or inode.superseded or not inode.lookups:
+            return False
+        self._start_proof(inode, msgspec.structs.replace(inode.entry, size_bytes=listed_bytes))
+        return True
+
+    def _start_proof(self, inode: Inode, entry: Entry) -> None:
+        if inode.number not in self.proving and inode.number not in self._failed:
+            self.proving[inode.number] = trio.Event()
+            self._files.start_soon(partial(self._prove, inode, entry))
+
     def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
-        """Begin to prove the growth that a new listing of a directory shows of its open files."""
+        """Begin to prove the growth that a new listing of a directory shows of its open files.
+
+        The kernel drops the names of those of which it shows another version.
+        """
         for handles in list(self._open.values()):
             inode = handles[0].inode
             directory = inode.directory
-            if directory is not None and (directory.run_id, directory.path) == (run_id, path):
-                inodes.update(inode, self._tree.current(directory, inode.entry))
+            if directory is None or (directory.run_id, directory.path) != (run_id, path):
+                continue
+            try:
+                self._tree.ensure_current(cast(ArtifactFile, inode.node))
+            except errors.Superseded:
+                self.on_superseded(directory.entry.number, inode.entry.name)
+            inodes.update(inode, self._tree.current(directory, inode.entry))
+
+    def polled(self, inode: Inode) -> None:
+        """Begin to look whether a file has grown that a program polls, where no listing tells its size."""
+        number, entry = inode.number, inode.entry
+        if entry.is_size_listed or entry.size_bytes is None or inode.superseded or number in self.proving:
+            return
+        if number not in self._looked_at:
+            self._looked_at[number] = None
+            self._start_proof(inode, entry)
+
+    async def refresh(self, is_meant: Callable[[tuple[int, str]], bool], inodes: InodeTable) -> set[int]:
+        """Let the files in directories, by run id and path, that are or were open show what the service has now (3.3).
+
+        Waits at most as long as a requested refresh. Returns the inodes.
+        """
+        last = list(self._opened.values())[-_MAX_REFRESHED:]
+        known = {inode.number: inode for inode in (*last, *(handles[0].inode for handles in self._open.values()))}
+        current = [inode for inode in known.values() if inode.lookups and not inode.superseded]
+        meant = [each for each in current if each.directory and is_meant((each.directory.run_id, each.directory.path))]
+        with trio.move_on_after(min(REQUESTED_WAIT_S, self._deadline_s / 2)):
+            async with trio.open_nursery() as nursery:
+                for inode in meant:
+                    nursery.start_soon(self._refresh, inode, inodes)
+        return {inode.number for inode in meant}
+
+    async def _refresh(self, inode: Inode, inodes: InodeTable) -> None:
+        directory, name = cast(ArtifactDir, inode.directory), inode.entry.name
+        try:
+            await self._tree.lookup(directory, name)
+        except errors.ArtifactfsError as error:
+            log.info("whether %s has grown is not known: %s", shown(mount_path(inode.node)), error)
+            return
+        await self._proven(inode)
+        self._failed.pop(inode.number, None)
+        self._looked_at.pop(inode.number, None)
+        inodes.update(inode, self._tree.current(directory, inode.entry))
+        if inode.number in self._open:
+            self.polled(inode)
+        await self._proven(inode)
+
+    async def _proven(self, inode: Inode) -> None:
+        if (proof := self.proving.get(inode.number)) is not None:
+            await proof.wait()
 
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
+        looked_at: OpenFile | None = None
         try:
+            if (entry.size_bytes or 0) < (inode.entry.size_bytes or 0):
+                await self._compare(inode)
+                return
+            version = await self._tree.locate_content(file)
             # A program that opens the file for each look may have closed it again: then the next `open` proves it.
             opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+            if opened is None and not version.is_listed:
+                opened = looked_at = await self._files.open(version, stream=True)
             if opened is not None:
-                await opened.grow(await self._tree.locate_content(file))
+                await opened.grow(version, 0.0)
             self._show_growth(inode, entry, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
@@ -146,13 +240,28 @@ class ArtifactHandles:
             self._failed[inode.number] = None
             log.exception("proving growth failed: %s", errors.unexpected())
         finally:
-            self.proving.discard(inode.number)
+            self.proving.pop(inode.number).set()
+            if looked_at is not None:
+                looked_at.close()
+
+    async def _compare(self, inode: Inode) -> None:
+        """See whether the contents of a file, which a listing gives less, are still those that are shown, or more."""
+        version = await self._tree.locate_content(cast(ArtifactFile, inode.node))
+        opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+        comparing = opened or await self._files.open(version)
+        try:
+            await comparing.grow(version, doubted=True)
+            self._record_size(inode, comparing)
+        finally:
+            if comparing is not opened:
+                comparing.close()
 
     @no_checkpoint
     def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
         """Let the kernel see the larger entry, which the contents of an open file have proven, if it is open."""
         if not inode.superseded:
-            inode.merge(Inode(entry.number, entry, inode.directory))
+            if may_have_grown(inode.entry, entry):
+                inode.merge(Inode(entry.number, entry, inode.directory))
             if opened is not None:
                 self._record_size(inode, opened)
 
@@ -172,7 +281,7 @@ class ArtifactHandles:
             opened = await self._files.open(await self._tree.locate_content(file), stream=True)
             try:
                 if opened.size is None:
-                    await opened.read_to_end(_LOOKUP_BYTES)
+                    await opened.read_to_end(CHECKED_BYTES)
                 size = opened.size
             finally:
                 opened.close()
@@ -190,9 +299,13 @@ class ArtifactHandles:
         inode, file, opened = handle.inode, handle.file, handle.opened
         began = trio.current_time()
         try:
-            if opened.size != inode.entry.size_bytes:
-                await self._grow(inode, opened, offset + size)
-            return await opened.read(offset, size)
+            while True:
+                if opened.size != inode.entry.size_bytes:
+                    await self._grow(inode, opened, offset + size)
+                found = await opened.read(offset, size)
+                # Where a program was shown a larger size meanwhile, the kernel would fill a short answer with zeros.
+                if len(found) == size or offset + len(found) >= (inode.entry.size_bytes or 0):
+                    return found
         except errors.Superseded as error:
             if not inode.superseded:
                 log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)
@@ -235,10 +348,6 @@ class ArtifactHandles:
         try:
             with trio.fail_at(max(began + self._deadline_s, trio.current_time() + _DIAGNOSE_S)):
                 found = (await self._tree.lookup(file.directory, file.entry.name)).node
-                contents_bytes = error.size_bytes if isinstance(error, errors.ShortBody) else None
-                if contents_bytes is not None and isinstance(found, ArtifactFile):
-                    # Only of a run that goes on may the listing run ahead of the contents.
-                    contents_bytes = None if (await self._tree.locate_content(found)).settled else contents_bytes
         except errors.NoSuchEntry:
             inode.superseded = True
             return FUSEError(gone)
@@ -247,12 +356,9 @@ class ArtifactHandles:
         if not isinstance(found, ArtifactFile):
             inode.superseded = True
             return FUSEError(errno.EISDIR if gone == errno.ENOENT else errno.ESTALE)
-        if same_version(file.entry, found.entry) and contents_bytes is None:
+        if same_version(file.entry, found.entry):
             # The file is the one that it was, and keeps its inode number: an outage is no replacement.
             return FUSEError(errno.EIO)
         inode.superseded = True
-        if contents_bytes is not None:
-            # The fresh listing disagrees still, so the length of the content counts (4.1).
-            self._tree.record_size_conflict(found, contents_bytes)
         # Another version by now: the body of one that is empty is too short for this one.
         return FUSEError(errno.ESTALE)

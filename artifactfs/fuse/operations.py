@@ -37,6 +37,7 @@ from artifactfs.tree.nodes import (
     ControlDir,
     ControlFile,
     DirSnapshot,
+    Entry,
     LookupResult,
     Node,
     Symlink,
@@ -104,6 +105,14 @@ class Operations(pyfuse3.Operations):
         """A directory was listed because programs follow files in it: see which of its open files have grown."""
         self._artifacts.listed(run_id, path, self.inodes)
 
+    async def refresh(self, is_meant: Callable[[tuple[int, str]], bool]) -> set[int]:
+        """Let open files in directories, by run id and path, show their new sizes; returns their inodes (3.3)."""
+        return await self._artifacts.refresh(is_meant, self.inodes)
+
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """See ArtifactHandles."""
+        return self._artifacts.asks_contents(entry, listed_bytes)
+
     def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
         self._artifacts.on_superseded = drop
@@ -164,8 +173,11 @@ class Operations(pyfuse3.Operations):
         attributes_s = ATTRIBUTES_S
         if found.directory is not None and not found.entry.is_dir:
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
-            attributes_s = self._tree.attributes_left_s(found.directory, followed=self._is_polled(inode))
+            is_polled = self._is_polled(inode)
+            attributes_s = self._tree.attributes_left_s(found.directory, followed=is_polled)
             self.inodes.update(found, self._tree.current(found.directory, found.entry))
+            if is_polled and attributes_s < ATTRIBUTES_S:
+                self._artifacts.polled(found)
             if inode in self._artifacts.proving:
                 attributes_s = 0.0
         return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)

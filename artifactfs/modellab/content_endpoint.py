@@ -159,7 +159,8 @@ class ContentEndpoint:
             return ContentBody(first, last, total, False, _validator(headers), chunks)
         total = _length(headers)
         self._refuse_other_kinds(_kind(stream), artifact, total, size)
-        return ContentBody(0, total, total, True, _validator(headers), chunks)
+        is_framed = total is not None or "transfer-encoding" in headers
+        return ContentBody(0, total, total, True, _validator(headers), chunks, is_framed)
 
     def _note(self, body: ContentBody, start: int, end: int | None, size: int | None) -> None:
         """Record whether this server grants ranges. A full answer to a full request shows nothing."""

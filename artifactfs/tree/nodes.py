@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     `number`: the inode number. `size_bytes` None: unknown (always for directories). Times are since the epoch.
     `created_ns`: a file's own time where the service gives it. It is part of the version, and mostly equals `mtime_ns`.
+    `is_size_listed`: the last listing gave a size; otherwise only the contents tell it.
     """
 
     name: bytes
@@ -31,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     mtime_ns: int
     size_bytes: int | None = None
     created_ns: int | None = None
+    is_size_listed: bool = True
 
 
 class StaticDir(msgspec.Struct, frozen=True):

@@ -41,3 +41,59 @@ def test_tail_follows(lab: Lab, mounting: Mounting, tmp_path: Path, forms: dict[
                 wait_until(partial(_has, out, lab.sha256(run_id, "sub/log.txt")), f"{added} bytes more")
     assert os.stat(path).st_ino == number
     assert [errors[option].read_bytes() for option in told] == [b"", b""]
+
+
+NO_LENGTH = {"ranges": "ignored", "length": "chunked"}
+
+
+@pytest.mark.parametrize("forms", [{}, {"ranges": "ignored"}, NO_LENGTH], ids=str)
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_opens_at_the_same_moment(lab: Lab, mounting: Mounting, size: int, forms: dict[str, str]) -> None:
+    """3.5, 4.1: where the listing of a running run runs ahead of a file, each of many readers gets what there is."""
+    run_id = lab.new_run({"sub/log.txt": size}, status="running")
+    there = lab.sha256(run_id, "sub/log.txt")
+    lab.files(run_id, append={"sub/log.txt": 500_000})
+    lab.switch(content_lag_s=3600, **forms)
+    mounted = mounting(*LIVE)
+    path = mounted.path("runs", run_id, "sub/log.txt")
+    assert int(mounted.sh('stat -c %s "$1"', path).ok().text) == size + 500_000
+    lab.reset()
+    command = 'for i in $(seq 20); do sha256sum <"$1" & done; wait'
+    assert mounted.sh(command, path).ok().text.split() == [there, "-"] * 20
+    assert lab.requests().get("listing", 0) <= 1
+    lab.switch(content_lag_s=0)
+    wait_until(
+        lambda: mounted.sh('sha256sum <"$1"', path).text.startswith(lab.sha256(run_id, "sub/log.txt")), "all of it"
+    )
+
+
+@pytest.mark.parametrize("forms", [{}, NO_LENGTH], ids=str)
+def test_growth_without_sizes(lab: Lab, mounting: Mounting, tmp_path: Path, forms: dict[str, str]) -> None:
+    """3.5, 7: where no listing gives a size, who polls sees growth, for a request a file and `live_ttl`."""
+    run_id = lab.new_run({"sub/log.txt": 1000, "sub/other.txt": 1000}, status="running", project=lab.new_project())
+    lab.switch(size_form="absent", index_size_form="absent", **forms)
+    mounted = mounting("--live-ttl", "1s", "--listing-ttl", "1h", "--negative-ttl", "0")
+    path, out, seen = mounted.path("runs", run_id, "sub/log.txt"), str(tmp_path / "out"), tmp_path / "seen"
+    mounted.sh('stat "$1"', mounted.path("runs", run_id, "sub/other.txt")).ok()
+    sizes = 'while sleep 0.2; do stat -c %s "$1"; done >"$2"'
+    with (
+        start_process(["sh", "-c", _TAIL, "sh", "-f", path, out, "/dev/null"]),
+        start_process(["sh", "-c", sizes, "sh", path, str(seen)]),
+    ):
+        size = 1000
+        for added in (1, 50, 700_000):
+            lab.files(run_id, append={"sub/log.txt": added})
+            size += added
+            wait_until(partial(_has, Path(out), lab.sha256(run_id, "sub/log.txt")), f"{added} bytes more")
+            wait_until(lambda: seen.read_text().splitlines()[-1:] == [str(size)], "its size")  # noqa: B023
+        lab.reset()
+        wait_until(lambda: lab.requests().get("listing", 0) >= 5, "five listings")
+        # A look that has just begun, and one that came with the first of these listings.
+        assert lab.requests()["content"] <= lab.requests()["listing"] + 2
+        assert {
+            entry["args"]["artifact_path"].rpartition("/")[2]
+            for entry in lab.stats()["log"]
+            if entry["kind"] == "content"
+        } == {"log.txt"}
+    numbers = [int(line) for line in seen.read_text().split()]
+    assert numbers == sorted(numbers)

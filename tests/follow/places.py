@@ -15,7 +15,7 @@ OPTIONS = ("--live-ttl", f"{LIVE_TTL_S:g}s")
 BEHIND_S = 2 * (LIVE_TTL_S + 2.0) + 14.0
 
 # How a server may behave, by switches of the emulator. `lags`: the listing's sizes are behind the content; `ahead`: the
-# content is behind them.
+# content is behind them; `unlisted`: listings have no sizes.
 FORMS: Mapping[str, Mapping[str, object]] = {
     "plain": {},
     "no-ranges": {"ranges": "ignored"},
@@ -26,7 +26,15 @@ FORMS: Mapping[str, Mapping[str, object]] = {
     "lags": {"listing_lag_s": 1.5},
     "lags-no-ranges": {"listing_lag_s": 1.5, "ranges": "ignored", "etag": "weak"},
     "ahead": {"content_lag_s": 1.5},
+    "ahead-no-length": {"content_lag_s": 1.5, "ranges": "ignored", "length": "chunked"},
     "ahead-validators": {"content_lag_s": 1.5, "etag": "strong", "last_modified": True, "created_at": "moves"},
+    "unlisted": {"size_form": "absent", "index_size_form": "absent"},
+    "unlisted-no-length": {
+        "size_form": "absent",
+        "index_size_form": "absent",
+        "ranges": "ignored",
+        "length": "chunked",
+    },
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from artifactfs import settings
 from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting
 from artifactfs.settings.schema import KEYS
+from artifactfs.util.urls import SITES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -33,6 +34,13 @@ def test_every_setting_is_in_the_table() -> None:
     """The tables are made of the code's: type what this prints into the page where they differ."""
     assert table(SETTINGS) in PAGE
     assert table((CONFIG, PROFILE)) in PAGE
+
+
+def test_every_site_is_named() -> None:
+    """The page has the sites that `--site` knows, in their order."""
+    listed = re.search(r"(?m)^Sites: ((?:.*\n)+?)\n", PAGE)
+    assert listed is not None
+    assert tuple(re.findall(r"`([a-z0-9.-]+\.[a-z]+)`", listed[1])) == SITES
 
 
 def test_there_are_examples() -> None:

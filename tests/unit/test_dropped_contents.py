@@ -25,10 +25,11 @@ PART = CachePart("site", "7/sub")
 MINE, OTHER = "7/sub/f.bin", "7/g.bin"
 
 
-async def opened(made: Bench, place: str = MINE, *, size: int | None = SIZE, settled: bool = True) -> OpenFile:
-    run = ContentVersion(
-        ArtifactRef("10", f"p/{place}"), size, settled=settled, is_listed=size is not None, place=place
-    )
+async def opened(
+    made: Bench, place: str = MINE, *, size: int | None = SIZE, settled: bool = True, lineage: int | None = None
+) -> OpenFile:
+    artifact, is_listed = ArtifactRef("10", f"p/{place}"), size is not None
+    run = ContentVersion(artifact, size, settled=settled, lineage=lineage, is_listed=is_listed, place=place)
     return await made.files.open(run, stream=True)
 
 
@@ -128,7 +129,8 @@ async def test_an_open_file(validators: str, granted: bool, autojump_clock: Mock
             with pytest.raises(errors.Superseded):
                 await handle.read(0, 10)
         assert await beside.read(10, 10) == OLD[10:20]
-        fresh = await opened(made)
+        # What follows a file that is gone has another number.
+        fresh = await opened(made, lineage=2 if handle.dead else None)
         assert await made.read_whole(fresh) == OLD
         for each in (handle, beside, fresh):
             each.close()

@@ -2,10 +2,11 @@
 
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -13,6 +14,8 @@ from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.domain import Run
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.operations import Operations
 from artifactfs.tree.tree import Tree
@@ -33,14 +36,18 @@ class Live:
 
     service: FakeService
     contents: content_harness.Server
+    tree: Tree
+    files: OpenFileTable
     operations: Operations
     parent: int
     dropped: list[tuple[int, bytes]] = field(default_factory=list)
+    lists_sizes: bool = True
 
     def become(self, data: bytes, listed: int | None = None) -> None:
         """Let the log have these contents, and the listing show their size, or `listed`."""
         self.contents.data = data
-        self.service.listings[1, ""] = directory({"log": len(data) if listed is None else listed})
+        if self.lists_sizes:
+            self.service.listings[1, ""] = directory({"log": len(data) if listed is None else listed})
 
     async def size(self, inode: int) -> int:
         """Return the size that `stat` shows, polled until the change was seen."""
@@ -56,19 +63,37 @@ class Live:
 
 
 @asynccontextmanager
-async def live(size: int) -> AsyncIterator[Live]:
-    service = FakeService(runs={1: run(1)}, listings={(1, ""): directory({"log": size})})
-    contents = content_harness.Server(WHOLE[:size])
+async def live_on(
+    service: FakeService, contents: content_harness.Server, prefetch: str = "off", *, lists_sizes: bool = True
+) -> AsyncIterator[Live]:
     async with trio.open_nursery() as nursery, content_harness.bench(contents) as bench:
-        tree = Tree(service, site="t", nursery=nursery, clock=trio.current_time, wall_clock_ns=lambda: NOW_NS)
+        tree = Tree(
+            service,
+            site="t",
+            nursery=nursery,
+            clock=trio.current_time,
+            wall_clock_ns=wall_clock_ns,
+            prefetch=prefetch,
+        )
         handlers = Operations(tree, bench.files, Ownership(1, 1), deadline_s=DEADLINE_S, on_ready=lambda: None)
         tree.watch_followed(handlers.on_listed)
+        tree.watch_contents(handlers.asks_contents)
         root: Any = pyfuse3.ROOT_INODE
         parent = (await handlers.lookup((await handlers.lookup(root, b"runs", CONTEXT)).st_ino, b"1", CONTEXT)).st_ino
-        made = Live(service, contents, handlers, parent)
+        made = Live(service, contents, tree, bench.files, handlers, parent, lists_sizes=lists_sizes)
         handlers.on_superseded(lambda number, name: made.dropped.append((number, name)))
         yield made
         nursery.cancel_scope.cancel()
+
+
+def wall_clock_ns() -> int:
+    return NOW_NS + int(trio.current_time() * 1e9)
+
+
+def live(size: int, its_run: Run = run(1), *, lists_sizes: bool = True) -> AbstractAsyncContextManager[Live]:  # noqa: B008
+    """Return a run with a log of so many bytes."""
+    service = FakeService(runs={1: its_run}, listings={(1, ""): directory({"log": size if lists_sizes else None})})
+    return live_on(service, content_harness.Server(WHOLE[:size]), lists_sizes=lists_sizes)
 
 
 async def test_growth_is_shown(autojump_clock: MockClock) -> None:
@@ -165,18 +190,50 @@ async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
         await made.operations.release(handle)
 
 
-async def test_a_listing_that_runs_ahead_of_whole_bodies(autojump_clock: MockClock) -> None:
-    """3.5, 4.1: without ranges, too, a file can be opened: the length of a body that ends in order counts."""
-    async with live(700) as made:
-        made.contents.granted = False
-        made.become(WHOLE[:700], listed=1000)
-        await trio.sleep(61)
+async def test_an_open_that_a_lookup_overtakes(autojump_clock: MockClock) -> None:
+    """4.1: while an open waits for the contents, the kernel is shown a size that they do not have: it asks again."""
+    async with live(700) as made, trio.open_nursery() as nursery:
         inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
-        with pytest.raises(FUSEError) as caught:
-            await made.operations.open(inode, 0, CONTEXT)
-        assert caught.value.errno == errno.ESTALE
+        await trio.sleep(61)
+        made.contents.pause_s = 1.0
+        failed: list[int] = []
+
+        async def open_it() -> None:
+            try:
+                await made.operations.open(inode, 0, CONTEXT)
+            except FUSEError as error:
+                failed.append(error.errno)
+
+        nursery.start_soon(open_it)
+        await trio.sleep(0.5)
+        made.become(WHOLE[:700], listed=1000)
+        assert (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_size == 1000
+        await trio.sleep(1)
+        assert failed == [errno.ESTALE]
         found = await made.operations.lookup(made.parent, b"log", CONTEXT)
-        assert (found.st_ino != inode, found.st_size) == (True, 700)
-        handle = (await made.operations.open(found.st_ino, 0, CONTEXT)).fh
-        assert await made.read_all(handle, found.st_ino) == WHOLE[:700]
+        assert (found.st_ino, found.st_size) == (inode, 700)
+
+
+async def test_a_read_that_growth_overtakes(autojump_clock: MockClock) -> None:
+    """4.1: a read that waits while the kernel is shown a larger size gives its bytes, too: none is left for zeros."""
+    size, larger = 5 * BLOCK + 100, 5 * BLOCK + 300
+    async with live(size) as made, trio.open_nursery() as nursery:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        handle = (await made.operations.open(inode, 0, CONTEXT)).fh
+        made.contents.pause_s = 1.0
+        found: list[bytes] = []
+
+        async def read_the_end() -> None:
+            found.append(bytes(await made.operations.read(handle, 5 * BLOCK, BLOCK)))
+
+        nursery.start_soon(read_the_end)
+        await trio.sleep(0.5)
+        asked = len(made.contents.asked)
+        assert asked > 0
+        assert found == []
+        shown = made.operations.inodes.get(inode)
+        shown.entry = msgspec.structs.replace(shown.entry, size_bytes=larger)
+        made.contents.data = WHOLE[:larger]
+        await trio.sleep(5)
+        assert found == [WHOLE[5 * BLOCK : larger]]
         await made.operations.release(handle)

@@ -1,14 +1,19 @@
 """artifactfs.content.growth: a version grows where the larger file continues it, and only there (2.4, 3.5)."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
 from artifactfs.domain import ArtifactRef, ContentVersion
 from tests.content_harness import BLOCK, GLANCE, Bench, Server, bench, noise
+
+T = TypeVar("T")
 
 OTHER = noise(100 * BLOCK, seed=3)
 WHOLE = noise(100 * BLOCK)
@@ -91,6 +96,33 @@ async def test_it_is_opened_again(granted: bool, tmp_path: Path, autojump_clock:
         assert await made.read_whole(handle) == WHOLE[: size + 3 * BLOCK]
         if granted:
             assert server.sent - sent <= 6 * BLOCK
+        handle.close()
+
+
+async def test_an_open_while_another_file_is_found(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """2.4: until all know that a file is another one, it is not opened under the number of the first."""
+
+    async def slowly(call: Callable[..., T], *args: object, **_: object) -> T:
+        await trio.sleep(1)
+        return call(*args)
+
+    server = Server(WHOLE[:700])
+    async with bench(server, directory=str(tmp_path), run_in_thread=slowly) as made:
+        handle = await opened(made, 700)
+        assert await made.read_whole(handle) == WHOLE[:700]
+        server.data = OTHER[:900]
+        async with trio.open_nursery() as nursery:
+
+            async def prove() -> None:
+                with pytest.raises(errors.Superseded):
+                    await grown(made, handle, 900)
+
+            nursery.start_soon(prove)
+            for _ in range(40):
+                await trio.sleep(0.1)
+                if len(server.asked) > 1:
+                    with pytest.raises(errors.Superseded):
+                        await opened(made, 700)
         handle.close()
 
 

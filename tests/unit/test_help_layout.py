@@ -36,10 +36,17 @@ def options_of(text: str) -> list[str]:
 
 
 def commands(group: click.Group, *above: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+    """Yield each command with its words, groups and what is in them."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         yield (*above, name), command
         if isinstance(command, click.Group):
             yield from commands(command, *above, name)
+
+
+COMMANDS = dict(commands(cli))
 
 
 def test_every_setting_has_one_place() -> None:
@@ -71,10 +78,13 @@ def test_common_options_first_and_rare_ones_on_demand(command: tuple[str, ...]) 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_no_command_is_cut(columns: int) -> None:
     """The first sentence of each command's help is whole, however narrow the terminal."""
-    listed = "".join(run("--help", columns=columns).output.split())
-    for name, command in cli.commands.items():
-        first = (command.help or "").split("\n\n")[0].replace("\n", " ").partition(". ")[0].rstrip(".")
-        assert "".join(f"{name}{first}".split()) in listed
+    found = [words for words, command in COMMANDS.items() if isinstance(command, click.Group)]
+    assert found
+    for above in ((), *found):
+        listed = "".join(run(*above, "--help", columns=columns).output.split())
+        for words, command in COMMANDS.items():
+            first = " ".join((command.help or "").split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+            assert words[:-1] != above or "".join(f"{words[-1]}{first}".split()) in listed, words
 
 
 def test_the_first_page() -> None:
@@ -90,7 +100,7 @@ def test_the_first_page() -> None:
 
 def test_every_command_is_quiet_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     """-q is in each help; it silences warnings and hints, and no error."""
-    for path, command in commands(cli):
+    for path, command in COMMANDS.items():
         if not isinstance(command, click.Group):
             assert "--quiet" in options_of(shown(*path, "--help")), path
     output.warn("w")

@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
+from artifactfs.domain import ArtifactRef, ContentVersion
 from tests.content_harness import BLOCK, GLANCE, LISTING_TTL_S, NOW_S, Server, bench, noise
 
 SIZE = 40 * BLOCK + 123
@@ -42,8 +43,10 @@ async def test_two_versions_of_one_size_never_meet_in_a_mount(
             await handle.read(20 * BLOCK, 100)
         with pytest.raises(errors.Superseded):
             await handle.read(5 * BLOCK, 100)
+        with pytest.raises(errors.Superseded):
+            await made.open(SIZE)
         asked = len(server.asked)
-        again = await made.open(SIZE)
+        again = await made.files.open(ContentVersion(ArtifactRef("10", "p/artifacts/f.bin"), SIZE, lineage=2))
         assert await read_all(again) == NEW
         assert len(server.asked) > asked
         # The old handle neither asks nor takes anything from the new one.

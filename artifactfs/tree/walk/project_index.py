@@ -38,8 +38,8 @@ _REST = 20.0
 _MAX_INFLIGHT = 2
 # The deadline of an index: a later one is of no use to a traversal.
 _DEADLINE_S = 60.0
-# A directory of this name is always listed on its own: git needs directories that it leaves empty (refs); without them
-# a copy is no repository.
+# A directory of this name, and all below it, are listed on their own: git needs directories that it leaves empty (refs,
+# and those of submodules); without them a copy is no repository.
 _DIRECT_NAME = ".git"
 # Projects whose indexes took longer than a moment.
 _MAX_SLOW = 10_000
@@ -142,8 +142,8 @@ class ProjectIndex:
             return None
         trusted, validation = self._projects[run.project_id], self._validations.get(run.run_id)
         # Beside a directory that the index does not know there may be more of them: empty ones (docs/semantics.md 1.6).
-        above, _, name = path.rpartition("/")
-        if validation is None or above in validation.lacks_directories or name == _DIRECT_NAME:
+        above = path.rpartition("/")[0]
+        if validation is None or above in validation.lacks_directories or _DIRECT_NAME in path.split("/"):
             return None
         children = await trusted.files.directory(place_of(prefix, path)) if trusted.files is not None else None
         return None if children is None else (children, trusted.requested_at)
