@@ -216,7 +216,7 @@ def document(
         ],
         "requests": dict(requests),
         "settings": shown,
-        "mounts": _mounts(redactor),
+        "mounts": _mounts(redactor, mountpoint),
         "last_log": _last_log(redactor, mountpoint),
         "answers": list(answers),
     }
@@ -265,9 +265,12 @@ def _libfuse() -> str | None:
         return None
 
 
-def _mounts(redactor: Redactor) -> list[dict[str, Any]]:
+def _mounts(redactor: Redactor, mountpoint: str | None) -> list[dict[str, Any]]:
     mine = {mount.point for mount in control_client.my_mounts()}
+    asked_for = None if mountpoint is None else os.path.abspath(mountpoint)
     ours = [mount for mount in mount_table.mounts() if mount.is_ours]
+    # Of more than are shown, the one that the report is about is the first.
+    ours.sort(key=lambda mount: (mount.point != asked_for, mount.point not in mine))
     return [_mount(mount, mount.point in mine, redactor) for mount in ours[:_MAX_MOUNTS]]
 
 

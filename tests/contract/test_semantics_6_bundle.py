@@ -48,6 +48,7 @@ def test_nothing_private_is_in_a_bundle(log_format: str, shell: Shell, lab: Lab)
         "doctor",
         "--bundle",
         file,
+        point,
         "--api-url",
         lab.url,
         "--run",
@@ -59,11 +60,8 @@ def test_nothing_private_is_in_a_bundle(log_format: str, shell: Shell, lab: Lab)
     text = Path(file).read_bytes()
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     found = json.loads(text)
-    row = next(
-        row
-        for row in found["mounts"]
-        if row.get("status", {}).get("mountpoint", "").count("/") == point.count("/") and row["log"]
-    )
+    row = found["mounts"][0]
+    assert row["log"]
     assert row["status"]["failures"] >= 1
     assert len(found["answers"]) > 12
     # What a reader needs is there: in the log, the requests and the failure.
