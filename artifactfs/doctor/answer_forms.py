@@ -18,6 +18,7 @@ import trio
 
 from artifactfs.doctor.redaction import Redactor
 from artifactfs.errors import ServiceError
+from artifactfs.modellab.listing_dialects import Dialect
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
 
@@ -81,18 +82,21 @@ _PAGE = frozenset({"number", "size", "first_number", "next_number", "prev_number
 class Place:
     """A run that holds a file, its project, a directory below its root and a file, where there are some.
 
-    `file`: (path in its project, path in its run, size or None).
+    `file`: (path in its project, path in its run, size or None). `dialect`: what the doctor's own listings have shown.
     """
 
     run_id: int
     project_id: str
     directory: str | None
     file: tuple[str, str, int | None] | None
+    dialect: Dialect
 
 
 async def ask(transport: Transport, place: Place, redactor: Redactor) -> list[dict[str, object]]:
     """Return the form of each answer, or of its failure. Sends one request for each question, and none again."""
-    found: list[dict[str, Any]] = []
+    base = place.dialect.base
+    understood = {"about": "1, 2, 4: the listings as a mount understands them", "slash": place.dialect.slash}
+    found: list[dict[str, Any]] = [understood | {"base": None if base is None else base.value}]
     end = trio.current_time() + _ALL_S
     for about, kind, target, headers in _requests(place):
         try:

@@ -24,6 +24,7 @@ from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, b
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
+from artifactfs.modellab.listing_dialects import Dialect
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.util.clock import boottime
@@ -92,7 +93,7 @@ class _Found:
     root: DirectoryListing
     listings: dict[str, DirectoryListing] = field(default_factory=dict)
 
-    def place(self) -> Place:
+    def place(self, dialect: Dialect) -> Place:
         """Return the run as the requests of answer_forms.py need it, with its smallest file that has a middle."""
         children = self.root.children.by_name.values()
         directory = next((child.name.decode() for child in children if child.is_dir), None)
@@ -101,7 +102,7 @@ class _Found:
         if sized:
             size, path = min(sized)
             file = (below_prefix(self.root.path_in_project, path), path, size)
-        return Place(self.run.run_id, self.run.project_id, directory, file)
+        return Place(self.run.run_id, self.run.project_id, directory, file, dialect)
 
     def files(self) -> list[tuple[str, ListedChild]]:
         """Return the listed files, by their path below the run's root."""
@@ -148,9 +149,9 @@ class ServiceChecks:
         found = await self._somewhere(run_id)
         if found is None:
             return
-        self.place = found.place()
+        self.place = found.place(self._service.dialect)
         await self._directory(found)
-        self.place = found.place()
+        self.place = found.place(self._service.dialect)
         await self._content(found)
         if index:
             await self._index(found)

@@ -69,6 +69,8 @@ def test_with_a_mount(shell: Shell, lab: Lab) -> None:
 SWITCHES: list[tuple[dict[str, object], str, dict[str, Any]]] = [
     ({"slash": "required"}, "1, 2: a directory without", {"data.attributes.files[].path": "itself"}),
     ({"base": "relative"}, "1, 2: a directory with", {"data.attributes.files[].path": "1 x path of 1"}),
+    ({"slash": "refused"}, "1, 2, 4", {"slash": False}),
+    ({"base": "relative"}, "1, 2, 4", {"base": "the queried directory"}),
     ({"dir_slash": False}, "3 to 6", {"data.attributes.files[].path": "2 x path of 1"}),
     ({"size_form": "string"}, "3 to 6", {"data.attributes.files[].file_size": "1 x digits"}),
     ({"path_start": "dot_slash"}, "3 to 6", {"data.attributes.files[].path": "starts with ./"}),
