@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from artifactfs import errors
+
 _PACKAGE = Path(__file__).parents[1]
 # The sample of the emulator has names of runs.
 _LEFT_OUT = "emulator"
@@ -49,11 +51,8 @@ def modules() -> frozenset[str]:
 @functools.cache
 def exceptions() -> frozenset[str]:
     """Return the names of Python's exceptions and of artifactfs' own."""
-    python = {
-        name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
-    }
-    ours = (node.name for node in ast.walk(_parsed(_PACKAGE / "errors.py")) if isinstance(node, ast.ClassDef))
-    return frozenset({*python, *ours})
+    known = {**vars(builtins), **vars(errors)}
+    return frozenset(name for name, value in known.items() if isinstance(value, type) and issubclass(value, Exception))
 
 
 @functools.cache
