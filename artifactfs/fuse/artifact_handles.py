@@ -6,7 +6,7 @@ whether that is so, and what they show is recorded in the tree (docs/semantics.m
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -78,6 +78,9 @@ class ArtifactHandles:
         )
         # Called with the parent's inode number and the name of a file that has another version.
         self.on_superseded: Callable[[int, bytes], None] = lambda _parent, _name: None
+        # Has the kernel drop the pages of an inode: kernel_dentries.py.
+        self.drop_pages: Callable[[Iterable[int]], Awaitable[bool]] = _keep_pages
+        self._showing: set[int] = set()
 
     async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
@@ -98,7 +101,7 @@ class ArtifactHandles:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
         # As the kernel has it by now: another program may have looked the name up meanwhile.
         listed_bytes = inode.entry.size_bytes
-        self._record_size(inode, opened)
+        self._note_size(inode, opened)
         if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             opened.close()
@@ -230,7 +233,7 @@ class ArtifactHandles:
                 opened = looked_at = await self._files.open(version, stream=True)
             if opened is not None:
                 await opened.grow(version, 0.0)
-            self._show_growth(inode, entry, opened)
+            await self._show_growth(inode, entry, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
         except errors.ArtifactfsError as error:
@@ -251,19 +254,31 @@ class ArtifactHandles:
         comparing = opened or await self._files.open(version)
         try:
             await comparing.grow(version, doubted=True)
-            self._record_size(inode, comparing)
+            await self._show_growth(inode, inode.entry, comparing)
         finally:
             if comparing is not opened:
                 comparing.close()
 
-    @no_checkpoint
-    def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
-        """Let the kernel see the larger entry, which the contents of an open file have proven, if it is open."""
-        if not inode.superseded:
-            if may_have_grown(inode.entry, entry):
-                inode.merge(Inode(entry.number, entry, inode.directory))
-            if opened is not None:
-                self._record_size(inode, opened)
+    async def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
+        """Let the kernel see the larger entry, which the contents of an open file have proven, or the contents' size.
+
+        First it drops the pages of the file, the last of which ends in zeros: it takes the new size before it drops
+        them by itself, and gives the zeros to who reads there just then.
+        """
+        shown, size = inode.entry.size_bytes, opened.size if opened is not None else None
+        if inode.number in self._open and max(entry.size_bytes or 0, size or 0) > (shown or 0):
+            await self.drop_pages([inode.number])
+        if inode.superseded or inode.entry.size_bytes != shown:
+            return
+        if may_have_grown(inode.entry, entry):
+            inode.merge(Inode(entry.number, entry, inode.directory))
+        self._record_size(inode, size)
+
+    async def _show_soon(self, inode: Inode, opened: OpenFile) -> None:
+        try:
+            await self._show_growth(inode, inode.entry, opened)
+        finally:
+            self._showing.discard(inode.number)
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -321,11 +336,21 @@ class ArtifactHandles:
             if end <= size:
                 return  # nothing of the larger file is read, so nothing is known of its size
             await opened.grow(await self._tree.locate_content(file))
-        self._record_size(inode, opened)
+        self._note_size(inode, opened)
 
-    def _record_size(self, inode: Inode, opened: OpenFile) -> None:
+    @no_checkpoint
+    def _note_size(self, inode: Inode, opened: OpenFile) -> None:
+        """Record the size of the contents: what is open shows a larger one soon, as no read can wait for its pages."""
+        size, shown = opened.size, inode.entry.size_bytes
+        if inode.number not in self._open or size is None or shown is None or size <= shown:
+            self._record_size(inode, size)
+        elif inode.number not in self._showing:
+            self._showing.add(inode.number)
+            self._files.start_soon(partial(self._show_soon, inode, opened))
+
+    def _record_size(self, inode: Inode, size: int | None) -> None:
         """Record the size of the contents where the listing lacks it, or gives another one."""
-        size, file = opened.size, inode.node
+        file = inode.node
         if size is not None and isinstance(file, ArtifactFile) and size != file.entry.size_bytes:
             inode.entry = self._tree.record_size(file, size).entry
 
@@ -362,3 +387,7 @@ class ArtifactHandles:
         inode.superseded = True
         # Another version by now: the body of one that is empty is too short for this one.
         return FUSEError(errno.ESTALE)
+
+
+async def _keep_pages(_inodes: Iterable[int]) -> bool:
+    return True

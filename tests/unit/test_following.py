@@ -1,7 +1,7 @@
 """What a program that follows a file is shown: growth once it is proven, and what that costs (2.4, 3.5)."""
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -236,4 +236,28 @@ async def test_a_read_that_growth_overtakes(autojump_clock: MockClock) -> None:
         made.contents.data = WHOLE[:larger]
         await trio.sleep(5)
         assert found == [WHOLE[5 * BLOCK : larger]]
+        await made.operations.release(handle)
+
+
+async def test_pages_are_dropped_before_growth_is_shown(autojump_clock: MockClock) -> None:
+    """4.1: the last page ends in zeros, so the kernel drops it before it hears of a larger size, however that came."""
+    async with live(700) as made:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        handle = (await made.operations.open(inode, 0, CONTEXT)).fh
+        dropped: list[int] = []
+
+        async def drop(inodes: Iterable[int]) -> bool:
+            assert list(inodes) == [inode]
+            await trio.sleep(0.5)
+            dropped.append((await made.operations.getattr(inode, CONTEXT)).st_size)
+            return True
+
+        made.operations.on_growth(drop)
+        # What a listing shows, then what an answer tells before a listing does.
+        made.become(WHOLE[:800])
+        assert await made.size(inode) == 800
+        made.become(WHOLE[: 5 * BLOCK], listed=900)
+        assert await made.size(inode) == 5 * BLOCK
+        assert dropped == [700, 800]
+        assert await made.read_all(handle, inode) == WHOLE[: 5 * BLOCK]
         await made.operations.release(handle)
