@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import control_client, mount_table
+from artifactfs.mount.mount_table import Mount
 from artifactfs.util.humanize import format_size
 
 _READ_BYTES = 256 << 10
@@ -34,11 +35,15 @@ class Plan:
 
 
 def plan(paths: Iterable[str]) -> Plan:
-    """List the files at and below `paths`, each once. Raises UserError for a path that is in no mount of ours."""
+    """List the files at and below `paths`, each once. Raises UserError for a path in no mount of ours that answers."""
     found = Plan()
     seen: set[str] = set()
+    asked = set[str]()
     for path in paths:
-        _check_is_ours(path)
+        mount = _mount_of(path)
+        if mount.device not in asked:
+            control_client.check_answers(mount)
+            asked.add(mount.device)
         for file, size in _walk(path, found):
             if file not in seen:
                 seen.add(file)
@@ -97,10 +102,11 @@ def describe(todo: Plan) -> str:
     return line + "; cached files cost no request"
 
 
-def _check_is_ours(path: str) -> None:
+def _mount_of(path: str) -> Mount:
     inner = mount_table.innermost(path)
     if inner is None or not inner.is_ours:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs", "give a path in one")
+    return inner
 
 
 def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """`artifactfs login`: asks for the site and the keys, checks them, and writes them into the config file."""
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import config_options, setting_option
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import BY_NAME, KEY_FORMS
+from artifactfs.util.escaping import shell_word
 from artifactfs.util.urls import SITES, is_of_datadog
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def login(
     """Ask for the site and the keys of your account, check them with one request, and keep them in the config file.
 
     The keys are not shown while you type, and the file is readable by you alone. With --profile they go into that
-    profile, a new one if there is none of that name. Nothing is written unless the service accepts the keys.
+    profile. A file or a profile that is not there yet is made. Nothing is written unless the service accepts the keys.
 
     To leave them in a password manager, write its commands into the file instead: api_key_command = "pass show
     datadog/api-key", and app_key_command.
@@ -40,16 +42,21 @@ def login(
     if not sys.stdin.isatty():
         fix = "without one, set DD_API_KEY and DD_APP_KEY, or put key files into the config file"
         raise UserError(ExitCode.USAGE, "the keys are asked for on a terminal, and standard input is none", fix)
-    is_known = profile in settings.find_profiles(config_file)
+    if profile is not None and not profile.isprintable():
+        raise UserError(ExitCode.USAGE, "a profile's name has printable characters only", "give another", "--profile")
+    path = settings.find_config_file(config_file)
+    # One that is not there yet is made at the end.
+    old = config_file if os.path.lexists(path) else os.devnull
+    is_known = profile in settings.find_profiles(old)
     flags: dict[str, str | bool | None] = {"site": site, "api_url": api_url, "proxy": proxy, "ca_file": ca_file}
     flags["profile"] = profile if is_known else None
-    loaded = settings.load(flags, config_file=config_file, need_keys=False)
+    loaded = settings.load(flags, config_file=old, need_keys=False)
     target = profile or loaded.profile
-    _refuse_other_ways(loaded.config_file, target, config_file)
-    output.hint(f"this writes {loaded.config_file}; for a password manager in its place see `artifactfs login --help`")
+    _refuse_other_ways(path, target, old)
+    output.hint(f"this writes {path}; for a password manager in its place see `artifactfs login --help`")
     if site is None and api_url is None and _is_of_a_site(loaded):
         flags["site"] = _ask_site(loaded.site)
-        loaded = settings.load(flags, config_file=config_file, need_keys=False)
+        loaded = settings.load(flags, config_file=old, need_keys=False)
     for notice in loaded.warnings:
         output.warn(str(notice))
     if not is_of_datadog(loaded.origin.partition(":")[0]):
@@ -64,11 +71,13 @@ def login(
     # A mount needs them, too.
     changes |= {name: getattr(loaded, name) for name in ("proxy", "ca_file") if flags[name] is not None}
     changes |= {"api_key": api_key.reveal(), "app_key": app_key.reveal()}
-    path = settings.write_config(loaded.config_file, target, changes)
-    where = path if target is None else f"profile {target} of {path}"
+    written = settings.write_config(path, target, changes)
+    where = written if target is None else f"profile {target} of {written}"
     output.say(f"the keys are accepted, and are in {where}, which you alone can read")
     _warn_of_stronger(target, config_file, changes)
-    output.hint(f"mount: artifactfs mount {f'--profile {target} ' if target else ''}~/model-lab")
+    selected = {"--config": config_file, "--profile": target}
+    options = "".join(f"{option} {shell_word(value)} " for option, value in selected.items() if value is not None)
+    output.hint(f"mount: artifactfs mount {options}~/model-lab")
 
 
 def _refuse_other_ways(path: str, profile: str | None, config_file: str | None) -> None:

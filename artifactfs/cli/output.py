@@ -170,7 +170,8 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
 
 def give_up_on(failures: Sequence[str], what: str) -> None:
     """Print failures, the first of many, and raise UserError; nothing where there are none. `what`: "could not …"."""
-    for failure in failures[:_FAILURES_SHOWN]:
+    # What is in the way of a directory is in the way of each file below it.
+    for failure in list(dict.fromkeys(failures))[:_FAILURES_SHOWN]:
         complain(failure)
     if failures:
         which = "1 file or directory" if len(failures) == 1 else f"{len(failures)} files or directories"

@@ -64,6 +64,12 @@ def is_dead(mount: mount_table.Mount) -> bool:
     return json.loads(output or b"{}").get("errno") in _GONE
 
 
+def check_answers(mount: mount_table.Mount) -> None:
+    """Raise NoAnswer for a FUSE mount whose process is stopped: whatever touches it would wait without an end."""
+    if _run_child(ask_child.PROBE, mount.point, _REPORT_S) is None:
+        raise _late(mount.point, _REPORT_S)
+
+
 def ask(name: str, path: str, *, parent_too: bool = False) -> Answer:
     """Read the report `name` of the mount that contains `path`, or send it a command about `path`. Raises UserError.
 
@@ -82,9 +88,13 @@ def ask(name: str, path: str, *, parent_too: bool = False) -> Answer:
         ask("status.json", point)
     output = _run_child(name, path, timeout_s, parent_too=parent_too)
     if output is None:
-        fact = f"the mount of {path} does not answer within {timeout_s:g} s; its process may be stopped"
-        raise NoAnswer(fact, "its log shows what it waits for; `artifactfs umount` ends it")
+        raise _late(path, timeout_s)
     return _answer(path, output)
+
+
+def _late(path: str, timeout_s: float) -> NoAnswer:
+    fact = f"the mount of {path} does not answer within {timeout_s:g} s; its process may be stopped"
+    return NoAnswer(fact, "its log shows what it waits for; `artifactfs umount` ends it")
 
 
 def _run_child(name: str, path: str, timeout_s: float, *, parent_too: bool = False) -> bytes | None:

@@ -5,6 +5,7 @@ place than it was made at. Its process serves all of them, and ends with the las
 """
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -63,7 +64,7 @@ def end(point: str) -> None:
     except registry.UntrustedEntry as error:
         (untrusted,) = error.args
     with holder or contextlib.nullcontext():
-        others = [place for place in _places(mount.device, holder) if place != mount] if holder is not None else []
+        others = _others(mount, holder) if holder is not None else []
         _unmount(mount, holder)
         if untrusted is not None:
             fact = f"{mount.point} is unmounted, but whether its process has ended is not known: {untrusted.fact}"
@@ -130,8 +131,12 @@ def _wait(mount: Mount, others: list[Mount], holder: Holder) -> None:
     left = _places(mount.device, holder) if others else []
     if places := [place for place in others if place in left]:
         made_at = holder.entry.mountpoint if holder.entry is not None else None
-        if any(place.root == "/" and (mount.root != "/" or made_at == place.point != point) for place in places):
-            return  # only a bind mount of it is unmounted
+        is_copy = _is_elsewhere(holder)
+        if any(
+            place.root == "/" and (mount.root != "/" or (made_at == place.point and (is_copy or place.point != point)))
+            for place in places
+        ):
+            return  # only a bind mount of it is unmounted, or its copy in this mount namespace
         fact = f"{unmounted} process {holder.pid} still serves the same mount {_where(places)}"
         command = _command(places[0], holder)
         raise UserError(ExitCode.UMOUNT_FAILED, fact, f"end that, too: `{command}`", command=command)
@@ -149,6 +154,23 @@ def _places(device: str, holder: Holder) -> list[Mount]:
         return mount_table.places_of(device, holder.pid or None)
     except OSError:
         return []  # the process is gone, or its mount table is not readable
+
+
+def _others(mount: Mount, holder: Holder) -> list[Mount]:
+    """Return the places that will be left of a file system, as its process sees them, when `mount` is unmounted."""
+    places = _places(mount.device, holder)
+    if mount in places and not _is_elsewhere(holder):
+        # One of them: it may be bound over itself.
+        places.remove(mount)
+    return places
+
+
+def _is_elsewhere(holder: Holder) -> bool:
+    """Whether a process is in another mount namespace, where a mount with the same row is another mount."""
+    try:
+        return not os.path.samefile(f"/proc/{holder.pid or 'self'}/ns/mnt", "/proc/self/ns/mnt")
+    except OSError:
+        return False  # it is gone, or is another user's: then it is not ended, either
 
 
 def _where(places: list[Mount]) -> str:

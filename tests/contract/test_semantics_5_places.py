@@ -132,6 +132,29 @@ def test_umount_of_one_of_two_places(source: str, node: Node) -> None:
     node.check_end()
 
 
+def test_a_copy_in_another_mount_namespace(node: Node) -> None:
+    """5.6: umount in a namespace that has a copy of the mount ends the copy, and not the mount where it was made."""
+    pid = node.mount()
+    prefix, node.shell.prefix = node.shell.prefix, (*node.shell.prefix, "unshare", "-m")
+    node.shell.cli("umount", node.point).ok()
+    node.shell.prefix = prefix
+    assert node.shell.processes() == [pid]
+    node.sh('ls "$R"').ok()
+    node.shell.cli("umount", node.point).ok()
+    node.check_end()
+
+
+def test_a_mount_that_is_bound_over_itself(node: Node) -> None:
+    """5.6: umount takes away the upper of the two, and says that the lower one lives on."""
+    pid = node.mount()
+    node.sh('mount --bind "$M" "$M"').ok()
+    said = line_of(node.shell.cli("umount", node.point), ExitCode.UMOUNT_FAILED)
+    assert said.endswith(f"end that, too: `artifactfs umount {node.point}`")
+    assert node.shell.processes() == [pid]
+    node.shell.cli("umount", node.point).ok()
+    node.check_end()
+
+
 def test_a_mount_that_was_moved(node: Node) -> None:
     """5.6: after `mount --move` it is shown, asked and ended where it is; a new one where it was is refused."""
     pid = node.mount()

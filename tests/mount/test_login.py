@@ -101,6 +101,19 @@ def test_keys_are_asked_for_checked_and_kept(shell: Shell, lab: Lab, config: Pat
     assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
 
 
+def test_a_new_file_for_a_machine(shell: Shell, lab: Lab) -> None:
+    """--config names a file, and a directory, that are not there yet; and the command that follows can be pasted."""
+    path = shell.path("etc/art fs/config.toml")
+    with login(shell, "--api-url", lab.url, "--config", path, "--profile", 'a "b"') as dialog:
+        dialog.answer(API, lab.api_key)
+        dialog.answer(APP, lab.app_key)
+        assert dialog.ends() == 0
+    assert f"artifactfs mount --config '{path}' --profile 'a \"b\"' ~/model-lab" in dialog.shown
+    kept = {"api_url": lab.url, "api_key": lab.api_key, "app_key": lab.app_key}
+    assert tomllib.loads(Path(path).read_text()) == {"profiles": {'a "b"': kept}}
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+
+
 @needs_root
 def test_keys_are_shown_nowhere(shell: Shell, lab: Lab, config: Path) -> None:
     """6.1: not on the terminal, not in `ps`, not in the environment; and no file but the config file holds one."""
@@ -148,10 +161,11 @@ def test_the_site_is_asked_for(shell: Shell, config: Path) -> None:
     [
         (["--api-url", "http://datadoghq.example"], "plain http would show the keys to the network"),
         (["--site", "datadoghq.co"], "did you mean datadoghq.com?"),
+        (["--profile", os.fsdecode(b"\xff")], "a profile's name has printable characters only"),
     ],
 )
 def test_where_no_key_is_asked_for(options: list[str], said: str, shell: Shell) -> None:
-    """6.1: before a question, where the keys could not go."""
+    """6.1: before a question, where the keys could not go, or could not be kept."""
     with login(shell, *options) as dialog:
         assert dialog.ends() == ExitCode.USAGE
     assert said in dialog.shown

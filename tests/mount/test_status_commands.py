@@ -136,6 +136,10 @@ def test_a_mount_that_is_stopped(lab: Lab, shell: Shell, mounted: Mount) -> None
         done = shell.cli("status", mounted.point, limit_s=15.0)
         assert done.code == ExitCode.NO_ANSWER
         assert "does not answer within 5 s" in line_of(done.err)
+        for command in (["warm"], ["download", "--", shell.path("copy")]):
+            done = shell.cli(command[0], mounted.path("runs", sample.RUN), *command[1:], limit_s=15.0)
+            assert done.code == ExitCode.NO_ANSWER
+            assert "does not answer within 5 s" in line_of(done.err)
         # Mounts of other tests may be in the same state.
         done = shell.cli("status")
         assert done.code == ExitCode.NO_ANSWER

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.cli import output
+from artifactfs.errors import UserError
 from artifactfs.util.escaping import one_line
 from tests.nasty import NASTY, NOT_UTF8, obeyed
 
@@ -196,6 +197,13 @@ def test_a_mark_has_the_only_color(
     with standard(Stream(tty=tty)) as (out, _):
         output.say_marked("!", "red", "\x1b[31m\nx")
     assert out.getvalue() == ("\x1b[31m!\x1b[0m" if colored else "!") + " \\x1b[31m\\nx\n"
+
+
+def test_a_failure_of_many_files_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A link in the place of a directory is in the way of each file below it; all of them are counted."""
+    with pytest.raises(UserError, match="3 files or directories could not be read"):
+        output.give_up_on(["a: it is in the way", "b", "a: it is in the way"], "could not be read")
+    assert capsys.readouterr().err == "artifactfs: a: it is in the way\nartifactfs: b\n"
 
 
 def test_a_progress_bar_is_for_terminals() -> None:
