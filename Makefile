@@ -21,6 +21,13 @@ SMOKE := tests/contract/test_semantics_1_tree.py tests/contract/test_semantics_2
   tests/contract/test_semantics_4_reading.py tests/contract/test_semantics_5_errors.py \
   tests/contract/test_semantics_6_safety.py tests/contract/test_semantics_6_others.py \
   tests/contract/test_semantics_7_cost.py tests/mount/test_demo.py tests/mount/test_warm_and_cache.py
+# Where we meet our dependencies: single modules; httpx and h11 on the virtual clock; pyfuse3 and trio below attributes,
+# signals, reads and errors; uvicorn and starlette in the emulator; click in what is typed. The rest depends on our code.
+DEPENDENT := tests/unit tests/simulated/test_client_forms.py tests/simulated/test_client_property.py \
+  tests/simulated/test_unsolicited_property.py tests/contract/test_emulator_served.py \
+  tests/contract/test_semantics_2_attributes.py tests/contract/test_semantics_3_hangup.py \
+  tests/contract/test_semantics_4_reading.py tests/contract/test_semantics_5_errors.py \
+  tests/mount/test_completion.py tests/mount/test_config.py tests/mount/test_demo.py tests/mount/test_warm_and_cache.py
 # Bytecode of the tests is kept, whatever the machine says: without it each process compiles them all.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := -m pip --disable-pip-version-check --no-input

@@ -76,7 +76,7 @@ _ENVIRONMENT = (
 _FSTAB_OPTIONS = "_netdev,nofail,allow_other,uid=alice,gid=alice,umask=077,config=/etc/artifactfs/config.toml"
 
 _EXAMPLES = (
-    ("Mount, look, and end it:", "export DD_API_KEY=... DD_APP_KEY=... DD_SITE=datadoghq.eu\n"
+    ("Mount, look, and end it:", "artifactfs login\n"
      "mkdir -p ~/model-lab\nartifactfs mount ~/model-lab\nls ~/model-lab/runs\nartifactfs umount ~/model-lab"),
     ("Without an account, a sample:", "artifactfs demo"),
     ("Find a run by name, and say what is known of it:", "ls -d ~/model-lab/names/*/*gpt2*\n"

@@ -13,6 +13,15 @@ import artifactfs
 _CLONE_NEWNS = 0x00020000
 
 
+# Much of these is waiting: begun first, they wait beside what computes, and not alone at the end.
+_WAITING = ("tests/follow/", "tests/reference/", "tests/desktop/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that wait; the rest stays in its order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_WAITING))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare the process before it collects tests."""
     if hasattr(config, "workerinput"):

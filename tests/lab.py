@@ -136,6 +136,10 @@ class Lab:
         found: dict[str, int] = self.stats()["requests"]
         return found
 
+    def asked_with(self, kind: str, name: str) -> list[str]:
+        """Return what requests of a kind had as a parameter since the last `reset`."""
+        return [entry["args"].get(name, "") for entry in self.stats()["log"] if entry["kind"] == kind]
+
     def total(self) -> int:
         return sum(self.requests().values())
 

@@ -163,7 +163,7 @@ class OpenFileTable:
 
     def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
         closed = self._closed.pop(identity, None)
-        if closed is None or (version.size_bytes is not None and version.size_bytes < closed.size_bytes):
+        if closed is None:
             return SharedFile(self._context, version, self._key_of(version))
         known = msgspec.structs.replace(
             version, size_bytes=closed.size_bytes, content_stamp=closed.content_stamp or version.content_stamp

@@ -82,12 +82,12 @@ class SharedFile:
 
     # --- growing -------------------------------------------------------------------------------------------
 
-    async def grow(self, version: ContentVersion, max_age_s: float | None = None) -> None:
+    async def grow(self, version: ContentVersion, max_age_s: float | None = None, *, doubted: bool = False) -> None:
         """Let the version grow to the size that a listing gives, if its contents are continued (growth.py).
 
         Where no listing gives a size, the contents are asked once an answer has told it more than `max_age_s` ago
-        (None: the time to live of a listing). The size may come out smaller, where the listing runs ahead of the
-        contents, or larger. Raises Superseded, ServiceError.
+        (None: the time to live of a listing); and where a listing gives less (`doubted`). The size may come out
+        smaller, where the listing runs ahead of the contents, or larger. Raises Superseded, ServiceError.
         """
         async with self._growing:
             # A read past the end of a version that is gone must fail, and not find the end of the file.
@@ -104,8 +104,8 @@ class SharedFile:
             max_age_s = self._context.listing_ttl_s if max_age_s is None else max_age_s
             sized_since = max(self._context.sizes_stale_at, trio.current_time() - max_age_s)
             is_old = not version.is_listed and self.sized_at < sized_since
-            if listed > size or (is_old and not version.settled):
-                await self._grow(version, listed if version.is_listed else None)
+            if listed > size or ((is_old or doubted) and not version.settled):
+                await self._grow(version, listed if version.is_listed and not doubted else None)
 
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""

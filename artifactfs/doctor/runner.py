@@ -6,6 +6,7 @@ import resource
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from artifactfs import settings
 from artifactfs.doctor import fusermount, host_checks, path_checks, settings_checks
@@ -18,6 +19,9 @@ from artifactfs.mount.host import Machine
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings
 
+if TYPE_CHECKING:
+    from artifactfs.doctor.service import AskMore
+
 log = logging.getLogger(__name__)
 
 Tell = Callable[[Finding], None]
@@ -29,13 +33,17 @@ _LOOK_S = 5.0
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the doctor. `run_id`: the run to try the service on, instead of a recent one."""
+    """The options of the doctor. `run_id`: the run to try the service on, instead of a recent one.
+
+    `more`: sends further requests, of the run that was found.
+    """
 
     given: SettingsArguments
     mountpoint: str | None = None
     offline: bool = False
     index: bool = True
     run_id: int | None = None
+    more: "AskMore | None" = None
 
 
 def examine(request: Request, tell: Tell) -> dict[str, int]:
@@ -69,7 +77,7 @@ def examine(request: Request, tell: Tell) -> dict[str, int]:
         return {}
     from artifactfs.doctor import service
 
-    return service.ask(loaded, tell, index=request.index, run_id=request.run_id)
+    return service.ask(loaded, tell, index=request.index, run_id=request.run_id, more=request.more)
 
 
 def _check_machine(tell: Tell, machine: Machine, mounts: Sequence[Mount], loaded: Settings) -> None:

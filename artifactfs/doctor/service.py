@@ -10,24 +10,27 @@ Uses the client of a mount, so that TLS, proxy and retries are the same. Sends a
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
 
 from artifactfs import errors
 from artifactfs.doctor import service_findings
+from artifactfs.doctor.answer_forms import Place
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
 from artifactfs.doctor.service_findings import ANOTHER_RUN, Head, Heads
-from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run
+from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
+from artifactfs.modellab.listing_dialects import Dialect
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.util.clock import boottime
 
 Tell = Callable[[Finding], None]
+AskMore = Callable[[Transport, Place], Awaitable[None]]
 
 # One page: enough to find a finished run with files.
 _RUNS = 20
@@ -37,10 +40,15 @@ _MAX_ROOTS = 5
 _BYTES = 64
 
 
-def ask(settings: Settings, tell: Tell, *, index: bool, run_id: int | None) -> dict[str, int]:
-    """Query the service; returns the number of requests by kind. Takes two deadlines at most."""
+def ask(
+    settings: Settings, tell: Tell, *, index: bool, run_id: int | None, more: AskMore | None = None
+) -> dict[str, int]:
+    """Query the service; returns the number of requests by kind. Takes two deadlines at most, and the time of `more`.
+
+    `more` is called after the checks, where they found a run with a file or a directory.
+    """
     try:
-        return trio.run(_ask, settings, tell, index, run_id)
+        return trio.run(_ask, settings, tell, index, run_id, more)
     except BaseExceptionGroup as group:
         # Ctrl-C may come from a task of a library.
         if group.subgroup(KeyboardInterrupt) is not None:
@@ -48,7 +56,7 @@ def ask(settings: Settings, tell: Tell, *, index: bool, run_id: int | None) -> d
         raise
 
 
-async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) -> dict[str, int]:
+async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None, more: AskMore | None) -> dict[str, int]:
     heads = Heads()
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     transport = Transport(
@@ -69,6 +77,8 @@ async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None) 
                     await checks.look(run_id, index=index)
         if whole.cancelled_caught or rest.cancelled_caught:
             tell(service_findings.silent(checks.step, settings.deadline))
+        if more is not None and checks.place is not None:
+            await more(transport, checks.place)
         return transport.cost().requests
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -83,6 +93,17 @@ class _Found:
     root: DirectoryListing
     listings: dict[str, DirectoryListing] = field(default_factory=dict)
 
+    def place(self, dialect: Dialect) -> Place:
+        """Return the run as the requests of answer_forms.py need it, with its smallest file that has a middle."""
+        children = self.root.children.by_name.values()
+        directory = next((child.name.decode() for child in children if child.is_dir), None)
+        sized = [(child.size_bytes, path) for path, child in self.files() if (child.size_bytes or 0) > 1]
+        file = None
+        if sized:
+            size, path = min(sized)
+            file = (below_prefix(self.root.path_in_project, path), path, size)
+        return Place(self.run.run_id, self.run.project_id, directory, file, dialect)
+
     def files(self) -> list[tuple[str, ListedChild]]:
         """Return the listed files, by their path below the run's root."""
         return [
@@ -94,10 +115,11 @@ class _Found:
 
 
 class ServiceChecks:
-    """The steps in their order. `step` names the current one."""
+    """The steps in their order. `step` names the current one; `place` is the run that they were tried on."""
 
     def __init__(self, settings: Settings, transport: Transport, heads: Heads, tell: Tell) -> None:
         self.step = service_findings.FIRST
+        self.place: Place | None = None
         self._settings = settings
         self._transport = transport
         self._service = ModelLab(transport, deadline_s=settings.deadline * 0.95)
@@ -127,7 +149,9 @@ class ServiceChecks:
         found = await self._somewhere(run_id)
         if found is None:
             return
+        self.place = found.place(self._service.dialect)
         await self._directory(found)
+        self.place = found.place(self._service.dialect)
         await self._content(found)
         if index:
             await self._index(found)
@@ -190,7 +214,7 @@ class ServiceChecks:
             self._tell(skipped("contents", "no listed file has a byte: nothing to try it on"))
             return
         size, path, child = min(usable, key=lambda each: each[0])
-        artifact = ArtifactRef(found.run.project_id, f"{found.root.path_in_project.rstrip('/')}/{path}")
+        artifact = ArtifactRef(found.run.project_id, below_prefix(found.root.path_in_project, path))
         end = 1 + (min(_BYTES, size - 1) if size else _BYTES)
         try:
             async with self._contents.get(artifact, 1, end, size=child.size_bytes) as body:

@@ -55,6 +55,9 @@ def routes(emulator: Emulator) -> list[Route]:
 
 def _guarded(emulator: Emulator, asked: Asked) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        # Whole before it is answered, needed or not: a connection that is closed before its request has arrived is
+        # reset, answer and all.
+        await request.body()
         try:
             return await asked(emulator, request)
         except (BadOrder, FaultError, LabError, LiveError, SwitchError) as problem:

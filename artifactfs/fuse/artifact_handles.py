@@ -6,7 +6,7 @@ whether that is so, and what they show is recorded in the tree (docs/semantics.m
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -43,6 +43,10 @@ _POSSIBLY_DELETED = (errors.NotFound, errors.BadRequest, errors.ServerFailed, er
 _PROOF_PAUSE_S = 1.0
 # Files that are polled and of which no listing gives the size. Arbitrary.
 _MAX_LOOKED_AT = 10_000
+# Files that were opened last, of which contents are most likely cached. Arbitrary.
+_MAX_OPENED = 20_000
+# How many of them a refresh looks up. Arbitrary.
+_MAX_REFRESHED = 1_000
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -66,12 +70,17 @@ class ArtifactHandles:
         # The open handles by inode number; and the inodes of which it will soon be known whether they have grown.
         self._open: dict[int, list[FileHandle]] = {}
         self.proving: dict[int, trio.Event] = {}
+        # The inodes of the files that were opened last, by the numbers of their entries.
+        self._opened: cachetools.LRUCache[int, Inode] = cachetools.LRUCache(_MAX_OPENED)
         self._failed: cachetools.TTLCache[int, None] = cachetools.TTLCache(1_000, _PROOF_PAUSE_S, trio.current_time)
         self._looked_at: cachetools.TTLCache[int, None] = cachetools.TTLCache(
             _MAX_LOOKED_AT, tree.live_ttl_s, trio.current_time
         )
         # Called with the parent's inode number and the name of a file that has another version.
         self.on_superseded: Callable[[int, bytes], None] = lambda _parent, _name: None
+        # Has the kernel drop the pages of an inode: kernel_dentries.py.
+        self.drop_pages: Callable[[Iterable[int]], Awaitable[bool]] = _keep_pages
+        self._showing: set[int] = set()
 
     async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
@@ -90,12 +99,14 @@ class ArtifactHandles:
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
-        listed_bytes = file.entry.size_bytes
-        self._record_size(inode, opened)
+        # As the kernel has it by now: another program may have looked the name up meanwhile.
+        listed_bytes = inode.entry.size_bytes
+        self._note_size(inode, opened)
         if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
+        self._opened[inode.entry.number] = inode
         handle = FileHandle(inode, file, opened, tid)
         self._open.setdefault(inode.number, []).append(handle)
         return handle
@@ -129,17 +140,41 @@ class ArtifactHandles:
         """
         if inode.number not in self._open:
             return False
-        if inode.number not in self.proving and inode.number not in self._failed:
-            self._start_proof(inode, entry)
+        self._start_proof(inode, entry)
         return True
 
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """Whether the contents of a file that a listing gives less than it is shown with were read; asks them then.
+
+        The listing may lag behind, or the contents may: a program that read the file must not get the same bytes again
+        under another number. So the file stays as it is shown until its contents say otherwise.
+        """
+        inode = self._opened.get(entry.number)
+        if inode is None or inode.superseded or not inode.lookups:
+            return False
+        self._start_proof(inode, msgspec.structs.replace(inode.entry, size_bytes=listed_bytes))
+        return True
+
+    def _start_proof(self, inode: Inode, entry: Entry) -> None:
+        if inode.number not in self.proving and inode.number not in self._failed:
+            self.proving[inode.number] = trio.Event()
+            self._files.start_soon(partial(self._prove, inode, entry))
+
     def listed(self, run_id: int, path: str, inodes: InodeTable) -> None:
-        """Begin to prove the growth that a new listing of a directory shows of its open files."""
+        """Begin to prove the growth that a new listing of a directory shows of its open files.
+
+        The kernel drops the names of those of which it shows another version.
+        """
         for handles in list(self._open.values()):
             inode = handles[0].inode
             directory = inode.directory
-            if directory is not None and (directory.run_id, directory.path) == (run_id, path):
-                inodes.update(inode, self._tree.current(directory, inode.entry))
+            if directory is None or (directory.run_id, directory.path) != (run_id, path):
+                continue
+            try:
+                self._tree.ensure_current(cast(ArtifactFile, inode.node))
+            except errors.Superseded:
+                self.on_superseded(directory.entry.number, inode.entry.name)
+            inodes.update(inode, self._tree.current(directory, inode.entry))
 
     def polled(self, inode: Inode) -> None:
         """Begin to look whether a file has grown that a program polls, where no listing tells its size."""
@@ -151,12 +186,14 @@ class ArtifactHandles:
             self._start_proof(inode, entry)
 
     async def refresh(self, is_meant: Callable[[tuple[int, str]], bool], inodes: InodeTable) -> set[int]:
-        """Let the open files in directories, by run id and path, show what the service has now (3.3).
+        """Let the files in directories, by run id and path, that are or were open show what the service has now (3.3).
 
         Waits at most as long as a requested refresh. Returns the inodes.
         """
-        open_now = [handles[0].inode for handles in self._open.values()]
-        meant = [each for each in open_now if each.directory and is_meant((each.directory.run_id, each.directory.path))]
+        last = list(self._opened.values())[-_MAX_REFRESHED:]
+        known = {inode.number: inode for inode in (*last, *(handles[0].inode for handles in self._open.values()))}
+        current = [inode for inode in known.values() if inode.lookups and not inode.superseded]
+        meant = [each for each in current if each.directory and is_meant((each.directory.run_id, each.directory.path))]
         with trio.move_on_after(min(REQUESTED_WAIT_S, self._deadline_s / 2)):
             async with trio.open_nursery() as nursery:
                 for inode in meant:
@@ -174,21 +211,21 @@ class ArtifactHandles:
         self._failed.pop(inode.number, None)
         self._looked_at.pop(inode.number, None)
         inodes.update(inode, self._tree.current(directory, inode.entry))
-        self.polled(inode)
+        if inode.number in self._open:
+            self.polled(inode)
         await self._proven(inode)
 
     async def _proven(self, inode: Inode) -> None:
         if (proof := self.proving.get(inode.number)) is not None:
             await proof.wait()
 
-    def _start_proof(self, inode: Inode, entry: Entry) -> None:
-        self.proving[inode.number] = trio.Event()
-        self._files.start_soon(partial(self._prove, inode, entry))
-
     async def _prove(self, inode: Inode, entry: Entry) -> None:
         file = ArtifactFile(cast(ArtifactDir, inode.directory), entry)
         looked_at: OpenFile | None = None
         try:
+            if (entry.size_bytes or 0) < (inode.entry.size_bytes or 0):
+                await self._compare(inode)
+                return
             version = await self._tree.locate_content(file)
             # A program that opens the file for each look may have closed it again: then the next `open` proves it.
             opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
@@ -196,7 +233,7 @@ class ArtifactHandles:
                 opened = looked_at = await self._files.open(version, stream=True)
             if opened is not None:
                 await opened.grow(version, 0.0)
-            self._show_growth(inode, entry, opened)
+            await self._show_growth(inode, entry, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
         except errors.ArtifactfsError as error:
@@ -210,14 +247,38 @@ class ArtifactHandles:
             if looked_at is not None:
                 looked_at.close()
 
-    @no_checkpoint
-    def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
-        """Let the kernel see the larger entry, which the contents of an open file have proven, if it is open."""
-        if not inode.superseded:
-            if may_have_grown(inode.entry, entry):
-                inode.merge(Inode(entry.number, entry, inode.directory))
-            if opened is not None:
-                self._record_size(inode, opened)
+    async def _compare(self, inode: Inode) -> None:
+        """See whether the contents of a file, which a listing gives less, are still those that are shown, or more."""
+        version = await self._tree.locate_content(cast(ArtifactFile, inode.node))
+        opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+        comparing = opened or await self._files.open(version)
+        try:
+            await comparing.grow(version, doubted=True)
+            await self._show_growth(inode, inode.entry, comparing)
+        finally:
+            if comparing is not opened:
+                comparing.close()
+
+    async def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
+        """Let the kernel see the larger entry, which the contents of an open file have proven, or the contents' size.
+
+        First it drops the pages of the file, the last of which ends in zeros: it takes the new size before it drops
+        them by itself, and gives the zeros to who reads there just then.
+        """
+        shown, size = inode.entry.size_bytes, opened.size if opened is not None else None
+        if inode.number in self._open and max(entry.size_bytes or 0, size or 0) > (shown or 0):
+            await self.drop_pages([inode.number])
+        if inode.superseded or inode.entry.size_bytes != shown:
+            return
+        if may_have_grown(inode.entry, entry):
+            inode.merge(Inode(entry.number, entry, inode.directory))
+        self._record_size(inode, size)
+
+    async def _show_soon(self, inode: Inode, opened: OpenFile) -> None:
+        try:
+            await self._show_growth(inode, inode.entry, opened)
+        finally:
+            self._showing.discard(inode.number)
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -253,9 +314,13 @@ class ArtifactHandles:
         inode, file, opened = handle.inode, handle.file, handle.opened
         began = trio.current_time()
         try:
-            if opened.size != inode.entry.size_bytes:
-                await self._grow(inode, opened, offset + size)
-            return await opened.read(offset, size)
+            while True:
+                if opened.size != inode.entry.size_bytes:
+                    await self._grow(inode, opened, offset + size)
+                found = await opened.read(offset, size)
+                # Where a program was shown a larger size meanwhile, the kernel would fill a short answer with zeros.
+                if len(found) == size or offset + len(found) >= (inode.entry.size_bytes or 0):
+                    return found
         except errors.Superseded as error:
             if not inode.superseded:
                 log.warning("%s changed while it was read: %s", shown(mount_path(file)), error)
@@ -271,11 +336,21 @@ class ArtifactHandles:
             if end <= size:
                 return  # nothing of the larger file is read, so nothing is known of its size
             await opened.grow(await self._tree.locate_content(file))
-        self._record_size(inode, opened)
+        self._note_size(inode, opened)
 
-    def _record_size(self, inode: Inode, opened: OpenFile) -> None:
+    @no_checkpoint
+    def _note_size(self, inode: Inode, opened: OpenFile) -> None:
+        """Record the size of the contents: what is open shows a larger one soon, as no read can wait for its pages."""
+        size, shown = opened.size, inode.entry.size_bytes
+        if inode.number not in self._open or size is None or shown is None or size <= shown:
+            self._record_size(inode, size)
+        elif inode.number not in self._showing:
+            self._showing.add(inode.number)
+            self._files.start_soon(partial(self._show_soon, inode, opened))
+
+    def _record_size(self, inode: Inode, size: int | None) -> None:
         """Record the size of the contents where the listing lacks it, or gives another one."""
-        size, file = opened.size, inode.node
+        file = inode.node
         if size is not None and isinstance(file, ArtifactFile) and size != file.entry.size_bytes:
             inode.entry = self._tree.record_size(file, size).entry
 
@@ -312,3 +387,7 @@ class ArtifactHandles:
         inode.superseded = True
         # Another version by now: the body of one that is empty is too short for this one.
         return FUSEError(errno.ESTALE)
+
+
+async def _keep_pages(_inodes: Iterable[int]) -> bool:
+    return True

@@ -115,13 +115,13 @@ class InodeTable:
 
     def intern_entry(self, directory: ArtifactDir, entry: Entry) -> Inode:
         """Do the same for an entry of a directory of artifacts that was opened a while ago: a file may have grown."""
-        new = Inode(entry.number, entry, directory)
-        if (inode := self._table.get(new.number)) is not None and not inode.superseded and inode.is_shrunk_by(new):
-            return inode
-        return self._intern(new)
+        return self._intern(Inode(entry.number, entry, directory))
 
     def _intern(self, new: Inode) -> Inode:
         while (inode := self._table.get(new.number)) is not None:
+            # Contents told more of it than a listing that is from before, or was being made then.
+            if not inode.superseded and inode.is_shrunk_by(new):
+                return inode
             # A superseded inode does not match: the name has another version, even if the listing does not show it.
             if not inode.superseded and inode.is_version_of(new):
                 self._merge(inode, new)

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NoReturn, TypeVar, cast
 
@@ -37,6 +37,7 @@ from artifactfs.tree.nodes import (
     ControlDir,
     ControlFile,
     DirSnapshot,
+    Entry,
     LookupResult,
     Node,
     Symlink,
@@ -108,9 +109,17 @@ class Operations(pyfuse3.Operations):
         """Let open files in directories, by run id and path, show their new sizes; returns their inodes (3.3)."""
         return await self._artifacts.refresh(is_meant, self.inodes)
 
+    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
+        """See ArtifactHandles."""
+        return self._artifacts.asks_contents(entry, listed_bytes)
+
     def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
         self._artifacts.on_superseded = drop
+
+    def on_growth(self, drop_pages: Callable[[Iterable[int]], Awaitable[bool]]) -> None:
+        """Call `drop_pages` with the inodes of open files before they are shown larger."""
+        self._artifacts.drop_pages = drop_pages
 
     def show_new_times(self, run_id: int) -> set[int]:
         """Show the new times of a run's files in open directories; returns the inodes that the kernel must drop."""

@@ -127,13 +127,16 @@ async def _serve(
                 settings, point, log_file, service, transports.usage, transports.request_stats, transports.breaker,
                 transports.limits, tree, files, content, recent_errors, root, keys,
             )  # fmt: skip
-            control = Control(mounted, KernelDentries())
+            dentries = KernelDentries()
+            control = Control(mounted, dentries)
             kernel_ready = trio.Event()
             operations = kernel_mount.handlers(settings, tree, files, control, kernel_ready.set)
             control.operations = operations
             tree.watch_times(control.show_new_times)
             tree.watch_followed(operations.on_listed)
+            tree.watch_contents(operations.asks_contents)
             operations.on_superseded(control.drop_name)
+            operations.on_growth(dentries.drop_pages)
             follow = account_switch.follower(settings, tree, files, operations)
 
             def on_keys(changed: Credentials) -> None:

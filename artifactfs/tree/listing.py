@@ -160,18 +160,20 @@ async def build(
     known = old.by_name if old is not None else {}
     by_name: dict[bytes, Entry] = {}
     for part in chunked(children.values()):
-        for item in part:
-            if sizes.overrides:
-                item = sizes.overridden(item, live=live)
+        for answered in part:
+            item = sizes.overridden(answered, now_ns, live=live) if sizes.overrides else answered
             growth = sizes.grown.get(item.name)
             before, used = known.get(item.name), growth.numbers if growth is not None else ()
-            if before is None and growth is not None:
-                before = growth.entry
+            if growth is not None or sizes.overrides:
+                before = sizes.corrected(before, item.name)
             if before is None and live and (shown := evicted.get(item.name)) is not None:
-                # Of growth only: its times may be of another clock.
+                # Of another size only: its times may be of another clock.
                 grew = not shown.is_dir and not item.is_dir and (item.size_bytes or 0) > (shown.size_bytes or 0)
-                before = shown if grew else None
-            entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used, live=live)
+                before = shown if grew or sizes.is_undecided(shown, answered) else None
+            if live and before is not None and sizes.is_undecided(before, answered):
+                entry = before
+            else:
+                entry = _entry(item, before, number, run_ns if item.is_dir else file_ns, now_ns, used, live=live)
             by_name[item.name] = entry
             if growth is not None or (before is not None and may_have_grown(before, entry)):
                 sizes.note_growth(entry)

@@ -33,7 +33,6 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
-    may_have_grown,
     same_version,
 )
 from artifactfs.tree.swr_cache import Caches
@@ -217,6 +216,10 @@ class Tree:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""
         self._directories.following.on_listed = listed
 
+    def watch_contents(self, asks: Callable[[Entry, int], bool]) -> None:
+        """Call `asks` for each file that a listing gives less than it is shown with (see SizeChanges)."""
+        self._directories.sizes.asks_contents = asks
+
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
@@ -239,7 +242,8 @@ class Tree:
         if held is None:
             return
         entry = held.value.listing.by_name.get(file.entry.name)
-        if entry is None or not same_version(file.entry, entry):
+        # With the same number it is the version, of which contents may have told more since.
+        if entry is None or not (entry.number == file.entry.number or same_version(file.entry, entry)):
             raise errors.Superseded("the listing has another version of this file")
 
     def mark_suspect(self, directory: ArtifactDir) -> None:
@@ -250,22 +254,25 @@ class Tree:
         """Record a size that the listing lacks, or has wrong; returns the file with it."""
         directory, entry = file.directory, file.entry
         held = self._listings.get_any((directory.run_id, directory.path))
-        completed = self._resized(entry, size_bytes)
         entries = held.value.listing.by_name if held is not None else {}
         listed = entries.get(entry.name)
-        # Its time may be another by now.
-        if listed is not None and (listed.number, listed.size_bytes) == (entry.number, entry.size_bytes):
-            entries[entry.name] = self._resized(listed, size_bytes)
-        if entry.size_bytes is not None:
-            self._directories.sizes.record((directory.run_id, directory.path), entry, completed, same_version=True)
+        if listed is not None and listed.number == entry.number:
+            # Its time may be another by now; and so may its size, which is older than what the contents say.
+            entry = listed
+        completed = self._resized(entry, size_bytes)
+        if entry is listed:
+            entries[entry.name] = completed
+        if entry.size_bytes not in (None, size_bytes):
+            key, now_ns = (directory.run_id, directory.path), self._wall_clock_ns()
+            self._directories.sizes.record(key, entry, completed, now_ns, same_version=True)
         return ArtifactFile(directory, completed)
 
     def _resized(self, entry: Entry, size_bytes: int) -> Entry:
-        """Return an entry with the size of the contents. The time of a shorter file is not that of a longer one."""
-        new = msgspec.structs.replace(entry, size_bytes=size_bytes)
-        if may_have_grown(entry, new):
-            return msgspec.structs.replace(new, mtime_ns=self._wall_clock_ns(), created_ns=None)
-        return new
+        """Return an entry with the size of the contents. The time of a file of another size is not theirs."""
+        if entry.size_bytes in (None, size_bytes):
+            return msgspec.structs.replace(entry, size_bytes=size_bytes)
+        mtime_ns = self._wall_clock_ns() if size_bytes > (entry.size_bytes or 0) else entry.mtime_ns
+        return msgspec.structs.replace(entry, size_bytes=size_bytes, mtime_ns=mtime_ns, created_ns=None)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
         """Record that a file's contents are of another version than listed, with their size if the answer has it.
@@ -278,10 +285,10 @@ class Tree:
             held.value.listing.by_name.pop(entry.name, None)
         self._directories.force_direct(directory, self._listings.invalidate)
         sizes, key = self._directories.sizes, (directory.run_id, directory.path)
-        sizes.record_other_version(key, entry)
-        if size_bytes is not None and size_bytes != entry.size_bytes:
+        sizes.record_other_version(key, entry, size_bytes)
+        if size_bytes is not None:
             completed = msgspec.structs.replace(entry, size_bytes=size_bytes)
-            sizes.record(key, entry, completed, same_version=False)
+            sizes.record(key, entry, completed, self._wall_clock_ns(), same_version=False)
 
     def mark_all_stale(self) -> None:
         """Make everything stale (docs/semantics.md 3.3). Stale listings are served if their refresh fails."""

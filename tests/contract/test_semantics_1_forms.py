@@ -4,6 +4,7 @@ Each form is a fresh mount, because a mount learns how its server speaks. Source
 """
 
 import errno
+import itertools
 
 import pytest
 
@@ -12,55 +13,69 @@ from tests.fixtures import Mounting
 from tests.harness import Lab, Truth
 from tests.pairwise import pairwise
 
-# Namesakes of prefixes, the recorded run, empty directories, zero bytes, punctuation: what a wrong reading loses.
-RUNS = (80032, sample.RUN, 80014, 80011, 80002)
+# Namesakes of prefixes, the recorded run, empty directories, zero bytes, punctuation, names of 255 bytes, 40 levels,
+# unicode: what a wrong reading loses.
+RUNS = (80032, sample.RUN, 80014, 80011, 80002, 80003, 80012, 80001)
+FILE = "lora_model/checkpoint-204/rng_state_0.pth"
 DOUBLES = "names are both file and directory"
 
-# One switch at a time, except for those that have nothing to do with one another.
-SINGLE: list[dict[str, object]] = [
-    {"dir_flag": False},
-    {"self_marker": "slash"},
-    {"self_marker": "bare"},
+
+def tells(form: dict[str, object]) -> bool:
+    """Say whether a form shows what is a directory, and what is in which one: no caller could tell in the others."""
+    raw = (form["slash"], form["base"], form["depth"]) == ("required", "relative", "recursive")
+    bare = (form["base"], form["self_marker"]) == ("relative", "bare")
+    return bool(form["dir_slash"] or (form["dir_flag"] and not raw)) and not bare
+
+
+# The switches that decide which names mean what, every two together. All of their combinations:
+# tests/simulated/test_client_forms.py.
+SHAPES = pairwise(
+    {
+        "path_start": ["none", "slash", "dot_slash", "mixed"],
+        "slash": ["any", "required", "refused"],
+        "self_marker": ["none", "slash", "bare"],
+        "base": ["root", "relative"],
+        "depth": ["one", "recursive"],
+        "dir_slash": [True, False],
+        "dir_flag": [True, False],
+    },
+    tells,
+)
+# Those that have nothing to do with one another, nor with the shape: each stands with one shape, at least.
+OTHERS: list[dict[str, object]] = [
+    {},
     {"size_form": "string", "extra_fields": True},
     {"size_form": "null_when_zero", "null_params": True},
     {"size_form": "absent_when_zero", "rate_limit_headers": False},
     {"empty_form": "null", "path_of_file": "self"},
-    {"empty_form": "absent", "path_of_file": "404"},
+    {"empty_form": "absent", "path_of_file": "404", "path_missing": "404"},
     {"path_of_file": "400", "path_missing": "404"},
-    {"path_of_file": "500", "path_missing": "500"},
-    {"path_missing": "400"},
+    {"path_of_file": "400", "path_missing": "400"},
 ]
-# The switches that decide which names mean what, every two together; the ones that only stand alone are above. All of
-# their combinations: tests/simulated/test_client_forms.py.
-MIXED: list[dict[str, object]] = pairwise(
-    {
-        "slash": ["any", "required", "refused"],
-        "base": ["root", "relative"],
-        "depth": ["one", "recursive"],
-        "dir_slash": [True, False],
-    }
-)
-ODD: list[dict[str, object]] = [
-    {"slash": "required", "base": "relative", "self_marker": "slash", "empty_form": "absent"},
-    {"slash": "required", "depth": "recursive", "path_of_file": "404", "path_missing": "404"},
-    {"slash": "refused", "base": "relative", "self_marker": "slash", "dir_flag": False},
-    {"slash": "required", "path_missing": "400", "empty_form": "null", "size_form": "string"},
-    {"slash": "refused", "dir_slash": False, "path_of_file": "400", "path_missing": "404"},
-]
+FORMS = [shape | other for shape, other in zip(SHAPES, itertools.cycle(OTHERS))]
 
 
 def name_of(form: dict[str, object]) -> str:
     return ",".join(f"{name}={value}" for name, value in form.items())
 
 
-@pytest.mark.parametrize("form", [*SINGLE, *MIXED, *ODD], ids=name_of)
+@pytest.mark.parametrize("form", [*FORMS, {"path_of_file": "500", "path_missing": "500"}], ids=name_of)
 def test_every_form_shows_the_same_tree(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
-    """1.1: whatever form the server's listings have, the tree is the server's."""
+    """1.1, 1.3, 1.4: whatever form the server's listings have, the tree is the server's, and a file in it is read.
+
+    `/` and `./` in front of a path are no part of a name.
+    """
     lab.switch(**form)
     mounted = mounting()
     mounted.log.announce(DOUBLES)
 
     assert mounted.trees(*RUNS) == {run_id: lab.truth(run_id) for run_id in RUNS}
+    done = mounted.sh('sha256sum <"$M/runs/$1/$2"', sample.RUN, FILE).ok()
+    assert done.text.split()[0] == lab.sha256(sample.RUN, FILE)
+    assert set(lab.asked_with("content", "artifact_path")) == {f"f635c73b70594ab6bb6e212cdf87d0d5/artifacts/{FILE}"}
+    # A bare marker may be a file: which of both is found out by trying.
+    if form.get("self_marker") != "bare":
+        assert not any(path.startswith(("/", ".")) for path in lab.asked_with("listing", "path"))
 
 
 @pytest.mark.parametrize("base", ["root", "relative"])
@@ -82,23 +97,12 @@ def without_empty_directories(truth: Truth) -> Truth:
     }
 
 
-@pytest.mark.parametrize("form", ["absent", "null"])
-def test_listings_without_sizes_show_the_same_tree(form: str, lab: Lab, mounting: Mounting) -> None:
+def test_listings_without_sizes_show_the_same_tree(lab: Lab, mounting: Mounting) -> None:
     """1.1, 2.2: a listing without sizes shows the same names and kinds, and a lookup learns the sizes."""
-    lab.switch(size_form=form)
     mounted = mounting("--prefetch", "off")
-
-    assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)
-
-
-@pytest.mark.parametrize("run_id", [80003, 80012, 80001])
-@pytest.mark.parametrize("slash", ["required", "refused"])
-def test_long_and_deep_names_survive_the_forms(slash: str, run_id: int, lab: Lab, mounting: Mounting) -> None:
-    """1.1, 1.4: names of 255 bytes, 40 levels and unicode are asked for in the form that the server wants."""
-    lab.switch(slash=slash, base="relative")
-    mounted = mounting()
-
-    assert mounted.tree(run_id) == lab.truth(run_id)
+    for form, run_id in (("absent", sample.RUN), ("null", 80012)):
+        lab.switch(size_form=form)
+        assert mounted.tree(run_id) == lab.truth(run_id)
 
 
 def test_the_form_is_learned_once(lab: Lab, mounting: Mounting) -> None:
@@ -111,21 +115,11 @@ def test_the_form_is_learned_once(lab: Lab, mounting: Mounting) -> None:
     assert lab.requests() == {"run": 1, "listing": 12}
 
 
-@pytest.mark.parametrize("form", [{}, {"page_base": 1}, {"extra_fields": True}, {"null_params": True}], ids=name_of)
-def test_pages_of_runs_in_every_form(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
-    """1.2: /runs shows the 200 runs last updated, however the server counts its pages."""
-    lab.switch(**form)
-    mounted = mounting()
-
-    shown = [name for name in mounted.sh('ls -f "$M/runs"').ok().text.split() if not name.startswith(".")]
-    assert shown == list(map(str, lab.newest_runs(200)))
-
-
-@pytest.mark.parametrize("form", ["object", "strings", "title_only", "html", "empty", "nonsense"])
-def test_errors_in_every_form_are_absences(form: str, lab: Lab, mounting: Mounting) -> None:
+def test_errors_in_every_form_are_absences(lab: Lab, mounting: Mounting) -> None:
     """1.2: an unknown run is ENOENT whatever the error's body looks like."""
-    lab.switch(error_form=form)
     mounted = mounting()
+    for unknown, form in enumerate(("object", "strings", "title_only", "html", "empty", "nonsense"), 12345):
+        lab.switch(error_form=form)
+        assert mounted.error_of("runs", unknown) == errno.ENOENT, form
 
-    assert mounted.error_of("runs", 12345) == errno.ENOENT
     assert mounted.tree(sample.RUN) == lab.truth(sample.RUN)

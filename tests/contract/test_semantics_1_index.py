@@ -1,6 +1,7 @@
 """Statement 1.6 of the contract, and what section 7 says of walks: a project's index in every form, and none.
 
-Each is a fresh mount, and a project of its own: a mount remembers what it thinks of an index.
+Each has a project of its own, since a mount remembers what it thinks of an index; and a mount of its own where listings
+have another form, or where the service stalls or limits the rate.
 """
 
 import datetime
@@ -12,13 +13,13 @@ import pytest
 from artifactfs.emulator import sample
 from tests.contract.indexed_runs import BY_INDEX, directories_of, found, many, new_run
 from tests.fixtures import Mounting
-from tests.harness import Lab, Truth, wait_until
+from tests.harness import Lab, Mount, Truth, wait_until
 
 BEYOND = 4
 
-# Every way in which an index can be of no use, and whether there is an answer to say so.
+# Every way in which an index can be of no use.
 USELESS: list[dict[str, object]] = [
-    {"index": form} for form in ("404", "empty", "html", "cut", "other", "partial", "ghosts", "stall", "no_sizes")
+    {"index": form} for form in ("404", "empty", "html", "cut", "other", "partial", "ghosts", "no_sizes")
 ]
 USEFUL: list[dict[str, object]] = [
     {"index": "full"},
@@ -26,12 +27,15 @@ USEFUL: list[dict[str, object]] = [
     {"index_size_form": "null_when_zero"},
     {"index_size_form": "absent_when_zero"},
     {"size_form": "absent_when_zero"},
+    {"size_form": "absent"},
+    {"size_form": "null"},
     {"extra_fields": True},
-    {"dir_slash": False},
-    {"dir_flag": False, "slash": "required"},
+]
+# Beside a useful index: forms of listings, which a mount learns.
+LISTINGS: list[dict[str, object]] = [
+    {"dir_slash": False, "depth": "recursive", "self_marker": "slash"},
+    {"dir_flag": False, "slash": "required", "path_missing": "404", "path_of_file": "400"},
     {"slash": "refused", "base": "relative"},
-    {"depth": "recursive", "self_marker": "slash"},
-    {"path_missing": "404", "path_of_file": "400"},
 ]
 
 
@@ -46,7 +50,7 @@ def time_ns(text: str) -> int:
 
 def unlisted(lab: Lab, directories: int = 60) -> list[str]:
     """Return the directories of `many` that were not listed on their own since the last `reset`."""
-    asked = {entry["args"].get("path", "").rstrip("/") for entry in lab.stats()["log"] if entry["kind"] == "listing"}
+    asked = {path.rstrip("/") for path in lab.asked_with("listing", "path")}
     return [path for i in range(directories) if (path := f"g{i // 20}/d{i}") not in asked]
 
 
@@ -57,86 +61,98 @@ def sizeless(truth: Truth) -> dict[bytes, bool]:
 # --- what is shown ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", USEFUL, ids=name_of)
-def test_a_right_index(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
-    """1.6, 7: by a right index, in whatever form, `find` shows the server's tree in at most twelve requests."""
+def shows_by_the_index(mounted: Mount, lab: Lab) -> None:
+    """Check that `find` shows a new run at the price of a right index."""
     run_id = new_run(lab)
-    lab.switch(**form)
-    mounted = mounting()
-
+    lab.reset()
     assert found(mounted, run_id) == lab.truth(run_id)
     asked = lab.requests()
     assert asked["index"] == 1
     assert sum(asked.values()) <= BY_INDEX
 
 
-@pytest.mark.parametrize("form", ["absent", "null"])
-def test_sizes_that_only_the_index_has(form: str, lab: Lab, mounting: Mounting) -> None:
-    """1.6, 2.2: sizes that listings lack and the index has are shown, from the first directory on."""
-    run_id = new_run(lab)
-    lab.switch(size_form=form)
-    mounted = mounting()
+@pytest.mark.parametrize("form", USEFUL, ids=name_of)
+def test_a_right_index(form: dict[str, object], lab: Lab, standing: Mount) -> None:
+    """1.6, 2.2, 7: by a right index, in whatever form, `find` shows the server's tree in at most twelve requests.
 
-    assert found(mounted, run_id) == lab.truth(run_id)
-    assert lab.total() <= BY_INDEX
-
-
-@pytest.mark.parametrize("form", USELESS, ids=name_of)
-def test_an_index_of_no_use(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
-    """1.6, 7: with an index that is wrong, cut or missing `find` shows the server's tree, in D + 4 requests."""
-    run_id = new_run(lab)
+    So it does where only the index has sizes, from the first directory on.
+    """
     lab.switch(**form)
-    mounted = mounting()
+    shows_by_the_index(standing, lab)
 
+
+@pytest.mark.parametrize("form", LISTINGS, ids=name_of)
+def test_a_right_index_beside_any_listings(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+    """1.6, 7: so it does whatever form the listings beside it have."""
+    lab.switch(**form)
+    shows_by_the_index(mounting(), lab)
+
+
+def costs_one_request_more(mounted: Mount, lab: Lab, run_id: int) -> None:
+    """Check that a walk shows the server's tree in D + 4 requests, and asks for nothing again."""
     truth = lab.truth(run_id)
+    lab.reset()
     assert found(mounted, run_id) == truth
     asked = lab.requests()
     assert asked["index"] == 1
     assert sum(asked.values()) <= directories_of(truth) + BEYOND
-    # And neither it nor anything else is asked for again.
     mounted.sh('find "$M/runs/$1" -ls', run_id).ok()
     assert lab.requests() == asked
+
+
+@pytest.mark.parametrize("form", USELESS, ids=name_of)
+def test_an_index_of_no_use(form: dict[str, object], lab: Lab, standing: Mount) -> None:
+    """1.6, 7: with an index that is wrong, cut or missing `find` shows the server's tree, in D + 4 requests."""
+    lab.switch(**form)
+    costs_one_request_more(standing, lab, new_run(lab))
+
+
+def test_an_index_that_is_never_answered(lab: Lab, mounting: Mounting) -> None:
+    """1.6, 7: nor does a walk wait for an index that is never answered."""
+    lab.switch(index="stall")
+    costs_one_request_more(mounting(), lab, new_run(lab))
 
 
 @pytest.mark.parametrize(
     "then",
     [
         {"status": 500}, {"status": 403}, {"status": 400}, {"body": "[[[" * 30_000}, {"body": '{"data":{}}'},
-        {"rate_limit": {"reset_s": 1, "name": "other"}}, {"reset_after": 2000}, {"reset_after": 0}, {"cut_after": -1},
-        {"stall_after": 2000},
+        {"reset_after": 2000}, {"reset_after": 0}, {"cut_after": -1},
     ],
     ids=lambda then: str(then)[:40],
 )  # fmt: skip
-def test_an_index_that_fails(then: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+def test_an_index_that_fails(then: dict[str, object], lab: Lab, standing: Mount) -> None:
     """1.6, 7: whatever happens to the one request for it, a walk shows the server's tree, and costs that one more."""
+    run_id = new_run(lab, 30)
+    lab.fault("index", then)
+    costs_one_request_more(standing, lab, run_id)
+
+
+@pytest.mark.parametrize("then", [{"rate_limit": {"reset_s": 1, "name": "other"}}, {"stall_after": 2000}], ids=str)
+def test_an_index_that_is_held_up(then: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+    """1.6, 7: so it is where the answer stops half-way, and where the rate of indexes is limited."""
     run_id = new_run(lab, 30)
     mounted = mounting()
     lab.fault("index", then)
-
-    truth = lab.truth(run_id)
-    assert found(mounted, run_id) == truth
-    asked = lab.requests()
-    assert asked["index"] == 1
-    assert sum(asked.values()) <= directories_of(truth) + BEYOND
+    costs_one_request_more(mounted, lab, run_id)
 
 
-@pytest.mark.parametrize("run_id", [sample.RUN, 80001, 80002, 80003, 80012, 80014, 80032])
 @pytest.mark.parametrize("form", ["full", "partial", "ghosts", "no_sizes"])
-def test_the_awkward_runs(form: str, run_id: int, lab: Lab, mounting: Mounting) -> None:
+def test_the_awkward_runs(form: str, lab: Lab, mounting: Mounting) -> None:
     """1.6, 1.3 to 1.5: odd names, deep paths, namesakes and empty directories are shown by an index as without one."""
     lab.switch(index=form)
     mounted = mounting()
     mounted.log.announce("names are both file and directory", optional=True)
-
-    shown, truth = found(mounted, run_id), lab.truth(run_id)
-    # What lies in directories without a listing of their own may stay unseen, or be one too many: the rest is right.
-    if form == "full":
-        assert sizeless(shown) == {path: is_dir for path, is_dir in sizeless(truth).items() if path in shown}
-        assert not [path for path in truth.keys() - shown.keys() if truth[path] is not None]
-    # A look that the index cannot answer makes each directory its own truth, whatever the walk showed.
-    for path in sorted(path for path in shown if shown[path] is None):
-        mounted.error_of("runs", run_id, os.fsdecode(path), "no such name")
-    assert found(mounted, run_id) == truth
+    for run_id in (sample.RUN, 80001, 80002, 80003, 80012, 80014, 80032):
+        shown, truth = found(mounted, run_id), lab.truth(run_id)
+        # What lies in directories without a listing of their own may stay unseen, or be one too many.
+        if form == "full":
+            assert sizeless(shown) == {path: is_dir for path, is_dir in sizeless(truth).items() if path in shown}
+            assert not [path for path in truth.keys() - shown.keys() if truth[path] is not None]
+        # A look that the index cannot answer makes each directory its own truth, whatever the walk showed.
+        directories = [os.fsdecode(path) for path in sorted(shown) if shown[path] is None]
+        mounted.sh('cd "$M/runs/$1" && shift && for each; do stat "$each/no such name"; done', run_id, *directories)
+        assert found(mounted, run_id) == truth
 
 
 def test_times_are_the_files_own(lab: Lab, mounting: Mounting) -> None:

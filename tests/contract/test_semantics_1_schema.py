@@ -1,5 +1,6 @@
 """Section 1 of the contract: what the API's schema allows, and is unusual, is shown by its meaning."""
 
+import itertools
 import json
 
 import pytest
@@ -8,35 +9,12 @@ from artifactfs.emulator import sample
 from artifactfs.emulator.model import prefix_of
 from tests.fixtures import Mounting
 from tests.harness import Lab
+from tests.pairwise import pairwise
 
 ODD_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e400", "9" * 5000, "-1", "1.5", str(2**63), '"12abc"', '""', "true"]
 
 
-def args(lab: Lab, kind: str, name: str) -> list[str]:
-    """Return what requests of a kind had as a parameter."""
-    return [entry["args"].get(name, "") for entry in lab.stats()["log"] if entry["kind"] == kind]
-
-
 # --- paths --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("start", ["slash", "dot_slash", "mixed"])
-@pytest.mark.parametrize("base", ["root", "relative"])
-@pytest.mark.parametrize(("depth", "dir_slash"), [("one", True), ("one", False), ("recursive", True)])
-def test_what_stands_in_front_of_a_path(
-    start: str, base: str, depth: str, dir_slash: bool, lab: Lab, mounting: Mounting
-) -> None:
-    """1.3: `/` and `./` in front of a path are no part of a name: the entries are there, and can be read."""
-    lab.switch(path_start=start, base=base, depth=depth, dir_slash=dir_slash)
-    mounted = mounting()
-
-    for run_id in (sample.RUN, 80012):
-        assert mounted.tree(run_id) == lab.truth(run_id)
-    done = mounted.sh('cat "$M/runs/$1/lora_model/checkpoint-204/rng_state_0.pth" | sha256sum', sample.RUN).ok()
-    assert done.text.split()[0] == lab.sha256(sample.RUN, "lora_model/checkpoint-204/rng_state_0.pth")
-    (path,) = set(args(lab, "content", "artifact_path"))
-    assert path == "f635c73b70594ab6bb6e212cdf87d0d5/artifacts/lora_model/checkpoint-204/rng_state_0.pth"
-    assert not any(asked.startswith(("/", ".")) for asked in args(lab, "listing", "path"))
 
 
 @pytest.mark.parametrize("form", ["empty", "slash"])
@@ -51,7 +29,7 @@ def test_a_run_at_its_projects_root(form: str, start: str, lab: Lab, mounting: M
     assert mounted.sh('cat "$M/runs/$1/d3/e/f2.bin" | sha256sum', run_id).ok().text.split()[0] == lab.sha256(
         run_id, "d3/e/f2.bin"
     )
-    assert set(args(lab, "content", "artifact_path")) == {"d3/e/f2.bin"}
+    assert set(lab.asked_with("content", "artifact_path")) == {"d3/e/f2.bin"}
     # By the index, which was trusted: a listing for each of 13 directories would be more.
     assert lab.requests()["index"] == 1
     assert lab.requests()["listing"] < 13
@@ -83,12 +61,21 @@ def test_odd_numbers_and_names_in_a_listing(lab: Lab, mounting: Mounting) -> Non
 # --- pages ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("meta", ["full", "no_next", "null_next", "required", "none"])
-@pytest.mark.parametrize("base", [0, 1])
-@pytest.mark.parametrize("cap", [100, 25])
-def test_pages_in_every_form(meta: str, base: int, cap: int, lab: Lab, mounting: Mounting) -> None:
+# Every two together; what rows have besides stands with one of them, at least.
+PAGES = pairwise(
+    {
+        "page_meta": ["full", "no_next", "null_next", "required", "none"],
+        "page_base": [0, 1],
+        "page_cap": [100, 25],
+    }
+)
+ROWS: list[dict[str, object]] = [{}, {"extra_fields": True}, {"null_params": True}]
+
+
+@pytest.mark.parametrize("form", [pages | rows for pages, rows in zip(PAGES, itertools.cycle(ROWS))], ids=str)
+def test_pages_in_every_form(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
     """1.2: /runs, /projects and /names show all that is to be shown, whatever the pages tell of themselves."""
-    lab.switch(page_meta=meta, page_base=base, page_cap=cap)
+    lab.switch(**form)
     newest = list(map(str, lab.newest_runs(200)))
     lab.reset()
     mounted = mounting("--prefetch", "off")
@@ -98,7 +85,8 @@ def test_pages_in_every_form(meta: str, base: int, cap: int, lab: Lab, mounting:
 
     assert shown("runs") == newest
     # One for each page; one more only where nothing tells whether pages count from 0 or from 1.
-    assert lab.requests()["runs"] == 200 // cap + (meta == "none" and base == 1)
+    untold = (form["page_meta"], form["page_base"]) == ("none", 1)
+    assert lab.requests()["runs"] == 200 // int(str(form["page_cap"])) + untold
     many = sample.MANY_PROJECT
     of_project = shown(f"projects/{many}")
     assert of_project == [str(sample.FIRST_OF_MANY + place) for place in range(249, 49, -1)]

@@ -123,7 +123,7 @@ def test_a_directory_is_one_listing_call_with_its_path(lab: Lab, standing: Mount
     run_id = lab.new_run({"one/two/file.txt": 1})
     standing.sh('ls "$M/runs/$1/one/two"', run_id).ok()
 
-    asked = [entry["args"].get("path", "").rstrip("/") for entry in lab.stats()["log"] if entry["kind"] == "listing"]
+    asked = [path.rstrip("/") for path in lab.asked_with("listing", "path")]
     assert asked == ["", "one", "one/two"]
 
 

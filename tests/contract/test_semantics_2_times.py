@@ -53,19 +53,18 @@ def test_times_far_off(own_attack: Attacked) -> None:
     assert [line.split()[1] for line in rows if line.startswith("time ")] == list(FAR_OFF.values())
 
 
-def test_a_files_own_time_far_off(lab: Lab, mounting: Mounting) -> None:
+def test_a_files_own_time_far_off(lab: Lab, standing: Mount) -> None:
     """2.3: a file's own time, which only the index tells, is shown alike by `stat` and `info`, whatever the year."""
     paths = [f"g{place // 20}/d{place}/f{each}" for place in range(40) for each in range(10)]
     run_id = lab.new_run(dict.fromkeys(paths, 10), project=lab.new_project())
     # In the directories that a walk comes to last: by then the index is there.
     times = dict(zip(paths[-10 * len(FAR_OFF) :: 10], FAR_OFF, strict=True))
     lab.files(run_id, touch=times)
-    mounted = mounting()
-    mounted.sh('cd "$M/runs/$1" && for i in $(seq 0 39); do ls -l g$((i / 20))/d$i; done', run_id).ok()
-    places = [mounted.path("runs", run_id, path) for path in times]
-    told = [each["file"] for each in json.loads(mounted.shell.cli("info", "--json", *places).ok().text)]
+    standing.sh('cd "$M/runs/$1" && for i in $(seq 0 39); do ls -l g$((i / 20))/d$i; done', run_id).ok()
+    places = [standing.path("runs", run_id, path) for path in times]
+    told = [each["file"] for each in json.loads(standing.shell.cli("info", "--json", *places).ok().text)]
     assert [each["created_at"] for each in told] == list(FAR_OFF.values())
-    assert [each["modified"] for each in told] == shown_by_stat(mounted, *places) == list(FAR_OFF.values())
+    assert [each["modified"] for each in told] == shown_by_stat(standing, *places) == list(FAR_OFF.values())
 
 
 # --- one run, one clock ---------------------------------------------------------------------------------------
@@ -100,22 +99,22 @@ def shown_by_find(mounted: Mount, run_id: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("first", ["", "z", "b/c/d", "b/c/d/new.pt"])
-def test_whatever_is_opened_first(first: str, lab: Lab, mounting: Mounting) -> None:
+def test_whatever_is_opened_first(first: str, lab: Lab, standing: Mount) -> None:
     """2.3: find, ls -t, glob with getmtime and find -newer agree with the server, whichever directory came first."""
     run_id = new_checkpoints(lab)
-    mounted = mounting()
-    mounted.sh('ls -l "$M/runs/$1/$2"', run_id, first).ok()
+    lab.reset()
+    standing.sh('ls -l "$M/runs/$1/$2"', run_id, first).ok()
 
-    assert shown_by_find(mounted, run_id) == TIMES
-    newest_first = mounted.sh('ls -t "$M/runs/$1"', run_id).ok().text.split()
+    assert shown_by_find(standing, run_id) == TIMES
+    newest_first = standing.sh('ls -t "$M/runs/$1"', run_id).ok().text.split()
     assert [name for name in newest_first if name.endswith(".pt")] == ["top-1.pt", "top-9.pt"]
     by_glob = (
         "import glob, json, os, sys\n"
         "os.chdir(sys.argv[1] + '/runs/' + sys.argv[2])\n"
         "print(json.dumps(sorted(glob.glob('**/*.pt', recursive=True), key=os.path.getmtime)))"
     )
-    assert mounted.python(by_glob, run_id) == BY_AGE
-    newer = mounted.sh('cd "$M/runs/$1" && find . -type f -newer b/c/step-10.pt', run_id).ok().text.split()
+    assert standing.python(by_glob, run_id) == BY_AGE
+    newer = standing.sh('cd "$M/runs/$1" && find . -type f -newer b/c/step-10.pt', run_id).ok().text.split()
     assert {path.removeprefix("./") for path in newer} == set(BY_AGE[4:])
     assert lab.requests()["index"] == 1
 
@@ -147,40 +146,46 @@ def test_an_index_that_comes_late(lab: Lab, mounting: Mounting) -> None:
     assert mounted.sh('stat -c %Y "$@"', *places).ok().text.split() == [str(time) for time in TIMES.values()]
 
 
-@pytest.mark.parametrize("form", ["404", "empty", "html", "cut", "other", "stall", "no_sizes", "ghosts"])
-def test_an_index_of_no_use(form: str, lab: Lab, mounting: Mounting) -> None:
+@pytest.mark.parametrize("form", ["404", "empty", "html", "cut", "other", "no_sizes", "ghosts"])
+def test_an_index_of_no_use(form: str, lab: Lab, standing: Mount) -> None:
     """2.3: without a right index every file shows its run's time, however the run is gone through, and how often."""
+    shows_the_runs_time(form, lab, standing)
+
+
+def test_an_index_that_is_never_answered(lab: Lab, mounting: Mounting) -> None:
+    """2.3: so it is where the index is never answered."""
+    shows_the_runs_time("stall", lab, mounting())
+
+
+def shows_the_runs_time(form: str, lab: Lab, mounted: Mount) -> None:
+    """Check what a run shows that is made where the index has this form."""
     run_id = new_checkpoints(lab)
     lab.switch(index=form)
-    mounted = mounting()
-
     for _ in range(2):
         assert shown_by_find(mounted, run_id) == dict.fromkeys(BY_AGE, seconds(ENDED_AT))
 
 
-def test_an_index_that_turns_out_to_be_wrong(lab: Lab, mounting: Mounting) -> None:
+def test_an_index_that_turns_out_to_be_wrong(lab: Lab, standing: Mount) -> None:
     """2.3, 1.6: where a directory disagrees with the index, all files of the run go back to the run's time."""
     run_id = new_checkpoints(lab)
-    mounted = mounting()
-    assert mounted.sh('stat -c %Y "$M/runs/$1/top-1.pt"', run_id).ok().text == f"{TIMES['top-1.pt']}\n"
+    assert standing.sh('stat -c %Y "$M/runs/$1/top-1.pt"', run_id).ok().text == f"{TIMES['top-1.pt']}\n"
     lab.files(run_id, add={"z/a/more.pt": 5})
 
-    mounted.sh('ls -l "$M/runs/$1/z/a"', run_id).ok()
+    standing.sh('ls -l "$M/runs/$1/z/a"', run_id).ok()
     wait_until(
-        lambda: mounted.sh('stat -c %Y "$M/runs/$1/top-1.pt"', run_id).ok().text == f"{seconds(ENDED_AT)}\n",
+        lambda: standing.sh('stat -c %Y "$M/runs/$1/top-1.pt"', run_id).ok().text == f"{seconds(ENDED_AT)}\n",
         "the run's time",
     )
-    assert set(shown_by_find(mounted, run_id).values()) == {seconds(ENDED_AT)}
+    assert set(shown_by_find(standing, run_id).values()) == {seconds(ENDED_AT)}
 
 
-def test_a_new_file_of_a_live_run(lab: Lab, mounting: Mounting) -> None:
+def test_a_new_file_of_a_live_run(lab: Lab, standing: Mount) -> None:
     """2.3: a checkpoint that came after the index is the newest one, and the times of the others stay."""
     run_id = new_checkpoints(lab, status="running", completed_at=None)
-    mounted = mounting()
-    mounted.sh('ls -l "$M/runs/$1"', run_id).ok()
+    standing.sh('ls -l "$M/runs/$1"', run_id).ok()
     lab.files(run_id, add={"b/step-950.pt": 7})
 
-    assert mounted.sh('ls -t "$M/runs/$1/b"', run_id).ok().text.split()[:1] == ["step-950.pt"]
-    shown = shown_by_find(mounted, run_id)
+    assert standing.sh('ls -t "$M/runs/$1/b"', run_id).ok().text.split()[:1] == ["step-950.pt"]
+    shown = shown_by_find(standing, run_id)
     assert shown.pop("b/step-950.pt") > max(TIMES.values())
     assert shown == TIMES

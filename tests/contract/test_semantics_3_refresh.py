@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,10 +19,18 @@ from tests.status import refresh
 LONG = ("--listing-ttl", "1h", "--finished-ttl", "1h", "--negative-ttl", "1h")
 
 
+@pytest.fixture(scope="module")
+def _believing_mount(_shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    shell = Shell(str(tmp_path_factory.mktemp("believing")), _shared_lab)
+    yield shell.mount(*LONG)
+    shell.close()
+
+
 @pytest.fixture
-def believing(mounting: Mounting) -> Mount:
-    """A mount whose listings stay fresh for an hour."""
-    return mounting(*LONG)
+def believing(_believing_mount: Mount, lab: Lab) -> Iterator[Mount]:
+    """One mount for all tests, whose listings stay fresh for an hour; each test has a run of its own."""
+    with _believing_mount.log.watched():
+        yield _believing_mount
 
 
 def names(mounted: Mount, *parts: object) -> list[str]:
@@ -166,8 +175,9 @@ print("seen")
         assert held.go_on() == b"seen\n"
 
 
-def test_a_refresh_through_links(lab: Lab, believing: Mount, shell: Shell) -> None:
+def test_a_refresh_through_links(lab: Lab, believing: Mount) -> None:
     """3.3: artifactfs refresh PATH through /names, through a link of the user's, and of `.`: the run is meant."""
+    shell = believing.shell
     project = lab.new_project()
     run_id = lab.new_run(FILES, project=project, name="my run")
     look_at_all(believing, run_id)

@@ -48,7 +48,6 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 WRAPPERS = {
     "blocked": (sys.executable, "-c", _BLOCKED),
-    "SIGCHLD ignored": (sys.executable, "-c", _IGNORED, "SIGCHLD"),
     "all ignored": (
         sys.executable,
         "-c",

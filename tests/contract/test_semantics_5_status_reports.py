@@ -91,7 +91,6 @@ print("back")
 @pytest.mark.parametrize(
     ("then", "state", "outcome", "announced", "said"),
     [
-        ({"status": 401}, "keys_rejected", "denied", "answered 401", "check the keys"),
         ({"status": 403}, "keys_rejected", "denied", "answered 403", "check the keys"),
         ({"stall": True}, "not_answering", "timed_out", "not answer|no answer within", "check the network"),
         ({"status": 500}, "degraded", "server_error", "answered 500", "see the last error"),

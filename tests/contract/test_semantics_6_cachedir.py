@@ -28,8 +28,8 @@ def seen(path: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def refused_line(shell: Shell, lab: Lab, cache: Path) -> str:
-    """See that a mount with a cache directory is refused in one line, and so are the commands. Returns the line."""
+def refused_line(shell: Shell, lab: Lab, cache: Path, *commands: str) -> str:
+    """See that a mount with a cache directory is refused in one line, and so are `cache` COMMANDS. Returns the line."""
     before = seen(cache)
     mounted = shell.expected_mount()
     done = shell.cli("mount", "--api-url", lab.url, "--cache-dir", str(cache), mounted.point)
@@ -37,7 +37,7 @@ def refused_line(shell: Shell, lab: Lab, cache: Path) -> str:
     assert done.err.count("\n") == 1
     assert str(cache) in done.err
     assert mount_type(mounted.point) is None
-    for command in ("info", "verify", "clear"):
+    for command in commands:
         again = shell.cli("cache", command, "--cache-dir", str(cache))
         assert (again.code, again.err) == (ExitCode.CACHE_REFUSED, done.err)
     assert seen(cache) == before
@@ -59,8 +59,8 @@ def fill(shell: Shell, lab: Lab, *options: str) -> Mount:
     return mounted
 
 
-@pytest.mark.parametrize("mode", [0o1777, 0o777])
-@pytest.mark.parametrize("names", [[], ["theirs.txt"]], ids=str)
+# Every kind of directory that is none: tests/unit/test_cache_dir.py and test_cache_dir_links.py.
+@pytest.mark.parametrize(("mode", "names"), [(0o1777, []), (0o777, ["theirs.txt"])], ids=str)
 def test_a_shared_directory_stays_shared(lab: Lab, shell: Shell, tmp_path: Path, mode: int, names: list[str]) -> None:
     """6.2: `--cache-dir` of a directory that others write to is refused and keeps its mode; what is proposed works."""
     shared = tmp_path / "shared"
@@ -68,7 +68,7 @@ def test_a_shared_directory_stays_shared(lab: Lab, shell: Shell, tmp_path: Path,
     for name in names:
         (shared / name).touch()
     shared.chmod(mode)
-    proposal = proposed(refused_line(shell, lab, shared))
+    proposal = proposed(refused_line(shell, lab, shared, "info"))
     assert os.path.dirname(proposal) == str(shared)
     fill(shell, lab, "--cache-dir", proposal).umount()
     assert cached_bytes(proposal) >= SIZE
@@ -76,17 +76,14 @@ def test_a_shared_directory_stays_shared(lab: Lab, shell: Shell, tmp_path: Path,
     assert stat.S_IMODE(os.stat(proposal).st_mode) == 0o700
 
 
-@pytest.mark.parametrize(
-    "names", [["thesis.tex"], ["blocks-1/mine/a.txt"], [TAG], ["a/b/c", "blocks-1/usage"]], ids=str
-)
-def test_a_directory_of_ones_own_files(lab: Lab, shell: Shell, tmp_path: Path, names: list[str]) -> None:
+def test_a_directory_of_ones_own_files(lab: Lab, shell: Shell, tmp_path: Path) -> None:
     """6.2: a directory of the user's own that holds anything else is refused, and nothing of it is touched."""
     documents = tmp_path / "Documents"
-    for name in names:
-        (documents / name).parent.mkdir(parents=True, exist_ok=True)
+    (documents / "blocks-1" / "mine").mkdir(parents=True)
+    for name in ("thesis.tex", TAG, "blocks-1/mine/a.txt", "blocks-1/usage"):
         (documents / name).write_text("Signature: 8a477f597d28d172789f06886806bc55\n# of another program\n")
     documents.chmod(0o755)
-    refused_line(shell, lab, documents)
+    refused_line(shell, lab, documents, "info", "verify", "clear")
 
 
 @needs_root
@@ -118,8 +115,7 @@ def test_a_users_directory_for_root(lab: Lab, shell: Shell, tmp_path: Path, user
     assert os.listdir(etc) == []
 
 
-@pytest.mark.parametrize("mode", [0o700, 0o755])
-@pytest.mark.parametrize("names", [[], ["lost+found"]], ids=str)
+@pytest.mark.parametrize(("mode", "names"), [(0o700, []), (0o755, ["lost+found"])], ids=str)
 def test_an_empty_directory_becomes_a_cache(
     lab: Lab, shell: Shell, tmp_path: Path, mode: int, names: list[str]
 ) -> None:
@@ -168,8 +164,10 @@ def test_a_link_of_ones_own_leads_to_the_cache(lab: Lab, shell: Shell, tmp_path:
     assert link.is_symlink()
 
 
-@pytest.mark.parametrize("place", ["the cache", "the tree", "a directory", "a block"])
-@pytest.mark.parametrize("way", ["deleted", "moved"])
+@pytest.mark.parametrize(
+    ("place", "way"),
+    [("the cache", "moved"), ("the tree", "deleted"), ("a directory", "moved"), ("a block", "deleted")],
+)
 def test_a_link_that_appears_under_a_mount(place: str, way: str, lab: Lab, shell: Shell, tmp_path: Path) -> None:
     """6.2, 4.4: a link that takes the place of a part of a cache in use is not followed, and no read fails."""
     files = {f"{name}.bin": SIZE for name in "abc"}

@@ -122,19 +122,21 @@ def test_the_report_of_a_run(scene: Scene) -> None:
     assert json.loads(scene.typed("info", "--json", project))["project"]["name"] == f"project {ALL}"
 
 
-@pytest.mark.parametrize("kind", NASTY)
-def test_names_of_files(kind: str, scene: Scene) -> None:
-    """6.5: a file of any name is shown, fetched, refreshed and refused without a terminal obeying its name."""
-    name = NAMES[kind]
-    path = scene.mounted.path("runs", scene.run_id, name)
-    shown = one_line(name)
-    assert f"runs/{scene.run_id}/{shown}\n" in scene.typed("info", path)
-    assert json.loads(scene.typed("info", "--json", path))["path"] == f"runs/{scene.run_id}/{name}"
-    assert scene.typed("refresh", path) == f"{KEPT}\n"
-    assert shown in scene.typed("refresh", "--contents", path)
-    said = scene.typed("info", f"{path}?", code=ExitCode.INCOMPLETE)
-    assert f"{shown}? in the mount" in said
-    assert said.count("\n") == 1
+def test_names_of_files(scene: Scene) -> None:
+    """6.5: files of any name are shown, fetched, refreshed and refused without a terminal obeying their names."""
+    paths = [scene.mounted.path("runs", scene.run_id, name) for name in NAMES.values()]
+    said = scene.typed("info", *paths)
+    told = scene.typed("info", "--json", *paths)
+    for name in NAMES.values():
+        assert f"runs/{scene.run_id}/{one_line(name)}\n" in said
+        assert json.dumps(f"runs/{scene.run_id}/{name}")[1:-1] in told
+    assert scene.typed("refresh", *paths) == f"{KEPT}\n"
+    dropped = scene.typed("refresh", "--contents", *paths)
+    assert all(one_line(name) in dropped for name in NAMES.values())
+    lines = scene.typed("info", *(f"{path}?" for path in paths), code=ExitCode.INCOMPLETE).splitlines()
+    assert len(lines) == len(NAMES)
+    for line, name in zip(lines, NAMES.values(), strict=True):
+        assert f"{one_line(name)}? in the mount" in line
 
 
 def test_warming(scene: Scene) -> None:

@@ -18,26 +18,26 @@ DESKTOP_PROBES = (
 )  # fmt: skip
 
 
-def test_the_root_costs_nothing(lab: Lab, mounted: Mount) -> None:
+def test_the_root_costs_nothing(lab: Lab, standing: Mount) -> None:
     """7: `ls MOUNT`, cold and warm: 0."""
     for _ in range(2):
-        mounted.sh('ls -la "$M"; stat "$M" "$M/runs"; df "$M"').ok()
+        standing.sh('ls -la "$M"; stat "$M" "$M/runs"; df "$M"').ok()
     assert lab.total() == 0
 
 
-def test_desktop_probes_cost_nothing(lab: Lab, mounted: Mount) -> None:
+def test_desktop_probes_cost_nothing(lab: Lab, standing: Mount) -> None:
     """7: what desktops probe in the root, /runs, a run and a directory that are listed: 0, and it is not there."""
-    mounted.sh('ls "$M/runs/$1" "$M/runs/$1/lora_model"', sample.RUN).ok()
+    standing.sh('ls "$M/runs/$1" "$M/runs/$1/lora_model"', sample.RUN).ok()
     lab.reset()
     everywhere = 'cd "$M"; for d in . runs "runs/$1" "runs/$1/lora_model"; do for n in $2; do stat "$d/$n" && exit 1; '
     everywhere += "done; done; true"
-    done = mounted.sh(everywhere, sample.RUN, " ".join(DESKTOP_PROBES))
+    done = standing.sh(everywhere, sample.RUN, " ".join(DESKTOP_PROBES))
     assert done.code == 0, done.text
     assert done.err.count("No such file") == 4 * len(DESKTOP_PROBES)
     assert lab.total() == 0
 
 
-@pytest.mark.parametrize(("shown", "pages"), [(1, 1), (100, 1), (101, 2), (200, 2), (250, 3)])
+@pytest.mark.parametrize(("shown", "pages"), [(100, 1), (101, 2), (250, 3)])
 def test_listing_runs(shown: int, pages: int, lab: Lab, mounting: Mounting) -> None:
     """7: `ls /runs`: 1 for each 100 runs shown, 0 when warm."""
     mounted = mounting("--runs-listed", str(shown))
@@ -56,10 +56,12 @@ def test_stat_of_a_known_run(lab: Lab, mounted: Mount) -> None:
     assert lab.total() == 0
 
 
-def test_stat_of_an_unknown_run(lab: Lab, mounted: Mount) -> None:
+def test_stat_of_an_unknown_run(lab: Lab, standing: Mount) -> None:
     """7: `stat` of a run that is not known: 1, and 0 from then on."""
+    run_id = lab.new_run()
+    lab.reset()
     for _ in range(3):
-        mounted.sh('stat "$M/runs/$1"', sample.RUN).ok()
+        standing.sh('stat "$M/runs/$1"', run_id).ok()
     assert lab.requests() == {"run": 1}
 
 
@@ -95,27 +97,27 @@ def test_listing_a_directory(lab: Lab, standing: Mount) -> None:
 
 
 @pytest.mark.parametrize("prefetch", ["tree", "off"])
-@pytest.mark.parametrize("command", ["find", "du -a", "ls -lR", "tree"])
-def test_a_walk_costs_a_listing_for_each_directory(command: str, prefetch: str, lab: Lab, mounting: Mounting) -> None:
+def test_a_walk_costs_a_listing_for_each_directory(prefetch: str, lab: Lab, mounting: Mounting) -> None:
     """7: `find`, `du`, `ls -R` over D directories: at most D + 4, listed ahead or not, and 0 the second time."""
-    run_id = lab.new_run({f"d{i}/e{j}/f{k}": k for i in range(6) for j in range(4) for k in range(5)})
-    directories = 1 + sum(size is None for size in lab.truth(run_id).values())
     mounted = mounting("--prefetch", prefetch)
-    mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
-    cold = lab.total()
-    assert cold <= directories + 4
-    for _ in range(2):
+    for command in ("find", "du -a", "ls -lR", "tree"):
+        run_id = lab.new_run({f"d{i}/e{j}/f{k}": k for i in range(6) for j in range(4) for k in range(5)})
+        directories = 1 + sum(size is None for size in lab.truth(run_id).values())
+        lab.reset()
         mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
-    assert lab.total() == cold
+        cold = lab.total()
+        assert cold <= directories + 4, command
+        for _ in range(2):
+            mounted.sh(f'{command} "$M/runs/$1"', run_id).ok()
+        assert lab.total() == cold, command
 
 
-@pytest.mark.parametrize("prefetch", ["tree", "off"])
-def test_a_thousand_directories(prefetch: str, lab: Lab, mounting: Mounting) -> None:
+def test_a_thousand_directories(lab: Lab, mounting: Mounting) -> None:
     """7: walking 1,000 directories of 20 files twice costs no more than once, and once no more than D + 4."""
     run_id = lab.new_run({})
     lab.files(run_id, grid={"dirs": 1000, "files": 20})
     directories = 1 + sum(size is None for size in lab.truth(run_id).values())
-    mounted = mounting("--prefetch", prefetch)
+    mounted = mounting("--prefetch", "tree")
     mounted.sh('find "$M/runs/$1" -ls | wc -l', run_id).ok()
     assert lab.total() <= directories + 4
     once = lab.total()

@@ -50,26 +50,28 @@ def _looked_at(mounted: Mount) -> Mount:
 ALL_FORMS = os.environ.get("ARTIFACTFS_ALL_FORMS") == "1"
 
 
-def _is_for_any_place(name: str, test: object) -> bool:
-    return name.startswith("test") and callable(test) and "any_place" in inspect.signature(test).parameters
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the places of a test: by default two to four, so that all tests of a module together run in each form."""
+    """Choose the places of a test: one of two, or four, so that all tests of a module together run in each form."""
     others = [form for form in FORMS if form != "plain"]
     if "place" in metafunc.fixturenames:
-        forms = ["local", "served-directory", "plain"] if ALL_FORMS else ["served-directory", "plain"]
-        metafunc.parametrize("place", forms, indirect=True)
+        number, forms = _number(metafunc, "place"), ["served-directory", "plain"]
+        metafunc.parametrize("place", ["local", *forms] if ALL_FORMS else [forms[number % 2]], indirect=True)
     if "any_place" in metafunc.fixturenames:
-        tests = sorted(name for name, test in vars(metafunc.module).items() if _is_for_any_place(name, test))
-        first = 3 * tests.index(metafunc.function.__name__)
+        first = 3 * _number(metafunc, "any_place")
         chosen = ["plain", *(others[place % len(others)] for place in range(first, first + 3))]
         metafunc.parametrize("any_place", ["local", "served-directory", *FORMS] if ALL_FORMS else chosen, indirect=True)
 
 
+def _number(metafunc: pytest.Metafunc, fixture: str) -> int:
+    """Return which one a test is of those in its module that take a fixture."""
+    tests = [name for name in sorted(dir(metafunc.module)) if name.startswith("test")]
+    taking = [name for name in tests if fixture in inspect.signature(getattr(metafunc.module, name)).parameters]
+    return taking.index(metafunc.function.__name__)
+
+
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A mount of a served directory, and of an emulator as it is by default."""
+    """A mount of a served directory, or of an emulator as it is by default: which one is no matter of programs."""
     with _place(request.param, request, tmp_path) as found:
         yield found
 

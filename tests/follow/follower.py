@@ -71,18 +71,27 @@ class Followers:
     # --- programs ---------------------------------------------------------------------------------
 
     def tail(self, name: str) -> None:
-        out = os.path.join(self.scratch, "tail.out")
-        stream = Stream(Journal(self.journal))
-        with (
-            open(out, "wb") as written,
-            subprocess.Popen(["tail", "-n", "+1", "-F", self.path], stdout=written, stderr=subprocess.DEVNULL) as tail,
-            open(out, "rb") as seen,
-        ):
-            while name not in self.done:
-                stream.feed(seen.read())
-                self._note(name, stream)
-                time.sleep(POLL_S)
-            tail.kill()
+        out, err = os.path.join(self.scratch, "tail.out"), os.path.join(self.scratch, "tail.err")
+        while name not in self.done:
+            stream, command = Stream(Journal(self.journal)), ["tail", "-n", "+1", "-F", self.path]
+            with (
+                open(out, "wb") as written,
+                open(err, "wb") as told,
+                subprocess.Popen(command, stdout=written, stderr=told) as tail,
+                open(out, "rb") as seen,
+            ):
+                while name not in self.done and tail.poll() is None:
+                    stream.feed(seen.read())
+                    self._note(name, stream)
+                    time.sleep(POLL_S)
+                tail.kill()
+            if name not in self.done:
+                with open(err, encoding="utf-8", errors="replace") as file:
+                    last = file.read().strip().rpartition("\n")[2]
+                # It ends with the first read that fails.
+                if not last.endswith((os.strerror(errno.ESTALE), os.strerror(errno.EIO))):
+                    raise Wrong(f"tail ended: {last}")
+                self._failed(name, errno.ESTALE if last.endswith(os.strerror(errno.ESTALE)) else errno.EIO)
 
     def reader(self, name: str) -> None:
         stream, handle = Stream(Journal(self.journal)), -1
@@ -109,9 +118,11 @@ class Followers:
             final = self.final
             if final is not None and os.path.exists(copy):
                 os.unlink(copy)  # rsync leaves a copy that is longer than the file as it is.
-            if self._called(name, "rsync", "--append-verify", self.path, copy):
+            told = self._called(name, "rsync", "--append-verify", self.path, copy)
+            # A file that is shorter when it is opened than it was before is skipped, with a warning and exit code 0.
+            if told is not None and b"skipped diminished file" not in told:
                 if not os.path.exists(copy):
-                    raise Wrong("no copy, with exit code 0")
+                    raise Wrong(f"no copy, with exit code 0; {told!r}")
                 with open(copy, "rb") as file:
                     self._check_whole(name, journal, file.read(), final)
             self._rest()
@@ -120,7 +131,7 @@ class Followers:
         out, journal = os.path.join(self.scratch, "cat.out"), Journal(self.journal)
         while name not in self.done:
             final = self.final
-            if self._called(name, "sh", "-c", 'exec cat "$1" >"$2"', "sh", self.path, out):
+            if self._called(name, "sh", "-c", 'exec cat "$1" >"$2"', "sh", self.path, out) is not None:
                 with open(out, "rb") as file:
                     self._check_whole(name, journal, file.read(), final)
             self._rest()
@@ -143,13 +154,15 @@ class Followers:
     def _read_at_random(self, name: str, journal: Journal, handle: int) -> None:
         """Read one open file for a while. Raises Wrong if not all that it gives is of one version."""
         end, final = time.monotonic() + OPEN_S, self.final
-        may_be = journal.versions()
+        may_be, known_to = journal.versions(), 0
         while time.monotonic() < end and name not in self.done:
             size = os.fstat(handle).st_size
             start = random.randrange(max(1, size))
             data = os.pread(handle, min(1 << 16, size - start), start)
             self.read_bytes[name] += len(data)
-            may_be = journal.fitting(data, start, may_be)
+            # The file may have been cut beyond all that was read, as a local one.
+            later = {each for number in may_be for each in journal.continuing(number, known_to)}
+            may_be, known_to = journal.fitting(data, start, later), max(known_to, start + len(data))
             if not may_be or (not data and size):
                 raise Wrong(f"{len(data)} bytes at {start} of {size} that go with nothing read before: {data[:64]!r}")
             if final is not None and size == final[1] and final[0] in may_be:
@@ -171,11 +184,13 @@ class Followers:
         if self.final is not None and stream.is_at(*self.final):
             self.done.add(name)
 
-    def _called(self, name: str, *command: str) -> bool:
-        done = subprocess.run(command, capture_output=True, check=False)
+    def _called(self, name: str, *command: str) -> bytes | None:
+        """Return what a program told, or None where its exit code is not 0."""
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         if done.returncode != 0:
             self.errors[f"{name}: exit {done.returncode}"] += 1
-        return done.returncode == 0
+            return None
+        return done.stdout
 
     def _failed(self, name: str, number: int) -> None:
         self.errors[f"{name}: {errno.errorcode.get(number, number)}"] += 1

@@ -1,10 +1,10 @@
 """python -m tests.follow.soak --minutes N: twenty files that live, followed by five programs each.
 
-Four emulators, each in a form of its own, with five files in one directory of one mount. Each file grows by 1 byte to
-1 MiB every 0.2 to 20 s; now and then it is replaced, by a longer one or a shorter one, or truncated; and the service
-fails. At the end nothing changes any more, and every program must have come to the end of the last version, with no
-byte that is not of the version that it was in (follower.py). The requests are counted: a listing a directory and
-`live_ttl`, content for what is new and its proof.
+Emulators, four by default, each in a form of its own, with five files in one directory of one mount. Each file grows by
+1 byte to 1 MiB every 0.2 to 20 s; now and then it is replaced, by a longer one or a shorter one, or truncated; and the
+service fails. At the end nothing changes any more, and every program must have come to the end of the last version,
+with no byte that is not of the version that it was in (follower.py). The requests are counted: a listing a directory
+and `live_ttl`, content for what is new and its proof.
 
 `--local` does the same in a local directory: what fails there is the soak's own fault.
 """
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +34,7 @@ from tests.soak.watch import log_faults
 FILES = 5  # of each place
 LIVE_TTL_S = 5.0
 MIB = 1 << 20
-WITH_RANGES = {"validators": FORMS["validators"], "lags": FORMS["lags"], "ahead-validators": FORMS["ahead-validators"]}
-PLACES = {**WITH_RANGES, "no-ranges": FORMS["no-ranges"]}
+DEFAULT_FORMS = ("validators", "lags", "ahead-validators", "no-ranges")
 # Of a hundred changes; the others are appends.
 REPLACEMENTS, TRUNCATIONS = 4, 3
 LARGEST_BYTES = 24 * MIB  # a file beyond this is replaced: `cat` and rsync read all of it each time
@@ -142,7 +141,7 @@ class Followed:
         listings = self.traffic.answered["listing"]
         # A version that is gone has its directory listed again, once by who opens it and once by who has it open.
         yield "listings answered", listings, seconds / LIVE_TTL_S + 2 * versions + 2
-        if self.form in WITH_RANGES:
+        if "ranges" not in FORMS[self.form]:
             # Each file may have grown at each listing.
             proofs = min(changes.total(), listings * len(self.files)) * proof_bytes
             yield "bytes of content", self.traffic.content_bytes, self.new_bytes + proofs
@@ -158,7 +157,7 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def places(directory: str, local: bool) -> Iterator[list[Followed]]:
+def places(directory: str, forms: Sequence[str], local: bool) -> Iterator[list[Followed]]:
     """Start the emulators and mount them; at the end nothing is left."""
 
     def files(place: Place, form: str) -> list[LiveFile]:
@@ -166,13 +165,13 @@ def places(directory: str, local: bool) -> Iterator[list[Followed]]:
 
     with contextlib.ExitStack() as stack:
         found = []
-        for form, switches in PLACES.items():
+        for form in forms:
             if local:
                 here = os.path.join(directory, form)
                 os.mkdir(here)
                 found.append(Followed(form, files(CutByReplacing(here), form)))
                 continue
-            lab = Lab(*(word for name, value in switches.items() for word in ("--switch", f"{name}={value}")))
+            lab = Lab(*(word for name, value in FORMS[form].items() for word in ("--switch", f"{name}={value}")))
             stack.callback(lab.stop)
             shell = Shell(os.path.join(directory, form), lab)
             stack.callback(shell.close)
@@ -218,10 +217,12 @@ def take(followed: list[Followed]) -> None:
             each.traffic.take(each.lab)
 
 
-def soak(directory: str, minutes: float, seed: int, local: bool, proof_bytes: int) -> list[str]:
+def soak(
+    directory: str, minutes: float, seed: int, *, forms: Sequence[str], local: bool, proof_bytes: int
+) -> list[str]:
     """Run it. Returns all that is wrong."""
     rng, wrong = random.Random(seed), []
-    with places(directory, local) as followed:
+    with places(directory, forms, local) as followed:
         files = [file for each in followed for file in each.files]
         for each in followed:
             each.new_bytes += sum(file.change(rng) for file in each.files)
@@ -285,12 +286,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.follow.soak", description="Twenty live files are followed.")
     parser.add_argument("--minutes", type=float, default=10.0, help="[10]")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000), help="[random]")
+    parser.add_argument(
+        "--forms", default=",".join(DEFAULT_FORMS), help=f"of the servers: some of {', '.join(FORMS)} [%(default)s]"
+    )
     parser.add_argument("--local", action="store_true", help="in a local directory, without a mount")
     parser.add_argument("--proof-bytes", type=int, default=PROOF_BYTES, help=f"of one growth, at most [{PROOF_BYTES}]")
     given = parser.parse_args()
     directory = tempfile.mkdtemp(prefix="artifactfs-follow-")
     _say(f"{given.minutes:g} minutes, seed {given.seed}, in {directory}")
-    wrong = soak(directory, given.minutes, given.seed, given.local, given.proof_bytes)
+    forms = given.forms.split(",")
+    if unknown := set(forms) - set(FORMS):
+        parser.error(f"no such form: {', '.join(sorted(unknown))}")
+    wrong = soak(directory, given.minutes, given.seed, forms=forms, local=given.local, proof_bytes=given.proof_bytes)
     for each in wrong:
         _say(f"WRONG: {each}")
     _say(f"{len(wrong)} wrong")

@@ -79,9 +79,10 @@ def _shows(address: str, last_step: int) -> bool:
     return steps[-1] == last_step
 
 
-@pytest.mark.parametrize("fast", ["true", "false", "auto"])
+# Its default, auto, takes one of both.
+@pytest.mark.parametrize("fast", ["true", "false"])
 def test_tensorboard_follows(place: Place, tmp_path: Path, fast: str) -> None:
-    """TensorBoard with its defaults shows each step after its next reload, whichever of its readers it takes."""
+    """TensorBoard shows each step after its next reload, whichever of its readers it takes."""
     place.append(events.NAME, events.head() + events.scalars(0, STEPS[0]))
     command = (sys.executable, "-m", "tensorboard.main", "--logdir", place.directory, "--load_fast", fast)
     with following(str(tmp_path), *command, "--host", "127.0.0.1", "--port", "0") as board:

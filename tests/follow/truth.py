@@ -48,10 +48,21 @@ class Journal:
         return sorted(self._versions)
 
     def content(self, number: int, start: int, end: int) -> bytes:
-        """Return the bytes [start, end) that a version has, if it has so many."""
+        """Return the bytes [start, end) that a version has, if it has so many. Version 0 has none."""
+        if number == 0:
+            return b""
         version = self._versions[number]
         inherited = self.content(version.parent, start, min(end, version.cut)) if start < version.cut else b""
         return inherited + content(number, max(start, version.cut), end)
+
+    def continuing(self, number: int, size: int) -> list[int]:
+        """Return a version, and the later ones that came of it by truncations that left its first `size` bytes."""
+        found = [number]
+        for each in self.versions():
+            version = self._versions[each]
+            if version.parent in found and version.cut >= size:
+                found.append(each)
+        return found
 
     def fitting(self, data: bytes, start: int, among: Iterable[int]) -> list[int]:
         """Return the versions that have these bytes at this offset."""
@@ -74,59 +85,56 @@ class Stream:
     """What a program prints that follows a file by name: a version from its start, and then a later one, and so on.
 
     A version may end anywhere behind its first line, as the program sees the next one before it has read all of the
-    last. Versions with a common beginning cannot be told apart at first: so the stream may be in several at once.
+    last. A file that was cut where the program had not been yet, and grew again, may be read on: all that was read is
+    in it, as in a local file. So, and as versions with a common beginning cannot be told apart at first, the stream may
+    be in several at once.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._at: list[tuple[int, int]] = []  # (version, offset) of each version that it may be in
-        self._taken = b""  # the last line's worth of what was checked
-        self._rest = b""  # what was not
+        self._at: set[tuple[int, int]] = {(0, 0)}  # (version, offset) of each version that it may be in; 0: none yet
+        self._rest = b""  # what was not checked: it may be the beginning of a first line
         self.bytes = 0
 
     def feed(self, data: bytes) -> None:
         """Take what was printed next. Raises Wrong."""
         self._rest += data
         self.bytes += len(data)
-        while self._rest and self._step():
-            continue
+        while head := _HEAD.search(self._rest):
+            self._at = self._after(self._rest[: head.start()])
+            oldest = min(number for number, _ in self._at)
+            later = [number for number in self._journal.versions() if number > oldest]
+            self._at = {(number, LINE_BYTES) for number in self._journal.fitting(head[0], 0, later)}
+            self._rest = self._rest[head.end() :]
+            if not self._at:
+                raise Wrong(f"{head[0]!r} begins no later version than {oldest}")
+        if len(self._rest) >= LINE_BYTES:
+            self._at = self._after(self._rest[: 1 - LINE_BYTES])
+            self._rest = self._rest[1 - LINE_BYTES :]
 
     def is_at(self, number: int, size: int) -> bool:
         """Say whether all of a version has been printed last."""
-        return not self._rest and (number, size) in self._at
+        try:
+            at = self._after(self._rest)
+        except Wrong:
+            return False
+        return any(there == size and number in self._journal.continuing(each, there) for each, there in at)
 
-    def _step(self) -> bool:
-        """Check a piece. Returns whether to go on."""
-        piece = self._rest[:_STEP_BYTES]
-        common = {at: self._common(at, piece) for at in self._at}
-        longest = max(common.values(), default=0)
-        if longest == len(piece):
-            self._at = [(number, offset + longest) for (number, offset), count in common.items() if count == longest]
-            self._rest = self._rest[longest:]
-            self._taken = (self._taken + piece)[-LINE_BYTES:]
-            return True
-        oldest = min((number for number, _ in self._at), default=0)
-        later = [number for number in self._journal.versions() if number > oldest]
-        # The first bytes of the next version may be those that the last one would have had there.
-        data, end = self._taken + self._rest, len(self._taken) + longest
-        for begin in range(end, max(end - LINE_BYTES, -1), -1):
-            head = data[begin : begin + LINE_BYTES]
-            if _HEAD.fullmatch(head) and (fitting := self._journal.fitting(head, 0, later)):
-                self._at = [(number, 0) for number in fitting]
-                self._taken, self._rest = b"", data[begin:]
-                return True
-        if len(self._rest) < longest + LINE_BYTES:
-            return False  # The line that begins the next version is not there as a whole.
-        raise Wrong(f"after {self._at}: {self._rest[longest : longest + 64]!r}")
+    def _after(self, data: bytes) -> set[tuple[int, int]]:
+        """Return where the stream may be after these bytes, of which none begin a version. Raises Wrong."""
+        at = self._at
+        for start in range(0, len(data), _STEP_BYTES):
+            piece = data[start : start + _STEP_BYTES]
+            may_be = {(each, size) for number, size in at for each in self._journal.continuing(number, size)}
+            at = {(each, size + len(piece)) for each, size in may_be if self._journal.fitting(piece, size, [each])}
+            if not at:
+                known = max(self._common(each, size, piece) for each, size in may_be)
+                raise Wrong(f"{known} bytes after {sorted(may_be)}: {piece[known : known + 64]!r}")
+        return at
 
-    def _common(self, at: tuple[int, int], piece: bytes) -> int:
+    def _common(self, number: int, size: int, piece: bytes) -> int:
         """Return how many bytes of `piece` are those of a version at an offset."""
-        number, offset = at
-        wanted = self._journal.content(number, offset, offset + len(piece))
-        if wanted == piece:
-            return len(piece)
-        low, high = 0, len(piece)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if wanted[:middle] == piece[:middle] else (low, middle - 1)
-        return low
+        wanted = self._journal.content(number, size, size + len(piece))
+        return next(
+            (at for at, (one, other) in enumerate(zip(wanted, piece, strict=False)) if one != other), len(wanted)
+        )

@@ -46,8 +46,10 @@ def test_missing_keys(missing: list[str], said: str, shell: Shell, lab: Lab, poi
     refused(shell, ExitCode.KEYS_MISSING, said, "mount", "--api-url", lab.url, point, env=env)
 
 
-@pytest.mark.parametrize("key", ["DD_API_KEY", "DD_APP_KEY"])
-@pytest.mark.parametrize("form", ["object", "html", "nonsense", "empty"])
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [("DD_API_KEY", "object"), ("DD_APP_KEY", "html"), ("DD_API_KEY", "nonsense"), ("DD_APP_KEY", "empty")],
+)
 def test_rejected_keys(key: str, form: str, shell: Shell, lab: Lab, point: str) -> None:
     """5.8: rejected keys fail the mount, whatever the server's error looks like; the key itself is not shown."""
     lab.switch(error_form=form)
@@ -110,8 +112,8 @@ def test_a_demo_in_a_directory_of_the_system(shell: Shell) -> None:
 def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
     """5.8: where a relative path means nothing, as in a mount that has ended, every command says so, and the same."""
     here = shell.mount().path("runs") if way == "ended" else shell.make_directory("here")
-    gone = '"$1" umount "$2"' if way == "ended" else 'rmdir "$PWD"'
-    for words in (
+    gone = '"$program" umount "$point"' if way == "ended" else 'rmdir "$PWD"'
+    commands = [
         "umount .",
         "mount .",
         "demo x",
@@ -120,15 +122,12 @@ def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
         "config path --config x",
         "service install -n x",
         "desktop open x",
-    ):
-        script = f'cd "$3" && {gone} && exec "$1" {words}'
-        done = run("sh", "-c", script, "sh", ARTIFACTFS, shell.path("mnt"), here, env=shell.env)
-        assert (done.code, done.out) == (ExitCode.MOUNTPOINT_MISSING, b""), (words, done.err)
-        assert done.err == "artifactfs: the directory that you are in no longer exists; give an absolute path\n"
-        if way == "ended":
-            shell.mount()
-        else:
-            shell.make_directory("here")
+    ]
+    script = f'program=$1 point=$2; cd "$3" && {gone} && shift 3 && for words; do $program $words; echo $?; done'
+    done = run("sh", "-c", script, "sh", ARTIFACTFS, shell.path("mnt"), here, *commands, env=shell.env)
+    assert done.text.splitlines() == [str(int(ExitCode.MOUNTPOINT_MISSING))] * len(commands), done.err
+    said = "artifactfs: the directory that you are in no longer exists; give an absolute path\n"
+    assert done.err == said * len(commands)
 
 
 @pytest.mark.parametrize("words", ["status --json", "config show", "config show --json", "--help", "doctor --offline"])

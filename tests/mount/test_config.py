@@ -90,22 +90,27 @@ def test_path(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "config", "code", "said"),
+    ("command", "arguments", "config", "code", "said"),
     [
-        (("--profile", "ue"), "[profiles.eu]\n", ExitCode.USAGE, "no profile 'ue'"),
-        (("--profile", "eu-1"), "[profiles.eu-west-1]\n", ExitCode.USAGE, "did you mean eu-west-1?"),
-        (("-o", "profile=x"), "", ExitCode.USAGE, "has none; add a table [profiles.x]"),
-        (("-o", "listing_tl=5"), "", ExitCode.USAGE, "did you mean listing_ttl?"),
-        (("-o", "config=/none.toml"), "", ExitCode.BAD_CONFIG, "/none.toml"),
-        ((), "cache_sizes = 1", ExitCode.BAD_CONFIG, "did you mean cache_size?"),
-        ((), "[profiles.eu]\nlisting_tt = 1", ExitCode.BAD_CONFIG, "did you mean listing_ttl?"),
-        ((), 'cache_size = "5 elephants"', ExitCode.BAD_CONFIG, "not a size"),
-        ((), 'listing_ttl = "5 parsecs"', ExitCode.BAD_CONFIG, "'parsecs' is no unit"),
-        (("--api-key-file", "/none"), "", ExitCode.KEYS_MISSING, "cannot read the key from /none"),
-        (("--app-key-command", "none-such x"), "", ExitCode.KEYS_MISSING, "its program 'none-such' was not found"),
+        ("mount", ("--profile", "ue"), "[profiles.eu]\n", ExitCode.USAGE, "no profile 'ue'"),
+        ("config show", ("--profile", "eu-1"), "[profiles.eu-west-1]\n", ExitCode.USAGE, "did you mean eu-west-1?"),
+        ("mount", ("-o", "profile=x"), "", ExitCode.USAGE, "has none; add a table [profiles.x]"),
+        ("config show", ("-o", "listing_tl=5"), "", ExitCode.USAGE, "did you mean listing_ttl?"),
+        ("mount", ("-o", "config=/none.toml"), "", ExitCode.BAD_CONFIG, "/none.toml"),
+        ("config show", (), "cache_sizes = 1", ExitCode.BAD_CONFIG, "did you mean cache_size?"),
+        ("mount", (), "[profiles.eu]\nlisting_tt = 1", ExitCode.BAD_CONFIG, "did you mean listing_ttl?"),
+        ("config show", (), 'cache_size = "5 elephants"', ExitCode.BAD_CONFIG, "not a size"),
+        ("mount", (), 'listing_ttl = "5 parsecs"', ExitCode.BAD_CONFIG, "'parsecs' is no unit"),
+        ("config show", ("--api-key-file", "/none"), "", ExitCode.KEYS_MISSING, "cannot read the key from /none"),
+        (
+            "mount",
+            ("--app-key-command", "none-such x"),
+            "",
+            ExitCode.KEYS_MISSING,
+            "its program 'none-such' was not found",
+        ),
     ],
 )
-@pytest.mark.parametrize("command", ["mount", "config show"])
 def test_bad_input(
     command: str, arguments: tuple[str, ...], config: str, code: ExitCode, said: str, shell: Shell
 ) -> None:

@@ -58,25 +58,28 @@ def test_all_mounts_of_a_user(shell: Shell, mounting: Mounting) -> None:
     assert told[second.point]["pid"] == second.pid
 
 
-def test_what_one_mount_says(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_what_one_mount_says(lab: Lab, standing: Mount) -> None:
     """With a mount point, or any path in it, all is reported, readable; --json is status.json itself."""
-    mounted.sh('cat "$M/runs/$1/config.json"', sample.FIRST_OF_MANY).ok()
-    text = shell.cli("status", mounted.path("runs", sample.RUN)).ok().text
+    standing.sh('cat "$M/runs/$1/config.json"', sample.FIRST_OF_MANY).ok()
+    text = standing.shell.cli("status", standing.path("runs", sample.RUN)).ok().text
     for part in (
-        mounted.point,
+        standing.point,
         "the service answered the last request",
         "requests: listing",
         "cache",
         "rate limit",
     ):
         assert part in text
-    told = json.loads(shell.cli("status", "--json", mounted.path("runs")).ok().text)
-    assert told.keys() == status(mounted).keys()
-    assert told["mountpoint"] == mounted.point
+    told = json.loads(standing.shell.cli("status", "--json", standing.path("runs")).ok().text)
+    assert told.keys() == status(standing).keys()
+    assert told["mountpoint"] == standing.point
 
 
-@pytest.mark.parametrize("command", ["status", "refresh", "info"])
-@pytest.mark.parametrize("place", ["", "missing", "missing/below", "/tmp", "/proc/self", "/"])
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [("status", ""), ("refresh", "missing"), ("info", "missing/below"), ("status", "/tmp"), ("refresh", "/proc/self"),
+     ("info", "/")],
+)  # fmt: skip
 def test_what_is_no_mount(command: str, place: str, shell: Shell) -> None:
     """What is in no mount of artifactfs is refused in one line, with a code of its own."""
     path = shell.path(place) if place.startswith("missing") else place
@@ -107,15 +110,15 @@ def test_what_makes_no_sense(arguments: tuple[str, ...], shell: Shell) -> None:
     line_of(done.err)
 
 
-def test_a_refresh_of_several(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_a_refresh_of_several(lab: Lab, standing: Mount) -> None:
     """One path that is none does not keep the others from being refreshed; each that is none has its line."""
     run_id = lab.new_run()
-    mounted.sh('ls "$M/runs/$1"', run_id).ok()
+    standing.sh('ls "$M/runs/$1"', run_id).ok()
     lab.files(run_id, add={"new.txt": 1})
-    done = shell.cli("refresh", "/tmp", mounted.path("runs", run_id), "/proc")
+    done = standing.shell.cli("refresh", "/tmp", standing.path("runs", run_id), "/proc")
     assert done.code == ExitCode.NOT_MOUNTED
     assert [line.split()[1] for line in done.err.splitlines()] == ["/tmp", "/proc"]
-    assert "new.txt" in mounted.sh('ls "$M/runs/$1"', run_id).ok().text.split()
+    assert "new.txt" in standing.sh('ls "$M/runs/$1"', run_id).ok().text.split()
 
 
 def test_no_mounts_at_all(shell: Shell, user_shell: Shell) -> None:
@@ -172,42 +175,38 @@ def test_a_mount_that_was_killed(lab: Lab, shell: Shell, mounted: Mount) -> None
     shell.cli("umount", mounted.point).ok()
 
 
-@pytest.mark.parametrize(
-    ("then", "said"),
-    [
-        ({"status": 500}, "Input/output error"),
-        ({"status": 400}, "Invalid argument"),
-        ({"status": 404}, "there is no"),
-        ({"stall": True}, "Connection timed out"),
-    ],
-)
-def test_what_the_service_does_not_give(
-    then: dict[str, object], said: str, lab: Lab, shell: Shell, mounting: Mounting
-) -> None:
+def test_what_the_service_does_not_give(lab: Lab, shell: Shell, mounting: Mounting) -> None:
     """A path in a live mount is reported to be that, with a way out; the mount itself, by that path, says how it is."""
     mounted = mounting("--deadline", "1")
     mounted.log.announce(r"run \d+: |lookup of |does not answer", optional=True)
-    lab.fault("run", then)
-    for command in (("info",), ("info", "--json"), ("refresh",)):
-        path = mounted.path("runs", lab.new_run())
-        done = shell.cli(*command, path)
-        if command == ("refresh",) and said == "there is no":
-            assert (done.code, done.err) == (0, "")  # the directory above is refreshed
-            continue
-        assert (done.code, done.text) == (ExitCode.INCOMPLETE, "")
-        line = line_of(done.err)
-        assert f"{path}: {said}; `artifactfs status {mounted.point}`" in line or f"{said} {path} in the mount" in line
-    assert mounted.point in shell.cli("status", path).text
+    troubles: list[tuple[dict[str, object], str]] = [
+        ({"status": 404}, "there is no"),
+        ({"status": 500}, "Input/output error"),
+        ({"stall": True}, "Connection timed out"),
+    ]
+    for then, said in troubles:
+        lab.fault("run", then)
+        for command in (("info", "--json"), ("refresh",)):
+            path = mounted.path("runs", lab.new_run())
+            done = shell.cli(*command, path)
+            if command == ("refresh",) and said == "there is no":
+                assert (done.code, done.err) == (0, "")  # the directory above is refreshed
+                continue
+            assert (done.code, done.text) == (ExitCode.INCOMPLETE, "")
+            line = line_of(done.err)
+            way_out = f"{path}: {said}; `artifactfs status {mounted.point}`"
+            assert way_out in line or f"{said} {path} in the mount" in line
+        assert mounted.point in shell.cli("status", path).text
 
 
 # --- watching ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_watching_without_a_terminal(form: tuple[str, ...], lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_watching_without_a_terminal(form: tuple[str, ...], lab: Lab, standing: Mount) -> None:
     """Without a terminal a line comes each time, until Ctrl-C (130), or its reader is gone."""
-    arguments = ("status", mounted.point, "--watch", "--interval", "0.1", *form)
-    with shell.background(*arguments) as process:
+    arguments = ("status", standing.point, "--watch", "--interval", "0.1", *form)
+    with standing.shell.background(*arguments) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().decode() for _ in range(3)]
         for line in lines:
@@ -217,7 +216,7 @@ def test_watching_without_a_terminal(form: tuple[str, ...], lab: Lab, shell: She
                 assert re.match(r"\S+Z  ok, \d+ requests, ", line)
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 130
-    done = run("sh", "-c", f"{ARTIFACTFS} {' '.join(arguments)} | head -n 2", env=shell.env).ok()
+    done = run("sh", "-c", f"{ARTIFACTFS} {' '.join(arguments)} | head -n 2", env=standing.shell.env).ok()
     assert len(done.text.splitlines()) == 2
     assert done.err == ""
 
@@ -233,13 +232,13 @@ def test_watching_ends_with_the_mount(lab: Lab, shell: Shell, mounted: Mount) ->
     line_of(err.decode())
 
 
-def test_watching_on_a_terminal(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_watching_on_a_terminal(lab: Lab, standing: Mount) -> None:
     """On a terminal each report replaces the one before; Ctrl-C ends it with 130, and the cursor was never hidden."""
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
     process = subprocess.Popen(
-        [ARTIFACTFS, "status", mounted.point, "--watch", "--interval", "0.1"],
-        stdin=terminal, stdout=terminal, stderr=terminal, env=shell.env | {"TERM": "xterm-256color"},
+        [ARTIFACTFS, "status", standing.point, "--watch", "--interval", "0.1"],
+        stdin=terminal, stdout=terminal, stderr=terminal, env=standing.shell.env | {"TERM": "xterm-256color"},
         start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
@@ -267,48 +266,45 @@ def test_watching_on_a_terminal(lab: Lab, shell: Shell, mounted: Mount) -> None:
 # --- info -------------------------------------------------------------------------------------------------
 
 
-def test_info_of_each_kind(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_info_of_each_kind(lab: Lab, standing: Mount) -> None:
     """A run, a directory, a file, a project, /runs and the mount each tell what they are, by id and by name."""
     project = lab.new_project()
     run_id = lab.new_run({"sub/a.bin": 3 << 20}, project=project, name="a run", description="of mine")
-    by_name = mounted.sh('ls -d "$M"/names/*~"$1"/*~"$2"', project, run_id).ok().text.strip()
-    for path in (mounted.path("runs", run_id), by_name, mounted.path("projects", project, run_id)):
-        told = json.loads(shell.cli("info", "--json", path).ok().text)
+    by_name = standing.sh('ls -d "$M"/names/*~"$1"/*~"$2"', project, run_id).ok().text.strip()
+    paths = (standing.path("runs", run_id), by_name, standing.path("projects", project, run_id))
+    for told in json.loads(standing.shell.cli("info", "--json", *paths).ok().text):
         assert (told["kind"], told["path"]) == ("run", f"runs/{run_id}")
         assert (told["run"]["id"], told["run"]["name"], told["run"]["description"]) == (run_id, "a run", "of mine")
         assert told["run"]["project"]["id"] == str(project)
         assert told["app_url"] is None  # no site: an API URL was given
 
-    directory = info(mounted, "runs", run_id, "sub")
+    directory = info(standing, "runs", run_id, "sub")
     assert (directory["kind"], directory["run"]["name"]) == ("directory", "a run")
-    mounted.sh('ls "$M/runs/$1/sub"', run_id).ok()
-    assert info(mounted, "runs", run_id, "sub")["listing"]["entries"] == 1
+    standing.sh('ls "$M/runs/$1/sub"', run_id).ok()
+    assert info(standing, "runs", run_id, "sub")["listing"]["entries"] == 1
 
     place = ("runs", run_id, "sub", "a.bin")
-    file = info(mounted, *place)
+    file = info(standing, *place)
     assert (file["kind"], file["file"]["size_bytes"], file["file"]["cached_bytes"]) == ("file", 3 << 20, 0)
-    mounted.sh('cat "$1" | wc -c', mounted.path(*place)).ok()
-    wait_until(lambda: info(mounted, *place)["file"]["cached_bytes"] == 3 << 20, "the file in the cache")
-    inode = mounted.sh('stat -c %i "$1"', mounted.path(*place)).ok().text.strip()
-    assert info(mounted, *place)["file"]["version"] == inode
+    standing.sh('cat "$1" | wc -c', standing.path(*place)).ok()
+    wait_until(lambda: info(standing, *place)["file"]["cached_bytes"] == 3 << 20, "the file in the cache")
+    inode = standing.sh('stat -c %i "$1"', standing.path(*place)).ok().text.strip()
+    assert info(standing, *place)["file"]["version"] == inode
 
-    assert info(mounted, "projects", project)["project"]["id"] == project
-    assert [info(mounted, *where)["kind"] for where in ((), ("runs",), ("names",), ("projects",))] == [
-        "mount", "runs", "names", "projects",
-    ]  # fmt: skip
-    report = info(mounted, ".artifactfs", "status.json")
-    assert (report["kind"], report["path"]) == ("report", ".artifactfs/status.json")
-    assert info(mounted, ".artifactfs")["path"] == ".artifactfs"
-    assert info(mounted, ".artifactfs", "refresh")["path"] == ".artifactfs/refresh"
-    both = json.loads(shell.cli("info", "--json", mounted.path("runs"), mounted.path(*place)).ok().text)
-    assert [each["kind"] for each in both] == ["runs", "file"]
+    own = [(".artifactfs", "status.json"), (".artifactfs",), (".artifactfs", "refresh")]
+    several = [("projects", project), (), ("runs",), ("names",), ("projects",), place, *own]
+    found = json.loads(standing.shell.cli("info", "--json", *(standing.path(*where) for where in several)).ok().text)
+    kinds = [each["kind"] for each in found]
+    assert kinds[:7] == ["project", "mount", "runs", "names", "projects", "file", "report"]
+    assert found[0]["project"]["id"] == project
+    assert [each["path"] for each in found[6:]] == ["/".join(where) for where in own]
 
 
-def test_info_of_several(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_info_of_several(lab: Lab, standing: Mount) -> None:
     """One path that is none does not keep the others from being reported; each that is none has its line."""
-    good = [mounted.path("runs"), mounted.path("runs", sample.RUN)]
-    missing = mounted.path("runs", 1)
-    done = shell.cli("info", missing, good[0], "/tmp", good[1])
+    good = [standing.path("runs"), standing.path("runs", sample.RUN)]
+    missing = standing.path("runs", 1)
+    done = standing.shell.cli("info", missing, good[0], "/tmp", good[1])
     assert done.code == ExitCode.NOT_MOUNTED
     assert [line.split()[:2] for line in done.text.splitlines() if line.startswith("path")] == [
         ["path", "runs"], ["path", f"runs/{sample.RUN}"],
@@ -316,15 +312,15 @@ def test_info_of_several(lab: Lab, shell: Shell, mounted: Mount) -> None:
     first, second = done.err.splitlines()
     assert f"there is no {missing}" in first
     assert "/tmp is in no mount" in second
-    done = shell.cli("info", "--json", good[0], missing)
+    done = standing.shell.cli("info", "--json", good[0], missing)
     assert done.code == ExitCode.INCOMPLETE
     assert [each["path"] for each in json.loads(done.text)] == ["runs"]
     line_of(done.err)
 
 
-def test_info_is_readable(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_info_is_readable(lab: Lab, standing: Mount) -> None:
     """As text: name, status, project, times, parameters, tags, metrics, and the service's own link."""
-    text = shell.cli("info", mounted.path("runs", sample.RUN)).ok().text
+    text = standing.shell.cli("info", standing.path("runs", sample.RUN)).ok().text
     for part in (
         "ft-gpt2-smoke-1778812860-1778813692 (70158)", "completed", "ft-gpt2-smoke-1778812860 (2387)", "2 min",
         "_name_or_path = gpt2", "mlflow.user = dog", "eval_loss = 3.21467 (from 3.21467 to 3.94574, 4 values)",
@@ -333,20 +329,20 @@ def test_info_is_readable(lab: Lab, shell: Shell, mounted: Mount) -> None:
         assert part in text
 
 
-def test_info_needs_no_keys(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_info_needs_no_keys(lab: Lab, standing: Mount) -> None:
     """The mount has the keys: a caller that asks it needs none, nor any setting."""
     no_keys = {"DD_API_KEY": None, "DD_APP_KEY": None, "ARTIFACTFS_CONFIG": "/nonexistent"}
     for command in ("info", "status", "refresh"):
-        shell.cli(command, mounted.path("runs", sample.RUN), env=no_keys).ok()
+        standing.shell.cli(command, standing.path("runs", sample.RUN), env=no_keys).ok()
 
 
-def test_info_of_what_went(lab: Lab, shell: Shell, mounted: Mount) -> None:
+def test_info_of_what_went(lab: Lab, standing: Mount) -> None:
     """Of a run that was deleted since it was looked at, info says so, and what is known of it."""
     run_id = lab.new_run(name="gone")
-    mounted.sh('ls "$M/runs/$1"', run_id).ok()
+    standing.sh('ls "$M/runs/$1"', run_id).ok()
     lab.change_run(run_id, delete=True)
-    done = shell.cli("info", mounted.path("runs", run_id))
+    done = standing.shell.cli("info", standing.path("runs", run_id))
     assert done.code == ExitCode.INCOMPLETE
     assert "deleted" in line_of(done.err)
     assert "gone" in done.text
-    assert mount_type(mounted.point) is not None
+    assert mount_type(standing.point) is not None

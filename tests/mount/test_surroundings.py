@@ -74,6 +74,12 @@ ODD: dict[str, Odd] = {
     ),
     "namespace: a read-only home": Odd(before='mount -t tmpfs -o ro none "$HOME"'),
 }
+# Variables that have nothing to do with one another: each is tried on `config show`, and all together on the rest.
+TOGETHER = (
+    "XDG is relative", "the locale is none", "COLUMNS is none", "TERM is odd", "PATH is odd", "TZ is odd",
+    "TMPDIR is none", "the environment is odd", "a credential's place is odd", "systemd's socket is odd",
+)  # fmt: skip
+ODD["many are odd"] = Odd({key: value for name in TOGETHER for key, value in ODD[name].env.items()})
 # Not all commands: those that come by different ways.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "config show": ("config", "show"),
@@ -105,6 +111,8 @@ def test_odd_surroundings(name: str, shell: Shell) -> None:
     """Commands that look do so, or say in one line what is wrong."""
     odd = ODD[name]
     for command, arguments in COMMANDS.items():
+        if name in TOGETHER and command != "config show":
+            continue
         done = odd_run(shell, odd, name, *arguments)
         about = f"{command}: {done.code} {done.err}"
         in_one_line(done, about)
@@ -126,16 +134,20 @@ def test_letters_that_a_locale_lacks(encoding: str, shell: Shell) -> None:
         assert done.out
 
 
-@pytest.mark.parametrize("path", ["/x" * 2047, "/" + "x" * 5000, "x/.." * 900], ids=len)
-def test_a_path_that_is_none(path: str, shell: Shell) -> None:
+def test_a_path_that_is_none(shell: Shell) -> None:
     """Too deep, too long, or roundabout: each command that takes a path says so in one line."""
     point = shell.expected_mount().point
-    for command in (
-        *(("mount", path), ("umount", path), ("info", path), ("warm", path), ("demo", path)),
-        *(("service", "install", "-n", path), ("desktop", "open", path), ("config", "show", "--config", path)),
-        *(("mount", f"--{name}", path, point) for name in ("log-file", "ca-file", "api-key-file")),
-        ("cache", "info", "--cache-dir", path + "/y"),
-    ):
+    commands = (
+        *(("mount", "PATH"), ("umount", "PATH"), ("info", "PATH"), ("warm", "PATH"), ("demo", "PATH")),
+        *(("service", "install", "-n", "PATH"), ("desktop", "open", "PATH"), ("config", "show", "--config", "PATH")),
+        *(("mount", f"--{name}", "PATH", point) for name in ("log-file", "ca-file", "api-key-file")),
+        ("cache", "info", "--cache-dir", "PATH/y"),
+    )
+    paths = ("/x" * 2047, "/" + "x" * 5000, "x/.." * 900)
+    # Each where a mount is made; the other commands take them in turn.
+    tried = [*((commands[0], path) for path in paths), *zip(commands[1:], itertools.cycle(paths))]
+    for words, path in tried:
+        command = [word.replace("PATH", path) for word in words]
         done = shell.cli(*command)
         in_one_line(done, f"{command[:2]}: {done.code} {done.err[-200:]}")
         assert done.err.count("\n") <= 1, (command[:2], done.err[:300])
@@ -143,9 +155,8 @@ def test_a_path_that_is_none(path: str, shell: Shell) -> None:
 
 
 MOUNTED = (
-    "HOME is unset", "XDG is relative", "all are closed", "the directory is gone", "ASCII alone", "the locale is none",
-    "the umask is 0777", "the umask is 0", "PATH is empty", "COLUMNS is none", "TZ is odd", "warnings are errors",
-    "the environment is odd", "systemd's socket is odd", "TMPDIR is none",
+    "HOME is unset", "all are closed", "the directory is gone", "ASCII alone", "the umask is 0777", "PATH is empty",
+    "warnings are errors", "many are odd",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The control plane: truth, digests, and changes of a lab that is being served."""
 
 import hashlib
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -35,6 +36,22 @@ async def test_tree_is_the_truth() -> None:
             "empty": None,
             "zero.bin": 0,
         }
+
+
+@pytest.mark.parametrize("order", ["reset", "faults", "no-such-order"])
+async def test_an_order_is_answered_once_it_has_arrived(order: str) -> None:
+    """The body is read whether it is needed or not: an answer that comes before it would be lost to a reset."""
+    read = False
+
+    async def arriving() -> AsyncIterator[bytes]:
+        nonlocal read
+        yield b"["
+        yield b"]"
+        read = True
+
+    async with Api() as api:
+        await api.client.post(f"/_emulator/{order}", content=arriving())
+    assert read
 
 
 async def test_sha256_is_the_contents() -> None:

@@ -52,6 +52,15 @@ def test_a_stream_of_later_and_later_versions_is_right(
         assert not stream.is_at(parts[-1][0], parts[-1][1] + 1)
 
 
+@pytest.mark.parametrize("step", [1, 7, 4096])
+@pytest.mark.parametrize("read", [500, 1000])
+def test_a_file_that_was_cut_where_the_program_had_not_been(journal: Journal, read: int, step: int) -> None:
+    """Where all that was read is still there, a stream goes on in what the cut left; then the next version comes."""
+    data = content(2, 0, read) + journal.content(3, read, 3000) + content(4, 0, 50)
+    assert fed(journal, data, step).is_at(4, 50)
+    assert fed(journal, data[:3000], step).is_at(3, 3000)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -60,7 +69,10 @@ def test_a_stream_of_later_and_later_versions_is_right(
         content(1, 0, 500) + content(2, 500, 600),  # mixed
         content(2, 0, 500) + content(1, 0, 600),  # back to an earlier version
         content(1, 0, 500) + bytes(100),
-        content(2, 0, 1500) + content(3, 1500, 1600),
+        content(2, 0, 1500) + content(3, 1500, 1600),  # cut where the program had been
+        content(2, 0, 1012) + content(3, 1012, 1600),
+        content(2, 0, 500) + content(3, 500, 1600),  # as if the cut had been where the program was
+        content(1, 0, 500) + content(2, 500, 1000) + content(3, 1000, 1600),
         content(2, 0, 500) + content(2, 0, 100) + content(2, 0, 500),  # the second can be version 3, the third none
     ],
 )

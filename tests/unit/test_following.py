@@ -1,10 +1,12 @@
 """What a program that follows a file is shown: growth once it is proven, and what that costs (2.4, 3.5)."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import errno
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -61,20 +63,37 @@ class Live:
 
 
 @asynccontextmanager
-async def live(size: int, its_run: Run = run(1), *, lists_sizes: bool = True) -> AsyncIterator[Live]:  # noqa: B008
-    listed = directory({"log": size if lists_sizes else None})
-    service = FakeService(runs={1: its_run}, listings={(1, ""): listed})
-    contents = content_harness.Server(WHOLE[:size])
+async def live_on(
+    service: FakeService, contents: content_harness.Server, prefetch: str = "off", *, lists_sizes: bool = True
+) -> AsyncIterator[Live]:
     async with trio.open_nursery() as nursery, content_harness.bench(contents) as bench:
-        tree = Tree(service, site="t", nursery=nursery, clock=trio.current_time, wall_clock_ns=lambda: NOW_NS)
+        tree = Tree(
+            service,
+            site="t",
+            nursery=nursery,
+            clock=trio.current_time,
+            wall_clock_ns=wall_clock_ns,
+            prefetch=prefetch,
+        )
         handlers = Operations(tree, bench.files, Ownership(1, 1), deadline_s=DEADLINE_S, on_ready=lambda: None)
         tree.watch_followed(handlers.on_listed)
+        tree.watch_contents(handlers.asks_contents)
         root: Any = pyfuse3.ROOT_INODE
         parent = (await handlers.lookup((await handlers.lookup(root, b"runs", CONTEXT)).st_ino, b"1", CONTEXT)).st_ino
         made = Live(service, contents, tree, bench.files, handlers, parent, lists_sizes=lists_sizes)
         handlers.on_superseded(lambda number, name: made.dropped.append((number, name)))
         yield made
         nursery.cancel_scope.cancel()
+
+
+def wall_clock_ns() -> int:
+    return NOW_NS + int(trio.current_time() * 1e9)
+
+
+def live(size: int, its_run: Run = run(1), *, lists_sizes: bool = True) -> AbstractAsyncContextManager[Live]:  # noqa: B008
+    """Return a run with a log of so many bytes."""
+    service = FakeService(runs={1: its_run}, listings={(1, ""): directory({"log": size if lists_sizes else None})})
+    return live_on(service, content_harness.Server(WHOLE[:size]), lists_sizes=lists_sizes)
 
 
 async def test_growth_is_shown(autojump_clock: MockClock) -> None:
@@ -168,4 +187,77 @@ async def test_a_listing_that_runs_ahead(autojump_clock: MockClock) -> None:
         made.become(WHOLE[:1000])
         assert await made.size(inode) == 1000
         assert await made.read_all(handle, inode) == WHOLE[:1000]
+        await made.operations.release(handle)
+
+
+async def test_an_open_that_a_lookup_overtakes(autojump_clock: MockClock) -> None:
+    """4.1: while an open waits for the contents, the kernel is shown a size that they do not have: it asks again."""
+    async with live(700) as made, trio.open_nursery() as nursery:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        await trio.sleep(61)
+        made.contents.pause_s = 1.0
+        failed: list[int] = []
+
+        async def open_it() -> None:
+            try:
+                await made.operations.open(inode, 0, CONTEXT)
+            except FUSEError as error:
+                failed.append(error.errno)
+
+        nursery.start_soon(open_it)
+        await trio.sleep(0.5)
+        made.become(WHOLE[:700], listed=1000)
+        assert (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_size == 1000
+        await trio.sleep(1)
+        assert failed == [errno.ESTALE]
+        found = await made.operations.lookup(made.parent, b"log", CONTEXT)
+        assert (found.st_ino, found.st_size) == (inode, 700)
+
+
+async def test_a_read_that_growth_overtakes(autojump_clock: MockClock) -> None:
+    """4.1: a read that waits while the kernel is shown a larger size gives its bytes, too: none is left for zeros."""
+    size, larger = 5 * BLOCK + 100, 5 * BLOCK + 300
+    async with live(size) as made, trio.open_nursery() as nursery:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        handle = (await made.operations.open(inode, 0, CONTEXT)).fh
+        made.contents.pause_s = 1.0
+        found: list[bytes] = []
+
+        async def read_the_end() -> None:
+            found.append(bytes(await made.operations.read(handle, 5 * BLOCK, BLOCK)))
+
+        nursery.start_soon(read_the_end)
+        await trio.sleep(0.5)
+        asked = len(made.contents.asked)
+        assert asked > 0
+        assert found == []
+        shown = made.operations.inodes.get(inode)
+        shown.entry = msgspec.structs.replace(shown.entry, size_bytes=larger)
+        made.contents.data = WHOLE[:larger]
+        await trio.sleep(5)
+        assert found == [WHOLE[5 * BLOCK : larger]]
+        await made.operations.release(handle)
+
+
+async def test_pages_are_dropped_before_growth_is_shown(autojump_clock: MockClock) -> None:
+    """4.1: the last page ends in zeros, so the kernel drops it before it hears of a larger size, however that came."""
+    async with live(700) as made:
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        handle = (await made.operations.open(inode, 0, CONTEXT)).fh
+        dropped: list[int] = []
+
+        async def drop(inodes: Iterable[int]) -> bool:
+            assert list(inodes) == [inode]
+            await trio.sleep(0.5)
+            dropped.append((await made.operations.getattr(inode, CONTEXT)).st_size)
+            return True
+
+        made.operations.on_growth(drop)
+        # What a listing shows, then what an answer tells before a listing does.
+        made.become(WHOLE[:800])
+        assert await made.size(inode) == 800
+        made.become(WHOLE[: 5 * BLOCK], listed=900)
+        assert await made.size(inode) == 5 * BLOCK
+        assert dropped == [700, 800]
+        assert await made.read_all(handle, inode) == WHOLE[: 5 * BLOCK]
         await made.operations.release(handle)

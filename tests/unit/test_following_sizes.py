@@ -237,6 +237,30 @@ async def test_a_refresh_of_a_file_that_is_open(
         await made.operations.release(handle)
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_refresh_of_a_file_that_was_cut(
+    form: tuple[bool, bool], is_open: bool, autojump_clock: MockClock
+) -> None:
+    """3.3: a file that grew and then became shorter shows what is there after a refresh, whether it is open or was."""
+    async with live(700) as made:
+        answering(made, form)
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == WHOLE[:700]
+        made.become(WHOLE[:900])
+        assert await made.size(inode) == 900
+        assert await made.read_all(handle, inode) == WHOLE[:900]
+        if not is_open:
+            await made.operations.release(handle)
+        # Nothing polls it any more.
+        await trio.sleep(40)
+        made.become(OTHER[:51])
+        await trio.sleep(1)
+        assert inode in await made.operations.refresh(made.tree.refresh(made.tree.root))
+        other, again = await opened(made)
+        assert other != inode
+        assert await made.read_all(again, other) == OTHER[:51]
+
+
 async def test_a_refresh_while_contents_stall(autojump_clock: MockClock) -> None:
     """3.3: a refresh waits for the service for 10 s at most; what is known stays."""
     async with live(700) as made:

@@ -1,4 +1,4 @@
-"""docs/operations.md: its fstab lines, units and commands are taken by those that they are for."""
+"""docs/operations.md, and README on fstab: its fstab lines, units and commands are taken by those that they are for."""
 
 import os
 import re
@@ -17,6 +17,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding
 _INDENTED = re.findall(r"(?m)(?:^(?: {4}.*)?\n)+", PAGE)
 BLOCKS = ["\n".join(line[4:] for line in block.splitlines()) for block in _INDENTED if block.strip()]
 FSTAB = [line for line in PAGE.splitlines() if re.match(r"    \S+ +/\S+ +artifactfs ", line)]
+# The line that README appends, as user alice.
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+[_appended] = re.findall(r'echo "(.* artifactfs .*)" \| sudo tee -a /etc/fstab', README)
+APPENDED = _appended.replace("$USER", "alice").replace("$(id -gn)", "alice")
 UNITS = {"mnt-lab.mount": "[Mount]", "mnt-lab.automount": "[Automount]"}
 
 
@@ -25,7 +29,7 @@ def test_there_is_something_to_test() -> None:
     assert all(sum(mark in block for block in BLOCKS) == 1 for mark in UNITS.values())
 
 
-@pytest.mark.parametrize("line", FSTAB)
+@pytest.mark.parametrize("line", [*FSTAB, APPENDED])
 def test_lines_of_fstab(line: str, tmp_path: Path) -> None:
     """systemd makes a unit of it, and the helper knows every option that would reach it."""
     (tmp_path / "fstab").write_text(line + "\n")

@@ -1,16 +1,18 @@
 """artifactfs.tree.walk.prefetcher: listings fetched ahead, where there is no index (docs/semantics.md 5.4, 7)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.domain import DirectoryListing
-from artifactfs.tree.nodes import ArtifactDir
+from artifactfs.domain import DirectoryListing, RequestUsage
+from artifactfs.tree.nodes import ArtifactDir, Entry
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
+from artifactfs.tree.walk.prefetcher import Prefetcher
+from artifactfs.tree.walk.traversals import Traversal
 from tests.fakes import FakeService, directory, finished_run, run
 from tests.walking import count, listed, look, many, mounted, node, truth, walk
 
@@ -293,6 +295,33 @@ async def test_a_caller_during_a_fetch_joins_it(tree: Tree, service: BusyService
     await trio.sleep(5)
     asked = listed(service.asked())
     assert len(asked) == len(set(asked))
+
+
+async def test_what_a_reader_got_meanwhile(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """7: a directory that a reader's request brings before the prefetch has begun is not asked for again."""
+    below = {b"d": Entry(b"d", True, 2, 0)}
+    at_begin_and_after: list[dict[bytes, Entry] | None] = [None, {}]
+    fetched = []
+
+    class Listings:
+        def fresh_entries(self, run_id: int, place: str) -> dict[bytes, Entry] | None:
+            return at_begin_and_after.pop(0)
+
+        def all_fresh_entries(self, run_id: int) -> Iterable[tuple[str, dict[bytes, Entry]]]:
+            return []
+
+        async def fetch(self, run_id: int, place: str) -> dict[bytes, Entry]:
+            fetched.append(place)
+            return {}
+
+        def may_prefetch(self, run_id: int) -> bool:
+            return True
+
+    traversal = Traversal(1, 0.0, 0.0, RequestUsage({}))
+    prefetcher = Prefetcher(Listings(), nursery=nursery, walk=lambda _: traversal, tuning=TreeTuning())
+    prefetcher.on_read(1, "", below)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (at_begin_and_after, fetched, prefetcher.listed) == ([], [], 0)
 
 
 async def test_two_walkers(tree: Tree, service: BusyService, autojump_clock: MockClock) -> None:

@@ -57,6 +57,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_our_options_beside_those_of_others_are_there() -> None:
+    """Each option in our column of docs/coming-from.md is one of `mount` or of `download`."""
+    text = (CHECKOUT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    ours = [row.split("|")[2] for row in text.splitlines() if row.startswith("| ")][1:]
+    shown = set(re.findall(r"(?<!\S)`?(--?[a-z-]+)", " ".join(ours)))
+    commands = [cli.cli.get_command(click.Context(cli.cli), name) for name in ("mount", "download", "refresh")]
+    known = {name for command in commands if command for param in command.params for name in param.opts}
+    assert shown <= known, shown - known
+    assert len(shown) > 15
+
+
 def test_every_command_of_the_readme_is_there() -> None:
     """Each `artifactfs COMMAND` that the README and the pages show is a command of the program."""
     known = set(cli.cli.list_commands(click.Context(cli.cli)))

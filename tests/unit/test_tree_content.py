@@ -21,13 +21,16 @@ def service() -> FakeService:
     )  # fmt: skip
 
 
-def mounted(service: FakeService, nursery: trio.Nursery, tuning: TreeTuning | None = None) -> Tree:
+def mounted(
+    service: FakeService, nursery: trio.Nursery, tuning: TreeTuning | None = None, *, moves: bool = False
+) -> Tree:
+    """Return a tree. `moves`: its wall clock does."""
     return Tree(
         service,
         site="test",
         nursery=nursery,
         clock=TurnedClock(),
-        wall_clock_ns=lambda: NOW_NS,
+        wall_clock_ns=lambda: NOW_NS + int(trio.current_time() * 1e9) * moves,
         tuning=tuning or TreeTuning(),
     )
 
@@ -140,9 +143,10 @@ async def test_an_open_directory_does_not_change_by_it(
 
 
 async def test_a_content_that_contradicts_its_listing(
-    tree: Tree, service: FakeService, autojump_clock: MockClock
+    service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """4.1: the listing is dropped; where a fresh one still disagrees, the content's length counts."""
+    tree = mounted(service, nursery, moves=True)
     before = await file(tree, "1/f")
     service.asked()
     tree.record_size_conflict(before, 6)

@@ -172,9 +172,11 @@ class Prefetcher:
 
     async def _fetch(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str) -> None:
         try:
-            entries = await self._listings.fetch(ahead.walk.run_id, place)
+            # A reader's own request for it may have been answered since this task was started.
+            if (entries := self._listings.fresh_entries(ahead.walk.run_id, place)) is None:
+                entries = await self._listings.fetch(ahead.walk.run_id, place)
+                self.listed += 1
             ahead.failures = 0
-            self.listed += 1
             if not ahead.ended:
                 self._enqueue(ahead, rank, (*position, 0), place, entries)
         except errors.NoSuchEntry as error:
