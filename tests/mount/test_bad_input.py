@@ -82,7 +82,7 @@ def test_a_missing_mountpoint(shell: Shell, lab: Lab) -> None:
 
 def test_a_mistyped_command(shell: Shell) -> None:
     """The command that is meant is named."""
-    for typed, meant in {"downlod": "download", "unmuont": "unmount"}.items():
+    for typed, meant in {"downloat": "download", "unmuont": "unmount"}.items():
         refused(shell, ExitCode.USAGE, f"No such command '{typed}'; did you mean {meant}?", typed)
 
 
