@@ -8,6 +8,8 @@ import importlib
 import click
 from click.shell_completion import CompletionItem
 
+from artifactfs.errors import ExitCode, UserError
+
 # By heading: the name of each command, its module, and the first sentence of its help (a test compares them).
 _SECTIONS = {
     "Mounts": {
@@ -66,6 +68,16 @@ class CommandTable(click.Group):
         module, _ = _ROWS[name]
         command: click.Command = getattr(importlib.import_module(f"artifactfs.cli.{module}"), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _ROWS | _ALIASES and not ctx.resilient_parsing:
+            from artifactfs.settings.suggestions import nearest
+
+            if (meant := nearest(args[0], _ROWS | _ALIASES)) is not None:
+                raise UserError(ExitCode.USAGE, f"No such command {args[0]!r}", f"did you mean {meant}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         for heading, rows in _SECTIONS.items():

@@ -39,7 +39,7 @@ def login(
     To leave them in a password manager, write its commands into the file instead: api_key_command = "pass show
     datadog/api-key", and app_key_command.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         fix = "without one, set DD_API_KEY and DD_APP_KEY, or put key files into the config file"
         raise UserError(ExitCode.USAGE, "the keys are asked for on a terminal, and standard input is none", fix)
     if profile is not None and not profile.isprintable():

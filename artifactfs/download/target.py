@@ -24,6 +24,8 @@ _DIGEST_BYTES = 8
 _PART = re.compile(rf"\.(.*)\.[0-9a-f]{{{2 * _DIGEST_BYTES}}}{re.escape(_SUFFIX)}", re.DOTALL)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}
+# The steps in which file systems keep times, in ns: most; NTFS and SMB; exFAT; old ones; FAT.
+_GRAINS_NS = (1, 100, 10**7, 10**9, 2 * 10**9)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -87,8 +89,7 @@ class Target:
         if not stat.S_ISREG(found.st_mode):
             kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
             raise Obstacle(f"{self.path(place)} is there, and {kind}; move it away")
-        # Some file systems keep whole seconds.
-        is_same_time = found.st_mtime_ns in (mtime_ns, mtime_ns // 10**9 * 10**9)
+        is_same_time = any(found.st_mtime_ns == mtime_ns // grain * grain for grain in _GRAINS_NS)
         return found.st_size == size_bytes and is_same_time
 
     @contextmanager

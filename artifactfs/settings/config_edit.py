@@ -30,7 +30,7 @@ def write_config(path: str, profile: str | None, changes: Mapping[str, str | Non
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         text, real = _read(path)
-        trusted_files.refuse_foreign(os.path.dirname(real))
+        trusted_files.refuse_foreign(os.path.dirname(real), also_shared=True)
         new = edited(text, profile, changes)
         if new is None:
             names = ", ".join(name for name, value in changes.items() if value is not None)

@@ -46,10 +46,10 @@ def others_write(status: os.stat_result) -> bool:
     return bool(status.st_mode & 0o022) and (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode))
 
 
-def refuse_foreign(path: str) -> None:
+def refuse_foreign(path: str, *, also_shared: bool = False) -> None:
     """Raise NotOurs where another user could replace a part of the path, as far as it exists.
 
-    For directories that root writes to and that HOME or a variable names.
+    For directories that root writes to and that HOME or a variable names. `also_shared`: also where all users could.
     """
     while not os.path.lexists(path):
         path = os.path.dirname(path)
@@ -57,6 +57,9 @@ def refuse_foreign(path: str) -> None:
         found = os.lstat(path)
         if not is_ours(found.st_uid) and is_known(found.st_uid):
             raise NotOurs(f"can be changed by another user (uid {found.st_uid})")
+        # In a sticky directory users can replace their own files alone.
+        if also_shared and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o1002 == 0o002:
+            raise NotOurs(f"can be changed by all users, who can write to {path}")
         if path == (above := os.path.dirname(path)):
             return
         path = above

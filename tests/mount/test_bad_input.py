@@ -80,6 +80,12 @@ def test_a_missing_mountpoint(shell: Shell, lab: Lab) -> None:
     assert not os.path.exists(missing)
 
 
+def test_a_mistyped_command(shell: Shell) -> None:
+    """The command that is meant is named."""
+    for typed, meant in {"downloat": "download", "unmuont": "unmount"}.items():
+        refused(shell, ExitCode.USAGE, f"No such command '{typed}'; did you mean {meant}?", typed)
+
+
 def test_umount_of_nothing(shell: Shell) -> None:
     """5.8: an empty argument, of a variable that is not set, is not the current directory."""
     refused(shell, ExitCode.NOT_MOUNTED, "empty", "umount", "")

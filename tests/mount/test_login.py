@@ -14,7 +14,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
-from tests.harness import LIMIT_S, Lab, Shell, needs_root
+from tests.harness import LIMIT_S, Lab, Shell, needs_root, run
 
 NO_KEYS = {"DD_API_KEY": None, "DD_APP_KEY": None}
 API, APP = "Your API key (not shown): ", "Your application key (not shown): "
@@ -198,9 +198,10 @@ def test_other_ways_to_give_keys(shell: Shell, lab: Lab, config: Path) -> None:
     assert config.read_text().startswith(text)
 
 
-def test_without_a_terminal(shell: Shell) -> None:
-    """One line, with the ways that need none."""
-    done = shell.cli("login")
+@pytest.mark.parametrize("closed", ["", "<&-"])
+def test_without_a_terminal(closed: str, shell: Shell) -> None:
+    """One line, with the ways that need none; also without a standard input."""
+    done = run("sh", "-c", f'exec "$@" {closed}', "sh", *shell.program, "login", env=shell.env)
     assert (done.code, done.out) == (ExitCode.USAGE, b"")
     assert "DD_API_KEY" in done.err
     assert done.err.count("\n") == 1

@@ -109,6 +109,22 @@ def test_a_place_of_another_user_gets_no_key(where: str, tmp_path: Path) -> None
     assert [file for file in tmp_path.rglob("*") if file.is_file() and "datadoghq" in file.read_text()] == []
 
 
+def test_a_place_of_all_users_gets_no_key(tmp_path: Path) -> None:
+    """Others could put a file of theirs there; not where only the owner of a file can (`/tmp`)."""
+    path = tmp_path / "shared" / "mine" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.parent.parent.chmod(0o777)
+    with pytest.raises(
+        UserError, match=f"can be changed by all users, who can write to {path.parent.parent}"
+    ) as caught:
+        config_edit.write_config(str(path), None, CHANGES)
+    assert caught.value.code is ExitCode.NOT_WRITABLE
+    assert not path.exists()
+    path.parent.parent.chmod(0o1777)
+    config_edit.write_config(str(path), None, CHANGES)
+    assert path.exists()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "directory", "dangling"])
 def test_what_is_no_file_is_left_as_it_is(kind: str, tmp_path: Path) -> None:
     """Neither a pipe nor /dev/null, say, is replaced by a file of keys."""

@@ -68,11 +68,14 @@ def test_a_file_gets_its_name_when_it_is_whole(target: Target, top: Path) -> Non
     assert not has(target, "a", "b", "f", size=9, time_ns=TIME_NS + 1)
 
 
-def test_a_file_system_that_keeps_seconds(target: Target, top: Path) -> None:
-    """A file is unchanged where its time is that of the service in whole seconds."""
+@pytest.mark.parametrize("step_ns", [100, 10**7, 10**9, 2 * 10**9])
+def test_a_file_system_that_keeps_time_in_steps(step_ns: int, target: Target, top: Path) -> None:
+    """A file is unchanged where its time is that of the service, rounded down as NTFS, exFAT, ext3 or FAT do."""
     put(target, "f")
-    os.utime(top / "f", ns=(0, TIME_NS // 10**9 * 10**9))
-    assert has(target, "f")
+    time_ns = 3 * 10**9 - 1
+    os.utime(top / "f", ns=(0, time_ns // step_ns * step_ns))
+    assert has(target, "f", time_ns=time_ns)
+    assert not has(target, "f", time_ns=time_ns + 2 * 10**9)
 
 
 def test_an_unfinished_file_is_of_one_version(target: Target, top: Path) -> None:
