@@ -278,7 +278,6 @@ async def test_attributes_are_dropped(no_epochs: None) -> None:
 async def test_pages_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """3.6: with each inode's attributes; a kernel that waits for a read in flight is waited for a limited time."""
     free = threading.Event()
-    monkeypatch.setattr(kernel_names, "_WAIT_S", 0.05)
     dropped: list[tuple[int, bool]] = []
 
     def invalidate_inode(inode: int, attributes_only: bool) -> None:
@@ -289,6 +288,7 @@ async def test_pages_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = KernelDentries(invalidate_inode=invalidate_inode)
     assert await kernel.drop_pages([2, 3])
     assert dropped == [(2, False), (3, False)]
+    monkeypatch.setattr(kernel_names, "_WAIT_S", 0.05)
     assert not await kernel.drop_pages([9])
     assert kernel.is_stuck
     free.set()
