@@ -24,7 +24,11 @@ def site(value: str) -> str:
     from artifactfs.settings.suggestions import nearest
 
     host = parse_site(value)
-    if host not in SITES and not is_of_datadog(host) and (meant := nearest(host, SITES, _MISTYPED)) is not None:
+    if host in SITES or is_of_datadog(host):
+        return host
+    # `datadoghq.com.example` is a name of example's.
+    meant = next((known for known in SITES if f".{known}." in f".{host}."), None) or nearest(host, SITES, _MISTYPED)
+    if meant is not None:
         raise ValueError(
             f"{host!r} is not a Datadog site: did you mean {meant}? If not, use --api-url https://api.{host}"
         )

@@ -87,7 +87,13 @@ def test_secrets_in_a_site_are_not_repeated(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    [("datadoghq.co", "datadoghq.com"), ("datadog.com", "datadoghq.com"), ("app.datadoghq.ue", "datadoghq.eu")],
+    [
+        ("datadoghq.co", "datadoghq.com"),
+        ("datadog.com", "datadoghq.com"),
+        ("app.datadoghq.ue", "datadoghq.eu"),
+        ("datadoghq.com.login.example", "datadoghq.com"),
+        ("us5.datadoghq.com.example", "datadoghq.com"),
+    ],
 )
 def test_a_mistyped_site_gets_no_key(text: str, meant: str) -> None:
     """6.1: a host that only looks like Datadog's is refused, with the site that is meant, and the way to insist."""
