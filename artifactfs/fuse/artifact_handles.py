@@ -317,9 +317,10 @@ class ArtifactHandles:
             while True:
                 if opened.size != inode.entry.size_bytes:
                     await self._grow(inode, opened, offset + size)
+                shown = inode.entry.size_bytes
                 found = await opened.read(offset, size)
                 # Where a program was shown a larger size meanwhile, the kernel would fill a short answer with zeros.
-                if len(found) == size or offset + len(found) >= (inode.entry.size_bytes or 0):
+                if len(found) == size or inode.entry.size_bytes == shown:
                     return found
         except errors.Superseded as error:
             if not inode.superseded:
