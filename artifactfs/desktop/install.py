@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -43,11 +44,12 @@ class Part:
 class _Note(msgspec.Struct):
     """`made`: absolute paths that the installation created; `settings`: former values, by previews.Setting.name."""
 
-    made: list[str] = []
+    made: list[Any] = []
     settings: dict[str, str | None] = {}
 
     def __post_init__(self) -> None:
-        self.made = [path for path in self.made if os.path.isabs(path)]
+        # Edited, it may hold anything.
+        self.made = [path for path in self.made if isinstance(path, str) and os.path.isabs(path)]
 
     def encoded(self) -> bytes:
         return msgspec.json.encode(self) + b"\n"

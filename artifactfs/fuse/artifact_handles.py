@@ -45,8 +45,6 @@ _PROOF_PAUSE_S = 1.0
 _MAX_LOOKED_AT = 10_000
 # Files that were opened last, of which contents are most likely cached. Arbitrary.
 _MAX_OPENED = 20_000
-# How many of them a refresh looks up. Arbitrary.
-_MAX_REFRESHED = 1_000
 # The time for that listing, at least, whatever is left of the deadline.
 _DIAGNOSE_S = 1.0
 
@@ -186,14 +184,19 @@ class ArtifactHandles:
             self._start_proof(inode, entry)
 
     async def refresh(self, is_meant: Callable[[tuple[int, str]], bool], inodes: InodeTable) -> set[int]:
-        """Let the files in directories, by run id and path, that are or were open show what the service has now (3.3).
+        """Let the open files in directories, by run id and path, show what the service has now (3.3).
 
         Waits at most as long as a requested refresh. Returns the inodes.
         """
-        last = list(self._opened.values())[-_MAX_REFRESHED:]
-        known = {inode.number: inode for inode in (*last, *(handles[0].inode for handles in self._open.values()))}
-        current = [inode for inode in known.values() if inode.lookups and not inode.superseded]
-        meant = [each for each in current if each.directory and is_meant((each.directory.run_id, each.directory.path))]
+
+        def is_in(inode: Inode) -> bool:
+            return inode.directory is not None and is_meant((inode.directory.run_id, inode.directory.path))
+
+        # Of what is closed the next listing counts, whatever was read.
+        for number, inode in list(self._opened.items()):
+            if inode.number not in self._open and is_in(inode):
+                del self._opened[number]
+        meant = [handles[0].inode for handles in self._open.values() if is_in(handles[0].inode)]
         with trio.move_on_after(min(REQUESTED_WAIT_S, self._deadline_s / 2)):
             async with trio.open_nursery() as nursery:
                 for inode in meant:
@@ -211,8 +214,7 @@ class ArtifactHandles:
         self._failed.pop(inode.number, None)
         self._looked_at.pop(inode.number, None)
         inodes.update(inode, self._tree.current(directory, inode.entry))
-        if inode.number in self._open:
-            self.polled(inode)
+        self.polled(inode)
         await self._proven(inode)
 
     async def _proven(self, inode: Inode) -> None:
@@ -265,10 +267,10 @@ class ArtifactHandles:
         First it drops the pages of the file, the last of which ends in zeros: it takes the new size before it drops
         them by itself, and gives the zeros to who reads there just then.
         """
-        shown, size = inode.entry.size_bytes, opened.size if opened is not None else None
-        if inode.number in self._open and max(entry.size_bytes or 0, size or 0) > (shown or 0):
+        before, size = inode.entry.size_bytes, opened.size if opened is not None else None
+        if inode.number in self._open and max(entry.size_bytes or 0, size or 0) > (before or 0):
             await self.drop_pages([inode.number])
-        if inode.superseded or inode.entry.size_bytes != shown:
+        if inode.superseded or inode.entry.size_bytes != before:
             return
         if may_have_grown(inode.entry, entry):
             inode.merge(Inode(entry.number, entry, inode.directory))
@@ -317,10 +319,10 @@ class ArtifactHandles:
             while True:
                 if opened.size != inode.entry.size_bytes:
                     await self._grow(inode, opened, offset + size)
-                shown = inode.entry.size_bytes
+                size_before = inode.entry.size_bytes
                 found = await opened.read(offset, size)
                 # Where a program was shown a larger size meanwhile, the kernel would fill a short answer with zeros.
-                if len(found) == size or inode.entry.size_bytes == shown:
+                if len(found) == size or inode.entry.size_bytes == size_before:
                     return found
         except errors.Superseded as error:
             if not inode.superseded:
@@ -342,8 +344,8 @@ class ArtifactHandles:
     @no_checkpoint
     def _note_size(self, inode: Inode, opened: OpenFile) -> None:
         """Record the size of the contents: what is open shows a larger one soon, as no read can wait for its pages."""
-        size, shown = opened.size, inode.entry.size_bytes
-        if inode.number not in self._open or size is None or shown is None or size <= shown:
+        size, before = opened.size, inode.entry.size_bytes
+        if inode.number not in self._open or size is None or before is None or size <= before:
             self._record_size(inode, size)
         elif inode.number not in self._showing:
             self._showing.add(inode.number)

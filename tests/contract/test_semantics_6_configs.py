@@ -174,7 +174,7 @@ def test_a_file_that_only_claims_to_be_roots(user: User, user_shell: Shell, lab:
     )
     done = run(*words, *command, env=user_shell.env)
     assert done.code == ExitCode.BAD_CONFIG, done.err
-    assert done.text == "0 444\n"
+    assert done.text == "0 644\n"
     assert f"lies in a mount of another user (uid {USER_ID})" in done.err
 
 
