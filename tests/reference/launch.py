@@ -124,8 +124,8 @@ def versions_mixed() -> None:
 def growth_unproven() -> None:
     """A larger file is taken for a continued one."""
 
-    async def trusting(_context: object, _artifact: object, _blocks: object, listed_bytes: int | None) -> Growth:
-        return Growth(listed_bytes or 0)
+    async def trusting(_context: object, _artifact: object, _blocks: object, listed: int | None, **_: object) -> Growth:
+        return Growth(listed or 0)
 
     vars(shared_file)["prove"] = trusting
 

@@ -10,7 +10,7 @@ that, and
   the old listing is served. Where no old one is cached, an error of the table may come instead;
 - for the size of a file whose contents were read: an answer's length counts at once, and as long as a listing that
   lags behind it could look as the listing does (3.5, 4.1). And the size of an open file may be the old one until its
-  contents have proven that it grew (2.4).
+  contents have proven that it grew (2.4), and that of a file that was read until they have told of a shorter one (3.5).
 
 Never a moment before the one that was shown last (3.4); never a directory that is half one moment and half another;
 never an error without a trouble. What is read is of one version, to the byte, or fails (4.1); it fails with ESTALE only
@@ -97,7 +97,7 @@ def _chunk(number: int, chunk: int) -> bytes:
 
 @dataclass(eq=False)
 class Inode:
-    """An inode number. `what`: a directory or a file; `size`: the largest that was shown of it.
+    """An inode number. `what`: a directory or a file; `size`: the largest that was shown of it; `opened`: ever.
 
     `read`: (offset, bytes) of what was read through the handles that are open, `handles` of them.
     """
@@ -106,6 +106,7 @@ class Inode:
     what: str
     size: int
     handles: int = 0
+    opened: bool = False
     read: list[tuple[int, bytes]] = field(default_factory=list)
 
 
@@ -164,6 +165,8 @@ class Model:
         inode = self.inodes[self.last[path]] if path in self.last else None
         if file is not None and inode is not None and inode.handles and inode.what == "file" and file.size > inode.size:
             sizes.add(inode.size)  # until the contents have proven that it grew
+        if file is not None and inode is not None and inode.opened and file.size < inode.size and not self.finished:
+            sizes.add(inode.size)  # until the contents, which were read, have told that they are others
         return {self.entry(moment, path)} | {f"file of {size} bytes" for size in sizes}
 
     def number(self, moment: int, path: str) -> int | None:
@@ -342,6 +345,7 @@ class Model:
         """Return a handle for a file that `looked_up` and `identified` have checked."""
         inode = self.inodes[number]
         inode.handles += 1
+        inode.opened = True
         return Handle(path, inode, size, self.seen[path])
 
     def closed(self, handle: Handle) -> None:
