@@ -28,8 +28,8 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
     A missing directory is created. `program`: the words that run artifactfs. Raises UserError with the error of
     `mount`, or DESKTOP_FAILED if no program can open a directory.
     """
-    opener = next((words for words in _OPENERS if shutil.which(words[0]) is not None), None)
-    if opener is None:
+    openers = [words for words in _OPENERS if shutil.which(words[0]) is not None]
+    if not openers:
         fact = "no program to open a directory is installed"
         fix, command = "as root, run `apt-get install xdg-utils`", "sudo apt-get install xdg-utils"
         raise UserError(ExitCode.DESKTOP_FAILED, fact, fix, command=command)
@@ -37,19 +37,25 @@ def show(mountpoint: str, program: Sequence[str]) -> None:
     if not _is_served(point):
         _mount(point, program)
     settings.drop_keys()
-    # Its output would mix with ours. Some openers exit with 0 without a display.
-    done = subprocess.run(
-        [*opener, point],
-        check=False,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=settings.environment(keys=False),
-    )
-    if done.returncode == 0 and not settings.has_display():
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{point} is mounted, but there is no display to show it on")
-    if done.returncode != 0:
-        fact = f"{point} is mounted, but `{' '.join(opener)}` could not show it (exit code {done.returncode})"
+    failed = []
+    for opener in openers:
+        # Its output would mix with ours. Some openers exit with 0 without a display.
+        done = subprocess.run(
+            [*opener, point],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=settings.environment(keys=False),
+        )
+        if done.returncode == 0:
+            break
+        # xdg-open fails for some names that gio opens, as that of a directory that ends in a line feed.
+        failed.append(f"`{' '.join(opener)}` (exit code {done.returncode})")
+    else:
+        fact = f"{point} is mounted, but {' and '.join(failed)} could not show it"
         raise UserError(ExitCode.DESKTOP_FAILED, fact, "check that a file manager is installed")
+    if not settings.has_display():
+        raise UserError(ExitCode.DESKTOP_FAILED, f"{point} is mounted, but there is no display to show it on")
 
 
 def tell(message: str) -> None:

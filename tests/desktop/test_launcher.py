@@ -117,13 +117,14 @@ def test_an_opener_that_is_content_without_a_display(shell: Shell, lab: Lab) -> 
 
 
 def test_an_opener_that_fails(shell: Shell, lab: Lab) -> None:
-    """Where the opener fails, the line says that it is mounted all the same."""
+    """Where all openers fail, the line says that it is mounted all the same."""
     mounted = shell.mount(name="home/lab")
-    opener = Path(shell.make_directory("tools")) / "xdg-open"
-    opener.write_text("#!/bin/sh\nexit 3\n")
-    opener.chmod(0o755)
-    env = {"PATH": f"{opener.parent}:{os.environ['PATH']}", "DISPLAY": None}
+    tools = Path(shell.make_directory("tools"))
+    for name, code in (("xdg-open", 3), ("gio", 4)):
+        (tools / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tools / name).chmod(0o755)
+    env = {"PATH": f"{tools}:{os.environ['PATH']}", "DISPLAY": None}
     done = shell.cli("desktop", "open", mounted.point, env=env)
     assert done.code == ExitCode.DESKTOP_FAILED
     assert f"{mounted.point} is mounted" in done.err
-    assert "exit code 3" in done.err
+    assert "`xdg-open` (exit code 3) and `gio open` (exit code 4)" in done.err
