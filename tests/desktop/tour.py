@@ -3,7 +3,7 @@
     python -m tests.desktop.tour [nautilus dolphin nemo pcmanfm thunar]
 
 Prints the table of docs/desktop.md: each place opened cold in a new window, first with `artifactfs desktop install
---bin`, then with --no-previews, too.
+--bin`, then with --no-previews, too; and what a user does in the window of a run.
 """
 
 import json
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from artifactfs.emulator import sample
 from tests.desktop.desk import DesktopSession, desktop
 from tests.fixtures import ordinary_user, shell_of
-from tests.harness import Lab, Shell, run
+from tests.harness import Lab, Mount, Shell, mount_type, run
 
 PROGRAMS = ("nautilus", "dolphin", "nemo", "pcmanfm", "thunar")
 # Each, and the requests without which nothing of it can be shown.
@@ -27,6 +27,12 @@ PLACES = {
     "50 pictures": {"listing": 1},
     "weights": {"listing": 1},
 }
+ACTIONS = ("search by name", "properties of 50 pictures", "copy a file", "eject")
+# Without a window manager the window with a title is the program's, and has no focus.
+_SEARCH = (
+    "xdotool search --onlyvisible --name '[0-9a-zA-Z]' windowfocus sleep 0.5 {start} "
+    "type --delay 60 sample-04 && xdotool key Return"
+)
 # As on a desktop; without a GPU. Settings in a file, as there is no dconf.
 ENV = {
     "GDK_BACKEND": "x11",
@@ -72,17 +78,18 @@ class Tour:
         return done.text.splitlines()[0] if done.code == 0 and done.text else program
 
     @contextmanager
-    def opened(self, program: str, place: str) -> Iterator[None]:
+    def opened(self, program: str, place: str) -> Iterator[Mount]:
         """Show a place in a new window of a program, on a mount to which nothing is known."""
         mounted = self._shell.mount(name="home/model-lab")
         # The sample has awkward directories, which those programs enter that count.
         mounted.log.announce(r"client: .*", optional=True)
         try:
             with self._desk.program(*self._command(program, mounted.path(*self._paths[place]))):
-                yield
+                yield mounted
         finally:
             # A service that the program started may be reading still.
-            run(*self._shell.prefix, "fusermount3", "-uz", mounted.point).ok()
+            if mount_type(mounted.point) is not None:
+                run(*self._shell.prefix, "fusermount3", "-uz", mounted.point).ok()
 
     def cost(self, program: str, place: str, least: Mapping[str, int]) -> tuple[dict[str, int], int]:
         """Return the requests of opening a place, by kind, and the bytes of contents.
@@ -90,18 +97,38 @@ class Tour:
         `least`: without these requests nothing can be shown.
         """
         with self.opened(program, place):
-            begin = changed = time.monotonic()
-            last = ""
-            while True:
-                stats = self._lab.stats()
-                if (now := json.dumps(stats, sort_keys=True)) != last:
-                    last, changed = now, time.monotonic()
-                waited_s, quiet_s = time.monotonic() - begin, time.monotonic() - changed
-                requests = self._lab.requests()
-                is_shown = all(requests.get(kind, 0) >= count for kind, count in least.items())
-                if waited_s > _AT_MOST_S or (is_shown and waited_s > _AT_LEAST_S and quiet_s > _QUIET_S):
-                    return requests, stats["content_bytes"]
-                time.sleep(0.5)
+            return self._settled(least)
+
+    def actions(self, program: str) -> Iterator[tuple[dict[str, int], int]]:
+        """Do in the window of a run, one after the other, what ACTIONS names; yield the cost of each."""
+        with self.opened(program, "a run") as mounted:
+            self._settled(PLACES["a run"])
+            pictures = mounted.path(*self._paths["50 pictures"])
+            show = ("org.freedesktop.FileManager1.ShowItemProperties", f"['file://{pictures}']", "")
+            service = ("--dest", "org.freedesktop.FileManager1", "--object-path", "/org/freedesktop/FileManager1")
+            for command in (
+                ("sh", "-c", _SEARCH.format(start="" if program == "nautilus" else "key ctrl+f sleep 1")),
+                ("gdbus", "call", "--session", *service, "--method", *show),
+                ("gio", "copy", mounted.path(*self._paths["weights"], "model-0.safetensors"), self._shell.path("home")),
+                ("gio", "mount", "--unmount", mounted.point),
+            ):
+                self._lab.reset()
+                run(*self._shell.prefix, *command, env=self._desk.env)
+                yield self._settled({})
+
+    def _settled(self, least: Mapping[str, int]) -> tuple[dict[str, int], int]:
+        begin = changed = time.monotonic()
+        last = ""
+        while True:
+            stats = self._lab.stats()
+            if (now := json.dumps(stats, sort_keys=True)) != last:
+                last, changed = now, time.monotonic()
+            waited_s, quiet_s = time.monotonic() - begin, time.monotonic() - changed
+            requests = self._lab.requests()
+            is_shown = all(requests.get(kind, 0) >= count for kind, count in least.items())
+            if waited_s > _AT_MOST_S or (is_shown and waited_s > _AT_LEAST_S and quiet_s > _QUIET_S):
+                return requests, stats["content_bytes"]
+            time.sleep(0.5)
 
     @staticmethod
     def _command(*command: str) -> tuple[str, ...]:
@@ -114,7 +141,8 @@ def main(programs: list[str]) -> None:
     lab = Lab()
     out = sys.stdout.write
     try:
-        out(f"| | installed with | {' | '.join(PLACES)} |\n|---|---|{'---|' * len(PLACES)}\n")
+        out(f"| | installed with | {' | '.join((*PLACES, *ACTIONS))} |\n")
+        out("|---" * (2 + len(PLACES) + len(ACTIONS)) + "|\n")
         with ordinary_user() as user:
             for program in programs or [name for name in PROGRAMS if shutil.which(name)]:
                 for options in (("--bin",), ("--bin", "--no-previews")):
@@ -123,6 +151,7 @@ def main(programs: list[str]) -> None:
                         tour = Tour(desk, shell, lab)
                         tour.install(*options)
                         cells = [_cell(*tour.cost(program, place, least)) for place, least in PLACES.items()]
+                        cells += [_cell(*cost) for cost in tour.actions(program)]
                         out(f"| {tour.version(program)} | `{' '.join(options)}` | {' | '.join(cells)} |\n")
                         sys.stdout.flush()
     finally:
