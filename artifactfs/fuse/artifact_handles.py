@@ -230,7 +230,7 @@ class ArtifactHandles:
                 return
             version = await self._tree.locate_content(file)
             # A program that opens the file for each look may have closed it again: then the next `open` proves it.
-            opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+            opened = self._opened_of(inode)
             if opened is None and not version.is_listed:
                 opened = looked_at = await self._files.open(version, stream=True)
             if opened is not None:
@@ -249,10 +249,13 @@ class ArtifactHandles:
             if looked_at is not None:
                 looked_at.close()
 
+    def _opened_of(self, inode: Inode) -> OpenFile | None:
+        return handles[0].opened if (handles := self._open.get(inode.number)) else None
+
     async def _compare(self, inode: Inode) -> None:
         """See whether the contents of a file, which a listing gives less, are still those that are shown, or more."""
         version = await self._tree.locate_content(cast(ArtifactFile, inode.node))
-        opened = handles[0].opened if (handles := self._open.get(inode.number)) else None
+        opened = self._opened_of(inode)
         comparing = opened or await self._files.open(version)
         try:
             await comparing.grow(version, doubted=True)
@@ -265,7 +268,7 @@ class ArtifactHandles:
         """Let the kernel see the larger entry, which the contents of an open file have proven, or the contents' size.
 
         First it drops the pages of the file, the last of which ends in zeros: it takes the new size before it drops
-        them by itself, and gives the zeros to who reads there just then.
+        them by itself, and a program that reads there just then is given the zeros.
         """
         before, size = inode.entry.size_bytes, opened.size if opened is not None else None
         if inode.number in self._open and max(entry.size_bytes or 0, size or 0) > (before or 0):

@@ -3,9 +3,8 @@
 The model keeps every state that the server was in since the run was made, the *moments*, and says of a look which of
 them may show. Mostly that is the present one alone. It is more
 
-- as long as a listing is trusted (docs/semantics.md 3.1): any moment since a process may have asked for it. Time ends
-that, and
-  so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look;
+- as long as a listing is trusted (docs/semantics.md 3.1): any moment since a process may have asked for it. Time
+  ends that, and so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look;
 - in trouble (3.2), from a fault on until something was answered after its end: any moment since the one shown last, for
   the old listing is served. Where no old one is cached, an error of the table may come instead;
 - for the size of a file whose contents were read: an answer's length counts at once, and as long as a listing that
@@ -33,8 +32,9 @@ ahead of listings are off: tests/simulated/test_project_index_property.py has a 
 """
 
 import errno
-import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from tests.reference.versions import Version
 
 # What goes wrong, and what the table of model-lab-api.md makes of it. "slow" is this machine's doing: a look took as
 # long as no caller is to wait for a refresh.
@@ -47,52 +47,6 @@ TROUBLES = {
     "stall": errno.ETIMEDOUT,
     "slow": errno.ETIMEDOUT,
 }
-
-
-_CHUNK = 1 << 16
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of a file, as far as it has come. Its bytes tell which it is, and where in it they are.
-
-    `kept`: (end, number of the version) of what a truncation left of others, in front of its own bytes.
-    """
-
-    number: int
-    size: int
-    kept: tuple[tuple[int, int], ...] = ()
-
-    def grown(self, count: int) -> "Version":
-        """Return the same version with so many bytes more."""
-        return replace(self, size=self.size + count)
-
-    def cut(self, number: int, size: int) -> "Version":
-        """Return another version: the first `size` bytes of this one."""
-        parts = (*self.kept, (self.size, self.number))
-        starts = (0, *(end for end, _ in parts))
-        kept = tuple((min(end, size), its) for (end, its), start in zip(parts, starts, strict=False) if start < size)
-        return Version(number, size, kept)
-
-    def read(self, start: int, count: int) -> bytes:
-        """Return what a read gives: less than `count` bytes at the end only."""
-        end = max(start, min(start + count, self.size))
-        found = b""
-        for stop, number in (*self.kept, (self.size, self.number)):
-            at = start + len(found)
-            if at < min(stop, end):
-                found += _text(number, at, min(stop, end))
-        return found
-
-
-def _text(number: int, start: int, end: int) -> bytes:
-    chunks = range(start // _CHUNK, -(-end // _CHUNK))
-    return b"".join(_chunk(number, it) for it in chunks)[start % _CHUNK :][: end - start]
-
-
-@functools.lru_cache(512)
-def _chunk(number: int, chunk: int) -> bytes:
-    return b"".join(b"v%04d %08d \n" % (number, at) for at in range(chunk * _CHUNK, (chunk + 1) * _CHUNK, 16))
 
 
 @dataclass(eq=False)
@@ -163,10 +117,11 @@ class Model:
         file = self.moments[moment].get(path)
         sizes = {it.size for it in self.learned.get(path, ()) if file is not None and it.low <= file.size <= it.high}
         inode = self.inodes[self.last[path]] if path in self.last else None
-        if file is not None and inode is not None and inode.handles and inode.what == "file" and file.size > inode.size:
-            sizes.add(inode.size)  # until the contents have proven that it grew
-        if file is not None and inode is not None and inode.opened and file.size < inode.size and not self.finished:
-            sizes.add(inode.size)  # until the contents, which were read, have told that they are others
+        if file is not None and inode is not None and inode.what == "file":
+            grew = inode.handles and file.size > inode.size
+            was_cut = inode.opened and file.size < inode.size and not self.finished
+            if grew or was_cut:
+                sizes.add(inode.size)  # until the contents have proven the one, or told the other
         return {self.entry(moment, path)} | {f"file of {size} bytes" for size in sizes}
 
     def number(self, moment: int, path: str) -> int | None:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from tests.reference.driver import HOUR_S, MINUTE_S, Seen, World
-from tests.reference.model import Handle, Model, Version, is_error
+from tests.reference.model import Handle, Model, is_error
+from tests.reference.versions import Version
 
 EPOCH = datetime(2026, 5, 16, tzinfo=UTC)
 
