@@ -58,7 +58,9 @@ class SizeOverride(msgspec.Struct, frozen=True):
             return None
         applied_ns = now_ns if self.applied_ns is None else self.applied_ns
         kept = msgspec.structs.replace(self, listed_bytes=listed_bytes, applied_ns=applied_ns)
-        if live and 0 <= now_ns - applied_ns <= _ONE_LISTING_NS:
+        # Where the contents were as long as listed, a listing that gives another size is of another moment.
+        is_one = 0 <= now_ns - applied_ns <= _ONE_LISTING_NS
+        if live and is_one and (self.size_bytes != self.listed_bytes or listed_bytes == self.listed_bytes):
             return kept
         if listed_bytes == self.listed_bytes:
             return None if live and listed_bytes > self.size_bytes else kept

@@ -48,6 +48,8 @@ def test_the_size_that_counts(live: bool, listed: int, contents: int, then: list
     [
         (300, [(30, 1200, 77), (30, 1300, 77), (31, 1300, 77)], [(300, None), (300, None), (1300, 77)]),
         (1000, [(30, 1000, 77), (90, 1000, 77), (91, 1000, 88)], [(1000, None), (1000, None), (1000, 88)]),
+        # The listing was right of the size, so one of the same moment that gives another size counts.
+        (1000, [(30, 1000, 77), (30, 1001, 88)], [(1000, None), (1001, 88)]),
     ],
 )
 def test_the_contents_of_another_version(
