@@ -79,16 +79,25 @@ def _ours(row: dict[str, Any] | None) -> str:
     return ", ".join(parts)
 
 
+def _parts(row: dict[str, Any]) -> list[str]:
+    """Return how long the server was asked for a row, its latency included, and the CPU time of the mount."""
+    return ["" if "(KiB)" in row["row"] else f"{row[name]:#.2g} s" for name in ("served_s", "cpu_s")]
+
+
 def table(comparisons: Sequence[Comparison]) -> str:
-    """Return what was measured with one latency, with an index, without one or both, as a table."""
+    """Return what was measured with one latency, with an index, without one or both, as a table.
+
+    The last two columns are of artifactfs, with an index where that was measured.
+    """
     heads = ["artifactfs" if c.index else "artifactfs without an index" for c in comparisons]
-    lines = [[f"{comparisons[0].delay_s * 1000:g} ms a request", *heads, "rclone", "bare binding"]]
+    heads += ["rclone", "bare binding", "the server's part", "CPU of the mount"]
+    lines = [[f"{comparisons[0].delay_s * 1000:g} ms a request", *heads]]
     lines.append(["---"] * len(lines[0]))
     for name in dict.fromkeys(row for c in comparisons for row in c.rows):
         found = [c.rows.get(name) for c in comparisons]
         others = next(row for row in found if row is not None)
         theirs = [_amount(name, others[peer]) if others[peer] is not None else "" for peer in ("rclone", "bare")]
-        lines.append([name.replace(" (KiB)", ""), *map(_ours, found), *theirs])
+        lines.append([name.replace(" (KiB)", ""), *map(_ours, found), *theirs, *_parts(others)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -122,10 +131,22 @@ def between(readme: str) -> str:
     return readme[readme.index(BEGIN) + len(BEGIN) : readme.index(END)]
 
 
+def reports(readme: str) -> list[str]:
+    """Return the reports between the markers, one for each kind of processor."""
+    return list(filter(None, re.split(r"\n\n(?=Measured )", between(readme).strip())))
+
+
 def put_between(readme: str, text: str) -> str:
-    """Return README.md with `text` between the markers."""
-    between(readme)
-    return f"{readme.partition(BEGIN)[0]}{BEGIN}\n{text.strip()}\n{END}{readme.partition(END)[2]}"
+    """Return README.md with the report `text` between the markers, in place of the one of the same processors."""
+    kept = [other for other in reports(readme) if is_report(other) and _processors(other) != _processors(text)]
+    found = "\n\n".join([*kept, text.strip()])
+    return f"{readme.partition(BEGIN)[0]}{BEGIN}\n{found}\n{END}{readme.partition(END)[2]}"
+
+
+def _processors(report: str) -> str:
+    """Return the processors of a report's caption, as `machine` names them; the report where it names none."""
+    match = re.match(r"Measured .*?: (\d+ CPUs? \(.+?\)),", report)
+    return match[1] if match else report
 
 
 def is_report(text: str) -> bool:

@@ -28,12 +28,15 @@ def load(name: str) -> Any:
 tables, bench = load("bench_tables"), load("bench")
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+PARTS = "0.25 s | 0.12 s |"
+ENDS = "| the server's part | CPU of the mount |"
 CAPTION = "Measured 2026-11-23 with `make bench`."
 
 
 def row(name: str, ours: float | None, rclone: float | None, bare: float | None, requests: float = 0) -> dict[str, Any]:
     """Return a row as compare.py's JSON has it."""
-    return {"row": name, "artifactfs": ours, "rclone": rclone, "bare": bare, "requests": requests, "peak": 1}
+    found = {"row": name, "artifactfs": ours, "rclone": rclone, "bare": bare, "requests": requests}
+    return found | {"served_s": 0.25, "cpu_s": 0.125}
 
 
 def comparison(index: bool, *rows: dict[str, Any], delay_s: float = 0.02) -> Any:
@@ -45,8 +48,8 @@ def comparison(index: bool, *rows: dict[str, Any], delay_s: float = 0.02) -> Any
 
 def test_the_readme_has_a_place_for_the_table() -> None:
     """The markers are there, and between them what was measured, or nothing yet."""
-    found = tables.between((CHECKOUT / "README.md").read_text(encoding="utf-8"))
-    assert not found.strip() or tables.is_report(found)
+    found = tables.reports((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+    assert all(map(tables.is_report, found))
 
 
 def test_the_table() -> None:
@@ -62,15 +65,15 @@ def test_the_table() -> None:
     assert text.splitlines() == [
         CAPTION,
         "",
-        "| 20 ms a request | artifactfs | artifactfs without an index | rclone | bare binding |",
-        "| --- | --- | --- | --- | --- |",
-        f"| find, cold | 0.422 s, 12 requests, 53{TIMES} | 2.10 s, 1,035 requests, 11{TIMES} | 22.5 s |  |",
-        f"| memory | 40 MiB, 2.7{TIMES} |  | 108 MiB | 20 MiB |",
-        f"| find, warm |  | 0.400 s, 1 request, 0.88{TIMES} | 0.352 s | 0.350 s |",
+        f"| 20 ms a request | artifactfs | artifactfs without an index | rclone | bare binding {ENDS}",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| find, cold | 0.422 s, 12 requests, 53{TIMES} | 2.10 s, 1,035 requests, 11{TIMES} | 22.5 s |  | {PARTS}",
+        f"| memory | 40 MiB, 2.7{TIMES} |  | 108 MiB | 20 MiB |  |  |",
+        f"| find, warm |  | 0.400 s, 1 request, 0.88{TIMES} | 0.352 s | 0.350 s | {PARTS}",
         "",
-        "| 200 ms a request | artifactfs | rclone | bare binding |",
-        "| --- | --- | --- | --- |",
-        f"| find, cold | 1.50 s, 2 requests, 150{TIMES} | 225 s |  |",
+        f"| 200 ms a request | artifactfs | rclone | bare binding {ENDS}",
+        "| --- | --- | --- | --- | --- | --- |",
+        f"| find, cold | 1.50 s, 2 requests, 150{TIMES} | 225 s |  | {PARTS}",
     ]
     assert tables.is_report(text)
 
@@ -101,6 +104,20 @@ def test_the_table_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (tmp_path / "readme.md").write_text(text)
         assert bench.main(["--out", str(tmp_path), "--readme"]) == 0
         assert readme.read_text() == f"before\n<!-- bench -->\n{text}<!-- /bench -->\nafter\n"
+
+
+def test_a_report_for_each_processor() -> None:
+    """A report takes the place of the one of the same processors, and of no other."""
+
+    def report(processors: str, ours_s: float) -> str:
+        caption = f"Measured 2026-11-23 with `make bench`, medians of 3: {processors}, 24 GiB of memory."
+        return str(tables.report(caption, [comparison(True, row("find", ours_s, 2, None))])).strip()
+
+    readme = f"a{tables.BEGIN}{tables.END}b"
+    one, other = "2 CPUs (Intel(R) Xeon(R) Processor)", "1 CPU (AMD EPYC)"
+    for processors, ours_s in ((one, 1), (other, 2), (one, 3)):
+        readme = tables.put_between(readme, report(processors, ours_s))
+    assert tables.reports(readme) == [report(other, 2), report(one, 3)]
 
 
 @pytest.mark.parametrize("text", ["", "<!-- bench -->", "<!-- /bench --><!-- bench -->", "<!-- bench -->" * 2])

@@ -40,11 +40,19 @@ class Row(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """What one row took once: seconds (KiB for memory), requests, and the most of them in flight."""
+    """What one row took once: seconds (KiB for memory), requests, and the most of them in flight.
+
+    `sent_bytes`: file contents. `served_s`: seconds in which any request was in flight, the latency among them.
+    `cpu_s`, `faults`: CPU seconds and page faults of the process that serves the mount.
+    """
 
     value: float
-    requests: int
-    peak: int
+    requests: int = 0
+    peak: int = 0
+    sent_bytes: int = 0
+    served_s: float = 0.0
+    cpu_s: float = 0.0
+    faults: int = 0
 
 
 def is_mounted(point: pathlib.Path) -> bool:
@@ -60,6 +68,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise SystemExit("a mount did not appear or go away in time")
         time.sleep(0.02)
+
+
+class Process:
+    """A process, by its directory in /proc."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory
+
+    def resident_kib(self) -> int:
+        """Return its memory; 0 once it has ended."""
+        status = (self._directory / "status").read_text(encoding="utf-8")
+        return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
+
+    def usage(self) -> tuple[float, int]:
+        """Return its CPU seconds and its page faults (proc(5), stat)."""
+        fields = (self._directory / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[7])
 
 
 class Contender:
@@ -98,17 +123,15 @@ class Contender:
             self.stop()
             wait_until(lambda: not is_mounted(self.point))
 
-    def resident_kib(self) -> int:
-        """Return the memory of the process that serves the mount."""
-        most = 0
-        for status in pathlib.Path("/proc").glob("[0-9]*/status"):
+    def process(self) -> Process:
+        """Return the process that serves the mount: the largest that names it. No command runs there now."""
+        found = []
+        for directory in pathlib.Path("/proc").glob("[0-9]*"):
             # Processes end while they are looked at.
             with contextlib.suppress(OSError):
-                if str(self.point).encode() in (status.parent / "cmdline").read_bytes():
-                    for line in status.read_text(encoding="utf-8").splitlines():
-                        if line.startswith("VmRSS"):
-                            most = max(most, int(line.split()[1]))
-        return most
+                if str(self.point).encode() in (directory / "cmdline").read_bytes():
+                    found.append(Process(directory))
+        return max(found, key=Process.resident_kib)
 
 
 class Artifactfs(Contender):
@@ -221,17 +244,19 @@ def measure(contender: Contender, todo: list[Row], results: Results) -> None:
     env = os.environ | {"TMPDIR": str(contender.scratch)}
     for group in dict.fromkeys(row.group for row in todo):
         with contender.mounted():
+            process = contender.process()
             for row in todo:
                 if row.group != group or (contender.name == "bare" and not row.on_bare):
                     continue
                 figures = results.setdefault((row.name, contender.name), [])
                 if row.command is None:
-                    figures.append(Figure(contender.resident_kib(), 0, 0))
+                    figures.append(Figure(process.resident_kib()))
                     continue
                 before, _, command = command_for(contender, row.command).rpartition(";;")
                 if before:
                     subprocess.run(["sh", "-c", before], check=True)
                 control(contender.url, "reset")
+                cpu_s, faults = process.usage()
                 with open(contender.scratch / "out", "wb") as sink:
                     start = time.monotonic()
                     done = subprocess.run(
@@ -242,11 +267,16 @@ def measure(contender: Contender, todo: list[Row], results: Results) -> None:
                 if done.returncode:
                     raise SystemExit(f"{contender.name}: {row.name}: {done.stderr.decode()[-300:]}")
                 counters = control(contender.url, "stats")
-                figures.append(Figure(seconds, counters["requests"], counters["peak"]))
+                cpu_after_s, faults_after = process.usage()
+                requests, peak, sent_bytes, served_s = (
+                    counters[name] for name in ("requests", "peak", "bytes", "busy_s")
+                )
+                used = (cpu_after_s - cpu_s, faults_after - faults)
+                figures.append(Figure(seconds, requests, peak, sent_bytes, served_s, *used))
 
 
 def report(todo: list[Row], results: Results, delay_s: float) -> list[dict[str, object]]:
-    """Print the table, and return it."""
+    """Print the table, and return it. The last four columns are of artifactfs: see Figure."""
 
     def median(row: Row, name: str, field: int = 0) -> float | None:
         found = results.get((row.name, name))
@@ -262,19 +292,25 @@ def report(todo: list[Row], results: Results, delay_s: float) -> list[dict[str, 
         return f"{above / below:.2f}" if above and below else "-"
 
     head = f"latency {delay_s * 1000:g} ms"
-    lines = [f"{head:34} {'artifactfs':>18} {'rclone':>18} {'rclone/ours':>12} {'bare':>8} {'ours/bare':>10}"]
+    lines = [
+        f"{head:34} {'artifactfs':>18} {'rclone':>18} {'rclone/ours':>12} {'bare':>8} {'ours/bare':>10}"
+        f" {'server':>8} {'CPU':>8} {'faults':>7} {'MB':>7}"
+    ]
     found: list[dict[str, object]] = []
     for row in todo:
         ours, peer, bare = (median(row, name) for name in ("artifactfs", "rclone", "bare"))
         limit = "-" if bare is None else f"{bare:.0f}" if row.command is None else f"{bare:.3f}"
+        told = {name: median(row, "artifactfs", Figure._fields.index(name)) for name in Figure._fields[1:]}
         lines.append(
             f"{row.name:34} {cell(row, 'artifactfs'):>18} {cell(row, 'rclone'):>18} {ratio(peer, ours):>12} "
             f"{limit:>8} {ratio(ours, bare):>10}"
         )
-        requests, peak = (median(row, "artifactfs", field) for field in (1, 2))
-        found.append(
-            {"row": row.name, "artifactfs": ours, "rclone": peer, "bare": bare, "requests": requests, "peak": peak}
-        )
+        if row.command is not None and ours is not None:
+            lines[-1] += (
+                f" {told['served_s']:6.3f} s {told['cpu_s']:6.2f} s {told['faults']:7.0f}"
+                f" {(told['sent_bytes'] or 0) / 1e6:7.1f}"
+            )
+        found.append({"row": row.name, "artifactfs": ours, "rclone": peer, "bare": bare, **told})
     sys.stdout.write("\n".join(lines) + "\n")
     return found
 

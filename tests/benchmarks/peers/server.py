@@ -2,7 +2,8 @@
 
     GET /api/v2/model-lab-api/…    the Model Lab API, in the form of the recorded answers
     PROPFIND, GET /dav/RUN/…       the same tree as WebDAV, for rclone: one request per directory, sizes included
-    GET /_ctl/stats, /_ctl/reset   requests by kind, the most in flight, bytes of file contents sent
+    GET /_ctl/stats, /_ctl/reset   requests by kind, the most in flight, bytes of file contents sent, seconds in which
+                                   any request was in flight, CPU seconds of this process
 
 Not the emulator, which is slower than rclone's WebDAV. File contents are a function of the path (one mebibyte of fixed
 noise, rotated), so nothing is stored. Prints its URL as JSON.
@@ -16,6 +17,7 @@ import hashlib
 import html
 import json
 import re
+import time
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -121,11 +123,14 @@ class Server:
     def _reset(self) -> None:
         self._requests: dict[str, int] = {}
         self._in_flight = self._peak = self._sent_bytes = 0
+        self._busy_s, self._busy_since, self._cpu_since = 0.0, 0.0, time.process_time()
 
     def _counted(self, kind: str | None, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             name = kind or ("get" if request.method == "GET" else "propfind")
             self._requests[name] = self._requests.get(name, 0) + 1
+            if not self._in_flight:
+                self._busy_since = time.monotonic()
             self._in_flight += 1
             self._peak = max(self._peak, self._in_flight)
             try:
@@ -133,6 +138,8 @@ class Server:
                 return await handler(request)
             finally:
                 self._in_flight -= 1
+                if not self._in_flight:
+                    self._busy_s += time.monotonic() - self._busy_since
 
         return handle
 
@@ -140,9 +147,9 @@ class Server:
         if request.match_info["what"] == "reset":
             self._reset()
         requests = sum(self._requests.values())
-        return web.json_response(
-            {"count": self._requests, "requests": requests, "peak": self._peak, "bytes": self._sent_bytes}
-        )
+        answer = {"count": self._requests, "requests": requests, "peak": self._peak, "bytes": self._sent_bytes}
+        cpu_s = time.process_time() - self._cpu_since
+        return web.json_response(answer | {"busy_s": self._busy_s, "cpu_s": cpu_s})
 
     # --- Model Lab -------------------------------------------------------------------------------------------
 
