@@ -110,16 +110,21 @@ class CutByReplacing(LocalPlace):
 
 @dataclass
 class Traffic:
-    """The requests of one mount, taken from the emulator before it forgets them."""
+    """The requests of one mount, taken from the emulator before it forgets them.
+
+    Listings of the followed run alone: a search of the whole machine enters the mount, too, and lists all of its runs.
+    """
 
     answered: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     content_bytes: int = 0
 
-    def take(self, lab: Lab) -> None:
+    def take(self, lab: Lab, run_id: int) -> None:
         """Count what was asked since the last time."""
         stats = lab.reset()
         for entry in stats["log"]:
+            if entry["kind"] == "listing" and f"/runs/{run_id}/" not in entry["path"]:
+                continue
             (self.answered if (entry["status"] or 599) < 400 else self.failed)[entry["kind"]] += 1
         self.content_bytes += stats["content_bytes"]
 
@@ -213,8 +218,9 @@ def live(followed: list[Followed], minutes: float, rng: random.Random) -> None:
 def take(followed: list[Followed]) -> None:
     """Count the requests since the last time."""
     for each in followed:
-        if each.lab is not None:
-            each.traffic.take(each.lab)
+        place = each.files[0].place
+        if isinstance(place, LabPlace):
+            each.traffic.take(place.lab, place.run_id)
 
 
 def soak(
