@@ -3,7 +3,7 @@
     python -m tests.reference.launch NAME… -- mount …
 
 `time`: the mount's clock is ahead by the seconds in the file $TEST_CLOCK; a failed request is tried again at once; each
-requested refresh shows in a count in the file $TEST_REFRESHES (the log does not tell each).
+requested refresh shows in a count in the file $TEST_REFRESHES once open files were compared (the log does not tell).
 `unrepeated`: the kernel learns that names hold for 0 s, so that what it may repeat (docs/semantics.md 3.4) is what we
 say.
 
@@ -24,12 +24,12 @@ from artifactfs.content import shared_file
 from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.growth import Growth
 from artifactfs.content.reader import OpenFile
+from artifactfs.control.commands import Control
 from artifactfs.fuse import inodes
 from artifactfs.fuse.operations import Operations
 from artifactfs.tree import listing, nodes
 from artifactfs.tree.nodes import DirSnapshot
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
-from artifactfs.tree.tree import Tree
 from artifactfs.util import backoff
 from tests.launch import clock
 
@@ -38,18 +38,22 @@ def time() -> None:
     """Let time pass when the test says so, and tell it what was taken in."""
     clock()
     vars(backoff)["_BASE_S"] = 0.001
-    mark_all_stale, path = Tree.mark_all_stale, os.environ["TEST_REFRESHES"]
+    refresh_open, path = Control._refresh_open, os.environ["TEST_REFRESHES"]
     count = 0
 
-    def telling(self: Tree) -> None:
+    async def telling(self: Control, is_meant: Callable[[tuple[int, str]], bool]) -> None:
         nonlocal count
-        mark_all_stale(self)
+        await refresh_open(self, is_meant)
         count += 1
-        with open(path + ".new", "w", encoding="ascii") as file:
-            file.write(str(count))
-        os.replace(path + ".new", path)
+        _tell(path, str(count))
 
-    _put(Tree, "mark_all_stale", telling)
+    _put(Control, "_refresh_open", telling)
+
+
+def _tell(path: str, text: str) -> None:
+    with open(path + ".new", "w", encoding="ascii") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
 
 
 def unrepeated() -> None:

@@ -4,7 +4,8 @@ The model keeps every state that the server was in since the run was made, the *
 them may show. Mostly that is the present one alone. It is more
 
 - as long as a listing is trusted (docs/semantics.md 3.1): any moment since a process may have asked for it. Time
-  ends that, and so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look;
+  ends that, and so does a refresh (3.3): at the next look it is asked for again, and shows no moment before that look,
+  or before the refresh where a file in it is open;
 - in trouble (3.2), from a fault on until something was answered after its end: any moment since the one shown last, for
   the old listing is served. Where no old one is cached, an error of the table may come instead;
 - for the size of a file whose contents were read: an answer's length counts at once, and as long as a listing that
@@ -32,6 +33,7 @@ ahead of listings are off: tests/simulated/test_project_index_property.py has a 
 """
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests.reference.versions import Version
@@ -145,9 +147,10 @@ class Model:
         """The server has these files from now on."""
         self.moments.append(files)
 
-    def refreshed(self) -> None:
-        """Everything is asked for again: at the next look."""
-        self.asked.clear()
+    def refreshed(self, handles: Iterable[Handle]) -> None:
+        """Everything is asked for again: at the next look, but at once where files are open."""
+        now = len(self.moments) - 1
+        self.asked = {steps(handle.path)[-1][0]: now for handle in handles}
 
     def minute_passed(self) -> None:
         """More than `listing_ttl`, less than `finished_ttl`: whether a finished run's listing is fresh is not known."""

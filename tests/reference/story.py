@@ -97,7 +97,7 @@ class Story:
         """SIGHUP, taken in."""
         self._script.append("SIGHUP")
         self._world.refresh()
-        self._model.refreshed()
+        self._model.refreshed(handle for _, handle in self._open)
 
     def minute(self) -> None:
         self._script.append("a minute passes")
