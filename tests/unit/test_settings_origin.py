@@ -104,6 +104,16 @@ def test_a_mistyped_site_gets_no_key(text: str, meant: str) -> None:
     assert load(KEYS, {"api_url": f"https://api.{host}"}).origin == f"api.{host}"
 
 
+@pytest.mark.parametrize("host", ["xn--dtadoghq-26g.com", "eu.xn--e1afmkfd.xn--80akhbyknj4f"])
+def test_a_look_alike_gets_no_key(host: str) -> None:
+    """6.1: a name with letters of other alphabets, which may look like any of Datadog's, takes --api-url, too."""
+    assert str(refusal(KEYS, {"site": host})) == (
+        f"--site: '{host}' is not a Datadog site: its name has letters that only look like others. "
+        f"If not, use --api-url https://api.{host}"
+    )
+    assert load(KEYS, {"api_url": f"https://api.{host}"}).origin == f"api.{host}"
+
+
 @pytest.mark.parametrize(
     ("site", "fix"),
     [("us6.datadoghq.com", "did you mean us5.datadoghq.com?"), ("lab.example", "there are ap1.datadoghq.com, ")],
