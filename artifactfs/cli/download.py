@@ -13,6 +13,8 @@ from artifactfs.cli.options import setting_options
 from artifactfs.settings import KEY_FORMS, SETTINGS
 from artifactfs.util.humanize import format_size
 
+# A wait in which a user wonders whether anything goes on. Arbitrary.
+_WAIT_SHOWN_S = 3.0
 # The settings with an option: those of the service. All others come from the other sources.
 _WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
 
@@ -41,17 +43,27 @@ def download(
     import logging
 
     from artifactfs.download import source_files, transfers
-    from artifactfs.logs.limiter import is_notice
+    from artifactfs.logs.limiter import is_notice, waiting_s
     from artifactfs.warm import files
 
     class Notices(logging.Handler):
-        """Prints what nothing has failed for, such as names that were left out; failures are in the last lines."""
+        """Prints what nothing has failed for, such as names that were left out; failures are in the last lines.
+
+        And waits, of those at the same time one.
+        """
+
+        waits_until_s = float("-inf")
 
         def emit(self, record: logging.LogRecord) -> None:
-            if is_notice(record):
+            seconds = waiting_s(record)
+            if seconds >= _WAIT_SHOWN_S and self.waits_until_s <= record.created:
+                self.waits_until_s = record.created + seconds
+                output.hint(f"artifactfs: {record.getMessage()}")
+            elif is_notice(record):
                 output.warn(record.getMessage())
 
     logging.getLogger().addHandler(Notices())
+    logging.getLogger("artifactfs").setLevel(logging.INFO)
     loaded = None
     if {source_files.is_in_a_mount(path) for path in paths} != {True}:
         loaded = settings.load(flags, options=",".join(options), config_file=config_file)

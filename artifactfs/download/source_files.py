@@ -6,6 +6,7 @@ is below one, in the words of a mount's tree. The service's contents go past the
 
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,11 +22,14 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.domain import ContentVersion
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs.limiter import waiting
 from artifactfs.mount import mount_table
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, ProjectDir, Symlink, mount_path
 from artifactfs.tree.safe_names import number_of, parse_id
 from artifactfs.tree.tree import Tree
 from artifactfs.util import threads
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -112,6 +116,7 @@ async def patiently(call: Callable[[], Awaitable[T]], progress: Callable[[], obj
                 trio.current_time() + pause_s > began + _PATIENCE_S
             ):
                 raise
+            log.info("%s; trying again in %.0f s", error, pause_s, extra=waiting(pause_s))
             await trio.sleep(pause_s)
 
 
@@ -316,6 +321,8 @@ async def _ask(call: Callable[[*Ts], T], *args: *Ts) -> T:
         return await threads.run(call, *args, abandon_on_cancel=True)
     except OSError as error:
         fact = error.strerror or str(error)
+        if error.errno == errno.EBUSY:
+            fact += " (the rate limit is used up)"
         if error.errno == errno.ESTALE:
             raise errors.Superseded(fact) from None
         raise (errors.PassingError if error.errno in _PASSING else errors.ServiceError)(fact) from None

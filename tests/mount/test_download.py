@@ -215,3 +215,16 @@ def test_progress_on_a_terminal(lab: Lab, service: Shell) -> None:
         screen.read_until("MiB/s")
         assert screen.ends() == 0
     assert "1 file, 24 MiB" in screen.text
+
+
+def test_a_rate_limit_is_told(lab: Lab, service: Shell) -> None:
+    """5.4: a wait for the reset is one line, above the bar, however many files wait; --quiet says nothing of it."""
+    run_id = lab.new_run({f"{number}.txt": 5 for number in range(4)})
+    for quiet in ((), ("--quiet",)):
+        lab.fault("content", {"rate_limit": {"reset_s": 4, "period": 60}}, times=1)
+        out = service.path(f"out{len(quiet)}")
+        with terminal(*service.program, "download", *quiet, str(run_id), out, env=service.env) as screen:
+            assert screen.ends() == 0
+        told = re.findall(r"\x1b\[Kartifactfs: rate limit of \S+: waiting (.*) s\r?\n", screen.text)
+        assert len(told) == (not quiet), screen.text
+        assert "\x1b[?25l" not in screen.text
