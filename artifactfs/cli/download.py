@@ -44,6 +44,7 @@ def download(
 
     from artifactfs.download import source_files, transfers
     from artifactfs.logs.limiter import is_notice, waiting_s
+    from artifactfs.mount import control_client
     from artifactfs.warm import files
 
     class Notices(logging.Handler):
@@ -65,6 +66,7 @@ def download(
     logging.getLogger().addHandler(Notices())
     logging.getLogger("artifactfs").setLevel(logging.INFO)
     loaded = None
+    paths = tuple(map(control_client.run_in_mount, paths))
     if {source_files.is_in_a_mount(path) for path in paths} != {True}:
         loaded = settings.load(flags, options=",".join(options), config_file=config_file)
         settings.drop_keys()

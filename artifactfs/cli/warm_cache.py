@@ -91,7 +91,7 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
         output.say(
             "running mounts may have it in memory; `artifactfs refresh --contents MOUNT/runs/RUN` drops it there"
         )
-    return _clear_in_mounts([path for path in paths if path not in by_number])
+    return _clear_in_mounts([control_client.run_in_mount(path) for path in paths if path not in by_number])
 
 
 def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None) -> None:

@@ -5,7 +5,6 @@ that no other user can lay a link at.
 """
 
 import os
-import secrets
 import stat
 
 from artifactfs.util.path_walk import DIRECTORY, open_path
@@ -19,7 +18,7 @@ def replace_file(path: str, content: bytes, mode: int | None = None) -> None:
     directory, _ = open_path(os.path.dirname(path), DIRECTORY)
     try:
         name = os.path.basename(path)
-        new = f".{name}.{secrets.token_hex(8)}"
+        new = f".{name}.{os.urandom(8).hex()}"
         before = os.lstat(name, dir_fd=directory) if mode is None and os.path.lexists(path) else None
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(new, flags, 0o666 if mode is None else mode, dir_fd=directory)

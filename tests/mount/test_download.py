@@ -150,6 +150,26 @@ def test_a_path_in_a_mount(lab: Lab, shell: Shell) -> None:
         assert done.err.splitlines()[0].startswith("artifactfs: ")
 
 
+def test_a_run_by_its_number_from_within_a_mount(lab: Lab, shell: Shell) -> None:
+    """Where the working directory has no such name, it is the run of that mount; a name that is there comes first."""
+    mounted = shell.mount()
+    out = shell.path("out")
+    program = shell.program[0]
+    no_keys = {name: value for name, value in shell.env.items() if not name.startswith("DD_")}
+    script = 'cd "$1" && shift && exec "$@"'
+
+    def typed(where: str, *arguments: str) -> str:
+        command = ("sh", "-c", script, "sh", mounted.path(where), program, *arguments)
+        return run(*shell.prefix, *command, env=no_keys).ok().text
+
+    assert typed("names", "download", f"{sample.RUN}/lora_model", out).startswith("19 files, ")
+    assert copied(f"{out}/lora_model").keys() == {
+        name.removeprefix(b"lora_model/") for name in lab.truth(sample.RUN) if name != b"lora_model"
+    }
+    assert typed("runs", "download", f"{sample.RUN}/lora_model", out).startswith("0 files, 0 B; 19 files already")
+    assert typed("names", "cache", "clear", f"{sample.RUN}/lora_model").startswith(mounted.path("runs", sample.RUN))
+
+
 @needs_root
 def test_a_full_disk(lab: Lab, service: Shell) -> None:
     """A full disk is one line; with more room the next call goes on."""

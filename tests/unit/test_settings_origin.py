@@ -297,7 +297,10 @@ def test_missing_keys_say_what_to_do(home: Path) -> None:
 def test_a_variable_that_is_nearly_right() -> None:
     """DD_APPLICATION_KEY is called after the header, and is not it; another key that is right is no guess."""
     error = refusal({"DD_API_KEY": "api-s3cr3t", "DD_APPLICATION_KEY": "app-s3cr3t"})
-    assert "set DD_APP_KEY (there is DD_APPLICATION_KEY), or use" in str(error)
+    assert (
+        "`artifactfs login` asks for it and keeps it; or set DD_APP_KEY (there is DD_APPLICATION_KEY), or use"
+        in str(error)
+    )
     assert "set DD_APP_KEY, or use" in str(refusal({"DD_SITE": "x.y"} | {"DD_API_KEY": "api-s3cr3t"}))
 
 
