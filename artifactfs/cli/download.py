@@ -11,7 +11,7 @@ from artifactfs.cli.completion import DIRECTORY, FILE
 from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.settings import KEY_FORMS, SETTINGS
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import counted, format_size
 
 # A wait in which a user wonders whether anything goes on. Arbitrary.
 _WAIT_SHOWN_S = 3.0
@@ -20,7 +20,7 @@ _WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_u
 
 
 @command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
+@click.argument("paths", metavar="PATH…", nargs=-1, type=FILE)
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files at once.")
 @partial(setting_options, without=_WITHOUT)
@@ -40,12 +40,13 @@ def download(
     What is there already, with the same size and time, is skipped. After an interruption, call it again: it goes on
     where it stopped.
     """
+    if not paths:
+        raise click.UsageError("give PATH… and, as the last argument, DIR: where the copies go")
     import logging
 
     from artifactfs.download import source_files, transfers
     from artifactfs.logs.limiter import is_notice, waiting_s
     from artifactfs.mount import control_client
-    from artifactfs.warm import files
 
     class Notices(logging.Handler):
         """Prints what nothing has failed for, such as names that were left out; failures are in the last lines.
@@ -72,7 +73,9 @@ def download(
         settings.drop_keys()
         for notice in loaded.warnings:
             output.warn(str(notice))
-    done = transfers.run(paths, directory, loaded, jobs, lambda count, size: output.progress(files(count), size))
-    present = f"; {files(done.present)} already there" if done.present else ""
-    output.say(f"{files(done.files)}, {format_size(done.received_bytes)}{present}")
+    done = transfers.run(
+        paths, directory, loaded, jobs, lambda count, size: output.progress(counted(count, "file"), size)
+    )
+    present = f"; {counted(done.present, 'file')} already there" if done.present else ""
+    output.say(f"{counted(done.files, 'file')}, {format_size(done.received_bytes)}{present}")
     output.give_up_on(done.failures, "could not be downloaded")

@@ -205,6 +205,8 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
         assert (done.code, done.err.count("\n")) == (code, 1), done.err
         if code != ExitCode.KEYS_REJECTED:
             assert lab.total() == 0
+        # Not made for nothing.
+        assert not os.path.lexists(out)
 
 
 def test_names_of_a_hostile_server(service: Shell) -> None:
