@@ -271,7 +271,7 @@ async def walk_mount(top: str, found: Found) -> None:
     inner = mount_table.innermost(top)
     # The time of the root is the time of the mount, which tells its inode numbers from those of others.
     is_whole = inner is not None and inner.root == "/"
-    mounted_ns = (await _ask(os.stat, inner.point)).st_mtime_ns if inner is not None and is_whole else None
+    mounted_ns = (await ask_mount(os.stat, inner.point)).st_mtime_ns if inner is not None and is_whole else None
 
     def place(below: str) -> Place:
         return os.path.basename(top), *filter(None, below.removeprefix(top).split("/"))
@@ -289,15 +289,15 @@ class _MountedFile:
         self._mounted_ns = mounted_ns
 
     async def look(self) -> tuple[int | None, int]:
-        status = await _ask(os.lstat, self.shown)
+        status = await ask_mount(os.lstat, self.shown)
         # 0 may be a size that is not known.
         return status.st_size or None, status.st_mtime_ns
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Opened]:
-        fd = await _ask(os.open, self.shown, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = await ask_mount(os.open, self.shown, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            yield _OpenedInMount(fd, await _ask(os.fstat, fd), self._mounted_ns)
+            yield _OpenedInMount(fd, await ask_mount(os.fstat, fd), self._mounted_ns)
         finally:
             os.close(fd)
 
@@ -312,10 +312,10 @@ class _OpenedInMount:
         self.version = hashlib.blake2b(known_by.encode()).digest() if mounted_ns is not None else None
 
     async def read(self, offset: int, count: int) -> bytes:
-        return await _ask(os.pread, self._fd, count, offset)
+        return await ask_mount(os.pread, self._fd, count, offset)
 
 
-async def _ask(call: Callable[[*Ts], T], *args: *Ts) -> T:
+async def ask_mount(call: Callable[[*Ts], T], *args: *Ts) -> T:
     """Make a system call on a mount, in a thread: it may wait for the service. Raises Superseded, ServiceError."""
     try:
         return await threads.run(call, *args, abandon_on_cancel=True)
