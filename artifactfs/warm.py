@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import control_client, mount_table
 from artifactfs.mount.mount_table import Mount
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import counted, format_size
 
 _READ_BYTES = 256 << 10
 
@@ -86,19 +86,14 @@ def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object]) -> int:
     return read_bytes
 
 
-def files(count: int) -> str:
-    """Return how many files there are, in words."""
-    return f"{count} file{'' if count == 1 else 's'}"
-
-
 def describe(todo: Plan) -> str:
     """Return the cost of a plan, in one line."""
     unknown = sum(1 for _, size in todo.files if size == 0)
     count = len(todo.directories)
     directories = "directory" if count == 1 else "directories"
-    line = f"{files(len(todo.files))} in {count} {directories}, {format_size(todo.size_bytes)}"
+    line = f"{counted(len(todo.files), 'file')} in {count} {directories}, {format_size(todo.size_bytes)}"
     if unknown:
-        line += f" (and {files(unknown)} empty or of unknown size)"
+        line += f" (and {counted(unknown, 'file')} empty or of unknown size)"
     return line + "; cached files cost no request"
 
 

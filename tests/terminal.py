@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from tests.nasty import obeyed
 from tests.processes import LIMIT_S
 
-# What click writes by itself: colours, a cleared screen, and the hidden cursor of a progress bar.
-_OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[2J\x1b\[1;1H|\x1b\[\?25[lh]|\r")
+# What we write ourselves: colours, a cleared screen, and a cleared line.
+_OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[2J\x1b\[1;1H|\x1b\[K|\r")
 
 
 class Terminal:

@@ -11,14 +11,16 @@ from artifactfs.cli.completion import DIRECTORY, FILE
 from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.settings import KEY_FORMS, SETTINGS
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import counted, format_size
 
+# A wait in which a user wonders whether anything goes on. Arbitrary.
+_WAIT_SHOWN_S = 3.0
 # The settings with an option: those of the service. All others come from the other sources.
 _WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
 
 
 @command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
+@click.argument("paths", metavar="PATH…", nargs=-1, type=FILE)
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files at once.")
 @partial(setting_options, without=_WITHOUT)
@@ -38,27 +40,42 @@ def download(
     What is there already, with the same size and time, is skipped. After an interruption, call it again: it goes on
     where it stopped.
     """
+    if not paths:
+        raise click.UsageError("give PATH… and, as the last argument, DIR: where the copies go")
     import logging
 
     from artifactfs.download import source_files, transfers
-    from artifactfs.logs.limiter import is_notice
-    from artifactfs.warm import files
+    from artifactfs.logs.limiter import is_notice, waiting_s
+    from artifactfs.mount import control_client
 
     class Notices(logging.Handler):
-        """Prints what nothing has failed for, such as names that were left out; failures are in the last lines."""
+        """Prints what nothing has failed for, such as names that were left out; failures are in the last lines.
+
+        And waits, of those at the same time one.
+        """
+
+        waits_until_s = float("-inf")
 
         def emit(self, record: logging.LogRecord) -> None:
-            if is_notice(record):
+            seconds = waiting_s(record)
+            if seconds >= _WAIT_SHOWN_S and self.waits_until_s <= record.created:
+                self.waits_until_s = record.created + seconds
+                output.hint(f"artifactfs: {record.getMessage()}")
+            elif is_notice(record):
                 output.warn(record.getMessage())
 
     logging.getLogger().addHandler(Notices())
+    logging.getLogger("artifactfs").setLevel(logging.INFO)
     loaded = None
+    paths = tuple(map(control_client.run_in_mount, paths))
     if {source_files.is_in_a_mount(path) for path in paths} != {True}:
         loaded = settings.load(flags, options=",".join(options), config_file=config_file)
         settings.drop_keys()
         for notice in loaded.warnings:
             output.warn(str(notice))
-    done = transfers.run(paths, directory, loaded, jobs, lambda count, size: output.progress(files(count), size))
-    present = f"; {files(done.present)} already there" if done.present else ""
-    output.say(f"{files(done.files)}, {format_size(done.received_bytes)}{present}")
+    done = transfers.run(
+        paths, directory, loaded, jobs, lambda count, size: output.progress(counted(count, "file"), size)
+    )
+    present = f"; {counted(done.present, 'file')} already there" if done.present else ""
+    output.say(f"{counted(done.files, 'file')}, {format_size(done.received_bytes)}{present}")
     output.give_up_on(done.failures, "could not be downloaded")

@@ -106,9 +106,18 @@ def serve(directory: str | None, port: int) -> None:
 @partial(setting_options, without=_OF_THE_SERVICE)
 @_foreground_option
 # The default, as of `mount`; an older script says it.
-@click.option("--background", is_flag=True, expose_value=False, hidden=True)
-def demo(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
+@click.option("--background", is_flag=True, hidden=True)
+def demo(
+    mountpoint: str,
+    options: tuple[str, ...],
+    config_file: str | None,
+    foreground: bool,
+    background: bool,
+    **flags: Any,
+) -> None:
     """Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network."""
+    if foreground and background:
+        raise click.UsageError("give --foreground or --background, not both")
     from artifactfs.cli import starting
 
     _need_emulator()

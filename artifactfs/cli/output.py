@@ -6,6 +6,7 @@ is exact: JSON, which is ASCII, and what `exact` prints.
 """
 
 import contextlib
+import io
 import json
 import shutil
 import sys
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 # Failures of a command on many files that are named one by one. Arbitrary.
 _FAILURES_SHOWN = 20
+# What a terminal obeys (ECMA-48, and DEC's private mode 25): the line is cleared; the cursor goes and comes.
+_CLEAR = "\r\x1b[K"
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _quiet = False
+# The progress bar that is being shown.
+_bar: "_Bar | None" = None
 
 
 def be_quiet() -> None:
@@ -52,8 +58,11 @@ def redraw(*lines: str) -> None:
 
 
 def tell(*lines: str) -> None:
-    """Print lines on standard error, each as one line."""
-    _write(sys.stderr, "\n".join(map(one_line, lines)))
+    """Print lines on standard error, each as one line; above a progress bar."""
+    text = "\n".join(map(one_line, lines))
+    _write(sys.stderr, text if _bar is None else f"{_CLEAR}{text}")
+    if _bar is not None:
+        _bar.draw_again()
 
 
 def complain(sentence: str, program: str = "artifactfs") -> None:
@@ -141,8 +150,10 @@ def ask(
 @contextlib.contextmanager
 def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, if it is a terminal. Yields a thread-safe function that adds bytes."""
+    global _bar
     lock, done = threading.Lock(), 0
     is_hidden = _quiet or sys.stderr is None or not sys.stderr.isatty()
+    place = _Bar(sys.stderr)
 
     def told(_item: int | None) -> str:
         # click's own average over some seconds, as for the time left.
@@ -152,20 +163,24 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     bar: ProgressBar[int] = click.progressbar(
         length=size_bytes,
         label=label,
-        file=sys.stderr,
+        file=place,
         hidden=is_hidden,
         item_show_func=told,
         update_min_steps=max(1, size_bytes // 1000),
     )
+
+    def advance(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            bar.update(count)
+
     with bar:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            with lock:
-                done += count
-                bar.update(count)
-
-        yield advance
+        _bar = None if is_hidden else place
+        try:
+            yield advance
+        finally:
+            _bar = None
 
 
 def give_up_on(failures: Sequence[str], what: str) -> None:
@@ -176,6 +191,31 @@ def give_up_on(failures: Sequence[str], what: str) -> None:
     if failures:
         which = "1 file or directory" if len(failures) == 1 else f"{len(failures)} files or directories"
         raise UserError(ExitCode.INCOMPLETE, f"{which} {what}", "call again to go on")
+
+
+class _Bar(io.StringIO):
+    """Standard error with click's progress bar on it. The cursor stays: no command that is killed can show it again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._drawn = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._drawn = text.replace(_HIDE_CURSOR, "").replace(_SHOW_CURSOR, "")
+        self._stream.write(self._drawn)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def draw_again(self) -> None:
+        """Draw the bar again below what was printed over it."""
+        self._stream.write(self._drawn)
+        self._stream.flush()
 
 
 def _encoding() -> str:

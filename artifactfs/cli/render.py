@@ -175,7 +175,8 @@ def _limited(what: str, texts: list[str]) -> Iterator[Row]:
 
 def _listing(listing: Listed) -> str:
     origin = "from the directory's own listing" if listing.origin == "own" else "from the project's listing"
-    entries = "" if listing.entries is None else f"{listing.entries:,} entries, "
+    count = listing.entries
+    entries = "" if count is None else f"{count:,} {'entry' if count == 1 else 'entries'}, "
     fresh = (
         f"fresh for {listing.fresh_for_s:.0f} s more" if listing.fresh_for_s > 0 else "stale: the next access renews it"
     )

@@ -15,7 +15,7 @@ from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import Duration
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import counted, format_size
 
 if TYPE_CHECKING:
     from artifactfs.control.status_schema import Status
@@ -79,7 +79,9 @@ def refresh_contents(paths: Sequence[str]) -> None:
         with output.collected(failed):
             _, values = _ask("refresh-contents", path)
             size, blocks, ended = (values.get(name, 0) for name in ("deleted_bytes", "deleted_blocks", "ended_files"))
-            output.say(f"{path}: deleted {format_size(size)} in {blocks} blocks; the next read asks the service")
+            output.say(
+                f"{path}: deleted {format_size(size)} in {counted(blocks, 'block')}; the next read asks the service"
+            )
             if ended:
                 output.warn(f"{path}: open files that have to be opened again (Stale file handle): {ended}")
             _warn_of_names(path, values)

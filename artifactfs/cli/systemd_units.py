@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.util.replacing import replace_file
 
 # The first line of our files: only they are overwritten or deleted.
 _MARK = "# Written by `artifactfs service install`, which writes over it: "
@@ -92,10 +93,7 @@ def install(unit: Unit) -> str | None:
     try:
         before = _point_of(_refuse_foreign(unit.path))
         os.makedirs(unit.directory, exist_ok=True)
-        beside = f"{unit.path}.new"
-        with open(beside, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(unit.text)
-        os.replace(beside, unit.path)
+        replace_file(unit.path, unit.text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise _cannot("write", unit.path, error) from None
     return before if before != _point_of(unit.text) else None

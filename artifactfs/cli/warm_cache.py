@@ -16,7 +16,7 @@ from artifactfs.cli.help_layout import command, group
 from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import counted, format_size
 
 if TYPE_CHECKING:
     from artifactfs.content.block_store import BlockStore
@@ -51,7 +51,8 @@ def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     usage = store.usage()
     exists = os.path.isdir(loaded.cache_dir)
     output.say(f"directory  {loaded.cache_dir}{'' if exists else ' (does not exist yet: the first mount makes it)'}")
-    output.say(f"holds      {format_size(usage.size_bytes)} in {usage.blocks} blocks of {usage.files} files")
+    blocks = f"{counted(usage.blocks, 'block')} of {counted(usage.files, 'file')}"
+    output.say(f"holds      {format_size(usage.size_bytes)} in {blocks}")
     limit, free = format_size(loaded.cache_size), format_size(loaded.cache_min_free)
     output.say(f"limit      {limit}, leaving {free} free on the disk")
     if exists:
@@ -91,14 +92,14 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
         output.say(
             "running mounts may have it in memory; `artifactfs refresh --contents MOUNT/runs/RUN` drops it there"
         )
-    return _clear_in_mounts([path for path in paths if path not in by_number])
+    return _clear_in_mounts([control_client.run_in_mount(path) for path in paths if path not in by_number])
 
 
 def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None) -> None:
     gone = store.clear(part.covers if part is not None else None)
-    output.say(f"{path}{': ' if path else ''}deleted {format_size(gone.size_bytes)} in {gone.blocks} blocks")
+    output.say(f"{path}{': ' if path else ''}deleted {format_size(gone.size_bytes)} in {counted(gone.blocks, 'block')}")
     if gone.left_blocks:
-        fact = f"{gone.left_blocks} blocks in {store.directory} could not be deleted"
+        fact = f"{counted(gone.left_blocks, 'block')} in {store.directory} could not be deleted"
         raise UserError(ExitCode.INCOMPLETE, fact, "you need to be able to write there")
 
 
@@ -139,7 +140,7 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     if dry_run:
         output.say(warming.describe(todo))
     else:
-        count = warming.files(len(todo.files))
+        count = counted(len(todo.files), "file")
         with output.progress(count, todo.size_bytes) as advance:
             read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
         output.say(f"{count}, {format_size(read_bytes)}")

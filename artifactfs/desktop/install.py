@@ -10,7 +10,6 @@ hold other files by now, so only empty directories are removed.
 import contextlib
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,8 @@ import msgspec
 
 from artifactfs.desktop import desktop_files, previews
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.util.replacing import replace_file
+from artifactfs.util.tools import ToolFailed, output_of
 
 _TOOL = "update-mime-database"
 # It takes a tenth of a second; the wait needs a limit.
@@ -182,15 +183,7 @@ class Installation:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     os.unlink(path)
             return
-        new = f"{path}.{os.getpid()}.new"
-        try:
-            with open(new, "wb") as file:
-                file.write(content)
-            os.replace(new, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
-            raise
+        replace_file(path, content)
 
     def _make_directory_of(self, place: str, made: list[str]) -> None:
         """Create the directory of a file and its missing parents, and append them to `made`, topmost first.
@@ -216,12 +209,9 @@ class Installation:
     def _run(self, tool: str) -> None:
         """Rebuild the MIME cache. Raises UserError with the tool's message."""
         try:
-            done = subprocess.run([tool, self._mime], capture_output=True, timeout=_TOOL_S, check=False, text=True)
-        except subprocess.TimeoutExpired:
-            raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} did not end within {_TOOL_S:g} s") from None
-        if done.returncode != 0:
-            said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-            raise UserError(ExitCode.DESKTOP_FAILED, f"{_TOOL} failed: {said}")
+            output_of(tool, self._mime, limit_s=_TOOL_S)
+        except ToolFailed as error:
+            raise UserError(ExitCode.DESKTOP_FAILED, str(error)) from None
 
     def _cache(self) -> Iterator[str]:
         """Yield the files of update-mime-database, and its directories before their files."""

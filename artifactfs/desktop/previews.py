@@ -8,11 +8,12 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.util.replacing import replace_file
+from artifactfs.util.tools import ToolFailed, output_of
 
 # Tools of the desktop answer at once; the wait needs a limit.
 _TOOL_S = 20.0
@@ -109,17 +110,7 @@ class _KeyFile(NamedTuple):
         if changed == text:
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        new = f"{path}.{os.getpid()}.new"
-        try:
-            with open(new, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(changed)
-            if os.path.exists(path):
-                shutil.copymode(path, new)
-            os.replace(new, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
-            raise
+        replace_file(path, changed.encode("utf-8", "surrogateescape"))
 
     def _text(self) -> str:
         try:
@@ -186,12 +177,7 @@ def _given(value: str | None) -> tuple[str, ...]:
 def _run(*command: str) -> str:
     """Return what a tool of the desktop prints. Raises UserError where it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_TOOL_S, check=False, text=True)
-    except FileNotFoundError:
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{command[0]} is missing", "leave out --no-previews") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{command[0]} did not end within {_TOOL_S:g} s") from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise UserError(ExitCode.DESKTOP_FAILED, f"{command[0]} failed: {said}", _FIX)
-    return done.stdout.strip()
+        return output_of(*command, limit_s=_TOOL_S).strip()
+    except ToolFailed as error:
+        fix = "leave out --no-previews" if error.is_missing else _FIX
+        raise UserError(ExitCode.DESKTOP_FAILED, str(error), fix) from None

@@ -25,12 +25,14 @@ from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.redaction import KINDS, Redactor, log_lines
 from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs.system_logs import IDENTIFIER
 from artifactfs.modellab.request_stats import Outcome
 from artifactfs.mount import control_client, mount_owner, mount_table
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings.schema import BY_NAME
 from artifactfs.util.clock import rfc3339
 from artifactfs.util.path_walk import open_path
+from artifactfs.util.tools import ToolFailed, output_of
 from artifactfs.util.urls import SITES
 
 if TYPE_CHECKING:
@@ -55,6 +57,19 @@ _FLAVORS = frozenset(
     {"amd64", "arm64", "aws", "azure", "cloud", "gcp", "generic", "gke", "lowlatency", "microsoft", "oracle"}
     | {"rpi", "rt", "standard", "WSL2", "x86_64", "aarch64"}
 )
+
+
+# journald's answer; it may search hours of logs. Arbitrary.
+_JOURNAL_S = 20.0
+# Syslog's severities (logs/system_logs.py).
+_LEVELS = {"2": "CRITICAL", "3": "ERROR", "4": "WARNING", "6": "INFO"}
+
+
+class _JournalRecord(msgspec.Struct):
+    message: str = msgspec.field(name="MESSAGE")
+    priority: str = msgspec.field(name="PRIORITY")
+    microseconds: str = msgspec.field(name="__REALTIME_TIMESTAMP")
+    logger: str = msgspec.field(name="LOGGER")
 
 
 def _fields_of(*structs: type[msgspec.Struct]) -> set[str]:
@@ -218,6 +233,7 @@ def document(
         "settings": shown,
         "mounts": _mounts(redactor, mountpoint),
         "last_log": _last_log(redactor, mountpoint),
+        "journal": _journal(redactor),
         "answers": list(answers),
     }
 
@@ -316,6 +332,31 @@ def _last_log(redactor: Redactor, mountpoint: str | None) -> list[str] | None:
     except (OSError, UserError):
         # There has been no mount in the background.
         return None
+
+
+def _journal(redactor: Redactor) -> list[str] | None:
+    """Return the last lines that mounts of this user wrote to systemd's journal; None without any, or without one."""
+    found = (f"_UID={os.getuid()}", f"SYSLOG_IDENTIFIER={IDENTIFIER}")
+    try:
+        text = output_of(
+            "journalctl", "--quiet", "--no-pager", "--output=json", f"--lines={_LOG_LINES}", *found, limit_s=_JOURNAL_S
+        )
+    except ToolFailed:
+        return None
+    lines = [line for row in text.splitlines() for line in _journal_lines(row)]
+    return list(log_lines(lines[-_LOG_LINES:], redactor)) or None
+
+
+def _journal_lines(row: str) -> list[str]:
+    """Return a record of the journal as a log file has it: its line, and those of its traceback."""
+    try:
+        record = msgspec.json.decode(row, type=_JournalRecord)
+        when = rfc3339(int(record.microseconds) / 1e6).replace("T", " ").rstrip("Z")
+    except (msgspec.MsgspecError, ValueError):
+        # A message that is no text is an array of numbers.
+        return []
+    message, *traceback = record.message.split("\n")
+    return [f"{when} {_LEVELS.get(record.priority, 'DEBUG')} {record.logger}: {message}", *traceback]
 
 
 def _end_of(path: str, redactor: Redactor) -> list[str] | None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from artifactfs.content import cache_dir
 from artifactfs.doctor.findings import Finding, fault, good, refused, skipped, warning
-from artifactfs.errors import UserError
+from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import system_logs
-from artifactfs.mount import checks
+from artifactfs.mount import checks, control_client, mount_table
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings, log_target
 from artifactfs.util.escaping import shell_word
@@ -27,10 +27,24 @@ def mountpoint(path: str) -> Finding:
     try:
         point, notice = checks.mountpoint(path, heal=False)
     except UserError as error:
-        return refused("mount point", error, error.command or _MOUNTPOINT)
+        return _mounted(path, error) or refused("mount point", error, error.command or _MOUNTPOINT)
     if notice is not None:
         return warning("mount point", notice.fact, notice.command or _MOUNTPOINT)
     return good("mount point", f"{point} is an empty directory of yours")
+
+
+def _mounted(path: str, error: UserError) -> Finding | None:
+    """Return the finding about a mount of artifactfs at a place where another is refused; None without one."""
+    point = mount_table.resolve(path) if error.code is ExitCode.ALREADY_MOUNTED else ""
+    mount = mount_table.mounted_at(point)
+    if mount is None or not mount.is_ours:
+        return None
+    command = f"artifactfs status {shell_word(point)}"
+    try:
+        control_client.check_answers(mount)
+    except UserError as silence:
+        return refused("mount point", silence, command)
+    return skipped("mount point", f"artifactfs is mounted at {point}", command)
 
 
 def config(settings: Settings, *, understood: bool = True) -> Finding:

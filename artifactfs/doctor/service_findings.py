@@ -76,7 +76,8 @@ def refused(settings: Settings, error: ServiceError) -> Finding:
         if settings.access_token is None and settings.app_key is None:
             return good("service", f"{origin} answers{way}, and asks for keys")
         if not is_standard:
-            return fault("service", f"the keys are rejected: {error}", "export DD_API_KEY=… DD_APP_KEY=…")
+            fix = "artifactfs login  # or: export DD_API_KEY=… DD_APP_KEY=…"
+            return fault("service", f"the keys are rejected: {error}", fix)
         fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
         return fault("service", fact, f"export DD_SITE=…  # one of {', '.join(SITES)}")
     if isinstance(error, errors.TlsFailed):

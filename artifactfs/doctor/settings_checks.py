@@ -72,7 +72,7 @@ def _broken(given: SettingsArguments, error: UserError) -> Setup:
         return Setup(_without(given), [refused("settings", error, _fix(error, _config_file(given)))], may_ask=False)
     # The origin is known; one key of a pair is as good as none.
     keyless = dataclasses.replace(loaded, api_key=None, app_key=None, access_token=None)
-    keys = refused("keys", error, error.command or "export DD_API_KEY=… DD_APP_KEY=…")
+    keys = refused("keys", error, error.command or "artifactfs login")
     return Setup(keyless, [*_understood(loaded), keys], may_ask=True)
 
 

@@ -6,6 +6,7 @@ is below one, in the words of a mount's tree. The service's contents go past the
 
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,11 +22,14 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.domain import ContentVersion
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs.limiter import waiting
 from artifactfs.mount import mount_table
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, ProjectDir, Symlink, mount_path
 from artifactfs.tree.safe_names import number_of, parse_id
 from artifactfs.tree.tree import Tree
 from artifactfs.util import threads
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -112,6 +116,7 @@ async def patiently(call: Callable[[], Awaitable[T]], progress: Callable[[], obj
                 trio.current_time() + pause_s > began + _PATIENCE_S
             ):
                 raise
+            log.info("%s; trying again in %.0f s", error, pause_s, extra=waiting(pause_s))
             await trio.sleep(pause_s)
 
 
@@ -266,7 +271,7 @@ async def walk_mount(top: str, found: Found) -> None:
     inner = mount_table.innermost(top)
     # The time of the root is the time of the mount, which tells its inode numbers from those of others.
     is_whole = inner is not None and inner.root == "/"
-    mounted_ns = (await _ask(os.stat, inner.point)).st_mtime_ns if inner is not None and is_whole else None
+    mounted_ns = (await ask_mount(os.stat, inner.point)).st_mtime_ns if inner is not None and is_whole else None
 
     def place(below: str) -> Place:
         return os.path.basename(top), *filter(None, below.removeprefix(top).split("/"))
@@ -284,15 +289,15 @@ class _MountedFile:
         self._mounted_ns = mounted_ns
 
     async def look(self) -> tuple[int | None, int]:
-        status = await _ask(os.lstat, self.shown)
+        status = await ask_mount(os.lstat, self.shown)
         # 0 may be a size that is not known.
         return status.st_size or None, status.st_mtime_ns
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Opened]:
-        fd = await _ask(os.open, self.shown, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = await ask_mount(os.open, self.shown, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            yield _OpenedInMount(fd, await _ask(os.fstat, fd), self._mounted_ns)
+            yield _OpenedInMount(fd, await ask_mount(os.fstat, fd), self._mounted_ns)
         finally:
             os.close(fd)
 
@@ -307,15 +312,17 @@ class _OpenedInMount:
         self.version = hashlib.blake2b(known_by.encode()).digest() if mounted_ns is not None else None
 
     async def read(self, offset: int, count: int) -> bytes:
-        return await _ask(os.pread, self._fd, count, offset)
+        return await ask_mount(os.pread, self._fd, count, offset)
 
 
-async def _ask(call: Callable[[*Ts], T], *args: *Ts) -> T:
+async def ask_mount(call: Callable[[*Ts], T], *args: *Ts) -> T:
     """Make a system call on a mount, in a thread: it may wait for the service. Raises Superseded, ServiceError."""
     try:
         return await threads.run(call, *args, abandon_on_cancel=True)
     except OSError as error:
         fact = error.strerror or str(error)
+        if error.errno == errno.EBUSY:
+            fact += " (the rate limit is used up)"
         if error.errno == errno.ESTALE:
             raise errors.Superseded(fact) from None
         raise (errors.PassingError if error.errno in _PASSING else errors.ServiceError)(fact) from None

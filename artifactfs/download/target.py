@@ -44,6 +44,7 @@ class Target:
         self._named = directory
         self._known: dict[tuple[str, ...], dict[str, set[str]]] = {}
         cause: str | None = "it is read-only, or not yours to write"
+        self._is_new = not os.path.lexists(directory)
         try:
             os.makedirs(directory, exist_ok=True)
             # Links on the way to it are the caller's own choice, those below it are not.
@@ -56,6 +57,12 @@ class Target:
         except OSError as error:
             cause = error.strerror
         raise UserError(ExitCode.NOT_WRITABLE, f"cannot write to {directory}: {cause}", "give another directory")
+
+    def forget(self) -> None:
+        """Remove the directory if it was made for nothing."""
+        if self._is_new:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._top)
 
     def path(self, place: Sequence[str]) -> str:
         """Return a place as it is shown."""

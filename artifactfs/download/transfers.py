@@ -68,6 +68,7 @@ async def _run(
 ) -> Outcome:
     async with AsyncExitStack() as stack:
         target = Target(directory)
+        stack.callback(target.forget)
         service = await stack.enter_async_context(_service(settings)) if settings is not None else None
         found = await find(paths, service)
         total_bytes = sum(item.listed_bytes or 0 for item in found.items)

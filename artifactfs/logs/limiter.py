@@ -16,10 +16,22 @@ EACH = {_EACH: True}
 _NOTICE = "artifactfs_notice"
 # For `extra` of a warning that nothing has failed for: it is no failure of the status (docs/status.md).
 NOTICE = {_NOTICE: True}
+_WAITING_S = "artifactfs_waiting_s"
 
 
 def is_notice(record: logging.LogRecord) -> bool:
     return getattr(record, _NOTICE, False)
+
+
+def waiting(seconds: float) -> dict[str, object]:
+    """Return `extra` for a line about a wait, which a command prints while nothing else moves."""
+    return {_WAITING_S: seconds}
+
+
+def waiting_s(record: logging.LogRecord) -> float:
+    """Return for how many seconds something waits, by a record; 0 where it is about no wait."""
+    seconds: float = getattr(record, _WAITING_S, 0.0)
+    return seconds
 
 
 class RepeatLimiter(logging.Filter):

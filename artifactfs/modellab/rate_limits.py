@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.logs.limiter import waiting
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ async def wait(
         failures.append(errors.RateLimited(fact, pause_s))
         if now + pause_s >= end:
             raise failures[-1]
-        log.info("rate limit of %s: waiting %.1f s", host, pause_s)
+        log.info("rate limit of %s: waiting %.1f s", host, pause_s, extra=waiting(pause_s))
         await trio.sleep(pause_s)
         paused_s += pause_s
     # Near the limit, requests are spread out. No request fails because of that.

@@ -168,6 +168,17 @@ def point_of(path: str) -> str | None:
     return inner.point if inner is not None and inner.is_ours else None
 
 
+def run_in_mount(path: str) -> str:
+    """Return MOUNT/runs/RUN/… for RUN/… where the working directory is in a mount and has no RUN; else the path."""
+    # Not for each Tab: this imports the tree.
+    from artifactfs.tree.safe_names import parse_id
+
+    run, _, _ = path.partition("/")
+    if parse_id(os.fsencode(run)) is None or (point := point_of(path)) is None or os.path.lexists(run):
+        return path
+    return os.path.join(point, "runs", path)
+
+
 def _outside(path: str) -> UserError:
     """Return the error for a path that is in no mount of artifactfs."""
     try:

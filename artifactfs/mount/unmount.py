@@ -104,7 +104,7 @@ def _find(point: str) -> Mount:
         raise UserError(ExitCode.NOT_MOUNTED, fact, "`umount` that first")
     if not stack or not stack[-1].fstype.startswith("fuse"):
         fact = f"nothing of artifactfs is mounted at {point}"
-        raise UserError(ExitCode.NOT_MOUNTED, fact, "see `mount -t fuse.artifactfs`")
+        raise UserError(ExitCode.NOT_MOUNTED, fact, "`artifactfs status` lists your mounts")
     fact = f"{point} is a {stack[-1].fstype} mount, not one of artifactfs"
     raise UserError(ExitCode.NOT_MOUNTED, fact, "end it with its own program")
 

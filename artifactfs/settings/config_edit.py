@@ -9,14 +9,14 @@ import errno
 import json
 import os
 import re
-import secrets
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import trusted_files
-from artifactfs.util.path_walk import DIRECTORY, open_path
+from artifactfs.util.path_walk import open_path
+from artifactfs.util.replacing import replace_file
 
 _PROFILES = "profiles"
 
@@ -36,7 +36,7 @@ def write_config(path: str, profile: str | None, changes: Mapping[str, str | Non
             names = ", ".join(name for name, value in changes.items() if value is not None)
             fact = "settings cannot be added to this file as it is written"
             raise UserError(ExitCode.BAD_CONFIG, fact, f"add {names} to it by hand", path)
-        _replace(real, new)
+        replace_file(real, new.encode(), 0o600)
     except trusted_files.NotOurs as error:
         raise UserError(ExitCode.NOT_WRITABLE, f"{path} {error}, so no key is written there") from None
     except OSError as error:
@@ -103,22 +103,3 @@ def _read(path: str) -> tuple[str, str]:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         return file.read(), real
-
-
-def _replace(path: str, text: str) -> None:
-    """Replace a file, or make it, with mode 0600. Raises OSError."""
-    directory, _ = open_path(os.path.dirname(path), DIRECTORY)
-    try:
-        new = f".{os.path.basename(path)}.{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(new, flags, 0o600, dir_fd=directory), "w", encoding="utf-8") as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(new, os.path.basename(path), src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:
-                os.unlink(new, dir_fd=directory)
-                raise
-    finally:
-        os.close(directory)

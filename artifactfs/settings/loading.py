@@ -109,10 +109,10 @@ def _need(keys: KeySource, sources: Sources) -> None:
             raise UserError(
                 ExitCode.KEYS_MISSING,
                 f"there is no {kind} key",
-                f"set {variable}{f' (there is {other})' if other else ''}, or use "
-                f"{option}-file FILE or {option}-command COMMAND, or put {key} into "
-                f"{section(sources.config.path, profile)}",
-                command="export DD_API_KEY=… DD_APP_KEY=…",
+                f"`artifactfs login` asks for it and keeps it; or set {variable}"
+                f"{f' (there is {other})' if other else ''}, or use {option}-file FILE or {option}-command COMMAND, "
+                f"or put {key} into {section(sources.config.path, profile)}",
+                command="artifactfs login  # or: export DD_API_KEY=… DD_APP_KEY=…",
             )
 
 

@@ -28,10 +28,12 @@ def site(value: str) -> str:
         return host
     # `datadoghq.com.example` is a name of example's.
     meant = next((known for known in SITES if f".{known}." in f".{host}."), None) or nearest(host, SITES, _MISTYPED)
+    insist = f"If not, use --api-url https://api.{host}"
     if meant is not None:
-        raise ValueError(
-            f"{host!r} is not a Datadog site: did you mean {meant}? If not, use --api-url https://api.{host}"
-        )
+        raise ValueError(f"{host!r} is not a Datadog site: did you mean {meant}? {insist}")
+    # It may look like any of them: so a link arrives in which a letter is a Cyrillic one.
+    if any(label.startswith("xn--") for label in host.split(".")):
+        raise ValueError(f"{host!r} is not a Datadog site: its name has letters that only look like others. {insist}")
     return host
 
 

@@ -32,6 +32,11 @@ def parse_size(text: str) -> int:
     return size
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 file`, `2,000 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def parse_duration(text: str) -> float:
     """Return seconds for `90`, `90s`, `5m`, `1h`, `1h30m`, `500ms`."""
     parts = re.findall(_NUMBER + r"\s*([A-Za-z]*)\s*", text.strip())

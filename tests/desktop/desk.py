@@ -301,10 +301,14 @@ def _serving(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.communicate(timeout=10.0)
+            process.wait(10.0)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            process.wait()
+        # Not to their ends: what a bus has started (kded) may outlive it, and holds them.
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 def _said(process: subprocess.Popen[bytes]) -> str:

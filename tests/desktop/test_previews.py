@@ -13,6 +13,8 @@ from tests.desktop.tour import ENV, Tour
 from tests.harness import Lab, Shell, run, wait_until
 
 PROGRAMS = ("nautilus", "dolphin")
+# Dolphin 25 takes FUSE for slow: it neither counts nor shows previews, whatever is set. 22 does; between was not tried.
+_DOLPHIN_SPARES = 25
 
 
 @pytest.fixture
@@ -26,15 +28,24 @@ def user_desk(user_shell: Shell) -> Iterator[DesktopSession]:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_no_previews_saves(program: str, user_desk: DesktopSession, user_shell: Shell, lab: Lab) -> None:
     """7: a project of 200 runs is 3 requests, and pictures are not read: a file manager lists and reads what is opened.
-    Without --no-previews it lists every run, so this can fail."""
+    Without --no-previews it lists every run, so this can fail; only Dolphin of Debian 13 spares FUSE."""
     tour = Tour(user_desk, user_shell, lab)
     tour.install("--bin")
-    with tour.opened(program, "200 runs"):
-        wait_until(lambda: lab.requests().get("listing", 0) >= 100, "runs that are counted", 60.0)
+    if program != "dolphin" or int(tour.version(program).split()[1].split(".")[0]) < _DOLPHIN_SPARES:
+        with tour.opened(program, "200 runs"):
+            wait_until(lambda: lab.requests().get("listing", 0) >= 100, "runs that are counted", 60.0)
     tour.install("--bin", "--no-previews")
     assert tour.cost(program, "200 runs", {"runs": 2}) == ({"project": 1, "runs": 2}, 0)
     requests, content_bytes = tour.cost(program, "50 pictures", {"listing": 2})
-    assert (requests.get("content", 0), content_bytes) == (0, 0)
+    # To tell image/png from image/apng, GLib reads the first bytes of each, and no setting says otherwise.
+    read = 50 if program == "nautilus" and types_of_png() > 1 else 0
+    assert (requests.get("content", 0), content_bytes) == (read, read * (128 << 10))
+
+
+def types_of_png() -> int:
+    """Return how many types the system has for `*.png`: two with shared-mime-info 2.4 of Debian 13."""
+    rows = Path("/usr/share/mime/globs2").read_text(encoding="utf-8").splitlines()
+    return sum(row.endswith(":*.png") for row in rows)
 
 
 def counts(desk: DesktopSession, shell: Shell) -> str:

@@ -44,6 +44,14 @@ def test_the_demo_in_the_background(shell: Shell, lab: Lab) -> None:
     wait_until(lambda: not shell.processes(), "the end of the emulator", END_S)
 
 
+def test_in_front_or_in_the_background(shell: Shell) -> None:
+    """Both at once is an error of one line, and no mount."""
+    point = shell.path("nowhere")
+    done = shell.cli("demo", "-f", "--background", point, env=NO_KEYS)
+    said = "artifactfs: give --foreground or --background, not both; see `artifactfs demo --help`\n"
+    assert (done.code, done.err, os.path.lexists(point)) == (ExitCode.USAGE, said, False)
+
+
 def test_a_killed_demo_leaves_no_emulator(shell: Shell) -> None:
     """5.6: when the demo's process is killed its emulator ends too, and the next demo at that place works."""
     mounted = shell.expected_mount()

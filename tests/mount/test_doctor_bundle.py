@@ -66,6 +66,47 @@ def test_with_a_mount(shell: Shell, lab: Lab) -> None:
     assert found["answers"] == []
 
 
+_JOURNALCTL = """#!/bin/sh
+echo "$@" >"$0.arguments"
+cat "$0.rows"
+exit $(cat "$0.code")
+"""
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "expected"),
+    [
+        (["rate limit of zq.example: waiting 2.5 s", "Traceback:\n  zqhome"], 0,
+         ["2026-11-29 20:00:00 WARNING artifactfs.modellab.rate_limits: rate limit of name", "waiting 2.5 s"]),
+        ([[1, 2]], 0, None),
+        (["no such option"], 1, None),
+    ],
+    ids=["records", "bytes", "failure"],
+)  # fmt: skip
+def test_the_journal(
+    messages: list[object], code: int, expected: list[str] | None, shell: Shell, lab: Lab, tmp_path: Path
+) -> None:
+    """6.6: what mounts of this user wrote to systemd's journal is there, redacted as a log is; without one there is
+    nothing."""
+    tool = tmp_path / "bin/journalctl"
+    tool.parent.mkdir()
+    tool.write_text(_JOURNALCTL)
+    tool.chmod(0o755)
+    fields = {"PRIORITY": "4", "LOGGER": "artifactfs.modellab.rate_limits", "__REALTIME_TIMESTAMP": "1795982400000000"}
+    rows = [json.dumps(fields | {"MESSAGE": message}) for message in messages]
+    Path(f"{tool}.rows").write_text("\n".join(rows) + "\n")
+    Path(f"{tool}.code").write_text(str(code))
+    shell.more_env["PATH"] = f"{tool.parent}:{os.environ['PATH']}"
+    journal = bundle(shell, lab, "--offline")["journal"]
+    if expected is None:
+        assert journal is None
+    else:
+        assert all(part in journal[0] for part in expected)
+        assert "zq" not in json.dumps(journal)
+    asked = Path(f"{tool}.arguments").read_text()
+    assert f"_UID={os.getuid()} SYSLOG_IDENTIFIER=artifactfs" in asked
+
+
 SWITCHES: list[tuple[dict[str, object], str, dict[str, Any]]] = [
     ({"slash": "required"}, "1, 2: a directory without", {"data.attributes.files[].path": "itself"}),
     ({"base": "relative"}, "1, 2: a directory with", {"data.attributes.files[].path": "1 x path of 1"}),

@@ -150,6 +150,26 @@ def test_a_path_in_a_mount(lab: Lab, shell: Shell) -> None:
         assert done.err.splitlines()[0].startswith("artifactfs: ")
 
 
+def test_a_run_by_its_number_from_within_a_mount(lab: Lab, shell: Shell) -> None:
+    """Where the working directory has no such name, it is the run of that mount; a name that is there comes first."""
+    mounted = shell.mount()
+    out = shell.path("out")
+    program = shell.program[0]
+    no_keys = {name: value for name, value in shell.env.items() if not name.startswith("DD_")}
+    script = 'cd "$1" && shift && exec "$@"'
+
+    def typed(where: str, *arguments: str) -> str:
+        command = ("sh", "-c", script, "sh", mounted.path(where), program, *arguments)
+        return run(*shell.prefix, *command, env=no_keys).ok().text
+
+    assert typed("names", "download", f"{sample.RUN}/lora_model", out).startswith("19 files, ")
+    assert copied(f"{out}/lora_model").keys() == {
+        name.removeprefix(b"lora_model/") for name in lab.truth(sample.RUN) if name != b"lora_model"
+    }
+    assert typed("runs", "download", f"{sample.RUN}/lora_model", out).startswith("0 files, 0 B; 19 files already")
+    assert typed("names", "cache", "clear", f"{sample.RUN}/lora_model").startswith(mounted.path("runs", sample.RUN))
+
+
 @needs_root
 def test_a_full_disk(lab: Lab, service: Shell) -> None:
     """A full disk is one line; with more room the next call goes on."""
@@ -185,6 +205,8 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
         assert (done.code, done.err.count("\n")) == (code, 1), done.err
         if code != ExitCode.KEYS_REJECTED:
             assert lab.total() == 0
+        # Not made for nothing.
+        assert not os.path.lexists(out)
 
 
 def test_names_of_a_hostile_server(service: Shell) -> None:
@@ -215,3 +237,16 @@ def test_progress_on_a_terminal(lab: Lab, service: Shell) -> None:
         screen.read_until("MiB/s")
         assert screen.ends() == 0
     assert "1 file, 24 MiB" in screen.text
+
+
+def test_a_rate_limit_is_told(lab: Lab, service: Shell) -> None:
+    """5.4: a wait for the reset is one line, above the bar, however many files wait; --quiet says nothing of it."""
+    run_id = lab.new_run({f"{number}.txt": 5 for number in range(4)})
+    for quiet in ((), ("--quiet",)):
+        lab.fault("content", {"rate_limit": {"reset_s": 4, "period": 60}}, times=1)
+        out = service.path(f"out{len(quiet)}")
+        with terminal(*service.program, "download", *quiet, str(run_id), out, env=service.env) as screen:
+            assert screen.ends() == 0
+        told = re.findall(r"\x1b\[Kartifactfs: rate limit of \S+: waiting (.*) s\r?\n", screen.text)
+        assert len(told) == (not quiet), screen.text
+        assert "\x1b[?25l" not in screen.text

@@ -1,6 +1,8 @@
 """`artifactfs download`, simulated: the tree, the contents and the emulator in one process, on a virtual clock."""
 
+import errno
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +13,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from artifactfs import errors
 from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import OpenFileTable
+from artifactfs.download import source_files
 from artifactfs.download.source_files import Service
 from artifactfs.download.target import Target
 from artifactfs.download.transfers import Outcome, Transfers, find
@@ -25,6 +29,7 @@ from artifactfs.emulator.lab_state import Emulator
 from artifactfs.emulator.model import Lab, Project, project_attributes
 from artifactfs.emulator.switches import Switches
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.logs.limiter import waiting_s
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.transport import Transport
@@ -345,3 +350,26 @@ async def test_paths_that_are_not_there(tmp_path: Path, autojump_clock: MockCloc
     assert (done.files, len(done.failures)) == (1, 6)
     assert done.failures[0] == "7/e: there is no e in /runs/7; check its number or name"
     assert all("; " in line for line in done.failures)
+
+
+async def test_waits_are_told(caplog: pytest.LogCaptureFixture, autojump_clock: MockClock) -> None:
+    """5.4: each wait before another attempt is a line that says for how long, and of a busy mount why."""
+    caplog.set_level(logging.INFO, "artifactfs")
+
+    def busy() -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    failures: list[errors.PassingError] = [errors.RateLimited("h limits these keys", 40.0)]
+
+    async def attempt() -> int:
+        if failures:
+            raise failures.pop()
+        if len(caplog.records) == 1:
+            await source_files.ask_mount(busy)
+        return 7
+
+    assert await source_files.patiently(attempt) == 7
+    assert [(waiting_s(record), record.getMessage()) for record in caplog.records] == [
+        (40.0, "h limits these keys; trying again in 40 s"),
+        (2.0, "Device or resource busy (the rate limit is used up); trying again in 2 s"),
+    ]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.util.humanize import format_duration, format_size, parse_duration, parse_size
+from artifactfs.util.humanize import counted, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,8 @@ def test_durations_to_read(seconds: float, text: str) -> None:
     """As people write them, and as they are read again."""
     assert format_duration(seconds) == text
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 files"), (1, "1 file"), (2_000, "2,000 files")])
+def test_counts(count: int, text: str) -> None:
+    assert counted(count, "file") == text

@@ -224,3 +224,20 @@ def test_a_progress_bar_on_a_terminal() -> None:
     assert "2 files" in err.getvalue()
     assert "1 MiB of 2 MiB" in err.getvalue()
     assert "2 MiB of 2 MiB" in err.getvalue()
+    # However the command ends, no terminal is left without one.
+    assert obeyed(err.getvalue().replace("\r", "")) == set()
+
+
+def test_lines_above_a_progress_bar() -> None:
+    """A warning is a line of its own, and the bar goes on below it; behind the bar lines are as ever."""
+    err = Stream(tty=True)
+    with contextlib.redirect_stderr(err), output.progress("2 files", 2 << 20) as advance:
+        advance(1 << 20)
+        before = err.getvalue()
+        drawn = before[before.rindex("\r") :]
+        output.warn("x\ny")
+    said = err.getvalue().removeprefix(before)
+    assert said.startswith(f"\r\x1b[Kartifactfs: warning: x\\ny\n{drawn}")
+    with contextlib.redirect_stderr(err):
+        output.tell("z")
+    assert err.getvalue().endswith("\nz\n")

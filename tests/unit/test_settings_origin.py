@@ -104,6 +104,16 @@ def test_a_mistyped_site_gets_no_key(text: str, meant: str) -> None:
     assert load(KEYS, {"api_url": f"https://api.{host}"}).origin == f"api.{host}"
 
 
+@pytest.mark.parametrize("host", ["xn--dtadoghq-26g.com", "eu.xn--e1afmkfd.xn--80akhbyknj4f"])
+def test_a_look_alike_gets_no_key(host: str) -> None:
+    """6.1: a name with letters of other alphabets, which may look like any of Datadog's, takes --api-url, too."""
+    assert str(refusal(KEYS, {"site": host})) == (
+        f"--site: '{host}' is not a Datadog site: its name has letters that only look like others. "
+        f"If not, use --api-url https://api.{host}"
+    )
+    assert load(KEYS, {"api_url": f"https://api.{host}"}).origin == f"api.{host}"
+
+
 @pytest.mark.parametrize(
     ("site", "fix"),
     [("us6.datadoghq.com", "did you mean us5.datadoghq.com?"), ("lab.example", "there are ap1.datadoghq.com, ")],
@@ -287,7 +297,10 @@ def test_missing_keys_say_what_to_do(home: Path) -> None:
 def test_a_variable_that_is_nearly_right() -> None:
     """DD_APPLICATION_KEY is called after the header, and is not it; another key that is right is no guess."""
     error = refusal({"DD_API_KEY": "api-s3cr3t", "DD_APPLICATION_KEY": "app-s3cr3t"})
-    assert "set DD_APP_KEY (there is DD_APPLICATION_KEY), or use" in str(error)
+    assert (
+        "`artifactfs login` asks for it and keeps it; or set DD_APP_KEY (there is DD_APPLICATION_KEY), or use"
+        in str(error)
+    )
     assert "set DD_APP_KEY, or use" in str(refusal({"DD_SITE": "x.y"} | {"DD_API_KEY": "api-s3cr3t"}))
 
 
