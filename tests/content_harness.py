@@ -90,11 +90,15 @@ class Server:
     extra: bytes = b""
     stall: bool = False
     is_saturated: bool = False
+    room: bool = True
     before_answer: Callable[[int], None] = lambda _number: None
     ranges: bool | None = None
     asked: list[tuple[int, int]] = field(default_factory=list)
     sent: int = 0
     open_bodies: int = 0
+
+    def can_prefetch(self) -> bool:
+        return self.room
 
     @asynccontextmanager
     async def get(

@@ -28,6 +28,9 @@ class ContentService(Protocol):
     def is_saturated(self) -> bool:
         """Whether requests wait for others to end."""
 
+    def can_prefetch(self) -> bool:
+        """Whether a request that no program waits for may be sent."""
+
     def get(
         self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None
     ) -> AbstractAsyncContextManager[ContentBody]:

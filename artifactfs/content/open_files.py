@@ -72,15 +72,8 @@ class OpenFileTable:
         runs, and files whose contents were dropped (3.6), `open` fetches the head, so that a replaced file fails at
         open, where the kernel looks the name up again, and not in mid-read. Raises Superseded, ServiceError.
         """
-        key = _identity(version)
-        shared = self._open.get(key)
-        if shared is None:
-            shared = self._open[key] = SharedVersion(self._new_file(key, version))
-        opened = shared
-        # What follows a version that is gone has another lineage: none of its bytes may come under this one.
-        opened.current.blocks.check_alive()
-        opened.current.refcount += 1
-        handle = OpenFile(opened, self._context.tuning, lambda: self._release(key, opened))
+        opened = self._shared(version)
+        handle = self._handle(version, opened)
         try:
             await handle.grow(version)
             was_dropped = any(is_meant(place_in(opened.current.blocks.key)) for is_meant in self._dropped)
@@ -91,6 +84,39 @@ class OpenFileTable:
             handle.close()
             raise
         return handle
+
+    def can_fetch_ahead(self) -> bool:
+        """Whether a file may be fetched now that no program waits for: that delays no reader."""
+        return self._context.service.can_prefetch() and self._context.pool.readahead_capacity > 0
+
+    async def fetch_ahead(self, version: ContentVersion) -> bool:
+        """Fetch a version of one block for a reader that is expected; returns whether memory lacked it, and has it now.
+
+        A reader that comes meanwhile waits for the same request. Raises Superseded, ServiceError.
+        """
+        shared = self._shared(version)
+        handle = self._handle(version, shared)
+        try:
+            size, file = version.size_bytes, shared.current
+            # What has grown is compared by the reader's `open`.
+            if not size or handle.size != size or file.try_view(0, size) is not None:
+                return False
+            await file.fetch_ahead()
+            came = shared.current is file and file.try_view(0, size) is not None
+            self._context.stats.files_ahead += came
+            return came
+        finally:
+            handle.close()
+
+    async def forget(self, version: ContentVersion) -> None:
+        """Drop what is cached of a version, unless it is open: it was fetched ahead, and no reader came."""
+        identity = _identity(version)
+        if identity in self._open:
+            return
+        closed = self._closed.pop(identity, None)
+        key = closed.key if closed is not None else self._key_of(version)(version.size_bytes)
+        self._context.pool.discard(key)
+        await self._context.disk_cache.discard(key)
 
     def expire_sizes(self) -> None:
         """Let the next opening of each file whose size no listing gives ask for it."""
@@ -161,6 +187,21 @@ class OpenFileTable:
         on_disk = await self._context.disk_cache.held_bytes(key)
         return CachedBytes(self._context.pool.held_bytes(key), on_disk, handles)
 
+    def _shared(self, version: ContentVersion) -> SharedVersion:
+        """Return a version that is open, or is from now on. Raises Superseded."""
+        identity = _identity(version)
+        shared = self._open.get(identity)
+        if shared is None:
+            shared = self._open[identity] = SharedVersion(self._new_file(identity, version))
+        # What follows a version that is gone has another lineage: none of its bytes may come under this one.
+        shared.current.blocks.check_alive()
+        return shared
+
+    def _handle(self, version: ContentVersion, shared: SharedVersion) -> OpenFile:
+        identity = _identity(version)
+        shared.current.refcount += 1
+        return OpenFile(shared, self._context.tuning, lambda: self._release(identity, shared))
+
     def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
         closed = self._closed.pop(identity, None)
         if closed is None:
@@ -182,8 +223,8 @@ class OpenFileTable:
             return
         del self._open[identity]
         # Also of a settled run: a larger file in it is most likely another version, which only the comparison shows.
-        if file.size is not None and not file.dead and identity.lineage is not None:
-            blocks = file.blocks
+        blocks = file.blocks
+        if file.size is not None and not file.dead and identity.lineage is not None and not blocks.is_untouched:
             self._closed[identity] = _Lineage(
                 blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at, blocks.content_stamp
             )

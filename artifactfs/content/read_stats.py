@@ -21,7 +21,8 @@ class ReadStats(msgspec.Struct):
     """The counts of one mount.
 
     `memory_*`: reads that blocks in memory answered at once; `disk_*`: blocks loaded from the cache on disk;
-    `fetched_*`: blocks and bytes from the service. `streams`: the full bodies that are being read; `streamed`: how many
+    `fetched_*`: blocks and bytes from the service; `files_ahead`: small files that were fetched before they were read.
+    `streams`: the full bodies that are being read; `streamed`: how many
     full bodies fitted neither cache nor memory; `restarted`: how often one started again for a step back.
     """
 
@@ -31,6 +32,7 @@ class ReadStats(msgspec.Struct):
     disk_bytes: int = 0
     fetched_blocks: int = 0
     fetched_bytes: int = 0
+    files_ahead: int = 0
     streams: list[Stream] = []
     streamed: int = 0
     restarted: int = 0

@@ -46,6 +46,11 @@ class OpenFile:
         return self._shared.current.blocks.size
 
     @property
+    def was_read_whole(self) -> bool:
+        """Whether it was read in order, from its start to its end."""
+        return self.size is not None and self._sequence_start == 0 and self._sequence_end >= self.size
+
+    @property
     def dead(self) -> bool:
         """Whether nothing more can be read of it."""
         return self._shared.current.dead

@@ -204,6 +204,15 @@ class SharedFile:
             start = stop
         return start
 
+    async def fetch_ahead(self) -> None:
+        """Fetch the first block before a reader comes, if the budget allows it. Raises Superseded, ServiceError."""
+        self.start_readahead(0, self._block_bytes)
+        fetch = self._fetches.get(0)
+        while fetch is not None and not fetch.done:
+            await self.blocks.changed.wait()
+        if fetch is not None and fetch.error is not None:
+            raise fetch.error
+
     def readahead_capacity(self) -> int:
         """Return the largest read-ahead of a reader, in bytes."""
         return self._context.readahead_capacity()
@@ -267,7 +276,8 @@ class SharedFile:
                         return view
                     if self.size is not None and upto > self.size:
                         return None
-                    if fetch is not None and fetch.error is not None:
+                    # What failed ahead of all readers is asked for once more.
+                    if fetch is not None and fetch.error is not None and not fetch.ahead:
                         raise fetch.error
                     if index not in self._fetches:
                         if fetches == _MAX_FETCHES:

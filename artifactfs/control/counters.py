@@ -114,6 +114,8 @@ COUNTERS = (
     _read_from("service", "fetched_blocks", "blocks", lambda r: r.reading.fetched_blocks),
     Counter("reading.memory_reads", "counter", "Reads that memory answered at once.",
             lambda r: r.reading.memory_reads, "memory_reads"),
+    Counter("reading.files_ahead", "counter", "Small files fetched ahead of a program that reads file by file.",
+            lambda r: r.reading.files_ahead, "files_ahead"),
     Counter("reading.streamed", "counter", "Bodies read whole that fitted neither cache nor memory.",
             lambda r: r.reading.streamed, "streamed"),
     Counter("reading.restarted", "counter", "Streams that a read at an earlier offset restarted.",

@@ -29,6 +29,7 @@ from artifactfs.fuse.error_boundary import fuse_handler
 from artifactfs.fuse.handles import DirectoryHandle, KernelState
 from artifactfs.fuse.inodes import InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
+from artifactfs.fuse.sibling_readahead import SiblingReadahead
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
     AnyDirectory,
@@ -37,7 +38,6 @@ from artifactfs.tree.nodes import (
     ControlDir,
     ControlFile,
     DirSnapshot,
-    Entry,
     LookupResult,
     Node,
     Symlink,
@@ -79,6 +79,8 @@ class Operations(pyfuse3.Operations):
         self.deadline_s = deadline_s
         self._tree = tree
         self._artifacts = ArtifactHandles(tree, files, deadline_s=deadline_s)
+        self.asks_contents = self._artifacts.asks_contents
+        self.siblings: SiblingReadahead | None = None
         self._on_ready = on_ready
         self._control_files = control_files or ControlFiles()
         self._attributes = AttributeMaker(ownership, self._control_files)
@@ -108,10 +110,6 @@ class Operations(pyfuse3.Operations):
     async def refresh(self, is_meant: Callable[[tuple[int, str]], bool]) -> set[int]:
         """Let open files in directories, by run id and path, show their new sizes; returns their inodes (3.3)."""
         return await self._artifacts.refresh(is_meant, self.inodes)
-
-    def asks_contents(self, entry: Entry, listed_bytes: int) -> bool:
-        """See ArtifactHandles."""
-        return self._artifacts.asks_contents(entry, listed_bytes)
 
     def on_superseded(self, drop: Callable[[int, bytes], None]) -> None:
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
@@ -243,10 +241,11 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if (handle := self._open_files.get(fh)) is None:
             return self._control_files.read(fh, off, size)
+        data = await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
+        if off == 0 and self.siblings is not None:
+            self.siblings.on_read(handle.file, handle.opened)
         # A view of what is in memory, not a copy: the binding takes any buffer.
-        return cast(
-            "bytes", await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
-        )
+        return cast("bytes", data)
 
     @fuse_handler
     async def release(self, fh: int) -> None:

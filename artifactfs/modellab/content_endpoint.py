@@ -54,6 +54,10 @@ class ContentEndpoint:
         """Whether requests wait for others to end."""
         return self._transport.is_saturated
 
+    def can_prefetch(self) -> bool:
+        """Whether a request that no program waits for may be sent."""
+        return self._transport.can_prefetch("content")
+
     @asynccontextmanager
     async def get(
         self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None

@@ -15,8 +15,10 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.operations import Operations
+from artifactfs.fuse.sibling_readahead import SiblingReadahead, SiblingTuning
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
+from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.mount import mount_owner
 from artifactfs.settings import Settings
 from artifactfs.tree.control_dir import ControlNames
@@ -52,6 +54,8 @@ def handlers(
             ControlNames(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
         ),
     )
+    if settings.prefetch != "off":
+        operations.siblings = SiblingReadahead(tree, files, SiblingTuning(CONCURRENCY - RESERVED))
     trace(operations)
     return operations
 

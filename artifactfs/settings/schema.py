@@ -129,7 +129,10 @@ class Values:
     stale_max: float = _seconds("How long a stale listing is served while the API is down [1h].", 3600.0)
     deadline: float = _seconds("Longest wait of any operation without progress [30s].", 30.0, parsers.positive_duration)
     prefetch: str = _choice(
-        "What a traversal prefetches: the project index, or directories [auto].", "auto", "tree", "off"
+        "What a traversal prefetches beside small files: the project index, or directories [auto].",
+        "auto",
+        "tree",
+        "off",
     )
     wait: bool = _switch("Retry the mount until the service answers.")
     wait_max: float | None = _seconds("How long --wait retries [for ever].", None, parsers.positive_duration)

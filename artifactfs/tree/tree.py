@@ -7,7 +7,7 @@ project index (`walk/project_index.py`) or from prefetched listings (`walk/prefe
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -211,6 +211,18 @@ class Tree:
         place = f"{run_id}/{file.path}"
         is_listed = entry.is_size_listed
         return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed, place)
+
+    def fresh_entries(self, run_id: int, path: str) -> Mapping[bytes, Entry] | None:
+        """Return the entries of a directory of a run by name, if they are cached and fresh."""
+        return self._directories.fresh_entries(run_id, path)
+
+    async def list_ahead(self, run_id: int, path: str) -> Mapping[bytes, Entry] | None:
+        """Return the same for a reader that is expected there: by a request, or None where that might delay others."""
+        if (entries := self.fresh_entries(run_id, path)) is not None:
+            return entries
+        if self._health.is_degraded() or not self._service.can_prefetch():
+            return None
+        return await self._directories.fetch(run_id, path)
 
     def watch_followed(self, listed: Callable[[int, str], None]) -> None:
         """Call `listed` with run and path of each directory that was listed because programs follow a file in it."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).parent
-TREE = "wide:1001:{wide},grid:1002:{dirs}:20,deep:1003:40,big:1004:{big}"
+TREE = "wide:1001:{wide},grid:1002:{dirs}:20,deep:1003:40,big:1004:{big},wide:1005:1000"
 _LIMIT_S = 20.0
 _COMMAND_LIMIT_S = 300.0
 
@@ -197,6 +197,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     deep = "/".join(f"level{level:03d}" for level in range(40)) + "/leaf.txt"
     some = " ".join(f"{{1002:g000/d{number:05d}/f00000.json}}" for number in range(20))
     read = "dd if={1004:model/weights.safetensors} of=/dev/null bs=1M status=none"
+    zipped = 'python3 -m zipfile -c "$(mktemp -d)/small.zip" {1005:flat}'
     found = [
         Row(f"find, cold ({options.dirs} directories)", "grid", "find {1002:} -type f", on_bare=False),
         Row("find, warm", "grid", "find {1002:} -type f", on_bare=True),
@@ -210,6 +211,9 @@ def rows(options: argparse.Namespace) -> list[Row]:
         Row("cat it again", "small", "cat {1002:g001/d00032/f00003.json}", on_bare=False),
         Row("cat 20 small files, cold", "small", "cat " + some, on_bare=False),
         Row("cp -r 640 small files, cold", "copy", 'cp -r {1002:g000} "$(mktemp -d)"', on_bare=False),
+        Row("grep -r 1,000 small files, cold", "grep", "grep -rc x {1005:flat}", on_bare=False),
+        Row("tar 1,000 small files, cold", "tar", "tar -cf - {1005:flat} | cat", on_bare=False),
+        Row("zip 1,000 small files, cold", "zip", zipped, on_bare=False),
         Row(f"read {options.big} MiB, cold", "big", read, on_bare=True),
     ]
     if os.geteuid() == 0:
