@@ -160,10 +160,15 @@ class Directories:
         if self.index is not None:
             self.index.clear()
 
+    @no_checkpoint
+    def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
+        """Return a directory's listing if it is cached and fresh."""
+        return self.listings.get_fresh((directory.run_id, directory.path))
+
     async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
-        key = (directory.run_id, directory.path)
-        if (held := self.listings.get_fresh(key)) is not None:
+        if (held := self.try_get(directory)) is not None:
             return held
+        key = (directory.run_id, directory.path)
         with self._walks.asking(directory.run_id, directory.path):
             return await self._or_gone(directory, self.listings.get(key))
 

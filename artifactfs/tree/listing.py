@@ -12,6 +12,7 @@ from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Projec
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, lost_size, may_have_grown, same_version
 from artifactfs.tree.size_changes import DirectorySizes
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 # A run must have been finished this long before its listings are cached for `finished_ttl` (docs/semantics.md 3.1):
 # uploads trail behind a run's end.
@@ -66,6 +67,16 @@ class Listing(msgspec.Struct, frozen=True):
     def entries(self) -> tuple[Entry, ...]:
         """The entries as they are now, frozen for a reader that goes through them by position."""
         return tuple(self.by_name.values())
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """A directory in an index: the names of its directories, and of each file name, size and time, in decimal.
+
+    A size or a time that the index lacks is empty. `files` ends with one empty field more.
+    """
+
+    directories: list[bytes]
+    files: list[bytes]
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
@@ -181,6 +192,27 @@ async def build(
     for name in sizes.grown.keys() - by_name.keys():
         # What comes under the name of a file that went away does not continue it.
         sizes.grown[name].entry = None
+    return Listing(by_name)
+
+
+@no_checkpoint
+def build_at_once(rows: Rows, number: ChildNumber, run_ns: int) -> Listing | None:
+    """Make the first listing of a directory, in which every file shows its own time; None where one has none.
+
+    It is what `build` makes of the same children. `run_ns`: the time of directories.
+    """
+    by_name: dict[bytes, Entry] = {}
+    for name in rows.directories:
+        by_name[name] = Entry(name, True, number(name, True, None), run_ns, None, None, False)
+    fields = iter(rows.files)
+    for name, size, created in zip(fields, fields, fields, strict=False):
+        if name in by_name:
+            continue  # a name that is both is a directory; of duplicates the first counts (docs/semantics.md 1.5)
+        if not created:
+            return None
+        size_bytes, created_ns = int(size) if size else None, int(created)
+        its_number = number(name, False, size_bytes)
+        by_name[name] = Entry(name, False, its_number, created_ns, size_bytes, created_ns, bool(size))
     return Listing(by_name)
 
 

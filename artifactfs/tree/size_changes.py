@@ -148,6 +148,9 @@ class SizeChanges:
         self.asks_contents: Callable[[Entry, int], bool] = _listing_counts
         self._of: cachetools.LRUCache[tuple[int, str], DirectorySizes] = cachetools.LRUCache(_MAX_DIRECTORIES)
 
+    def __contains__(self, key: tuple[int, str]) -> bool:
+        return key in self._of
+
     def of(self, key: tuple[int, str]) -> DirectorySizes:
         """Return the sizes of a directory, which may be empty: the same for every caller until `keep`.
 

@@ -19,6 +19,7 @@ from artifactfs.tree import listing
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.directories import Directories, DirectoryState
+from artifactfs.tree.indexed_directories import IndexedDirectories
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
@@ -88,7 +89,7 @@ class Tree:
         )
         self._runs = self._catalogue.known_runs
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
-        self._directories = Directories(
+        self._directories = (IndexedDirectories if prefetch == "auto" else Directories)(
             service,
             runs=self._runs,
             caches=caches,
@@ -142,25 +143,27 @@ class Tree:
 
     @no_checkpoint
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return the result of `lookup` if it is cached and fresh."""
+        """Return the result of `lookup` if it is cached and fresh, or a trusted index has it."""
         if not isinstance(parent, ArtifactDir):
             return self._catalogue.try_lookup(parent, name)
-        held = self._listings.get_fresh((parent.run_id, parent.path))
+        held = self._directories.try_get(parent)
         if held is None or (entry := held.value.listing.by_name.get(name)) is None:
             return None
         return self._found(parent, entry, held)
 
     @no_checkpoint
     def try_list(self, node: Node) -> DirSnapshot | None:
-        """Return the result of `contents` if it is cached and fresh."""
+        """Return the result of `contents` if it is cached and fresh, or a trusted index has it."""
         if not isinstance(node, ArtifactDir):
             return None
-        held = self._listings.get_fresh((node.run_id, node.path))
+        held = self._directories.try_get(node)
         return self._looked_at(node, held) if held is not None else None
 
     def _looked_at(self, directory: ArtifactDir, held: CacheEntry[DirectoryState]) -> DirSnapshot:
         listing = held.value.listing
-        if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
+        is_first = self._walks.on_read(directory.run_id, directory.path)
+        # What a trusted index answers is not listed ahead. If it is rejected, the directory is read again.
+        if is_first and self._prefetch is not None and held.value.source is ListingSource.DIRECT:
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
         directories = self._directories
         return DirSnapshot(

@@ -5,12 +5,14 @@ from collections.abc import Iterable
 
 from artifactfs import errors
 from artifactfs.domain import IndexedFile, ListedChild, encode_name, without_lead
-from artifactfs.tree.listing import checkpoint_if_full, chunked
+from artifactfs.tree.listing import SLICE, Rows, checkpoint_if_full, chunked
 
 # A path's length: PATH_MAX.
 _MAX_PATH = 4096
 # Bytes of a directory's record, about.
 _DIRECTORY_BYTES = 500
+# Files' rows that are unpacked within one turn of the event loop: about SLICE of them.
+_TURN_BYTES = 50 * SLICE
 
 
 class _Packed:
@@ -65,6 +67,13 @@ class PackedIndex:
 
     def __contains__(self, path: str) -> bool:
         return path in self._directories
+
+    def rows(self, path: str) -> Rows | None:
+        """Return a directory's rows; None for a directory that the index lacks, or of which they are no turn's work."""
+        packed = self._directories.get(path)
+        if packed is None or len(packed.files) > _TURN_BYTES or len(packed.directories) > SLICE:
+            return None
+        return Rows(packed.directories, bytes(packed.files).split(b"\0"))
 
     async def directory(self, path: str) -> dict[bytes, ListedChild] | None:
         """Return the children of a directory, given from the project's root; None if the index has no such one."""

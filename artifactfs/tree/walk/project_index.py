@@ -15,6 +15,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import IndexedFile, ListedChild, Run, encode_name
+from artifactfs.tree.listing import Rows
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.index_validation import INSTEAD, Children, DirectLister, Validation, Validations, place_of
 from artifactfs.tree.walk.packed_index import PackedIndex
@@ -138,15 +139,33 @@ class ProjectIndex:
                 samples = self._validations.sample(run, prefix, project.files, validation)
                 if samples is not None:
                     await self._wait(samples, min(until, validation.sampled_since + _WAIT_S))
-        if not self.is_trusted(run):
+        if (trusted := self._answers(run, path)) is None:
             return None
-        trusted, validation = self._projects[run.project_id], self._validations.get(run.run_id)
+        files, requested_at = trusted
+        children = await files.directory(place_of(prefix, path))
+        return None if children is None else (children, requested_at)
+
+    @no_checkpoint
+    def try_directory(self, run: Run, prefix: str, path: str) -> tuple[Rows, float] | None:
+        """Return the rows of a directory, and when the index was requested, if that is trusted; never waits.
+
+        None also for a large directory, which takes more than a turn of the event loop.
+        """
+        if (trusted := self._answers(run, path)) is None or (rows := trusted[0].rows(place_of(prefix, path))) is None:
+            return None
+        return rows, trusted[1]
+
+    def _answers(self, run: Run, path: str) -> tuple[PackedIndex, float] | None:
+        """Return the index that may answer for a directory, and when it was requested; None where none may."""
+        project, validation = self._projects.get(run.project_id), self._validations.get(run.run_id)
+        if project is None or project.files is None or validation is None:
+            return None
+        if not validation.is_trusted or validation.requested_at != project.requested_at:
+            return None
         # Beside a directory that the index does not know there may be more of them: empty ones (docs/semantics.md 1.6).
-        above = path.rpartition("/")[0]
-        if validation is None or above in validation.lacks_directories or _DIRECT_NAME in path.split("/"):
+        if path.rpartition("/")[0] in validation.lacks_directories or _DIRECT_NAME in path.split("/"):
             return None
-        children = await trusted.files.directory(place_of(prefix, path)) if trusted.files is not None else None
-        return None if children is None else (children, trusted.requested_at)
+        return (project.files, project.requested_at) if self._is_fresh(project, run) else None
 
     def is_trusted(self, run: Run) -> bool:
         """Whether there is a fresh index that may answer for directories of a run."""

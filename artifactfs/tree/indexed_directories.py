@@ -1,0 +1,44 @@
+"""The listings of a mount with project indexes: a trusted index has those of a traversal made at once.
+
+Owns the way without a wait: no fetch, no task, no cancel scope, since all that it needs is in memory. Where anything
+may have to be asked, compared or corrected, `directories.py` makes the listing, which is the same.
+"""
+
+from artifactfs.tree import listing
+from artifactfs.tree.directories import Directories, DirectoryState
+from artifactfs.tree.inflight_fetch import CacheEntry
+from artifactfs.tree.listing import ListingSource
+from artifactfs.tree.nodes import ArtifactDir
+from artifactfs.tree.walk.project_index import ProjectIndex
+from artifactfs.util.no_checkpoint import no_checkpoint
+
+
+class IndexedDirectories(Directories):
+    """See the module."""
+
+    @no_checkpoint
+    def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
+        """Return a directory's listing if it is cached and fresh, or if a trusted index has it."""
+        key = (directory.run_id, directory.path)
+        held = self.listings.get_fresh(key)
+        return held if held is not None or self.index is None else self._made_at_once(key, self.index)
+
+    def _made_at_once(self, key: tuple[int, str], index: ProjectIndex) -> CacheEntry[DirectoryState] | None:
+        """Make a directory's first listing, and cache it; None where anything else is known of the directory."""
+        (run_id, path), root = key, self._run_roots.get(key[0])
+        if not path or root is None or (known := self._runs.get_fresh(run_id)) is None:
+            return None
+        run, prefix, clock = known.value, root[1], self._clocks.get(run_id)
+        if clock is None or not clock.own or (found := index.try_directory(run, prefix, path)) is None:
+            return None
+        if key in self._needs_direct or key in self.sizes or not self.listings.is_vacant(key):
+            return None
+        rows, indexed_at = found
+        made = listing.build_at_once(rows, self._numbering.children(run_id, path), listing.file_time_ns(run))
+        if made is None:
+            return None
+        self._walks.asked(run_id, path)
+        self._track(run_id, path)
+        now = self._clock()
+        state = DirectoryState(run, prefix, made, ListingSource.INDEX, clock, now - indexed_at)
+        return self.listings.store(key, state, now)
