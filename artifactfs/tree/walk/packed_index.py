@@ -4,11 +4,13 @@ import sys
 from collections.abc import Iterable
 
 from artifactfs import errors
-from artifactfs.domain import IndexedFile, ListedChild, encode_name, without_lead
+from artifactfs.domain import NAME_MAX_BYTES, IndexedFile, ListedChild, encode_name, without_lead
 from artifactfs.tree.listing import SLICE, Rows, checkpoint_if_full, chunked
 
 # A path's length: PATH_MAX.
 _MAX_PATH = 4096
+# No names of files.
+_NO_NAMES = ("", ".", "..")
 # Bytes of a directory's record, about.
 _DIRECTORY_BYTES = 500
 # Files' rows that are unpacked within one turn of the event loop: about SLICE of them.
@@ -39,29 +41,29 @@ class PackedIndex:
     def add(self, rows: Iterable[IndexedFile]) -> None:
         """Take rows in. What no tree can hold is left out (docs/semantics.md 1.3). Raises AnswerTooLarge."""
         here: str | None = None
+        place = ""
         directory: _Packed | None = None
-        size_bytes = count = 0
+        fields: list[str] = []
         for row in rows:
-            path, _, last = without_lead(row.path).rpartition("/")
-            name = encode_name(last)
+            path = row.path
+            above, _, last = path.rpartition("/")
             # A row that ends in a slash is a marker of a directory, and says nothing of a file.
-            if name is None or len(row.path) > _MAX_PATH:
+            if last in _NO_NAMES or len(path) > _MAX_PATH or "\0" in last:
                 continue
-            if path != here:
-                here, directory = path, self._make(path)
+            if (len(last) > NAME_MAX_BYTES or not last.isascii()) and encode_name(last) is None:
+                continue
+            if above != here:
+                self._append(directory, fields)
+                # A `/` or `./` in front of the path is in front of what is above the name.
+                here, place = above, without_lead(f"{above}/").removesuffix("/")
+                fields, directory = [], self._make(place)
             if directory is None:
                 continue
             size, created_ns = row.size_bytes, row.created_ns
             if created_ns is None:
-                self._without_times.add(path)
-            packed = b"%b\0%b\0%b\0" % (
-                name, b"" if size is None else b"%d" % size, b"" if created_ns is None else b"%d" % created_ns
-            )  # fmt: skip
-            directory.files += packed
-            size_bytes += len(packed)
-            count += 1
-        self.size_bytes += size_bytes
-        self.count += count
+                self._without_times.add(place)
+            fields.append(f"{last}\0{'' if size is None else size}\0{'' if created_ns is None else created_ns}\0")
+        self._append(directory, fields)
         if self.size_bytes > self._max_bytes:
             raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
 
@@ -120,6 +122,14 @@ class PackedIndex:
                 return True
             await checkpoint_if_full(part)
         return False
+
+    def _append(self, directory: _Packed | None, fields: list[str]) -> None:
+        """Add files to a directory: of each a text with its fields."""
+        if directory is not None and fields:
+            packed = "".join(fields).encode()
+            directory.files += packed
+            self.size_bytes += len(packed)
+            self.count += len(fields)
 
     def _make(self, path: str) -> _Packed | None:
         """Return a directory's record, made with all above it; None for a path that no tree can hold."""
