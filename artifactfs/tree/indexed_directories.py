@@ -4,6 +4,7 @@ Owns the way without a wait: no fetch, no task, no cancel scope, since all that 
 may have to be asked, compared or corrected, `directories.py` makes the listing, which is the same.
 """
 
+from artifactfs.domain import Run
 from artifactfs.tree import listing
 from artifactfs.tree.directories import Directories, DirectoryState
 from artifactfs.tree.inflight_fetch import CacheEntry
@@ -22,6 +23,13 @@ class IndexedDirectories(Directories):
         key = (directory.run_id, directory.path)
         held = self.listings.get_fresh(key)
         return held if held is not None or self.index is None else self._made_at_once(key, self.index)
+
+    async def prepare(self, run: Run) -> None:
+        """List a run's root, and validate the index for the run, before a walk over runs comes to it."""
+        key = (run.run_id, "")
+        held = self.listings.get_fresh(key) or await self.listings.refetch(key)
+        if self.index is not None:
+            await self.index.verify(held.value.run, held.value.prefix)
 
     def _made_at_once(self, key: tuple[int, str], index: ProjectIndex) -> CacheEntry[DirectoryState] | None:
         """Make a directory's first listing, and cache it; None where anything else is known of the directory."""

@@ -39,6 +39,7 @@ from artifactfs.tree.nodes import (
 from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
+from artifactfs.tree.walk.run_walks import RunWalks
 from artifactfs.tree.walk.traversals import Traversals
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -102,6 +103,15 @@ class Tree:
             wall_clock_ns=wall_clock_ns,
             prefetch=prefetch,
         )
+        if isinstance(self._directories, IndexedDirectories):
+            self._walks.over_runs = RunWalks(
+                find=self.known_run,
+                listed=self._catalogue.listed_runs,
+                prepare=self._directories.prepare,
+                may_prefetch=service.can_prefetch,
+                nursery=nursery,
+                clock=clock,
+            )
         self._listings = self._directories.listings
         self._index, self._prefetch = self._directories.index, self._directories.prefetcher
 

@@ -128,22 +128,31 @@ class ProjectIndex:
         all, and no later than 1 s after the first lookup did. `has_stale`: a shorter wait, since a stale listing can be
         served.
         """
-        if traversal and (project := self._project(run, traversal=True)) is not None:
-            now = self._clock()
-            until = now + (_STALE_WAIT_S if has_stale else _WAIT_S)
-            project.awaited_at = min(project.awaited_at, now)
-            await self._wait(project.done, min(until, project.awaited_at + _WAIT_S))
-            validation = self._validation(run, prefix, project, {})
-            if validation is not None and project.files is not None:
-                await self._wait(validation.done, min(until, validation.since + _WAIT_S))
-                samples = self._validations.sample(run, prefix, project.files, validation)
-                if samples is not None:
-                    await self._wait(samples, min(until, validation.sampled_since + _WAIT_S))
+        if traversal:
+            await self.verify(run, prefix, _STALE_WAIT_S if has_stale else _WAIT_S)
         if (trusted := self._answers(run, path)) is None:
             return None
         files, requested_at = trusted
         children = await files.directory(place_of(prefix, path))
         return None if children is None else (children, requested_at)
+
+    async def verify(self, run: Run, prefix: str, wait_s: float = _WAIT_S) -> None:
+        """Request the index of a run's project, and validate it for the run, where that is due; waits `wait_s` at most.
+
+        The index may answer from then on, unless it is wrong, or late.
+        """
+        if (project := self._project(run, traversal=True)) is None:
+            return
+        now = self._clock()
+        until = now + wait_s
+        project.awaited_at = min(project.awaited_at, now)
+        await self._wait(project.done, min(until, project.awaited_at + _WAIT_S))
+        validation = self._validation(run, prefix, project, {})
+        if validation is not None and project.files is not None:
+            await self._wait(validation.done, min(until, validation.since + _WAIT_S))
+            samples = self._validations.sample(run, prefix, project.files, validation)
+            if samples is not None:
+                await self._wait(samples, min(until, validation.sampled_since + _WAIT_S))
 
     @no_checkpoint
     def try_directory(self, run: Run, prefix: str, path: str) -> tuple[Rows, float] | None:
