@@ -8,7 +8,7 @@ from artifactfs.domain import Run
 from artifactfs.tree import listing
 from artifactfs.tree.directories import Directories, DirectoryState
 from artifactfs.tree.inflight_fetch import CacheEntry
-from artifactfs.tree.listing import ListingSource
+from artifactfs.tree.listing import ListingSource, PackedListing
 from artifactfs.tree.nodes import ArtifactDir
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.util.no_checkpoint import no_checkpoint
@@ -32,17 +32,24 @@ class IndexedDirectories(Directories):
             await self.index.verify(held.value.run, held.value.prefix)
 
     def _made_at_once(self, key: tuple[int, str], index: ProjectIndex) -> CacheEntry[DirectoryState] | None:
-        """Make a directory's first listing, and cache it; None where anything else is known of the directory."""
+        """Make a directory's listing, and cache it; None where anything else is known of the directory.
+
+        A stale listing of the same rows goes on: the kernel's inodes are packed with it.
+        """
         (run_id, path), root = key, self._run_roots.get(key[0])
         if not path or root is None or (known := self._runs.get_fresh(run_id)) is None:
             return None
         run, prefix, clock = known.value, root[1], self._clocks.get(run_id)
         if clock is None or not clock.own or (found := index.try_directory(run, prefix, path)) is None:
             return None
-        if key in self._needs_direct or key in self.sizes or not self.listings.is_vacant(key):
+        if key in self._needs_direct or key in self.sizes or not self.listings.is_quiet(key):
             return None
         rows, indexed_at = found
-        made = listing.build_at_once(rows, self._numbering.children(run_id, path), listing.file_time_ns(run))
+        if (stale := self.listings.get_any(key)) is None:
+            made = listing.build_at_once(rows, run, path, self._numbering)
+        else:
+            listed = stale.value.listing
+            made = listed if isinstance(listed, PackedListing) and listed.is_of(rows, run) else None
         if made is None:
             return None
         self._walks.asked(run_id, path)

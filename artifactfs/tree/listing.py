@@ -10,7 +10,7 @@ import trio
 
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
-from artifactfs.tree.nodes import Entry, lost_size, may_have_grown, same_version
+from artifactfs.tree.nodes import Entry, PackedEntries, lost_size, may_have_grown, packed, same_version
 from artifactfs.tree.size_changes import DirectorySizes
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -64,19 +64,64 @@ class Listing(msgspec.Struct, frozen=True):
     by_name: dict[bytes, Entry]
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def shown(self) -> tuple[Entry, ...] | PackedEntries:
         """The entries as they are now, frozen for a reader that goes through them by position."""
         return tuple(self.by_name.values())
+
+
+class PackedListing:
+    """The same, packed until one of the entries is needed by its name. It may be replaced in `by_name` from then on."""
+
+    __slots__ = ("_by_name", "packed")
+
+    def __init__(self, packed: PackedEntries) -> None:
+        self._by_name: dict[bytes, Entry] = {}
+        self.packed: PackedEntries | None = packed
+
+    @property
+    def by_name(self) -> dict[bytes, Entry]:
+        """The entries by name."""
+        if self.packed is not None:
+            self._by_name = {entry.name: entry for entry in self.packed.entries()}
+            self.packed = None
+        return self._by_name
+
+    @property
+    def shown(self) -> tuple[Entry, ...] | PackedEntries:
+        """See Listing."""
+        return tuple(self._by_name.values()) if self.packed is None else self.packed
+
+    def is_of(self, rows: "Rows", run: Run) -> bool:
+        """Whether it is packed, and would be the same if it were made of these rows now."""
+        packed = self.packed
+        if packed is None or packed.run_ns != file_time_ns(run):
+            return False
+        return packed.files == rows.files and packed.directories == rows.directories
+
+    def get(self, name: bytes) -> Entry | None:
+        """Return the entry of a name."""
+        return self.by_name.get(name)
+
+    def __len__(self) -> int:
+        return len(self._by_name if self.packed is None else self.packed)
+
+
+AnyListing = Listing | PackedListing
+
+
+def count(listing: AnyListing) -> int:
+    """Return the number of a listing's entries."""
+    return len(listing) if isinstance(listing, PackedListing) else len(listing.by_name)
 
 
 class Rows(msgspec.Struct, frozen=True):
     """A directory in an index: the names of its directories, and of each file name, size and time, in decimal.
 
-    A size or a time that the index lacks is empty. `files` ends with one empty field more.
+    Each field ends with a NUL; a size or a time that the index lacks is empty.
     """
 
     directories: list[bytes]
-    files: list[bytes]
+    files: bytes
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
@@ -152,7 +197,7 @@ async def build(
     children: Mapping[bytes, ListedChild],
     run: Run,
     path: str,
-    old: Listing | None,
+    old: AnyListing | None,
     numbering: InodeNumbers,
     now_ns: int,
     sizes: DirectorySizes,
@@ -196,24 +241,19 @@ async def build(
 
 
 @no_checkpoint
-def build_at_once(rows: Rows, number: ChildNumber, run_ns: int) -> Listing | None:
-    """Make the first listing of a directory, in which every file shows its own time; None where one has none.
+def build_at_once(rows: Rows, run: Run, path: str, numbering: InodeNumbers) -> PackedListing | None:
+    """Make the first listing of a directory of an index, packed. It has the entries that `build` makes of the same.
 
-    It is what `build` makes of the same children. `run_ns`: the time of directories.
+    None where that would have to look closer: a file without a size or a time, a name or number that is there twice.
     """
-    by_name: dict[bytes, Entry] = {}
-    for name in rows.directories:
-        by_name[name] = Entry(name, True, number(name, True, None), run_ns, None, None, False)
-    fields = iter(rows.files)
-    for name, size, created in zip(fields, fields, fields, strict=False):
-        if name in by_name:
-            continue  # a name that is both is a directory; of duplicates the first counts (docs/semantics.md 1.5)
-        if not created:
-            return None
-        size_bytes, created_ns = int(size) if size else None, int(created)
-        its_number = number(name, False, size_bytes)
-        by_name[name] = Entry(name, False, its_number, created_ns, size_bytes, created_ns, bool(size))
-    return Listing(by_name)
+    directories, fields = rows.directories, rows.files.split(b"\0")
+    names = fields[:-1:3]
+    if b"" in fields[:-1] or len({*directories, *names}) < len(directories) + len(names):
+        return None
+    numbers = numbering.packed(run.run_id, path, directories, fields)
+    if len(set(numbers)) < len(numbers):
+        return None
+    return PackedListing(packed(directories, rows.files, numbers, file_time_ns(run)))
 
 
 def _entry(

@@ -116,9 +116,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         entry = self._entries.get(key)
         return await self._wait_for(key, self._join_or_start(key, entry.value if entry is not None else None))
 
-    def is_vacant(self, key: K) -> bool:
-        """Whether nothing is known of a key, and no fetch is in flight: its first value may come from elsewhere."""
-        return not (key in self._entries or key in self._inflight or key in self._absent or key in self._invalid)
+    def is_quiet(self, key: K) -> bool:
+        """Whether no fetch is in flight, no absence is known, and no value waits for the next fetch."""
+        return not (key in self._inflight or key in self._absent or key in self._invalid)
 
     def may_revalidate(self, key: K) -> bool:
         """Whether a fresh entry may be fetched again: not while the service is in trouble, but for a probe."""

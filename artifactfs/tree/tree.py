@@ -173,11 +173,11 @@ class Tree:
         listing = held.value.listing
         is_first = self._walks.on_read(directory.run_id, directory.path)
         # What a trusted index answers is not listed ahead. If it is rejected, the directory is read again.
-        if is_first and self._prefetch is not None and held.value.source is ListingSource.DIRECT:
+        if is_first and self._prefetch is not None and not self._directories.is_indexed(held):
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
         directories = self._directories
         return DirSnapshot(
-            listing.entries,
+            listing.shown,
             partial(child, directory),
             partial(directories.ttl_left_s, held),
             partial(directories.attributes_left_s, held),
@@ -359,7 +359,7 @@ class Tree:
             return None
         found = held.value
         age_s = self._clock() - held.requested_at + found.age_s
-        return ListingFacts(age_s, found.source, len(found.listing.by_name), self._listings.ttl_left_s(held))
+        return ListingFacts(age_s, found.source, listing.count(found.listing), self._listings.ttl_left_s(held))
 
     def state(self) -> TreeState:
         """Return the state of the tree, for status. No request."""

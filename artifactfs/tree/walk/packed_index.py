@@ -23,7 +23,8 @@ class _Packed:
     __slots__ = ("directories", "files")
 
     def __init__(self) -> None:
-        self.files = bytearray()
+        # Of bytes once it was listed.
+        self.files: bytearray | bytes = bytearray()
         self.directories: list[bytes] = []
 
 
@@ -75,7 +76,9 @@ class PackedIndex:
         packed = self._directories.get(path)
         if packed is None or len(packed.files) > _TURN_BYTES or len(packed.directories) > SLICE:
             return None
-        return Rows(packed.directories, bytes(packed.files).split(b"\0"))
+        if isinstance(packed.files, bytearray):
+            packed.files = bytes(packed.files)  # listings share it
+        return Rows(packed.directories, packed.files)
 
     async def directory(self, path: str) -> dict[bytes, ListedChild] | None:
         """Return the children of a directory, given from the project's root; None if the index has no such one."""
