@@ -36,7 +36,7 @@ from artifactfs.util.no_checkpoint import no_checkpoint
 _MAX_ENTRIES = 1_200_000
 
 
-class DirectoryState(msgspec.Struct, frozen=True):
+class DirectoryState(msgspec.Struct, frozen=True, gc=False):
     """A directory's listing, and the run at the time of its request, which decides the time to live.
 
     `prefix`: the run's `path_in_project`. `clock`: the times that its files showed when it was made. `age_s`: its age

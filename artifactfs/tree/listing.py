@@ -69,27 +69,24 @@ class Listing(msgspec.Struct, frozen=True):
         return tuple(self.by_name.values())
 
 
-class PackedListing:
+class PackedListing(msgspec.Struct, gc=False, eq=False):
     """The same, packed until one of the entries is needed by its name. It may be replaced in `by_name` from then on."""
 
-    __slots__ = ("_by_name", "packed")
-
-    def __init__(self, packed: PackedEntries) -> None:
-        self._by_name: dict[bytes, Entry] = {}
-        self.packed: PackedEntries | None = packed
+    packed: PackedEntries | None
+    unpacked: dict[bytes, Entry] | None = None
 
     @property
     def by_name(self) -> dict[bytes, Entry]:
         """The entries by name."""
-        if self.packed is not None:
-            self._by_name = {entry.name: entry for entry in self.packed.entries()}
+        if self.unpacked is None:
+            self.unpacked = {entry.name: entry for entry in self.packed.entries()} if self.packed is not None else {}
             self.packed = None
-        return self._by_name
+        return self.unpacked
 
     @property
     def shown(self) -> tuple[Entry, ...] | PackedEntries:
         """See Listing."""
-        return tuple(self._by_name.values()) if self.packed is None else self.packed
+        return tuple(self.by_name.values()) if self.packed is None else self.packed
 
     def is_of(self, rows: "Rows", run: Run) -> bool:
         """Whether it is packed, and would be the same if it were made of these rows now."""
@@ -103,7 +100,7 @@ class PackedListing:
         return self.by_name.get(name)
 
     def __len__(self) -> int:
-        return len(self._by_name if self.packed is None else self.packed)
+        return len(self.by_name if self.packed is None else self.packed)
 
 
 AnyListing = Listing | PackedListing

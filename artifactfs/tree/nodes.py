@@ -21,6 +21,7 @@ from artifactfs.tree.inode_numbers import ROOT_NUMBER
 
 # A number is found among so many by looking at each: a microsecond of work.
 _SEARCHED = 64
+_NO_ORDER = array("I")
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -88,9 +89,9 @@ class PackedEntries(msgspec.Struct, frozen=True, gc=False, eq=False):
 
 def packed(directories: list[bytes], files: bytes, numbers: "array[int]", run_ns: int) -> PackedEntries:
     """Return packed entries: see there."""
-    order = array("I")
+    order = _NO_ORDER
     if len(numbers) > _SEARCHED:
-        order.extend(sorted(range(len(numbers)), key=numbers.__getitem__))
+        order = array("I", sorted(range(len(numbers)), key=numbers.__getitem__))
     return PackedEntries(directories, files, numbers, run_ns, order)
 
 

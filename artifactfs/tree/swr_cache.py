@@ -6,10 +6,11 @@ nursery, so a waiter that gives up does not end it; a fetch without waiters ends
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import cachetools
+import msgspec
 import trio
 
 from artifactfs import errors
@@ -137,7 +138,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._health.grants_refresh = True
         for key in [key for key in self._entries if applies(key)]:
             if (entry := self._entries.get(key)) is not None:
-                self._entries[key] = replace(entry, fresh_until=float("-inf"), refresh_requested=True)
+                self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
         for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight))}:
             self._discard(key)
 
@@ -168,7 +169,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def mark_stale(self, key: K) -> None:
         """Make an entry stale, and end an absence: the next `get` asks, and has the stale entry if that fails (3.2)."""
         if (entry := self._entries.get(key)) is not None:
-            self._entries[key] = replace(entry, fresh_until=float("-inf"))
+            self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"))
         self._discard(key)
 
     def invalidate(self, key: K) -> None:

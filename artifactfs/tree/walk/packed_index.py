@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterable
 
+import msgspec
+
 from artifactfs import errors
 from artifactfs.domain import NAME_MAX_BYTES, IndexedFile, ListedChild, encode_name, without_lead
 from artifactfs.tree.listing import SLICE, Rows, checkpoint_if_full, chunked
@@ -11,27 +13,30 @@ from artifactfs.tree.listing import SLICE, Rows, checkpoint_if_full, chunked
 _MAX_PATH = 4096
 # No names of files.
 _NO_NAMES = ("", ".", "..")
-# Bytes of a directory's record, about.
-_DIRECTORY_BYTES = 500
+# Bytes of a directory's record without its path, about.
+_DIRECTORY_BYTES = 200
 # Files' rows that are unpacked within one turn of the event loop: about SLICE of them.
 _TURN_BYTES = 50 * SLICE
 
 
-class _Packed:
-    """A directory: its files as NUL-ended name, size and time, one after the other, and its directories' names."""
+# What most directories have: no directories. Never changed.
+_NONE: list[bytes] = []
 
-    __slots__ = ("directories", "files")
 
-    def __init__(self) -> None:
-        # Of bytes once it was listed.
-        self.files: bytearray | bytes = bytearray()
-        self.directories: list[bytes] = []
+class _Packed(msgspec.Struct, gc=False):
+    """A directory: its files as NUL-ended name, size and time, one after the other, and its directories' names.
+
+    `files`: bytes once it was listed.
+    """
+
+    files: bytearray | bytes
+    directories: list[bytes] = msgspec.field(default_factory=lambda: _NONE)
 
 
 class PackedIndex:
     """The files of a project by directory, in about 60 bytes each, and `max_bytes` at most."""
 
-    def __init__(self, max_bytes: int = 64 << 20) -> None:
+    def __init__(self, max_bytes: int = 128 << 20) -> None:
         self._max_bytes = max_bytes
         self._directories: dict[str, _Packed] = {}
         # Directories with a file that has no time.
@@ -145,12 +150,15 @@ class PackedIndex:
         while path:
             path, _, last = path.rpartition("/")
             above = self._directories.get(path)
-            (above or self._put(path)).directories.append(last.encode())
+            record = above or self._put(path)
+            if record.directories is _NONE:
+                record.directories = []
+            record.directories.append(last.encode())
             if above is not None:
                 break
         return made
 
     def _put(self, path: str) -> _Packed:
         self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(path)
-        made = self._directories[path] = _Packed()
+        made = self._directories[path] = _Packed(bytearray())
         return made
