@@ -6,7 +6,6 @@ inode is small: its node (nodes.py) is made on demand, and most inodes stay pack
 """
 
 import logging
-from array import array
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -97,12 +96,18 @@ class Inode(msgspec.Struct, gc=False, eq=False):
 class PackedInodes(msgspec.Struct, gc=False, eq=False):
     """The inodes of a directory whose entries are packed, for as long as the kernel asks nothing of them.
 
-    `lookups`: their lookup counts, in the order of the entries. An inode that is found by its number leaves it.
+    `counts`: their lookup counts, of 4 bytes each, in the order of the entries. An inode that is found by its number
+    leaves it.
     """
 
     directory: ArtifactDir
     packed: PackedEntries
-    lookups: "array[int]"
+    counts: bytearray
+
+    @property
+    def lookups(self) -> "memoryview[int]":
+        """The lookup counts."""
+        return memoryview(self.counts).cast("I")
 
 
 class InodeTable:
@@ -136,8 +141,9 @@ class InodeTable:
 
     def _unpacked(self, number: int, packed: PackedInodes) -> Inode:
         place = packed.packed.place(number)
-        inode = Inode(number, packed.packed.entry(place), packed.directory, None, packed.lookups[place])
-        packed.lookups[place] = 0
+        lookups = packed.lookups
+        inode = Inode(number, packed.packed.entry(place), packed.directory, None, lookups[place])
+        lookups[place] = 0
         self._table[number] = inode
         return inode
 
@@ -191,24 +197,21 @@ class InodeTable:
         known = self._table.get(packed.numbers[0]) if len(packed) else None
         if isinstance(known, PackedInodes) and known.packed is packed:
             return known
-        return PackedInodes(directory, packed, array("I", bytes(4 * len(packed))))
+        return PackedInodes(directory, packed, bytearray(4 * len(packed)))
 
-    def add_packed(self, packed: PackedInodes, place: int) -> None:
-        """Put an inode of a packed directory into use, with one lookup. Later ones are counted there."""
-        self._table[packed.packed.numbers[place]] = packed
-        packed.lookups[place] = 1
+    def add_packed(self, number: int, packed: PackedInodes) -> None:
+        """Put an inode of a packed directory into use. Its lookups are counted there."""
+        self._table[number] = packed
 
     def forget(self, number: int, lookups: int) -> None:
         """The kernel gives back that many lookups of an inode."""
         inode = self._table.get(number)
         if isinstance(inode, PackedInodes):
-            place = inode.packed.place(number)
-            if inode.lookups[place] > lookups:
-                inode.lookups[place] -= lookups
-                return
-            if inode.lookups[place] == lookups:
-                inode.lookups[place] = 0
-                del self._table[number]
+            place, counts = inode.packed.place(number), inode.lookups
+            if counts[place] >= lookups:
+                counts[place] -= lookups
+                if not counts[place]:
+                    del self._table[number]
                 return
             inode = self._unpacked(number, inode)
         if inode is None:

@@ -95,6 +95,7 @@ class ReaddirReplies:
             handle.inodes = self._inodes.packed(directory, packed)
         reply, held, fields, count = pyfuse3.readdir_reply, self._inodes.held, handle.fields, len(packed.directories)
         shared, shown_ns, attributes = handle.inodes, b"", self._directories
+        lookups = shared.lookups
         attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = packed.run_ns
         first = 3 * max(0, start - count)
         names = itertools.chain(packed.directories[start:], fields[first::3])
@@ -109,7 +110,7 @@ class ReaddirReplies:
                         return
                     place += 1
                     continue
-                shared = known
+                shared, lookups = known, known.lookups
             if size:
                 attributes, size_bytes = self._files, int(size)
                 attributes.st_size = size_bytes
@@ -120,10 +121,9 @@ class ReaddirReplies:
             attributes.st_ino = number
             if not reply(token, name, attributes, place + DOTS + 1):
                 return
-            if known is not None:
-                shared.lookups[place] += 1
-            else:
-                self._inodes.add_packed(handle.inodes, place)
+            if known is None:
+                self._inodes.add_packed(number, shared)
+            lookups[place] += 1
             place += 1
 
     def _reply_known(self, directory: ArtifactDir, entry: Entry, place: int, token: pyfuse3.ReaddirToken) -> bool:

@@ -13,7 +13,7 @@
 
 import bisect
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -21,7 +21,7 @@ from artifactfs.tree.inode_numbers import ROOT_NUMBER
 
 # A number is found among so many by looking at each: a microsecond of work.
 _SEARCHED = 64
-_NO_ORDER = array("I")
+_NUMBER_BYTES = 8
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -45,18 +45,24 @@ class PackedEntries(msgspec.Struct, frozen=True, gc=False, eq=False):
     """The entries of a directory in about 50 bytes each, made when they are needed: directories first, then files.
 
     `directories`: their names, all with the time `run_ns`. `files`: of each file name, size in bytes and own time in
-    decimal, each ended by a NUL; none of them lacks one. `numbers`: the inode numbers. Names differ from each other.
+    decimal, each ended by a NUL; none of them lacks one. Names differ from each other. `packed_numbers`: the inode
+    numbers, of 8 bytes each. An array would be work for the garbage collector, whose pauses grow with it.
     """
 
     directories: list[bytes]
     files: bytes
-    numbers: "array[int]"
+    packed_numbers: bytes
     run_ns: int
     # The places by number, where there are many of them.
-    order: "array[int]"
+    order: "array[int] | None"
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.packed_numbers) // _NUMBER_BYTES
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The inode numbers, in the order of the entries."""
+        return memoryview(self.packed_numbers).cast("Q")
 
     def fields(self) -> list[bytes]:
         """Return name, size and time of each file, one after the other, and an empty field."""
@@ -82,17 +88,17 @@ class PackedEntries(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     def place(self, number: int) -> int:
         """Return the place of the entry with an inode number that is in it."""
-        if self.order:
+        if self.order is not None:
             return self.order[bisect.bisect_left(self.order, number, key=self.numbers.__getitem__)]
-        return self.numbers.index(number)
+        return list(self.numbers).index(number)
 
 
-def packed(directories: list[bytes], files: bytes, numbers: "array[int]", run_ns: int) -> PackedEntries:
+def packed(directories: list[bytes], files: bytes, numbers: list[int], run_ns: int) -> PackedEntries:
     """Return packed entries: see there."""
-    order = _NO_ORDER
+    order = None
     if len(numbers) > _SEARCHED:
         order = array("I", sorted(range(len(numbers)), key=numbers.__getitem__))
-    return PackedEntries(directories, files, numbers, run_ns, order)
+    return PackedEntries(directories, files, array("Q", numbers).tobytes(), run_ns, order)
 
 
 class StaticDir(msgspec.Struct, frozen=True):

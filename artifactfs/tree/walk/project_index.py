@@ -204,15 +204,15 @@ class ProjectIndex:
     async def listed(self, run: Run, prefix: str, path: str, own: Children) -> Mapping[bytes, ListedChild]:
         """Compare a directory's direct listing with the index, and return the index's children.
 
-        Waits a moment for an index that was just requested, unless it took long before. Returns nothing from an index
-        that is wrong about the run.
+        Waits a moment for an index that was just requested, unless it took long before, or there is no file whose time
+        it would tell. Returns nothing from an index that is wrong about the run.
         """
         project = self._projects.get(run.project_id)
         if project is None:
             return {}
         if not project.done.is_set():
             _, _, known = project.waiting.setdefault(run.run_id, (run, prefix, {}))
-            if run.project_id not in self._slow:
+            if run.project_id not in self._slow and not all(child.is_dir for child in own.values()):
                 known[path] = own
                 await self._wait(project.done, project.requested_at + _MOMENT_S)
                 known.pop(path, None)
