@@ -89,6 +89,10 @@ class AttributeMaker:
         attributes.attr_timeout = valid_s
         return attributes
 
+    def new_directory(self) -> EntryAttributes:
+        """Return attributes for a directory."""
+        return self.new(stat.S_IFDIR | self._ownership.dir_mode, 0.0)
+
     def new_file(self) -> EntryAttributes:
         """Return attributes for a file of a known size."""
         return self.new(stat.S_IFREG | self._ownership.file_mode, ATTRIBUTES_S)

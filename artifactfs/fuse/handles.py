@@ -4,23 +4,28 @@ from collections.abc import Callable
 
 import msgspec
 
-from artifactfs.fuse.inodes import Inode
+from artifactfs.fuse.inodes import Inode, PackedInodes
 from artifactfs.tree.nodes import AnyDirectory, DirSnapshot, Entry
 
 
 class DirectoryHandle(msgspec.Struct):
-    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it."""
+    """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it.
+
+    Of packed contents, `fields` are those of the files, and `inodes` those that this handle has put into use.
+    """
 
     inode: Inode
     directory: AnyDirectory
     contents: DirSnapshot
     tid: int
     started: bool = False
+    fields: list[bytes] = []
+    inodes: PackedInodes | None = None
 
     def show(self, current: Callable[[Entry], Entry]) -> None:
         """Replace each entry by the `current` one of the same version. Cookies stay true."""
         entries = tuple(map(current, self.contents.entries))
-        self.contents = msgspec.structs.replace(self.contents, entries=entries)
+        self.contents = msgspec.structs.replace(self.contents, shown=entries)
 
 
 class KernelState(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 An inode is added with its first lookup and removed by the forget that takes the last one. All of it is synchronous:
 `forget` may come beside a new lookup (pitfalls.md). A traversal leaves an inode for every file that it passes, so an
-inode is small: its node (nodes.py) is made on demand.
+inode is small: its node (nodes.py) is made on demand, and most inodes stay packed, with their directory's others.
 """
 
 import logging
@@ -12,7 +12,17 @@ from typing import cast
 import msgspec
 
 from artifactfs.errors import Superseded
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry, Node, StaticDir, child, may_have_grown, same_version
+from artifactfs.tree.nodes import (
+    ArtifactDir,
+    ArtifactFile,
+    Entry,
+    Node,
+    PackedEntries,
+    StaticDir,
+    child,
+    may_have_grown,
+    same_version,
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,17 +93,34 @@ class Inode(msgspec.Struct, gc=False, eq=False):
         return node.parent_number, node.entry.name
 
 
+class PackedInodes(msgspec.Struct, gc=False, eq=False):
+    """The inodes of a directory whose entries are packed, for as long as the kernel asks nothing of them.
+
+    `counts`: their lookup counts, of 4 bytes each, in the order of the entries. An inode that is found by its number
+    leaves it.
+    """
+
+    directory: ArtifactDir
+    packed: PackedEntries
+    counts: bytearray
+
+    @property
+    def lookups(self) -> "memoryview[int]":
+        """The lookup counts."""
+        return memoryview(self.counts).cast("I")
+
+
 class InodeTable:
     """All inodes in use. `pinned` ones (the root) need no lookup, and stay.
 
-    `find(number)` returns the inode of a number, or None for one that is not in use.
+    `held(number)` returns what is in use under a number, packed or not.
     """
 
     def __init__(self, pinned: Iterable[StaticDir]) -> None:
         self._pinned = {node.entry.number: Inode(node.entry.number, node.entry, None, node) for node in pinned}
-        self._table: dict[int, Inode] = dict(self._pinned)
+        self._table: dict[int, Inode | PackedInodes] = dict(self._pinned)
         # Not wrapped in a method: readdir calls it for every entry.
-        self.find = self._table.get
+        self.held = self._table.get
         # Whether to hold back the entry of a file that seems to have grown: what is open must prove that first (2.4).
         self.holds_back: Callable[[Inode, Entry], bool] = lambda _inode, _entry: False
 
@@ -102,10 +129,23 @@ class InodeTable:
 
     def get(self, number: int) -> Inode:
         """Return the inode of a number. Raises Superseded (ESTALE) for one that is not in use."""
-        try:
-            return self._table[number]
-        except KeyError:
-            raise Superseded(f"inode {number} is not in use") from None
+        held = self._table.get(number)
+        if held is None:
+            raise Superseded(f"inode {number} is not in use")
+        return held if isinstance(held, Inode) else self._unpacked(number, held)
+
+    def find(self, number: int) -> Inode | None:
+        """Return the inode of a number, or None for one that is not in use."""
+        held = self._table.get(number)
+        return self._unpacked(number, held) if isinstance(held, PackedInodes) else held
+
+    def _unpacked(self, number: int, packed: PackedInodes) -> Inode:
+        place = packed.packed.place(number)
+        lookups = packed.lookups
+        inode = Inode(number, packed.packed.entry(place), packed.directory, None, lookups[place])
+        lookups[place] = 0
+        self._table[number] = inode
+        return inode
 
     def intern(self, node: Node) -> Inode:
         """Return the inode of a node: the one in use, or a new one that `add_lookup` puts into use."""
@@ -118,7 +158,8 @@ class InodeTable:
         return self._intern(Inode(entry.number, entry, directory))
 
     def _intern(self, new: Inode) -> Inode:
-        while (inode := self._table.get(new.number)) is not None:
+        while (held := self._table.get(new.number)) is not None:
+            inode = held if isinstance(held, Inode) else self._unpacked(new.number, held)
             # Contents told more of it than a listing that is from before, or was being made then.
             if not inode.superseded and inode.is_shrunk_by(new):
                 return inode
@@ -143,11 +184,7 @@ class InodeTable:
 
     def files(self, is_meant: Callable[[ArtifactDir], bool] = lambda _directory: True) -> set[int]:
         """Return the numbers of all files in use, or of those in directories that are meant."""
-        return {
-            number
-            for number, inode in self._table.items()
-            if inode.directory is not None and not inode.entry.is_dir and is_meant(inode.directory)
-        }
+        return {number for number, held in self._table.items() if _is_file(number, held, is_meant)}
 
     def add_lookup(self, inode: Inode) -> None:
         """Count that the kernel was given this inode once more."""
@@ -155,9 +192,28 @@ class InodeTable:
             self._table[inode.number] = inode
         inode.lookups += 1
 
+    def packed(self, directory: ArtifactDir, packed: PackedEntries) -> PackedInodes:
+        """Return the inodes of a packed directory: those in use, or new ones that `add_packed` puts into use."""
+        known = self._table.get(packed.numbers[0]) if len(packed) else None
+        if isinstance(known, PackedInodes) and known.packed is packed:
+            return known
+        return PackedInodes(directory, packed, bytearray(4 * len(packed)))
+
+    def add_packed(self, number: int, packed: PackedInodes) -> None:
+        """Put an inode of a packed directory into use. Its lookups are counted there."""
+        self._table[number] = packed
+
     def forget(self, number: int, lookups: int) -> None:
         """The kernel gives back that many lookups of an inode."""
         inode = self._table.get(number)
+        if isinstance(inode, PackedInodes):
+            place, counts = inode.packed.place(number), inode.lookups
+            if counts[place] >= lookups:
+                counts[place] -= lookups
+                if not counts[place]:
+                    del self._table[number]
+                return
+            inode = self._unpacked(number, inode)
         if inode is None:
             log.error("forget of inode %d, which is not in use", number)
             return
@@ -169,3 +225,12 @@ class InodeTable:
             inode.lookups = 0
         if number not in self._pinned:
             del self._table[number]
+
+
+def _is_file(number: int, held: Inode | PackedInodes, is_meant: Callable[[ArtifactDir], bool]) -> bool:
+    """Whether an inode is a file in a directory that is meant."""
+    if held.directory is None or not is_meant(held.directory):
+        return False
+    if isinstance(held, PackedInodes):
+        return held.packed.place(number) >= len(held.packed.directories)
+    return not held.entry.is_dir

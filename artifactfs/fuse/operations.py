@@ -10,7 +10,6 @@ import itertools
 import logging
 import math
 import os
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NoReturn, TypeVar, cast
@@ -29,6 +28,7 @@ from artifactfs.fuse.error_boundary import fuse_handler
 from artifactfs.fuse.handles import DirectoryHandle, KernelState
 from artifactfs.fuse.inodes import InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
+from artifactfs.fuse.readdir import DOTS, ReaddirReplies
 from artifactfs.fuse.sibling_readahead import SiblingReadahead
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
@@ -55,8 +55,6 @@ _NAME_MAX = 255
 # A file is polled if the kernel asks for its attributes, or for its listing, again within this time. Arbitrary.
 _POLL_LEAST_S, _POLL_MOST_S = 0.5, 30.0
 _MAX_POLLED = 10_000
-# "." and ".." come before the entries.
-_DOTS = 2
 
 
 class Operations(pyfuse3.Operations):
@@ -95,9 +93,7 @@ class Operations(pyfuse3.Operations):
         self._handles = itertools.count(1)
         # Files whose pages the kernel must drop at the next open.
         self._invalid_pages: set[int] = set()
-        # Written over for each name of a directory: the kernel is given it before anything else runs.
-        self._dots = self._attributes.new(stat.S_IFDIR, 0.0)
-        self._files_shown = self._attributes.new_file()
+        self._readdir = ReaddirReplies(self.inodes, self._attributes)
 
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
@@ -213,8 +209,8 @@ class Operations(pyfuse3.Operations):
             handle.contents = await self._contents(handle.tid, handle.directory)
         handle.started = True
         # The last question of each walk through a directory is what comes after its last entry.
-        if start_id < _DOTS + len(handle.contents.entries):
-            self._reply(handle, start_id, token)
+        if start_id < DOTS + len(handle.contents.shown):
+            self._readdir.reply(handle, start_id, token)
 
     @fuse_handler
     async def releasedir(self, fh: int) -> None:
@@ -340,56 +336,6 @@ class Operations(pyfuse3.Operations):
         keep = handle.opened.size is not None and inode not in self._invalid_pages
         self._invalid_pages.discard(inode)
         return pyfuse3.FileInfo(fh=number, keep_cache=keep, direct_io=handle.opened.size is None)
-
-    @no_checkpoint
-    def _reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
-
-        In a walk over what is known this is most of the work, so nothing is done for an entry that was done for the
-        one before, and no place is made of it.
-        """
-        contents, directory, reply = handle.contents, handle.directory, pyfuse3.readdir_reply
-        if start_id < _DOTS:
-            # Of these two the kernel takes number and kind, and nothing else; it counts no lookup, so neither do we.
-            dots = self._dots
-            dots.st_ino = handle.inode.number
-            if start_id == 0 and not reply(token, b".", dots, 1):
-                return
-            dots.st_ino = directory.parent_number
-            if not reply(token, b"..", dots, _DOTS):
-                return
-            start_id = _DOTS
-        find, add_lookup, entries = self.inodes.find, self.inodes.add_lookup, contents.entries
-        files = self._files_shown
-        files.entry_timeout = valid_s = contents.left_s()
-        files.attr_timeout = contents.attributes_s()
-        mtime_ns: int | None = None
-        for position in range(start_id - _DOTS, len(entries)):
-            entry = entries[position]
-            inode = find(entry.number)
-            # An entry belongs to one listing, so the same entry is the same place: no walk but the first looks further.
-            if inode is None or inode.entry is not entry or inode.superseded:
-                if isinstance(directory, ArtifactDir):
-                    inode = self.inodes.intern_entry(directory, entry)
-                else:
-                    inode = self.inodes.intern(contents.node_of(entry))
-            shown = inode.entry
-            size = shown.size_bytes
-            if size is None:
-                # `stat` of a file looks the name up again, which may wait for the size; the listing may not.
-                is_file = inode.directory is not None and not shown.is_dir
-                attributes = self._attributes.of(inode, 0.0 if is_file else valid_s)
-            else:
-                attributes = files
-                attributes.st_ino = inode.number
-                attributes.st_size = size
-                attributes.st_blocks = (size + 511) >> 9
-                if shown.mtime_ns != mtime_ns:
-                    mtime_ns = shown.mtime_ns
-                    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime_ns
-            if not reply(token, entry.name, attributes, position + _DOTS + 1):
-                return
-            add_lookup(inode)
 
     async def _refuse(self, *_: object) -> NoReturn:
         # The mount is `ro`, so the kernel refuses before it asks; this is for a remount.

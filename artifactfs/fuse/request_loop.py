@@ -14,10 +14,12 @@ import contextlib
 import errno
 import logging
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import pyfuse3
 import trio
 
+from artifactfs.fuse.barging_lock import BargingLock
 from artifactfs.util.headroom import for_worker
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -44,12 +46,14 @@ class RequestLoop:
 
     async def main(self, idle_workers: int, max_workers: int) -> None:
         """Answer requests until the mount ends: `pyfuse3.main`, whose workers survive a lack of memory."""
-        # The binding finds both by these names, each time.
-        self._binding.update(_session_loop=self._work, _wait_fuse_readable=self._wait)
+        # The binding finds these by name, each time; its lock is made by the first worker.
+        own_trio = self._binding.get("trio")
+        with_lock = SimpleNamespace(**vars(trio) | {"Lock": BargingLock})
+        self._binding.update(_session_loop=self._work, _wait_fuse_readable=self._wait, trio=with_lock)
         try:
             await pyfuse3.main(idle_workers, max_workers)
         finally:
-            self._binding.update(_session_loop=self._worker, _wait_fuse_readable=self._wait_readable)
+            self._binding.update(_session_loop=self._worker, _wait_fuse_readable=self._wait_readable, trio=own_trio)
 
     async def _work(self, nursery: trio.Nursery, idle_workers: int, max_workers: int) -> None:
         """Be a worker, and begin again where it fails for a lack that passes."""

@@ -16,8 +16,8 @@ class SizeLimits(msgspec.Struct, frozen=True):
     uncounted_bytes: int = 8 << 20
     # A larger malformed answer is refused: lenient decoding takes several times its size.
     lenient_bytes: int = 64 << 20
-    # A project's listing, which is decoded as a stream.
-    index_bytes: int = 128 << 20
+    # A project's listing, which is decoded as a stream: 1,400,000 files.
+    index_bytes: int = 256 << 20
 
 
 DEFAULTS = SizeLimits()

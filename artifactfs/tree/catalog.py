@@ -188,6 +188,14 @@ class Catalog:
         """Return how many runs and how many projects are remembered."""
         return len(self.known_runs), len(self._known_projects)
 
+    def listed_runs(self, project_id: str) -> list[Run]:
+        """Return a project's runs in the order of a page that is cached; without a request."""
+        number = parse_id(project_id.encode("utf-8", "replace"))
+        for held in (self._pages.get_any(number) if number is not None else None, self._pages.get_any(None)):
+            if held is not None and (runs := [run for run in held.value if run.project_id == project_id]):
+                return runs
+        return []
+
     def run_directory(self, run: Run) -> ArtifactDir:
         """Return the place of a run's artifacts."""
         entry = Entry(b"%d" % run.run_id, True, self._numbering.run(run.run_id), listing.run_time_ns(run))

@@ -20,7 +20,7 @@ from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import Listing, ListingSource, Service, TreeTimes
+from artifactfs.tree.listing import AnyListing, Listing, ListingSource, Service, TreeTimes
 from artifactfs.tree.listing_providers import DirectProvider, IndexProvider, ListingAnswer
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
 from artifactfs.tree.size_changes import SizeChanges
@@ -31,11 +31,12 @@ from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
 from artifactfs.util.no_checkpoint import no_checkpoint
 
-# An entry is about 300 bytes, so all of them are about 400 MB; a listing of modellab.client.MAX_ROWS must fit.
+# An entry is about 300 bytes, a packed one 50, so all of them are about 400 MB at most. A listing of
+# modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
 
 
-class DirectoryState(msgspec.Struct, frozen=True):
+class DirectoryState(msgspec.Struct, frozen=True, gc=False):
     """A directory's listing, and the run at the time of its request, which decides the time to live.
 
     `prefix`: the run's `path_in_project`. `clock`: the times that its files showed when it was made. `age_s`: its age
@@ -44,7 +45,7 @@ class DirectoryState(msgspec.Struct, frozen=True):
 
     run: Run
     prefix: str
-    listing: Listing
+    listing: AnyListing
     source: ListingSource
     clock: RunClock
     age_s: float = 0.0
@@ -80,7 +81,7 @@ class Directories:
             lambda key: f"run {key[0]}, directory {key[1] or '/'}",
             fetch=self._fetch_listing,
             ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
-            weight=lambda found: len(found.listing.by_name) + 1,
+            weight=lambda found: listing.count(found.listing) + 1,
             max_weight=_MAX_ENTRIES,
         )
         self.sizes = SizeChanges()
@@ -160,10 +161,15 @@ class Directories:
         if self.index is not None:
             self.index.clear()
 
+    @no_checkpoint
+    def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
+        """Return a directory's listing if it is cached and fresh."""
+        return self.listings.get_fresh((directory.run_id, directory.path))
+
     async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
-        key = (directory.run_id, directory.path)
-        if (held := self.listings.get_fresh(key)) is not None:
+        if (held := self.try_get(directory)) is not None:
             return held
+        key = (directory.run_id, directory.path)
         with self._walks.asking(directory.run_id, directory.path):
             return await self._or_gone(directory, self.listings.get(key))
 
@@ -243,7 +249,7 @@ class Directories:
             return DirectoryState(run, prefix, made, ListingSource.DIRECT, clock)
         return DirectoryState(run, prefix, made, ListingSource.INDEX, clock, self._clock() - answer.indexed_at)
 
-    async def _retime(self, made: Listing, answer: ListingAnswer, began: RunClock) -> RunClock:
+    async def _retime(self, made: AnyListing, answer: ListingAnswer, began: RunClock) -> RunClock:
         """Give a listing that was made by the clock `began` the times of the run's clock, which this returns."""
         run = answer.run
         while True:
@@ -282,7 +288,7 @@ class Directories:
             before = self._clock_of(run)
             clock = RunClock(own, self._run_time_ns(run, before))
             made: file_times.Changes = []
-            seen: dict[str, Listing] = {}
+            seen: dict[str, AnyListing] = {}
             while todo := [
                 (path, held.value.listing)
                 for path, held in self._cached_dirs(run.run_id)
@@ -332,7 +338,8 @@ class Directories:
             if held.value.source is ListingSource.INDEX:
                 # What grows in it stays the same file.
                 sizes = self.sizes.of((run_id, path))
-                sizes.evicted = held.value.listing.by_name
+                known = held.value.listing
+                sizes.evicted = known.by_name if isinstance(known, Listing) else known
                 self.sizes.keep((run_id, path), sizes)
                 self.listings.evict((run_id, path))
 
@@ -359,10 +366,16 @@ class Directories:
         return held.value.listing.by_name if held is not None else None
 
     def all_fresh_entries(self, run_id: int) -> Iterable[tuple[str, Mapping[bytes, Entry]]]:
-        """Return every directory of a run that is cached and fresh."""
+        """Return every directory of a run that is cached and fresh, without those whose index has what is below."""
         for path, held in self._cached_dirs(run_id):
-            if self.listings.ttl_left_s(held) > 0:
+            if self.listings.ttl_left_s(held) > 0 and not self.is_indexed(held):
                 yield path, held.value.listing.by_name
+
+    def is_indexed(self, held: CacheEntry[DirectoryState]) -> bool:
+        """Whether a listing came from an index that is trusted: nothing below needs to be listed ahead."""
+        if self.index is None or held.value.source is ListingSource.DIRECT:
+            return False
+        return self.index.is_trusted(held.value.run)
 
     async def fetch(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
         """Fetch a directory's entries; equal requests join the fetch."""

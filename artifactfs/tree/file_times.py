@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from artifactfs.domain import ListedChild
-from artifactfs.tree.listing import Listing, checkpoint_if_full, chunked
+from artifactfs.tree.listing import AnyListing, Listing, PackedListing, checkpoint_if_full, chunked
 from artifactfs.tree.nodes import Entry
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -20,7 +20,7 @@ class RunClock(msgspec.Struct, frozen=True, eq=False):
     run_ns: int
 
 
-Changes = list[tuple[Listing, Entry, Entry]]
+Changes = list[tuple[AnyListing, Entry, Entry]]
 
 
 def own_time_ns(child_bytes: int | None, indexed: ListedChild | None) -> int | None:
@@ -36,7 +36,7 @@ def lacks_times(listing: Listing) -> bool:
 
 
 async def changes(
-    listing: Listing, clock: RunClock, before: RunClock, index: Mapping[bytes, ListedChild], seen_ns: int
+    listing: AnyListing, clock: RunClock, before: RunClock, index: Mapping[bytes, ListedChild], seen_ns: int
 ) -> Changes:
     """Return the entries of a listing that show another time by `clock` than by the clock `before`.
 
@@ -44,7 +44,10 @@ async def changes(
     after it.
     """
     found: Changes = []
-    for part in chunked(listing.entries):
+    is_packed = isinstance(listing, PackedListing) and listing.packed is not None
+    if is_packed and clock.own and clock.run_ns == before.run_ns:
+        return found  # its files show their own times
+    for part in chunked(tuple(listing.by_name.values())):
         for entry in part:
             if (new := _retimed(entry, clock, before, index, seen_ns)) is not entry:
                 found.append((listing, entry, new))

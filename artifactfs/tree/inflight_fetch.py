@@ -1,17 +1,17 @@
 """A fetch of the listing cache that is in flight, its waiters, and the entry that it results in."""
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 import trio
 
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheEntry(Generic[V]):
+class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
     """A value, when it was requested, and until when it is fresh (seconds of the cache's clock).
 
+    A value holds nothing that holds its entry: the garbage collector does not look here.
     `refresh_requested`: the user requested a refresh of this entry (docs/semantics.md 3.3).
     """
 

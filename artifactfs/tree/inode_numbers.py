@@ -4,6 +4,7 @@ They need no table and no disk.
 """
 
 import hashlib
+import itertools
 from typing import Protocol
 
 ROOT_NUMBER = 1
@@ -51,6 +52,20 @@ class InodeNumbers:
             return _number(digest)
 
         return number
+
+    def packed(self, run_id: int, directory: str, directories: list[bytes], files: list[bytes]) -> list[int]:
+        """Return the numbers of the children of a directory: of its directories, and of its files.
+
+        `files`: of each file name, size in decimal and a third field, one after the other.
+        """
+        start = hashlib.blake2b(self._prefix(run_id, directory) + b"/", digest_size=8)
+        numbers: list[int] = []
+        files_told = map(b"\0f".join, zip(files[:-1:3], files[1::3], strict=False))
+        for told in itertools.chain((name + b"\0d" for name in directories), files_told):
+            digest = start.copy()
+            digest.update(told)
+            numbers.append(_number(digest))
+        return numbers
 
     def _prefix(self, run_id: int, directory: str) -> bytes:
         return b"%b\0%d\0%b" % (self._site, run_id, b"/" + directory.encode() if directory else b"")

@@ -1,6 +1,7 @@
 """One directory's entries, made from the service's answer, and their time to live."""
 
 import enum
+import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -10,8 +11,9 @@ import trio
 
 from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
-from artifactfs.tree.nodes import Entry, lost_size, may_have_grown, same_version
+from artifactfs.tree.nodes import Entry, PackedEntries, lost_size, may_have_grown, packed, same_version
 from artifactfs.tree.size_changes import DirectorySizes
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 # A run must have been finished this long before its listings are cached for `finished_ttl` (docs/semantics.md 3.1):
 # uploads trail behind a run's end.
@@ -63,9 +65,61 @@ class Listing(msgspec.Struct, frozen=True):
     by_name: dict[bytes, Entry]
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def shown(self) -> tuple[Entry, ...] | PackedEntries:
         """The entries as they are now, frozen for a reader that goes through them by position."""
         return tuple(self.by_name.values())
+
+
+class PackedListing(msgspec.Struct, gc=False, eq=False):
+    """The same, packed until one of the entries is needed by its name. It may be replaced in `by_name` from then on."""
+
+    packed: PackedEntries | None
+    unpacked: dict[bytes, Entry] | None = None
+
+    @property
+    def by_name(self) -> dict[bytes, Entry]:
+        """The entries by name."""
+        if self.unpacked is None:
+            self.unpacked = {entry.name: entry for entry in self.packed.entries()} if self.packed is not None else {}
+            self.packed = None
+        return self.unpacked
+
+    @property
+    def shown(self) -> tuple[Entry, ...] | PackedEntries:
+        """See Listing."""
+        return tuple(self.by_name.values()) if self.packed is None else self.packed
+
+    def is_of(self, rows: "Rows", run: Run) -> bool:
+        """Whether it is packed, and would be the same if it were made of these rows now."""
+        packed = self.packed
+        if packed is None or packed.run_ns != file_time_ns(run):
+            return False
+        return packed.files == rows.files and packed.directories == rows.directories
+
+    def get(self, name: bytes) -> Entry | None:
+        """Return the entry of a name."""
+        return self.by_name.get(name)
+
+    def __len__(self) -> int:
+        return len(self.by_name if self.packed is None else self.packed)
+
+
+AnyListing = Listing | PackedListing
+
+
+def count(listing: AnyListing) -> int:
+    """Return the number of a listing's entries."""
+    return len(listing) if isinstance(listing, PackedListing) else len(listing.by_name)
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """A directory in an index: the names of its directories, and of each file name, size and time, in decimal.
+
+    Each field ends with a NUL; a size or a time that the index lacks is empty.
+    """
+
+    directories: list[bytes]
+    files: bytes
 
 
 class TreeTimes(msgspec.Struct, frozen=True):
@@ -99,6 +153,20 @@ def file_time_ns(run: Run) -> int:
 def run_time_ns(run: Run) -> int:
     """Return the time of a run's directory (docs/semantics.md 2.3); 0 where the service gives none."""
     return next((t for t in (run.updated_ns, run.completed_ns, run.created_ns) if t is not None), 0)
+
+
+def content_stamp(run: Run, entry: Entry, variant: int, *, settled: bool) -> bytes | None:
+    """Return a digest that is the same as long as a file's contents are (docs/semantics.md 4.3); None without one."""
+    if settled:
+        known_by = f"{run.completed_ns} {run.updated_ns}"
+        # A cache on the way to the service knows variants only by this.
+        if variant:
+            known_by += f" {variant}"
+    elif entry.created_ns is not None:
+        known_by = f"created {entry.created_ns}"
+    else:
+        return None
+    return hashlib.blake2b(known_by.encode(), digest_size=16).digest()
 
 
 def chunked(items: Iterable[T]) -> Iterator[list[T]]:
@@ -141,7 +209,7 @@ async def build(
     children: Mapping[bytes, ListedChild],
     run: Run,
     path: str,
-    old: Listing | None,
+    old: AnyListing | None,
     numbering: InodeNumbers,
     now_ns: int,
     sizes: DirectorySizes,
@@ -182,6 +250,22 @@ async def build(
         # What comes under the name of a file that went away does not continue it.
         sizes.grown[name].entry = None
     return Listing(by_name)
+
+
+@no_checkpoint
+def build_at_once(rows: Rows, run: Run, path: str, numbering: InodeNumbers) -> PackedListing | None:
+    """Make the first listing of a directory of an index, packed. It has the entries that `build` makes of the same.
+
+    None where that would have to look closer: a file without a size or a time, a name or number that is there twice.
+    """
+    directories, fields = rows.directories, rows.files.split(b"\0")
+    names = fields[:-1:3]
+    if b"" in fields[:-1] or len({*directories, *names}) < len(directories) + len(names):
+        return None
+    numbers = numbering.packed(run.run_id, path, directories, fields)
+    if len(set(numbers)) < len(numbers):
+        return None
+    return PackedListing(packed(directories, rows.files, numbers, file_time_ns(run)))
 
 
 def _entry(

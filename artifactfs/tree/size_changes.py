@@ -21,7 +21,8 @@ Contents continue S where the known end of S, and its first bytes, are in them (
 another size than the contents, or the time of the version that is gone, does not tell the time of what is there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Protocol
 
 import cachetools
 import msgspec
@@ -82,6 +83,16 @@ def _listing_counts(_entry: Entry, _listed_bytes: int) -> bool:
     return False
 
 
+class _Entries(Protocol):
+    """Entries by name."""
+
+    def get(self, name: bytes, /) -> Entry | None:
+        """Return the entry of a name."""
+
+    def __len__(self) -> int:
+        """Return how many they are."""
+
+
 class DirectorySizes(msgspec.Struct):
     """The sizes that contents have against the listing, and the files that grew, by name in one directory.
 
@@ -93,7 +104,7 @@ class DirectorySizes(msgspec.Struct):
 
     overrides: dict[bytes, SizeOverride] = {}
     grown: dict[bytes, GrownFile] = {}
-    evicted: Mapping[bytes, Entry] = {}
+    evicted: _Entries = {}
 
     def overridden(self, item: ListedChild, now_ns: int, *, live: bool) -> ListedChild:
         """Return a listed child with the size that counts. `live`: see SizeOverride."""
@@ -147,6 +158,9 @@ class SizeChanges:
     def __init__(self) -> None:
         self.asks_contents: Callable[[Entry, int], bool] = _listing_counts
         self._of: cachetools.LRUCache[tuple[int, str], DirectorySizes] = cachetools.LRUCache(_MAX_DIRECTORIES)
+
+    def __contains__(self, key: tuple[int, str]) -> bool:
+        return key in self._of
 
     def of(self, key: tuple[int, str]) -> DirectorySizes:
         """Return the sizes of a directory, which may be empty: the same for every caller until `keep`.

@@ -6,10 +6,11 @@ nursery, so a waiter that gives up does not end it; a fetch without waiters ends
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import cachetools
+import msgspec
 import trio
 
 from artifactfs import errors
@@ -116,6 +117,10 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         entry = self._entries.get(key)
         return await self._wait_for(key, self._join_or_start(key, entry.value if entry is not None else None))
 
+    def is_quiet(self, key: K) -> bool:
+        """Whether no fetch is in flight, no absence is known, and no value waits for the next fetch."""
+        return not (key in self._inflight or key in self._absent or key in self._invalid)
+
     def may_revalidate(self, key: K) -> bool:
         """Whether a fresh entry may be fetched again: not while the service is in trouble, but for a probe."""
         return not self._health.is_degraded() or self._health.try_probe((self._kind, key), self._clock())
@@ -133,7 +138,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._health.grants_refresh = True
         for key in [key for key in self._entries if applies(key)]:
             if (entry := self._entries.get(key)) is not None:
-                self._entries[key] = replace(entry, fresh_until=float("-inf"), refresh_requested=True)
+                self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
         for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight))}:
             self._discard(key)
 
@@ -164,7 +169,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def mark_stale(self, key: K) -> None:
         """Make an entry stale, and end an absence: the next `get` asks, and has the stale entry if that fails (3.2)."""
         if (entry := self._entries.get(key)) is not None:
-            self._entries[key] = replace(entry, fresh_until=float("-inf"))
+            self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"))
         self._discard(key)
 
     def invalidate(self, key: K) -> None:

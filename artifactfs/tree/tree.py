@@ -5,7 +5,6 @@ the parent's listing, which is one request (docs/semantics.md 1.1). During a tra
 project index (`walk/project_index.py`) or from prefetched listings (`walk/prefetcher.py`).
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,10 +14,11 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, Run, below_prefix
-from artifactfs.tree import listing
+from artifactfs.tree import listing, tree_stats
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.directories import Directories, DirectoryState
+from artifactfs.tree.indexed_directories import IndexedDirectories
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
@@ -38,6 +38,7 @@ from artifactfs.tree.nodes import (
 from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
+from artifactfs.tree.walk.run_walks import RunWalks
 from artifactfs.tree.walk.traversals import Traversals
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -88,7 +89,7 @@ class Tree:
         )
         self._runs = self._catalogue.known_runs
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
-        self._directories = Directories(
+        self._directories = (IndexedDirectories if prefetch == "auto" else Directories)(
             service,
             runs=self._runs,
             caches=caches,
@@ -101,6 +102,15 @@ class Tree:
             wall_clock_ns=wall_clock_ns,
             prefetch=prefetch,
         )
+        if isinstance(self._directories, IndexedDirectories):
+            self._walks.over_runs = RunWalks(
+                find=self.known_run,
+                listed=self._catalogue.listed_runs,
+                prepare=self._directories.prepare,
+                may_prefetch=service.can_prefetch,
+                nursery=nursery,
+                clock=clock,
+            )
         self._listings = self._directories.listings
         self._index, self._prefetch = self._directories.index, self._directories.prefetcher
 
@@ -142,29 +152,31 @@ class Tree:
 
     @no_checkpoint
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
-        """Return the result of `lookup` if it is cached and fresh."""
+        """Return the result of `lookup` if it is cached and fresh, or a trusted index has it."""
         if not isinstance(parent, ArtifactDir):
             return self._catalogue.try_lookup(parent, name)
-        held = self._listings.get_fresh((parent.run_id, parent.path))
+        held = self._directories.try_get(parent)
         if held is None or (entry := held.value.listing.by_name.get(name)) is None:
             return None
         return self._found(parent, entry, held)
 
     @no_checkpoint
     def try_list(self, node: Node) -> DirSnapshot | None:
-        """Return the result of `contents` if it is cached and fresh."""
+        """Return the result of `contents` if it is cached and fresh, or a trusted index has it."""
         if not isinstance(node, ArtifactDir):
             return None
-        held = self._listings.get_fresh((node.run_id, node.path))
+        held = self._directories.try_get(node)
         return self._looked_at(node, held) if held is not None else None
 
     def _looked_at(self, directory: ArtifactDir, held: CacheEntry[DirectoryState]) -> DirSnapshot:
         listing = held.value.listing
-        if self._walks.on_read(directory.run_id, directory.path) and self._prefetch is not None:
+        is_first = self._walks.on_read(directory.run_id, directory.path)
+        # What a trusted index answers is not listed ahead. If it is rejected, the directory is read again.
+        if is_first and self._prefetch is not None and not self._directories.is_indexed(held):
             self._prefetch.on_read(directory.run_id, directory.path, listing.by_name)
         directories = self._directories
         return DirSnapshot(
-            listing.entries,
+            listing.shown,
             partial(child, directory),
             partial(directories.ttl_left_s, held),
             partial(directories.attributes_left_s, held),
@@ -207,7 +219,7 @@ class Tree:
         first = number(entry.name, False, entry.size_bytes)
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
-        stamp = self._stamp(run, entry, variant)
+        stamp = listing.content_stamp(run, entry, variant, settled=settled)
         place = f"{run_id}/{file.path}"
         is_listed = entry.is_size_listed
         return ContentVersion(artifact, entry.size_bytes, stamp, variant, settled, entry.number, is_listed, place)
@@ -358,38 +370,9 @@ class Tree:
             return None
         found = held.value
         age_s = self._clock() - held.requested_at + found.age_s
-        return ListingFacts(age_s, found.source, len(found.listing.by_name), self._listings.ttl_left_s(held))
+        return ListingFacts(age_s, found.source, listing.count(found.listing), self._listings.ttl_left_s(held))
 
     def state(self) -> TreeState:
         """Return the state of the tree, for status. No request."""
-        health, walks = self._health, self._walks
-        runs, projects = self._catalogue.known()
-        return TreeState(
-            listings=len(self._listings),
-            entries=self._listings.weight - len(self._listings),
-            runs=runs,
-            projects=projects,
-            stale_served=health.stale_served,
-            degraded_since=health.degraded_since,
-            degraded_with_errors=health.with_errors,
-            degraded_with_stale=health.with_stale,
-            recovered_at=health.recovered_at,
-            indexes=tuple(self._index.states()) if self._index is not None else (),
-            walking=len(walks),
-            walks=walks.ended,
-            last_walk=walks.last,
-            listed_ahead=self._prefetch.listed if self._prefetch is not None else 0,
-        )
-
-    def _stamp(self, run: Run, entry: Entry, variant: int) -> bytes | None:
-        """Return a digest that is the same as long as a file's contents are (docs/semantics.md 4.3)."""
-        if listing.settled(run, self._wall_clock_ns()):
-            known_by = f"{run.completed_ns} {run.updated_ns}"
-            # A cache on the way to the service knows variants only by this.
-            if variant:
-                known_by += f" {variant}"
-        elif entry.created_ns is not None:
-            known_by = f"created {entry.created_ns}"
-        else:
-            return None
-        return hashlib.blake2b(known_by.encode(), digest_size=16).digest()
+        found = (self._health, self._walks, self._listings, self._index, self._prefetch)
+        return tree_stats.state_of(*found, known=self._catalogue.known())

@@ -1,10 +1,15 @@
 """The state of the tree, as values: for status, `artifactfs info` and extended attributes."""
 
+from typing import Any
+
 import msgspec
 
+from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.listing import ListingSource
-from artifactfs.tree.walk.project_index import IndexState
-from artifactfs.tree.walk.traversals import TraversalCost
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
+from artifactfs.tree.walk.prefetcher import Prefetcher
+from artifactfs.tree.walk.project_index import IndexState, ProjectIndex
+from artifactfs.tree.walk.traversals import TraversalCost, Traversals
 
 
 class ListingFacts(msgspec.Struct, frozen=True):
@@ -37,3 +42,32 @@ class TreeState(msgspec.Struct, frozen=True):
     walks: int
     last_walk: TraversalCost | None
     listed_ahead: int
+
+
+def state_of(
+    health: BackendHealth,
+    walks: Traversals,
+    listings: StaleWhileRevalidateCache[Any, Any],
+    index: ProjectIndex | None,
+    prefetcher: Prefetcher | None,
+    *,
+    known: tuple[int, int],
+) -> TreeState:
+    """Return the state of a tree. `known`: how many runs and projects are cached."""
+    runs, projects = known
+    return TreeState(
+        listings=len(listings),
+        entries=listings.weight - len(listings),
+        runs=runs,
+        projects=projects,
+        stale_served=health.stale_served,
+        degraded_since=health.degraded_since,
+        degraded_with_errors=health.with_errors,
+        degraded_with_stale=health.with_stale,
+        recovered_at=health.recovered_at,
+        indexes=tuple(index.states()) if index is not None else (),
+        walking=len(walks),
+        walks=walks.ended,
+        last_walk=walks.last,
+        listed_ahead=prefetcher.listed if prefetcher is not None else 0,
+    )

@@ -20,5 +20,5 @@ class TreeTuning(msgspec.Struct, frozen=True):
     max_prefetches: int = 14
     prefetch_steps: int = 500
     max_runs: int = 100_000
-    max_index_bytes: int = 64 << 20
+    max_index_bytes: int = 128 << 20
     choose: Callable[[list[str], int], list[str]] = random.sample

@@ -10,6 +10,8 @@ from tests.contract.indexed_runs import BY_INDEX, directories_of, found, many, n
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, start_process, wait_until
 
+SETTLED = {"status": "completed", "completed_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:06Z"}
+
 # --- what it costs ------------------------------------------------------------------------------------------
 
 
@@ -60,6 +62,22 @@ def test_several_runs_of_a_project(lab: Lab, standing: Mount) -> None:
     asked = lab.requests()
     assert asked["index"] == 1
     assert sum(asked.values()) <= BY_INDEX * len(run_ids)
+
+
+def test_a_walk_over_many_runs(lab: Lab, standing: Mount) -> None:
+    """7: after three runs of a project, each further settled run costs two requests, and all is shown as it is."""
+    project, count = lab.new_project(), 20
+    run_ids = [lab.new_run(many(40, 2), project=project, **SETTLED) for _ in range(count)]
+    lab.reset()
+
+    for run_id in run_ids:
+        assert found(standing, run_id) == lab.truth(run_id)
+    asked = lab.requests()
+    assert asked["index"] == 1
+    # Runs are numbered, not listed, so that each is asked for, too. A sample may be of a directory that is being asked
+    # for.
+    assert asked["listing"] <= BY_INDEX * 3 + 3 * (count - 3)
+    assert sum(asked.values()) <= 1 + count + asked["listing"]
 
 
 def test_a_listing_in_pieces_of_a_large_project(lab: Lab, standing: Mount) -> None:

@@ -12,8 +12,12 @@ from artifactfs import errors
 from artifactfs.domain import Children, IndexedFile, ListedChild, encode_name
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import indexed_file
+from artifactfs.tree import listing
+from artifactfs.tree.inode_numbers import InodeNumbers
+from artifactfs.tree.size_changes import DirectorySizes
 from artifactfs.tree.walk.index_validation import agrees
 from artifactfs.tree.walk.packed_index import PackedIndex
+from tests import fakes
 from tests.fakes import CREATED_AT, CREATED_NS
 
 
@@ -164,6 +168,31 @@ def test_what_is_added_comes_out_and_nothing_else(batches: list[list[ProjectFile
             expected |= {"/".join(parts[:depth]): True for depth in range(1, len(parts))}
             expected.setdefault(path, False)
     assert {path: child.is_dir for path, child in trio.run(everything, files).items()} == expected
+
+
+@given(st.lists(ROWS, max_size=10))
+def test_a_listing_that_is_made_at_once(rows: list[ProjectFile]) -> None:
+    """1.5, 2.1 to 2.4: where every file has a time, it is what is made of the directory's children."""
+    files, numbering = PackedIndex(), InodeNumbers("site")
+    files.add(map(indexed_file, rows))
+
+    async def compare() -> None:
+        for path in ["", *await files.below("")]:
+            children, found = await files.directory(path), files.rows(path)
+            assert (found is None) is (children is None)
+            if found is None or children is None:
+                continue
+            run = fakes.run(created_ns=fakes.NOW_NS)
+            made = listing.build_at_once(found, run, path, numbering)
+            built = await listing.build(children, run, path, None, numbering, fakes.NOW_NS, DirectorySizes())
+            if made is not None:
+                assert len(made) == listing.count(built)
+                assert made.by_name == built.by_name
+            elif all(child.is_dir or None not in (child.size_bytes, child.created_ns) for child in children.values()):
+                # A name that is there twice.
+                assert found.files.count(b"\0") // 3 + len(found.directories) > len(children)
+
+    trio.run(compare)
 
 
 # --- what it costs ------------------------------------------------------------------------------------------

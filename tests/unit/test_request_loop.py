@@ -90,3 +90,4 @@ async def test_the_binding_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) ->
     await RequestLoop(lambda: True).main(1, 1)
     assert vars(pyfuse3)["_session_loop"] == binding.worker
     assert vars(pyfuse3)["_wait_fuse_readable"] == binding.readable
+    assert vars(pyfuse3)["trio"] is trio

@@ -324,8 +324,9 @@ async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     built = await listing.build(
         answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, DirectorySizes()
     )
-    assert [e.name for e in built.entries] == [b"z", b"a", b"m"]
-    assert built.by_name[b"a"] is built.entries[1]
+    assert isinstance(built.shown, tuple)
+    assert [e.name for e in built.shown] == [b"z", b"a", b"m"]
+    assert built.by_name[b"a"] is built.shown[1]
     assert len(built.by_name) == 3
 
 

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 # Directories that are listed directly before an index is trusted for a run: at least two (docs/semantics.md 1.6). They
 # are requested in parallel, so that one more costs no time.
 SAMPLES = 3
+# So many, of a settled run, where an index was right about so many other runs and wrong about none: what makes an index
+# wrong about runs that change no more is wrong about many of them, and each has a sample of its own.
+_SAMPLES_MORE = 1
+_RUNS_RIGHT = 3
 # No second attempt for this long after one that the service did not answer.
 _REVALIDATE_S = 5.0
 # A sample that differs from an index as young as this shows that the index is wrong: few runs change so fast, in a
@@ -259,7 +263,7 @@ class Validations:
                 root = place_of(prefix, "")
                 start = len(root) + 1 if root else 0
                 others = [path for found in await files.below(root) if (path := found[start:]) not in validation.seen]
-                chosen = self._choose(others, min(SAMPLES, len(others)))
+                chosen = self._choose(others, min(self._samples_due(run, validation), len(others)))
                 # The root's listing may be evicted or stale by now.
                 paths = chosen if "" in validation.seen else ["", *chosen]
                 keep = await self._samples(run, prefix, files, validation, paths)
@@ -270,6 +274,16 @@ class Validations:
             if not validation.is_sampled:
                 validation.sampled_since = self._clock()
             samples.set()
+
+    def _samples_due(self, run: Run, validation: Validation) -> int:
+        """Return how many directories of a run are to be listed directly."""
+        if not self._settled(run):
+            return SAMPLES
+        others = [each for each in self._runs.values() if each.requested_at == validation.requested_at]
+        is_right = sum(each.is_trusted for each in others) >= _RUNS_RIGHT and all(
+            each.is_right is not False for each in others
+        )
+        return _SAMPLES_MORE if is_right else SAMPLES
 
     async def _samples(
         self, run: Run, prefix: str, files: PackedIndex, validation: Validation, paths: Iterable[str]

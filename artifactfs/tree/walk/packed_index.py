@@ -3,30 +3,40 @@
 import sys
 from collections.abc import Iterable
 
+import msgspec
+
 from artifactfs import errors
-from artifactfs.domain import IndexedFile, ListedChild, encode_name, without_lead
-from artifactfs.tree.listing import checkpoint_if_full, chunked
+from artifactfs.domain import NAME_MAX_BYTES, IndexedFile, ListedChild, encode_name, without_lead
+from artifactfs.tree.listing import SLICE, Rows, checkpoint_if_full, chunked
 
 # A path's length: PATH_MAX.
 _MAX_PATH = 4096
-# Bytes of a directory's record, about.
-_DIRECTORY_BYTES = 500
+# No names of files.
+_NO_NAMES = ("", ".", "..")
+# Bytes of a directory's record without its path, about.
+_DIRECTORY_BYTES = 200
+# Files' rows that are unpacked within one turn of the event loop: about SLICE of them.
+_TURN_BYTES = 50 * SLICE
 
 
-class _Packed:
-    """A directory: its files as NUL-ended name, size and time, one after the other, and its directories' names."""
+# What most directories have: no directories. Never changed.
+_NONE: list[bytes] = []
 
-    __slots__ = ("directories", "files")
 
-    def __init__(self) -> None:
-        self.files = bytearray()
-        self.directories: list[bytes] = []
+class _Packed(msgspec.Struct, gc=False):
+    """A directory: its files as NUL-ended name, size and time, one after the other, and its directories' names.
+
+    `files`: bytes once it was listed.
+    """
+
+    files: bytearray | bytes
+    directories: list[bytes] = msgspec.field(default_factory=lambda: _NONE)
 
 
 class PackedIndex:
     """The files of a project by directory, in about 60 bytes each, and `max_bytes` at most."""
 
-    def __init__(self, max_bytes: int = 64 << 20) -> None:
+    def __init__(self, max_bytes: int = 128 << 20) -> None:
         self._max_bytes = max_bytes
         self._directories: dict[str, _Packed] = {}
         # Directories with a file that has no time.
@@ -37,34 +47,43 @@ class PackedIndex:
     def add(self, rows: Iterable[IndexedFile]) -> None:
         """Take rows in. What no tree can hold is left out (docs/semantics.md 1.3). Raises AnswerTooLarge."""
         here: str | None = None
+        place = ""
         directory: _Packed | None = None
-        size_bytes = count = 0
+        fields: list[str] = []
         for row in rows:
-            path, _, last = without_lead(row.path).rpartition("/")
-            name = encode_name(last)
+            path = row.path
+            above, _, last = path.rpartition("/")
             # A row that ends in a slash is a marker of a directory, and says nothing of a file.
-            if name is None or len(row.path) > _MAX_PATH:
+            if last in _NO_NAMES or len(path) > _MAX_PATH or "\0" in last:
                 continue
-            if path != here:
-                here, directory = path, self._make(path)
+            if (len(last) > NAME_MAX_BYTES or not last.isascii()) and encode_name(last) is None:
+                continue
+            if above != here:
+                self._append(directory, fields)
+                # A `/` or `./` in front of the path is in front of what is above the name.
+                here, place = above, without_lead(f"{above}/").removesuffix("/")
+                fields, directory = [], self._make(place)
             if directory is None:
                 continue
             size, created_ns = row.size_bytes, row.created_ns
             if created_ns is None:
-                self._without_times.add(path)
-            packed = b"%b\0%b\0%b\0" % (
-                name, b"" if size is None else b"%d" % size, b"" if created_ns is None else b"%d" % created_ns
-            )  # fmt: skip
-            directory.files += packed
-            size_bytes += len(packed)
-            count += 1
-        self.size_bytes += size_bytes
-        self.count += count
+                self._without_times.add(place)
+            fields.append(f"{last}\0{'' if size is None else size}\0{'' if created_ns is None else created_ns}\0")
+        self._append(directory, fields)
         if self.size_bytes > self._max_bytes:
             raise errors.AnswerTooLarge(f"a project's listing with more than {self.count:,} files")
 
     def __contains__(self, path: str) -> bool:
         return path in self._directories
+
+    def rows(self, path: str) -> Rows | None:
+        """Return a directory's rows; None for a directory that the index lacks, or of which they are no turn's work."""
+        packed = self._directories.get(path)
+        if packed is None or len(packed.files) > _TURN_BYTES or len(packed.directories) > SLICE:
+            return None
+        if isinstance(packed.files, bytearray):
+            packed.files = bytes(packed.files)  # listings share it
+        return Rows(packed.directories, packed.files)
 
     async def directory(self, path: str) -> dict[bytes, ListedChild] | None:
         """Return the children of a directory, given from the project's root; None if the index has no such one."""
@@ -112,6 +131,14 @@ class PackedIndex:
             await checkpoint_if_full(part)
         return False
 
+    def _append(self, directory: _Packed | None, fields: list[str]) -> None:
+        """Add files to a directory: of each a text with its fields."""
+        if directory is not None and fields:
+            packed = "".join(fields).encode()
+            directory.files += packed
+            self.size_bytes += len(packed)
+            self.count += len(fields)
+
     def _make(self, path: str) -> _Packed | None:
         """Return a directory's record, made with all above it; None for a path that no tree can hold."""
         if (found := self._directories.get(path)) is not None:
@@ -123,12 +150,15 @@ class PackedIndex:
         while path:
             path, _, last = path.rpartition("/")
             above = self._directories.get(path)
-            (above or self._put(path)).directories.append(last.encode())
+            record = above or self._put(path)
+            if record.directories is _NONE:
+                record.directories = []
+            record.directories.append(last.encode())
             if above is not None:
                 break
         return made
 
     def _put(self, path: str) -> _Packed:
         self.size_bytes += _DIRECTORY_BYTES + sys.getsizeof(path)
-        made = self._directories[path] = _Packed()
+        made = self._directories[path] = _Packed(bytearray())
         return made

@@ -43,7 +43,7 @@ class ListingAccess(Protocol):
         """Return a directory's entries if they are cached and fresh."""
 
     def all_fresh_entries(self, run_id: int) -> Iterable[tuple[str, Entries]]:
-        """Return every directory of a run that is cached and fresh."""
+        """Return every directory of a run that is cached and fresh, and below which not all is known."""
 
     async def fetch(self, run_id: int, place: str) -> Entries:
         """Fetch a directory's entries; equal requests join the fetch."""

@@ -15,6 +15,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import IndexedFile, ListedChild, Run, encode_name
+from artifactfs.tree.listing import Rows
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.index_validation import INSTEAD, Children, DirectLister, Validation, Validations, place_of
 from artifactfs.tree.walk.packed_index import PackedIndex
@@ -127,26 +128,53 @@ class ProjectIndex:
         all, and no later than 1 s after the first lookup did. `has_stale`: a shorter wait, since a stale listing can be
         served.
         """
-        if traversal and (project := self._project(run, traversal=True)) is not None:
-            now = self._clock()
-            until = now + (_STALE_WAIT_S if has_stale else _WAIT_S)
-            project.awaited_at = min(project.awaited_at, now)
-            await self._wait(project.done, min(until, project.awaited_at + _WAIT_S))
-            validation = self._validation(run, prefix, project, {})
-            if validation is not None and project.files is not None:
-                await self._wait(validation.done, min(until, validation.since + _WAIT_S))
-                samples = self._validations.sample(run, prefix, project.files, validation)
-                if samples is not None:
-                    await self._wait(samples, min(until, validation.sampled_since + _WAIT_S))
-        if not self.is_trusted(run):
+        if traversal:
+            await self.verify(run, prefix, _STALE_WAIT_S if has_stale else _WAIT_S)
+        if (trusted := self._answers(run, path)) is None:
             return None
-        trusted, validation = self._projects[run.project_id], self._validations.get(run.run_id)
+        files, requested_at = trusted
+        children = await files.directory(place_of(prefix, path))
+        return None if children is None else (children, requested_at)
+
+    async def verify(self, run: Run, prefix: str, wait_s: float = _WAIT_S) -> None:
+        """Request the index of a run's project, and validate it for the run, where that is due; waits `wait_s` at most.
+
+        The index may answer from then on, unless it is wrong, or late.
+        """
+        if (project := self._project(run, traversal=True)) is None:
+            return
+        now = self._clock()
+        until = now + wait_s
+        project.awaited_at = min(project.awaited_at, now)
+        await self._wait(project.done, min(until, project.awaited_at + _WAIT_S))
+        validation = self._validation(run, prefix, project, {})
+        if validation is not None and project.files is not None:
+            await self._wait(validation.done, min(until, validation.since + _WAIT_S))
+            samples = self._validations.sample(run, prefix, project.files, validation)
+            if samples is not None:
+                await self._wait(samples, min(until, validation.sampled_since + _WAIT_S))
+
+    @no_checkpoint
+    def try_directory(self, run: Run, prefix: str, path: str) -> tuple[Rows, float] | None:
+        """Return the rows of a directory, and when the index was requested, if that is trusted; never waits.
+
+        None also for a large directory, which takes more than a turn of the event loop.
+        """
+        if (trusted := self._answers(run, path)) is None or (rows := trusted[0].rows(place_of(prefix, path))) is None:
+            return None
+        return rows, trusted[1]
+
+    def _answers(self, run: Run, path: str) -> tuple[PackedIndex, float] | None:
+        """Return the index that may answer for a directory, and when it was requested; None where none may."""
+        project, validation = self._projects.get(run.project_id), self._validations.get(run.run_id)
+        if project is None or project.files is None or validation is None:
+            return None
+        if not validation.is_trusted or validation.requested_at != project.requested_at:
+            return None
         # Beside a directory that the index does not know there may be more of them: empty ones (docs/semantics.md 1.6).
-        above = path.rpartition("/")[0]
-        if validation is None or above in validation.lacks_directories or _DIRECT_NAME in path.split("/"):
+        if path.rpartition("/")[0] in validation.lacks_directories or _DIRECT_NAME in path.split("/"):
             return None
-        children = await trusted.files.directory(place_of(prefix, path)) if trusted.files is not None else None
-        return None if children is None else (children, trusted.requested_at)
+        return (project.files, project.requested_at) if self._is_fresh(project, run) else None
 
     def is_trusted(self, run: Run) -> bool:
         """Whether there is a fresh index that may answer for directories of a run."""
@@ -176,15 +204,15 @@ class ProjectIndex:
     async def listed(self, run: Run, prefix: str, path: str, own: Children) -> Mapping[bytes, ListedChild]:
         """Compare a directory's direct listing with the index, and return the index's children.
 
-        Waits a moment for an index that was just requested, unless it took long before. Returns nothing from an index
-        that is wrong about the run.
+        Waits a moment for an index that was just requested, unless it took long before, or there is no file whose time
+        it would tell. Returns nothing from an index that is wrong about the run.
         """
         project = self._projects.get(run.project_id)
         if project is None:
             return {}
         if not project.done.is_set():
             _, _, known = project.waiting.setdefault(run.run_id, (run, prefix, {}))
-            if run.project_id not in self._slow:
+            if run.project_id not in self._slow and not all(child.is_dir for child in own.values()):
                 known[path] = own
                 await self._wait(project.done, project.requested_at + _MOMENT_S)
                 known.pop(path, None)

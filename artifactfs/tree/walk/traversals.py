@@ -13,6 +13,7 @@ import trio
 
 from artifactfs.domain import RequestUsage
 from artifactfs.logs import EACH
+from artifactfs.tree.walk.run_walks import RunWalks
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Traversals:
         # By run, the directories requested last, and when they were answered; the latest at the end.
         self._recent: cachetools.LRUCache[int, dict[str, float]] = cachetools.LRUCache(_MAX_RUNS)
         self._walks: dict[int, Traversal] = {}
+        # Where there are indexes: walks over many runs, of which each traversal is a part.
+        self.over_runs: RunWalks | None = None
         # For status: how many have ended, and the last of them.
         self.ended = 0
         self.last: TraversalCost | None = None
@@ -86,9 +89,12 @@ class Traversals:
             return
         wanted = {path for path, when in recent.items() if now - when <= _WITHIN_S}
         deep = sum(level(path) >= _DEEP_LEVEL for path in wanted)
-        if deep >= _DEEP_DIRECTORIES or len(wanted) >= _DIRECTORIES:
+        is_expected = bool(path) and self.over_runs is not None and self.over_runs.expects(run_id)
+        if deep >= _DEEP_DIRECTORIES or len(wanted) >= _DIRECTORIES or is_expected:
             self._walks[run_id] = Traversal(run_id, now, now, self._cost(), wanted=wanted)
             self._nursery.start_soon(self._until_it_ends, self._walks[run_id])
+            if self.over_runs is not None:
+                self.over_runs.on_began(run_id)
 
     @contextlib.contextmanager
     def asking(self, run_id: int, path: str) -> Iterator[None]:
@@ -110,6 +116,8 @@ class Traversals:
 
     def on_read(self, run_id: int, path: str) -> bool:
         """Record that a directory was read; returns whether it is the traversal's first read of it."""
+        if not path and self.over_runs is not None:
+            self.over_runs.on_entered(run_id)
         walk = self._walks.get(run_id)
         if walk is None or path in walk.seen:
             return False

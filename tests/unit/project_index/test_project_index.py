@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from artifactfs.tree.nodes import PackedEntries
 from artifactfs.tree.tree import Tree
 from tests.fakes import CREATED_NS, FakeService, directory, finished_run, run
 from tests.unit.project_index.harness import sample
@@ -159,3 +160,25 @@ async def test_a_project_that_cannot_be_asked_for(
     service.add_tree(2, many(12), project_id=project_id)
     assert await walk(tree, 2) == truth(service, 2)
     assert count(service.asked(), "index") == 0
+
+
+async def test_a_walk_when_all_is_stale(service: FakeService, tree: Tree, autojump_clock: MockClock) -> None:
+    """2.4, 7: what the new index has as the old one stays as it is, packed; anything else is another version."""
+    service.runs[1] = finished_run(1)
+    sample(service, "g0/d9")
+
+    async def shown(path: str) -> object:
+        return (await tree.contents(await node(tree, 1, path))).shown
+
+    await walk(tree, 1)
+    before, other = await shown("g2/d29"), await shown("g3/d30")
+    assert isinstance(before, PackedEntries)
+    assert isinstance(other, PackedEntries)
+    await trio.sleep(3601)
+    service.projects.clear()
+    service.add_tree(1, {**many(40), "g3/d30/f1": 77})
+    service.asked()
+    assert await walk(tree, 1) == truth(service, 1)
+    assert len(service.asked()) <= 9
+    assert await shown("g2/d29") is before
+    assert await shown("g3/d30") is not other

@@ -1,0 +1,59 @@
+"""The listings of a mount with project indexes: a trusted index has those of a traversal made at once.
+
+Owns the way without a wait: no fetch, no task, no cancel scope, since all that it needs is in memory. Where anything
+may have to be asked, compared or corrected, `directories.py` makes the listing, which is the same.
+"""
+
+from artifactfs.domain import Run
+from artifactfs.tree import listing
+from artifactfs.tree.directories import Directories, DirectoryState
+from artifactfs.tree.inflight_fetch import CacheEntry
+from artifactfs.tree.listing import ListingSource, PackedListing
+from artifactfs.tree.nodes import ArtifactDir
+from artifactfs.tree.walk.project_index import ProjectIndex
+from artifactfs.util.no_checkpoint import no_checkpoint
+
+
+class IndexedDirectories(Directories):
+    """See the module."""
+
+    @no_checkpoint
+    def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
+        """Return a directory's listing if it is cached and fresh, or if a trusted index has it."""
+        key = (directory.run_id, directory.path)
+        held = self.listings.get_fresh(key)
+        return held if held is not None or self.index is None else self._made_at_once(key, self.index)
+
+    async def prepare(self, run: Run) -> None:
+        """List a run's root, and validate the index for the run, before a walk over runs comes to it."""
+        key = (run.run_id, "")
+        held = self.listings.get_fresh(key) or await self.listings.refetch(key)
+        if self.index is not None:
+            await self.index.verify(held.value.run, held.value.prefix)
+
+    def _made_at_once(self, key: tuple[int, str], index: ProjectIndex) -> CacheEntry[DirectoryState] | None:
+        """Make a directory's listing, and cache it; None where anything else is known of the directory.
+
+        A stale listing of the same rows goes on: the kernel's inodes are packed with it.
+        """
+        (run_id, path), root = key, self._run_roots.get(key[0])
+        if not path or root is None or (known := self._runs.get_fresh(run_id)) is None:
+            return None
+        run, prefix, clock = known.value, root[1], self._clocks.get(run_id)
+        if clock is None or not clock.own or (found := index.try_directory(run, prefix, path)) is None:
+            return None
+        if key in self._needs_direct or key in self.sizes or not self.listings.is_quiet(key):
+            return None
+        rows, indexed_at = found
+        if (stale := self.listings.get_any(key)) is None:
+            made = listing.build_at_once(rows, run, path, self._numbering)
+        else:
+            listed = stale.value.listing
+            made = listed if isinstance(listed, PackedListing) and listed.is_of(rows, run) else None
+        if made is None:
+            return None
+        self._walks.asked(run_id, path)
+        self._track(run_id, path)
+        now = self._clock()
+        state = DirectoryState(run, prefix, made, ListingSource.INDEX, clock, now - indexed_at)
+        return self.listings.store(key, state, now)
