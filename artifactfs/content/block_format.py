@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 from xxhash import xxh3_64_intdigest as _checksum
 
+from artifactfs.content.block_buffers import Buffer, NewBuffer
 from artifactfs.content.cache_places import DIGEST_BYTES, place_in
 
 # Blocks in one file, once all of them are there. The first index is a multiple of it.
@@ -52,7 +53,7 @@ class Provenance(msgspec.Struct, frozen=True):
 class Block(msgspec.Struct):
     """The first `len(data)` bytes of a block, and their provenance."""
 
-    data: bytearray
+    data: Buffer
     stamp: Provenance
 
 
@@ -100,8 +101,19 @@ def _place_behind(fd: int, end: int) -> bytes | None:
     return raw[:-8] if _checksum(raw[:-8]) == int.from_bytes(raw[-8:], "little") else None
 
 
-def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, block_bytes: int) -> list[Block] | None:
-    """Read the blocks `wanted` from a file that should hold `count` from `first` on; None if it is damaged."""
+def read(
+    fd: int,
+    key: bytes,
+    first: int,
+    count: int,
+    wanted: Sequence[int],
+    block_bytes: int,
+    new_buffer: NewBuffer = bytearray,
+) -> list[Block] | None:
+    """Read the blocks `wanted` from a file that should hold `count` from `first` on; None if it is damaged.
+
+    `new_buffer`: makes the memory that a block is read into.
+    """
     raw = os.pread(fd, HEADER_BYTES, 0)
     if len(raw) != HEADER_BYTES or _checksum(raw[:-8]) != int.from_bytes(raw[-8:], "little"):
         return None
@@ -118,7 +130,7 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, 
     blocks = []
     for index in wanted:
         start = (index - first) * block_bytes
-        data = bytearray(min(block_bytes, length - start))
+        data = new_buffer(min(block_bytes, length - start))
         # A short read is a cut file. (A signal may cause one too: then the block is fetched again.)
         if os.preadv(fd, [data], HEADER_BYTES + start) != len(data) or _checksum(data) != checksums[index - first]:
             return None
@@ -126,7 +138,7 @@ def read(fd: int, key: bytes, first: int, count: int, wanted: Sequence[int], *, 
     return blocks
 
 
-def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Provenance) -> None:
+def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | Buffer], stamp: Provenance) -> None:
     """Write blocks from index `first` on into an empty file."""
     checksums = [_checksum(block) for block in blocks] + [0] * (GROUP_BLOCKS - len(blocks))
     header = _HEADER.pack(

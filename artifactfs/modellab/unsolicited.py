@@ -13,6 +13,7 @@ connection serves one request: slower, and right.
 """
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ssl import SSLContext
@@ -22,7 +23,9 @@ import h11
 import httpcore
 import trio
 
+from artifactfs.domain import Room
 from artifactfs.logs import NOTICE
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +113,27 @@ class GuardedStream(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore has it
         with _errors_of(httpcore.ReadTimeout, httpcore.ReadError), trio.fail_after(_or_ever(timeout)):
             return await self._stream.receive_some(max_bytes)  # type: ignore[return-value]  # never a bytearray
+
+    async def read_into(
+        self,
+        room: Room,
+        max_bytes: int,
+        timeout: float | None,  # noqa: ASYNC109 - as in `read`
+    ) -> bytes | memoryview:
+        """Receive into the start of `room()`, and return that part of it; do as `read` does where that cannot be."""
+        if not isinstance(self._stream, trio.SocketStream):
+            return await self.read(max_bytes, timeout)
+        with _errors_of(httpcore.ReadTimeout, httpcore.ReadError), trio.fail_after(_or_ever(timeout)):
+            await trio.lowlevel.checkpoint()
+            while True:
+                try:
+                    found = _receive_now(self._wire.socket, room)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._wire.socket)
+                except OSError as error:
+                    raise httpcore.ReadError(error) from error
+                else:
+                    return await self.read(max_bytes, timeout) if found is None else found
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as httpcore has it
         """Send a request. Raises ConnectionNotAvailable, for another connection, if its answer would be ambiguous."""
@@ -237,6 +261,15 @@ def install() -> None:
     """Make httpcore report the end of each answer to its GuardedStream, as far as the installed release can."""
     if _httpcores_own is not None:
         httpcore.AsyncHTTP11Connection._response_closed = _response_closed  # type: ignore[method-assign]  # its own name
+
+
+@no_checkpoint
+def _receive_now(socket: trio.socket.SocketType, room: Room) -> bytes | memoryview | None:
+    """Receive bytes that have arrived to where they belong now; None if there is no room. Raises OSError."""
+    if (place := room()) is None:
+        return None
+    count = os.readv(socket.fileno(), [place])
+    return place[:count] if count else b""
 
 
 @contextmanager

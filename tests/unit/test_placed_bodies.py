@@ -1,0 +1,143 @@
+"""artifactfs.modellab.placed_bodies: bodies are received into memory where they may be, and right everywhere."""
+
+import ssl
+from collections.abc import Iterable
+
+import httpcore
+import pytest
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from artifactfs import errors
+from artifactfs.domain import ArtifactRef, Chunk
+from artifactfs.modellab import placed_bodies
+from artifactfs.modellab.content_endpoint import ContentEndpoint
+from artifactfs.modellab.transport import Transport
+from tests.content_harness import noise
+from tests.scripted import Connection, scripted
+from tests.unit.test_unsolicited import certified
+
+__all__ = ["certified"]
+
+DATA = noise(300_000)
+HEAD = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-%d/%d\r\n" % (len(DATA) - 1, len(DATA))
+LENGTH = b"Content-Length: %d\r\n\r\n" % len(DATA)
+FILE = ArtifactRef("10", "p/artifacts/f.bin")
+
+
+class Answering:
+    """A server that sends each answer in these pieces, and lets the client read each before the next."""
+
+    def __init__(self, pieces: Iterable[bytes], context: ssl.SSLContext | None = None) -> None:
+        self._pieces = list(pieces)
+        self._context = context
+        self.connections = 0
+
+    async def __call__(self, connection: Connection) -> None:
+        self.connections += 1
+        if self._context is not None:
+            await connection.start_tls(self._context)
+        while await connection.request() is not None:
+            for piece in self._pieces:
+                await connection.send(piece)
+                await wait_all_tasks_blocked()
+            if not self._pieces[-1]:
+                return
+
+
+class Taken:
+    """A body that is read with room for its bytes; `gaps`: the chunks for which there is none."""
+
+    def __init__(self, gaps: Iterable[int] = ()) -> None:
+        self.memory = bytearray(len(DATA))
+        self._gaps = set(gaps)
+        self.at = 0
+        self.chunks: list[Chunk] = []
+
+    def room(self) -> memoryview | None:
+        return None if len(self.chunks) in self._gaps else memoryview(self.memory)[self.at : self.at + 70_000]
+
+    async def get(self, transport: Transport) -> bytes:
+        async with ContentEndpoint(transport, deadline_s=5).get(FILE, 0, len(DATA), size=len(DATA)) as body:
+            body.receive_into(self.room)
+            async for chunk in body.chunks:
+                self.chunks.append(chunk)
+                self.at += len(chunk)
+        return b"".join(map(bytes, self.chunks))
+
+    @property
+    def placed(self) -> int:
+        return sum(len(chunk) for chunk in self.chunks if isinstance(chunk, memoryview) and chunk.obj is self.memory)
+
+
+def pieces(count: int = 10) -> list[bytes]:
+    step = len(DATA) // count
+    return [DATA[at : at + step] for at in range(0, len(DATA), step)]
+
+
+async def test_into_memory(autojump_clock: MockClock) -> None:
+    """4.1: what comes after the head is received where it belongs; each byte once. The connection is used again."""
+    serve = Answering([HEAD + LENGTH + DATA[:1000], DATA[1000:100_000], *[DATA[100_000:]]])
+    async with scripted(serve) as network:
+        sender = network.transport("http://127.0.0.1:1")
+        for _ in range(3):
+            taken = Taken()
+            assert await taken.get(sender) == DATA
+            assert taken.placed == len(DATA) - 1000
+            assert taken.memory[1000:] == DATA[1000:]
+    assert serve.connections == 1
+
+
+@pytest.mark.parametrize("gaps", [{0}, {1, 3}, set(range(100))], ids=str)
+async def test_without_room(gaps: set[int], autojump_clock: MockClock) -> None:
+    """4.1: where there is no room in a moment, the bytes come as they did."""
+    async with scripted(Answering([HEAD + LENGTH, *pieces()])) as network:
+        taken = Taken(gaps)
+        assert await taken.get(network.transport("http://127.0.0.1:1")) == DATA
+
+
+async def test_a_body_in_chunks(autojump_clock: MockClock) -> None:
+    """4.1: the frames of a body without a length are no content."""
+    framed = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces()]
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    async with scripted(Answering([head, *framed, b"0\r\n\r\n"])) as network:
+        taken = Taken()
+        assert await taken.get(network.transport("http://127.0.0.1:1")) == DATA
+    assert not taken.placed
+
+
+async def test_more_than_a_body(autojump_clock: MockClock) -> None:
+    """4.1: what follows a body is none of its bytes, and the connection is not used again."""
+    serve = Answering([HEAD + LENGTH, DATA[:-10], DATA[-10:] + b"HTTP/1.1 200 OK\r\n"])
+    async with scripted(serve) as network:
+        sender = network.transport("http://127.0.0.1:1")
+        for _ in range(2):
+            assert await Taken().get(sender) == DATA
+    assert serve.connections == 2
+
+
+async def test_a_body_that_breaks_off(autojump_clock: MockClock) -> None:
+    """4.1: the end of the connection is not the end of the body."""
+    async with scripted(Answering([HEAD + LENGTH, DATA[:-10], b""])) as network:
+        with pytest.raises(errors.ConnectionLost):
+            await Taken().get(network.transport("http://127.0.0.1:1"))
+
+
+async def test_a_body_that_stops(autojump_clock: MockClock) -> None:
+    """5.1: no bytes for a deadline are the end of a request."""
+    async with scripted(Answering([HEAD + LENGTH + DATA[:1000], DATA[1000:2000]])) as network:
+        with pytest.raises(errors.TimedOut):
+            await Taken().get(network.transport("http://127.0.0.1:1"))
+
+
+async def test_tls(certified: tuple[str, ssl.SSLContext], autojump_clock: MockClock) -> None:
+    """4.1: with TLS bytes are right as well."""
+    cert, context = certified
+    async with scripted(Answering([HEAD + LENGTH, *pieces()], context)) as network:
+        taken = Taken()
+        assert await taken.get(network.transport("https://lab.test", ca_file=cert)) == DATA
+
+
+def test_it_is_installed() -> None:
+    """The installed httpcore has the name that this rests on: otherwise bodies are copied once more."""
+    placed_bodies.install()
+    assert httpcore.AsyncHTTP11Connection._receive_response_body is placed_bodies._receive_response_body
