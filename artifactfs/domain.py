@@ -5,7 +5,7 @@ modellab makes them from the service's answers; tree and content work with them 
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -141,8 +141,8 @@ class ContentVersion(msgspec.Struct, frozen=True):
     place: str = ""
 
 
-# Returns memory for the next bytes of a body; None if there is none for them now.
-Room = Callable[[], memoryview | None]
+# Returns pieces of memory for the next bytes of a body, in order; none if there is none for them now.
+Room = Callable[[], Sequence[memoryview]]
 Chunk = bytes | memoryview
 
 

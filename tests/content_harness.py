@@ -141,16 +141,19 @@ class Server:
         at = 0
         while at < upto:
             await trio.sleep(self.pause_s)
-            piece: Chunk = data[at : min(upto, at + self.chunk)]
+            placed: list[Chunk] = []
+            piece = data[at : min(upto, at + self.chunk)]
             # The first piece comes with the answer's head.
-            if at and rooms and (place := rooms[0]()) is not None:
+            for place in rooms[0]() if at and rooms else ():
                 count = min(len(piece), len(place))
                 place[:count] = piece[:count]
-                piece = place[:count]
-                await trio.lowlevel.checkpoint()
-            at += len(piece)
-            self.sent += len(piece)
-            yield piece
+                placed.append(place[:count])
+                piece = piece[count:]
+            at += len(piece) + sum(map(len, placed))
+            for part in (*placed, piece):
+                if part:
+                    self.sent += len(part)
+                    yield part
         if cut is not None and cut < len(data):
             raise Broken("the body broke off")
 

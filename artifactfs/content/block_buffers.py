@@ -14,9 +14,6 @@ from collections.abc import Callable
 Buffer = bytearray | memoryview
 NewBuffer = Callable[[int], Buffer]
 
-# Buffers that are looked at for one without views: the one that was taken first is most likely free. Arbitrary.
-_LOOKS = 8
-
 
 class BlockBuffers:
     """Buffers of `size_bytes`; at most `max_bytes` of them are kept for another use. Safe for threads."""
@@ -42,7 +39,7 @@ class BlockBuffers:
 
     def _unused(self) -> mmap.mmap | None:
         """Take a buffer without views out of those that are kept; None if none was found."""
-        for _ in range(min(_LOOKS, len(self._buffers))):
+        for _ in range(len(self._buffers)):
             try:
                 buffer = self._buffers.popleft()
             except IndexError:  # another thread was faster
@@ -58,7 +55,7 @@ def _has_views(buffer: mmap.mmap) -> bool:
     try:
         # To the size that it has: for the kernel that is nothing.
         buffer.resize(len(buffer))
-    except BufferError:
+    except (BufferError, OSError):  # OSError: where the system refuses mremap, no buffer is used again
         return True
     return False
 

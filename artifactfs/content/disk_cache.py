@@ -142,7 +142,8 @@ class DiskCache:
         if self._idle.is_set():
             self._idle = trio.Event()
             self._nursery.start_soon(self._write, store)
-        self._queued.notify()
+        if self._next()[0]:
+            self._queued.notify()
 
     async def discard(self, key: bytes) -> None:
         """Delete every cached block of a version."""

@@ -19,6 +19,8 @@ from artifactfs.util.pulse import Pulse
 # Where the size of a file is saved that no listing gives one of: after every block.
 _SIZE_INDEX = (1 << 32) - 1
 _SIZE_BYTES = 8
+# Blocks that one read of a socket may fill: what arrives meanwhile is about a MiB. Arbitrary.
+_ROOM_BLOCKS = 3
 
 
 class HasSuccessor(Exception):
@@ -216,18 +218,21 @@ class VersionBlocks:
                 return index * self._block_bytes
         return end
 
-    def room(self, offset: int, end: int) -> memoryview | None:
-        """Return where the next bytes of one block belong, up to `end`, for `receive`; None if it has none of those."""
-        index, start = divmod(offset, self._block_bytes)
-        length = self.length_of(index)
-        end = min(length, end - index * self._block_bytes)
-        if self.dead or start >= end:
-            return None
-        block = self._with_room(index, length)
-        if block.filled != start:
-            return None
-        self._filling[index] = block
-        return memoryview(block.data)[start:end]
+    def room(self, offset: int, end: int) -> list[memoryview]:
+        """Return where the next bytes from `offset` belong, up to `end`, for `receive`: of each block what it lacks."""
+        found: list[memoryview] = []
+        if self.dead:
+            return found
+        while offset < end and len(found) < _ROOM_BLOCKS:
+            index, start = divmod(offset, self._block_bytes)
+            length = self.length_of(index)
+            block = self._with_room(index, length)
+            if block.filled != start:
+                break
+            self._filling[index] = block
+            found.append(memoryview(block.data)[start : min(length, end - index * self._block_bytes)])
+            offset += len(found[-1])
+        return found
 
     async def receive(self, offset: int, chunk: Chunk, *, ahead: bool) -> None:
         """Put bytes from the service into their blocks, wake the readers, then cache the blocks that are whole.

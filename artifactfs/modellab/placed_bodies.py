@@ -38,15 +38,16 @@ async def _receive_response_body(self: httpcore.AsyncHTTP11Connection, request: 
                 yield copy
         return
     timeout = request.extensions.get("timeout", {}).get("read")
-    piece: Any  # h11_buffer.py takes views
+    pieces: list[Any] = []  # h11_buffer.py takes views
     while True:
         try:
             event = parser.next_event()
         except h11.RemoteProtocolError as error:
             raise httpcore.RemoteProtocolError(error) from error
         if event is h11.NEED_DATA:
-            piece = await stream.read_into(room, self.READ_NUM_BYTES, timeout)
-            parser.receive_data(piece)
+            if not pieces:
+                pieces += await stream.read_into(room, self.READ_NUM_BYTES, timeout)
+            parser.receive_data(pieces.pop(0))
         elif isinstance(event, h11.Data):
             yield event.data
         elif isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:

@@ -23,7 +23,7 @@ import h11
 import httpcore
 import trio
 
-from artifactfs.domain import Room
+from artifactfs.domain import Chunk, Room
 from artifactfs.logs import NOTICE
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 # How long a new connection waits for a greeting before its first request: a server that speaks first is no HTTP
 # server. Over loopback a greeting takes a tenth of that (measured 2026-11-29); a TLS handshake takes far longer.
 _GREETING_S = 0.002
+# The most that the first read of an answer takes: what comes with its head is copied. Most heads have less than a KiB.
+_HEAD_BYTES = 16 << 10
 # Kind, version, length (RFC 8446, 5.1).
 _RECORD_HEADER_BYTES = 5
 _SOCKET_OPTION = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
@@ -109,9 +111,13 @@ class GuardedStream(httpcore.AsyncNetworkStream):
         self._layers = layers
         self._is_new = True
         self._is_free = False
+        self._is_head_due = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore has it
         with _errors_of(httpcore.ReadTimeout, httpcore.ReadError), trio.fail_after(_or_ever(timeout)):
+            if self._is_head_due:
+                self._is_head_due = False
+                max_bytes = min(max_bytes, _HEAD_BYTES)
             return await self._stream.receive_some(max_bytes)  # type: ignore[return-value]  # never a bytearray
 
     async def read_into(
@@ -119,21 +125,20 @@ class GuardedStream(httpcore.AsyncNetworkStream):
         room: Room,
         max_bytes: int,
         timeout: float | None,  # noqa: ASYNC109 - as in `read`
-    ) -> bytes | memoryview:
+    ) -> list[Chunk]:
         """Receive into the start of `room()`, and return that part of it; do as `read` does where that cannot be."""
-        if not isinstance(self._stream, trio.SocketStream):
-            return await self.read(max_bytes, timeout)
-        with _errors_of(httpcore.ReadTimeout, httpcore.ReadError), trio.fail_after(_or_ever(timeout)):
+        if isinstance(self._stream, trio.SocketStream):
             await trio.lowlevel.checkpoint()
-            while True:
-                try:
-                    found = _receive_now(self._wire.socket, room)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self._wire.socket)
-                except OSError as error:
-                    raise httpcore.ReadError(error) from error
-                else:
-                    return await self.read(max_bytes, timeout) if found is None else found
+            with _errors_of(httpcore.ReadTimeout, httpcore.ReadError):
+                found = _receive_now(self._wire.socket, room)
+                if found is None:
+                    with trio.fail_after(_or_ever(timeout)):
+                        while found is None:
+                            await trio.lowlevel.wait_readable(self._wire.socket)
+                            found = _receive_now(self._wire.socket, room)
+            if found:
+                return found
+        return [await self.read(max_bytes, timeout)]
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as httpcore has it
         """Send a request. Raises ConnectionNotAvailable, for another connection, if its answer would be ambiguous."""
@@ -148,6 +153,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
             # ticket.
             self._wire.strict = not self._is_new
             self._is_new = self._is_free = False
+            self._is_head_due = True
             try:
                 await self._stream.send_all(buffer)
             except _AlreadyThere:
@@ -264,12 +270,22 @@ def install() -> None:
 
 
 @no_checkpoint
-def _receive_now(socket: trio.socket.SocketType, room: Room) -> bytes | memoryview | None:
-    """Receive bytes that have arrived to where they belong now; None if there is no room. Raises OSError."""
-    if (place := room()) is None:
-        return None
-    count = os.readv(socket.fileno(), [place])
-    return place[:count] if count else b""
+def _receive_now(socket: trio.socket.SocketType, room: Room) -> list[Chunk] | None:
+    """Receive bytes that have arrived to where they belong now; returns nothing if there is no room, or at the end.
+
+    None if no byte has arrived. Raises OSError.
+    """
+    found: list[Chunk] = []
+    if places := room():
+        try:
+            count = os.readv(socket.fileno(), places)
+        except BlockingIOError:
+            return None
+        for place in places:
+            if count > 0:
+                found.append(place[:count])
+                count -= len(place)
+    return found
 
 
 @contextmanager
@@ -279,7 +295,7 @@ def _errors_of(late: type[Exception], broken: type[Exception]) -> Iterator[None]
         yield
     except trio.TooSlowError as error:
         raise late(error) from error
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise broken(error) from error
 
 

@@ -53,8 +53,11 @@ class Taken:
         self.at = 0
         self.chunks: list[Chunk] = []
 
-    def room(self) -> memoryview | None:
-        return None if len(self.chunks) in self._gaps else memoryview(self.memory)[self.at : self.at + 70_000]
+    def room(self) -> list[memoryview]:
+        if len(self.chunks) in self._gaps:
+            return []
+        starts = range(self.at, min(self.at + 100_000, len(DATA)), 40_000)
+        return [memoryview(self.memory)[start : min(start + 40_000, self.at + 100_000)] for start in starts]
 
     async def get(self, transport: Transport) -> bytes:
         async with ContentEndpoint(transport, deadline_s=5).get(FILE, 0, len(DATA), size=len(DATA)) as body:
