@@ -51,6 +51,9 @@ async def _receive_response_body(self: httpcore.AsyncHTTP11Connection, request: 
         elif isinstance(event, h11.Data):
             yield event.data
         elif isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
+            for piece in pieces:
+                # Bytes behind the body: what looks for them (unsolicited.py) asks the parser.
+                parser.receive_data(piece)
             return
 
 

@@ -13,8 +13,8 @@ from artifactfs.modellab import placed_bodies
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.transport import Transport
 from tests.content_harness import noise
-from tests.scripted import Connection, scripted
-from tests.unit.test_unsolicited import certified
+from tests.scripted import Connection, Network, scripted
+from tests.unit.test_unsolicited import ROUTES, certified
 
 __all__ = ["certified"]
 
@@ -27,13 +27,17 @@ FILE = ArtifactRef("10", "p/artifacts/f.bin")
 class Answering:
     """A server that sends each answer in these pieces, and lets the client read each before the next."""
 
-    def __init__(self, pieces: Iterable[bytes], context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, pieces: Iterable[bytes], context: ssl.SSLContext | None, *, is_tunnel: bool) -> None:
         self._pieces = list(pieces)
         self._context = context
+        self._is_tunnel = is_tunnel
         self.connections = 0
 
     async def __call__(self, connection: Connection) -> None:
         self.connections += 1
+        if self._is_tunnel:
+            await connection.request()
+            await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
         if self._context is not None:
             await connection.start_tls(self._context)
         while await connection.request() is not None:
@@ -72,16 +76,36 @@ class Taken:
         return sum(len(chunk) for chunk in self.chunks if isinstance(chunk, memoryview) and chunk.obj is self.memory)
 
 
+class Way:
+    """How a Transport comes to its server."""
+
+    def __init__(self, name: str, certified: tuple[str, ssl.SSLContext]) -> None:
+        self._url, self._proxy = ROUTES[name]
+        self._ca_file, self._context = certified
+
+    def serve(self, answer: Iterable[bytes]) -> Answering:
+        is_tls = self._url.startswith("https")
+        return Answering(answer, self._context if is_tls else None, is_tunnel=is_tls and self._proxy is not None)
+
+    def transport(self, network: Network) -> Transport:
+        return network.transport(self._url, proxy=self._proxy, ca_file=self._ca_file)
+
+
+@pytest.fixture(params=ROUTES)
+def way(request: pytest.FixtureRequest, certified: tuple[str, ssl.SSLContext]) -> Way:
+    return Way(request.param, certified)
+
+
 def pieces(count: int = 10) -> list[bytes]:
     step = len(DATA) // count
     return [DATA[at : at + step] for at in range(0, len(DATA), step)]
 
 
-async def test_into_memory(autojump_clock: MockClock) -> None:
+async def test_into_memory(way: Way, autojump_clock: MockClock) -> None:
     """4.1: what comes after the head is received where it belongs; each byte once. The connection is used again."""
-    serve = Answering([HEAD + LENGTH + DATA[:1000], DATA[1000:100_000], *[DATA[100_000:]]])
+    serve = way.serve([HEAD + LENGTH + DATA[:1000], DATA[1000:100_000], *[DATA[100_000:]]])
     async with scripted(serve) as network:
-        sender = network.transport("http://127.0.0.1:1")
+        sender = way.transport(network)
         for _ in range(3):
             taken = Taken()
             assert await taken.get(sender) == DATA
@@ -91,53 +115,45 @@ async def test_into_memory(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("gaps", [{0}, {1, 3}, set(range(100))], ids=str)
-async def test_without_room(gaps: set[int], autojump_clock: MockClock) -> None:
+async def test_without_room(gaps: set[int], way: Way, autojump_clock: MockClock) -> None:
     """4.1: where there is no room in a moment, the bytes come as they did."""
-    async with scripted(Answering([HEAD + LENGTH, *pieces()])) as network:
+    async with scripted(way.serve([HEAD + LENGTH, *pieces()])) as network:
         taken = Taken(gaps)
-        assert await taken.get(network.transport("http://127.0.0.1:1")) == DATA
+        assert await taken.get(way.transport(network)) == DATA
 
 
-async def test_a_body_in_chunks(autojump_clock: MockClock) -> None:
+async def test_a_body_in_chunks(way: Way, autojump_clock: MockClock) -> None:
     """4.1: the frames of a body without a length are no content."""
     framed = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces()]
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-    async with scripted(Answering([head, *framed, b"0\r\n\r\n"])) as network:
+    async with scripted(way.serve([head, *framed, b"0\r\n\r\n"])) as network:
         taken = Taken()
-        assert await taken.get(network.transport("http://127.0.0.1:1")) == DATA
+        assert await taken.get(way.transport(network)) == DATA
     assert not taken.placed
 
 
-async def test_more_than_a_body(autojump_clock: MockClock) -> None:
+async def test_more_than_a_body(way: Way, autojump_clock: MockClock) -> None:
     """4.1: what follows a body is none of its bytes, and the connection is not used again."""
-    serve = Answering([HEAD + LENGTH, DATA[:-10], DATA[-10:] + b"HTTP/1.1 200 OK\r\n"])
+    serve = way.serve([HEAD + LENGTH, DATA[:-10], DATA[-10:] + b"HTTP/1.1 200 OK\r\n"])
     async with scripted(serve) as network:
-        sender = network.transport("http://127.0.0.1:1")
+        sender = way.transport(network)
         for _ in range(2):
             assert await Taken().get(sender) == DATA
     assert serve.connections == 2
 
 
-async def test_a_body_that_breaks_off(autojump_clock: MockClock) -> None:
+async def test_a_body_that_breaks_off(way: Way, autojump_clock: MockClock) -> None:
     """4.1: the end of the connection is not the end of the body."""
-    async with scripted(Answering([HEAD + LENGTH, DATA[:-10], b""])) as network:
+    async with scripted(way.serve([HEAD + LENGTH, DATA[:-10], b""])) as network:
         with pytest.raises(errors.ConnectionLost):
-            await Taken().get(network.transport("http://127.0.0.1:1"))
+            await Taken().get(way.transport(network))
 
 
-async def test_a_body_that_stops(autojump_clock: MockClock) -> None:
+async def test_a_body_that_stops(way: Way, autojump_clock: MockClock) -> None:
     """5.1: no bytes for a deadline are the end of a request."""
-    async with scripted(Answering([HEAD + LENGTH + DATA[:1000], DATA[1000:2000]])) as network:
+    async with scripted(way.serve([HEAD + LENGTH + DATA[:1000], DATA[1000:2000]])) as network:
         with pytest.raises(errors.TimedOut):
-            await Taken().get(network.transport("http://127.0.0.1:1"))
-
-
-async def test_tls(certified: tuple[str, ssl.SSLContext], autojump_clock: MockClock) -> None:
-    """4.1: with TLS bytes are right as well."""
-    cert, context = certified
-    async with scripted(Answering([HEAD + LENGTH, *pieces()], context)) as network:
-        taken = Taken()
-        assert await taken.get(network.transport("https://lab.test", ca_file=cert)) == DATA
+            await Taken().get(way.transport(network))
 
 
 def test_it_is_installed() -> None:
