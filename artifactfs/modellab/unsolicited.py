@@ -116,14 +116,16 @@ class GuardedStream(httpcore.AsyncNetworkStream):
         self._is_head_due = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore has it
-        if isinstance(self._stream, trio.SSLStream):
-            # It gives no more than one record, but makes an object of this size first.
-            max_bytes = min(max_bytes, scattered_reads.RECORD_BYTES)
-        elif self._is_head_due:
+        if self._is_head_due:
+            self._is_head_due = False
             max_bytes = min(max_bytes, _HEAD_BYTES)
-        self._is_head_due = False
+        stream = self._stream
         with _errors_of(httpcore.ReadTimeout, httpcore.ReadError), trio.fail_after(_or_ever(timeout)):
-            return await self._stream.receive_some(max_bytes)  # type: ignore[return-value]  # never a bytearray
+            if not isinstance(stream, trio.SSLStream):
+                return await stream.receive_some(max_bytes)  # type: ignore[return-value]  # never a bytearray
+            # No more than a record comes, but an object of the size that is asked for is made for it.
+            first = await stream.receive_some(min(max_bytes, scattered_reads.RECORD_BYTES))
+            return scattered_reads.with_rest(stream, bytes(first), max_bytes)
 
     async def read_into(
         self,

@@ -122,6 +122,16 @@ async def test_without_room(gaps: set[int], way: Way, autojump_clock: MockClock)
         assert await taken.get(way.transport(network)) == DATA
 
 
+async def test_nowhere(way: Way, autojump_clock: MockClock) -> None:
+    """4.1: a body that is received into no memory, a listing's say, comes as it is."""
+    async with scripted(way.serve([HEAD + LENGTH + DATA[:1000], DATA[1000:200_000], DATA[200_000:]])) as network:
+        sender = way.transport(network)
+        for _ in range(2):
+            async with ContentEndpoint(sender, deadline_s=5).get(FILE, 0, len(DATA), size=len(DATA)) as body:
+                assert b"".join([bytes(chunk) async for chunk in body.chunks]) == DATA
+    assert len(network.connections) == 1
+
+
 async def test_a_body_in_chunks(way: Way, autojump_clock: MockClock) -> None:
     """4.1: the frames of a body without a length are no content."""
     framed = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces()]
