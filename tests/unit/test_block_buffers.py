@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from artifactfs.content.block_buffers import BlockBuffers
+from tests.content_harness import BLOCK, Server, bench, noise
 
 SIZE = 4096
 
@@ -91,3 +93,14 @@ def test_threads() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(use, range(4)))
+
+
+async def test_readers_keep_their_bytes(autojump_clock: MockClock) -> None:
+    """4.1: what a reader was given stays, long after its block was evicted and the next ones were received."""
+    data = noise(40 * BLOCK, seed=1)
+    for placed in (True, False):
+        async with bench(Server(data, placed=placed), pool=4 * BLOCK, budget=4 * BLOCK) as made:
+            handle = await made.open(len(data), run_stamp=b"R" * 16)
+            held = [(at, await handle.read(at, 300)) for at in (*range(0, len(data), 300), *range(0, len(data), BLOCK))]
+            assert all(bytes(view) == data[at : at + 300] for at, view in held)
+            handle.close()

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 import httpcore
 import pytest
-from trio.testing import MockClock, wait_all_tasks_blocked
+import trio
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, Chunk
-from artifactfs.modellab import placed_bodies
+from artifactfs.modellab import placed_bodies, scattered_reads
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.transport import Transport
 from tests.content_harness import noise
@@ -164,6 +165,14 @@ async def test_a_body_that_stops(way: Way, autojump_clock: MockClock) -> None:
     async with scripted(way.serve([HEAD + LENGTH + DATA[:1000], DATA[1000:2000]])) as network:
         with pytest.raises(errors.TimedOut):
             await Taken().get(way.transport(network))
+
+
+def test_records_can_be_decrypted(certified: tuple[str, ssl.SSLContext]) -> None:
+    """The installed trio has the name that this rests on: otherwise each record of TLS is read by itself."""
+    _, context = certified
+    ours, _ = memory_stream_pair()
+    stream = trio.SSLStream(ours, context, server_side=True)
+    assert isinstance(scattered_reads._tls_of(stream), ssl.SSLObject)
 
 
 def test_it_is_installed() -> None:
