@@ -243,10 +243,10 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if (handle := self._open_files.get(fh)) is None:
             return self._control_files.read(fh, off, size)
-        # A view of what is in memory, not a copy: the binding takes any buffer.
-        return cast(
-            "bytes", await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
-        )
+        found = handle.opened.try_read(off, size) if handle.opened.size == handle.inode.entry.size_bytes else None
+        if found is None:
+            found = await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
+        return cast("bytes", found)  # a view of what is in memory, not a copy: the binding takes any buffer
 
     @fuse_handler
     async def release(self, fh: int) -> None:
