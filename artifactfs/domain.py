@@ -5,7 +5,7 @@ modellab makes them from the service's answers; tree and content work with them 
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -141,12 +141,22 @@ class ContentVersion(msgspec.Struct, frozen=True):
     place: str = ""
 
 
+# Returns pieces of memory for the next bytes of a body, in order; none if there is none for them now.
+Room = Callable[[], Sequence[memoryview]]
+Chunk = bytes | memoryview
+
+
+def _nowhere(_room: Room) -> None:
+    """Pieces of a body come as they are."""
+
+
 class ContentBody(msgspec.Struct):
     """An answer's body: bytes [start, end) of the artifact as they come.
 
     `end` and `total` (the artifact's size in bytes) are None where the answer does not say. `whole`: the server
     ignored the range and sends everything. `validator`: a digest of what names this version of the artifact.
     `is_framed`: its end is marked, by a length or a last chunk; otherwise it ends as the connection does.
+    `receive_into`: called before the first chunk, lets chunks be received right into memory, whose parts they then are.
     """
 
     start: int
@@ -154,8 +164,9 @@ class ContentBody(msgspec.Struct):
     total: int | None
     whole: bool
     validator: bytes | None
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncIterator[Chunk]
     is_framed: bool = True
+    receive_into: Callable[[Room], None] = _nowhere
 
 
 class RequestUsage(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from artifactfs import errors
+from artifactfs.content.block_buffers import BlockBuffers
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.context import ContentContext
@@ -20,7 +21,7 @@ from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
-from artifactfs.domain import ArtifactRef, ContentBody, ContentVersion
+from artifactfs.domain import ArtifactRef, Chunk, ContentBody, ContentVersion, Room
 from artifactfs.util import threads
 
 T = TypeVar("T")
@@ -71,7 +72,8 @@ class Broken(errors.ConnectionLost):
 class Server:
     """A ContentService: `data` is the file, the rest how it is answered.
 
-    `granted`: ranges are; `told`: the total is; `framed`: see ContentBody. `validator`: of the next answer. `cuts`:
+    `granted`: ranges are; `told`: the total is; `framed`: see ContentBody; `placed`: chunks are received into memory.
+    `validator`: of the next answer. `cuts`:
     for each answer, after how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all.
     `failures`: raised in place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk
     ever comes.
@@ -81,6 +83,7 @@ class Server:
     granted: bool = True
     told: bool = True
     framed: bool = True
+    placed: bool = True
     chunk: int = 700
     pause_s: float = 0.0
     validator: Callable[[], bytes | None] = lambda: None
@@ -122,25 +125,39 @@ class Server:
             self.ranges = True
             end = min(end, total)
             said = total if self.told else None
-            body = ContentBody(start, end, said, False, self.validator(), self._chunks(data[start:end]))
+            rooms: list[Room] = []
+            body = ContentBody(start, end, said, False, self.validator(), self._chunks(data[start:end], rooms))
+            if self.placed:
+                body.receive_into = rooms.append
         self.open_bodies += 1
         try:
-            async with aclosing(cast("AsyncGenerator[bytes, None]", body.chunks)):
+            async with aclosing(cast("AsyncGenerator[Chunk, None]", body.chunks)):
                 yield body
         finally:
             self.open_bodies -= 1
 
-    async def _chunks(self, data: bytes) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, data: bytes, rooms: Sequence[Room] = ()) -> AsyncGenerator[Chunk, None]:
         cut = self.cuts.pop(0) if self.cuts else None
         ends = self.ends.pop(0) if self.ends else None
         if self.stall:
             await trio.sleep_forever()
         upto = min(len(data), *(at for at in (cut, ends) if at is not None), len(data))
-        for at in range(0, upto, self.chunk):
+        at = 0
+        while at < upto:
             await trio.sleep(self.pause_s)
+            placed: list[Chunk] = []
             piece = data[at : min(upto, at + self.chunk)]
-            self.sent += len(piece)
-            yield piece
+            # The first piece comes with the answer's head.
+            for place in rooms[0]() if at and rooms else ():
+                count = min(len(piece), len(place))
+                place[:count] = piece[:count]
+                placed.append(place[:count])
+                piece = piece[count:]
+            at += len(piece) + sum(map(len, placed))
+            for part in (*placed, piece):
+                if part:
+                    self.sent += len(part)
+                    yield part
         if cut is not None and cut < len(data):
             raise Broken("the body broke off")
 
@@ -199,10 +216,18 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """Yield the contents of a mount; nothing may be left at the end. `directory`: of the cache, None for none."""
     now = list(now_s)
+    # Fewer of them than blocks in memory, so that each is used again soon.
+    buffers = BlockBuffers(tuning.block_bytes, pool // 2)
     async with trio.open_nursery() as nursery:
         store = None
         if directory is not None:
-            store = BlockStore(directory, max_bytes=cache, min_free_bytes=0, block_bytes=tuning.block_bytes)
+            store = BlockStore(
+                directory,
+                max_bytes=cache,
+                min_free_bytes=0,
+                block_bytes=tuning.block_bytes,
+                new_buffer=buffers.take,
+            )
         kept = DiskCache(store, nursery, tuning, run_in_thread)
         shop = ContentContext(
             service=server,
@@ -215,6 +240,7 @@ async def bench(
             listing_ttl_s=LISTING_TTL_S,
             backoff_s=float,
             tuning=tuning,
+            new_buffer=buffers.take,
         )
         made = Bench(shop, kept, OpenFileTable(shop, owner=owner), nursery, now)
         yield made

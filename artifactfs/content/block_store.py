@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from artifactfs.content import block_format, block_tree, cache_dir, usage
+from artifactfs.content.block_buffers import Buffer, NewBuffer
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
 from artifactfs.content.block_tree import File
 from artifactfs.content.content_tuning import BLOCK_BYTES
@@ -63,12 +64,20 @@ class BlockStore:
     """The blocks of one cache directory. Safe for threads, and for several processes at once.
 
     `save` creates `directory`, again if it was deleted; it follows no symbolic link. `max_bytes` limits everything in
-    it, `min_free_bytes` stays free on the disk. `session` names this
-    mount.
+    it, `min_free_bytes` stays free on the disk. `session` names this mount. `new_buffer`: see block_format.read.
     """
 
-    def __init__(self, directory: str, *, max_bytes: int, min_free_bytes: int, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        max_bytes: int,
+        min_free_bytes: int,
+        block_bytes: int = BLOCK_BYTES,
+        new_buffer: NewBuffer = bytearray,
+    ) -> None:
         self.directory = directory
+        self._new_buffer = new_buffer
         self.block_bytes = block_bytes
         # The open directory of the blocks: as long as it is there, it is not looked for by its name again.
         self._opened: cache_dir.Directory | None = None
@@ -135,7 +144,7 @@ class BlockStore:
         except OSError:
             return {}
         try:
-            blocks = block_format.read(fd, key, first, count, wanted, block_bytes=self.block_bytes)
+            blocks = block_format.read(fd, key, first, count, wanted, self.block_bytes, self._new_buffer)
             if blocks and accept(blocks[0].stamp):
                 with contextlib.suppress(OSError):
                     os.utime(fd)
@@ -147,7 +156,7 @@ class BlockStore:
         self._remove(directory, name)
         return {}
 
-    def save(self, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Provenance) -> bool:
+    def save(self, key: bytes, first: int, blocks: Sequence[bytes | Buffer], stamp: Provenance) -> bool:
         """Keep one block, or a group of `group_blocks` whole ones from index `first` on, all of one stamp.
 
         Returns whether they are cached. Evicts the least recently used blocks to make room.
@@ -162,9 +171,7 @@ class BlockStore:
             self._pause(error)
         return False
 
-    def _save(
-        self, key: bytes, first: int, blocks: Sequence[bytes | bytearray | memoryview], stamp: Provenance
-    ) -> bool:
+    def _save(self, key: bytes, first: int, blocks: Sequence[bytes | Buffer], stamp: Provenance) -> bool:
         size = block_tree.on_disk(block_format.extra_bytes(key) + sum(len(block) for block in blocks))
         with contextlib.ExitStack() as stack:
             with self._total(make=True) as held:
@@ -241,7 +248,7 @@ class BlockStore:
             try:
                 with self._version(file.key) as directory, _opened(file.name, directory) as fd:
                     wanted = range(first, first + count)
-                    found = block_format.read(fd, file.key, first, count, wanted, block_bytes=self.block_bytes)
+                    found = block_format.read(fd, file.key, first, count, wanted, self.block_bytes)
                     damaged = found is None
             except FileNotFoundError:
                 continue  # evicted in this moment
@@ -317,9 +324,8 @@ class BlockStore:
 
     def _remove(self, directory: int, name: str) -> None:
         with contextlib.suppress(OSError):
-            os.stat(
-                name, dir_fd=directory, follow_symlinks=False
-            )  # as a rule there is nothing, and nothing to lock for
+            # As a rule there is nothing, and nothing to lock for.
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
             with self._total() as held:
                 size = block_tree.on_disk(os.stat(name, dir_fd=directory, follow_symlinks=False).st_size)
                 os.unlink(name, dir_fd=directory)

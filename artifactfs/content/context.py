@@ -8,6 +8,7 @@ import cachetools
 import msgspec
 import trio
 
+from artifactfs.content.block_buffers import NewBuffer
 from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
@@ -55,6 +56,8 @@ class ContentContext(msgspec.Struct):
     # The pause before a request is sent again, given how often it failed (the first time: 1).
     backoff_s: Callable[[int], float]
     tuning: ContentTuning = DEFAULTS
+    # Makes the memory of a block.
+    new_buffer: NewBuffer = bytearray
     # This server's validators differ from answer to answer, so they mean nothing (docs/semantics.md 4.1).
     validators_unreliable: bool = False
     # The validator of each version that was read, by the version's key in the caches.

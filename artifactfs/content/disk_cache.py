@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from artifactfs.content.block_buffers import Buffer
 from artifactfs.content.block_format import Block, Provenance
 from artifactfs.content.block_store import BlockStore, Cleared
 from artifactfs.content.cache_places import place_in
@@ -115,7 +116,7 @@ class DiskCache:
                 found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
         return [found.get(index) for index in indices]
 
-    async def save(self, key: bytes, index: int, data: bytearray, size: int, stamp: Provenance) -> None:
+    async def save(self, key: bytes, index: int, data: Buffer, size: int, stamp: Provenance) -> None:
         """Queue the first `size` bytes of a block. Waits a little for room; without it the block is not saved."""
         if self._store is None:
             return
@@ -129,7 +130,9 @@ class DiskCache:
                 self._stuck = True
                 return
         if refusals == self._refusals:
-            self._enqueue(self._store, (key, index), Block(data if size == len(data) else data[:size], stamp))
+            self._enqueue(
+                self._store, (key, index), Block(data if size == len(data) else bytearray(data[:size]), stamp)
+            )
 
     @no_checkpoint
     def _enqueue(self, store: BlockStore, place: _Place, block: Block) -> None:
@@ -139,7 +142,8 @@ class DiskCache:
         if self._idle.is_set():
             self._idle = trio.Event()
             self._nursery.start_soon(self._write, store)
-        self._queued.notify()
+        if self._next()[0]:
+            self._queued.notify()
 
     async def discard(self, key: bytes) -> None:
         """Delete every cached block of a version."""

@@ -185,6 +185,7 @@ class Fetcher:
         stop = min(fetch.upto, body.end) if body.end is not None else fetch.upto
         if stop <= fetch.at:
             return  # past the end of the file; `_check` has learned its size
+        body.receive_into(lambda: self._blocks.room(fetch.at, stop))
         async for chunk in body.chunks:
             if fetch.at + len(chunk) > stop:
                 raise errors.UnexpectedAnswer("more bytes came than the answer had announced")

@@ -13,7 +13,7 @@ from artifactfs.content.block_fetch import BlockFetch
 from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
 from artifactfs.content.version_blocks import LargerContent, SmallerContent, VersionBlocks
-from artifactfs.domain import ArtifactRef, ContentBody
+from artifactfs.domain import ArtifactRef, Chunk, ContentBody
 from artifactfs.util.pulse import Pulse
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class FullBody:
 
     async def _read(self) -> None:
         blocks, size, received = self._blocks, self._blocks.size, 0
-        last = b""
+        last: Chunk = b""
         async for chunk in self._body.chunks:
             received = self._stream.came_to = received + len(chunk)
             if size is not None and received > size:
@@ -105,7 +105,7 @@ class FullBody:
         self._context.stats.restarted += 1
         self._scope.cancel()
 
-    async def _advance(self, offset: int, chunk: bytes) -> None:
+    async def _advance(self, offset: int, chunk: Chunk) -> None:
         fetch = self._fetch
         self.at = offset + len(chunk)
         fetch.at = max(fetch.at, min(self.at, fetch.end))

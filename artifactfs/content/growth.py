@@ -15,7 +15,7 @@ import trio
 from artifactfs import errors
 from artifactfs.content.context import ContentContext
 from artifactfs.content.version_blocks import VersionBlocks
-from artifactfs.domain import ArtifactRef, ContentBody
+from artifactfs.domain import ArtifactRef, Chunk, ContentBody
 
 # How often an answer may break off before the proof fails. Arbitrary.
 _ATTEMPTS = 3
@@ -44,7 +44,7 @@ class _Sample(msgspec.Struct, frozen=True):
     def end(self) -> int:
         return self.start + len(self.data)
 
-    def differs(self, offset: int, chunk: bytes) -> bool:
+    def differs(self, offset: int, chunk: Chunk) -> bool:
         """Whether a chunk at `offset` contradicts the sample."""
         first, last = max(offset, self.start), min(offset + len(chunk), self.end)
         if first >= last:

@@ -7,13 +7,15 @@ the pool has evicted the block.
 from collections import Counter
 from collections.abc import Callable
 
+from artifactfs.content.block_buffers import Buffer
+
 
 class MemoryBlock:
     """The first `filled` bytes of a block, in a buffer that may be longer."""
 
     __slots__ = ("data", "filled")
 
-    def __init__(self, data: bytearray, filled: int) -> None:
+    def __init__(self, data: Buffer, filled: int) -> None:
         self.data = data
         self.filled = filled
 

@@ -101,23 +101,26 @@ class OpenFile:
             raise errors.BodyTooLarge("no answer tells the length of a body that no cache has room for")
         await self._shared.current.blocks.persist_size()
 
+    def try_read(self, offset: int, size: int) -> bytes | memoryview | None:
+        """Do what `read` does, if a block in memory has all of it; None otherwise. Does not wait."""
+        file, end = self._shared.current, self._end(offset, size)
+        if end <= offset or (view := file.try_view(offset, end)) is None:
+            return None
+        self._note(file, offset, end, is_cached=True)
+        file.count_memory_read(end - offset)
+        return view
+
     async def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return `size` bytes from `offset`, less only at the end of the file.
 
         The view stays valid, and its bytes never change. Raises Superseded, ServiceError.
         """
-        file = self._shared.current
-        end = offset + size
-        if (file_size := file.blocks.size) is not None:
-            end = min(end, file_size)
-        if end <= offset:
-            return b""
-        view = file.try_view(offset, end)
-        fetch_to = self._note(file, offset, end, is_cached=view is not None)
-        if view is not None:
-            file.count_memory_read(end - offset)
+        if (view := self.try_read(offset, size)) is not None:
             return view
-        return await self._fetch(offset, end, fetch_to)
+        file = self._shared.current
+        if (end := self._end(offset, size)) <= offset:
+            return b""
+        return await self._fetch(offset, end, self._note(file, offset, end, is_cached=False))
 
     def close(self) -> None:
         """Close the handle. With the last handle of a version its fetches end."""
@@ -133,6 +136,10 @@ class OpenFile:
                 # From the first byte, so that no read has bytes of both accounts. Project and path are the service's
                 # own ids, which no two accounts share, so a reader with a part of the file may go on.
                 continue
+
+    def _end(self, offset: int, size: int) -> int:
+        file_size = self.size
+        return offset + size if file_size is None else min(offset + size, file_size)
 
     def _note(self, file: SharedFile, offset: int, end: int, *, is_cached: bool) -> int:
         """Take note of a read and start read-ahead; returns the offset up to which to fetch for this read.

@@ -9,14 +9,18 @@ the key is without it, and the size is saved beside the blocks.
 from collections.abc import Callable, Collection, Iterable
 
 from artifactfs import errors
+from artifactfs.content.block_buffers import Buffer
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.context import ContentContext
 from artifactfs.content.memory_cache import MemoryBlock
+from artifactfs.domain import Chunk
 from artifactfs.util.pulse import Pulse
 
 # Where the size of a file is saved that no listing gives one of: after every block.
 _SIZE_INDEX = (1 << 32) - 1
 _SIZE_BYTES = 8
+# Blocks that one read of a socket may fill: what arrives meanwhile is about a MiB. Arbitrary.
+_ROOM_BLOCKS = 3
 
 
 class HasSuccessor(Exception):
@@ -185,7 +189,8 @@ class VersionBlocks:
 
     def last_in_memory(self) -> int | None:
         """Return the index of the last block that is in memory."""
-        return max((*self._filling, *self._context.pool.indices(self._key)), default=None)
+        filling = (index for index, block in self._filling.items() if block.filled)
+        return max((*filling, *self._context.pool.indices(self._key)), default=None)
 
     def length_of(self, index: int) -> int:
         """Return the length of a whole block."""
@@ -213,7 +218,23 @@ class VersionBlocks:
                 return index * self._block_bytes
         return end
 
-    async def receive(self, offset: int, chunk: bytes, *, ahead: bool) -> None:
+    def room(self, offset: int, end: int) -> list[memoryview]:
+        """Return where the next bytes from `offset` belong, up to `end`, for `receive`: of each block what it lacks."""
+        found: list[memoryview] = []
+        if self.dead:
+            return found
+        while offset < end and len(found) < _ROOM_BLOCKS:
+            index, start = divmod(offset, self._block_bytes)
+            length = self.length_of(index)
+            block = self._with_room(index, length)
+            if block.filled != start:
+                break
+            self._filling[index] = block
+            found.append(memoryview(block.data)[start : min(length, end - index * self._block_bytes)])
+            offset += len(found[-1])
+        return found
+
+    async def receive(self, offset: int, chunk: Chunk, *, ahead: bool) -> None:
         """Put bytes from the service into their blocks, wake the readers, then cache the blocks that are whole.
 
         `ahead`: no read has asked for them yet.
@@ -242,17 +263,11 @@ class VersionBlocks:
         if not start <= filled < end:
             return None  # nothing new; or a gap: a full body passes blocks that the pool has evicted
         length = self.length_of(index)
-        if filled == 0 and len(view) == length:
-            block = MemoryBlock(bytearray(view), length)  # spares clearing the memory first
-        else:
-            if block is None or len(block.data) < length:
-                # Not resized: a reader may have a view of the shorter buffer.
-                larger = bytearray(length)
-                if block is not None:
-                    larger[:filled] = memoryview(block.data)[:filled]
-                block = MemoryBlock(larger, filled)
+        block = self._with_room(index, length)
+        if view.obj is not memoryview(block.data).obj:
             block.data[filled:end] = view[filled - start :]
-            block.filled = end
+        # Otherwise they were received there, at `room`: nothing else has views of this buffer before they are filled.
+        block.filled = end
         # Only bytes beyond the high-water mark count, so that restarts do not look like progress.
         high_water = self._high_water.get(index, 0)
         self.received += max(0, end - high_water)
@@ -264,6 +279,18 @@ class VersionBlocks:
         self._context.stats.fetched_blocks += 1
         self._context.pool.put(self._key, index, block, ahead=ahead)
         return block
+
+    def _with_room(self, index: int, length: int) -> MemoryBlock:
+        """Return what is there of a block, in a buffer for `length` bytes."""
+        block = self.block(index)
+        if block is not None and len(block.data) >= length:
+            return block
+        # Not resized: a reader may have a view of the shorter buffer.
+        larger = MemoryBlock(self._context.new_buffer(length), 0)
+        if block is not None:
+            larger.data[: block.filled] = memoryview(block.data)[: block.filled]
+            larger.filled = block.filled
+        return larger
 
     def pin(self, offset: int) -> None:
         """Keep the block at `offset` in memory: a fetch will append to it."""
@@ -336,7 +363,7 @@ class VersionBlocks:
             self._context.pool.discard(self._key)
             await self._context.disk_cache.discard(self._key)
 
-    async def _save(self, index: int, data: bytearray, count: int) -> None:
+    async def _save(self, index: int, data: Buffer, count: int) -> None:
         context = self._context
         validator = None if context.validators_unreliable else self.validator
         stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self.content_stamp)

@@ -88,7 +88,10 @@ async def _service(settings: Settings) -> AsyncIterator[Service]:
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = components.tree(settings, lab, root)
-            content = components.content_context(settings, transports.contents, DiskCache(None, root), root)
+            buffers = components.block_buffers()
+            content = components.content_context(
+                settings, transports.contents, DiskCache(None, root), root, buffers.take
+            )
             yield Service(tree, OpenFileTable(content, owner=settings.api_url), content, settings.api_url)
             root.cancel_scope.cancel()
     finally:

@@ -237,11 +237,12 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if (handle := self._open_files.get(fh)) is None:
             return self._control_files.read(fh, off, size)
-        data = await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
+        found = handle.opened.try_read(off, size) if handle.opened.size == handle.inode.entry.size_bytes else None
+        if found is None:
+            found = await self._await_for_caller(handle.tid, self._artifacts.read(handle, off, size), math.inf)
         if off == 0 and self.siblings is not None:
             self.siblings.on_read(handle.file, handle.opened)
-        # A view of what is in memory, not a copy: the binding takes any buffer.
-        return cast("bytes", data)
+        return cast("bytes", found)  # a view of what is in memory, not a copy: the binding takes any buffer
 
     @fuse_handler
     async def release(self, fh: int) -> None:

@@ -197,7 +197,7 @@ class ModelLab:
                             f"a project's listing of more than {self._sizes.index_bytes >> 20} MiB"
                         )
                     for start in range(0, len(piece), _INDEX_PIECE_BYTES):
-                        add(decoder.feed(piece[start : start + _INDEX_PIECE_BYTES]))
+                        add(decoder.feed(bytes(piece[start : start + _INDEX_PIECE_BYTES])))
                         await trio.lowlevel.checkpoint()
             add(decoder.finish())
         finally:

@@ -24,7 +24,7 @@ import trio
 from artifactfs import __version__, errors
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import NOTICE
-from artifactfs.modellab import h11_buffer, resolver, unsolicited
+from artifactfs.modellab import h11_buffer, placed_bodies, resolver, unsolicited
 from artifactfs.settings import bounded_read
 from artifactfs.util.urls import without_password
 
@@ -100,6 +100,7 @@ class Connections:
         h11_buffer.install()
         resolver.install()
         unsolicited.install()
+        placed_bodies.install()
 
         def connect() -> httpx.AsyncBaseTransport:
             if transport is not None:

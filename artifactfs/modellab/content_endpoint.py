@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 import httpx
 
 from artifactfs import errors
-from artifactfs.domain import ArtifactRef, ContentBody
+from artifactfs.domain import ArtifactRef, Chunk, ContentBody
 from artifactfs.modellab.streams import Stream
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX, is_host, is_loopback
@@ -137,7 +137,7 @@ class ContentEndpoint:
     def _body(
         self,
         stream: Stream,
-        chunks: AsyncIterator[bytes],
+        chunks: AsyncIterator[Chunk],
         artifact: ArtifactRef,
         start: int,
         end: int | None,
@@ -160,7 +160,10 @@ class ContentEndpoint:
                 if length < last - first:
                     raise errors.ShortBody(f"a body of {length} bytes came for a range of {last - first}")
                 raise errors.UnexpectedAnswer("an answer whose length contradicts its range")
-            return ContentBody(first, last, total, False, _validator(headers), chunks)
+            body = ContentBody(first, last, total, False, _validator(headers), chunks)
+            if length is not None:
+                body.receive_into = stream.receive_into
+            return body
         total = _length(headers)
         self._refuse_other_kinds(_kind(stream), artifact, total, size)
         is_framed = total is not None or "transfer-encoding" in headers
@@ -190,14 +193,14 @@ class ContentEndpoint:
 class _LedBy:
     """A piece that was read ahead, and the rest of its body. Not a generator: it would stay unclosed."""
 
-    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+    def __init__(self, first: bytes, rest: AsyncIterator[Chunk]) -> None:
         self._first = first
         self._rest = rest
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[Chunk]:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> Chunk:
         if self._first:
             first, self._first = self._first, b""
             return first

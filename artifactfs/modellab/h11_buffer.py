@@ -43,16 +43,18 @@ class ChunkedReceiveBuffer(ReceiveBuffer):
     def __init__(self) -> None:
         super().__init__()
         # A large piece; `_data` is empty as long as there is one.
-        self._piece: bytes | None = None
+        self._piece: bytes | memoryview | None = None
         self._heads = 0
 
-    def __iadd__(self, piece: bytes | bytearray) -> "ChunkedReceiveBuffer":
+    def __iadd__(self, piece: bytes | bytearray | memoryview) -> "ChunkedReceiveBuffer":
         self._heads = 0
         self._add(piece)
         return self
 
-    def _add(self, piece: bytes | bytearray) -> None:
-        if not self._data and self._piece is None and isinstance(piece, bytes) and len(piece) >= _LARGE_BYTES:
+    def _add(self, piece: bytes | bytearray | memoryview) -> None:
+        # A view is of memory where the piece is to stay (placed_bodies.py).
+        keep = isinstance(piece, memoryview) or len(piece) >= _LARGE_BYTES
+        if keep and not isinstance(piece, bytearray) and not self._data and self._piece is None:
             self._piece = piece
         else:
             self._unfold()
@@ -62,9 +64,9 @@ class ChunkedReceiveBuffer(ReceiveBuffer):
         return len(self._data) if self._piece is None else len(self._piece)
 
     def __bytes__(self) -> bytes:
-        return bytes(self._data) if self._piece is None else self._piece
+        return bytes(self._data if self._piece is None else self._piece)
 
-    def maybe_extract_at_most(self, count: int) -> bytes | bytearray | None:  # type: ignore[override]  # may be bytes
+    def maybe_extract_at_most(self, count: int) -> bytes | bytearray | memoryview | None:  # type: ignore[override]  # may be bytes
         if self._piece is not None and len(self._piece) <= count:
             piece, self._piece = self._piece, None
             return piece
@@ -82,6 +84,7 @@ class ChunkedReceiveBuffer(ReceiveBuffer):
         piece, self._piece = self._piece, None
         if piece is None:
             return super().maybe_extract_lines()
+        piece = bytes(piece)
         head_bytes = piece.find(_HEAD_END, 0, _LARGE_BYTES) + len(_HEAD_END)
         if head_bytes < len(_HEAD_END) or len(piece) - head_bytes < _LARGE_BYTES:
             self._data += piece

@@ -14,8 +14,9 @@ from typing import cast
 import httpx
 import trio
 
+from artifactfs.domain import Chunk, Room
 from artifactfs.errors import ServiceError, TimedOut
-from artifactfs.modellab import error_mapping
+from artifactfs.modellab import error_mapping, placed_bodies
 from artifactfs.modellab.circuit_breaker import PendingRequest, pause, resume
 
 # The longest piece that a body is inflated to at a time.
@@ -101,7 +102,11 @@ class Stream:
         """The URL of the request; may be signed, so it is never logged."""
         return self._response.url
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    def receive_into(self, room: Room) -> None:
+        """Receive the body, whose length the head gives, into `room()`; call it before the first chunk."""
+        placed_bodies.place(self._response, room)
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """Yield the body as it arrives, its Content-Encoding undone. Raises ServiceError."""
         self._is_answered = False
         resume(self._request, self._clock())

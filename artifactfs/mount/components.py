@@ -4,7 +4,9 @@ import time
 
 import trio
 
+from artifactfs.content.block_buffers import BlockBuffers, NewBuffer
 from artifactfs.content.block_store import BlockStore
+from artifactfs.content.content_tuning import BLOCK_BYTES
 from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
@@ -28,6 +30,8 @@ from artifactfs.util.clock import boottime
 # below 200 MiB, with any number of open files.
 _POOL_BYTES = 48 << 20
 _AHEAD_BYTES = 40 << 20
+# Buffers that are used again: the pool, what waits for the disk, and what is being loaded or received.
+_BUFFER_BYTES = 96 << 20
 
 
 class Transports:
@@ -75,15 +79,24 @@ def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
     )
 
 
-def block_store(settings: Settings) -> BlockStore | None:
+def block_buffers() -> BlockBuffers:
+    return BlockBuffers(BLOCK_BYTES, _BUFFER_BYTES)
+
+
+def block_store(settings: Settings, new_buffer: NewBuffer) -> BlockStore | None:
     if settings.cache_size == 0:
         return None
-    store = BlockStore(settings.cache_dir, max_bytes=settings.cache_size, min_free_bytes=settings.cache_min_free)
+    store = BlockStore(
+        settings.cache_dir,
+        max_bytes=settings.cache_size,
+        min_free_bytes=settings.cache_min_free,
+        new_buffer=new_buffer,
+    )
     return store if store.claim() else None
 
 
 def content_context(
-    settings: Settings, contents: Transport, disk_cache: DiskCache, nursery: trio.Nursery
+    settings: Settings, contents: Transport, disk_cache: DiskCache, nursery: trio.Nursery, new_buffer: NewBuffer
 ) -> ContentContext:
     return ContentContext(
         service=ContentEndpoint(contents, deadline_s=settings.deadline, name_versions=settings.version_header),
@@ -95,4 +108,5 @@ def content_context(
         deadline_s=settings.deadline,
         listing_ttl_s=settings.listing_ttl,
         backoff_s=backoff_s,
+        new_buffer=new_buffer,
     )

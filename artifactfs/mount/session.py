@@ -120,8 +120,9 @@ async def _serve(
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = components.tree(settings, service, root)
-            disk_cache = DiskCache(components.block_store(settings), root)
-            content = components.content_context(settings, transports.contents, disk_cache, root)
+            buffers = components.block_buffers()
+            disk_cache = DiskCache(components.block_store(settings, buffers.take), root)
+            content = components.content_context(settings, transports.contents, disk_cache, root, buffers.take)
             files = OpenFileTable(content, owner=account_switch.owner(settings, credentials))
             mounted = MountComponents(
                 settings, point, log_file, service, transports.usage, transports.request_stats, transports.breaker,

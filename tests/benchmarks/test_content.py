@@ -44,7 +44,7 @@ def test_load(measure: Measure, store: BlockStore) -> None:
     store.save(KEY, 0, [data], Provenance(1.0, store.session))
     (block,) = measure(lambda: store.load(KEY, [0], lambda _: True), rounds=100, size_bytes=BLOCK_BYTES)
     assert block is not None
-    assert block.data == data
+    assert bytes(block.data) == data
 
 
 class Reading:

@@ -246,7 +246,7 @@ def test_what_others_are_writing_counts(tmp_path: Path, monkeypatch: pytest.Monk
         assert total.value == usage.size_bytes
     found = load(one, OTHER, 0)
     assert found is not None
-    assert found.data == large
+    assert bytes(found.data) == large
 
 
 @pytest.mark.parametrize("way", ["clear", "discard"])

@@ -62,7 +62,7 @@ def test_a_group_is_loaded_block_by_block(tmp_path: Path) -> None:
     for index, data in enumerate(group, FIRST):
         found = load(store, KEY, index)
         assert found is not None
-        assert found.data == data
+        assert bytes(found.data) == data
         assert found.stamp == stamp_of(store)
 
 

@@ -282,7 +282,7 @@ def test_what_has_the_name_of_ours_makes_way(tmp_path: Path, place: str, kind: s
     assert save(store)
     found = load(store)
     assert found is not None
-    assert found.data == DATA
+    assert bytes(found.data) == DATA
 
 
 # --- what is not ours --------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ async def test_a_version_that_is_gone_is_not_served_later(
         await keeper.flush()
         (found,) = await keeper.load(KEY, [0], lambda _stamp: True)
         assert found is not None
-        assert found.data == b"the new one"
+        assert bytes(found.data) == b"the new one"
 
 
 @pytest.mark.parametrize("from_block", [0, 5, 17])
