@@ -1,7 +1,8 @@
 """The format of a file in the cache: a header, and the bytes of one block or of a group of blocks.
 
 The header names the version and the index, so that a file in the wrong place is refused. It has checksums of itself and
-of each block, so that bit flips, cut files and crashes are noticed. Behind the blocks come the place of the file that
+of each block, so that bit flips, cut files and crashes are noticed. Of a block that is there in parts, a table of the
+parts comes before their bytes. Behind the blocks come the place of the file that
 they are of (cache_places.py) and its checksum; blocks that an earlier version wrote have no place. block_store.py
 decides which files are written and evicted. Everything here blocks, and raises OSError for failures of the disk.
 """
@@ -22,6 +23,9 @@ from artifactfs.content.cache_places import DIGEST_BYTES, place_in
 GROUP_BLOCKS = 8
 
 _MAGIC = b"AFSBLK1\n"
+# Of a file with one block in parts: the number of parts, start and end of each, then their bytes.
+_PARTS_MAGIC = b"AFSPRT1\n"
+_NUMBER, _PART = struct.Struct("<I"), struct.Struct("<II")
 # magic, key, first index, blocks, bytes, time of the fetch, session, validator, run, checksum of each block; then the
 # header's own checksum
 _HEADER = struct.Struct(f"<8s16sQIId8s16s16s{GROUP_BLOCKS}Q")
@@ -38,21 +42,27 @@ _WRITE_BYTES = 512 << 10
 _MAX_PLACE_BYTES = 1 << 20
 
 
+# Parts of a block that are there: (start, end) each, in order.
+Parts = tuple[tuple[int, int], ...]
+
+
 class Provenance(msgspec.Struct, frozen=True):
-    """The origin of a block: what identifies its version, when it was fetched, and by which mount.
+    """The origin of a block: what identifies its version, when it was fetched, by which mount, and how much of it.
 
     `validator`: of the answer; `content_stamp`: see ContentVersion; each None where there was none.
-    `fetched_at`: seconds since the epoch. `session`: the mount that fetched it.
+    `fetched_at`: seconds since the epoch. `session`: the mount that fetched it. `parts`: the bytes [start, end) of the
+    block that were fetched, in order; None for its first bytes.
     """
 
     fetched_at: float
     session: bytes
     validator: bytes | None = None
     content_stamp: bytes | None = None
+    parts: Parts | None = None
 
 
 class Block(msgspec.Struct):
-    """The first `len(data)` bytes of a block, and their provenance."""
+    """The first `len(data)` bytes of a block, or those of its parts, and their provenance."""
 
     data: Buffer
     stamp: Provenance
@@ -78,10 +88,11 @@ def first_in(name: str) -> int:
     return int(name.removesuffix(_GROUP_SUFFIX), 16)
 
 
-def extra_bytes(key: bytes) -> int:
+def extra_bytes(key: bytes, stamp: Provenance | None = None) -> int:
     """Return how much longer than its blocks a file of this version is."""
     place = place_in(key)
-    return HEADER_BYTES + (len(place) + 8 if place else 0)
+    table = _NUMBER.size + len(stamp.parts) * _PART.size if stamp is not None and stamp.parts is not None else 0
+    return HEADER_BYTES + table + (len(place) + 8 if place else 0)
 
 
 def read_place(fd: int) -> bytes:
@@ -119,9 +130,12 @@ def read(
     if len(raw) != HEADER_BYTES or _checksum(raw[:-8]) != int.from_bytes(raw[-8:], "little"):
         return None
     magic, its_key, its_first, its_count, length, *rest = _HEADER.unpack_from(raw)
-    if (magic, its_key, its_first, its_count) != (_MAGIC, key[:DIGEST_BYTES], first, count):
+    in_parts = magic == _PARTS_MAGIC and count == 1
+    if (magic, its_key, its_first, its_count) != (magic if in_parts else _MAGIC, key[:DIGEST_BYTES], first, count):
         return None
-    if not 0 < length <= block_bytes * count or (count > 1 and length != block_bytes * count):
+    # The table of parts is no longer than the block, unless they are tiny; then they are fetched again.
+    longest = block_bytes * (2 if in_parts else count)
+    if not 0 < length <= longest or (count > 1 and length != longest):
         return None
     if _place_behind(fd, HEADER_BYTES + length) is None:
         return None
@@ -131,15 +145,35 @@ def read(
     blocks: list[Block] = []
     for run in _runs(wanted):
         starts = [(index - first) * block_bytes for index in run]
-        buffers = [new_buffer(min(block_bytes, length - start)) for start in starts]
+        buffers = [new_buffer(length if in_parts else min(block_bytes, length - start)) for start in starts]
         # A short read is a cut file. (A signal may cause one too: then the blocks are fetched again.)
         if os.preadv(fd, buffers, HEADER_BYTES + starts[0]) != sum(map(len, buffers)):
             return None
         for index, data in zip(run, buffers, strict=True):
             if _checksum(data) != checksums[index - first]:
                 return None
-            blocks.append(Block(data, stamp))
+            block = _unpacked(data, stamp, block_bytes) if in_parts else Block(data, stamp)
+            if block is None:
+                return None
+            blocks.append(block)
     return blocks
+
+
+def _unpacked(data: Buffer, stamp: Provenance, block_bytes: int) -> Block | None:
+    """Return a block in parts; None where the table is not one of parts in order that have these bytes."""
+    (number,) = _NUMBER.unpack_from(data) if len(data) >= _NUMBER.size else (0,)
+    table = _NUMBER.size + number * _PART.size
+    if not number or len(data) < table:
+        return None
+    parts = tuple((start, end) for start, end in _PART.iter_unpack(data[_NUMBER.size : table]))
+    places = [place for part in parts for place in part]
+    if (
+        places != sorted(places)
+        or places[-1] > block_bytes
+        or sum(end - start for start, end in parts) != len(data) - table
+    ):
+        return None
+    return Block(data[table:], msgspec.structs.replace(stamp, parts=parts))
 
 
 def _runs(indices: Sequence[int]) -> Iterator[list[int]]:
@@ -156,9 +190,11 @@ def _runs(indices: Sequence[int]) -> Iterator[list[int]]:
 
 def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | Buffer], stamp: Provenance) -> None:
     """Write blocks from index `first` on into an empty file."""
+    if (parts := stamp.parts) is not None:
+        blocks = [b"".join([_NUMBER.pack(len(parts)), *(_PART.pack(*part) for part in parts), *blocks])]
     checksums = [_checksum(block) for block in blocks] + [0] * (GROUP_BLOCKS - len(blocks))
     header = _HEADER.pack(
-        _MAGIC,
+        _MAGIC if parts is None else _PARTS_MAGIC,
         key[:DIGEST_BYTES],
         first,
         len(blocks),

@@ -172,7 +172,7 @@ class BlockStore:
         return False
 
     def _save(self, key: bytes, first: int, blocks: Sequence[bytes | Buffer], stamp: Provenance) -> bool:
-        size = block_tree.on_disk(block_format.extra_bytes(key) + sum(len(block) for block in blocks))
+        size = block_tree.on_disk(block_format.extra_bytes(key, stamp) + sum(len(block) for block in blocks))
         with contextlib.ExitStack() as stack:
             with self._total(make=True) as held:
                 if not self._make_room(held, size):

@@ -13,18 +13,25 @@ class ContentTuning(msgspec.Struct, frozen=True):
     block_bytes: int = BLOCK_BYTES
     # The range of one request, at most. A sequential reader has several requests under way.
     extent_blocks: int = 32
-    # The cost of reading a few KiB at the start of a file, at most (docs/semantics.md 4.5).
+    # The cost of reading a few KiB at the start of a file, or elsewhere, at most (docs/semantics.md 4.5).
     head_bytes: int = 128 << 10
     # The read-ahead of a sequential reader, at most: at 20 ms a request it keeps a gigabit line and more busy.
     window_bytes: int = 32 << 20
-    # Access counts as sequential from offset 0, or after this many bytes in a row: a reader may want only one tensor of
-    # a checkpoint. A window that grows twice as fast saves 60 of 1,200 ms for 512 MiB at 20 ms (measured 2026-11-23).
-    steady_bytes: int = 4 << 20
-    # The read-ahead before that, at most. Arbitrary; the kernel itself reads up to 1 MiB more than it is asked for.
-    tentative_bytes: int = 1 << 20
+    # A file that is fetched whole where a program begins to read it in large pieces, at most. Arbitrary.
+    whole_bytes: int = 1 << 20
+    # What is fetched of a larger file that a program reads on from its start. A program that reads 1 MiB of each 4 may
+    # have begun there; at 20 ms a request, 1 MiB took 512 MiB 20 ms longer.
+    first_window_bytes: int = 2 << 20
+    # From another offset on, access counts as sequential after this many bytes in a row. A reader may want only one
+    # tensor of a checkpoint, of 4 MiB say, around which the kernel reads another 256 KiB.
+    steady_bytes: int = 5 << 20
+    # The read-ahead before that, at most: a tenth of such a tensor.
+    tentative_bytes: int = 256 << 10
+    # Runs at equal distances that are fetched at once, at most: a request each. Arbitrary.
+    max_runs: int = 16
     # The kernel has several reads of one reader under way, and they overtake each other: a step of at most this size,
     # forward or back, is no seek.
-    slack_bytes: int = 1 << 20
+    slack_bytes: int = 256 << 10
     # Fewer bytes within a deadline are no progress (docs/semantics.md 5.1). Arbitrary.
     min_progress_bytes: int = 16 << 10
     # How far a full body runs ahead of its readers. Arbitrary.

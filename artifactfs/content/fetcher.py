@@ -74,7 +74,6 @@ class Fetcher:
                 await self._follow(fetch, self._full_body)
                 continue
             began_at, size = fetch.at, blocks.size
-            blocks.pin(began_at)
             error: errors.ServiceError | None = None
             answered = False
             try:
@@ -204,6 +203,10 @@ class Fetcher:
         is_ahead_of_body = fetch.at >= full_body.at
         if is_ahead_of_body:
             full_body.want(fetch.end, ahead=fetch.ahead)
+        elif fetch.ahead:
+            # No read waits for it, so it is not worth the body from its start.
+            fetch.finish(fetch)
+            return
         else:
             full_body.restart()
         await blocks.changed.wait()

@@ -77,25 +77,28 @@ async def prove(
         end = max(size + 1, min(listed_bytes or size + block_bytes, start + 2 * block_bytes))
     found, whole = await _request(context, artifact, blocks, samples, start, end, listed_bytes)
     if not whole and len(samples) > 1 and (moved or found.size_bytes > size):
-        await _request(context, artifact, blocks, samples, 0, samples[0].end, listed_bytes)
+        await _request(context, artifact, blocks, samples, samples[0].start, samples[0].end, listed_bytes)
     return found if samples else msgspec.structs.replace(found, compared=False)
 
 
 async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Sample]:
-    """Return the first bytes and the last block that are cached, in order; fewer where fewer are cached."""
+    """Return the first and the last bytes that are cached, each as far as they meet, or less; one where they do."""
     block_bytes = context.tuning.block_bytes
     last = max(0, (blocks.size or 0) - 1) // block_bytes
     await blocks.load({0, last}, ahead=False)
     highest = blocks.last_in_memory()
-    samples = []
     last_known = last if blocks.block(last) is not None or highest is None else highest
-    for index in sorted({0, last_known}):
+    samples: list[_Sample] = []
+    for index, part in (0, 0), (last_known, -1):
         block = blocks.block(index)
-        count = min(block.filled, blocks.length_of(index)) if block is not None else 0
-        if index < last_known:
-            count = min(count, context.tuning.head_bytes)
-        if block is not None and count:
-            samples.append(_Sample(index * block_bytes, memoryview(block.data)[:count]))
+        if block is None or not block.parts:
+            continue
+        start, end = block.parts[part]
+        end = min(end, blocks.length_of(index))
+        if (index, start) != (last_known, block.parts[-1][0]):
+            end = min(end, start + context.tuning.head_bytes)
+        if start < end and not any(sample.start == index * block_bytes + start for sample in samples):
+            samples.append(_Sample(index * block_bytes + start, memoryview(block.data)[start:end]))
     return samples
 
 

@@ -1,7 +1,7 @@
 """Blocks in memory, bounded for the whole mount. All of it is synchronous.
 
-A block may still be filling: its first `filled` bytes are valid and never change. A view keeps its bytes alive after
-the pool has evicted the block.
+A block may be there in part: what is there never changes. A view keeps its bytes alive after the pool has evicted the
+block.
 """
 
 from collections import Counter
@@ -11,13 +11,72 @@ from artifactfs.content.block_buffers import Buffer
 
 
 class MemoryBlock:
-    """The first `filled` bytes of a block, in a buffer that may be longer."""
+    """A block in a buffer that may be longer: its first `filled` bytes, or the bytes in `parts`, as (start, end)."""
 
-    __slots__ = ("data", "filled")
+    __slots__ = ("data", "parts")
 
     def __init__(self, data: Buffer, filled: int) -> None:
         self.data = data
-        self.filled = filled
+        # In order; they neither meet nor overlap.
+        self.parts = [(0, filled)] if filled else []
+
+    @property
+    def filled(self) -> int:
+        """The number of bytes that are there from the block's start on."""
+        return self.end_from(0)
+
+    @property
+    def count(self) -> int:
+        """The number of bytes that are there."""
+        return sum(end - start for start, end in self.parts)
+
+    def end_from(self, start: int) -> int:
+        """Return the offset up to which all bytes from `start` on are there."""
+        for first, end in self.parts:
+            if first <= start < end:
+                return end
+        return start
+
+    def next_from(self, start: int) -> int | None:
+        """Return the offset at which the first part behind `start` begins."""
+        return next((first for first, _ in self.parts if first > start), None)
+
+    def fill(self, start: int, view: memoryview) -> None:
+        """Put bytes at `start`, where there are none yet: those that are there may be in a reader's view."""
+        for at, end in self._gaps(start, start + len(view)):
+            self.data[at:end] = view[at - start : end - start]
+            self._add(at, end)
+
+    def mark(self, start: int, end: int) -> None:
+        """Take note that bytes [start, end) are there: they were received into the buffer itself."""
+        for gap in self._gaps(start, end):
+            self._add(*gap)
+
+    def _gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return what is not there of [start, stop)."""
+        gaps = []
+        while start < stop:
+            if (reached := self.end_from(start)) > start:
+                start = reached
+                continue
+            following = self.next_from(start)
+            end = stop if following is None else min(stop, following)
+            gaps.append((start, end))
+            start = end
+        return gaps
+
+    def _add(self, start: int, end: int) -> None:
+        parts = self.parts
+        if parts and parts[-1][1] == start:
+            parts[-1] = parts[-1][0], end
+            return
+        merged: list[tuple[int, int]] = []
+        for part in sorted([*parts, (start, end)]):
+            if merged and merged[-1][1] == part[0]:
+                merged[-1] = merged[-1][0], part[1]
+            else:
+                merged.append(part)
+        self.parts = merged
 
 
 _Place = tuple[bytes, int]
@@ -56,7 +115,7 @@ class BlockPool:
 
     def held_bytes(self, key: bytes) -> int:
         """Return the bytes of a version in the pool."""
-        return sum((self._blocks.get(place) or self._unread[place]).filled for place in self._of(key))
+        return sum((self._blocks.get(place) or self._unread[place]).count for place in self._of(key))
 
     def indices(self, key: bytes) -> list[int]:
         """Return the indices of a version's blocks in the pool."""
@@ -67,7 +126,7 @@ class BlockPool:
         place = key, index
         old = self.get(key, index)
         if old is not None:
-            if old.filled > block.filled:
+            if old.count > block.count:
                 return
             self._evict(place)
         self.size_bytes += len(block.data)

@@ -1,17 +1,9 @@
-"""An open file: one version, and the pattern in which it is read.
-
-The pattern decides how much is fetched for a read (docs/semantics.md 4.5):
-
-- A few KiB at the start (a file manager finds out the type): 128 KiB.
-- Random access: the blocks that the read touches.
-- Sequential access: a read-ahead window that grows with what was read. It is twice as much from offset 0, or after
-  4 MiB in a row. Otherwise, since one tensor of a checkpoint may be all that is wanted, it is as much again, and at
-  most 1 MiB.
-"""
+"""An open file: one version, read in one pattern (access_pattern.py)."""
 
 from collections.abc import Callable
 
 from artifactfs import errors
+from artifactfs.content.access_pattern import AccessPattern
 from artifactfs.content.content_tuning import ContentTuning
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.content.version_blocks import HasSuccessor
@@ -35,10 +27,7 @@ class OpenFile:
         self._shared = shared
         self._tuning = tuning
         self._release: Callable[[], None] | None = release
-        # Sequential access: where it began, how far it came, and how far ahead of it fetches are under way.
-        self._sequence_start = 0
-        self._sequence_end = 0
-        self._ahead_to = 0
+        self._pattern = AccessPattern(tuning)
 
     @property
     def size(self) -> int | None:
@@ -48,7 +37,7 @@ class OpenFile:
     @property
     def was_read_whole(self) -> bool:
         """Whether it was read in order, from its start to its end."""
-        return self.size is not None and self._sequence_start == 0 and self._sequence_end >= self.size
+        return self.size is not None and self._pattern.is_of_whole(self.size)
 
     @property
     def dead(self) -> bool:
@@ -77,15 +66,15 @@ class OpenFile:
         if self.size is None:
             await self._shared.current.blocks.load_size()
         if self.size is None:
-            await self._fetch(0, head_bytes, head_bytes)
+            await self._fetch(0, head_bytes, (0, head_bytes))
             await self._shared.current.blocks.persist_size()
         end = min(head_bytes, self.size or 0)
         if revalidate and end and self._shared.current.try_view(0, end) is None:
-            await self._fetch(0, end, head_bytes)
+            await self._fetch(0, end, (0, head_bytes))
         file, size = self._shared.current, self.size
         if revalidate and size and file.lacks_length and size <= min(CHECKED_BYTES, file.room_bytes):
             # Only the end of the body shows whether the listing runs ahead of the contents.
-            await self._fetch(size - 1, size, size)
+            await self._fetch(size - 1, size, (size - 1, size))
 
     async def read_to_end(self, most_bytes: int | None = None) -> None:
         """Find the size by reading the file to its end.
@@ -95,7 +84,7 @@ class OpenFile:
         tuning, start, room_bytes = self._tuning, 0, self._shared.current.room_bytes
         while self.size is None and start < min(room_bytes, most_bytes or room_bytes):
             end = start + tuning.block_bytes
-            await self._fetch(start, end, end + tuning.extent_blocks * tuning.block_bytes)
+            await self._fetch(start, end, (start, end + tuning.extent_blocks * tuning.block_bytes))
             start = end
         if self.size is None:
             raise errors.BodyTooLarge("no answer tells the length of a body that no cache has room for")
@@ -106,7 +95,7 @@ class OpenFile:
         file, end = self._shared.current, self._end(offset, size)
         if end <= offset or (view := file.try_view(offset, end)) is None:
             return None
-        self._note(file, offset, end, is_cached=True)
+        self._pattern.note(file, offset, end, self.size, is_cached=True)
         file.count_memory_read(end - offset)
         return view
 
@@ -120,7 +109,7 @@ class OpenFile:
         file = self._shared.current
         if (end := self._end(offset, size)) <= offset:
             return b""
-        return await self._fetch(offset, end, self._note(file, offset, end, is_cached=False))
+        return await self._fetch(offset, end, self._pattern.note(file, offset, end, self.size, is_cached=False))
 
     def close(self) -> None:
         """Close the handle. With the last handle of a version its fetches end."""
@@ -128,10 +117,10 @@ class OpenFile:
             release, self._release = self._release, None
             release()
 
-    async def _fetch(self, start: int, end: int, fetch_to: int) -> bytes | memoryview:
+    async def _fetch(self, start: int, end: int, wanted: tuple[int, int]) -> bytes | memoryview:
         while True:
             try:
-                return await self._shared.current.read(start, end, fetch_to=fetch_to)
+                return await self._shared.current.read(start, end, fetch=wanted)
             except HasSuccessor:
                 # From the first byte, so that no read has bytes of both accounts. Project and path are the service's
                 # own ids, which no two accounts share, so a reader with a part of the file may go on.
@@ -140,40 +129,3 @@ class OpenFile:
     def _end(self, offset: int, size: int) -> int:
         file_size = self.size
         return offset + size if file_size is None else min(offset + size, file_size)
-
-    def _note(self, file: SharedFile, offset: int, end: int, *, is_cached: bool) -> int:
-        """Take note of a read and start read-ahead; returns the offset up to which to fetch for this read.
-
-        `is_cached`: nothing will be fetched for it.
-        """
-        tuning = self._tuning
-        block_bytes, head_bytes, slack_bytes = tuning.block_bytes, tuning.head_bytes, tuning.slack_bytes
-        if not self._sequence_start <= offset <= max(self._sequence_end, self._ahead_to) + slack_bytes or (
-            offset < self._sequence_end - slack_bytes
-        ):
-            if self._ahead_to > self._sequence_end:
-                file.on_seek()
-            self._sequence_start = self._sequence_end = self._ahead_to = offset
-        self._sequence_end = max(self._sequence_end, end)
-        if self._sequence_start == 0 and self._sequence_end <= head_bytes and end - offset < head_bytes:
-            return head_bytes
-        block_end = -(-end // block_bytes) * block_bytes
-        read_bytes = self._sequence_end - self._sequence_start
-        # The first read does not show a pattern, unless it is a large one at the start.
-        if read_bytes > end - offset or (self._sequence_start == 0 and read_bytes >= head_bytes):
-            steady = (self._sequence_start == 0 and read_bytes > end - offset) or read_bytes >= tuning.steady_bytes
-            wish = read_bytes * 2 if steady else min(read_bytes, tuning.tentative_bytes)
-            window = min(tuning.window_bytes, file.readahead_capacity(), max(wish, block_bytes))
-            if window < block_bytes:
-                return block_end
-            goal = -(-(self._sequence_end + window) // block_bytes) * block_bytes
-            is_first = self._ahead_to == self._sequence_start
-            if is_first and goal - offset <= tuning.steady_bytes and not is_cached:
-                # The first window comes with this read, not in a second request beside it.
-                self._ahead_to = goal
-                return goal
-            # Once half of the window is used up, so that requests are few and large.
-            if self._ahead_to < self._sequence_end + window // 2:
-                start = max(self._ahead_to, block_end)
-                self._ahead_to = max(self._ahead_to, file.start_readahead(start, goal))
-        return block_end

@@ -52,8 +52,8 @@ class SharedFile:
         self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer, self._shrink_by_answer)
         self._growing = trio.Lock()
         self.sized_at = trio.current_time() if sized_at is None else sized_at
-        # The fetch of each block that is under way.
-        self._fetches: dict[int, BlockFetch] = {}
+        # The fetches that are under way. No two have a byte in common.
+        self._fetches: list[BlockFetch] = []
         self._scopes: set[trio.CancelScope] = set()
         # What was received when a wait ended without progress, and until when other waits fail at once.
         self._stalled_at = -1
@@ -69,6 +69,11 @@ class SharedFile:
     def lacks_length(self) -> bool:
         """Whether only a listing has told the size so far, and answers do not tell it before the end of a body."""
         return self.blocks.is_listed_only and self.blocks.lacks_length
+
+    @property
+    def lacks_ranges(self) -> bool:
+        """Whether the service is known to send whole bodies only."""
+        return self._context.service.ranges is False
 
     @property
     def room_bytes(self) -> int:
@@ -168,8 +173,12 @@ class SharedFile:
         stats.memory_reads += 1
         stats.memory_bytes += count
 
-    async def read(self, start: int, end: int, *, fetch_to: int) -> bytes | memoryview:
-        """Return bytes [start, end) of the file, or less where it ends; missing bytes are fetched up to `fetch_to`.
+    def is_cached(self, offset: int) -> bool:
+        """Whether memory has the byte at an offset."""
+        return self.blocks.contiguous_end(offset, offset + 1) > offset
+
+    async def read(self, start: int, end: int, *, fetch: tuple[int, int]) -> bytes | memoryview:
+        """Return bytes [start, end) of the file, or less where it ends; what is missing of range `fetch` is fetched.
 
         Waits at most the deadline without progress. Raises Superseded, ServiceError, HasSuccessor.
         """
@@ -178,7 +187,8 @@ class SharedFile:
             if self.size is not None and (end := min(end, self.size)) <= start:
                 break
             self.blocks.check_alive()
-            self._start_fetches(start, max(end, fetch_to))
+            self._start_fetches(min(start, fetch[0]), max(end, fetch[1]))
+            fetch = start, end
             index = start // self._block_bytes
             upto = min(end, (index + 1) * self._block_bytes)
             view = await self._wait_for(index, start, upto)
@@ -207,7 +217,7 @@ class SharedFile:
     async def fetch_ahead(self) -> None:
         """Fetch the first block before a reader comes, if the budget allows it. Raises Superseded, ServiceError."""
         self.start_readahead(0, self._block_bytes)
-        fetch = self._fetches.get(0)
+        fetch = self._fetch_of(0)
         while fetch is not None and not fetch.done:
             await self.blocks.changed.wait()
         if fetch is not None and fetch.error is not None:
@@ -279,12 +289,13 @@ class SharedFile:
                     # What failed ahead of all readers is asked for once more.
                     if fetch is not None and fetch.error is not None and not fetch.ahead:
                         raise fetch.error
-                    if index not in self._fetches:
+                    missing = blocks.contiguous_end(start, upto)
+                    if (fetch := self._fetch_of(missing)) is None:
                         if fetches == _MAX_FETCHES:
                             raise errors.ConnectionLost("content came and was dropped: memory is too small for it")
                         fetches += 1
-                        self._start_fetches(base, upto)
-                    fetch = self._fetches[index]
+                        self._start_fetches(missing, upto)
+                        fetch = self._fetch_of(missing)
                     self._fetcher.want(upto)
                     await blocks.changed.wait()
             if blocks.received - received < min_progress_bytes:
@@ -302,30 +313,30 @@ class SharedFile:
         """
         if self.size is not None:
             end = min(end, self.size)
-        block_bytes, ahead = self._block_bytes, give_back is not None
+        ahead = give_back is not None
         begun = False
-        first: int | None = None
-        for index in range(start // block_bytes, (end - 1) // block_bytes + 2):
-            base = index * block_bytes
-            missing = (
-                base < end and index not in self._fetches and not self.blocks.has(index, min(end - base, block_bytes))
-            )
-            if missing and first is None:
-                first = index
-            if first is not None and (not missing or index - first == self._context.tuning.extent_blocks):
-                fetch = BlockFetch(
-                    first, index - 1, first * block_bytes, min(end, base), ahead=ahead, finish=self._finish
-                )
-                self._start(fetch, give_back)
-                give_back, begun = None, True
-                first = index if missing else None
+        while start < end:
+            if (reached := self.blocks.contiguous_end(start, end)) > start:
+                start = reached
+            elif (other := self._fetch_of(start)) is not None:
+                start = other.end
+            else:
+                extent_end = (start // self._block_bytes + self._context.tuning.extent_blocks) * self._block_bytes
+                following = (fetch.start for fetch in self._fetches if fetch.start > start)
+                stop = min(self.blocks.next_cached(start, end), extent_end, *following)
+                self._start(BlockFetch(start, stop, ahead=ahead, finish=self._finish), give_back)
+                give_back, begun, start = None, True, stop
         return begun
+
+    def _fetch_of(self, offset: int) -> BlockFetch | None:
+        """Return the fetch under way that is to bring the byte at an offset."""
+        return next((fetch for fetch in self._fetches if fetch.start <= offset < fetch.end), None)
 
     def _start(self, fetch: BlockFetch, give_back: Callable[[], None] | None) -> None:
         fetch.give_back = give_back
         self._context.active_downloads += not self._fetches
-        for index in range(fetch.first, fetch.last + 1):
-            self._fetches[index] = fetch
+        self._fetches.append(fetch)
+        self.blocks.pin(fetch.blocks(self._block_bytes))
         # The scope is made here, so that `_cancel` ends a task that has not run yet.
         scope = trio.CancelScope()
         self._scopes.add(scope)
@@ -335,16 +346,17 @@ class SharedFile:
         blocks = self.blocks
         with scope:
             try:
-                loaded = await blocks.load(range(fetch.first, fetch.last + 1), ahead=fetch.ahead)
+                indices = fetch.blocks(self._block_bytes)
+                loaded = await blocks.load(indices, ahead=fetch.ahead)
                 while (at := blocks.contiguous_end(fetch.at, fetch.end, loaded)) < fetch.end and not fetch.done:
                     fetch.at, fetch.upto = at, blocks.next_cached(at, fetch.end, loaded)
                     await self._fetcher.run(fetch)
                     if fetch.at < fetch.upto:
                         break  # the file ends before
-                    loaded.update(range(at // self._block_bytes, fetch.upto // self._block_bytes))
-                # A fetch that was to end within a block, as that of a file's head.
-                if not fetch.done and fetch.end % self._block_bytes and fetch.end != blocks.size:
-                    await blocks.persist(fetch.last, blocks.block(fetch.last))
+                # A fetch that was to end within a block, as that of a file's head. Whole blocks are saved already.
+                block = blocks.block(indices[-1])
+                if not fetch.done and block is not None and block.count < blocks.length_of(indices[-1]):
+                    await blocks.persist(indices[-1], block)
             except errors.Superseded as error:
                 fetch.error = error
                 # The other fetches are of the version that is gone.
@@ -365,11 +377,10 @@ class SharedFile:
         """Mark the blocks of a fetch as no longer being fetched, and wake the readers."""
         if not fetch.done:
             fetch.done = True
-            indices = range(fetch.first, fetch.last + 1)
-            for index in indices:
-                del self._fetches[index]
+            self._fetches.remove(fetch)
             self._context.active_downloads -= not self._fetches
-            self.blocks.unpin(indices)
+            busy = {index for other in self._fetches for index in other.blocks(self._block_bytes)}
+            self.blocks.unpin(set(fetch.blocks(self._block_bytes)) - busy)
             if fetch.give_back is not None:
                 fetch.give_back()
         self.blocks.changed.notify()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from artifactfs import errors
 from artifactfs.content.block_buffers import Buffer
-from artifactfs.content.block_format import Provenance
+from artifactfs.content.block_format import Parts, Provenance
 from artifactfs.content.context import ContentContext
 from artifactfs.content.memory_cache import MemoryBlock
 from artifactfs.domain import Chunk
@@ -169,15 +169,10 @@ class VersionBlocks:
         """Return a block that is in memory, in part or whole."""
         return self._filling.get(index) or self._context.pool.get(self._key, index)
 
-    def has(self, index: int, count: int) -> bool:
-        """Whether the first `count` bytes of a block are in memory."""
-        block = self.block(index)
-        return block is not None and block.filled >= count
-
     def view(self, index: int, start: int, end: int) -> memoryview | None:
         """Return bytes [start, end) of a block for a reader; None if memory does not have them all."""
         block = self.block(index)
-        if block is None or block.filled < end:
+        if block is None or block.end_from(start) < end:
             return None
         if end == len(block.data):
             self._context.pool.mark_read(self._key, index)
@@ -203,19 +198,21 @@ class VersionBlocks:
         while start < end:
             index, offset = divmod(start, block_bytes)
             block = self.block(index)
-            filled = self.length_of(index) if index in loaded else block.filled if block is not None else 0
-            if filled <= offset:
+            reached = self.length_of(index) if index in loaded else block.end_from(offset) if block is not None else 0
+            if reached <= offset:
                 break
-            start = index * block_bytes + filled
-            if filled < block_bytes:
+            start = index * block_bytes + reached
+            if reached < block_bytes:
                 break
         return min(start, end)
 
-    def next_cached(self, start: int, end: int, loaded: Collection[int]) -> int:
-        """Return the offset of the next whole block after `start`, or `end`."""
-        for index in range(start // self._block_bytes + 1, -(-end // self._block_bytes)):
-            if index in loaded or self.has(index, self.length_of(index)):
-                return index * self._block_bytes
+    def next_cached(self, start: int, end: int, loaded: Collection[int] = ()) -> int:
+        """Return the offset of the next bytes after `start` that are in memory or in blocks `loaded`, or `end`."""
+        for index in range(start // self._block_bytes, -(-end // self._block_bytes)):
+            base, block = index * self._block_bytes, self.block(index)
+            first = 0 if index in loaded else block.next_from(start - base) if block is not None else None
+            if first is not None and base + first > start:
+                return min(base + first, end)
         return end
 
     def room(self, offset: int, end: int) -> list[memoryview]:
@@ -227,56 +224,58 @@ class VersionBlocks:
             index, start = divmod(offset, self._block_bytes)
             length = self.length_of(index)
             block = self._with_room(index, length)
-            if block.filled != start:
+            following = block.next_from(start)
+            stop = min(length, end - index * self._block_bytes, length if following is None else following)
+            if block.end_from(start) > start or stop <= start:
                 break
             self._filling[index] = block
-            found.append(memoryview(block.data)[start : min(length, end - index * self._block_bytes)])
-            offset += len(found[-1])
+            found.append(memoryview(block.data)[start:stop])
+            offset += stop - start
         return found
 
     async def receive(self, offset: int, chunk: Chunk, *, ahead: bool) -> None:
-        """Put bytes from the service into their blocks, wake the readers, then cache the blocks that are whole.
+        """Put bytes from the service into their blocks, wake the readers, then cache the blocks that came to their end.
 
         `ahead`: no read has asked for them yet.
         """
         if self.dead:
             return
-        whole: list[tuple[int, MemoryBlock]] = []
+        ended: list[tuple[int, MemoryBlock]] = []
         view = memoryview(chunk)
         self._context.stats.fetched_bytes += len(chunk)
         while view:
             index, start = divmod(offset, self._block_bytes)
             count = min(len(view), self._block_bytes - start)
             if (block := self._put(index, start, view[:count], ahead)) is not None:
-                whole.append((index, block))
+                self._context.stats.fetched_blocks += block.count == self.length_of(index)
+                ended.append((index, block))
             offset += count
             view = view[count:]
         self.changed.notify()
-        for index, block in whole:
+        for index, block in ended:
             await self.persist(index, block)
 
     def _put(self, index: int, start: int, view: memoryview, ahead: bool) -> MemoryBlock | None:
-        """Put bytes into a block; returns the block if it is whole now."""
+        """Put bytes into a block; returns the block if it is whole now, or its last bytes came."""
         block = self.block(index)
-        filled = block.filled if block is not None else 0
         end = start + len(view)
-        if not start <= filled < end:
-            return None  # nothing new; or a gap: a full body passes blocks that the pool has evicted
+        if block is not None and block.end_from(start) >= end:
+            return None
         length = self.length_of(index)
         block = self._with_room(index, length)
-        if view.obj is not memoryview(block.data).obj:
-            block.data[filled:end] = view[filled - start :]
-        # Otherwise they were received there, at `room`: nothing else has views of this buffer before they are filled.
-        block.filled = end
-        # Only bytes beyond the high-water mark count, so that restarts do not look like progress.
-        high_water = self._high_water.get(index, 0)
-        self.received += max(0, end - high_water)
-        self._high_water[index] = max(end, high_water)
-        if end < length:
+        if view.obj is memoryview(block.data).obj:
+            # They were received there, at `room`: nothing else has views of that before it is marked.
+            block.mark(start, end)
+        else:
+            block.fill(start, view)
+        # Only more than there ever was counts, so that restarts do not look like progress.
+        high_water, count = self._high_water.get(index, 0), block.count
+        self.received += max(0, count - high_water)
+        self._high_water[index] = max(count, high_water)
+        if count < length:
             self._filling[index] = block
-            return None
+            return block if end == length else None
         self._filling.pop(index, None)
-        self._context.stats.fetched_blocks += 1
         self._context.pool.put(self._key, index, block, ahead=ahead)
         return block
 
@@ -287,28 +286,27 @@ class VersionBlocks:
             return block
         # Not resized: a reader may have a view of the shorter buffer.
         larger = MemoryBlock(self._context.new_buffer(length), 0)
-        if block is not None:
-            larger.data[: block.filled] = memoryview(block.data)[: block.filled]
-            larger.filled = block.filled
+        for first, last in block.parts if block is not None else ():
+            larger.fill(first, memoryview(block.data)[first:last])  # type: ignore[union-attr]
         return larger
 
-    def pin(self, offset: int) -> None:
-        """Keep the block at `offset` in memory: a fetch will append to it."""
-        index, start = divmod(offset, self._block_bytes)
-        if start and (block := self.block(index)) is not None:
-            self._filling[index] = block
+    def pin(self, indices: Iterable[int]) -> None:
+        """Keep blocks that are there in part in memory: a fetch will bring more of them."""
+        for index in indices:
+            if (block := self.block(index)) is not None and block.count < self.length_of(index):
+                self._filling[index] = block
 
     def unpin(self, indices: Iterable[int]) -> None:
         """Give blocks to the pool as far as they are filled; the next fetch continues there."""
         for index in indices:
             block = self._filling.pop(index, None)
-            if block is not None and block.filled and not self.dead:
+            if block is not None and block.parts and not self.dead:
                 self._context.pool.put(self._key, index, block)
 
     # --- on disk -------------------------------------------------------------------------------------------
 
     async def load(self, indices: Iterable[int], *, ahead: bool) -> set[int]:
-        """Load missing blocks from the disk, if they are still valid.
+        """Load blocks of which memory has nothing from the disk, if they are still valid.
 
         Returns those that it loaded whole: memory may already have evicted the first of many.
         """
@@ -316,7 +314,8 @@ class VersionBlocks:
         if self.size is None:
             return loaded
         context = self._context
-        wanted = [index for index in indices if not self.has(index, self.length_of(index))]
+        # Where memory has a part, a fetch has looked already.
+        wanted = [index for index in indices if self.block(index) is None]
         found = await context.disk_cache.load(self._key, wanted, self._is_valid)
         for index, cached in zip(wanted, found, strict=True):
             # Checked again: the first block that is found determines the validator.
@@ -325,24 +324,32 @@ class VersionBlocks:
             its_validator = cached.stamp.validator
             if self.validator is None and its_validator is not None and its_validator not in self.earlier_validators:
                 self.set_validator(its_validator)
-            block = MemoryBlock(cached.data, len(cached.data))
             context.stats.disk_blocks += 1
-            context.stats.disk_bytes += block.filled
-            if block.filled >= self.length_of(index):
+            context.stats.disk_bytes += len(cached.data)
+            if len(cached.data) >= self.length_of(index):
                 loaded.add(index)
-            if not self.has(index, block.filled):
-                self.received += block.filled
-                if index in loaded:
-                    context.pool.put(self._key, index, block, ahead=ahead)
-                else:
-                    self._filling[index] = block
+            if index in loaded and self.block(index) is None:
+                self.received += len(cached.data)
+                context.pool.put(self._key, index, MemoryBlock(cached.data, len(cached.data)), ahead=ahead)
+                continue
+            at = 0
+            for start, end in cached.stamp.parts or ((0, len(cached.data)),):
+                self._put(index, start, memoryview(cached.data)[at : at + end - start], ahead)
+                at += end - start
+            if index not in loaded:
+                # Not evicted before the fetch for which it was loaded has ended.
+                self.pin([index])
         self.changed.notify()
         return loaded
 
     async def persist(self, index: int, block: MemoryBlock | None) -> None:
         """Save a block to the disk, as far as it is filled."""
-        if not self.dead and block is not None and block.filled:
-            await self._save(index, block.data, block.filled)
+        if not self.dead and block is not None and block.parts:
+            if (filled := block.filled) == block.count:
+                await self._save(index, block.data, filled)
+            else:
+                data = bytearray().join(memoryview(block.data)[start:end] for start, end in block.parts)
+                await self._save(index, data, len(data), tuple(block.parts))
 
     async def persist_size(self) -> None:
         """Save the size, which no listing gives."""
@@ -363,10 +370,10 @@ class VersionBlocks:
             self._context.pool.discard(self._key)
             await self._context.disk_cache.discard(self._key)
 
-    async def _save(self, index: int, data: Buffer, count: int) -> None:
+    async def _save(self, index: int, data: Buffer, count: int, parts: Parts | None = None) -> None:
         context = self._context
         validator = None if context.validators_unreliable else self.validator
-        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self.content_stamp)
+        stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self.content_stamp, parts)
         await context.disk_cache.save(self._key, index, data, count, stamp)
 
     async def persist_range(self, start: int, end: int) -> None:

@@ -9,8 +9,9 @@ from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.inodes import Inode
 from artifactfs.tree.nodes import ATTRIBUTES_S, ControlDir, ControlFile, Symlink
 
-# The preferred size of a read: the most that the kernel asks for at a time.
-_BLOCK_SIZE = 128 << 10
+# The preferred size of a read, as on a local disk. C's and Python's buffered files read as much at each place that they
+# seek to. If it is 128 KiB, the kernel reads ahead besides: `torch.load` seeks to each tensor of a checkpoint.
+_BLOCK_SIZE = 4 << 10
 # The last number that a group can have. No system assigns it, as it does 65534.
 _EMPTY_GROUP = 0xFFFFFFFE
 

@@ -168,11 +168,9 @@ async def _mount(
     status = f"{settings.origin} at {point}"
     _register(point)
 
-    async def announce(own: mount_table.Mount | None) -> None:
+    async def announce() -> None:
         await kernel_ready.wait()
         notify.ready(status)
-        if own is not None:
-            kernel_mount.set_read_ahead(own.device)
         # Collections stop the loop. This one is only now, as the command that mounts waits for what comes before.
         garbage.settle()
 
@@ -206,7 +204,7 @@ async def _mount(
 
                 nursery.start_soon(_handle_signals, received, on_hangup, end, nursery)
                 nursery.start_soon(operations.callers.watch)
-                nursery.start_soon(announce, own)
+                nursery.start_soon(announce)
                 if own is not None:
                     nursery.start_soon(presence.end_when_unmounted, own.device, end)
                 with main:

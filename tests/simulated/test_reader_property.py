@@ -42,7 +42,15 @@ def plans(max_size: int = 40 * BLOCK) -> st.SearchStrategy[Plan]:
         st.integers(100, 1500),
         st.integers(1, 40),
     )
-    handle = st.one_of(st.lists(read, min_size=1, max_size=12).map(tuple), sequential)
+    # Runs at equal distances, also backwards.
+    strided = st.builds(
+        lambda start, step, size, count: tuple((max(0, start + step * i), size, 0.0) for i in range(count)),
+        st.integers(0, max_size),
+        st.integers(-4 * BLOCK, 4 * BLOCK),
+        st.integers(1, 2 * BLOCK),
+        st.integers(3, 40),
+    )
+    handle = st.one_of(st.lists(read, min_size=1, max_size=12).map(tuple), sequential, strided)
     return st.builds(
         Plan,
         size=st.one_of(st.integers(0, 3 * BLOCK), st.integers(0, max_size)),

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from artifactfs.content.block_format import Provenance
@@ -58,6 +59,35 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, store: BlockStore) -> None:
         file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
         assert load(store, KEY, 0) is None, place
         assert not file.exists()
+
+
+def test_parts_of_a_block_are_kept(tmp_path: Path, store: BlockStore) -> None:
+    """4.3, 4.4: parts come back with their places, or not at all where a bit flipped; the whole block replaces them."""
+    parts = ((3, 10), (100, 100 + len(DATA) - 7))
+    stamp = msgspec.structs.replace(stamp_of(store), parts=parts)
+    assert store.save(KEY, 0, [DATA], stamp)
+    found = load(store, KEY, 0)
+    assert found is not None
+    assert (bytes(found.data), found.stamp) == (DATA, stamp)
+    (file,) = block_files(tmp_path)
+    good = file.read_bytes()
+    for place in range(len(good)):
+        file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
+        assert load(store, KEY, 0) is None, place
+    assert store.save(KEY, 0, [DATA], stamp_of(store))
+    found = load(store, KEY, 0)
+    assert found is not None
+    assert found.stamp.parts is None
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(), ((5, 3),), ((0, len(DATA) - 1),), ((0, 2), (1, len(DATA) - 1)), ((BLOCK_BYTES, BLOCK_BYTES + len(DATA)),)],
+)
+def test_parts_that_make_no_sense_are_none(store: BlockStore, parts: tuple[tuple[int, int], ...]) -> None:
+    """4.1: a table of parts that are not in order, not in the block, or not as long as the bytes that are there."""
+    store.save(KEY, 0, [DATA], msgspec.structs.replace(stamp_of(store), parts=parts))
+    assert load(store, KEY, 0) is None
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, -1, -len(DATA)])

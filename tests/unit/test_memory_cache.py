@@ -92,6 +92,21 @@ def test_more_of_a_block_is_never_replaced_by_less() -> None:
     assert pool.size_bytes == 20
 
 
+def test_a_block_in_parts() -> None:
+    """4.1, 4.3: parts come in any order, meet, and are never written again; what is missing between them is known."""
+    made = MemoryBlock(bytearray(10), 0)
+    for start, data in ((6, b"gh"), (2, b"cd"), (1, b"XYe"), (0, b"a")):
+        made.fill(start, memoryview(data))
+        assert made.count == sum(end - start for start, end in made.parts)
+    assert made.parts == [(0, 4), (6, 8)]
+    assert bytes(made.data) == b"aXcd\0\0gh\0\0"
+    assert (made.filled, made.end_from(2), made.end_from(4), made.end_from(6)) == (4, 4, 4, 8)
+    assert (made.next_from(0), made.next_from(4), made.next_from(6)) == (6, 6, None)
+    made.fill(3, memoryview(b"DefGHij"))
+    assert made.parts == [(0, 10)]
+    assert bytes(made.data) == b"aXcdefghij"
+
+
 def test_another_name_adds_up() -> None:
     """4.4: blocks that get their final name replace what is there under it, and are counted once."""
     pool = BlockPool(100)

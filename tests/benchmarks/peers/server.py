@@ -16,6 +16,7 @@ import email.utils
 import hashlib
 import html
 import json
+import os
 import re
 import time
 import urllib.parse
@@ -51,9 +52,10 @@ class Tree:
 
     def __init__(self, spec: str) -> None:
         self.runs: dict[int, dict[str, dict[str, int | None]]] = {}
+        self.paths: dict[str, str] = {}
         for part in filter(None, spec.split(",")):
             kind, *numbers = part.split(":")
-            run, *counts = map(int, numbers)
+            run, counts = int(numbers[0]), [int(number) for number in numbers[1:] if number.isdigit()]
             if kind == "wide":  # wide:RUN:FILES, one directory
                 for number in range(counts[0]):
                     self._add(run, f"flat/f{number:07d}.bin", 1000 + number % 977)
@@ -66,6 +68,9 @@ class Tree:
                 self._add(run, "/".join(f"level{level:03d}" for level in range(counts[0])) + "/leaf.txt", 12)
             elif kind == "big":  # big:RUN:MEBIBYTES
                 self._add(run, "model/weights.safetensors", counts[0] << 20)
+            elif kind == "disk":  # disk:RUN:PATH, a file of this machine
+                self._add(run, os.path.basename(numbers[1]), os.path.getsize(numbers[1]))
+                self.paths[f"{run}/{os.path.basename(numbers[1])}"] = numbers[1]
             else:
                 raise SystemExit(f"unknown tree: {part}")
 
@@ -255,6 +260,13 @@ class Server:
         body = '<?xml version="1.0"?><D:multistatus xmlns:D="DAV:">' + "".join(answers) + "</D:multistatus>"
         return web.Response(status=207, text=body, content_type="application/xml")
 
+    def _content(self, path: str, start: int, end: int) -> bytes:
+        if (real := self._tree.paths.get(path)) is None:
+            return content(path, start, end)
+        with open(real, "rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
     # --- both ------------------------------------------------------------------------------------------------
 
     async def _send(self, request: web.Request, path: str, size_bytes: int) -> web.StreamResponse:
@@ -273,7 +285,7 @@ class Server:
             with contextlib.suppress(ConnectionError):
                 for offset in range(start, end, 1 << 20):
                     stop = min(end, offset + (1 << 20))
-                    await response.write(content(path, offset, stop))
+                    await response.write(self._content(path, offset, stop))
                     self._sent_bytes += stop - offset
         return response
 
