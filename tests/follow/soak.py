@@ -282,9 +282,9 @@ def _result(file: LiveFile, follower: "subprocess.Popen[bytes]") -> list[str]:
         out, _ = follower.communicate(timeout=END_S)
     except subprocess.TimeoutExpired:
         return [f"{file.place.path(file.name)}: its followers hang"]
-    told = json.loads(out)
-    _say(f"{told['path']}: {dict(file.changes)}, errors {told['errors']}, bytes {told['bytes']}")
-    return [f"{told['path']}: {each}" for each in told["wrong"]]
+    answer = json.loads(out)
+    _say(f"{answer['path']}: {dict(file.changes)}, errors {answer['errors']}, bytes {answer['bytes']}")
+    return [f"{answer['path']}: {each}" for each in answer["wrong"]]
 
 
 def main() -> int:

@@ -304,17 +304,17 @@ def report(todo: list[Row], results: Results, delay_s: float) -> list[dict[str, 
     for row in todo:
         ours, peer, bare = (median(row, name) for name in ("artifactfs", "rclone", "bare"))
         limit = "-" if bare is None else f"{bare:.0f}" if row.command is None else f"{bare:.3f}"
-        told = {name: median(row, "artifactfs", Figure._fields.index(name)) for name in Figure._fields[1:]}
+        counted = {name: median(row, "artifactfs", Figure._fields.index(name)) for name in Figure._fields[1:]}
         lines.append(
             f"{row.name:34} {cell(row, 'artifactfs'):>18} {cell(row, 'rclone'):>18} {ratio(peer, ours):>12} "
             f"{limit:>8} {ratio(ours, bare):>10}"
         )
         if row.command is not None and ours is not None:
             lines[-1] += (
-                f" {told['served_s']:6.3f} s {told['cpu_s']:6.2f} s {told['faults']:7.0f}"
-                f" {(told['sent_bytes'] or 0) / 1e6:7.1f}"
+                f" {counted['served_s']:6.3f} s {counted['cpu_s']:6.2f} s {counted['faults']:7.0f}"
+                f" {(counted['sent_bytes'] or 0) / 1e6:7.1f}"
             )
-        found.append({"row": row.name, "artifactfs": ours, "rclone": peer, "bare": bare, **told})
+        found.append({"row": row.name, "artifactfs": ours, "rclone": peer, "bare": bare, **counted})
     sys.stdout.write("\n".join(lines) + "\n")
     return found
 
