@@ -66,7 +66,7 @@ class Catalog:
         self.known_runs = caches.make(
             lambda run_id: f"run {run_id}",
             fetch=self._fetch_run,
-            ttl_s=lambda run: times.ttl_s(run, now_ns()),
+            ttl_s=lambda run: listing.ttl_s(times, run, now_ns()),
             max_weight=tuning.max_runs,
         )
         self._known_projects = caches.make(

@@ -394,4 +394,4 @@ class Directories:
 
     def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
         """Return the time to live of a listing that was requested `age_s` ago: its run may have ended since."""
-        return self._times.ttl_s(run, self._wall_clock_ns() - int(age_s * 1e9))
+        return listing.ttl_s(self._times, run, self._wall_clock_ns() - int(age_s * 1e9))

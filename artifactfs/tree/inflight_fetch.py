@@ -12,7 +12,8 @@ class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
     """A value, when it was requested, and until when it is fresh (seconds of the cache's clock).
 
     A value holds nothing that holds its entry: the garbage collector does not look here.
-    `refresh_requested`: the user requested a refresh of this entry (docs/semantics.md 3.3).
+    `refresh_requested`: the user requested a refresh of this entry (docs/semantics.md 3.3). `weight` counts against the
+    bound of its cache.
     """
 
     value: V
@@ -20,6 +21,7 @@ class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
     fresh_until: float
     stale_until: float
     refresh_requested: bool = False
+    weight: int = 1
 
 
 class InflightFetch(Generic[V]):

@@ -131,9 +131,10 @@ class TreeTimes(msgspec.Struct, frozen=True):
     stale_max: float = 3600.0
     live_ttl: float = 5.0
 
-    def ttl_s(self, run: Run, then_ns: int) -> float:
-        """Return the time to live of a run's listing that was requested at `then_ns` (since the epoch)."""
-        return self.finished_ttl if settled(run, then_ns) else self.listing_ttl
+
+def ttl_s(times: TreeTimes, run: Run, then_ns: int) -> float:
+    """Return the time to live of a run's listing that was requested at `then_ns` (since the epoch)."""
+    return times.finished_ttl if settled(run, then_ns) else times.listing_ttl
 
 
 def settled(run: Run, now_ns: int) -> bool:

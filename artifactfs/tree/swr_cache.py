@@ -15,6 +15,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.entry_table import EntryTable
 from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._clock = clock
         self._has_room = has_room
         self._inflight: dict[K, InflightFetch[V]] = {}
-        self._entries: cachetools.TLRUCache[K, CacheEntry[V]] = cachetools.TLRUCache(
-            maxsize=max_weight,
-            ttu=lambda _key, entry, _now: entry.stale_until,
-            timer=clock,
-            getsizeof=lambda entry: weight(entry.value),
-        )
+        self._weight = weight
+        self._entries: EntryTable[K, V] = EntryTable(max_weight, clock)
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
         self._invalid: cachetools.LRUCache[K, V] = cachetools.LRUCache(_MAX_INVALID)
@@ -106,7 +103,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def get_fresh(self, key: K) -> CacheEntry[V] | None:
         """Return a fresh entry without a request; None if there is none."""
         entry = self._entries.get(key)
-        return entry if entry is not None and self.ttl_left_s(entry) > 0 else None
+        if entry is None or entry.requested_at < self._all_stale_at or entry.fresh_until <= self._clock():
+            return None
+        return entry
 
     def get_any(self, key: K) -> CacheEntry[V] | None:
         """Return the entry, fresh or stale, without a request; None if there is none."""
@@ -131,7 +130,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     @property
     def weight(self) -> int:
         """The weight of all entries."""
-        return int(self._entries.currsize)
+        return self._entries.weight
 
     def mark_stale_where(self, applies: Callable[[K], bool]) -> None:
         """Request a refresh of keys: their entries are stale, their absences gone (docs/semantics.md 3.3)."""
@@ -144,7 +143,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def evict(self, key: K) -> None:
         """Remove an entry, and leave a fetch in flight alone."""
-        self._entries.pop(key, None)
+        self._entries.pop(key)
 
     async def get(self, key: K) -> CacheEntry[V]:
         """Return a fresh entry, or a stale one if its refresh fails for a passing reason or takes too long.
@@ -174,7 +173,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def invalidate(self, key: K) -> None:
         """Remove an entry and an absence: the next `get` asks. The fetch still gets the value, which is not served."""
-        if (entry := self._entries.pop(key, None)) is not None:
+        if (entry := self._entries.pop(key)) is not None:
             self._invalid[key] = entry.value
         self._discard(key)
 
@@ -301,7 +300,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def _entry(self, value: V, requested_at: float) -> CacheEntry[V]:
         fresh_until = requested_at + self._ttl_s(value)
-        return CacheEntry(value, requested_at, fresh_until, fresh_until + self._stale_max_s)
+        stale_until = fresh_until + self._stale_max_s
+        return CacheEntry(value, requested_at, fresh_until, stale_until, weight=self._weight(value))
 
     def _note_failure(self, key: K, fetch: InflightFetch[V], error: Exception, had_stale: bool) -> None:
         if isinstance(error, errors.NotFound):
@@ -309,7 +309,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             known = self._entries.get(key)
             if not self._may_store(fetch) or (known is not None and known.requested_at > fetch.started):
                 return  # a later request decides
-            self._entries.pop(key, None)
+            self._entries.pop(key)
             self._absent[key] = self._clock() + self._negative_ttl_s
         elif isinstance(error, errors.PassingError):
             # Without a stale value the waiting operation logs the advice.
