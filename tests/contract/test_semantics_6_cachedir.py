@@ -144,7 +144,7 @@ def test_a_cache_of_an_earlier_version(lab: Lab, shell: Shell) -> None:
     mounted.umount()
     mark = Path(shell.path("cache"), "artifactfs", TAG)
     mark.unlink()
-    assert "1 files" in shell.cli("cache", "info").ok().text
+    assert "1 file" in shell.cli("cache", "info").ok().text
     assert not mark.exists()
     mounted = shell.mount()
     assert read(mounted, "whole", "runs", run_id, "a.bin") == lab.sha256(run_id, "a.bin")
@@ -160,7 +160,7 @@ def test_a_link_of_ones_own_leads_to_the_cache(lab: Lab, shell: Shell, tmp_path:
     link.symlink_to(target)
     fill(shell, lab, "--cache-dir", str(link)).umount()
     assert cached_bytes(str(target)) >= SIZE
-    assert "1 files" in shell.cli("cache", "info", "--cache-dir", str(link)).ok().text
+    assert "1 file" in shell.cli("cache", "info", "--cache-dir", str(link)).ok().text
     assert link.is_symlink()
 
 

@@ -136,9 +136,12 @@ def test_answers_to_a_reader(name: str, attack: Attacked) -> None:
 def test_answers_that_break_off(attack: Attacked) -> None:
     """4.1, 5.3: a file that ends early, however it says so, is an I/O error after a few attempts, and no zeros."""
     runs = {name: attack.server.plant(content=answer) for name, answer in BROKEN.items()}
-    with ThreadPoolExecutor(len(runs)) as pool:
-        ended = pool.map(lambda run: attack.mounted.sh('cat "$M/runs/$1/a.bin"', run), runs.values())
-        done = dict(zip(runs, ended, strict=True))
+    done = {}
+    # After whole bodies the mount asks for no ranges, so one that comes is another fault.
+    for names in ([name for name in runs if "range" in name], [name for name in runs if "range" not in name]):
+        with ThreadPoolExecutor(len(names)) as pool:
+            ended = pool.map(lambda name: attack.mounted.sh('cat "$M/runs/$1/a.bin"', runs[name]), names)
+            done |= dict(zip(names, ended, strict=True))
 
     for name, run_id in runs.items():
         assert os.strerror(errno.EIO) in done[name].err, (name, done[name])
