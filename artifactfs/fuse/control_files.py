@@ -109,6 +109,11 @@ class ControlFiles:
         # Nothing of it stays in the kernel: the next one who opens it sees what is there then.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
+    def generated(self, handle: int, number: int, made: bytes) -> FileInfo:
+        """Keep what is in a generated file for a handle: other contents have another inode, so the kernel keeps it."""
+        self._open[handle] = (number, made)
+        return FileInfo(fh=handle, keep_cache=True)
+
     def number_of(self, handle: int) -> int:
         """Return the inode's number that a handle is of; 0 for one that is not of these."""
         return self._open[handle][0] if handle in self._open else 0

@@ -38,6 +38,7 @@ from artifactfs.tree.nodes import (
     ControlFile,
     DirSnapshot,
     Entry,
+    GeneratedFile,
     LookupResult,
     Node,
     Symlink,
@@ -197,7 +198,7 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
         directory = opened.node
-        if isinstance(directory, ArtifactFile | Symlink | ControlFile):
+        if isinstance(directory, ArtifactFile | Symlink | ControlFile | GeneratedFile):
             raise errors.NotADirectory("not a directory")
         if isinstance(directory, ControlDir):
             self._control_files.check(ctx)
@@ -232,6 +233,8 @@ class Operations(pyfuse3.Operations):
             self._control_files.check(ctx)
             made = await self._await_for_caller(ctx.pid, self._control_files.make(file))
             return self._control_files.opened(next(self._handles), inode, made)
+        if isinstance(file, GeneratedFile):
+            return self._control_files.generated(next(self._handles), inode, self._tree.contents_of(file))
         if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
         # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
@@ -260,8 +263,7 @@ class Operations(pyfuse3.Operations):
         # Sizes of 0 mark a filesystem without a device, like /proc: `df` leaves it out of its totals.
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = data.f_bfree = data.f_bavail = 0
-        data.f_files = data.f_ffree = data.f_favail = 0
+        data.f_blocks = data.f_bfree = data.f_bavail = data.f_files = data.f_ffree = data.f_favail = 0
         data.f_namemax = _NAME_MAX
         return data
 
@@ -275,10 +277,8 @@ class Operations(pyfuse3.Operations):
         if not is_open:
             inode = self.inodes.find(number)
             return inode.node if inode is not None else None
-        if (directory := self._directories.get(number)) is not None:
-            return directory.directory
-        if (opened := self._open_files.get(number)) is not None:
-            return opened.file
+        if (opened := self._directories.get(number) or self._open_files.get(number)) is not None:
+            return opened.directory if isinstance(opened, DirectoryHandle) else opened.file
         report = self.inodes.find(self._control_files.number_of(number))
         return report.node if report is not None else None
 
@@ -346,8 +346,7 @@ class Operations(pyfuse3.Operations):
     def _reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give the kernel a directory's entries from a position on, as many as it takes, and count those.
 
-        In a walk over what is known this is most of the work, so nothing is done for an entry that was done for the
-        one before, and no place is made of it.
+        In a walk over what is known this is most of the work: nothing is done twice, and no node is made of an entry.
         """
         contents, directory, reply = handle.contents, handle.directory, pyfuse3.readdir_reply
         if start_id < _DOTS:
@@ -378,7 +377,7 @@ class Operations(pyfuse3.Operations):
             size = shown.size_bytes
             if size is None:
                 # `stat` of a file looks the name up again, which may wait for the size; the listing may not.
-                is_file = inode.directory is not None and not shown.is_dir
+                is_file = not shown.is_dir and not isinstance(inode.cached_node, Symlink)
                 attributes = self._attributes.of(inode, 0.0 if is_file else valid_s)
             else:
                 attributes = files

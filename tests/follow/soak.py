@@ -282,9 +282,9 @@ def _result(file: LiveFile, follower: "subprocess.Popen[bytes]") -> list[str]:
         out, _ = follower.communicate(timeout=END_S)
     except subprocess.TimeoutExpired:
         return [f"{file.place.path(file.name)}: its followers hang"]
-    told = json.loads(out)
-    _say(f"{told['path']}: {dict(file.changes)}, errors {told['errors']}, bytes {told['bytes']}")
-    return [f"{told['path']}: {each}" for each in told["wrong"]]
+    report = json.loads(out)
+    _say(f"{report['path']}: {dict(file.changes)}, errors {report['errors']}, bytes {report['bytes']}")
+    return [f"{report['path']}: {each}" for each in report["wrong"]]
 
 
 def main() -> int:
