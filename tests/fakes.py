@@ -17,6 +17,7 @@ from artifactfs.domain import (
     FacetKeys,
     IndexedFile,
     ListedChild,
+    Metric,
     Pair,
     Project,
     RequestUsage,
@@ -56,23 +57,29 @@ def run(run_id: int = 1, status: str = "running", **told: object) -> Run:
     return Run(run_id=run_id, status=status, **(values | told))  # type: ignore[arg-type]  # the fields' own types
 
 
-def described(of: Run, *, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> bytes:
+def described(
+    of: Run,
+    *,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    metrics: tuple[Metric, ...] = (),
+    **details: object,
+) -> bytes:
     """Return the details of a run as a list has them."""
     rows = [tuple(Pair(key, value) for key, value in (each or {}).items()) for each in (params, tags)]
-    unknown = dict.fromkeys(
-        ("description", "created_at", "started_at", "updated_at", "completed_at", "duration_s", "owner_id")
-    )
+    names = ("description", "created_at", "started_at", "updated_at", "completed_at", "duration_s", "owner_id")
+    known = dict.fromkeys(names) | details
     return msgspec.json.encode(
         RunDetails(
             of.run_id,
             of.project_id,
             of.name,
             of.status,
-            **unknown,  # type: ignore[arg-type]
+            **known,  # type: ignore[arg-type]  # the fields' own types
             external_url=None,
             params=rows[0],
             tags=rows[1],
-            metrics=(),
+            metrics=metrics,
         )
     )
 
@@ -115,6 +122,7 @@ class FakeService:
     choose: Callable[[list[str], int], list[str]] = field(default_factory=lambda: random.Random(20261123).sample)
     refusals: dict[tuple[object, ...], Exception] = field(default_factory=dict)
     details: dict[int, bytes] = field(default_factory=dict)
+    parents: dict[int, int] = field(default_factory=dict)
     facets: dict[int, FacetKeys] = field(default_factory=dict)
     facet_texts: dict[tuple[int, str, str], tuple[str, ...]] = field(default_factory=dict)
 
@@ -157,6 +165,9 @@ class FakeService:
         records = [RunRecord(run, self.details.get(run.run_id) or described(run)) for run in self.runs.values()]
         whole = wanted == RunFilter(project_id=wanted.project_id)
         await self._called("runs", count, wanted.project_id if whole else wanted)
+        if wanted.parent is not None:
+            records = [record for record in records if self.parents.get(record.run.run_id, 0) == wanted.parent]
+        records = [record for record in records if wanted.text in record.run.name]
         return [record for record in records if run_filters.holds(wanted, record)][:count]
 
     async def facet_keys(self, project_id: int) -> FacetKeys:

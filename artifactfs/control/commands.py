@@ -34,6 +34,7 @@ from artifactfs.tree.nodes import (
     ArtifactFile,
     ControlFile,
     FacetDir,
+    GeneratedFile,
     Node,
     ProjectDir,
     StaticDir,
@@ -127,6 +128,8 @@ class Control:
         """Refresh a place, and drop the contents of its files: in memory, on disk, in the kernel (semantics.md 3.6)."""
         operations = self._operations()
         node = operations.inodes.get(number).node
+        if isinstance(node, FacetDir | GeneratedFile):
+            return await self._refresh_choice(node)
         part = _cache_part(node, self._components.settings.api_url)
         inodes = {number} if isinstance(node, ArtifactFile) else operations.inodes.files(self._is_below(node))
         self._components.files.drop(part.covers)
@@ -153,6 +156,14 @@ class Control:
             raise failed[0]
         return _json(answer)
 
+    async def _refresh_choice(self, node: FacetDir | GeneratedFile) -> bytes:
+        """Refresh a choice of runs: it holds links, and no contents of its own (semantics.md 3.6)."""
+        _, dropped = await self._mark_stale(node)
+        deleted = {"deleted_bytes": 0, "deleted_blocks": 0, "disk_is_clear": True, "kernel_pages_dropped": True}
+        return _json({
+            "schema": SCHEMA, "refreshed": mount_path(node), "ended_files": 0, "kernel_names_dropped": dropped
+        } | deleted)  # fmt: skip
+
     async def _delete_contents(self, part: CachePart) -> dict[str, object]:
         """Delete blocks on disk. `disk_is_clear`: none is left; what is left is not served by this mount."""
         try:
@@ -173,8 +184,8 @@ class Control:
             return lambda directory: (
                 directory.run_id == run_id and (path in ("", directory.path) or directory.path.startswith(f"{path}/"))
             )
-        if (project := _project_of(node)) is not None:
-            project_id = str(project)
+        if isinstance(node, ProjectDir):
+            project_id = str(node.project_id)
 
             @functools.cache
             def is_of_project(run_id: int) -> bool:
@@ -333,15 +344,7 @@ def _cache_part(node: Node, site: str) -> CachePart:
     """Return the part of the cache that a place has."""
     if isinstance(node, ArtifactDir | ArtifactFile):
         return CachePart(site, mount_path(node).removeprefix("runs/"))
-    project = _project_of(node)
-    return CachePart(site, project_id=None if project is None else str(project))
-
-
-def _project_of(node: Node) -> int | None:
-    """Return the project that a place is of; of a choice of its runs, too."""
-    if isinstance(node, FacetDir):
-        return node.chosen.project_id
-    return node.project_id if isinstance(node, ProjectDir) else None
+    return CachePart(site, project_id=str(node.project_id) if isinstance(node, ProjectDir) else None)
 
 
 def _failure(error: errors.ArtifactfsError) -> dict[str, object]:

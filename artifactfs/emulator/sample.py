@@ -24,7 +24,7 @@ MANY_PROJECT = 3006
 _CHILDREN = 6
 # By place modulo 25; all others are completed.
 _STATUSES = {7: "failed", 16: "killed", 21: "failed"}
-_RATES = (1e-05, 3e-05, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+RATES = (1e-05, 3e-05, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 _OTHER_OWNER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
 
@@ -101,7 +101,7 @@ def _add_small(lab: Lab, run_id: int) -> None:
 
 def _choices(place: int) -> Row:
     """Return what a sweep chose for a run, and what came of it: values that a browser of facets meets."""
-    rate, batch_size = _RATES[place % len(_RATES)], 16 << (place // 7 % 4)
+    rate, batch_size = RATES[place % len(RATES)], 16 << (place // 7 % 4)
     params = {
         "lr": round(0.05 * (1 + place % 20), 2),
         "bf16": place % 2 == 0,

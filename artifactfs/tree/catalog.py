@@ -201,7 +201,8 @@ class Catalog:
                 # Its name came from the list of projects, which would still have the stale one.
                 self._project_pages.mark_stale_where(lambda _: True)
         else:
-            self._lists.refresh(lambda wanted: wanted == chosen, project_id)
+            # Choices within it are below it.
+            self._lists.refresh(lambda wanted: project_id in (None, wanted.project_id), project_id)
 
     async def project_name(self, project_id: int) -> str:
         """Return a project's name; a request unless it is cached."""

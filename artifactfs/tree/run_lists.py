@@ -141,19 +141,22 @@ class RunLists:
             self._known_runs.store(record.run.run_id, record.run, asked_at)
         return records
 
-    async def _fetch_keys(self, project_id: int, _old: FacetKeys | None) -> FacetKeys:
-        return await _or_none(self._service.facet_keys(project_id), FacetKeys(), f"keys of project {project_id}")
+    async def _fetch_keys(self, project_id: int, old: FacetKeys | None) -> FacetKeys:
+        answer = self._service.facet_keys(project_id)
+        return await _or_none(answer, FacetKeys(), old, f"keys of project {project_id}")
 
-    async def _fetch_values(self, key: tuple[int, str, str], _old: tuple[str, ...] | None) -> tuple[str, ...]:
+    async def _fetch_values(self, key: tuple[int, str, str], old: tuple[str, ...] | None) -> tuple[str, ...]:
         project_id, kind, name = key
         answer = self._service.facet_values(project_id, kind, name)
-        return await _or_none(answer, (), f"values of {kind} {name} in project {project_id}")
+        return await _or_none(answer, (), old, f"values of {kind} {name} in project {project_id}")
 
 
-async def _or_none(answer: Awaitable[T], none: T, what: str) -> T:
+async def _or_none(answer: Awaitable[T], none: T, old: T | None, what: str) -> T:
     try:
         return await answer
     except _REFUSED as error:
+        if old and isinstance(error, errors.PassingError):
+            raise  # the old ones are served
         log.warning("the %s: %s", what, error, extra=NOTICE)
         return none
 
