@@ -15,6 +15,9 @@ from artifactfs.modellab import run_filters
 
 log = logging.getLogger(__name__)
 
+# Rows that are looked through where the service does not choose, at least: as many as a directory shows by default.
+_LOOKED_THROUGH = 200
+
 # Returns the first so many rows of a query, newest first.
 AskForRuns = Callable[[int, dict[str, str]], Awaitable[list[RunRecord]]]
 
@@ -36,13 +39,13 @@ class RunFinder:
         query, is_whole = run_filters.query_of(wanted), run_filters.is_written_in_full(wanted)
         shown = run_filters.shown(query)
         try:
-            rows = await self._ask(count, query)
+            rows = await self._ask(count if is_whole else max(count, _LOOKED_THROUGH), query)
         except (errors.BadRequest, errors.ServerFailed) as error:
             if not run_filters.can_be_tested(wanted):
                 raise
             log.warning("the service does not choose runs by %s: %s", shown, error, extra=NOTICE)
             query, is_whole = run_filters.query_of(run_filters.project_of(wanted)), False
-            rows = await self._ask(count, query)
+            rows = await self._ask(max(count, _LOOKED_THROUGH), query)
         found = [record for record in rows if run_filters.holds(wanted, record)]
         open_of = {record.run.run_id: run_filters.unproven(wanted, record) for record in found}
         unknown = {name for name in set().union(*open_of.values()) if name not in query or not await self._knows(name)}
@@ -55,7 +58,7 @@ class RunFinder:
                 len(rows),
                 extra=NOTICE,
             )
-        return found
+        return found[:count]
 
     async def _knows(self, name: str) -> bool:
         if name not in self._known:
