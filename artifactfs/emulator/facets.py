@@ -1,6 +1,7 @@
 """The facet endpoints: which tags, parameters and metrics occur, and with which values.
 
-Owns little: artifactfs never asks for them. They are here so that the whole of the recorded API is answered.
+Owns little. artifactfs asks for those of runs; those of projects are here so that the whole of the recorded API is
+answered.
 """
 
 from starlette.requests import Request

@@ -46,9 +46,13 @@ def query_of(wanted: RunFilter) -> dict[str, str]:
     return {name: value for name, value in query.items() if value}
 
 
-def is_written_in_full(wanted: RunFilter) -> bool:
-    """Whether `query_of` writes all of a filter."""
-    return all(_can_be_listed(*tag) for tag in wanted.tags) and all(map(_can_be_compared, wanted.params))
+def unwritten(wanted: RunFilter) -> set[str]:
+    """Return the filters of which `query_of` does not write all."""
+    lacks = {
+        "filter[tags]": not all(_can_be_listed(*tag) for tag in wanted.tags),
+        "filter[params]": not all(map(_can_be_compared, wanted.params)),
+    }
+    return {name for name, is_lacking in lacks.items() if is_lacking}
 
 
 def project_of(wanted: RunFilter) -> RunFilter:

@@ -36,21 +36,22 @@ class RunFinder:
         Fewer where the service does not know a filter, refuses it, or a filter cannot be written: then the runs of the
         project that were last updated are looked through.
         """
-        query, is_whole = run_filters.query_of(wanted), run_filters.is_written_in_full(wanted)
+        query, unsent = run_filters.query_of(wanted), run_filters.unwritten(wanted)
         shown = run_filters.shown(query)
         try:
-            rows = await self._ask(count if is_whole else max(count, _LOOKED_THROUGH), query)
+            rows = await self._ask(max(count, _LOOKED_THROUGH) if unsent else count, query)
         except (errors.BadRequest, errors.ServerFailed) as error:
             if not run_filters.can_be_tested(wanted):
                 raise
             log.warning("the service does not choose runs by %s: %s", shown, error, extra=NOTICE)
-            query, is_whole = run_filters.query_of(run_filters.project_of(wanted)), False
+            unsent |= query.keys()
+            query = run_filters.query_of(run_filters.project_of(wanted))
             rows = await self._ask(max(count, _LOOKED_THROUGH), query)
         found = [record for record in rows if run_filters.holds(wanted, record)]
         open_of = {record.run.run_id: run_filters.unproven(wanted, record) for record in found}
-        unknown = {name for name in set().union(*open_of.values()) if name not in query or not await self._knows(name)}
+        unknown = {name for name in set().union(*open_of.values()) if name in unsent or not await self._knows(name)}
         found = [record for record in found if not open_of[record.run.run_id] & unknown]
-        if len(found) < len(rows) or (not is_whole and len(rows) >= count):
+        if len(found) < len(rows) or (unsent and len(rows) >= count):
             log.warning(
                 "the service does not choose runs by all of %s: only those are listed that are among the %d runs last "
                 "updated and are seen to be such; others are entered by their id",

@@ -16,6 +16,7 @@ from artifactfs.logs import NOTICE
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.safe_names import is_id
+from artifactfs.tree.search_terms import words_of
 from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class RunLists:
         self._clock = clock
         self._runs_listed = runs_listed
         self._lists: StaleWhileRevalidateCache[RunFilter, Records] = caches.make(
-            lambda wanted: f"the runs last updated {wanted}",
+            lambda wanted: f"the runs of {words_of(wanted)}",
             fetch=self._fetch,
             ttl_s=lambda _records: times.listing_ttl,
             weight=_weight_of_runs,

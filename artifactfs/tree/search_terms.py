@@ -49,6 +49,16 @@ def parse_parts(parts: Sequence[str]) -> RunFilter:
     return msgspec.structs.replace(wanted, text=" ".join(filter(None, texts)))
 
 
+def words_of(wanted: RunFilter) -> str:
+    """Return words that stand for a filter; "all" for none."""
+    terms = {"project": wanted.project_id, "status": wanted.status, "owner": wanted.owner}
+    words = [f"{name}:{value}" for name, value in terms.items() if value is not None]
+    words += [] if wanted.parent is None else [f"parent:{wanted.parent or 'none'}"]
+    words += [f"tag:{key}={value}" for key, value in wanted.tags]
+    words += [f"param:{test.key}{test.sign or '='}{test.value}" for test in wanted.params]
+    return shlex.join([*words, *([wanted.text] if wanted.text else [])]) or "all"
+
+
 def comparison(text: str) -> tuple[str, str] | None:
     """Return sign and number of a comparison such as `>=1e-3`; None for any other text."""
     match = re.match(r"(>=|<=|>|<)", text)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from artifactfs.domain import ParamTest, RunFilter
 from artifactfs.tree.safe_names import facet_name, text_of
-from artifactfs.tree.search_terms import BadTerm, parse, parse_parts
+from artifactfs.tree.search_terms import BadTerm, parse, parse_parts, words_of
 
 OWNER = "1d45ac49-1e4e-11f1-8c3a-42221ed6388d"
 
@@ -36,6 +36,7 @@ def test_terms(words: str, wanted: RunFilter | None) -> None:
             parse(words)
     else:
         assert parse(words) == wanted
+        assert parse(words_of(wanted)) == wanted
 
 
 @pytest.mark.parametrize(
