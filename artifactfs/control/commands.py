@@ -28,6 +28,7 @@ from artifactfs.fuse.inodes import Inode
 from artifactfs.fuse.kernel_dentries import KernelDentries, Name
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import Attributes
+from artifactfs.logs import NOTICE
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.nodes import (
     ArtifactDir,
@@ -260,7 +261,11 @@ class Control:
     async def _children(self, parent: RunDetails) -> tuple[Child, ...]:
         if not parent.has_children:
             return ()
-        found = await self._components.tree.find_runs(RunFilter(parent=parent.run_id))
+        try:
+            found = await self._components.tree.find_runs(RunFilter(parent=parent.run_id))
+        except (errors.ServiceError, errors.NoSuchEntry) as error:
+            log.warning("the runs that run %d began: %s", parent.run_id, error, extra=NOTICE)
+            return ()
         return tuple(Child(each.run.run_id, each.run.name, each.run.status) for each in found)
 
     async def description(self, run_id: int) -> bytes:

@@ -150,7 +150,7 @@ class Facets:
             return ()
         found = [details_of(record) for record in (await self._lists.get(chosen)).value]
         if node.kind == "owner":
-            return sorted({details.owner_id for details in found if details.owner_id})
+            return search_terms.owners_of(details.owner_id for details in found)
         return [_NO_PARENT, *(str(number) for number in sorted(each.run_id for each in found if each.has_children))]
 
     async def _narrowed(self, node: FacetDir, name: bytes) -> RunFilter | None:

@@ -3,10 +3,11 @@
 A word with a term in front is a term, any other one is text. Quotes keep blanks together, as in a shell. Pure.
 """
 
+import contextlib
 import re
 import shlex
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -73,6 +74,15 @@ def owner_of(text: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise BadTerm(f"an owner is a UUID, and not {text!r}") from None
+
+
+def owners_of(texts: Iterable[str | None]) -> list[str]:
+    """Return the owners among texts, each once, as the service takes them; what is no owner is left out."""
+    found = set()
+    for text in texts:
+        with contextlib.suppress(BadTerm):
+            found.add(owner_of(text or ""))
+    return sorted(found)
 
 
 def _once(wanted: RunFilter, name: str, value: object) -> RunFilter:

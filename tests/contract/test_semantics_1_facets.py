@@ -105,6 +105,16 @@ def test_facets_that_fail(status: int, lab: Lab, mounting: Mounting) -> None:
     assert "bug" not in report
 
 
+@pytest.mark.parametrize("form", ["objects", "null", "empty"])
+def test_facets_in_every_form(form: str, lab: Lab, mounting: Mounting) -> None:
+    """1.7: facets as objects, and as nothing although there are some: the same keys and values are shown."""
+    lab.switch(facet_form=form)
+    mounted = mounting()
+    mounted.log.announce("names none of the keys or values", optional=form == "objects")
+    assert shown(mounted, f"{MANY}/by/tag") == ["dataset", "team"]
+    assert shown(mounted, f"{MANY}/by/tag/team") == ["speech", "vision"]
+
+
 def test_searches(lab: Lab, standing: Mount) -> None:
     """1.8, 7: words are a directory that costs nothing until it is listed; a glob, and what desktops probe, nothing."""
     standing.sh('cd "$M/search" && ls -la && ls -d "lora*" "sweep-3 status:failed" && ls -d lora*').ok()

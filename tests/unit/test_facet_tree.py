@@ -185,6 +185,15 @@ async def test_parents_and_owners(tree: Tree, service: FakeService, autojump_clo
         await absent(tree, f"projects/10/by/{path}")
 
 
+async def test_owners_that_are_none(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.7: an owner that the service could not be asked for is not listed; all others are, each once."""
+    for number, owner in enumerate(["a/b", "", OWNER.upper(), OWNER, "1", None], start=1):
+        service.runs[number] = run(number)
+        service.details[number] = described(service.runs[number], owner_id=owner)
+    assert await shown(tree, "projects/10/by/owner") == [OWNER]
+    assert [number for number in await runs(tree, f"projects/10/by/owner/{OWNER}") if number in (3, 4)] == [3, 4]
+
+
 @pytest.mark.parametrize("kind", ["parameter", "tag"])
 async def test_awkward_values(kind: str, tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1.7: each value has a name of its own, which is one of a file, and leads to the exact value; so does each key."""
