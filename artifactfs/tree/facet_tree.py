@@ -27,7 +27,7 @@ from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import DirSnapshot, Entry, FacetDir, FacetLevel, GeneratedFile, LookupResult, Node, Symlink
-from artifactfs.tree.run_lists import Records, RunLists, details_of
+from artifactfs.tree.run_lists import Records, RunLists
 from artifactfs.tree.run_tables import FORMATS
 from artifactfs.tree.safe_names import facet_name, named, parse_id, text_of
 
@@ -148,7 +148,7 @@ class Facets:
             return STATUSES
         if node.kind == "text":
             return ()
-        found = [details_of(record) for record in (await self._lists.get(chosen)).value]
+        found = await self._lists.details(chosen)
         if node.kind == "owner":
             return search_terms.owners_of(details.owner_id for details in found)
         return [_NO_PARENT, *(str(number) for number in sorted(each.run_id for each in found if each.has_children))]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import msgspec
+import trio
 
 from artifactfs import errors
 from artifactfs.domain import FacetKeys, Pair, Run, RunDetails, RunFilter, RunRecord
@@ -30,15 +31,12 @@ _MAX_BYTES = 32 << 20
 _MAX_FACETS_BYTES = 8 << 20
 # What a run, or a text, takes beside its bytes. About.
 _EACH_BYTES = 100
+# Rows that are decoded before the event loop has its turn: some milliseconds.
+_ROWS_PER_TURN = 500
 # Facets that the service refuses, or fails at: the rows say what they can then.
 _REFUSED = (errors.BadRequest, errors.NotFound, errors.ServerFailed, errors.UnexpectedAnswer, errors.AnswerTooLarge)
 
 _decoder = msgspec.json.Decoder(RunDetails)
-
-
-def details_of(record: RunRecord) -> RunDetails:
-    """Return the details of a run of a list."""
-    return _decoder.decode(record.details)
 
 
 class RunLists:
@@ -88,6 +86,15 @@ class RunLists:
         """Return the runs of a filter, the last updated first."""
         return await self._lists.get(wanted)
 
+    async def details(self, wanted: RunFilter) -> list[RunDetails]:
+        """Return the details of the runs of a filter, in the same order."""
+        found = []
+        for place, record in enumerate((await self.get(wanted)).value):
+            if place % _ROWS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            found.append(_decoder.decode(record.details))
+        return found
+
     def get_any(self, wanted: RunFilter) -> CacheEntry[Records] | None:
         """Return the same if it is cached, fresh or stale. No request."""
         return self._lists.get_any(wanted)
@@ -121,8 +128,7 @@ class RunLists:
     async def _of_rows(self, chosen: RunFilter, kind: str, text_of: Callable[[Pair], str | None]) -> tuple[str, ...]:
         """Return what occurs in the rows of a list: the service's facets are of a whole project, and may fail."""
         found = set()
-        for record in (await self.get(chosen)).value:
-            details = details_of(record)
+        for details in await self.details(chosen):
             found |= {text_of(pair) for pair in (details.params if kind == "parameter" else details.tags)} - {None}
         if found and _is_whole_project(chosen):
             log.warning(

@@ -150,6 +150,14 @@ def test_latest(lab: Lab, standing: Mount) -> None:
     assert links == [f"../../runs/{second}", f"../../runs/{first}"]
     assert standing.error_of(f"projects/{project}/latest-failed") == 2
     assert lab.total() == 0
+    third = lab.new_run(project=project)
+    lab.change_run(third, set={"created_at": "2026-05-18T09:00:00Z"})
+    standing.shell.cli("refresh", standing.path("projects", project)).ok()
+    links = standing.sh('cd "$M/projects/$1" && readlink latest latest-completed', project).ok().text.split()
+    assert links == [f"../../runs/{third}"] * 2
+    lab.change_run(third, delete=True)
+    standing.shell.cli("refresh", standing.path("projects", project)).ok()
+    assert standing.sh('readlink "$M/projects/$1/latest"', project).ok().text == f"../../runs/{second}\n"
 
 
 def test_tables(lab: Lab, standing: Mount) -> None:
