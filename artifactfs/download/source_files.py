@@ -166,15 +166,17 @@ class Service:
                 pending += reversed(below)
 
     async def _step(self, at: Node, name: bytes, path: str) -> Node:
-        is_named = at.by_name if isinstance(at, ProjectDir) else at.entry.name == b"names"
-        if is_named and number_of(name) is None and name != HIDDEN and not isinstance(at, ArtifactDir | ArtifactFile):
+        is_named = at.by_name and name not in (BY, HIDDEN) if isinstance(at, ProjectDir) else at.entry.name == b"names"
+        if is_named and number_of(name) is None and not isinstance(at, ArtifactDir | ArtifactFile):
             node = await self._called(at, name, path)
         else:
             node = (await self.tree.lookup(at, name)).node
         if isinstance(node, Symlink):
-            # To a directory beside it, or to a run.
-            above, _, target = node.target.rpartition(b"/")
-            node = (await self.tree.lookup(self.tree.runs if above else at, target)).node
+            # All steps up lead to the root.
+            target = node.target
+            node = self.tree.root if target.startswith(b"../") else at
+            for part in target.split(b"/"):
+                node = node if part == b".." else (await self.tree.lookup(node, part)).node
         return node
 
     async def _called(self, at: Node, name: bytes, path: str) -> Node:

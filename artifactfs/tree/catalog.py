@@ -7,13 +7,13 @@ no request. A lookup uses the id in the name, so runs and projects that are not 
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from artifactfs import errors
 from artifactfs.domain import Project, Run, RunFilter, RunRecord
 from artifactfs.tree import listing
-from artifactfs.tree.facet_tree import HIDDEN, Facets, Place, snapshot
+from artifactfs.tree.facet_tree import HIDDEN, PROJECT, Facets, Place, snapshot
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
@@ -129,6 +129,9 @@ class Catalog:
             place = self._place(parent)
             found = await self._facets.lookup_beside(place, name) or await self._facets.table(place, name)
             found = found or await self._find_link(parent, name)
+        elif isinstance(parent, FacetDir) and parent.kind == PROJECT:
+            shelf = await self._find_shelf(self._names, name)
+            found = shelf and LookupResult(self._facets.project_link(parent, shelf.node.entry), shelf.valid_s)
         elif isinstance(parent, FacetDir):
             found = await self._facets.lookup(parent, name)
         else:
@@ -145,9 +148,11 @@ class Catalog:
         if node is self.runs:
             page = await self._page.get(None)
             return snapshot(map(self.run_directory, page.value), lambda: self._page.ttl_left_s(page))
-        if node is self._projects or node is self._names:
+        if node is self._projects or node is self._names or (isinstance(node, FacetDir) and node.kind == PROJECT):
             projects = await self._project_pages.get(None)
-            shelves = (self._shelf(project, by_name=node is self._names) for project in projects.value)
+            shelves: Iterable[Node] = (self._shelf(each, by_name=node is not self._projects) for each in projects.value)
+            if isinstance(node, FacetDir):
+                shelves = [self._facets.project_link(node, shelf.entry) for shelf in shelves]
             return snapshot(shelves, lambda: self._project_pages.ttl_left_s(projects))
         if isinstance(node, ProjectDir):
             place = self._place(node)
@@ -284,7 +289,7 @@ class Catalog:
         """Return the choice that a directory shows the runs of, or narrows; None for no such directory."""
         if isinstance(node, ProjectDir):
             return RunFilter(project_id=node.project_id)
-        return node.chosen if isinstance(node, FacetDir) else None
+        return node.chosen if isinstance(node, FacetDir) and node.kind != PROJECT else None
 
     def _shelf(self, project: Project, *, by_name: bool) -> ProjectDir:
         parent = self._names if by_name else self._projects

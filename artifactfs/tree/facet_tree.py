@@ -1,6 +1,7 @@
 """Runs by what they have in common: `by/status/failed/`, `by/tag/team/vision/`, and searches (docs/semantics.md 1.7).
 
-    projects/<id>/by -> .by              a link, so that a traversal of /projects does not enter it
+    by -> .by, projects/<id>/by -> .by   links, and the latter not listed, so that no traversal of runs enters it
+    .by/project/<project>~<id>           a link to the choices in a project
     projects/<id>/.by/                   the kinds: status, tag, parameter, owner, parent
     projects/<id>/.by/tag/               the keys
     projects/<id>/.by/tag/team/          the values
@@ -34,6 +35,8 @@ from artifactfs.tree.safe_names import facet_name, named, parse_id, text_of
 log = logging.getLogger(__name__)
 
 BY, HIDDEN, SEARCH = b"by", b".by", b"search"
+# The kind in `/by` that has links to the choices in each project. The catalog knows the projects.
+PROJECT = "project"
 # Names of ours never go away while the mount is there.
 _FIXED_VALID_S = 3600.0
 # Bytes of tables and of descriptions of runs that are kept until they are opened, or opened again.
@@ -43,9 +46,7 @@ _EACH_BYTES = 500
 # A name that desktops look for everywhere. Those with a leading dot are no words and no values (text_of).
 _PROBED = b"autorun.inf"
 _NO_PARENT = "none"
-# `by` is listed in a project and in a choice of its runs; in a choice within a choice it is found, and not listed. So
-# programs that follow links (`find -L`, `grep -R`) end. Deeper ones than this are not there: each is part of a query.
-_LISTED_DEPTH = 2
+# Choices within choices: each is part of a query. Arbitrary.
 _MAX_DEPTH = 20
 # By the name of a link to the newest run: the status of that run.
 _LATEST: Mapping[bytes, str | None] = {b"latest": None, b"latest-completed": "completed", b"latest-failed": "failed"}
@@ -129,12 +130,8 @@ class Facets:
         if node.level is FacetLevel.KINDS:
             return snapshot([self._kind(here, kind) for kind in _kinds(chosen)], lambda: _FIXED_VALID_S)
         if node.level is FacetLevel.KEYS:
-            # A key that has a value already is found, and not listed: so choices within choices end.
-            keys = {*await self._lists.keys(chosen, node.kind)} - _keys_with_a_value(chosen, node.kind)
-            found = [
-                self._directory(here, facet_name(key), FacetLevel.VALUES, chosen, node.kind, key)
-                for key in sorted(keys)
-            ]
+            keys = await self._lists.keys(chosen, node.kind)
+            found = [self._directory(here, facet_name(k), FacetLevel.VALUES, chosen, node.kind, k) for k in keys]
         else:
             values = {value: _with(chosen, node.kind, node.key, value) for value in await self._values(node)}
             found = [self._directory(here, facet_name(v), FacetLevel.RUNS, values[v]) for v in values]
@@ -201,12 +198,14 @@ class Facets:
         return None
 
     def beside(self, here: Place, held: CacheEntry[Records]) -> Iterator[Node]:
-        """Yield what is listed beside links to runs: `by`, and the links to the newest runs that there are."""
-        if _kinds(here.chosen) and _narrowness(here.chosen) < _LISTED_DEPTH:
-            yield self._link(here, BY, HIDDEN, self._mounted_ns)
+        """Yield what is listed beside links to runs: links to the newest ones that there are. `by` is found alone."""
         for name, status in _LATEST.items():
             if (newest := _latest(held.value, status)) is not None:
                 yield self._link_to(here, name, newest)
+
+    def project_link(self, parent: FacetDir, shelf: Entry) -> Symlink:
+        """Return the link to the choices in a project, by its directory in /names."""
+        return self._link(_place(parent), shelf.name, b"../../names/%b/%b" % (shelf.name, HIDDEN), shelf.mtime_ns)
 
     def run_link(self, here: Place, run: Run, *, by_name: bool) -> Symlink:
         """Return the link to a run, called by its name or by its id."""
@@ -310,6 +309,8 @@ def _kinds(chosen: RunFilter) -> list[str]:
     kinds = ["status", "tag", "parameter", "owner", "parent"] if chosen.project_id is not None else ["status", "owner"]
     if chosen.project_id is None and not chosen.text:
         kinds.append("text")
+    if chosen == RunFilter():
+        kinds.insert(0, PROJECT)
     made = {"status": chosen.status, "owner": chosen.owner, "parent": chosen.parent}
     return [kind for kind in kinds if made.get(kind) is None]
 
@@ -318,12 +319,6 @@ def _narrowness(chosen: RunFilter) -> int:
     """Return how many things were chosen, beside the project."""
     single = (chosen.text or None, chosen.status, chosen.owner, chosen.parent)
     return sum(each is not None for each in single) + len(chosen.tags) + len(chosen.params)
-
-
-def _keys_with_a_value(chosen: RunFilter, kind: str) -> set[str]:
-    if kind == "tag":
-        return {key for key, _ in chosen.tags}
-    return {test.key for test in chosen.params if not test.sign}
 
 
 def _with(chosen: RunFilter, kind: str, key: str, value: str) -> RunFilter:

@@ -144,7 +144,7 @@ def test_latest(lab: Lab, standing: Mount) -> None:
     first, second = lab.new_run(project=project), lab.new_run(project=project, status="running")
     lab.change_run(second, set={"created_at": "2026-05-17T09:00:00Z"})
     names = shown(standing, f"projects/{project}")
-    assert names[-5:] == ["by", "latest", "latest-completed", "runs.csv", "runs.jsonl"]
+    assert names[-4:] == ["latest", "latest-completed", "runs.csv", "runs.jsonl"]
     lab.reset()
     links = standing.sh('cd "$M/projects/$1" && readlink latest latest-completed', project).ok().text.split()
     assert links == [f"../../runs/{second}", f"../../runs/{first}"]
@@ -206,7 +206,10 @@ def test_a_run_as_json(lab: Lab, standing: Mount) -> None:
 
 def test_by_owner_over_all_projects(lab: Lab, standing: Mount) -> None:
     """1.7: `/by` chooses among all projects what the service can."""
-    assert shown(standing, "by") == ["status", "owner", "text"]
+    assert shown(standing, "by") == ["project", "status", "owner", "text"]
+    many = f"many-runs~{sample.MANY_PROJECT}"
+    assert many in shown(standing, "by/project")
+    assert "sgd" in shown(standing, f"by/project/{many}/parameter/optimizer")
     assert OWNER in shown(standing, "by/owner")
     assert 60008 in runs(standing, "by/status/failed")
     assert 60008 in runs(standing, "by/text/sweep-7/by/status/failed")
@@ -222,12 +225,17 @@ def test_traversals_do_not_enter_facets(command: str, lab: Lab, mounting: Mounti
     assert ".by/" not in done.text
 
 
-def test_a_traversal_that_follows_links_ends(lab: Lab, standing: Mount) -> None:
-    """1.7: `find -L` in a project's facets comes to an end: two choices deep."""
+def test_traversals_that_follow_links(lab: Lab, standing: Mount) -> None:
+    """1.7, 7: `find -L` of a project (and so TensorBoard) enters its runs and no facets; in facets it ends."""
     project = lab.new_project()
     run_id = lab.new_run(project=project)
     lab.change_run(run_id, set={"tags": [{"key": "a", "value": "1"}], "params": [{"key": "b", "value": "2"}]})
-    done = standing.sh('find -L "$M/projects/$1/by/" -maxdepth 12 | wc -l', project).ok()
-    deepest = standing.sh('find -L "$M/projects/$1/by/" -path "*/by/*/by/*/by/*" | head', project).ok()
-    assert int(done.text) < 2000
-    assert deepest.text == ""
+    lab.reset()
+    done = standing.sh('find -L "$M/projects/$1" -maxdepth 1 -printf "%f\\n"', project).ok()
+    assert done.text.split()[1:] == [str(run_id), "latest", "latest-completed", "runs.csv", "runs.jsonl"]
+    assert lab.requests() == {"project": 1, "runs": 1}
+    done = standing.sh('find -L "$M/projects/$1/by/" -maxdepth 9 -name "*~$2" | sort', project, run_id).ok()
+    found = [line.partition("/by/")[2].rpartition("/")[0] for line in done.text.splitlines()]
+    assert [path for path in found if not path.startswith("owner")] == [
+        "parameter/b/2", "parent/none", "status/completed", "tag/a/1",
+    ]  # fmt: skip

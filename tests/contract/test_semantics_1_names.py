@@ -10,7 +10,7 @@ from tests.contract.test_semantics_7_cost import DESKTOP_PROBES
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Shell, wait_until
 
-BESIDE = ("by", "latest", "latest-completed", "latest-failed", "runs.csv", "runs.jsonl")
+BESIDE = ("latest", "latest-completed", "latest-failed", "runs.csv", "runs.jsonl")
 # What looks every name of a directory up, links' targets too.
 CURIOUS = (
     'ls --color=always "$1"',
@@ -36,7 +36,7 @@ def names_in(mounted: Mount, *parts: object) -> list[str]:
 
 
 def links_in(mounted: Mount, *parts: object) -> list[str]:
-    """Return the links to runs in a project; behind them is what 1.7 and 1.9 have beside them."""
+    """Return the links to runs in a project; behind them is what 1.9 has beside them."""
     names = names_in(mounted, *parts)
     beside = [name for name in names if name in BESIDE]
     assert names[len(names) - len(beside) :] == beside
@@ -236,5 +236,5 @@ def test_inodes_of_links(lab: Lab, mounting: Mounting) -> None:
     mounted.umount()
     wait_until(lambda: not mounted.shell.processes(), "the end of the mount")
     assert mounting().sh(script, project).ok().text == before
-    # With `by`, two links to the latest and two tables in each.
-    assert len({line.split()[0] for line in before.splitlines()}) == 2 + 2 * (len(runs) + 5)
+    # With two links to the latest and two tables in each.
+    assert len({line.split()[0] for line in before.splitlines()}) == 2 + 2 * (len(runs) + 4)

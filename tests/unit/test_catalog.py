@@ -10,8 +10,8 @@ from artifactfs.tree.nodes import ArtifactDir, Node, ProjectDir, Symlink
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, run
 
-# What is listed behind the links of a project whose runs go on (docs/semantics.md 1.7, 1.9).
-BESIDE = [b"by", b"latest", b"runs.csv", b"runs.jsonl"]
+# What is listed behind the links of a project whose runs go on (docs/semantics.md 1.9).
+BESIDE = [b"latest", b"runs.csv", b"runs.jsonl"]
 
 
 @pytest.fixture

@@ -93,11 +93,26 @@ async def test_the_kinds_cost_nothing(tree: Tree, service: FakeService, autojump
         assert isinstance(by, Symlink)
         assert by.target == b".by"
     assert await shown(tree, "projects/10/by") == ["status", "tag", "parameter", "owner", "parent"]
-    assert await shown(tree, "by") == ["status", "owner", "text"]
+    assert await shown(tree, "by") == ["project", "status", "owner", "text"]
     assert await shown(tree, "projects/10/by/status") == [
         "pending", "running", "completed", "failed", "killed", "unresponsive", "paused",
     ]  # fmt: skip
     assert service.asked() == []
+
+
+async def test_projects_whose_runs_are_chosen(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
+    """1.7, 7: /by/project has a link to the choices in each project, for a request for each 100 projects."""
+    assert await shown(tree, "by/project") == ["vision~10"]
+    link = await walk(tree, "by/project/vision~10")
+    assert isinstance(link, Symlink)
+    assert link.target == b"../../names/vision~10/.by"
+    assert service.asked() == [("projects", 1000)]
+    for name in ("vision", "vision~11", "sight~10", ".hidden"):
+        await absent(tree, f"by/project/{name}")
+    service.catalogue[10] = Project(10, "sight", NOW_NS)
+    await trio.sleep(1)
+    tree.refresh(await walk(tree, "by/project"))
+    assert await shown(tree, "by/project") == ["sight~10"]
 
 
 async def test_a_level_costs_a_request(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
@@ -117,16 +132,13 @@ async def test_a_level_costs_a_request(tree: Tree, service: FakeService, autojum
 
 
 async def test_choices_within_choices(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """1.7: they nest: all that was chosen holds. A key that has a value is not listed again; `by` is, once more."""
+    """1.7: they nest: all that was chosen holds. `by` is found, and not listed; not deeper than 20."""
     assert await runs(tree, "projects/10/by/status/failed/by/parameter/lr/0.1") == [3]
     assert await runs(tree, "projects/10/by/status/failed/by/tag/team/a_b/by/parameter/opt/sgd") == [2]
     assert await shown(tree, "projects/10/by/status/failed/by") == ["tag", "parameter", "owner", "parent"]
-    assert await shown(tree, "projects/10/by/parameter/lr/0.1/by/parameter") == []
-    assert await shown(tree, "projects/10/by/parameter/lr/0.001/by/parameter") == ["opt"]
-    # It is found, all the same.
-    assert await shown(tree, "projects/10/by/parameter/lr/0.1/by/parameter/lr") == ["0.1"]
-    assert "by" in await shown(tree, "projects/10/by/status/failed")
-    assert "by" not in await shown(tree, "projects/10/by/status/failed/by/parameter/lr/0.1")
+    assert await shown(tree, "projects/10/by/parameter/lr/0.001/by/parameter") == ["lr", "opt"]
+    for path in ("projects/10", "names/vision~10", "projects/10/by/status/failed", "search/odd"):
+        assert "by" not in await shown(tree, path)
     deep = "projects/10" + "/by/parameter/lr/>0.0" * 20
     await walk(tree, deep)
     await absent(tree, f"{deep}/by")
@@ -360,7 +372,7 @@ async def test_a_list_that_is_larger_than_the_cache(nursery: trio.Nursery, autoj
     tree = Tree(
         service, site="t", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS, runs_listed=count
     )
-    assert len(await shown(tree, "projects/10")) == count + 4
+    assert len(await shown(tree, "projects/10")) == count + 3
     table = await walk(tree, "projects/10/runs.csv")
     assert isinstance(table, GeneratedFile)
     assert tree.contents_of(table).count(b"\n") == count + 1
