@@ -101,6 +101,7 @@ class Operations(pyfuse3.Operations):
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
+        self._control_files.end_generated()
 
     def on_listed(self, run_id: int, path: str) -> None:
         """A directory was listed because programs follow files in it: see which of its open files have grown."""
