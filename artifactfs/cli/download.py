@@ -38,20 +38,11 @@ def download(
     What is there already, with the same size and time, is skipped. After an interruption, call it again: it goes on
     where it stopped.
     """
-    import logging
-
     from artifactfs.download import source_files, transfers
-    from artifactfs.logs.limiter import is_notice
     from artifactfs.warm import files
 
-    class Notices(logging.Handler):
-        """Prints what nothing has failed for, such as names that were left out; failures are in the last lines."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            if is_notice(record):
-                output.warn(record.getMessage())
-
-    logging.getLogger().addHandler(Notices())
+    # Failures are in the last lines.
+    output.warn_of_notices()
     loaded = None
     if {source_files.is_in_a_mount(path) for path in paths} != {True}:
         loaded = settings.load(flags, options=",".join(options), config_file=config_file)

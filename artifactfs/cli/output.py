@@ -84,6 +84,20 @@ def warn(sentence: str, program: str = "artifactfs") -> None:
         complain(f"warning: {sentence}", program)
 
 
+def warn_of_notices() -> None:
+    """From now on warn of what the log notices and nothing has failed for, such as names that were left out."""
+    import logging
+
+    from artifactfs.logs.limiter import is_notice
+
+    class Notices(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if is_notice(record):
+                warn(record.getMessage())
+
+    logging.getLogger().addHandler(Notices())
+
+
 def hint(*lines: str) -> None:
     """Print what the user may do next on standard error, each as one line, unless --quiet."""
     if not _quiet:

@@ -1,6 +1,5 @@
 """`artifactfs search`: the runs that words choose, as a table or as JSON."""
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -15,16 +14,6 @@ from artifactfs.settings import KEY_FORMS, SETTINGS
 
 # The settings with an option: those of the service. All others come from the other sources.
 _WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
-
-
-class Notices(logging.Handler):
-    """Prints notices, such as that the service does not know a filter; failures are in the command's last line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from artifactfs.logs.limiter import is_notice
-
-        if is_notice(record):
-            output.warn(record.getMessage())
 
 
 def _terms(_context: click.Context, _incomplete: str) -> list[str]:
@@ -58,7 +47,7 @@ def search(
     from artifactfs.run_search import filter_of, run
 
     wanted = filter_of(words)
-    logging.getLogger().addHandler(Notices())
+    output.warn_of_notices()
     loaded = settings.load(flags, options=",".join(options), config_file=config_file)
     settings.drop_keys()
     for notice in loaded.warnings:
