@@ -33,6 +33,7 @@ _ORDER = (
         "info",
         "refresh",
         "doctor",
+        "search",
         "download",
         "warm",
         "cache",
@@ -81,6 +82,9 @@ _EXAMPLES = (
     ("Without an account, a sample:", "artifactfs demo"),
     ("Find a run by name, and say what is known of it:", "ls -d ~/model-lab/names/*/*gpt2*\n"
      "artifactfs info ~/model-lab/names/*/*~70158"),
+    ("Find runs by what they have in common, without a mount or in one:",
+     "artifactfs search lora status:failed 'param:lr>0.001'\n"
+     "ls ~/model-lab/names/ft-gpt2~2387/by/parameter/lr/0.001"),
     ("See how your mounts are; look anew at a run; fetch it ahead of time:", "artifactfs status\n"
      "artifactfs refresh ~/model-lab/runs/70158\nartifactfs warm ~/model-lab/runs/70158"),
     ("Copies to the local disk, without a mount; called again, it goes on.",

@@ -6,13 +6,19 @@ modellab makes them from the service's answers; tree and content work with them 
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal
 
 import msgspec
 
 # NAME_MAX of every filesystem of Linux, in bytes.
 NAME_MAX_BYTES = 255
 
+# What a run's status may be, as the service documents it.
+STATUSES = ("pending", "running", "completed", "failed", "killed", "unresponsive", "paused")
 FINISHED = frozenset({"completed", "failed", "killed"})
+# A loss that has diverged: JSON has no number for it.
+NotFinite = Literal["NaN", "Infinity", "-Infinity"]
+Value = float | NotFinite
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +46,97 @@ class Project(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
     updated_ns: int | None = None
     deleted: bool = False
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """A parameter or a tag. A value that is neither text, number nor truth is its JSON."""
+
+    key: str
+    value: str
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A metric in summary. None: the service did not say, or said no number."""
+
+    key: str
+    latest: Value | None = None
+    min: Value | None = None
+    max: Value | None = None
+    mean: Value | None = None
+    count: int | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+class RunDetails(msgspec.Struct, frozen=True):
+    """A run, as the service describes it. Times are RFC 3339 text, `duration_s` seconds."""
+
+    run_id: int
+    project_id: str
+    name: str
+    status: str
+    description: str | None
+    created_at: str | None
+    started_at: str | None
+    updated_at: str | None
+    completed_at: str | None
+    duration_s: float | None
+    owner_id: str | None
+    external_url: str | None
+    params: tuple[Pair, ...]
+    tags: tuple[Pair, ...]
+    metrics: tuple[Metric, ...]
+    has_children: bool = False
+
+
+class ProjectDetails(msgspec.Struct, frozen=True):
+    """A project, as the service describes it."""
+
+    project_id: int
+    name: str
+    description: str | None
+    created_at: str | None
+    updated_at: str | None
+    owner_id: str | None
+    external_url: str | None
+    tags: tuple[Pair, ...]
+
+
+class RunRecord(msgspec.Struct, frozen=True, gc=False):
+    """A run of a list, with its RunDetails as JSON: thousands of them are cached, and few are looked into."""
+
+    run: Run
+    details: bytes
+
+
+class ParamTest(msgspec.Struct, frozen=True):
+    """What a parameter must be: `value` as text, or a number for a `sign` of >, >=, < or <=."""
+
+    key: str
+    value: str
+    sign: str = ""
+
+
+class RunFilter(msgspec.Struct, frozen=True):
+    """Which runs are meant: those for which all of this holds. None, and nothing, hold for all.
+
+    `text`: in the name or the description. `owner`: a UUID. `parent`: a run's id; 0 for runs without a parent.
+    """
+
+    project_id: int | None = None
+    text: str = ""
+    status: str | None = None
+    owner: str | None = None
+    parent: int | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    params: tuple[ParamTest, ...] = ()
+
+
+class FacetKeys(msgspec.Struct, frozen=True):
+    """The keys that occur in a project's runs."""
+
+    params: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 _LEAD = re.compile(r"\A(?:\.?/)+")

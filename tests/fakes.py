@@ -8,10 +8,26 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
-from artifactfs.domain import Children, DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
+from artifactfs.domain import (
+    Children,
+    DirectoryListing,
+    FacetKeys,
+    IndexedFile,
+    ListedChild,
+    Metric,
+    Pair,
+    Project,
+    RequestUsage,
+    Run,
+    RunDetails,
+    RunFilter,
+    RunRecord,
+)
 from artifactfs.errors import NotFound
+from artifactfs.modellab import run_filters
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
@@ -39,6 +55,33 @@ def run(run_id: int = 1, status: str = "running", **told: object) -> Run:
     """Return a run of project 10, created an hour before NOW_NS by default."""
     values: dict[str, object] = {"project_id": "10", "created_ns": NOW_NS - 60 * MINUTE_NS, "updated_ns": NOW_NS}
     return Run(run_id=run_id, status=status, **(values | told))  # type: ignore[arg-type]  # the fields' own types
+
+
+def described(
+    of: Run,
+    *,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    metrics: tuple[Metric, ...] = (),
+    **details: object,
+) -> bytes:
+    """Return the details of a run as a list has them."""
+    rows = [tuple(Pair(key, value) for key, value in (each or {}).items()) for each in (params, tags)]
+    names = ("description", "created_at", "started_at", "updated_at", "completed_at", "duration_s", "owner_id")
+    known = dict.fromkeys(names) | details
+    return msgspec.json.encode(
+        RunDetails(
+            of.run_id,
+            of.project_id,
+            of.name,
+            of.status,
+            **known,  # type: ignore[arg-type]  # the fields' own types
+            external_url=None,
+            params=rows[0],
+            tags=rows[1],
+            metrics=metrics,
+        )
+    )
 
 
 def finished_run(run_id: int = 1, *, minutes_ago: float = 60.0) -> Run:
@@ -78,6 +121,10 @@ class FakeService:
     room: bool = True
     choose: Callable[[list[str], int], list[str]] = field(default_factory=lambda: random.Random(20261123).sample)
     refusals: dict[tuple[object, ...], Exception] = field(default_factory=dict)
+    details: dict[int, bytes] = field(default_factory=dict)
+    parents: dict[int, int] = field(default_factory=dict)
+    facets: dict[int, FacetKeys] = field(default_factory=dict)
+    facet_texts: dict[tuple[int, str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def add_tree(
         self,
@@ -109,10 +156,27 @@ class FakeService:
             raise NotFound(f"run {run_id} is not there", 404)
         return self.runs[run_id]
 
-    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
-        runs = [run for run in self.runs.values() if project_id is None or run.project_id == str(project_id)]
-        await self._called("runs", count, *([] if project_id is None else [project_id]))
+    async def list_runs(self, count: int) -> list[Run]:
+        runs = [*self.runs.values()]
+        await self._called("runs", count)
         return runs[:count]
+
+    async def find_runs(self, count: int, wanted: RunFilter) -> list[RunRecord]:
+        records = [RunRecord(run, self.details.get(run.run_id) or described(run)) for run in self.runs.values()]
+        whole = wanted == RunFilter(project_id=wanted.project_id)
+        await self._called("runs", count, wanted.project_id if whole else wanted)
+        if wanted.parent is not None:
+            records = [record for record in records if self.parents.get(record.run.run_id, 0) == wanted.parent]
+        records = [record for record in records if wanted.text in record.run.name]
+        return [record for record in records if run_filters.holds(wanted, record)][:count]
+
+    async def facet_keys(self, project_id: int) -> FacetKeys:
+        await self._called("facet keys", project_id)
+        return self.facets.get(project_id, FacetKeys())
+
+    async def facet_values(self, project_id: int, kind: str, key: str) -> tuple[str, ...]:
+        await self._called("facet values", project_id, kind, key)
+        return self.facet_texts.get((project_id, kind, key), ())
 
     async def get_project(self, project_id: int) -> Project:
         await self._called("project", project_id)

@@ -26,6 +26,7 @@ _SECTIONS = {
         "info": ("status", "Show the details of a run, project, directory or file in a mount."),
     },
     "Contents": {
+        "search": ("search", "Show the runs that WORDS choose, without a mount."),
         "download": ("download", "Download runs, directories and files to DIR, without a mount, and without FUSE."),
         "warm": ("warm_cache", "Fetch trees or files of a mount into the cache ahead of time."),
         "cache": ("warm_cache", "Show, check or empty the cache of file contents."),

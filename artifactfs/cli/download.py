@@ -13,8 +13,6 @@ from artifactfs.cli.options import setting_options
 from artifactfs.settings import KEY_FORMS, SETTINGS
 from artifactfs.util.humanize import counted, format_size
 
-# A wait in which a user wonders whether anything goes on. Arbitrary.
-_WAIT_SHOWN_S = 3.0
 # The settings with an option: those of the service. All others come from the other sources.
 _WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
 
@@ -42,30 +40,10 @@ def download(
     """
     if not paths:
         raise click.UsageError("give PATH… and, as the last argument, DIR: where the copies go")
-    import logging
-
     from artifactfs.download import source_files, transfers
-    from artifactfs.logs.limiter import is_notice, waiting_s
     from artifactfs.mount import control_client
 
-    class Notices(logging.Handler):
-        """Prints what nothing has failed for, such as names that were left out; failures are in the last lines.
-
-        And waits, of those at the same time one.
-        """
-
-        waits_until_s = float("-inf")
-
-        def emit(self, record: logging.LogRecord) -> None:
-            seconds = waiting_s(record)
-            if seconds >= _WAIT_SHOWN_S and self.waits_until_s <= record.created:
-                self.waits_until_s = record.created + seconds
-                output.hint(f"artifactfs: {record.getMessage()}")
-            elif is_notice(record):
-                output.warn(record.getMessage())
-
-    logging.getLogger().addHandler(Notices())
-    logging.getLogger("artifactfs").setLevel(logging.INFO)
+    output.warn_of_notices()
     loaded = None
     paths = tuple(map(control_client.run_in_mount, paths))
     if {source_files.is_in_a_mount(path) for path in paths} != {True}:

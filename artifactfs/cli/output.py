@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
 # Failures of a command on many files that are named one by one. Arbitrary.
+# A wait in which a user wonders whether anything goes on. Arbitrary.
+_WAIT_SHOWN_S = 3.0
 _FAILURES_SHOWN = 20
 # What a terminal obeys (ECMA-48, and DEC's private mode 25): the line is cleared; the cursor goes and comes.
 _CLEAR = "\r\x1b[K"
@@ -91,6 +93,30 @@ def warn(sentence: str, program: str = "artifactfs") -> None:
     """Print a warning on standard error, as one line, unless --quiet."""
     if not _quiet:
         complain(f"warning: {sentence}", program)
+
+
+def warn_of_notices() -> None:
+    """From now on print what the log notices and nothing has failed for: names that were left out, and long waits.
+
+    Of the waits at the same time one. Failures are for the caller to print.
+    """
+    import logging
+
+    from artifactfs.logs.limiter import is_notice, waiting_s
+
+    class Notices(logging.Handler):
+        waits_until_s = float("-inf")
+
+        def emit(self, record: logging.LogRecord) -> None:
+            seconds = waiting_s(record)
+            if seconds >= _WAIT_SHOWN_S and self.waits_until_s <= record.created:
+                self.waits_until_s = record.created + seconds
+                hint(f"artifactfs: {record.getMessage()}")
+            elif is_notice(record):
+                warn(record.getMessage())
+
+    logging.getLogger().addHandler(Notices())
+    logging.getLogger("artifactfs").setLevel(logging.INFO)
 
 
 def hint(*lines: str) -> None:

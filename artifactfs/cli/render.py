@@ -4,18 +4,25 @@ Rows hold the server's text exactly; `lines` escapes it, and leaves out rows wit
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, RunInfo
 from artifactfs.control.status_schema import Section, Status, Streaming
-from artifactfs.modellab.details import Metric
+from artifactfs.domain import Metric
 from artifactfs.util.escaping import one_line
 from artifactfs.util.humanize import format_size, format_span
+
+if TYPE_CHECKING:
+    from artifactfs.run_search import FoundRun
 
 Row = tuple[str, str | None]
 
 # Parameters, tags and metrics that are shown; --json has all.
 _MAX_ROWS = 200
+# Characters of a name in a table. Arbitrary.
+_MAX_NAME = 40
 
 
 def lines(rows: Iterable[Row]) -> list[str]:
@@ -23,6 +30,34 @@ def lines(rows: Iterable[Row]) -> list[str]:
     texts = [(one_line(label), one_line(text)) for label, text in rows if text is not None]
     width = max((len(label) for label, _ in texts), default=0)
     return [f"{label:<{width}}  {text}".rstrip() for label, text in texts]
+
+
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return rows as lines of columns, escaped; the first is the head."""
+    texts = [tuple(map(one_line, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = ("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in texts)
+    return [line.rstrip() for line in lines]
+
+
+def found_rows(found: "Iterable[FoundRun]") -> Iterator[Sequence[str]]:
+    """Yield the head and the rows of the runs that a search found."""
+    yield "run", "name", "status", "project", "updated", "created", "duration"
+    for each in found:
+        run, project = each.run, each.project_name
+        named = run.project_id if project is None else f"{_short(project)} ({run.project_id})"
+        duration = "" if run.duration_s is None else format_span(run.duration_s)
+        times = (_second(run.updated_at), _second(run.created_at))
+        yield str(run.run_id), _short(run.name), run.status, named, *times, duration
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+
+
+def _second(moment: str | None) -> str:
+    """Return an RFC 3339 time to the second."""
+    return re.sub(r"\.[0-9]+", "", moment or "")
 
 
 def health_line(status: Status) -> str:
@@ -155,6 +190,9 @@ def _run_rows(run: RunInfo, *, whole: bool) -> Iterator[Row]:
     yield "duration", None if run.duration_s is None else format_span(run.duration_s)
     yield "owner", run.owner_id or None
     yield "link", link(run.external_url)
+    yield from _limited(
+        "child", [f"{each.name.strip() or '(no name)'} ({each.id}), {each.status}" for each in run.children]
+    )
     yield from _limited("parameter", [f"{param.key} = {param.value}" for param in run.params])
     yield from _limited("tag", [f"{tag.key} = {tag.value}" for tag in run.tags])
     yield from _limited("metric", [f"{metric.key} = {_metric(metric)}" for metric in run.metrics])

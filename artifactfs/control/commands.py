@@ -18,18 +18,29 @@ from artifactfs import errors
 from artifactfs.content.block_store import Cleared
 from artifactfs.content.cache_places import CachePart
 from artifactfs.control.counters import Readings, metrics_text
-from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
+from artifactfs.control.place_info import Child, FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.snapshot import MountComponents, readings_of, status_of
 from artifactfs.control.status_schema import SCHEMA, status_json
+from artifactfs.domain import Pair, RunDetails, RunFilter
 from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
 from artifactfs.fuse.inodes import Inode
 from artifactfs.fuse.kernel_dentries import KernelDentries, Name
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import Attributes
-from artifactfs.modellab.details import Pair, RunDetails
+from artifactfs.logs import NOTICE
 from artifactfs.tree.backend_health import BackendHealth
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, ControlFile, Node, ProjectDir, StaticDir, mount_path
+from artifactfs.tree.nodes import (
+    ArtifactDir,
+    ArtifactFile,
+    ControlFile,
+    FacetDir,
+    GeneratedFile,
+    Node,
+    ProjectDir,
+    StaticDir,
+    mount_path,
+)
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.util.clock import boottime, rfc3339
 
@@ -118,6 +129,8 @@ class Control:
         """Refresh a place, and drop the contents of its files: in memory, on disk, in the kernel (semantics.md 3.6)."""
         operations = self._operations()
         node = operations.inodes.get(number).node
+        if isinstance(node, FacetDir | GeneratedFile):
+            return await self._refresh_choice(node)
         part = _cache_part(node, self._components.settings.api_url)
         inodes = {number} if isinstance(node, ArtifactFile) else operations.inodes.files(self._is_below(node))
         self._components.files.drop(part.covers)
@@ -143,6 +156,14 @@ class Control:
         if failed:
             raise failed[0]
         return _json(answer)
+
+    async def _refresh_choice(self, node: FacetDir | GeneratedFile) -> bytes:
+        """Refresh a choice of runs: it holds links, and no contents of its own (semantics.md 3.6)."""
+        _, dropped = await self._mark_stale(node)
+        deleted = {"deleted_bytes": 0, "deleted_blocks": 0, "disk_is_clear": True, "kernel_pages_dropped": True}
+        return _json({
+            "schema": SCHEMA, "refreshed": mount_path(node), "ended_files": 0, "kernel_names_dropped": dropped
+        } | deleted)  # fmt: skip
 
     async def _delete_contents(self, part: CachePart) -> dict[str, object]:
         """Delete blocks on disk. `disk_is_clear`: none is left; what is left is not served by this mount."""
@@ -190,7 +211,7 @@ class Control:
         if isinstance(node, ArtifactFile):
             return [(node.directory.entry.number, node.entry.name)]
         if node.entry.number == node.parent_number:
-            return [(node.entry.number, name) for name in (b"runs", b"projects", b"names")]
+            return [(node.entry.number, name) for name in (b"runs", b"projects", b"names", b".by", b"search")]
         return [(node.parent_number, node.entry.name)]
 
     def drop_name(self, parent: int, name: bytes) -> None:
@@ -224,10 +245,10 @@ class Control:
             found |= _failure(error)
         return _json(Info(SCHEMA, _kind(node), mount_path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
-    async def _run(self, run_id: int) -> dict[str, object]:
+    async def _run(self, run_id: int, *, cached_too: bool = False) -> dict[str, object]:
         failure: dict[str, object] = {}
         try:
-            cached = await self._details.refetch(run_id)
+            cached = await (self._details.get if cached_too else self._details.refetch)(run_id)
         except (errors.ServiceError, errors.NoSuchEntry) as error:
             failure = _failure(error)
             if (stale := self._details.get_any(run_id)) is None:
@@ -235,7 +256,22 @@ class Control:
             cached = stale
         details = structs.asdict(cached.value)
         run_id, project = details.pop("run_id"), await self._project_name(details.pop("project_id"))
-        return failure | {"run": RunInfo(run_id, project, **details)}
+        return failure | {"run": RunInfo(run_id, project, **details, children=await self._children(cached.value))}
+
+    async def _children(self, parent: RunDetails) -> tuple[Child, ...]:
+        if not parent.has_children:
+            return ()
+        try:
+            found = await self._components.tree.find_runs(RunFilter(parent=parent.run_id))
+        except (errors.ServiceError, errors.NoSuchEntry) as error:
+            log.warning("the runs that run %d began: %s", parent.run_id, error, extra=NOTICE)
+            return ()
+        return tuple(Child(each.run.run_id, each.run.name, each.run.status) for each in found)
+
+    async def description(self, run_id: int) -> bytes:
+        """Return what `/runs/<id>.json` holds: what `info --json` prints of a run, without the state of the mount."""
+        found = await self._run(run_id, cached_too=True)
+        return _json(Info(SCHEMA, "run", f"runs/{run_id}", app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
     async def _fetch_details(self, run_id: int, _old: RunDetails | None) -> RunDetails:
         _, details = await self._components.service.run_details(run_id)
@@ -339,4 +375,6 @@ def _kind(node: Node) -> str:
         return "directory" if node.path else "run"
     if isinstance(node, ControlFile):
         return "report"
+    if isinstance(node, FacetDir):
+        return "choice"
     return "project" if isinstance(node, ProjectDir) else "file" if isinstance(node, ArtifactFile) else "other"

@@ -5,7 +5,7 @@ docs/status.md describes it; fields are only ever added. Text is the server's, e
 
 import msgspec
 
-from artifactfs.modellab.details import Metric, Pair
+from artifactfs.domain import Metric, Pair
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -24,10 +24,18 @@ class ProjectName(msgspec.Struct, frozen=True):
     name: str | None
 
 
+class Child(msgspec.Struct, frozen=True):
+    """A run that another one has started."""
+
+    id: int
+    name: str
+    status: str
+
+
 class RunInfo(msgspec.Struct, frozen=True):
     """A run. Without an answer of the service (`Info.error`), details are None or empty.
 
-    Times are RFC 3339, as the service writes them; `external_url` is the service's, too.
+    Times are RFC 3339, as the service writes them; `external_url` is the service's, too. `children`: the last updated.
     """
 
     id: int
@@ -45,6 +53,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     params: tuple[Pair, ...] = ()
     tags: tuple[Pair, ...] = ()
     metrics: tuple[Metric, ...] = ()
+    has_children: bool = False
+    children: tuple[Child, ...] = ()
 
 
 class ProjectInfo(msgspec.Struct, frozen=True):
@@ -77,7 +87,7 @@ class FileInfo(msgspec.Struct, frozen=True):
 
 
 class Info(msgspec.Struct, frozen=True):
-    """A place. `kind`: mount, runs, projects, names, project, run, directory, file, report or other.
+    """A place. `kind`: mount, runs, projects, names, project, choice, run, directory, file, report or other.
 
     `path`: from the mount point. `run`: of the place. `app_url`: Datadog's web application for the site.
     `error`, `what_to_do`: why details are missing.

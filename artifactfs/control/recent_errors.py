@@ -44,7 +44,10 @@ class RecentErrors(logging.Handler):
             self.handleError(record)
 
     def _keep(self, record: logging.LogRecord) -> None:
-        error = _exception_in(record)
+        # Of a notice, an exception is the reason and no failure, so there is nothing to fix: a word that the user
+        # mistyped, a filter that the service does not know.
+        is_notice = logs.is_notice(record)
+        error = None if is_notice else _exception_in(record)
         what_to_do = "" if error is None else errors.what_to_do(error)
         text = " ".join(self.format(_fact(record, what_to_do)).split())[:_MAX_TEXT]
         # By type and operation: texts differ in paths and numbers.
@@ -56,7 +59,6 @@ class RecentErrors(logging.Handler):
                 if error in self._seen:
                     return
                 self._seen.add(error)
-            is_notice = logs.is_notice(record)
             self.total += not is_notice
             kept = self._notices if is_notice else self._failures
             now = rfc3339(self._wall_clock())

@@ -24,6 +24,7 @@ from artifactfs.domain import ContentVersion
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs.limiter import waiting
 from artifactfs.mount import mount_table
+from artifactfs.tree.facet_tree import BY, HIDDEN, SEARCH
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, ProjectDir, Symlink, mount_path
 from artifactfs.tree.safe_names import number_of, parse_id
 from artifactfs.tree.tree import Tree
@@ -36,7 +37,7 @@ Ts = TypeVarTuple("Ts")
 # The names of directories below DIR, and of a file in the last of them.
 Place = tuple[str, ...]
 
-_TOP = (b"runs", b"projects", b"names")
+_TOP = (b"runs", b"projects", b"names", BY, HIDDEN, SEARCH)
 _ABOVE_RUNS = "this holds runs, and a download is of runs or of what is in one"
 # Candidates that a message names, at most. Arbitrary.
 _MAX_NAMED = 5
@@ -133,7 +134,10 @@ class Service:
         self.site = site
 
     async def find(self, path: str) -> ArtifactDir | ArtifactFile:
-        """Return what a path names: [runs/]RUN/…, projects/ID/RUN/…, or [names/]PROJECT/RUN/…, with or without ~ID."""
+        """Return what a path names: [runs/]RUN/…, projects/ID/RUN/…, or [names/]PROJECT/RUN/…, with or without ~ID.
+
+        In place of RUN, `latest` and the like, and by/…/RUN; for all projects by/…/RUN and search/WORDS/RUN.
+        """
         names = [name for name in os.fsencode(path).split(b"/") if name]
         at: Node = self.tree.root
         if names and names[0] not in _TOP:
@@ -167,19 +171,25 @@ class Service:
                 pending += reversed(below)
 
     async def _step(self, at: Node, name: bytes, path: str) -> Node:
-        is_named = at.by_name if isinstance(at, ProjectDir) else at.entry.name == b"names"
+        is_named = at.by_name and name not in (BY, HIDDEN) if isinstance(at, ProjectDir) else at.entry.name == b"names"
         if is_named and number_of(name) is None and not isinstance(at, ArtifactDir | ArtifactFile):
             node = await self._called(at, name, path)
         else:
             node = (await self.tree.lookup(at, name)).node
         if isinstance(node, Symlink):
-            node = (await self.tree.lookup(self.tree.runs, node.target.rpartition(b"/")[2])).node
+            # All steps up lead to the root.
+            target = node.target
+            node = self.tree.root if target.startswith(b"../") else at
+            for part in target.split(b"/"):
+                node = node if part == b".." else (await self.tree.lookup(node, part)).node
         return node
 
     async def _called(self, at: Node, name: bytes, path: str) -> Node:
         """Return the project or run of a name, among those that are listed; several may have it."""
         contents = await self.tree.contents(at)
-        same = [entry for entry in contents.entries if entry.name.rpartition(b"~")[0] == name]
+        # `latest` is the link of that name, and not a run that is called so.
+        exact = [entry for entry in contents.entries if entry.name == name]
+        same = exact or [entry for entry in contents.entries if entry.name.rpartition(b"~")[0] == name]
         if not same:
             raise errors.NoSuchEntry("no such name")
         if len(same) > 1:

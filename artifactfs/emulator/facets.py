@@ -1,7 +1,10 @@
 """The facet endpoints: which tags, parameters and metrics occur, and with which values.
 
-Owns little: artifactfs never asks for them. They are here so that the whole of the recorded API is answered.
+Owns little. artifactfs asks for those of runs; those of projects are here so that the whole of the recorded API is
+answered.
 """
+
+from typing import cast
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -31,11 +34,8 @@ async def run_keys(emulator: Emulator, request: Request) -> ASGIApp:
     if recorded := emulator.lab.recorded.get(f"facet-keys {project_id}"):
         return answer(recorded)
     rows = [run.attributes for run in emulator.lab.runs_of(project_id)]
-    keys: Row = {
-        "metrics": _keys(rows, "metric_summaries"),
-        "parameters": _keys(rows, "params"),
-        "tags": _keys(rows, "tags"),
-    }
+    kinds = {"metrics": "metric_summaries", "parameters": "params", "tags": "tags"}
+    keys: Row = {kind: _in_form(emulator, _keys(rows, field)) for kind, field in kinds.items()}
     return document(emulator, resource(emulator, project_id, "facet_keys", keys))
 
 
@@ -58,9 +58,14 @@ async def run_values(emulator: Emulator, request: Request) -> ASGIApp:
     if emulator.lab.project(project_id) is None:
         return missing(emulator, "project")
     rows = [run.attributes for run in emulator.lab.runs_of(project_id)]
-    return document(
-        emulator, resource(emulator, f"{kind}:{name}:{project_id}", "facet_values", _values(rows, kind, name))
-    )
+    values = _values(rows, kind, name)
+    values["values"] = _in_form(emulator, values["values"])
+    return document(emulator, resource(emulator, f"{kind}:{name}:{project_id}", "facet_values", values))
+
+
+def _in_form(emulator: Emulator, texts: object) -> object:
+    forms = {"objects": [{"value": text} for text in cast("list[str]", texts)], "null": None, "empty": []}
+    return forms.get(emulator.switches.facet_form, texts)
 
 
 def _pairs(rows: list[Row], field: str) -> list[Row]:

@@ -7,12 +7,13 @@ Hard: the first page of runs must be the recorded one, so everything made up was
 """
 
 import json
+import math
 from importlib import resources
 from typing import cast
 
 from artifactfs.emulator import edge_cases
 from artifactfs.emulator.artifact_tree import MemoryTree
-from artifactfs.emulator.model import Lab, Project, Row, Run, project_attributes
+from artifactfs.emulator.model import OWNER, Lab, Project, Row, Run, project_attributes
 
 RUN = 70158  # the run whose tree was recorded
 PROJECT = 2387
@@ -20,6 +21,11 @@ PROJECT = 2387
 MANY_RUNS = 250  # small runs: several pages of 100
 FIRST_OF_MANY = 60001
 MANY_PROJECT = 3006
+_CHILDREN = 6
+# By place modulo 25; all others are completed.
+_STATUSES = {7: "failed", 16: "killed", 21: "failed"}
+RATES = (1e-05, 3e-05, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+_OTHER_OWNER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
 
 def recorded(name: str) -> Row:
@@ -84,13 +90,46 @@ def _add_small(lab: Lab, run_id: int) -> None:
     name = f"sweep-{place % 10}"  # ten runs share each name, as in the recorded organisation
     started = f"2026-05-12T09:{minute:02d}:{second:02d}Z"
     times = {"created_at": started, "started_at": started, "completed_at": updated, "updated_at": updated}
-    params = [
-        {"key": "lr", "value": str(round(0.05 * (1 + place % 20), 2))},
-        {"key": "bf16", "value": str(place % 2 == 0)},
-    ]
-    tags = [{"key": "team", "value": ("vision", "speech")[place % 2]}]
     tree = MemoryTree(f"run {run_id}", _fill_small)
-    lab.create(run_id, MANY_PROJECT, tree, name=name, params=params, tags=tags, **times)
+    run = lab.create(
+        run_id, MANY_PROJECT, tree, name=name, **times, status=_STATUSES.get(place % 25, "completed"),
+        owner_id=(OWNER, _OTHER_OWNER)[place % 3 == 0], **_choices(place), has_children=place == 0,
+    )  # fmt: skip
+    # The first run began a sweep over seeds.
+    run.parent = FIRST_OF_MANY if 0 < place <= _CHILDREN else None
+
+
+def _choices(place: int) -> Row:
+    """Return what a sweep chose for a run, and what came of it: values that a browser of facets meets."""
+    rate, batch_size = RATES[place % len(RATES)], 16 << (place // 7 % 4)
+    params = {
+        "lr": round(0.05 * (1 + place % 20), 2),
+        "bf16": place % 2 == 0,
+        "learning_rate": rate,
+        "batch_size": batch_size,
+        "optimizer": ("adamw", "sgd", "lion")[place % 3],
+        "base_model": ("gpt2", "meta-llama/Llama-3.2-1B", "Qwen/Qwen3-0.6B")[place // 3 % 3],
+        "seed": place,
+    }
+    tags = {"team": ("vision", "speech")[place % 2], "dataset": ("imagenet/1k", "c4, en", "")[place // 5 % 3]}
+    # The loss is least at a learning rate of 0.001 and a large batch.
+    loss = round(1 + abs(math.log10(rate) + 3) / 2 + 4 / batch_size + place % 11 / 100, 4)
+    return {
+        "params": [{"key": key, "value": str(value)} for key, value in params.items()],
+        "tags": [{"key": key, "value": value} for key, value in tags.items()],
+        "metric_summaries": [
+            _metric("eval/loss", loss, loss + 2), _metric("eval/accuracy", round(1 / (1 + loss), 4), 0.1)
+        ],
+    }  # fmt: skip
+
+
+def _metric(key: str, latest: float, first: float) -> Row:
+    least, most = sorted((latest, first))
+    mean = round((least + most) / 2, 4)
+    return {
+        "key": key, "min": least, "max": most, "mean": mean, "latest": latest,
+        "count": 12, "first_step": 0, "last_step": 1100,
+    }  # fmt: skip
 
 
 def _rows(body: Row) -> list[Row]:

@@ -83,6 +83,10 @@ class Switches:
     null_params: bool = False
     """Whether every run's `params` is null."""
 
+    facet_form: Literal["texts", "objects", "null", "empty"] = "texts"
+    """How the keys and values of facets arrive: as texts, as objects with a `value`, or as null or an empty list
+    although there are some (recorded)."""
+
     error_form: Literal["object", "strings", "title_only", "html", "empty", "nonsense"] = "object"
     """The body of an error. object: as recorded and documented; the others all occur near this API."""
 

@@ -44,6 +44,8 @@ class ControlFiles:
         self._uid, self._gid = os.geteuid(), os.getegid()
         # By handle: the inode's number, and what is in it.
         self._open: dict[int, tuple[int, bytes]] = {}
+        # The handles of generated files: what they hold is the service's, and so of an account.
+        self._generated: set[int] = set()
 
     def hidden(self, name: bytes) -> LookupResult | None:
         """Return the hidden directory, if it is called so."""
@@ -109,14 +111,29 @@ class ControlFiles:
         # Nothing of it stays in the kernel: the next one who opens it sees what is there then.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
+    def generated(self, handle: int, number: int, made: bytes) -> FileInfo:
+        """Keep what is in a generated file for a handle: other contents have another inode, so the kernel keeps it."""
+        self._open[handle] = (number, made)
+        self._generated.add(handle)
+        return FileInfo(fh=handle, keep_cache=True)
+
+    def end_generated(self) -> None:
+        """Let reads of all open generated files fail: they may be another account's (docs/semantics.md 6.3)."""
+        for handle in self._generated:
+            self._open.pop(handle, None)
+        self._generated.clear()
+
     def number_of(self, handle: int) -> int:
         """Return the inode's number that a handle is of; 0 for one that is not of these."""
         return self._open[handle][0] if handle in self._open else 0
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Return part of what a handle holds."""
+        """Return part of what a handle holds. Raises Superseded where it was another account's."""
+        if handle not in self._open:
+            raise errors.Superseded("it came with other keys")
         return self._open[handle][1][offset : offset + size]
 
     def close(self, handle: int) -> None:
         """Forget what a handle held, if it was one of these."""
         self._open.pop(handle, None)
+        self._generated.discard(handle)

@@ -38,6 +38,7 @@ from artifactfs.tree.nodes import (
     ControlDir,
     ControlFile,
     DirSnapshot,
+    GeneratedFile,
     LookupResult,
     Node,
     Symlink,
@@ -98,6 +99,7 @@ class Operations(pyfuse3.Operations):
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
         self._invalid_pages = self.inodes.files()
+        self._control_files.end_generated()
 
     def on_listed(self, run_id: int, path: str) -> None:
         """A directory was listed because programs follow files in it: see which of its open files have grown."""
@@ -191,7 +193,7 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         opened = self.inodes.get(inode)
         directory = opened.node
-        if isinstance(directory, ArtifactFile | Symlink | ControlFile):
+        if isinstance(directory, ArtifactFile | Symlink | ControlFile | GeneratedFile):
             raise errors.NotADirectory("not a directory")
         if isinstance(directory, ControlDir):
             self._control_files.check(ctx)
@@ -226,6 +228,8 @@ class Operations(pyfuse3.Operations):
             self._control_files.check(ctx)
             made = await self._await_for_caller(ctx.pid, self._control_files.make(file))
             return self._control_files.opened(next(self._handles), inode, made)
+        if isinstance(file, GeneratedFile):
+            return self._control_files.generated(next(self._handles), inode, self._tree.contents_of(file))
         if not isinstance(file, ArtifactFile):
             raise errors.IsADirectory("a directory is not read like a file")
         # Its size, where it is not known, comes with content, and that has no limit as long as it comes.
@@ -256,8 +260,7 @@ class Operations(pyfuse3.Operations):
         # Sizes of 0 mark a filesystem without a device, like /proc: `df` leaves it out of its totals.
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = data.f_bfree = data.f_bavail = 0
-        data.f_files = data.f_ffree = data.f_favail = 0
+        data.f_blocks = data.f_bfree = data.f_bavail = data.f_files = data.f_ffree = data.f_favail = 0
         data.f_namemax = _NAME_MAX
         return data
 
@@ -271,10 +274,8 @@ class Operations(pyfuse3.Operations):
         if not is_open:
             inode = self.inodes.find(number)
             return inode.node if inode is not None else None
-        if (directory := self._directories.get(number)) is not None:
-            return directory.directory
-        if (opened := self._open_files.get(number)) is not None:
-            return opened.file
+        if (opened := self._directories.get(number) or self._open_files.get(number)) is not None:
+            return opened.directory if isinstance(opened, DirectoryHandle) else opened.file
         report = self.inodes.find(self._control_files.number_of(number))
         return report.node if report is not None else None
 

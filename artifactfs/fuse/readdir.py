@@ -12,7 +12,7 @@ import pyfuse3
 from artifactfs.fuse.attributes import AttributeMaker
 from artifactfs.fuse.handles import DirectoryHandle
 from artifactfs.fuse.inodes import Inode, InodeTable, PackedInodes
-from artifactfs.tree.nodes import ArtifactDir, Entry, PackedEntries
+from artifactfs.tree.nodes import ArtifactDir, Entry, PackedEntries, Symlink
 from artifactfs.util.no_checkpoint import no_checkpoint
 
 # "." and ".." come before the entries.
@@ -78,7 +78,7 @@ class ReaddirReplies:
 
     def _without_size(self, inode: Inode) -> pyfuse3.EntryAttributes:
         # `stat` of a file looks the name up again, which may wait for the size; the listing may not.
-        is_file = inode.directory is not None and not inode.entry.is_dir
+        is_file = not inode.entry.is_dir and not isinstance(inode.cached_node, Symlink)
         return self._attributes.of(inode, 0.0 if is_file else self._files.entry_timeout)
 
     def _reply_packed(

@@ -15,13 +15,25 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import Children, DirectoryListing, IndexedFile, Project, RequestUsage, Run
+from artifactfs.domain import (
+    Children,
+    DirectoryListing,
+    FacetKeys,
+    IndexedFile,
+    Project,
+    ProjectDetails,
+    RequestUsage,
+    Run,
+    RunDetails,
+    RunFilter,
+    RunRecord,
+)
 from artifactfs.logs import NOTICE
-from artifactfs.modellab import details, models, pagination, size_limits
-from artifactfs.modellab.details import ProjectDetails, RunDetails
+from artifactfs.modellab import details, facet_answers, models, pagination, run_filters, size_limits
 from artifactfs.modellab.listing_dialects import Dialect, ListingKind, NormalListing, PathForm, forms, learn, normalize
 from artifactfs.modellab.models import Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
+from artifactfs.modellab.run_finder import RunFinder
 from artifactfs.modellab.transport import Transport
 from artifactfs.util.urls import API_PREFIX
 
@@ -37,6 +49,8 @@ _VALUES_PER_ROW = 16
 _INDEX_PIECE_BYTES = 64 << 10
 # S3 ends a page at 1000 keys: a listing of exactly that may be cut (model-lab-api.md, 8).
 _S3_PAGE = 1000
+# The order of runs.
+_NEWEST = {"sort": "-updated_at"}
 # Directories whose logged oddities are remembered. Arbitrary.
 _MAX_LOGGED = 10_000
 
@@ -68,6 +82,7 @@ class ModelLab:
         self._logged: cachetools.LRUCache[tuple[int, str], tuple[int, int, bool]] = cachetools.LRUCache(_MAX_LOGGED)
         # The lists whose left-out rows are already logged.
         self._odd_logged: cachetools.LRUCache[str, bool] = cachetools.LRUCache(_MAX_LOGGED)
+        self._finder = RunFinder(self._records)
 
     async def check_keys(self) -> None:
         """Make one cheap call that needs valid keys and a Model Lab on the other side."""
@@ -97,21 +112,31 @@ class ModelLab:
         _check("project", project_id, project.project_id, project)
         return found
 
-    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
-        """Return the `count` runs last updated, of one project or of all, newest first."""
-        query = {"sort": "-updated_at"} | ({} if project_id is None else {"filter[project_id]": str(project_id)})
-        what = "runs" if project_id is None else f"runs of project {project_id}"
-        found = await self._pages("runs", what, query, models.decode_runs, count, lambda run: run.run_id)
-        # Checked here, too: a service that does not know the filter shows no other project's runs.
-        if project_id is not None and any(_number(run.project_id) != project_id for run in found):
-            log.warning(
-                "this server does not know filter[project_id]: of project %d only those are listed that are among the "
-                "%d runs last updated; others are entered by their id",
-                project_id,
-                len(found),
-                extra=NOTICE,
-            )
-        return [run for run in found if not run.deleted and project_id in (None, _number(run.project_id))][:count]
+    async def list_runs(self, count: int) -> list[Run]:
+        """Return the `count` runs last updated, newest first."""
+        found = await self._pages("runs", "runs", _NEWEST, models.decode_runs, count, lambda run: run.run_id)
+        return [run for run in found if not run.deleted][:count]
+
+    async def find_runs(self, count: int, wanted: RunFilter) -> list[RunRecord]:
+        """Return the `count` runs last updated of those that are wanted, newest first; fewer see RunFinder."""
+        return await self._finder.find(count, wanted)
+
+    async def _records(self, count: int, query: dict[str, str]) -> list[RunRecord]:
+        what = f"runs by {run_filters.shown(query)}" if query else "runs"
+        rows = await self._pages(
+            "runs", what, _NEWEST | query, details.decode_records, count, lambda record: record.run.run_id
+        )
+        return [record for record in rows if not record.run.deleted][:count]
+
+    async def facet_keys(self, project_id: int) -> FacetKeys:
+        """Return the keys of parameters and tags that occur in a project's runs."""
+        query = {"filter[project_id]": str(project_id)}
+        return await self._ask("facets", "/facet-keys", query, facet_answers.decode_keys)
+
+    async def facet_values(self, project_id: int, kind: str, key: str) -> tuple[str, ...]:
+        """Return the values of a key that occur in a project's runs. `kind`: parameter or tag."""
+        query = {"filter[project_id]": str(project_id), "facet_type": kind, "facet_name": key}
+        return await self._ask("facets", "/facet-values", query, facet_answers.decode_values)
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
@@ -322,7 +347,3 @@ def _check(kind: str, requested_id: int, found_id: int, found: Run | Project) ->
         raise errors.UnexpectedAnswer(f"asked for {kind} {requested_id}, got {kind} {found_id}")
     if found.deleted:
         raise errors.NotFound(f"{kind} {requested_id} is deleted")
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() else None

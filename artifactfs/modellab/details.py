@@ -10,18 +10,14 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from artifactfs.domain import Project, Run
+from artifactfs.domain import Metric, NotFinite, Pair, Project, ProjectDetails, Run, RunDetails, RunRecord, Value
 from artifactfs.modellab import models
 
 T = TypeVar("T")
-
-# A loss that has diverged: JSON has no number for it.
-NotFinite = Literal["NaN", "Infinity", "-Infinity"]
-Value = float | NotFinite
 
 # As JSON writes numbers, and a little more; short enough for what they are. `float` would take `1_0` and `nan`.
 _NUMERIC = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
@@ -29,62 +25,26 @@ _NOT_FINITE: tuple[NotFinite, ...] = get_args(NotFinite)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
-class Pair(msgspec.Struct, frozen=True):
-    """A parameter or a tag. A value that is neither text, number nor truth is its JSON."""
-
-    key: str
-    value: str
-
-
-class Metric(msgspec.Struct, frozen=True):
-    """A metric in summary. None: the service did not say, or said no number."""
-
-    key: str
-    latest: Value | None = None
-    min: Value | None = None
-    max: Value | None = None
-    mean: Value | None = None
-    count: int | None = None
-    first_step: int | None = None
-    last_step: int | None = None
-
-
-class RunDetails(msgspec.Struct, frozen=True):
-    """A run, as the service describes it. Times are RFC 3339 text, `duration_s` seconds."""
-
-    run_id: int
-    project_id: str
-    name: str
-    status: str
-    description: str | None
-    created_at: str | None
-    started_at: str | None
-    updated_at: str | None
-    completed_at: str | None
-    duration_s: float | None
-    owner_id: str | None
-    external_url: str | None
-    params: tuple[Pair, ...]
-    tags: tuple[Pair, ...]
-    metrics: tuple[Metric, ...]
-
-
-class ProjectDetails(msgspec.Struct, frozen=True):
-    """A project, as the service describes it."""
-
-    project_id: int
-    name: str
-    description: str | None
-    created_at: str | None
-    updated_at: str | None
-    owner_id: str | None
-    external_url: str | None
-    tags: tuple[Pair, ...]
-
-
 def decode_run(body: bytes) -> tuple[Run, RunDetails]:
     """Decode the answer of `/runs/{id}`. Raises UnexpectedAnswer."""
-    data = models.one_of(body)
+    return _run(models.one_of(body))
+
+
+def decode_records(body: bytes) -> models.Page[RunRecord]:
+    """Decode a page of `/runs` with the details of each run. Raises UnexpectedAnswer."""
+    return models.page_of(body, "runs", _record)
+
+
+def _record(data: Any) -> RunRecord:
+    run, found = _run(data)
+    try:
+        return RunRecord(run, msgspec.json.encode(found))
+    except UnicodeEncodeError:  # a lone surrogate
+        plain = json.dumps(msgspec.to_builtins(found), ensure_ascii=False, separators=(",", ":"))
+        return RunRecord(run, plain.encode("utf-8", "replace"))
+
+
+def _run(data: Any) -> tuple[Run, RunDetails]:
     run, attributes = models.run_of(data), data["attributes"]
     return run, RunDetails(
         run_id=run.run_id,
@@ -99,6 +59,7 @@ def decode_run(body: bytes) -> tuple[Run, RunDetails]:
         duration_s=_number(attributes.get("duration")),
         owner_id=_text(attributes.get("owner_id")),
         external_url=_text(attributes.get("external_url")),
+        has_children=attributes.get("has_children") in (True, "true"),
         params=_rows(_pairs(attributes.get("params")), _pair),
         tags=_rows(_tags(attributes.get("tags")), _pair),
         metrics=_rows(_metrics(attributes.get("metric_summaries")), _metric),

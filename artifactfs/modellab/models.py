@@ -130,7 +130,7 @@ def run_listing_in_steps(body: bytes, lenient_bytes: int = DEFAULTS.lenient_byte
         files, prefix, odd = yield from _listing_row_by_row(body, lenient_bytes)
     if prefix is None:
         raise UnexpectedAnswer("the listing holds no path_in_project, so nothing in it could be read")
-    if not _can_be_sent(prefix):
+    if not can_be_sent(prefix):
         raise UnexpectedAnswer("the listing's path_in_project is no text")
     return RunListing(files, prefix, odd)
 
@@ -191,7 +191,7 @@ def decode_run(body: bytes) -> Run:
 
 def decode_runs(body: bytes) -> Page[Run]:
     """Decode a page of `/runs`; a row without a usable id is left out and reported. Raises UnexpectedAnswer."""
-    return _page(body, "runs", run_of)
+    return page_of(body, "runs", run_of)
 
 
 def decode_project(body: bytes) -> Project:
@@ -201,7 +201,7 @@ def decode_project(body: bytes) -> Project:
 
 def decode_projects(body: bytes) -> Page[Project]:
     """Decode a page of `/projects`; a row without a usable id is left out and reported. Raises UnexpectedAnswer."""
-    return _page(body, "projects", project_of)
+    return page_of(body, "projects", project_of)
 
 
 def one_of(body: bytes) -> Any:
@@ -210,7 +210,8 @@ def one_of(body: bytes) -> Any:
     return answer.get("data") if isinstance(answer, dict) else None
 
 
-def _page(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
+def page_of(body: bytes, what: str, decode: Callable[[Any], T]) -> Page[T]:
+    """Decode a page of `what`, row by row: what `decode` refuses with UnexpectedAnswer is left out, and reported."""
     answer = _lenient_json(body)
     sent = answer.get("data", answer) if isinstance(answer, dict) else answer
     if not isinstance(answer, dict) or not isinstance(sent, list | None):
@@ -325,7 +326,7 @@ def run_of(data: Any) -> Run:
     """Return the run that `data` describes. Raises UnexpectedAnswer."""
     run_id, attributes = attributes_of(data, "run")
     project, status = attributes.get("project_id"), attributes.get("status")
-    if isinstance(project, str) and not _can_be_sent(project):
+    if isinstance(project, str) and not can_be_sent(project):
         raise UnexpectedAnswer("the run's project_id is no text")
     return Run(
         run_id=run_id,
@@ -351,7 +352,7 @@ def _name(attributes: dict[str, Any]) -> str:
     return name[:_MAX_NAME] if isinstance(name, str) else ""
 
 
-def _can_be_sent(text: str) -> bool:
+def can_be_sent(text: str) -> bool:
     """Whether a text can stand in a URL: one with a lone surrogate cannot."""
     try:
         text.encode()

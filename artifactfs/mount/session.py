@@ -134,6 +134,7 @@ async def _serve(
             operations = kernel_mount.handlers(settings, tree, files, control, kernel_ready.set)
             control.operations = operations
             tree.watch_times(control.show_new_times)
+            tree.watch_descriptions(control.description)
             tree.watch_followed(operations.on_listed)
             tree.watch_contents(operations.asks_contents)
             operations.on_superseded(control.drop_name)

@@ -1,5 +1,5 @@
 """What is above the runs: `/`, `/runs`, `/projects`, `/names` (docs/semantics.md 1), and what is known of runs and
-projects.
+projects. facet_tree.py has the choices among the runs of a project, and what else is beside them.
 
 Owns the pages of runs and projects: requested when a directory is listed, 100 rows a request, never all unasked. The
 rows of a page are cached one by one, so lookups of all link targets after a listing (`ls --color`, tab completion) cost
@@ -11,12 +11,24 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from artifactfs import errors
-from artifactfs.domain import Project, Run
+from artifactfs.domain import Project, Run, RunFilter, RunRecord
 from artifactfs.tree import listing
+from artifactfs.tree.facet_tree import HIDDEN, PROJECT, Facets, Place, snapshot
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
-from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, Entry, LookupResult, Node, ProjectDir, StaticDir, Symlink
+from artifactfs.tree.nodes import (
+    ArtifactDir,
+    DirSnapshot,
+    Entry,
+    FacetDir,
+    GeneratedFile,
+    LookupResult,
+    Node,
+    ProjectDir,
+    StaticDir,
+)
+from artifactfs.tree.run_lists import RunLists
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
 from artifactfs.tree.swr_cache import Caches
 from artifactfs.tree.tree_stats import ListingFacts
@@ -31,6 +43,8 @@ _MAX_PROJECTS = 20_000
 _PROJECTS_LISTED = 1_000
 # Names of ours never go away while the mount is there.
 _FIXED_VALID_S = 3600.0
+# The ending of the name of a run's description.
+_DESCRIBED = b".json"
 
 
 class Catalog:
@@ -61,7 +75,6 @@ class Catalog:
         self.runs = self._fixed(b"runs", numbering.fixed(b"runs"))
         self._projects = self._fixed(b"projects", numbering.fixed(b"projects"))
         self._names = self._fixed(b"names", numbering.fixed(b"names"))
-        self._top = {place.entry.name: place for place in (self.runs, self._projects, self._names)}
 
         self.known_runs = caches.make(
             lambda run_id: f"run {run_id}",
@@ -75,13 +88,11 @@ class Catalog:
             ttl_s=lambda _project: times.listing_ttl,
             max_weight=_MAX_PROJECTS,
         )
-        # By project; None for all of them.
-        self._pages = caches.make(
-            lambda of: "the runs last updated" + ("" if of is None else f" of project {of}"),
+        self._page = caches.make(
+            lambda _: "the runs last updated",
             fetch=self._fetch_runs,
             ttl_s=lambda _rows: times.listing_ttl,
-            weight=lambda found: len(found) + 1,
-            max_weight=tuning.max_runs,
+            max_weight=1,
         )
         self._project_pages = caches.make(
             lambda _: "the projects",
@@ -90,22 +101,39 @@ class Catalog:
             max_weight=1,
         )
 
-        self._caches = (self.known_runs, self._known_projects, self._pages, self._project_pages)
+        self._lists = RunLists(
+            service, self.known_runs, caches=caches, times=times, runs_listed=runs_listed, clock=clock
+        )
+        self._facets = Facets(self._lists, numbering, times, self._mounted_ns, self.root.entry.number)
+        self._caches = (self.known_runs, self._known_projects, self._page, self._project_pages, *self._lists.caches)
+        top: list[Node] = [self.runs, self._projects, self._names, self._facets.by, self._facets.search]
+        self._top = {place.entry.name: place for place in top}
+        # Returns the description of a run, as `artifactfs info --json` has it: control/commands.py.
+        self.describe_run: Callable[[int], Awaitable[bytes]] = _undescribed
 
     async def lookup(self, parent: Node, name: bytes) -> LookupResult:
         """Return the node called `name` in `parent`. Raises NoSuchEntry with the entry timeout."""
         found: LookupResult | None = None
         if parent is self.root:
-            if (fixed := self._top.get(name)) is not None:
+            if (fixed := self._facets.kinds if name == HIDDEN else self._top.get(name)) is not None:
                 found = LookupResult(fixed, _FIXED_VALID_S)
         elif parent is self.runs:
-            if (run_id := parse_id(name)) is not None:
+            if name.endswith(_DESCRIBED):
+                found = await self._description(name)
+            elif (run_id := parse_id(name)) is not None:
                 run = await self.known_runs.get(run_id)
                 found = LookupResult(self.run_directory(run.value), self.known_runs.ttl_left_s(run))
         elif parent is self._projects or parent is self._names:
             found = await self._find_shelf(parent, name)
         elif isinstance(parent, ProjectDir):
-            found = await self._find_link(parent, name)
+            place = self._place(parent)
+            found = await self._facets.lookup_beside(place, name) or await self._facets.table(place, name)
+            found = found or await self._find_link(parent, name)
+        elif isinstance(parent, FacetDir) and parent.kind == PROJECT:
+            shelf = await self._find_shelf(self._names, name)
+            found = shelf and LookupResult(self._facets.project_link(parent, shelf.node.entry), shelf.valid_s)
+        elif isinstance(parent, FacetDir):
+            found = await self._facets.lookup(parent, name)
         else:
             raise errors.NotADirectory("not a directory")
         if found is None:
@@ -116,18 +144,24 @@ class Catalog:
     async def contents(self, node: Node) -> DirSnapshot:
         """Return a directory's entries, in the order of `readdir`."""
         if node is self.root:
-            return _contents(self._top.values(), lambda: _FIXED_VALID_S)
+            return snapshot(self._top.values(), lambda: _FIXED_VALID_S)
         if node is self.runs:
-            page = await self._pages.get(None)
-            return _contents(map(self.run_directory, page.value), lambda: self._pages.ttl_left_s(page))
-        if node is self._projects or node is self._names:
+            page = await self._page.get(None)
+            return snapshot(map(self.run_directory, page.value), lambda: self._page.ttl_left_s(page))
+        if node is self._projects or node is self._names or (isinstance(node, FacetDir) and node.kind == PROJECT):
             projects = await self._project_pages.get(None)
-            shelves = (self._shelf(project, by_name=node is self._names) for project in projects.value)
-            return _contents(shelves, lambda: self._project_pages.ttl_left_s(projects))
+            shelves: Iterable[Node] = (self._shelf(each, by_name=node is not self._projects) for each in projects.value)
+            if isinstance(node, FacetDir):
+                shelves = [self._facets.project_link(node, shelf.entry) for shelf in shelves]
+            return snapshot(shelves, lambda: self._project_pages.ttl_left_s(projects))
         if isinstance(node, ProjectDir):
-            page = await self._pages.get(node.project_id)
-            links = (self._link(node, run) for run in page.value)
-            return _contents(links, lambda: self._pages.ttl_left_s(page))
+            place = self._place(node)
+            found = await self._lists.get(place.chosen)
+            links = [self._facets.run_link(place, record.run, by_name=node.by_name) for record in found.value]
+            others = [*self._facets.beside(place, found), *self._facets.tables(place)]
+            return snapshot([*links, *others], lambda: self._lists.left_s(found))
+        if isinstance(node, FacetDir):
+            return await self._facets.contents(node)
         raise errors.NotADirectory("not a directory")
 
     def try_lookup(self, parent: Node, name: bytes) -> LookupResult | None:
@@ -150,22 +184,30 @@ class Catalog:
         """Remove everything (docs/semantics.md 6.3)."""
         for cache in self._caches:
             cache.clear()
+        self._facets.clear()
 
     def refresh(self, node: Node) -> None:
-        """Make a project's links, or the names of projects, stale (docs/semantics.md 3.3)."""
+        """Make a project's links, a choice of runs, or the names of projects, stale (docs/semantics.md 3.3)."""
+        chosen = self._chosen(node)
+        if chosen is None:
+            self._known_projects.mark_stale_where(lambda _: True)
+            self._page.mark_stale_where(lambda _: True)
+            self._project_pages.mark_stale_where(lambda _: True)
+            self._lists.refresh(lambda _wanted: True, None)
+            return
+        held = self._lists.get_any(chosen)
+        runs = {record.run.run_id for record in held.value} if held is not None else set()
+        self.known_runs.mark_stale_where(lambda run_id: run_id in runs)
+        project_id = chosen.project_id
         if isinstance(node, ProjectDir):
-            page = self._pages.get_any(node.project_id)
-            runs = {run.run_id for run in page.value} if page is not None else set()
-            self.known_runs.mark_stale_where(lambda run_id: run_id in runs)
-            self._known_projects.mark_stale_where(lambda project_id: project_id == node.project_id)
-            self._pages.mark_stale_where(lambda of: of == node.project_id)
+            self._known_projects.mark_stale_where(lambda known: known == project_id)
+            self._lists.refresh(lambda wanted: wanted.project_id == project_id, project_id)
             if node.by_name:
                 # Its name came from the list of projects, which would still have the stale one.
                 self._project_pages.mark_stale_where(lambda _: True)
         else:
-            self._known_projects.mark_stale_where(lambda _: True)
-            self._pages.mark_stale_where(lambda _: True)
-            self._project_pages.mark_stale_where(lambda _: True)
+            # Choices within it are below it.
+            self._lists.refresh(lambda wanted: project_id in (None, wanted.project_id), project_id)
 
     async def project_name(self, project_id: int) -> str:
         """Return a project's name; a request unless it is cached."""
@@ -173,9 +215,12 @@ class Catalog:
 
     def facts(self, node: Node) -> ListingFacts | None:
         """Return the facts of a directory's cached page; None without one. No request."""
-        if node is self.runs or isinstance(node, ProjectDir):
-            runs = self._pages.get_any(node.project_id if isinstance(node, ProjectDir) else None)
-            return None if runs is None else self._facts(runs, self._pages.ttl_left_s(runs))
+        if node is self.runs:
+            runs = self._page.get_any(None)
+            return None if runs is None else self._facts(runs, self._page.ttl_left_s(runs))
+        if (chosen := self._chosen(node)) is not None:
+            found = self._lists.get_any(chosen)
+            return None if found is None else self._facts(found, self._lists.left_s(found))
         if node is self._projects or node is self._names:
             projects = self._project_pages.get_any(None)
             return None if projects is None else self._facts(projects, self._project_pages.ttl_left_s(projects))
@@ -191,10 +236,11 @@ class Catalog:
     def listed_runs(self, project_id: str) -> list[Run]:
         """Return a project's runs in the order of a page that is cached; without a request."""
         number = parse_id(project_id.encode("utf-8", "replace"))
-        for held in (self._pages.get_any(number) if number is not None else None, self._pages.get_any(None)):
-            if held is not None and (runs := [run for run in held.value if run.project_id == project_id]):
-                return runs
-        return []
+        held = self._lists.get_any(RunFilter(project_id=number)) if number is not None else None
+        if held is not None and held.value:
+            return [record.run for record in held.value]
+        page = self._page.get_any(None)
+        return [run for run in page.value if run.project_id == project_id] if page is not None else []
 
     def run_directory(self, run: Run) -> ArtifactDir:
         """Return the place of a run's artifacts."""
@@ -218,10 +264,41 @@ class Catalog:
         if run_id is None:
             return None
         run = await self.known_runs.get(run_id)
-        link = self._link(shelf, run.value)
+        link = self._facets.run_link(self._place(shelf), run.value, by_name=shelf.by_name)
         if run.value.project_id != str(shelf.project_id) or link.entry.name != name:
             return None
         return LookupResult(link, self.known_runs.ttl_left_s(run))
+
+    async def _description(self, name: bytes) -> LookupResult | None:
+        """Return `/runs/<id>.json`, which is looked up and not listed."""
+        if (run_id := parse_id(name.removesuffix(_DESCRIBED))) is None:
+            return None
+        run = await self.known_runs.get(run_id)
+        made = await self.describe_run(run_id)
+        place = Place(b"runs", b"runs", self.runs.entry.number, RunFilter())
+        file = self._facets.generated(place, name, made, listing.run_time_ns(run.value))
+        return LookupResult(file, min(self._times.listing_ttl, self.known_runs.ttl_left_s(run)))
+
+    async def find_runs(self, wanted: RunFilter) -> tuple[RunRecord, ...]:
+        """Return the runs that a filter chooses; a request unless they are cached."""
+        return (await self._lists.get(wanted)).value
+
+    def contents_of(self, file: GeneratedFile) -> bytes:
+        """Return what is in a generated file. Raises Superseded where a new lookup is needed."""
+        return self._facets.contents_of(file)
+
+    def _place(self, shelf: ProjectDir) -> Place:
+        above = b"names" if shelf.by_name else b"projects"
+        # By the project's id: its name in /names may change, and what is in it is the same.
+        key = b"%b/%d" % (above, shelf.project_id)
+        chosen = RunFilter(project_id=shelf.project_id)
+        return Place(above + b"/" + shelf.entry.name, key, shelf.entry.number, chosen)
+
+    def _chosen(self, node: Node) -> RunFilter | None:
+        """Return the choice that a directory shows the runs of, or narrows; None for no such directory."""
+        if isinstance(node, ProjectDir):
+            return RunFilter(project_id=node.project_id)
+        return node.chosen if isinstance(node, FacetDir) and node.kind != PROJECT else None
 
     def _shelf(self, project: Project, *, by_name: bool) -> ProjectDir:
         parent = self._names if by_name else self._projects
@@ -229,14 +306,6 @@ class Catalog:
         number = self._numbering.fixed(parent.entry.name + b"/" + name)
         time_ns = self._mounted_ns if project.updated_ns is None else project.updated_ns
         return ProjectDir(project.project_id, by_name, Entry(name, True, number, time_ns), parent.entry.number)
-
-    def _link(self, shelf: ProjectDir, run: Run) -> Symlink:
-        name = named(run.name, run.run_id) if shelf.by_name else b"%d" % run.run_id
-        # By the project's id: its name in /names may change, and the link is the same.
-        above = b"names" if shelf.by_name else b"projects"
-        number = self._numbering.fixed(b"%b/%d/%b" % (above, shelf.project_id, name))
-        entry = Entry(name, False, number, listing.run_time_ns(run))
-        return Symlink(b"../../runs/%d" % run.run_id, entry, shelf.entry.number)
 
     def _fixed(self, name: bytes, number: int) -> StaticDir:
         return StaticDir(Entry(name, True, number, self._mounted_ns), ROOT_NUMBER)
@@ -249,10 +318,9 @@ class Catalog:
     async def _fetch_project(self, project_id: int, _old: Project | None) -> Project:
         return await self._service.get_project(project_id)
 
-    async def _fetch_runs(self, project_id: int | None, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
+    async def _fetch_runs(self, _key: None, _old: tuple[Run, ...] | None) -> tuple[Run, ...]:
         asked_at = self._clock()
-        missing = errors.NoList if project_id is None else errors.NotFound
-        found = await _listed("runs", self._service.list_runs(self._runs_listed, project_id), missing)
+        found = await _listed("runs", self._service.list_runs(self._runs_listed), errors.NoList)
         runs = [run for run in found if is_id(run.run_id)]
         for run in runs:
             self.known_runs.store(run.run_id, run, asked_at)
@@ -269,9 +337,8 @@ class Catalog:
         return tuple(projects)
 
 
-def _contents(places: Iterable[Node], left_s: Callable[[], float]) -> DirSnapshot:
-    by_name = {place.entry.name: place for place in places}
-    return DirSnapshot(tuple(place.entry for place in by_name.values()), lambda entry: by_name[entry.name], left_s)
+async def _undescribed(run_id: int) -> bytes:
+    raise errors.NoSuchEntry(f"nothing describes run {run_id} here")
 
 
 async def _listed(what: str, answer: Awaitable[list[T]], missing: type[errors.NotFound]) -> list[T]:

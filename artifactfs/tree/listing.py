@@ -9,7 +9,17 @@ from typing import Protocol, TypeVar
 import msgspec
 import trio
 
-from artifactfs.domain import DirectoryListing, IndexedFile, ListedChild, Project, RequestUsage, Run
+from artifactfs.domain import (
+    DirectoryListing,
+    FacetKeys,
+    IndexedFile,
+    ListedChild,
+    Project,
+    RequestUsage,
+    Run,
+    RunFilter,
+    RunRecord,
+)
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, PackedEntries, lost_size, may_have_grown, packed, same_version
 from artifactfs.tree.size_changes import DirectorySizes
@@ -30,8 +40,17 @@ class Service(Protocol):
     async def get_run(self, run_id: int) -> Run:
         """Return a run; raises NotFound for one that is not there or is deleted."""
 
-    async def list_runs(self, count: int, project_id: int | None = None) -> list[Run]:
-        """Return the runs last updated, of one project or of all, newest first."""
+    async def list_runs(self, count: int) -> list[Run]:
+        """Return the runs last updated, newest first."""
+
+    async def find_runs(self, count: int, wanted: RunFilter) -> list[RunRecord]:
+        """Return the runs last updated that a filter chooses, newest first."""
+
+    async def facet_keys(self, project_id: int) -> FacetKeys:
+        """Return the keys that occur in a project's runs."""
+
+    async def facet_values(self, project_id: int, kind: str, key: str) -> tuple[str, ...]:
+        """Return the values of a key that occur in a project's runs. `kind`: parameter or tag."""
 
     async def get_project(self, project_id: int) -> Project:
         """Return a project; raises NotFound for one that is not there or is deleted."""

@@ -2,7 +2,9 @@
 
     StaticDir    the root, /runs, /projects, /names
     ProjectDir   a project's runs, in /projects or in /names
-    Symlink      a link to a run, in a ProjectDir
+    FacetDir     a choice of runs, or what they can be chosen by (facet_tree.py)
+    Symlink      a link to a run in one of these, or to the choices beside it
+    GeneratedFile a table of runs, or the description of one
     ArtifactDir  a run's root, or a directory of artifacts below it
     ArtifactFile an artifact
     ControlDir   a directory that only the mount's owner and root may enter: /.artifactfs
@@ -12,11 +14,13 @@
 """
 
 import bisect
+import enum
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from artifactfs.domain import RunFilter
 from artifactfs.tree.inode_numbers import ROOT_NUMBER
 
 # A number is found among so many by looking at each: a microsecond of work.
@@ -117,8 +121,42 @@ class ProjectDir(msgspec.Struct, frozen=True, gc=False):
     parent_number: int
 
 
+class FacetLevel(enum.Enum):
+    """What a FacetDir lists: kinds of facets, keys of a kind, values of a key, runs; or nothing (searches)."""
+
+    KINDS = "kinds"
+    KEYS = "keys"
+    VALUES = "values"
+    RUNS = "runs"
+    SEARCH = "search"
+
+
+class FacetDir(msgspec.Struct, frozen=True):
+    """A directory of choices. `chosen`: what was chosen above it, or here. `kind`, `key`: what it lists the values of.
+
+    `path`: from the mount's root. `key_path`: the same with a project's id for its name.
+    """
+
+    path: bytes
+    key_path: bytes
+    level: FacetLevel
+    chosen: RunFilter
+    kind: str
+    key: str
+    entry: Entry
+    parent_number: int
+
+
+class GeneratedFile(msgspec.Struct, frozen=True, gc=False):
+    """A file that artifactfs makes of what the service says of runs. `path`: from the mount's root."""
+
+    path: bytes
+    entry: Entry
+    parent_number: int
+
+
 class Symlink(msgspec.Struct, frozen=True, gc=False):
-    """A symbolic link in a ProjectDir. `target`: a path relative to that."""
+    """A symbolic link in a ProjectDir, a FacetDir or the root. `target`: a path relative to that."""
 
     target: bytes
     entry: Entry
@@ -162,9 +200,11 @@ class ControlFile(msgspec.Struct, frozen=True, gc=False):
     parent_number: int
 
 
-Node = StaticDir | ProjectDir | Symlink | ArtifactDir | ArtifactFile | ControlDir | ControlFile
+Node = (
+    StaticDir | ProjectDir | FacetDir | GeneratedFile | Symlink | ArtifactDir | ArtifactFile | ControlDir | ControlFile
+)
 # The nodes that can be listed.
-AnyDirectory = StaticDir | ProjectDir | ArtifactDir | ControlDir
+AnyDirectory = StaticDir | ProjectDir | FacetDir | ArtifactDir | ControlDir
 
 
 # The attribute timeout of a file that does not grow, in seconds. Arbitrary.
@@ -225,6 +265,8 @@ def mount_path(node: Node) -> str:
         command = f"{node.what}/" if isinstance(node, ControlFile) and node.about else ""
         above = "" if node.parent_number == ROOT_NUMBER else ".artifactfs/"
         return above + command + node.entry.name.decode()
+    if isinstance(node, FacetDir | GeneratedFile):
+        return node.path.decode("utf-8", "replace")
     if isinstance(node, Symlink):
         return node.entry.name.decode("utf-8", "replace")
     return node.entry.name.decode()

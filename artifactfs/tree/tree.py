@@ -6,14 +6,14 @@ project index (`walk/project_index.py`) or from prefetched listings (`walk/prefe
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.domain import ArtifactRef, ContentVersion, Run, below_prefix
+from artifactfs.domain import ArtifactRef, ContentVersion, Run, RunFilter, RunRecord, below_prefix
 from artifactfs.tree import listing, tree_stats
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
@@ -28,6 +28,8 @@ from artifactfs.tree.nodes import (
     ArtifactFile,
     DirSnapshot,
     Entry,
+    FacetDir,
+    GeneratedFile,
     LookupResult,
     Node,
     ProjectDir,
@@ -248,6 +250,18 @@ class Tree:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
 
+    def watch_descriptions(self, describe_run: Callable[[int], Awaitable[bytes]]) -> None:
+        """Have `describe_run` make what is in `/runs/<id>.json`."""
+        self._catalogue.describe_run = describe_run
+
+    async def find_runs(self, wanted: RunFilter) -> tuple[RunRecord, ...]:
+        """Return the runs that a filter chooses, the last updated first; a request unless they are cached."""
+        return await self._catalogue.find_runs(wanted)
+
+    def contents_of(self, file: GeneratedFile) -> bytes:
+        """Return what is in a generated file. Raises Superseded where a new lookup is needed."""
+        return self._catalogue.contents_of(file)
+
     async def wait_for_indexes(self) -> None:
         """Wait until each index that was requested is there, or has failed."""
         if self._index is not None:
@@ -344,7 +358,9 @@ class Tree:
                 self._index.refresh(run.project_id)
             return is_meant
         is_all = True
-        if isinstance(node, ProjectDir) or (isinstance(node, StaticDir) and node not in (self.root, self.runs)):
+        if isinstance(node, ProjectDir | FacetDir) or (
+            isinstance(node, StaticDir) and node not in (self.root, self.runs)
+        ):
             self._catalogue.refresh(node)
             is_all = False
         else:

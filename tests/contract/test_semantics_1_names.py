@@ -10,6 +10,7 @@ from tests.contract.test_semantics_7_cost import DESKTOP_PROBES
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Shell, wait_until
 
+BESIDE = ("latest", "latest-completed", "latest-failed", "runs.csv", "runs.jsonl")
 # What looks every name of a directory up, links' targets too.
 CURIOUS = (
     'ls --color=always "$1"',
@@ -34,11 +35,19 @@ def names_in(mounted: Mount, *parts: object) -> list[str]:
     return os.fsdecode(mounted.sh('ls -U --quoting-style=literal "$1"', mounted.path(*parts)).ok().out).splitlines()
 
 
+def links_in(mounted: Mount, *parts: object) -> list[str]:
+    """Return the links to runs in a project; behind them is what 1.9 has beside them."""
+    names = names_in(mounted, *parts)
+    beside = [name for name in names if name in BESIDE]
+    assert names[len(names) - len(beside) :] == beside
+    return names[: len(names) - len(beside)]
+
+
 def test_projects_lead_to_their_runs(lab: Lab, mounted: Mount) -> None:
     """1.1: /projects/<id> shows the project's runs as relative symlinks into /runs, which lead to their artifacts."""
     project, runs = project_of(lab, "a", "b")
     assert str(project) in names_in(mounted, "projects")
-    assert sorted(names_in(mounted, "projects", project)) == sorted(map(str, runs))
+    assert sorted(links_in(mounted, "projects", project)) == sorted(map(str, runs))
     for place, run_id in enumerate(runs, 1):
         link = mounted.path("projects", project, run_id)
         assert mounted.sh('readlink "$1"', link).ok().text == f"../../runs/{run_id}\n"
@@ -52,7 +61,7 @@ def test_names_lead_to_their_runs(lab: Lab, mounted: Mount) -> None:
     project, (first, second, third) = project_of(lab, "base/line", "base/line", "")
     above = f"vision~{project}"
     assert above in names_in(mounted, "names")
-    assert set(names_in(mounted, "names", above)) == {f"base_line~{first}", f"base_line~{second}", f"~{third}"}
+    assert set(links_in(mounted, "names", above)) == {f"base_line~{first}", f"base_line~{second}", f"~{third}"}
     done = mounted.sh(
         'cd "$M/names/$1" && diff -r "$2" "$3"', above, f"base_line~{first}", f"base_line~{second}", limit_s=30
     )
@@ -77,7 +86,7 @@ def test_names_are_made_safe(lab: Lab, mounted: Mount) -> None:
     shelves: dict[str, list[str]] = mounted.python(
         "import json, os, sys\n"
         "top = os.path.join(sys.argv[1], 'names')\n"
-        "print(json.dumps({shelf: [path for run in os.listdir(os.path.join(top, shelf))\n"
+        "print(json.dumps({shelf: [path for run in os.listdir(os.path.join(top, shelf)) if '~' in run\n"
         "  for path in (run, *os.listdir(os.path.join(top, shelf, run)))]\n"
         "  for shelf in os.listdir(top) if int(shelf.rpartition('~')[2]) in map(int, sys.argv[2:])}))",
         *(project for project, _ in made.values()),
@@ -104,7 +113,7 @@ def test_runs_that_are_not_listed_can_be_entered(lab: Lab, mounting: Mounting) -
     """1.2: in /projects and /names, too, a run need not be among those listed."""
     project, runs = project_of(lab, "one", "two", "three")
     mounted = mounting("--runs-listed", "1")
-    (listed,) = names_in(mounted, "projects", project)
+    (listed,) = links_in(mounted, "projects", project)
     other = next(run_id for run_id in runs if str(run_id) != listed)
     assert names_in(mounted, "projects", project, f"{other}/") == ["params.json"]
     name = ("one", "two", "three")[runs.index(other)]
@@ -129,7 +138,7 @@ def test_what_is_not_there(lab: Lab, standing: Mount) -> None:
     assert standing.error_of("projects", 123456789) == errno.ENOENT
     lab.change_run(foreign, delete=True)
     assert standing.error_of("projects", other, foreign) in (0, errno.ENOENT)  # it was seen a moment ago
-    assert names_in(standing, "projects", other) == []
+    assert links_in(standing, "projects", other) == []
 
 
 @pytest.mark.parametrize("command", CURIOUS)
@@ -160,7 +169,7 @@ def test_in_every_form_of_pages(form: dict[str, object], lab: Lab, mounting: Mou
     project, runs = project_of(lab, *("x" for _ in range(130)))
     lab.switch(**form)
     mounted = mounting()
-    shown = names_in(mounted, "projects", project)
+    shown = links_in(mounted, "projects", project)
     assert len(set(shown)) == len(shown) == 130
     assert set(shown) <= set(map(str, runs))
     assert names_in(mounted, "projects", project, f"{runs[0]}/") == ["params.json"]
@@ -179,7 +188,7 @@ def test_a_real_organisation(own_lab: Lab, mounting: Mounting, shell: Shell) -> 
     mounted.sh('ls --color=always -l "$M/names" "$M/projects"').ok()
     assert own_lab.requests() == {"projects": 5}
     own_lab.reset()
-    assert len(names_in(mounted, "names", "project-1000000~1000000")) == 165
+    assert len(links_in(mounted, "names", "project-1000000~1000000")) == 165
     mounted.sh('ls -lL --color=always "$M/names/project-1000000~1000000"').ok()
     assert own_lab.requests() == {"runs": 2}
 
@@ -189,9 +198,9 @@ def test_a_renamed_run_shows_by_its_new_name(lab: Lab, mounting: Mounting) -> No
     project, (run_id,) = project_of(lab, "before")
     mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
     above = f"vision~{project}"
-    assert names_in(mounted, "names", above) == [f"before~{run_id}"]
+    assert links_in(mounted, "names", above) == [f"before~{run_id}"]
     lab.change_run(run_id, set={"name": "after"})
-    assert names_in(mounted, "names", above) == [f"after~{run_id}"]
+    assert links_in(mounted, "names", above) == [f"after~{run_id}"]
     assert mounted.error_of("names", above, f"before~{run_id}") == errno.ENOENT
     assert mounted.error_of("names", above, f"after~{run_id}", "params.json") == 0
 
@@ -202,9 +211,9 @@ def test_it_is_served_while_the_service_is_down(own_lab: Lab, mounting: Mounting
     shell.lab = own_lab
     mounted = mounting("--listing-ttl", "0")
     mounted.log.announce("refuses connections")
-    assert names_in(mounted, "names", f"vision~{project}") == [f"x~{run_id}"]
+    assert links_in(mounted, "names", f"vision~{project}") == [f"x~{run_id}"]
     own_lab.stop()
-    assert names_in(mounted, "names", f"vision~{project}") == [f"x~{run_id}"]
+    assert links_in(mounted, "names", f"vision~{project}") == [f"x~{run_id}"]
     assert mounted.error_of("projects", sample.PROJECT) == errno.ECONNREFUSED
     assert mounted.error_of("names", "anything") == errno.ENOENT
 
@@ -215,7 +224,7 @@ def test_the_top_never_asks(own_lab: Lab, mounting: Mounting, shell: Shell) -> N
     mounted = mounting()
     own_lab.stop()
     done = mounted.sh('ls "$M" && stat -c %F "$M/runs" "$M/projects" "$M/names" && df "$M"').ok()
-    assert done.text.splitlines()[:3] == ["names", "projects", "runs"]
+    assert done.text.splitlines()[:5] == ["by", "names", "projects", "runs", "search"]
 
 
 def test_inodes_of_links(lab: Lab, mounting: Mounting) -> None:
@@ -227,4 +236,5 @@ def test_inodes_of_links(lab: Lab, mounting: Mounting) -> None:
     mounted.umount()
     wait_until(lambda: not mounted.shell.processes(), "the end of the mount")
     assert mounting().sh(script, project).ok().text == before
-    assert len({line.split()[0] for line in before.splitlines()}) == 2 + 2 * len(runs)
+    # With two links to the latest and two tables in each.
+    assert len({line.split()[0] for line in before.splitlines()}) == 2 + 2 * (len(runs) + 4)

@@ -14,6 +14,7 @@ from tests.answers import FILES, Answer, Asked, bomb, dripping, endless, gzipped
 from tests.attacked import KEYS, Attacked, attacked, check_failed, mount
 from tests.harness import Shell, wait_until
 from tests.hostile import HostileServer, hostile_server
+from tests.processes import Done
 from tests.tlsproxy import certificate, tls_proxy
 
 BODY = FILES["a.bin"]
@@ -136,7 +137,7 @@ def test_answers_to_a_reader(name: str, attack: Attacked) -> None:
 def test_answers_that_break_off(attack: Attacked) -> None:
     """4.1, 5.3: a file that ends early, however it says so, is an I/O error after a few attempts, and no zeros."""
     runs = {name: attack.server.plant(content=answer) for name, answer in BROKEN.items()}
-    done = {}
+    done: dict[str, Done] = {}
     # After whole bodies the mount asks for no ranges, so one that comes is another fault.
     for names in ([name for name in runs if "range" in name], [name for name in runs if "range" not in name]):
         with ThreadPoolExecutor(len(names)) as pool:

@@ -36,7 +36,7 @@ def test_a_click_mounts_and_shows(name: str, desk: DesktopSession, lab: Lab, she
     entry = launcher(shell, desk, point)
     env = desk.env | service(shell, lab) | {"ARTIFACTFS_LOG_FILE": mounted.log_file}
     with start_process(["gio", "launch", entry], env=env):
-        assert [row.name for row in desk.folder(name, 3)] == ["names", "projects", "runs"]
+        assert [row.name for row in desk.folder(name, 5)] == ["by", "names", "projects", "runs", "search"]
         assert mount_type(point) == FUSE_TYPE
         with start_process(["gio", "launch", entry], env=env):
             desk.wait_until(lambda: len(desk.windows("thunar")) == 2, "another window")

@@ -1,6 +1,7 @@
 """A real file manager on a real mount: what it shows, and what that costs."""
 
 import datetime
+import itertools
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_it_enters_runs(desk: DesktopSession, lab: Lab, mounted: Mount, shell: S
     mounted.log.announce(r"client: run \d+, directory /:", optional=True)
     expected = runs_to_see(lab)
     with desk.program("thunar", mounted.point):
-        assert [row.name for row in desk.folder("model-lab", 3)] == ["names", "projects", "runs"]
+        assert [row.name for row in desk.folder("model-lab", 5)] == ["by", "names", "projects", "runs", "search"]
         window = desk.window("thunar", "model-lab")
         assert window is not None
         assert "model-lab" in window.places()
@@ -56,7 +57,7 @@ def test_what_it_costs_to_look(desk: DesktopSession, lab: Lab, mounted: Mount, s
     small = next(run_id for run_id in runs if children(lab, run_id) == ["config.json", "metrics.jsonl", "model"])
     lab.reset()
     places: tuple[tuple[str, str, dict[str, int]], ...] = (
-        ("", "3 folders", {}),
+        ("", "5 folders", {}),
         ("runs", f"{len(runs)} folders", {"runs": 2}),
         (f"runs/{small}", "1 folder | 2 files: ", {"runs": 2, "listing": 1, "index": 1}),
     )
@@ -79,9 +80,24 @@ def test_what_it_costs_to_look_by_name(desk: DesktopSession, lab: Lab, mounted: 
         assert lab.requests() == {"projects": 1}
     lab.reset()
     with desk.program("thunar", mounted.path("names", MANY_RUNS)):
-        desk.wait_for_status(f"{runs} folders")
+        # Beside the runs, the latest and the two tables.
+        desk.wait_for_status(f"{int(runs) - 2} folders | 2 files: ")
         assert lab.requests() == {"runs": 2}
-    assert int(runs) == 200
+    assert int(runs) == 200 + 5
+
+
+def test_five_clicks_to_a_run_by_its_parameter(desk: DesktopSession, lab: Lab, mounted: Mount) -> None:
+    """1.7, 7: from the projects in /by to a run by a parameter's value, by double clicks, a request a level."""
+    mounted.sh('ls "$M/by/project/$1/parameter"', MANY_RUNS).ok()
+    lab.reset()
+    places = ("project", MANY_RUNS, "parameter", "optimizer", "sgd", "latest")
+    with desk.program("thunar", mounted.path("by/project")):
+        for above, name in itertools.pairwise(places):
+            desk.enter(above, name)
+        desk.wait_for_status("1 folder | 2 files: ")
+    # The icons of what is in the run are its own cost.
+    expected = {"projects": 1, "facets": 1, "runs": 1, "listing": 1, "index": 1}
+    assert {kind: count for kind, count in lab.requests().items() if kind != "content"} == expected
 
 
 def test_it_shows_sizes_and_times(desk: DesktopSession, lab: Lab, mounted: Mount) -> None:

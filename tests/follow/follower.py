@@ -185,7 +185,7 @@ class Followers:
             self.done.add(name)
 
     def _called(self, name: str, *command: str) -> bytes | None:
-        """Return what a program told, or None where its exit code is not 0."""
+        """Return what a program printed, or None where its exit code is not 0."""
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         if done.returncode != 0:
             self.errors[f"{name}: exit {done.returncode}"] += 1

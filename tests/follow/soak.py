@@ -282,9 +282,9 @@ def _result(file: LiveFile, follower: "subprocess.Popen[bytes]") -> list[str]:
         out, _ = follower.communicate(timeout=END_S)
     except subprocess.TimeoutExpired:
         return [f"{file.place.path(file.name)}: its followers hang"]
-    answer = json.loads(out)
-    _say(f"{answer['path']}: {dict(file.changes)}, errors {answer['errors']}, bytes {answer['bytes']}")
-    return [f"{answer['path']}: {each}" for each in answer["wrong"]]
+    report = json.loads(out)
+    _say(f"{report['path']}: {dict(file.changes)}, errors {report['errors']}, bytes {report['bytes']}")
+    return [f"{report['path']}: {each}" for each in report["wrong"]]
 
 
 def main() -> int:

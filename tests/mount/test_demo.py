@@ -146,7 +146,7 @@ def test_standard_descriptors_that_are_closed(shell: Shell, lab: Lab) -> None:
     command = [*shell.program, "mount", "--api-url", lab.url, "--log-file", mounted.log_file, mounted.point]
     script = '"$@" <&- >&- 2>&-'
     run("sh", "-c", script, "sh", *command, env=shell.env).ok()
-    assert mounted.sh('ls "$M"').text.endswith("runs\n")
+    assert mounted.sh('ls "$M"').text.endswith("runs\nsearch\n")
 
 
 def test_two_mounts_side_by_side(shell: Shell, own_lab: Lab, lab: Lab) -> None:

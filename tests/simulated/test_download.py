@@ -322,6 +322,23 @@ async def test_what_a_path_names(path: str, place: str, tmp_path: Path, autojump
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        f"projects/{PROJECT}/latest", f"projects/{PROJECT}/by/status/completed/r~{RUN}",
+        f"names/p~{PROJECT}/latest-completed",
+        f"p/by/status/completed/by/parent/none/r~{RUN}", f"by/status/completed/r~{RUN}",
+        f"search/r status:completed/r~{RUN}",
+    ],
+)  # fmt: skip
+async def test_paths_through_facets(path: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """1.7 to 1.9: a run is downloaded by any path that a mount has for it."""
+    world = World(tmp_path, {"a.txt": 10})
+    world.lab.add_project(Project(PROJECT, project_attributes(PROJECT, name="p")))
+    assert (await world.download(path)).failures == []
+    world.check(path.rpartition("/")[2])
+
+
+@pytest.mark.parametrize(
     ("paths", "fact"),
     [(("runs",), "this holds runs"), (("p",), "this holds runs"), (("",), "this holds runs"),
      (("p/twice",), "2 of /names/p~10 are called twice; give its number, too: twice~9, twice~8"),

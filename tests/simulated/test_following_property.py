@@ -111,7 +111,7 @@ class LiveFile(FakeService):
 
 
 def contents_of(service: LiveFile) -> Server:
-    """Return a content endpoint of the file."""
+    """Return a content-endpoint of the file."""
     form = service.form
     server = Server(b"", granted=form.granted)
 

@@ -10,6 +10,9 @@ from artifactfs.tree.nodes import ArtifactDir, Node, ProjectDir, Symlink
 from artifactfs.tree.tree import Tree
 from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, run
 
+# What is listed behind the links of a project whose runs go on (docs/semantics.md 1.9).
+BESIDE = [b"latest", b"runs.csv", b"runs.jsonl"]
+
 
 @pytest.fixture
 def service() -> FakeService:
@@ -45,21 +48,21 @@ async def absent(tree: Tree, path: str) -> float:
 async def test_projects_and_their_runs(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1: /projects has all of them, each its runs; two requests, and none for what is known from a page."""
     assert await shown(tree, "projects") == [b"10", b"20"]
-    assert await shown(tree, "projects/10") == [b"1", b"2"]
+    assert await shown(tree, "projects/10") == [b"1", b"2", *BESIDE]
     assert service.asked() == [("projects", 1000), ("runs", 200, 10)]
     link = await walk(tree, "projects/10/2")
     assert isinstance(link, Symlink)
     assert link.target == b"../../runs/2"
     assert isinstance(await walk(tree, "runs/2"), ArtifactDir)
-    assert await shown(tree, "projects/10") == [b"1", b"2"]
+    assert await shown(tree, "projects/10") == [b"1", b"2", *BESIDE]
     assert service.asked() == []
 
 
 async def test_names(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """1: /names has the same, by name: what is equal, empty or holds a slash is distinguished by its id."""
     assert await shown(tree, "names") == [b"vision~10", b"a_b~20"]
-    assert await shown(tree, "names/vision~10") == [b"base_line~1", b"base_line~2"]
-    assert await shown(tree, "names/a_b~20") == [b"~3"]
+    assert await shown(tree, "names/vision~10") == [b"base_line~1", b"base_line~2", *BESIDE]
+    assert await shown(tree, "names/a_b~20") == [b"~3", *BESIDE]
     assert service.asked() == [("projects", 1000), ("runs", 200, 10), ("runs", 200, 20)]
     link = await walk(tree, "names/vision~10/base_line~2")
     assert isinstance(link, Symlink)
@@ -118,7 +121,7 @@ async def test_a_listing_of_some_says_nothing_of_others(
 ) -> None:
     """1: a project has more runs than are listed, and each of them can be entered."""
     service.runs = {number: run(number) for number in range(1, 500)}
-    assert len(await shown(tree, "projects/10")) == 200
+    assert len(await shown(tree, "projects/10")) == 200 + len(BESIDE)
     service.asked()
     assert isinstance(await walk(tree, "projects/10/499"), Symlink)
     assert service.asked() == [("run", 499)]
@@ -139,10 +142,10 @@ async def test_times_and_numbers(tree: Tree, service: FakeService, autojump_cloc
 
 async def test_a_shelf_of_a_service_in_trouble(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """3.2: an old page is served while the service is down; a first look fails, and says how."""
-    assert await shown(tree, "projects/10") == [b"1", b"2"]
+    assert await shown(tree, "projects/10") == [b"1", b"2", *BESIDE]
     await trio.sleep(100)
     service.broken = errors.ConnectionRefused("down")
-    assert await shown(tree, "projects/10") == [b"1", b"2"]
+    assert await shown(tree, "projects/10") == [b"1", b"2", *BESIDE]
     shelf = await walk(tree, "projects/10")
     assert isinstance(shelf, ProjectDir)
     with pytest.raises(errors.ConnectionRefused):
@@ -180,7 +183,7 @@ async def test_runs_of_odd_ids_are_left_out(tree: Tree, service: FakeService, au
     service.runs[2**63] = run(2**63)
     service.catalogue[0] = Project(0, "zero")
     assert await shown(tree, "projects") == [b"10", b"20"]
-    assert await shown(tree, "projects/10") == [b"1", b"2"]
+    assert await shown(tree, "projects/10") == [b"1", b"2", *BESIDE]
     assert len(await shown(tree, "runs")) == 3
 
 
@@ -195,10 +198,10 @@ async def test_links_of_a_large_shelf_cost_nothing(nursery: trio.Nursery, autoju
         service, site="test", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS, runs_listed=count
     )
     names = await shown(tree, "projects/10")
-    assert len(names) == count
+    assert names[count:] == BESIDE
     service.asked()
     shelf = await walk(tree, "projects/10")
-    for name in names:
+    for name in names[:count]:
         assert isinstance((await tree.lookup(shelf, name)).node, Symlink)
         assert tree.try_lookup(tree.runs, name) is not None
     assert service.asked() == []

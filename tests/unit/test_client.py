@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.domain import RunFilter
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.size_limits import DEFAULTS, SizeLimits
@@ -226,11 +227,11 @@ async def test_rows_that_cannot_be_asked_for(autojump_clock: MockClock, caplog: 
     lab, server = connect(pages(sent))
     for _ in range(3):
         assert len(await lab.list_runs(1000)) == 200
-        assert len(await lab.list_runs(1000, 7)) == 0
+        assert len(await lab.find_runs(1000, RunFilter(project_id=7))) == 0
         assert len(await lab.list_projects(1000)) == 200
     assert len(server.requests) == 3 * 3 * 3
     told = [record.getMessage() for record in caplog.records if "cannot be asked for" in record.getMessage()]
-    assert [line.partition(":")[0] for line in told] == ["runs", "runs of project 7", "projects"]
+    assert [line.partition(":")[0] for line in told] == ["runs", "runs by filter[project_id] '7'", "projects"]
     assert all("left out 12 rows" in line and "'abc" in line and line.isprintable() for line in told)
 
 

@@ -14,6 +14,7 @@ from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
 from artifactfs.content.open_files import OpenFileTable
+from artifactfs.errors import Superseded
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.operations import Operations
@@ -218,3 +219,16 @@ async def test_xattrs(tree: Tree, autojump_clock: MockClock) -> None:
     for name, number in ((b"user.b", errno.ENODATA), (b"user.none", errno.ENODATA), (b"user.late", errno.ETIMEDOUT)):
         assert await refused(lambda name=name: on.getxattr(1, name, OWNER), number)  # type: ignore[misc]
     assert await refused(lambda: on.getxattr(1, b"user.large", OWNER), errno.E2BIG)
+
+
+def test_generated_files_of_another_account() -> None:
+    """6.3: what is in an open table came with the old keys: its reads fail, and those of reports go on."""
+    files = ControlFiles()
+    files.generated(7, 70, b"of one")
+    files.opened(8, 80, b"report")
+    assert files.read(7, 3, 10) == b"one"
+    files.end_generated()
+    with pytest.raises(Superseded):
+        files.read(7, 0, 10)
+    files.close(7)
+    assert files.read(8, 0, 10) == b"report"

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from artifactfs.domain import Metric, Pair
 from artifactfs.errors import UnexpectedAnswer
 from artifactfs.modellab import details
-from artifactfs.modellab.details import Metric, Pair
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
 

@@ -12,7 +12,7 @@ from tests.harness import CHECKOUT
 
 CONTRACT_TESTS = os.path.join(CHECKOUT, "tests", "contract")
 PAGE = os.path.join(CHECKOUT, "docs", "semantics.md")
-STATEMENTS = {1: 6, 2: 6, 3: 6, 4: 5, 5: 8, 6: 6}
+STATEMENTS = {1: 9, 2: 6, 3: 6, 4: 5, 5: 8, 6: 6}
 
 # What issue 6 builds: statements, or parts of them, by a word that a test's docstring would have. As soon as a test of
 # that number has it, its line here is to go.

@@ -74,6 +74,17 @@ def test_no_secrets_no_tracebacks_one_line(journal: RecentErrors) -> None:
     assert len(long.message) <= 500
 
 
+def test_the_reason_of_a_notice_is_no_failure(journal: RecentErrors) -> None:
+    """5.3: a mistyped word, and a filter that the service refuses, are no bugs, and nothing is to be done."""
+    log.warning("/search/%s: %s", "lr>1", ValueError("lr is no term"), extra=logs.NOTICE)
+    log.warning("no filter: %s", errors.BadRequest("refused", 400), extra=logs.NOTICE)
+    assert [(notice.message, notice.what_to_do) for notice in journal.notices()] == [
+        ("no filter: refused", ""),
+        ("/search/lr>1: lr is no term", ""),
+    ]
+    assert (journal.failures(), journal.total) == ([], 0)
+
+
 def test_what_is_no_failure_is_not_kept(journal: RecentErrors) -> None:
     """5.3: only what the log warns of."""
     log.setLevel(logging.DEBUG)

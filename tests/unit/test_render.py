@@ -7,7 +7,7 @@ import pytest
 from artifactfs.cli import render
 from artifactfs.control import status_schema
 from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
-from artifactfs.modellab.details import Metric, Pair
+from artifactfs.domain import Metric, Pair
 from artifactfs.util.humanize import format_span
 from tests.unit.test_status_schema import a_status
 

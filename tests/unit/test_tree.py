@@ -50,7 +50,7 @@ async def shown(tree: Tree, node: Node) -> list[bytes]:
 async def test_the_root_costs_nothing(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
     """7: `ls MOUNT`, what desktops probe there, and `stat` of /runs: no request, as the service may be down."""
     service.broken = errors.Unreachable("down")
-    assert await shown(tree, tree.root) == [b"runs", b"projects", b"names"]
+    assert await shown(tree, tree.root) == [b"runs", b"projects", b"names", b"by", b"search"]
     found = await tree.lookup(tree.root, b"runs")
     assert found.node is tree.runs
     assert found.valid_s > 60
@@ -260,7 +260,7 @@ async def numbers(site: str, nursery: trio.Nursery) -> dict[tuple[object, ...], 
 async def test_inode_numbers(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """2.4: the same after a remount, never shared within a mount, other ones on another site, 63 bits."""
     first = await numbers("datadoghq.com", nursery)
-    assert len(first) == 4 + 2 * (1 + 8 + 3 + 3 * 6 + 3)
+    assert len(first) == 6 + 2 * (1 + 8 + 3 + 3 * 6 + 3)
     assert await numbers("datadoghq.com", nursery) == first
     assert len(set(first.values())) == len(first)
     assert all(ROOT_NUMBER <= number < 2**63 for number in first.values())
