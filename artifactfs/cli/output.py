@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
 # Failures of a command on many files that are named one by one. Arbitrary.
+_FAILURES_SHOWN = 20
 # A wait in which a user wonders whether anything goes on. Arbitrary.
 _WAIT_SHOWN_S = 3.0
-_FAILURES_SHOWN = 20
 # What a terminal obeys (ECMA-48, and DEC's private mode 25): the line is cleared; the cursor goes and comes.
 _CLEAR = "\r\x1b[K"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"

@@ -207,6 +207,9 @@ class Directories:
         if not self._track_if_trusted(path, state):
             state = await self._make(await self._provider.direct(run, path), old)
             self._track(run_id, path)
+        for below in listing.gone(path, old and old.listing, state.listing, self._dirs_by_run.get(run_id, {})):
+            self.listings.evict((run_id, below))
+            self.sizes.end((run_id, below))
         return state
 
     @no_checkpoint

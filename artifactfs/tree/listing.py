@@ -21,7 +21,7 @@ from artifactfs.domain import (
     RunRecord,
 )
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
-from artifactfs.tree.nodes import Entry, PackedEntries, lost_size, may_have_grown, packed, same_version
+from artifactfs.tree.nodes import Entry, PackedEntries, join, lost_size, may_have_grown, packed, same_version
 from artifactfs.tree.size_changes import DirectorySizes
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -187,6 +187,19 @@ def content_stamp(run: Run, entry: Entry, variant: int, *, settled: bool) -> byt
     else:
         return None
     return hashlib.blake2b(known_by.encode(), digest_size=16).digest()
+
+
+def gone(path: str, old: AnyListing | None, new: AnyListing, cached: Iterable[str]) -> list[str]:
+    """Return the `cached` directories that were in `path`, or below, and are no more by its new listing.
+
+    What comes under such a name later does not continue what was there (docs/semantics.md 2.4). A packed listing comes
+    from the index, which does not say that.
+    """
+    if not isinstance(old, Listing) or not isinstance(new, Listing):
+        return []
+    names = [entry.name for entry in old.by_name.values() if entry.is_dir]
+    tops = [join(path, name) for name in names if (now := new.by_name.get(name)) is None or not now.is_dir]
+    return [each for each in cached if any(each == top or each.startswith(f"{top}/") for top in tops)] if tops else []
 
 
 def chunked(items: Iterable[T]) -> Iterator[list[T]]:

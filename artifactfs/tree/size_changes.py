@@ -177,6 +177,15 @@ class SizeChanges:
         else:
             self._of.pop(key, None)
 
+    def end(self, key: tuple[int, str]) -> None:
+        """Let nothing that comes in a directory continue what was there: the directory is gone."""
+        if (sizes := self._of.get(key)) is not None:
+            sizes.overrides.clear()
+            sizes.evicted = {}
+            for grown in sizes.grown.values():
+                grown.entry = None
+            self.keep(key, sizes)
+
     def clear(self) -> None:
         """Remove everything."""
         self._of.clear()

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,19 @@ def ranged(told: str, *more: str, body: bytes = BODY) -> Answer:
 
 def told_length(length: object, body: bytes = BODY, status: str = "200 OK", *more: str) -> Answer:
     return raw(head(status, KIND, f"Content-Length: {length}", *more) + body)
+
+
+def short_range(lacks: int, *, sent_too: bool = True) -> Answer:
+    """Answer with the range that was asked for, and a length, or a body too, that lacks some bytes of it."""
+
+    def answer(asked: Asked) -> Iterator[bytes]:
+        match = re.search(rb"\r\nRange: bytes=([0-9]+)-([0-9]+)", asked.head)
+        first, last = map(int, match.groups()) if match else (0, SIZE - 1)
+        body, length = BODY[first : last + 1], last + 1 - first - lacks
+        told = head(PARTIAL, KIND, f"Content-Range: bytes {first}-{last}/{SIZE}", f"Content-Length: {length}")
+        yield told + (body[:length] if sent_too else body)
+
+    return answer
 
 
 def to(location: str, status: str = "302 Found") -> Answer:
@@ -98,8 +112,8 @@ ANSWERS: dict[str, tuple[Answer, int]] = {
 
 # What is asked for again before it is an I/O error.
 BROKEN: dict[str, Answer] = {
-    "a range cut short": ranged(f"bytes 0-{SIZE - 1}/{SIZE}", body=BODY[:-5]),
-    "a length of a range too short": told_length(SIZE - 10, BODY, PARTIAL, WHOLE),
+    "a range cut short": short_range(5),
+    "a length of a range too short": short_range(10, sent_too=False),
     "a length too short": told_length(SIZE - 10),
     "a byte less": raw(ok(BODY[:-1], KIND)),
     "chunks: a byte less": raw(

@@ -356,3 +356,22 @@ def test_which_time_a_run_has() -> None:
     assert (listing.file_time_ns(bare), listing.run_time_ns(bare)) == (1, 1)
     zero = run(1, created_ns=1, completed_ns=0, updated_ns=0)
     assert (listing.file_time_ns(zero), listing.run_time_ns(zero)) == (0, 0)
+
+
+@pytest.mark.parametrize("between", [{"d": 3}, {}], ids=["a file", "nothing"])
+async def test_a_directory_that_came_again(
+    between: dict[str, int | None], tree: Tree, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """2.4: a file in a directory that was gone for a while does not continue the one of before."""
+    service.listings[1, "d/e"] = directory({"h": 0})
+    service.listings[1, "d"] = directory({"g": 1}, ["e"])
+    before = [await entry(tree, path) for path in ("runs/1/d/g", "runs/1/d/e/h")]
+    await trio.sleep(61)
+    service.listings[1, ""] = directory({"f": 5} | between)
+    await entry(tree, "runs/1/f")
+    await trio.sleep(61)
+    service.listings[1, ""] = directory({"f": 5}, ["d"])
+    service.listings[1, "d"] = directory({"g": 600}, ["e"])
+    service.listings[1, "d/e"] = directory({"h": 600})
+    after = [await entry(tree, path) for path in ("runs/1/d/g", "runs/1/d/e/h")]
+    assert [was.number != now.number for was, now in zip(before, after, strict=True)] == [True, True]
