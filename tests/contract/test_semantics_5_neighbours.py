@@ -120,7 +120,7 @@ def test_mounts_of_root_with_odd_names(apart: Apart, lab: Lab) -> None:
     all_commands_work(apart, lab, point, other)
     for name in ODD[:3]:
         apart.run("umount", "-R", os.path.join(places, name)).ok()
-    assert apart.run("ls", point).ok().text == "names\nprojects\nruns\n"
+    assert apart.run("ls", point).ok().text == "by\nnames\nprojects\nruns\nsearch\n"
     check_end(apart, point)
 
 
@@ -182,5 +182,5 @@ def test_a_look_without_a_descriptor(apart: Apart, lab: Lab) -> None:
     for _ in range(5):
         apart.run("mount", "-t", "tmpfs", "x", places).ok()
         apart.run("umount", places).ok()
-    assert apart.run("ls", point).ok().text == "names\nprojects\nruns\n"
+    assert apart.run("ls", point).ok().text == "by\nnames\nprojects\nruns\nsearch\n"
     check_end(apart, point)

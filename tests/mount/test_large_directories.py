@@ -25,6 +25,8 @@ def test_a_large_directory_is_one_request(lab: Lab, mounting: Mounting) -> None:
     mounted = mounting()
     mounted.log.announce(CUT)
     mounted.sh('ls "$M/runs/$1"', run_id).ok()
+    # The index, which a listing of directories alone does not wait for.
+    wait_until(lambda: "index" in lab.requests() and lab.stats()["in_flight"] == 0, "the index")
     lab.reset()
 
     names = mounted.sh('ls -f "$M/runs/$1/flat"', run_id).ok().out.splitlines()
