@@ -29,7 +29,7 @@ OUTSIDE: dict[str, set[object]] = {
     "wrong_content": {"html"},
     "content_type": {"text/plain"},
     "keys_refused": {"401"},
-    "facet_form": {"objects", "null"},
+    "facet_form": {"null"},
 }
 # Of switches whose values are not listed: one that is not the default.
 OTHERS: dict[str, object] = {
