@@ -236,7 +236,7 @@ class DirSnapshot(msgspec.Struct, frozen=True):
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The entries; made anew where they are packed."""
+        """The entries; made again where they are packed."""
         return tuple(self.shown.entries()) if isinstance(self.shown, PackedEntries) else self.shown
 
 
