@@ -207,7 +207,7 @@ class Directories:
         if not self._track_if_trusted(path, state):
             state = await self._make(await self._provider.direct(run, path), old)
             self._track(run_id, path)
-        for below in listing.gone(path, old and old.listing, state.listing, self._dirs_by_run.get(run_id, {})):
+        for below in listing.gone(path, old.listing if old else None, state.listing, self._dirs_by_run.get(run_id, {})):
             self.listings.evict((run_id, below))
             self.sizes.end((run_id, below))
         return state
