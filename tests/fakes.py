@@ -28,6 +28,8 @@ from artifactfs.domain import (
 )
 from artifactfs.errors import NotFound
 from artifactfs.modellab import run_filters
+from artifactfs.tree.nodes import Node
+from artifactfs.tree.tree import Tree
 
 # 2026-05-16T09:00:00Z, in nanoseconds since the epoch.
 NOW_NS = 1_778_922_000 * 10**9
@@ -96,6 +98,14 @@ def directory(
     children = [ListedChild(name.encode(), True) for name in dirs]
     children += [ListedChild(name.encode(), False, size) for name, size in (files or {}).items()]
     return DirectoryListing(Children({child.name: child for child in children}), prefix)
+
+
+async def walk(tree: Tree, path: str) -> Node:
+    """Return the node at a path from the mount's root, looked up name by name."""
+    node: Node = tree.root
+    for name in path.split("/"):
+        node = (await tree.lookup(node, name.encode())).node
+    return node
 
 
 @dataclass

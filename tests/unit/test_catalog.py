@@ -6,9 +6,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import Project
-from artifactfs.tree.nodes import ArtifactDir, Node, ProjectDir, Symlink
+from artifactfs.tree.nodes import ArtifactDir, ProjectDir, Symlink
 from artifactfs.tree.tree import Tree
-from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, run
+from tests.fakes import MINUTE_NS, NOW_NS, FakeService, TurnedClock, run, walk
 
 # What is listed behind the links of a project whose runs go on (docs/semantics.md 1.9).
 BESIDE = [b"latest", b"runs.csv", b"runs.jsonl"]
@@ -26,13 +26,6 @@ def service() -> FakeService:
 @pytest.fixture
 async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
     return Tree(service, site="test", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS)
-
-
-async def walk(tree: Tree, path: str) -> Node:
-    node: Node = tree.root
-    for name in path.split("/"):
-        node = (await tree.lookup(node, name.encode())).node
-    return node
 
 
 async def shown(tree: Tree, path: str) -> list[bytes]:

@@ -11,6 +11,7 @@ from artifactfs import errors
 from artifactfs.domain import FacetKeys, ParamTest, Project, RunFilter
 from artifactfs.tree.nodes import FacetDir, GeneratedFile, Node, Symlink
 from artifactfs.tree.tree import Tree
+from tests import fakes
 from tests.fakes import NOW_NS, FakeService, TurnedClock, described, run
 
 OWNER = "1d45ac49-1e4e-11f1-8c3a-42221ed6388d"
@@ -55,10 +56,7 @@ async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
 
 async def walk(tree: Tree, path: str) -> Node:
     """Return a node by its path; `by` is followed."""
-    node: Node = tree.root
-    for name in path.split("/"):
-        node = (await tree.lookup(node, b".by" if name == "by" else name.encode())).node
-    return node
+    return await fakes.walk(tree, "/".join(".by" if name == "by" else name for name in path.split("/")))
 
 
 async def shown(tree: Tree, path: str) -> list[str]:

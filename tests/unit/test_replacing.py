@@ -41,7 +41,7 @@ def test_a_link_is_replaced(tmp_path: Path) -> None:
 
 
 def test_an_open_file_keeps_its_contents(tmp_path: Path) -> None:
-    """Who reads the old file reads it to its end."""
+    """A program that has the old file open reads it to its end."""
     path = tmp_path / "file"
     path.write_text("old and whole")
     with path.open() as reader:

@@ -10,7 +10,7 @@ from artifactfs.tree.inode_numbers import ROOT_NUMBER
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node
 from artifactfs.tree.safe_names import parse_id
 from artifactfs.tree.tree import Tree
-from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run
+from tests.fakes import NOW_NS, FakeService, TurnedClock, directory, finished_run, run, walk
 
 
 @pytest.fixture
@@ -30,14 +30,6 @@ def service() -> FakeService:
 @pytest.fixture
 async def tree(service: FakeService, nursery: trio.Nursery) -> Tree:
     return Tree(service, site="test", nursery=nursery, clock=TurnedClock(), wall_clock_ns=lambda: NOW_NS)
-
-
-async def walk(tree: Tree, path: str) -> Node:
-    """Return the place at a path from the mount's root, looked up name by name."""
-    node: Node = tree.root
-    for name in path.split("/"):
-        node = (await tree.lookup(node, name.encode())).node
-    return node
 
 
 async def shown(tree: Tree, node: Node) -> list[bytes]:
