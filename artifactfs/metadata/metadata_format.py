@@ -113,6 +113,12 @@ def used_bytes(db: sqlite3.Connection) -> int:
     return (number(db, "page_count") - number(db, "freelist_count")) * PAGE_BYTES
 
 
+def shrink(db: sqlite3.Connection, most_pages: int = 0) -> None:
+    """Give free pages back to the disk; 0 stands for all of them. Raises sqlite3.Error."""
+    # `execute` stops at the first page: this pragma yields an empty row for each.
+    db.executescript(f"PRAGMA incremental_vacuum({most_pages})")
+
+
 def _site_checksum(site: bytes, account: bytes) -> int:
     return signed(xxh3_64(site + account).digest())
 

@@ -246,7 +246,7 @@ class MetadataStore:
                 self._bound(db, scope, written)
         self._unwritten = ()
         if metadata_format.number(db, "page_count") * metadata_format.PAGE_BYTES > self.limit_bytes:
-            db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+            metadata_format.shrink(db, _SHRINK_PAGES)
 
     def _bound(self, db: sqlite3.Connection, scope: int, written: set[int]) -> None:
         """Evict where the store is over its limit. Raises _NoRoom where that is not enough."""
@@ -312,7 +312,7 @@ class MetadataStore:
                         for table in ("record", "value", "run", "site"):
                             db.execute(f"DELETE FROM {table}")  # noqa: S608 - a constant
                 freed = before - metadata_format.used_bytes(db)
-                db.execute("PRAGMA incremental_vacuum").fetchall()
+                metadata_format.shrink(db)
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 return freed
         return 0
