@@ -67,6 +67,8 @@ class MetadataFile:
         self.path = os.path.join(directory, NAME)
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
+        # Whether `open` replaced a damaged database.
+        self.was_damaged = False
 
     def exists(self) -> bool:
         """Whether there is anything in the place of the database."""
@@ -169,6 +171,7 @@ class MetadataFile:
     def _replace(self, lock: int) -> None:
         """Make an empty database, under the exclusive lock. Raises OSError, sqlite3.Error."""
         if self.exists():
+            self.was_damaged = True
             log.warning("the metadata in %s is damaged: it is deleted, and listed again", self.path)
         for path in (self.path, *(self.path + suffix for suffix in BESIDE)):
             with contextlib.suppress(FileNotFoundError):
