@@ -182,7 +182,7 @@ def delete_damaged(db: sqlite3.Connection, place: Place) -> None:
 def note_use(db: sqlite3.Connection, scope: int, run_id: int, now: float, after_s: float) -> None:
     """Note that a run was used, unless that was noted less than `after_s` ago."""
     db.execute(
-        "INSERT INTO run VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET used_at = excluded.used_at"
+        "INSERT INTO run VALUES (?, ?, ?) ON CONFLICT (scope, run_id) DO UPDATE SET used_at = excluded.used_at"
         " WHERE used_at NOT BETWEEN excluded.used_at - ? AND excluded.used_at",
         (scope, run_id, now, after_s),
     )

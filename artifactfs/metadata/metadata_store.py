@@ -37,6 +37,8 @@ _LOW_WATER, _OF_NO_RUN = 0.9, 0.25
 _MOST_REMEMBERED = 10_000
 # Pages given back to the disk after a write, where the file is larger than its limit: about 30 ms.
 _SHRINK_PAGES = 500
+# How long the end of a mount waits for another process that writes.
+_LAST_WAIT_MS = 200
 # Records that `records` reads at once.
 _PIECE = 256
 
@@ -115,6 +117,7 @@ class MetadataStore:
         """Write what was noted, and close the database. Further calls do nothing."""
         with self._database.writing() as db:
             if db is not None and not self._database.pause:
+                db.execute(f"PRAGMA busy_timeout={_LAST_WAIT_MS}").fetchall()
                 self._apply(db, 0, ())
         self._database.close()
 

@@ -184,6 +184,28 @@ def test_each_part_of_a_record_counts(tmp_path: Path) -> None:
             assert store.verify().damaged == 1
 
 
+def test_records_out_of_order_are_no_neighbours(tmp_path: Path) -> None:
+    """8.5: where the database has records in another order than that of their keys, none comes twice or too early."""
+    with opened(tmp_path) as store:
+        assert store.write(1, of_run(1))
+    content = bytearray((tmp_path / DATABASE).read_bytes())
+    # The page of the table's rows, and the places of its cells (https://www.sqlite.org/fileformat2.html#b_tree_pages).
+    page = content.index(b"listingdir/0003") // PAGE * PAGE
+    assert content[page : page + 1] == b"\x0a"
+    cells = [int.from_bytes(content[at : at + 2]) for at in range(page + 8, page + 8 + 2 * 20, 2)]
+    cells[4], cells[12], cells[15] = cells[12], cells[4], cells[14]
+    content[page + 8 : page + 48] = b"".join(cell.to_bytes(2) for cell in cells)
+    (tmp_path / DATABASE).write_bytes(content)
+    with opened(tmp_path) as store:
+        for record in of_run(1):
+            found = store.load(1, "listing", 1, record.key, most=20)
+            keys = [neighbour.key for neighbour in found]
+            assert keys == sorted(set(keys))
+            assert not keys or keys[0] == record.key
+            assert all(neighbour in of_run(1) for neighbour in found)
+        assert not store.verify().is_whole
+
+
 def test_a_damaged_account_is_unknown(tmp_path: Path) -> None:
     """8.3: a site whose row is damaged has no last account, never another one."""
     with opened(tmp_path) as store:

@@ -1,6 +1,8 @@
 """artifactfs.metadata: how the store keeps to its size, and how it is emptied."""
 
+import contextlib
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,19 @@ def test_the_run_that_was_used_least_recently_goes(tmp_path: Path) -> None:
         assert 2 not in kept
 
 
+def test_writing_is_a_use(tmp_path: Path) -> None:
+    """8.4: a run of which something was written lately stays longer than runs that were not."""
+    clock = Hours()
+    with opened(tmp_path, max_bytes=LIMIT, clock=clock) as store:
+        write_runs(store, clock, 1, 2, 3, 4, 5, 6)
+        clock.now += 2
+        assert store.write(SCOPE, of_run(1, 1, size=1000))
+        write_runs(store, clock, 7, 8)
+        kept = runs_in(store)
+        assert kept >= {1, 6, 7, 8}
+        assert 2 not in kept
+
+
 def test_the_store_stays_below_its_limit(tmp_path: Path) -> None:
     """8.4: the pages in use are below the limit after each write, and the file does not grow on."""
     clock = Hours()
@@ -61,6 +76,8 @@ def test_the_store_stays_below_its_limit(tmp_path: Path) -> None:
         assert os.path.getsize(tmp_path / DATABASE) <= LIMIT * 1.25
         assert runs_in(store) >= {22, 23, 24}
         assert store.verify().damaged == 0
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as db:
+            assert db.execute("SELECT count(*) FROM run").fetchone() == (store.usage().runs,)
 
 
 def test_pinned_runs_stay(tmp_path: Path) -> None:

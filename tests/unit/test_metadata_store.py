@@ -36,9 +36,10 @@ def test_what_is_written_is_there_after_a_remount(tmp_path: Path) -> None:
         assert store.load(scope + 1, "run", 70158, b"\0\xff") == []
 
 
-def test_the_files_are_private_and_name_no_site(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_the_files_are_private_and_name_no_site(umask: int, tmp_path: Path) -> None:
     """6.2: files are 0600 whatever the umask, and no URL is in them."""
-    previous = os.umask(0)
+    previous = os.umask(umask)
     try:
         with opened(tmp_path) as store:
             store.write(store.scope(SITE, "me"), of_run(1))
