@@ -172,7 +172,7 @@ class MetadataStore:
         found: list[Record] = []
         last: bytes | None = None
         with self._database.reading() as db:
-            if db is not None:
+            if db is not None and _fits(run_id):
                 for row in metadata_records.rows_from(db, scope, run_id, kind, key, most):
                     if (record := row.record()) is not None:
                         most_bytes -= len(record.value)
@@ -213,6 +213,7 @@ class MetadataStore:
         A record never replaces one that was requested later. A full store evicts runs; where that is not enough, only
         the deletions and marks are made.
         """
+        changes = [change for change in changes if change.run_id is None or _fits(change.run_id)]
         self._database.reopen()
         with self._database.writing() as db:
             if db is None:
@@ -330,6 +331,11 @@ class MetadataStore:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 return freed
         return 0
+
+
+def _fits(run_id: int) -> bool:
+    """Whether SQLite has a number for a run, which a user may type."""
+    return -(2**63) <= run_id < 2**63
 
 
 def _row_of_site(db: sqlite3.Connection, digest: bytes) -> tuple[object, object, object] | None:

@@ -135,6 +135,33 @@ def test_reading_does_not_wait_for_a_transaction(tmp_path: Path, monkeypatch: py
         assert [record.is_stale for record in store.load(1, "listing", 1, b"dir/0001", most=20)] == [True] * 19
 
 
+def test_a_mount_ends_while_another_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """8.1: what a mount wanted to note at its end is left out, and nothing is said."""
+    with opened(tmp_path) as store:
+        assert store.write(1, of_run(1))
+        assert store.load(1, "listing", 1, b"dir/0000")
+        other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        store.close()
+        assert store.load(1, "listing", 1, b"dir/0000") == []
+        other.close()
+    assert not caplog.records
+
+
+def test_a_mount_ends_after_its_cache_was_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """8.5: the cache is not made again by that, and nothing is said."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with opened(cache) as store:
+        assert store.write(1, of_run(1))
+        assert store.load(1, "listing", 1, b"dir/0000")
+        shutil.rmtree(cache)
+        assert store.write(1, of_run(2))
+        assert store.load(1, "listing", 2, b"dir/0000")
+    assert not os.listdir(tmp_path)
+    assert not caplog.records
+
+
 def test_threads_share_a_store(tmp_path: Path) -> None:
     """8.1: threads that read and write at once each see whole records."""
     failures: list[str] = []

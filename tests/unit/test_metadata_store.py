@@ -130,6 +130,15 @@ def test_the_last_account_of_a_site(store: MetadataStore) -> None:
     assert store.last_account(SITE) == "me"
 
 
+def test_numbers_that_no_run_has(store: MetadataStore) -> None:
+    """1.2: a number that is typed may be of any length: nothing is kept of it, and nothing found."""
+    for run_id in (2**63, -(2**63) - 1, 10**100):
+        assert store.load(1, "listing", run_id, b"") == []
+        assert list(store.records(1, run_id, "listing")) == []
+        assert store.write(1, [Record("listing", run_id, b"", b"", 1.0), Removal(run_id), Marking(run_id)])
+    assert store.usage().records == 0
+
+
 def test_usage(store: MetadataStore) -> None:
     """8.4: runs, records and the oldest of them are counted, over all accounts."""
     assert store.usage() == StoreUsage(store.usage().size_bytes, 64 * MIB, 0, 0, None)
