@@ -3,7 +3,9 @@
 A record lies in two tables, so that marking many of them as stale writes none of their values again.
 """
 
+import contextlib
 import hashlib
+import os
 import sqlite3
 
 from xxhash import xxh3_64
@@ -117,6 +119,16 @@ def shrink(db: sqlite3.Connection, most_pages: int = 0) -> None:
     """Give free pages back to the disk; 0 stands for all of them. Raises sqlite3.Error."""
     # `execute` stops at the first page: this pragma yields an empty row for each.
     db.executescript(f"PRAGMA incremental_vacuum({most_pages})")
+
+
+def bound_log(db: sqlite3.Connection, path: str) -> None:
+    """Empty the log if it has grown: with several writers, SQLite may not come to begin it again. Raises sqlite3.Error.
+
+    `path`: of the database.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(f"{path}-wal").st_size > 4 * LOG_BYTES:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _site_checksum(site: bytes, account: bytes) -> int:

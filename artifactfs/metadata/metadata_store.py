@@ -257,6 +257,7 @@ class MetadataStore:
             if written:
                 self._bound(db, scope, written)
         self._unwritten = ()
+        metadata_format.bound_log(db, self.path)
         if metadata_format.number(db, "page_count") * metadata_format.PAGE_BYTES > self.limit_bytes:
             metadata_format.shrink(db, _SHRINK_PAGES)
 

@@ -80,6 +80,21 @@ def test_the_store_stays_below_its_limit(tmp_path: Path) -> None:
             assert db.execute("SELECT count(*) FROM run").fetchone() == (store.usage().runs,)
 
 
+def test_the_log_is_emptied_when_it_has_grown(tmp_path: Path) -> None:
+    """8.4: a reader of another process keeps SQLite from starting its log again; once that is gone, it is cut."""
+    log = tmp_path / f"{DATABASE}-wal"
+    with opened(tmp_path, max_bytes=64 * MIB) as store:
+        assert store.write(SCOPE, of_run(1))
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM record").fetchone() == (20,)
+            assert store.write(SCOPE, [Record("listing", 2, b"%d" % index, bytes(MIB), 1.0) for index in range(15)])
+            assert 15 * MIB < os.path.getsize(log) < 16 * MIB
+        # In this write the log grows past 16 MiB, and nothing reads it any more.
+        assert store.write(SCOPE, [Record("listing", 3, b"", bytes(2 * MIB), 1.0)])
+        assert os.path.getsize(log) < 5 * MIB
+
+
 def test_pinned_runs_stay(tmp_path: Path) -> None:
     """8.4: a pinned run stays whatever comes, until it is pinned no more."""
     clock, pinned = Hours(), {1}
