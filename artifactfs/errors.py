@@ -24,6 +24,7 @@
             │   └── ShortBody       the body ended before its size
             ├── ConnectionRefused
             ├── Unreachable         no route to the host, or its name does not resolve
+            ├── Offline             the mount works offline: no request was sent
             └── TlsFailed           never retried, never downgraded
 
 An exception states a fact in a sentence for the user and holds the measured values. It knows no errno and no fix:
@@ -268,6 +269,10 @@ class Unreachable(PassingError):
     """No route leads to the host, or its name does not resolve."""
 
 
+class Offline(PassingError):
+    """The mount works without the service, and what is asked for is not kept here (docs/semantics.md 8.3)."""
+
+
 class TlsFailed(PassingError):
     """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host.
 
@@ -312,6 +317,10 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     ConnectionLost: (errno.EIO, "try again; if it persists, check the network and the proxy"),
     ConnectionRefused: (errno.ECONNREFUSED, "check --site, --api-url and --proxy, and that the service is up"),
     Unreachable: (errno.EHOSTUNREACH, "check the network (a VPN?), the name server, and --site, --api-url and --proxy"),
+    Offline: (
+        errno.ENETDOWN,
+        "list or read it while the service can be reached; `artifactfs pin` keeps all of a run",
+    ),
     TlsFailed: (errno.EPROTO, "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock"),
 }
 # The resource that the system lacks, by errno.

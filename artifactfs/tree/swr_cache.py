@@ -30,6 +30,9 @@ REQUESTED_WAIT_S = 10.0
 # A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
 # another fetch.
 _SUPERVISE_S = 1.0
+# For how long a value counts as fresh while the mount is offline: the kernel asks again soon, so that it sees what the
+# service has once that answers (docs/semantics.md 8.3).
+_OFFLINE_S = 2.0
 # Values of invalid entries, for their next fetch: rare. Arbitrary.
 _MAX_INVALID = 100
 # Negative entries, one small record each; arbitrary.
@@ -96,6 +99,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def ttl_left_s(self, entry: CacheEntry[V]) -> float:
         """Return for how many more seconds an entry is fresh; 0 for a stale one."""
+        if self._health.is_offline:
+            return _OFFLINE_S
         if entry.requested_at < self._all_stale_at:
             return 0.0
         return max(0.0, entry.fresh_until - self._clock())
@@ -103,7 +108,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def get_fresh(self, key: K) -> CacheEntry[V] | None:
         """Return a fresh entry without a request; None if there is none."""
         entry = self._entries.get(key)
-        if entry is None or entry.requested_at < self._all_stale_at or entry.fresh_until <= self._clock():
+        if entry is None or self.ttl_left_s(entry) <= 0:
             return None
         return entry
 
@@ -311,6 +316,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 return  # a later request decides
             self._entries.pop(key)
             self._absent[key] = self._clock() + self._negative_ttl_s
+        elif isinstance(error, errors.Offline):
+            pass  # the waiting operation logs it; nothing failed that could recover
         elif isinstance(error, errors.PassingError):
             # Without a stale value the waiting operation logs the advice.
             if had_stale:

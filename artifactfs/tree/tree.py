@@ -338,6 +338,15 @@ class Tree:
         self._catalogue.clear()
         self._directories.clear()
 
+    def go_offline(self) -> None:
+        """Show what is stored, however old, and ask the service for nothing (docs/semantics.md 8.3)."""
+        self._health.is_offline = True
+
+    def go_online(self) -> None:
+        """Ask the service from now on: what was shown so far is as good as its store says."""
+        self._health.is_offline = False
+        self.clear()
+
     def refresh(self, node: Node) -> Callable[[tuple[int, str]], bool]:
         """Make a node and everything below it stale (3.3); for a file, its directory.
 
