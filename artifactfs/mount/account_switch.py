@@ -36,7 +36,7 @@ def follower(
             "set `account` to keep the cache over a change of keys"
         )
         files.switch_account(new)
-        tree.clear()
+        tree.switch_account(new)
         operations.invalidate_pages()
 
     return follow

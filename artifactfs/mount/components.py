@@ -1,9 +1,11 @@
 """Builds the components of a mount from its settings, but those of FUSE; session.py connects them."""
 
+import logging
 import time
 
 import trio
 
+from artifactfs.content import cache_dir
 from artifactfs.content.block_buffers import BlockBuffers, NewBuffer
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.content_tuning import BLOCK_BYTES
@@ -11,6 +13,8 @@ from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.domain import RequestUsage
+from artifactfs.metadata.metadata_store import MetadataStore
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.client import ModelLab
@@ -25,6 +29,8 @@ from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
+
+log = logging.getLogger(__name__)
 
 # Memory for file contents: blocks of the readers, and read-ahead. With the 60 MiB of the interpreter a mount stays
 # below 200 MiB, with any number of open files.
@@ -60,7 +66,7 @@ class Transports:
             await transport.aclose()
 
 
-def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
+def tree(settings: Settings, service: ModelLab, store: WriteBehind | None, nursery: trio.Nursery) -> Tree:
     return Tree(
         service,
         site=settings.api_url,
@@ -76,7 +82,28 @@ def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
         tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
         runs_listed=settings.runs_listed,
         prefetch=settings.prefetch,
+        store=store,
     )
+
+
+def metadata_store(settings: Settings, blocks: BlockStore | None) -> MetadataStore | None:
+    """Return the store of metadata, in the cache directory; None where it is off, or cannot be used.
+
+    `blocks`: the cache of contents, which has made the directory ours and has said why it could not.
+    """
+    directory = settings.cache_dir
+    if blocks is not None:
+        directory = blocks.directory
+    elif settings.cache_size:
+        return None
+    elif settings.metadata_size:
+        try:
+            directory = cache_dir.claim(directory).path
+        except OSError as error:
+            log.warning("no metadata is kept in %s: %s", directory, error.strerror)
+            return None
+    store = MetadataStore(directory, max_bytes=settings.metadata_size)
+    return store if store.open() else None
 
 
 def block_buffers() -> BlockBuffers:

@@ -27,6 +27,7 @@ from artifactfs.fuse.kernel_dentries import KernelDentries
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.logs import LogDestination
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.client import ModelLab
@@ -119,11 +120,15 @@ async def _serve(
         await preflight.reach(service, settings, notify)
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            tree = components.tree(settings, service, root)
+            owner = account_switch.owner(settings, credentials)
             buffers = components.block_buffers()
-            disk_cache = DiskCache(components.block_store(settings, buffers.take), root)
+            blocks = components.block_store(settings, buffers.take)
+            disk_cache = DiskCache(blocks, root)
+            store = components.metadata_store(settings, blocks)
+            metadata = WriteBehind(store, owner, root) if store is not None else None
+            tree = components.tree(settings, service, metadata, root)
             content = components.content_context(settings, transports.contents, disk_cache, root, buffers.take)
-            files = OpenFileTable(content, owner=account_switch.owner(settings, credentials))
+            files = OpenFileTable(content, owner=owner)
             mounted = MountComponents(
                 settings, point, log_file, service, transports.usage, transports.request_stats, transports.breaker,
                 transports.limits, tree, files, content, recent_errors, root, keys,
@@ -150,6 +155,8 @@ async def _serve(
             await _mount(settings, point, operations, control, kernel_ready, notify)
             log.info("requests sent: %s", transports.usage().requests)
             with trio.move_on_after(_FLUSH_S):
+                if metadata is not None:
+                    await metadata.close()
                 await disk_cache.flush()
             root.cancel_scope.cancel()
     finally:

@@ -6,7 +6,6 @@ nursery, so a waiter that gives up does not end it; a fetch without waiters ends
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import cachetools
@@ -17,6 +16,8 @@ from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
 from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch
+from artifactfs.tree.stored_values import RecalledValue, StoredCache
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     invalid   | no entry                                     | None      | None    | fetches
     absent    | NotFound, less than `negative_ttl_s` ago     | None      | None    | raises NoSuchEntry
     in flight | single flight: `refetch` and `get` join it, unless `get` has a fresh entry or an absence
+    stored    | invalid here, and in the metadata    | None      | None    | becomes fresh or stale (`recall`), as
+              | store, where there is one            |           |         | the store says; then as above
 
     To fresh: `store`, or a fetch that succeeds. To absent: a fetch that raises NotFound.
     To stale: time, `mark_stale`, `mark_stale_where`, `mark_all_stale`; an absence becomes invalid instead.
@@ -92,6 +95,10 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
         self._invalid: cachetools.LRUCache[K, V] = cachetools.LRUCache(_MAX_INVALID)
+        # What outlives the mount, if anything does: each value that is stored here is stored there, too.
+        self.stored: StoredCache[K, V] | None = None
+        # Counts what a value that is being recalled may not survive.
+        self._removals = 0
         # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
         # Values requested until this moment are not stored.
@@ -145,10 +152,47 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
         for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight))}:
             self._discard(key)
+        self._removals += 1
 
     def evict(self, key: K) -> None:
         """Remove an entry, and leave a fetch in flight alone."""
         self._entries.pop(key)
+        self._remove_stored(key)
+
+    async def recall(self, key: K) -> CacheEntry[V] | None:
+        """Return the entry, or else the stored one, which becomes the entry; None if there is neither."""
+        if (held := self._entries.get(key)) is not None or self.stored is None:
+            return held
+        if key in self._inflight or key in self._invalid:
+            return None
+        removals = self._removals
+        recalled = await self.stored.recall(key)
+        if recalled is None or removals != self._removals:
+            return self._entries.get(key)
+        return self.restore(key, recalled)
+
+    @no_checkpoint
+    def restore(self, key: K, recalled: RecalledValue[V]) -> CacheEntry[V]:
+        """Make a stored value the entry, unless there is one, and return the entry."""
+        if (held := self._entries.get(key)) is not None:
+            return held
+        # How long a stale one may be served counts from now: until then it was not needed.
+        stale_until = max(self._clock(), recalled.fresh_until) + self._stale_max_s
+        entry = CacheEntry(
+            recalled.value,
+            recalled.requested_at,
+            recalled.fresh_until,
+            float("inf") if self._health.is_offline else stale_until,
+            recalled.refresh_requested,
+            self._weight(recalled.value),
+        )
+        self._entries[key] = entry
+        return entry
+
+    def save_again(self, key: K) -> None:
+        """Store an entry whose value was changed in place."""
+        if self.stored is not None and (entry := self._entries.get(key)) is not None:
+            self.stored.save(key, entry.value, None, entry.requested_at)
 
     async def get(self, key: K) -> CacheEntry[V]:
         """Return a fresh entry, or a stale one if its refresh fails for a passing reason or takes too long.
@@ -160,6 +204,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             return entry
         if (absent_until := self._absent.get(key)) is not None:
             raise errors.NoSuchEntry(f"{self._describe(key)}: not there", max(0.0, absent_until - self._clock()))
+        if entry is None and (entry := await self.recall(key)) is not None and self.ttl_left_s(entry) > 0:
+            return entry
         if entry is None:
             return await self._wait_for(key, self._join_or_start(key, None))
         return await self._refresh(key, entry)
@@ -174,13 +220,21 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Make an entry stale, and end an absence: the next `get` asks, and has the stale entry if that fails (3.2)."""
         if (entry := self._entries.get(key)) is not None:
             self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"))
+        elif self.stored is not None:
+            self.stored.mark_stale(key)
         self._discard(key)
 
     def invalidate(self, key: K) -> None:
         """Remove an entry and an absence: the next `get` asks. The fetch still gets the value, which is not served."""
         if (entry := self._entries.pop(key)) is not None:
             self._invalid[key] = entry.value
+        self._remove_stored(key)
         self._discard(key)
+
+    def _remove_stored(self, key: K) -> None:
+        self._removals += 1
+        if self.stored is not None:
+            self.stored.remove(key)
 
     def _discard(self, key: K) -> None:
         self._absent.pop(key, None)
@@ -191,10 +245,12 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Request a refresh of everything (docs/semantics.md 3.3)."""
         self._health.grants_refresh = True
         self._all_stale_at = self._clock()
+        self._removals += 1
         self._absent.clear()
 
     def clear(self) -> None:
-        """Remove everything, and discard all fetches in flight."""
+        """Remove everything but what is stored, and discard all fetches in flight."""
+        self._removals += 1
         self._cleared_at = self._clock()
         self._entries.clear()
         self._invalid.clear()
@@ -300,6 +356,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         known = self._entries.get(key)
         if known is None or known.requested_at <= requested_at:
             self._entries[key] = entry
+            if self.stored is not None:
+                self.stored.save(key, value, known.value if known is not None else None, requested_at)
         self._absent.pop(key, None)
         return entry
 
@@ -315,6 +373,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             if not self._may_store(fetch) or (known is not None and known.requested_at > fetch.started):
                 return  # a later request decides
             self._entries.pop(key)
+            self._remove_stored(key)
             self._absent[key] = self._clock() + self._negative_ttl_s
         elif isinstance(error, errors.Offline):
             pass  # the waiting operation logs it; nothing failed that could recover
@@ -330,39 +389,3 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 "%s: the refresh failed: %s", self._describe(key), error,
                 exc_info=not isinstance(error, errors.ArtifactfsError),
             )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Caches:
-    """Makes the caches of one mount, which share the fields below."""
-
-    negative_ttl_s: float
-    stale_max_s: float
-    nursery: trio.Nursery
-    clock: Callable[[], float]
-    has_room: Callable[[], bool]
-    health: BackendHealth = field(default_factory=BackendHealth)
-
-    def make(
-        self,
-        describe: Callable[[K], str],
-        *,
-        fetch: Callable[[K, V | None], Awaitable[V]],
-        ttl_s: Callable[[V], float],
-        weight: Callable[[V], int] = lambda _value: 1,
-        max_weight: int,
-    ) -> StaleWhileRevalidateCache[K, V]:
-        """Return a cache; the arguments are those of `StaleWhileRevalidateCache`."""
-        return StaleWhileRevalidateCache(
-            describe,
-            fetch=fetch,
-            ttl_s=ttl_s,
-            weight=weight,
-            max_weight=max_weight,
-            negative_ttl_s=self.negative_ttl_s,
-            stale_max_s=self.stale_max_s,
-            health=self.health,
-            nursery=self.nursery,
-            clock=self.clock,
-            has_room=self.has_room,
-        )
