@@ -51,16 +51,23 @@ class MetadataDatabase:
 
     def __init__(self, directory: str, clock: Callable[[], float]) -> None:
         self._file = MetadataFile(directory)
-        self.path = self._file.path
+        self.directory, self.path = directory, self._file.path
         # Threads that take both locks take the writer's first.
         self._reader, self._writer = _Side(), _Side()
         self._is_failing = False
         self.is_broken = False
+        # Why the last `open` failed, and what to do; empty if it did not.
+        self.failure = ""
         self.pause = Pause(clock)
 
     def exists(self) -> bool:
         """Whether there is a database, or something in its place."""
         return self._file.exists()
+
+    @property
+    def was_damaged(self) -> bool:
+        """Whether `open` replaced a damaged database."""
+        return self._file.was_damaged
 
     def open(self) -> bool:
         """Open the database, made where there is none; returns whether it can be used. Logs why it cannot."""
@@ -69,9 +76,11 @@ class MetadataDatabase:
                 try:
                     self._reader.db, self._writer.db = self._file.open()
                 except Unusable as error:
-                    log.warning("no metadata is kept in %s: %s", self.path, error)
+                    self.failure = str(error)
+                    log.warning("no metadata is kept in %s: %s", self.directory, error)
                     return False
                 self.is_broken = False
+                self.failure = ""
             return True
 
     def close(self) -> None:
@@ -152,8 +161,8 @@ class MetadataDatabase:
         self.open()
 
 
-def malformed(found: object) -> sqlite3.DatabaseError:
+def malformed() -> sqlite3.DatabaseError:
     """Return the error for damage that `PRAGMA quick_check` found."""
-    error = sqlite3.DatabaseError(f"quick_check says {found!r}")
+    error = sqlite3.DatabaseError("its pages contradict each other")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error

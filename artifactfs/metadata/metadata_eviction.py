@@ -21,7 +21,11 @@ def make_room(
 
     `of_no_run_bytes`: what records of no run may have in any case. `keep(scope, run_id)`: whether a run stays.
     """
-    _trim_records_of_no_run(db, used_bytes(db) - goal_bytes, of_no_run_bytes)
+    # A record takes more of the pages than its own size, so one round may be too little.
+    while (excess_bytes := used_bytes(db) - goal_bytes) > 0 and _trim_records_of_no_run(
+        db, excess_bytes, of_no_run_bytes
+    ):
+        pass
     # From the records themselves: a run that has lost its row of use, by damage, goes first.
     runs = db.execute(
         "SELECT scope, run_id FROM (SELECT DISTINCT scope, run_id FROM record WHERE run_id != 0)"
@@ -34,7 +38,8 @@ def make_room(
             metadata_records.delete_run(db, scope, run_id)
 
 
-def _trim_records_of_no_run(db: sqlite3.Connection, excess_bytes: int, least_bytes: int) -> None:
+def _trim_records_of_no_run(db: sqlite3.Connection, excess_bytes: int, least_bytes: int) -> bool:
+    """Delete the oldest until `excess_bytes` are gone or `least_bytes` are left; returns whether any was deleted."""
     found = db.execute("SELECT requested_at, size FROM record WHERE run_id = 0 ORDER BY requested_at").fetchall()
     sizes = [_RECORD_BYTES + (size if isinstance(size, int) else 0) for _, size in found]
     excess_bytes = min(excess_bytes, sum(sizes) - least_bytes)
@@ -44,5 +49,4 @@ def _trim_records_of_no_run(db: sqlite3.Connection, excess_bytes: int, least_byt
             break
         excess_bytes -= size
         newest = requested_at
-    if newest is not None:
-        metadata_records.delete(db, "run_id = 0 AND requested_at <= ?", (newest,))
+    return newest is not None and metadata_records.delete(db, "run_id = 0 AND requested_at <= ?", (newest,)) > 0

@@ -65,8 +65,12 @@ class MetadataFile:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self.path = os.path.join(directory, NAME)
+        self._files = (self.path, *(self.path + suffix for suffix in BESIDE))
+        self._lock_path = os.path.join(directory, _LOCK_NAME)
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
+        # Whether `open` replaced a damaged database.
+        self.was_damaged = False
 
     def exists(self) -> bool:
         """Whether there is anything in the place of the database."""
@@ -76,8 +80,9 @@ class MetadataFile:
         """Return a connection to read and one to write; the database is made where there is none. Raises Unusable."""
         try:
             self._check_disk()
+            self._check_files()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            self._lock = os.open(os.path.join(self._directory, _LOCK_NAME), flags, 0o600)
+            self._lock = os.open(self._lock_path, flags, 0o600)
             os.fchmod(self._lock, 0o600)  # whatever the umask
             return self._open(self._lock)
         except Unusable:
@@ -125,11 +130,13 @@ class MetadataFile:
 
     def _open(self, lock: int) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         deadline = time.monotonic() + _LOCK_WAIT_S
-        is_damaged = is_new = False
+        is_new = is_damaged = False
         while True:
             if self._try_lock(lock, fcntl.LOCK_SH):
                 self._check_files()
-                if self.exists() and not is_damaged and not os.fstat(lock).st_size:
+                # Looked at in each round: another process may have replaced it while no lock was held here.
+                is_damaged = os.fstat(lock).st_size > 0
+                if self.exists() and not is_damaged:
                     try:
                         return self._connect()
                     except _Damaged as error:
@@ -138,7 +145,7 @@ class MetadataFile:
                         is_damaged = True
                 if self._try_lock(lock, fcntl.LOCK_EX):
                     self._replace(lock)
-                    is_damaged, is_new = False, True
+                    is_new = True
                     continue
             if time.monotonic() >= deadline:
                 fact = "it is damaged, and another mount has it open" if is_damaged else "another process locks it"
@@ -155,8 +162,8 @@ class MetadataFile:
         return True
 
     def _check_files(self) -> None:
-        """Check that what is there are files of this user's, and close them to others. Raises Unusable, OSError."""
-        for path in (self.path, *(self.path + suffix for suffix in BESIDE)):
+        """Check that what is there are files of this user's, and make them private. Raises Unusable, OSError."""
+        for path in (*self._files, self._lock_path):
             try:
                 found = os.lstat(path)
             except FileNotFoundError:
@@ -169,8 +176,9 @@ class MetadataFile:
     def _replace(self, lock: int) -> None:
         """Make an empty database, under the exclusive lock. Raises OSError, sqlite3.Error."""
         if self.exists():
+            self.was_damaged = True
             log.warning("the metadata in %s is damaged: it is deleted, and listed again", self.path)
-        for path in (self.path, *(self.path + suffix for suffix in BESIDE)):
+        for path in self._files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

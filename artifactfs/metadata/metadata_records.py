@@ -161,11 +161,11 @@ def apply(db: sqlite3.Connection, scope: int, change: Change, now: float) -> Non
         delete(db, condition, values)
 
 
-def delete(db: sqlite3.Connection, condition: str, values: Sequence[object]) -> None:
-    """Delete records, chosen by an SQL condition, with their values."""
+def delete(db: sqlite3.Connection, condition: str, values: Sequence[object]) -> int:
+    """Delete records, chosen by an SQL condition, with their values; returns their number."""
     # The conditions are constants of this package; values are bound to them.
     db.execute(f"DELETE FROM value WHERE id IN (SELECT value_id FROM record WHERE {condition})", values)  # noqa: S608
-    db.execute(f"DELETE FROM record WHERE {condition}", values)  # noqa: S608
+    return db.execute(f"DELETE FROM record WHERE {condition}", values).rowcount  # noqa: S608
 
 
 def delete_run(db: sqlite3.Connection, scope: object, run_id: object) -> None:

@@ -102,6 +102,11 @@ class MetadataStore:
         """Whether there is a database, or something in its place."""
         return self._database.exists()
 
+    @property
+    def failure(self) -> str:
+        """Why the last `open` failed, and what to do; empty if it did not."""
+        return self._database.failure
+
     def open(self) -> bool:
         """Open the database, made where there is none; returns whether it can be used. Logs why it cannot."""
         return self.limit_bytes > 0 and self._database.open()
@@ -286,10 +291,10 @@ class MetadataStore:
         """Read every record, and delete damaged ones."""
         good = damaged = 0
         with self._database.reading() as db:
-            if db is None:
-                return Verified(0, 0)
-            if (found := db.execute("PRAGMA quick_check(1)").fetchone()) != (b"ok",):
-                raise malformed(found)
+            if db is None or self._database.was_damaged:
+                return Verified(0, 0, is_whole=db is None, is_replaced=db is not None)
+            if db.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",):
+                raise malformed()
             for row in metadata_records.rows(db):
                 if row.record() is not None:
                     good += 1

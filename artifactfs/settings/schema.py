@@ -122,6 +122,9 @@ class Values:
     cache_min_free: int = _row(
         "Space that the cache leaves free on its disk [1GiB].", parse_size, "SIZE", 1 << 30, show=format_size
     )
+    metadata_size: int = _row(
+        "Maximum size of the metadata store [256MiB].", parse_size, "SIZE", 256 << 20, show=format_size
+    )
     listing_ttl: float = _seconds("How long a listing stays fresh [60s].", 60.0)
     live_ttl: float = _seconds("The same while a program follows a file of a running run [5s].", 5.0)
     finished_ttl: float = _seconds("The same for a run that finished ten minutes ago or earlier [1h].", 3600.0)
@@ -196,7 +199,7 @@ GROUPS = (
         ),
     ),
     Group("Network", ("proxy", "ca_file", "wait"), ("wait_max", "deadline")),
-    Group("Cache of contents", ("cache_dir", "cache_size"), ("cache_min_free",)),
+    Group("Cache of contents", ("cache_dir", "cache_size"), ("cache_min_free", "metadata_size")),
     Group(
         "Listings",
         ("listing_ttl", "runs_listed"),
