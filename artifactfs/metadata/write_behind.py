@@ -8,7 +8,6 @@ read must not be older than a change that is not written yet.
 import contextlib
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -29,11 +28,8 @@ _MAX_PENDING = 100_000
 _WAIT_S = 1.0
 # The pause before a write for which the system had no thread is tried again.
 _PAUSE_S = 1.0
-# Neighbours that are read with a record, and the bytes of all that are kept until they are asked for. A walk takes them
-# one after the other.
-_NEIGHBOURS = 64
-_NEIGHBOURS_BYTES = 256 << 10
-_AHEAD_BYTES = 2 << 20
+# Records that are read with another, beside the first.
+_FOLLOWING_BYTES = 256 << 10
 
 # Kind, run id (0: none) and key of a record.
 Name = tuple[str, int, bytes]
@@ -75,9 +71,6 @@ class WriteBehind:
         self._ranges = self._batch_ranges = 0
         self._idle = trio.Event()
         self._idle.set()
-        # Neighbours of what was read, the oldest first, and their bytes.
-        self._ahead: OrderedDict[Name, Record] = OrderedDict()
-        self._ahead_bytes = 0
         # Reads that are under way, and what has changed since the first of them began.
         self._loading = 0
         self._touched: set[Name] = set()
@@ -92,70 +85,42 @@ class WriteBehind:
 
     # --- reading -------------------------------------------------------------------------------------------
 
-    @no_checkpoint
-    def take(self, name: Name) -> Record | None:
-        """Return a record that was read as the neighbour of another; None if it was not, or was returned already."""
-        record = self._ahead.pop(name, None)
-        if record is not None:
-            self._ahead_bytes -= len(record.value)
-        return record
-
-    @no_checkpoint
-    def put_back(self, name: Name, record: Record) -> None:
-        """Keep a record for the next `take`."""
-        self._remember(name, record)
-
-    async def load(self, name: Name, *, with_neighbours: bool = False) -> Record | None:
-        """Return a record. `with_neighbours`: those that follow it in the order of keys are read, too, for `take`."""
-        if (record := self.take(name)) is not None:
-            return record
+    async def load(self, name: Name, most: int = 1) -> list[Record]:
+        """Return a record, and those that follow it in the order of keys, `most` in all; none without the first."""
         kind, run_id, _ = name
         if (kind, run_id) in self._unknown:
-            return None
+            return []
         if self._ranges or self._batch_ranges or name in self._pending or name in self._batch:
             with trio.move_on_after(_WAIT_S) as waited:
                 await self._idle.wait()
             if waited.cancelled_caught:
-                return None
+                return []
         self._loading += 1
         try:
-            found = await self._run_in_thread(
-                self._load, self._owner, name, _NEIGHBOURS if with_neighbours else 1, limiter=self._reads
-            )
+            found = await self._run_in_thread(self._load, self._owner, name, most, limiter=self._reads)
         except NoThread as error:
             log.debug("the metadata store: %s", error)
-            return None
+            return []
         finally:
             self._loading -= 1
             touched, all_touched = self._touched, self._all_touched
             if not self._loading:
                 self._touched, self._all_touched = set(), False
         if all_touched or name in touched:
-            return None
+            return []
         if found is None:
             self._unknown.add((kind, run_id))
-            return None
-        for neighbour in found[1:]:
-            its_name = (kind, run_id, neighbour.key)
-            if its_name not in touched:
-                self._remember(its_name, neighbour)
-        return found[0] if found else None
+            return []
+        return [record for record in found if (kind, run_id, record.key) not in touched]
 
     def _load(self, owner: str, name: Name, most: int) -> list[Record] | None:
         """Return what `MetadataStore.load` does; None where the run has no record of that kind. Called in a thread."""
         kind, run_id, key = name
         scope = self._scope(owner)
-        found = self._store.load(scope, kind, run_id, key, most=most, most_bytes=_NEIGHBOURS_BYTES)
+        found = self._store.load(scope, kind, run_id, key, most=most, most_bytes=_FOLLOWING_BYTES)
         if not found and run_id and not self._store.has(scope, kind, run_id):
             return None
         return found
-
-    def _remember(self, name: Name, record: Record) -> None:
-        self.take(name)
-        self._ahead[name] = record
-        self._ahead_bytes += len(record.value)
-        while self._ahead_bytes > _AHEAD_BYTES:
-            self.take(next(iter(self._ahead)))
 
     # --- changing ------------------------------------------------------------------------------------------
 
@@ -188,7 +153,7 @@ class WriteBehind:
         self._pending.clear()
         self._ranges = 0
         self._owner = owner
-        self._forget_ahead()
+        self._all_touched = self._loading > 0
         self._unknown.clear()
 
     async def flush(self) -> None:
@@ -206,19 +171,13 @@ class WriteBehind:
         if change.run_id is not None and kind is not None and key is not None:
             self._touch((kind, change.run_id, key))
         else:
-            self._forget_ahead()
+            self._all_touched = self._loading > 0
         self._ranges += 1
         self._append(object(), change)
 
     def _touch(self, name: Name) -> None:
-        self.take(name)
         if self._loading:
             self._touched.add(name)
-
-    def _forget_ahead(self) -> None:
-        self._ahead.clear()
-        self._ahead_bytes = 0
-        self._all_touched = self._loading > 0
 
     def _append(self, name: object, change: _Put | Removal | Marking) -> None:
         self._pending.pop(name, None)

@@ -184,15 +184,8 @@ class Directories:
 
     @no_checkpoint
     def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
-        """Return a directory's listing if it is cached and fresh, or was read from the store with another."""
-        key = (directory.run_id, directory.path)
-        held = self.listings.get_fresh(key)
-        if held is not None or self._stored is None or self.listings.get_any(key) is not None:
-            return held
-        if not self.listings.is_quiet(key) or (recalled := self._stored.try_recall(key)) is None:
-            return None
-        self._walks.asked(*key)
-        return self.listings.restore(key, recalled)
+        """Return a directory's listing if it is cached and fresh."""
+        return self.listings.get_fresh((directory.run_id, directory.path))
 
     async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         if (held := self.try_get(directory)) is not None:

@@ -5,7 +5,7 @@ it said then. If it says something else, the listing is not shown. The listing o
 While the mount is offline, each counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import cachetools
@@ -25,13 +25,14 @@ from artifactfs.tree.stored_values import RecalledValue
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.util import threads
 from artifactfs.util.clock import WallTimes
-from artifactfs.util.no_checkpoint import no_checkpoint
 
 _KIND = "listing"
 # Kind of the record that says when an index was last wrong about a run.
 _REJECTION = "rejection"
 _NEVER = float("-inf")
 _MAX_RUNS = 100_000
+# Listings that are read together. A walk goes through them one after the other.
+_NEIGHBOURS = 64
 # Larger values are decoded in a thread: a millisecond of work.
 _AT_ONCE_BYTES = 64 << 10
 # A listing of more bytes is not stored. Arbitrary: half a million files.
@@ -88,42 +89,43 @@ class StoredListings:
         self._rejected_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_RUNS)
 
     async def recall(self, key: DirectoryKey) -> RecalledValue[DirectoryState] | None:
-        """Return a stored listing, for which the run's row is requested unless that is fresh. Raises as that does."""
-        if self._is_barred(key):
+        """Return a stored listing, for which the run's row is requested unless that is fresh. Raises as that does.
+
+        Listings that follow it are its neighbours, where they are fresh: most of those below it.
+        """
+        run_id = key[0]
+        if self._is_barred(key) or not (records := await self._store.load(_name(key), _NEIGHBOURS)):
             return None
-        record = await self._store.load(_name(key), with_neighbours=True)
-        if record is None:
-            return None
-        if key[0] not in self._rejected_at:
-            rejection = await self._store.load((_REJECTION, key[0], b""))
-            self._rejected_at[key[0]] = rejection.requested_at if rejection is not None else _NEVER
-        row = await self._runs.get(key[0])
-        decode = partial(_decoded, record)
-        state = decode() if len(record.value) <= _AT_ONCE_BYTES else await threads.run(decode)
-        found = self._judged(key, state, record, row)
+        if run_id not in self._rejected_at:
+            rejections = await self._store.load((_REJECTION, run_id, b""))
+            self._rejected_at[run_id] = rejections[0].requested_at if rejections else _NEVER
+        row = await self._runs.get(run_id)
+        decode = partial(_decoded, records[0])
+        state = decode() if len(records[0].value) <= _AT_ONCE_BYTES else await threads.run(decode)
+        found = self._judged(key, state, records[0], row)
         if found is None:
             return None
-        state, told = found.value, found.value.clock
-        clock = self._clocks.adopt(key[0], told)
+        told = found.value.clock
+        clock = self._clocks.adopt(run_id, told)
         if clock is None:
-            clock = await self._clocks.retime(state.listing, state.run, state.prefix, key[1], told)
-        return self._adopted(key, found, clock)
+            clock = await self._clocks.retime(found.value.listing, row.value, found.value.prefix, key[1], told)
+        return msgspec.structs.replace(
+            self._adopted(key, found, clock), neighbours=tuple(self._fresh(records[1:], row, clock))
+        )
 
-    @no_checkpoint
-    def try_recall(self, key: DirectoryKey) -> RecalledValue[DirectoryState] | None:
-        """Return what `recall` does where that needs no wait and the listing is fresh; None otherwise."""
-        name = _name(key)
-        row = self._runs.get_fresh(key[0])
-        if row is None or key[0] not in self._rejected_at or (record := self._store.take(name)) is None:
-            return None
-        if not self._is_barred(key) and len(record.value) <= _AT_ONCE_BYTES:
+    def _fresh(
+        self, records: Sequence[Record], row: CacheEntry[Run], clock: RunClock
+    ) -> Iterator[tuple[DirectoryKey, RecalledValue[DirectoryState]]]:
+        """Yield the fresh ones of some listings of a run that show the times of its clock."""
+        for record in records:
+            key = (row.value.run_id, record.key.decode().replace("\0", "/"))
+            if self._is_barred(key) or len(record.value) > _AT_ONCE_BYTES:
+                continue
             found = self._judged(key, _decoded(record), record, row)
-            if found is not None and found.fresh_until > self._clock():
-                clock = self._clocks.adopt(key[0], found.value.clock)
-                if clock is not None:
-                    return self._adopted(key, found, clock)
-        self._store.put_back(name, record)
-        return None
+            if found is not None and (found.fresh_until > self._clock() or self._health.is_offline):
+                told = found.value.clock
+                if (told.own, told.run_ns) == (clock.own, clock.run_ns):
+                    yield key, self._adopted(key, found, clock)
 
     def save(
         self, key: DirectoryKey, value: DirectoryState, _before: DirectoryState | None, requested_at: float
@@ -174,8 +176,9 @@ class StoredListings:
             elif is_confirmed and not record.is_stale:
                 fresh_until = row.fresh_until
         age_s = self._times.age_s(record.requested_at)
-        state = msgspec.structs.replace(state, run=run, age_s=age_s)
-        return RecalledValue(state, now, fresh_until, record.is_stale)
+        requested_at = row.requested_at if fresh_until > now else now - age_s
+        state = msgspec.structs.replace(state, run=run, age_s=age_s - (now - requested_at))
+        return RecalledValue(state, requested_at, fresh_until, record.is_stale)
 
     def _adopted(
         self, key: DirectoryKey, found: RecalledValue[DirectoryState], clock: RunClock

@@ -25,13 +25,15 @@ _details = msgspec.json.Decoder(RunDetails)
 class RecalledValue(msgspec.Struct, Generic[V], frozen=True):
     """A value from the store. `fresh_until` (seconds of the cache's clock): in the past for a stale one.
 
-    `requested_at`: by the cache's clock, when it was requested, or confirmed by what was requested since.
+    `requested_at`: by the cache's clock, when it was requested, or what confirms it was. `neighbours`: what was read
+    with it, by key.
     """
 
     value: V
     requested_at: float
     fresh_until: float = _STALE
     refresh_requested: bool = False
+    neighbours: tuple[tuple[Any, "RecalledValue[V]"], ...] = ()
 
 
 class StoredCache(Protocol[K_contra, V]):
@@ -81,8 +83,9 @@ class StoredValues(Generic[K, V]):
 
     async def recall(self, key: K) -> RecalledValue[V] | None:
         """Return a stored value, which is stale or fresh for `fresh_s`; None if there is none."""
-        if (record := await self._store.load(self._name(key))) is None:
+        if not (found := await self._store.load(self._name(key))):
             return None
+        record = found[0]
         try:
             value = self._decoder.decode(record.value)
         except msgspec.MsgspecError:

@@ -17,7 +17,6 @@ from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
 from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch
 from artifactfs.tree.stored_values import RecalledValue, StoredCache
-from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +166,14 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             return None
         removals = self._removals
         recalled = await self.stored.recall(key)
-        if recalled is None or removals != self._removals:
-            return self._entries.get(key)
-        return self.restore(key, recalled)
+        if recalled is not None and removals == self._removals:
+            for each, its_value in (*recalled.neighbours, (key, recalled)):
+                if self.is_quiet(each) and each not in self._entries:
+                    self._restore(each, its_value)
+        return self._entries.get(key)
 
-    @no_checkpoint
-    def restore(self, key: K, recalled: RecalledValue[V]) -> CacheEntry[V]:
-        """Make a stored value the entry, unless there is one, and return the entry."""
-        if (held := self._entries.get(key)) is not None:
-            return held
+    def _restore(self, key: K, recalled: RecalledValue[V]) -> None:
+        """Make a stored value the entry."""
         # How long a stale one may be served counts from now: until then it was not needed.
         stale_until = max(self._clock(), recalled.fresh_until) + self._stale_max_s
         entry = CacheEntry(
@@ -187,7 +185,6 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             self._weight(recalled.value),
         )
         self._entries[key] = entry
-        return entry
 
     def save_again(self, key: K) -> None:
         """Store an entry whose value was changed in place."""
