@@ -174,8 +174,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def _restore(self, key: K, recalled: RecalledValue[V]) -> None:
         """Make a stored value the entry."""
-        # How long a stale one may be served counts from now: until then it was not needed.
-        stale_until = max(self._clock(), recalled.fresh_until) + self._stale_max_s
+        was_fresh_until = max(recalled.requested_at + self._ttl_s(recalled.value), recalled.fresh_until)
+        stale_until = was_fresh_until + self._stale_max_s
         entry = CacheEntry(
             recalled.value,
             recalled.requested_at,
