@@ -1,7 +1,6 @@
 """`artifactfs warm` and `artifactfs cache`: the cache on the local disk, of file contents and of metadata."""
 
 import functools
-import logging
 import os
 import re
 import shutil
@@ -32,7 +31,7 @@ _RUN = re.compile(r"[1-9][0-9]*(/|$)")
 
 @group()
 def cache() -> None:
-    """Show, check or empty the cache of file contents and of metadata."""
+    """Show, check or empty the cache on disk."""
 
 
 def _with_cache(command: Callable[..., None]) -> Command:
@@ -202,6 +201,8 @@ def _store(loaded: "Settings") -> "BlockStore":
 
 
 def _metadata(loaded: "Settings", store: "BlockStore") -> "MetadataStore":
+    import logging
+
     from artifactfs.metadata.metadata_store import MetadataStore
 
     # The commands say themselves what it logs.

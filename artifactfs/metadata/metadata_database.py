@@ -7,6 +7,7 @@ write pauses writing. Each is logged once.
 import contextlib
 import logging
 import math
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 PAUSE_S = 60.0
 # Codes of SQLite for locks of other processes; the next call may succeed.
 _PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
-# Connections to a database that was deleted under the mount. To close one would delete the log of the database that has
-# its name now, so they stay open until the process ends.
+# Connections to a database whose files were deleted or cut off under the mount. To close one would delete the log of
+# the database that has its name now, or end the process by SIGBUS. So they stay open until the process ends.
 _abandoned: list[sqlite3.Connection] = []
 
 
@@ -86,20 +87,30 @@ class MetadataDatabase:
     def close(self) -> None:
         """Close the database; further calls lend None."""
         with self._writer.lock, self._reader.lock:
+            is_lost = self._file.is_replaced() or not self._file.is_shared()
             for side in (self._reader, self._writer):
-                if side.db is not None:
+                if side.db is not None and is_lost:
+                    _abandoned.append(side.db)
+                elif side.db is not None:
                     with contextlib.suppress(sqlite3.Error):  # the disk fails; the database stays as it is
                         side.db.close()
-                    side.db = None
+                side.db = None
             self._file.close()
+
+    def reopen(self) -> None:
+        """Open the database again if it was deleted, or another process has found it damaged."""
+        with self._writer.lock:
+            if self._writer.db is None or self._file.is_current() or not os.path.isdir(self.directory):
+                return
+        self.close()
+        self.open()
 
     def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection | None]:
         """Lend the connection that reads."""
         return self._using(self._reader)
 
     def writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection | None]:
-        """Lend the connection that writes, to the database that has the name now."""
-        self._reopen()
+        """Lend the connection that writes."""
         return self._using(self._writer)
 
     @contextlib.contextmanager
@@ -123,6 +134,8 @@ class MetadataDatabase:
     def _using(self, side: _Side) -> Iterator[sqlite3.Connection | None]:
         try:
             with side.lock:
+                if side.db is not None and not self.is_broken and not self._file.is_shared():
+                    self._failed(damage("its shared memory is gone"), side)
                 yield None if self.is_broken else side.db
         except sqlite3.Error as error:
             self._failed(error, side)
@@ -147,22 +160,9 @@ class MetadataDatabase:
             log.warning("the metadata in %s cannot be read (%s), and is not used", self.path, error)
             self.give_up()
 
-    def _reopen(self) -> None:
-        """Open the database again where its file was deleted, or another process has found it damaged."""
-        with self._writer.lock, self._reader.lock:
-            if self._writer.db is None or self._file.is_current():
-                return
-            is_deleted = self._file.is_deleted()
-            for side in (self._reader, self._writer):
-                if is_deleted and side.db is not None:
-                    _abandoned.append(side.db)
-                    side.db = None
-        self.close()
-        self.open()
 
-
-def malformed() -> sqlite3.DatabaseError:
-    """Return the error for damage that `PRAGMA quick_check` found."""
-    error = sqlite3.DatabaseError("its pages contradict each other")
+def damage(what: str) -> sqlite3.DatabaseError:
+    """Return the error for damage that SQLite does not raise one for."""
+    error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error

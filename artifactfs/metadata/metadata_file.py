@@ -59,6 +59,10 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code_of(error) in _DAMAGE or isinstance(error, sqlite3.IntegrityError | sqlite3.DataError)
 
 
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
 class MetadataFile:
     """The database in a directory that is ours (content/cache_dir.py)."""
 
@@ -66,9 +70,13 @@ class MetadataFile:
         self._directory = directory
         self.path = os.path.join(directory, NAME)
         self._files = (self.path, *(self.path + suffix for suffix in BESIDE))
+        self._shared_path = f"{self.path}-shm"
         self._lock_path = os.path.join(directory, _LOCK_NAME)
         self._lock: int | None = None
-        self._identity: tuple[int, int] | None = None
+        # Device and inode of what was opened: the database, and the memory that its processes share, with its size.
+        self._opened: tuple[int, int] | None = None
+        self._shared: tuple[int, int] | None = None
+        self._shared_bytes = 0
         # Whether `open` replaced a damaged database.
         self.was_damaged = False
 
@@ -100,17 +108,26 @@ class MetadataFile:
 
     def is_current(self) -> bool:
         """Whether the database is still the one that was opened, and no process has found it damaged."""
-        try:
-            return self._lock is not None and self._found() == self._identity and not os.fstat(self._lock).st_size
-        except OSError:
-            return False
+        return self._lock is not None and not os.fstat(self._lock).st_size and not self.is_replaced()
 
-    def is_deleted(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether another file, or none, has the name of the database that was opened."""
         try:
-            return self._found() != self._identity
+            return _identity(os.lstat(self.path)) != self._opened
         except OSError:
             return True
+
+    def is_shared(self) -> bool:
+        """Whether the memory that processes share is there: a look at what was cut off ends the process by SIGBUS."""
+        try:
+            found = os.lstat(self._shared_path)
+        except OSError:
+            return self.is_replaced()
+        if _identity(found) != self._shared:
+            return self.is_replaced()  # deleted with the database: this process has both to itself
+        is_whole = found.st_size >= self._shared_bytes
+        self._shared_bytes = max(self._shared_bytes, found.st_size)
+        return is_whole
 
     def mark_damaged(self) -> None:
         """Have the next process that opens the database replace it."""
@@ -118,10 +135,6 @@ class MetadataFile:
             # Where the disk is full, the next process finds the damage for itself.
             with contextlib.suppress(OSError):
                 os.pwrite(self._lock, b"damaged\n", 0)
-
-    def _found(self) -> tuple[int, int]:
-        found = os.lstat(self.path)
-        return found.st_dev, found.st_ino
 
     def _check_disk(self) -> None:
         disk = mountinfo.holding(self._directory)
@@ -193,7 +206,7 @@ class MetadataFile:
 
     def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Open the database that is there. Raises _Damaged, Unusable, OSError, sqlite3.Error."""
-        self._identity = self._found()
+        self._opened = _identity(os.lstat(self.path))
         with contextlib.ExitStack() as opened:
             try:
                 writer = metadata_format.connect(self.path, wait_s=_WRITE_WAIT_S)
@@ -206,6 +219,8 @@ class MetadataFile:
                 if is_damage(error):
                     raise _Damaged(str(error)) from None
                 raise
+            found = os.lstat(self._shared_path)
+            self._shared, self._shared_bytes = _identity(found), found.st_size
             opened.pop_all()
         return reader, writer
 

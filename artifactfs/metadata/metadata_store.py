@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from artifactfs.metadata import metadata_eviction, metadata_format, metadata_records
-from artifactfs.metadata.metadata_database import MetadataDatabase, Pause, malformed
+from artifactfs.metadata.metadata_database import MetadataDatabase, Pause, damage
 from artifactfs.metadata.metadata_records import Change, Marking, Place, Record, Removal
 
 __all__ = ["Change", "Marking", "MetadataStore", "Record", "Removal", "StoreUsage", "Verified"]
@@ -113,7 +113,9 @@ class MetadataStore:
 
     def close(self) -> None:
         """Write what was noted, and close the database. Further calls do nothing."""
-        self.write(0, ())
+        with self._database.writing() as db:
+            if db is not None and not self._database.pause:
+                self._apply(db, 0, ())
         self._database.close()
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -212,6 +214,7 @@ class MetadataStore:
         A record never replaces one that was requested later. A full store evicts runs; where that is not enough, only
         the deletions and marks are made.
         """
+        self._database.reopen()
         with self._database.writing() as db:
             if db is None:
                 return False
@@ -294,7 +297,7 @@ class MetadataStore:
             if db is None or self._database.was_damaged:
                 return Verified(0, 0, is_whole=db is None, is_replaced=db is not None)
             if db.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",):
-                raise malformed()
+                raise damage("its pages contradict each other")
             for row in metadata_records.rows(db):
                 if row.record() is not None:
                     good += 1

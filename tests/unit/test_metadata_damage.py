@@ -15,7 +15,7 @@ from tests.harness import needs_root
 from tests.unit.metadata_stores import DATABASE, LOCK, NOW, SITE, filled, of_run, opened
 
 PAGE = 4096
-WAL = f"{DATABASE}-wal"
+WAL, SHM = f"{DATABASE}-wal", f"{DATABASE}-shm"
 
 
 class Damaged:
@@ -99,7 +99,7 @@ def check_records(store: MetadataStore, scope: int, marks_kept: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
-@pytest.mark.parametrize("file", [DATABASE, WAL])
+@pytest.mark.parametrize("file", [DATABASE, WAL, SHM])
 @pytest.mark.parametrize(
     "damage",
     [flip, flip_in_header, cut, cut_pages, garbage, garbage_in_page, swap_pages],
@@ -118,7 +118,7 @@ def test_no_damage_gives_a_wrong_record(
     What is loaded is what was written, nothing raises, and the store works again after two more mounts.
     """
     chance = random.Random(f"{damage.__name__} {file} {is_open} {seed}")
-    source = damaged.with_log if file == WAL or chance.random() < 0.5 else damaged.at_rest
+    source = damaged.with_log if file != DATABASE or chance.random() < 0.5 else damaged.at_rest
     shutil.copytree(source, tmp_path / "cache")
     store = MetadataStore(str(tmp_path / "cache"), max_bytes=64 << 20, clock=lambda: NOW)
     if is_open:
@@ -247,7 +247,7 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path, caplog: pyt
     assert (tmp_path / DATABASE).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", [DATABASE, WAL, f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK])
+@pytest.mark.parametrize("name", [DATABASE, WAL, SHM, f"{DATABASE}-journal", LOCK])
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
 def test_what_is_no_file_is_not_used(kind: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """8.5: a directory, a link or a pipe in the place of a file of the database; a link's target stays as it is."""
