@@ -1,6 +1,7 @@
 """Builds the components of a mount from its settings, but those of FUSE; session.py connects them."""
 
 import time
+from typing import Any
 
 import trio
 
@@ -18,6 +19,7 @@ from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
+from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
@@ -44,20 +46,31 @@ class Transports:
         self.limits = RateLimits()
         self.breaker = CircuitBreaker(settings.origin)
         self.request_stats = RequestStats(boottime)
+        self._settings, self._keys = settings, keys
+        self._all: list[Transport] = []
         self.listings, self.contents, self.probes = (
-            Transport(
-                settings.api_url, keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
-                limits=self.limits, breaker=self.breaker, tally=self.request_stats,
-            )
-            for _ in range(3)
-        )  # fmt: skip
+            self._new(breaker=self.breaker, tally=self.request_stats) for _ in range(3)
+        )
+
+    def for_reconnecting(self) -> Transport:
+        """Return one that asks while the breaker lets nothing through: one attempt, and its failures count nowhere."""
+        return self._new(retry_policy=RetryPolicy(max_attempts=1))
 
     def usage(self) -> RequestUsage:
-        return self.listings.cost() + self.contents.cost() + self.probes.cost()
+        return sum((transport.cost() for transport in self._all), RequestUsage({}, 0, 0.0))
 
     async def aclose(self) -> None:
-        for transport in (self.listings, self.contents, self.probes):
+        for transport in self._all:
             await transport.aclose()
+
+    def _new(self, **more: Any) -> Transport:
+        settings = self._settings
+        transport = Transport(
+            settings.api_url, self._keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
+            limits=self.limits, **more,
+        )  # fmt: skip
+        self._all.append(transport)
+        return transport
 
 
 def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
