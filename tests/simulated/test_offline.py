@@ -4,8 +4,10 @@ Tree, contents, client and emulator in one process: a week offline is over at on
 one that is filled from the store has.
 """
 
+import errno
 import logging
 
+import pyfuse3
 import pytest
 import trio
 from trio.testing import MockClock
@@ -19,6 +21,7 @@ from artifactfs.modellab.transport import Transport
 from artifactfs.mount import offline
 from artifactfs.tree.nodes import ArtifactFile
 from tests.content_harness import Server, bench
+from tests.simulated.siblings import CONTEXT, world
 from tests.simulated.test_client_forms import KEYS
 from tests.simulated.test_outages import DEADLINE_S, RUN, TROUBLES, WHOLE, World
 
@@ -194,3 +197,18 @@ async def test_a_reader_goes_on(nursery: trio.Nursery, autojump_clock: MockClock
         assert file is not None
         assert await made.read_whole(handle) == b"".join(mount.files.read("long", file, 0, SIZE))
         handle.close()
+
+
+async def test_a_size_that_nothing_tells(autojump_clock: MockClock) -> None:
+    """8.3, 2.2: offline, a file whose size was never learned is listed and looked up as one that cannot be read now."""
+    async with world({"unsized": None, "sized": SIZE}) as mount:
+        mount.shelf.refusals["unsized"] = [errors.Offline("offline") for _ in range(10)]
+        assert (await mount.look("sized")).st_size == SIZE
+        attributes = await mount.look("unsized")
+        # The kernel asks again each time, and tar does not take the file for an empty one.
+        assert (attributes.st_size, attributes.entry_timeout, attributes.st_mode & 0o004) == (0, 0.0, 0)
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await mount.operations.open(attributes.st_ino, 0, CONTEXT)
+        assert caught.value.errno == errno.ENETDOWN
+        mount.shelf.refusals.clear()
+        assert (await mount.look("unsized")).st_size == len(mount.shelf.files["unsized"])
