@@ -113,6 +113,8 @@ def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: dae
             # Not those of the config file: the sample's keys do not change.
             keys=KeySource(),
             account=None,
+            # Its service is there.
+            offline="never",
         )
         return _serve(with_keys, at, target, parent)
 
