@@ -8,7 +8,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from tests.contract.reading import read
-from tests.harness import CHECKOUT, FUSE_TYPE, Lab, Mount, Shell, holding, mount_type, wait_until
+from tests.harness import CHECKOUT, FUSE_TYPE, Lab, Mount, Shell, holding, mount_type, run, wait_until
 from tests.status import report, status
 
 NO_KEYS = {"DD_API_KEY": None, "DD_APP_KEY": None}
@@ -37,7 +37,7 @@ def impatient(shell: Shell) -> Shell:
 
 def seen(mounted: Mount, *run_ids: int) -> list[object]:
     """Return all that programs see of runs and of the directories above them: names, kinds, sizes, times, inodes."""
-    above = mounted.sh('cd "$M" && ls -ail --time-style=full-iso . runs names projects').ok().text
+    above = mounted.sh('cd "$M" && ls -Ail --time-style=full-iso runs names projects').ok().text
     return [above, *(mounted.walk("runs", run_id) for run_id in run_ids)]
 
 
@@ -167,3 +167,20 @@ def test_keys_that_are_refused_by_then(own_lab: Lab, impatient: Shell) -> None:
     own_lab.rotate(app_key=key)
     wait_until(lambda: status(mounted)["health"]["state"] == "ok", "the mount's health")
     assert read(mounted, "whole", "runs", run_id, "never.bin") == own_lab.sha256(run_id, "never.bin")
+
+
+def test_an_entry_of_fstab(own_lab: Lab, shell: Shell) -> None:
+    """8.4: mount(8)'s helper does not wait for the service where something is stored, `nofail` or not."""
+    shell.lab, url = own_lab, own_lab.url
+    run_id = own_lab.new_run(FILES)
+    mounted = mount(shell, url)
+    before = look_at(mounted, own_lab, run_id)
+    mounted.umount()
+    own_lab.stop()
+    options = f"rw,nofail,offline=auto,log_file={mounted.log_file}"
+    helper = (sys.executable, "-m", "artifactfs.cli.mount_helper", url, mounted.point, "-o", options)
+    done = run(*helper, env=shell.env).ok()
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("mount.artifactfs: warning: 127.0.0.1:")
+    assert "mounted offline" in done.err
+    assert seen(mounted, run_id, sample.RUN) == before
