@@ -18,7 +18,7 @@ import click
 
 from artifactfs import __version__
 from artifactfs.cli import cli
-from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting
+from artifactfs.settings import BY_NAME, CONFIG, PROFILE, SETTINGS, Setting
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A command that takes so many settings takes them all, or few: the page names those that it does not, or does.
@@ -288,6 +288,7 @@ def _command(context: click.Context) -> Iterator[str]:
     yield f".SS {_synopsis(context)}"
     yield _help(context.command.help or "")
     names = {setting.name for setting in SETTINGS if setting.flag}
+    names -= {param.name for param in context.command.params if _is_its_own(param)}
     options = [param for param in context.command.params if isinstance(param, click.Option) and not param.hidden]
     taken = names & {param.name for param in options}
     if len(taken) >= _MANY:
@@ -306,6 +307,11 @@ def _command(context: click.Context) -> Iterator[str]:
         default = option.get_help_extra(context).get("default")
         said = (option.help or "") + (f"  [{default.strip('()')}]" if default else "")
         yield f".TP\n{spelled}{metavar}\n{_text(said)}"
+
+
+def _is_its_own(param: click.Parameter) -> bool:
+    """Whether an option of a command has the name of a setting, and means something else."""
+    return isinstance(param, click.Option) and param.name in BY_NAME and param.help != BY_NAME[param.name].help
 
 
 def _metavar(option: click.Option, context: click.Context) -> str:
@@ -331,7 +337,7 @@ def _setting(setting: Setting) -> Iterator[str]:
         yield f".TP\n.B {_plain(setting.name)}"
     else:
         short = "\\fB\\-v\\fR, " if setting.name == "verbose" else ""
-        metavar = "" if setting.metavar is None else f" \\fI{_plain(setting.metavar)}\\fR"
+        metavar = "" if setting.bare is not None else f" \\fI{_plain(setting.metavar)}\\fR"
         yield f".TP\n{short}\\fB{_plain(setting.option)}\\fR{metavar}"
     yield _text(setting.help)
     only = "" if setting.flag else "Not an option. "

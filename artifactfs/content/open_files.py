@@ -70,14 +70,17 @@ class OpenFileTable:
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
         runs, and files whose contents were dropped (3.6), `open` fetches the head, so that a replaced file fails at
-        open, where the kernel looks the name up again, and not in mid-read. Raises Superseded, ServiceError.
+        open, where the kernel looks the name up again, and not in mid-read. Offline, nothing can be compared: what is
+        kept is read (8.3). Raises Superseded, ServiceError.
         """
         opened = self._shared(version)
         handle = self._handle(version, opened)
+        is_offline = self._context.service.is_offline
         try:
-            await handle.grow(version)
+            if not is_offline:
+                await handle.grow(version)
             was_dropped = any(is_meant(place_in(opened.current.blocks.key)) for is_meant in self._dropped)
-            await handle.read_head(revalidate=was_dropped or not version.settled)
+            await handle.read_head(revalidate=not is_offline and (was_dropped or not version.settled))
             if handle.size is None and not stream:
                 await handle.read_to_end()
         except BaseException:

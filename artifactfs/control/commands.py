@@ -100,6 +100,13 @@ class Control:
         is_meant, _ = await self._mark_stale(self._components.tree.root)
         self._components.nursery.start_soon(self._refresh_open, is_meant)
 
+    async def go_online(self) -> None:
+        """Let the kernel ask again for what it was shown while the mount was offline (docs/semantics.md 8.5)."""
+        self._components.files.expire_sizes()
+        self._details.mark_all_stale()
+        await self._dentries.drop(self._dentries_above(self._components.tree.root))
+        self._components.nursery.start_soon(self._refresh_open, lambda _key: True)
+
     @property
     def is_invalidating(self) -> bool:
         """Whether a thread waits in the kernel, to invalidate dentries."""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import trio
 
@@ -22,6 +23,7 @@ from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
+from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
@@ -50,20 +52,31 @@ class Transports:
         self.limits = RateLimits()
         self.breaker = CircuitBreaker(settings.origin)
         self.request_stats = RequestStats(boottime)
+        self._settings, self._keys = settings, keys
+        self._all: list[Transport] = []
         self.listings, self.contents, self.probes = (
-            Transport(
-                settings.api_url, keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
-                limits=self.limits, breaker=self.breaker, tally=self.request_stats,
-            )
-            for _ in range(3)
-        )  # fmt: skip
+            self._new(breaker=self.breaker, tally=self.request_stats) for _ in range(3)
+        )
+
+    def for_reconnecting(self) -> Transport:
+        """Return one that asks while the breaker lets nothing through: one attempt, and its failures count nowhere."""
+        return self._new(retry_policy=RetryPolicy(max_attempts=1))
 
     def usage(self) -> RequestUsage:
-        return self.listings.cost() + self.contents.cost() + self.probes.cost()
+        return sum((transport.cost() for transport in self._all), RequestUsage({}, 0, 0.0))
 
     async def aclose(self) -> None:
-        for transport in (self.listings, self.contents, self.probes):
+        for transport in self._all:
             await transport.aclose()
+
+    def _new(self, **more: Any) -> Transport:
+        settings = self._settings
+        transport = Transport(
+            settings.api_url, self._keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
+            limits=self.limits, **more,
+        )  # fmt: skip
+        self._all.append(transport)
+        return transport
 
 
 def tree(settings: Settings, service: ModelLab, store: WriteBehind | None, nursery: trio.Nursery) -> Tree:
@@ -104,6 +117,20 @@ def metadata_store(settings: Settings, blocks: BlockStore | None) -> MetadataSto
             return None
     store = MetadataStore(directory, max_bytes=settings.metadata_size)
     return store if store.open() else None
+
+
+def stored_account(settings: Settings) -> str | None:
+    """Return the account that the site was mounted with last, for a mount without keys or network; None without one."""
+    if settings.offline == "never" or not settings.metadata_size:
+        return None
+    try:
+        store = MetadataStore(cache_dir.find(settings.cache_dir).path, max_bytes=settings.metadata_size)
+    except OSError:
+        return None  # no mount has made it yet
+    try:
+        return store.last_account(settings.api_url) if store.exists() and store.open() else None
+    finally:
+        store.close()
 
 
 def block_buffers() -> BlockBuffers:

@@ -18,7 +18,7 @@ from artifactfs.modellab.rate_limits import LimitState
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, LatencyHistogram, StatsSnapshot
 from artifactfs.tree.tree_stats import TreeState
 
-NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0)
+NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0, offline_fact="gone", offline_fix="wait")
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0)
         ({"denied_since": 8.5, "failing_since": 9.0}, "failing", 9.0),
         ({"denied_since": 8.5, "stale_since": 9.0}, "degraded", 9.0),
         ({"denied_since": 8.5}, "keys_rejected", 8.5),
+        ({"offline_since": 4.0, "failing_since": 9.0, "denied_since": 8.5, "denied_last": True}, "offline", 4.0),
     ],
 )
 def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> None:
