@@ -39,6 +39,7 @@ from artifactfs.tree.nodes import (
     Node,
     ProjectDir,
     StaticDir,
+    is_at_or_below,
     mount_path,
 )
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
@@ -188,10 +189,8 @@ class Control:
         """Return a test of whether a directory is a place, or below it."""
         tree = self._components.tree
         if isinstance(node, ArtifactDir):
-            run_id, path = node.run_id, node.path
-            return lambda directory: (
-                directory.run_id == run_id and (path in ("", directory.path) or directory.path.startswith(f"{path}/"))
-            )
+            is_meant = is_at_or_below(node.run_id, node.path)
+            return lambda directory: is_meant((directory.run_id, directory.path))
         if isinstance(node, ProjectDir):
             project_id = str(node.project_id)
 

@@ -38,6 +38,7 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
+    is_at_or_below,
     same_version,
 )
 from artifactfs.tree.size_changes import resized
@@ -338,9 +339,6 @@ class Tree:
         """Remove everything: it belongs to another account (docs/semantics.md 6.3). `owner`: see WriteBehind."""
         if self._store is not None:
             self._store.switch_owner(owner)
-        self._clear()
-
-    def _clear(self) -> None:
         self._catalogue.clear()
         self._directories.clear()
 
@@ -351,7 +349,8 @@ class Tree:
     def go_online(self) -> None:
         """Ask the service from now on: what was shown so far is as good as its store says."""
         self._health.is_offline = False
-        self._clear()
+        self._catalogue.clear()
+        self._directories.clear()
 
     def refresh(self, node: Node) -> Callable[[tuple[int, str]], bool]:
         """Make a node and everything below it stale (3.3); for a file, its directory.
@@ -360,26 +359,18 @@ class Tree:
         """
         if isinstance(node, ArtifactDir | ArtifactFile):
             directory = node if isinstance(node, ArtifactDir) else node.directory
-            run_id, path = directory.run_id, directory.path
-            below = f"{path}/" if path else ""
-
-            def is_meant(key: tuple[int, str]) -> bool:
-                return key[0] == run_id and (key[1] == path or (node is directory and key[1].startswith(below)))
-
+            run_id, key = directory.run_id, (directory.run_id, directory.path)
+            is_meant = is_at_or_below(*key) if node is directory else key.__eq__
             self._directories.mark_stale_where(run_id, is_meant)
             run = self.known_run(run_id)
             self._runs.mark_stale_where(lambda known: known == run_id)
             if self._index is not None and run is not None:
                 self._index.refresh(run.project_id)
             return is_meant
-        is_all = True
-        if isinstance(node, ProjectDir | FacetDir) or (
-            isinstance(node, StaticDir) and node not in (self.root, self.runs)
-        ):
-            self._catalogue.refresh(node)
-            is_all = False
-        else:
+        if is_all := node in (self.root, self.runs) or not isinstance(node, ProjectDir | FacetDir | StaticDir):
             self.mark_all_stale()
+        else:
+            self._catalogue.refresh(node)
         return lambda _key: is_all
 
     def known_run(self, run_id: int) -> Run | None:
