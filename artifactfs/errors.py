@@ -297,10 +297,7 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     ServiceError: (errno.EIO, "if it persists, report it with the log"),
     NotFound: (errno.ENOENT, "list its directory to see what is there: the server no longer has it"),
     NoList: (errno.ENOENT, "check --site or --api-url: the server there has no such list, and may not be Model Lab"),
-    AccessDenied: (
-        errno.EACCES,
-        "check that the keys are right, belong to this site (--site), and have the permission",
-    ),
+    AccessDenied: (errno.EACCES, "check that the keys are right, belong to this site (--site), and may read this"),
     BadRequest: (errno.EINVAL, "check the number or the name; if it is right, report this with the log"),
     UnexpectedAnswer: (errno.EBADMSG, "check --site, --api-url and the proxy; if it persists, report it with the log"),
     AnswerTooLarge: (
@@ -317,10 +314,7 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     ConnectionLost: (errno.EIO, "try again; if it persists, check the network and the proxy"),
     ConnectionRefused: (errno.ECONNREFUSED, "check --site, --api-url and --proxy, and that the service is up"),
     Unreachable: (errno.EHOSTUNREACH, "check the network (a VPN?), the name server, and --site, --api-url and --proxy"),
-    Offline: (
-        errno.ENETDOWN,
-        "list or read it while the service can be reached; `artifactfs pin` keeps all of a run",
-    ),
+    Offline: (errno.ENETDOWN, "list or read it while the service can be reached; `artifactfs pin` keeps a whole run"),
     TlsFailed: (errno.EPROTO, "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock"),
 }
 # The resource that the system lacks, by errno.

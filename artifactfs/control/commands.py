@@ -311,7 +311,7 @@ class Control:
         facts = self._components.tree.facts(node)
         if facts is None:
             return None
-        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.source.value, facts.entries)
+        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.source.value, facts.entries, facts.is_stored)
 
     def _app_url(self) -> str | None:
         """Return the address of Datadog's web application for the site; None with --api-url."""

@@ -17,6 +17,7 @@ from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.status_schema import Health, Status
 from artifactfs.domain import RequestUsage
 from artifactfs.fuse.handles import KernelState
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
@@ -45,6 +46,7 @@ class MountComponents(msgspec.Struct, frozen=True):
     recent_errors: RecentErrors
     nursery: trio.Nursery
     keys: KeyRing
+    metadata: WriteBehind | None
 
 
 def readings_of(components: MountComponents, kernel: KernelState | None, mounted_at: float) -> Readings:
@@ -57,6 +59,8 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
     disk_cache = components.content.disk_cache
     # The next snapshot shows the sizes that this counts; counting takes a thread.
     disk_cache.look_soon()
+    if (metadata := components.metadata) is not None:
+        metadata.look_soon()
     return Readings(
         identity={
             "version": __version__,
@@ -71,6 +75,7 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
         usage=components.usage(),
         limits=tuple(limits[:MAX_LISTED]),
         cache=disk_cache.state(),
+        metadata=metadata.state() if metadata is not None else None,
         reading=components.content.stats,
         tree=tree,
         kernel=kernel,

@@ -112,6 +112,7 @@ class Status(msgspec.Struct, frozen=True):
     requests: Section
     rate_limits: tuple[RateLimit, ...]
     cache: Section
+    metadata: Section
     reading: Section
     streaming: tuple[Streaming, ...]
     listings: Section

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from artifactfs.errors import NoThread
-from artifactfs.metadata.metadata_store import Change, Marking, MetadataStore, Record, Removal
+from artifactfs.metadata.metadata_store import Change, Marking, MetadataStore, Record, Removal, StoreUsage
 from artifactfs.util import threads
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -34,6 +34,20 @@ _FOLLOWING_BYTES = 256 << 10
 # Kind, run id (0: none) and key of a record.
 Name = tuple[str, int, bytes]
 Encode = Callable[[], bytes | None]
+
+
+class MetadataState(msgspec.Struct, frozen=True):
+    """The store, for status. Its contents are as of the last look; None before the first.
+
+    `oldest_at`: when the oldest record was requested, seconds since the epoch. `waiting`: changes that are not written.
+    """
+
+    path: str
+    limit_bytes: int
+    waiting: int
+    size_bytes: int | None = None
+    runs: int | None = None
+    oldest_at: float | None = None
 
 
 class _Put(msgspec.Struct, frozen=True):
@@ -63,6 +77,10 @@ class WriteBehind:
         self._run_in_thread = run_in_thread
         self._scopes: dict[str, int] = {}
         self._reads, self._writes = trio.CapacityLimiter(2), trio.CapacityLimiter(1)
+        # A limiter of its own: a look must not hold up readers.
+        self._looks = trio.CapacityLimiter(1)
+        self._is_looking = False
+        self._usage: StoreUsage | None = None
         # What is to be written, in order. A record takes the place of an earlier one of its name.
         self._pending: dict[object, _Put | Removal | Marking] = {}
         self._is_writing = False
@@ -78,10 +96,27 @@ class WriteBehind:
         # Runs of which the store has nothing of a kind.
         self._unknown: set[tuple[str, int]] = set()
 
-    @property
-    def store(self) -> MetadataStore:
-        """The store itself, for reports. Its methods block."""
-        return self._store
+    def state(self) -> MetadataState:
+        """Return the state of the store as of the last look (`look_soon`)."""
+        store, usage = self._store, self._usage
+        waiting = len(self._pending) + len(self._batch)
+        if usage is None:
+            return MetadataState(store.path, store.limit_bytes, waiting)
+        return MetadataState(store.path, store.limit_bytes, waiting, usage.size_bytes, usage.runs, usage.oldest_at)
+
+    def look_soon(self) -> None:
+        """Look in a thread what the store holds. Never waits."""
+        if not self._is_looking:
+            self._is_looking = True
+            self._nursery.start_soon(self._look)
+
+    async def _look(self) -> None:
+        try:
+            self._usage = await self._run_in_thread(self._store.usage, limiter=self._looks, abandon_on_cancel=True)
+        except NoThread as error:
+            log.debug("the metadata store: %s", error)
+        finally:
+            self._is_looking = False
 
     # --- reading -------------------------------------------------------------------------------------------
 

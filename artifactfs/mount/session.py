@@ -142,7 +142,7 @@ async def _serve(
             files = OpenFileTable(content, owner=owner)
             mounted = MountComponents(
                 settings, point, log_file, service, transports.usage, transports.request_stats, breaker,
-                transports.limits, tree, files, content, recent_errors, root, keys,
+                transports.limits, tree, files, content, recent_errors, root, keys, metadata,
             )  # fmt: skip
             dentries = KernelDentries()
             control = Control(mounted, dentries)

@@ -391,8 +391,8 @@ class Tree:
         if held is None:
             return None
         found = held.value
-        age_s = self._clock() - held.requested_at + found.age_s
-        return ListingFacts(age_s, found.source, listing.count(found.listing), self._listings.ttl_left_s(held))
+        age_s, left_s = self._clock() - held.requested_at + found.age_s, self._listings.ttl_left_s(held)
+        return ListingFacts(age_s, found.source, listing.count(found.listing), left_s, found.is_stored)
 
     def state(self) -> TreeState:
         """Return the state of the tree, for status. No request."""
