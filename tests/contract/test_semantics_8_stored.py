@@ -83,6 +83,26 @@ def test_the_same_tree_without_the_service(state: str, own_lab: Lab, shell: Shel
     assert f"/runs/{other}: the mount works offline" in told
 
 
+def test_sizes_that_no_listing_gives(own_lab: Lab, shell: Shell) -> None:
+    """8.3, 2.2: a size that contents told is kept; of what nobody looked at, `ls -l` shows none, and does not fail."""
+    shell.lab, url = own_lab, own_lab.url
+    own_lab.switch(size_form="absent", index_size_form="absent")
+    run_id = own_lab.new_run({"d/known.bin": 5000, "d/unknown.bin": 6000})
+    digest = own_lab.sha256(run_id, "d/known.bin")
+    mounted = mount(shell, url)
+    assert read(mounted, "whole", "runs", run_id, "d/known.bin") == digest
+    # Listed, and not looked at.
+    names = "import json, os, sys; print(json.dumps(sorted(os.listdir(sys.argv[2]))))"
+    assert mounted.python(names, mounted.path("runs", run_id, "d")) == ["known.bin", "unknown.bin"]
+    mounted.umount()
+    own_lab.stop()
+    mounted = mount(shell, url, "--offline", env=NO_KEYS)
+    done = mounted.sh('cd "$M/runs/$1/d" && stat -c "%n %s" *', run_id).ok()
+    assert (done.text, done.err) == ("known.bin 5000\nunknown.bin 0\n", "")
+    assert read(mounted, "whole", "runs", run_id, "d/known.bin") == digest
+    assert failure(mounted, "runs", run_id, "d/unknown.bin") == errno.ENETDOWN
+
+
 def test_another_accounts_store(own_lab: Lab, shell: Shell) -> None:
     """8.3, 6.3: keys of another account, or another account's name, show nothing of what this one has stored."""
     shell.lab, url = own_lab, own_lab.url
