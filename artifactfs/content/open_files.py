@@ -117,7 +117,7 @@ class OpenFileTable:
         if identity in self._open:
             return
         closed = self._closed.pop(identity, None)
-        key = closed.key if closed is not None else self._key_of(version)(version.size_bytes)
+        key = closed.key if closed is not None else self._first_key(version)
         self._context.pool.discard(key)
         await self._context.disk_cache.discard(key)
 
@@ -184,7 +184,7 @@ class OpenFileTable:
         elif closed is not None:
             key = closed.key
         elif size is not None:
-            key = self._key_of(version)(size)
+            key = self._first_key(version)
         else:
             return CachedBytes(0, 0, handles)
         on_disk = await self._context.disk_cache.held_bytes(key)
@@ -208,7 +208,9 @@ class OpenFileTable:
     def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
         closed = self._closed.pop(identity, None)
         if closed is None:
-            return SharedFile(self._context, version, self._key_of(version))
+            is_told = version.size_bytes is not None and not version.is_listed
+            key = self._first_key(version) if is_told else None
+            return SharedFile(self._context, version, self._key_of(version), key)
         known = msgspec.structs.replace(
             version, size_bytes=closed.size_bytes, content_stamp=closed.content_stamp or version.content_stamp
         )
@@ -231,6 +233,10 @@ class OpenFileTable:
             self._closed[identity] = _Lineage(
                 blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at, blocks.content_stamp
             )
+
+    def _first_key(self, version: ContentVersion) -> bytes:
+        """Return the key that a version began with: without its size where only contents have told that."""
+        return self._key_of(version)(version.size_bytes if version.is_listed else None)
 
     def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
         """Return a function that makes a version's key (cache_places.py) from its size (None: no listing gives one)."""

@@ -1,5 +1,6 @@
 """8.3 to 8.5: what a mount without its service shows of what was stored, and how it goes on with the service."""
 
+import contextlib
 import errno
 import sys
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ import pytest
 
 from artifactfs.emulator import sample
 from tests.contract.reading import read
+from tests.contract.test_semantics_5_services import Systemd
 from tests.harness import CHECKOUT, FUSE_TYPE, Lab, Mount, Shell, holding, mount_type, run, wait_until
 from tests.status import report, status
 
@@ -79,6 +81,26 @@ def test_the_same_tree_without_the_service(state: str, own_lab: Lab, shell: Shel
     told = report(mounted, "errors")
     assert f"/runs/{run_id}/never.bin: the mount works offline" in told
     assert f"/runs/{other}: the mount works offline" in told
+
+
+def test_sizes_that_no_listing_gives(own_lab: Lab, shell: Shell) -> None:
+    """8.3, 2.2: a size that contents told is kept; of what nobody looked at, `ls -l` shows none, and does not fail."""
+    shell.lab, url = own_lab, own_lab.url
+    own_lab.switch(size_form="absent", index_size_form="absent")
+    run_id = own_lab.new_run({"d/known.bin": 5000, "d/unknown.bin": 6000})
+    digest = own_lab.sha256(run_id, "d/known.bin")
+    mounted = mount(shell, url)
+    assert read(mounted, "whole", "runs", run_id, "d/known.bin") == digest
+    # Listed, and not looked at.
+    names = "import json, os, sys; print(json.dumps(sorted(os.listdir(sys.argv[2]))))"
+    assert mounted.python(names, mounted.path("runs", run_id, "d")) == ["known.bin", "unknown.bin"]
+    mounted.umount()
+    own_lab.stop()
+    mounted = mount(shell, url, "--offline", env=NO_KEYS)
+    done = mounted.sh('cd "$M/runs/$1/d" && stat -c "%n %s" *', run_id).ok()
+    assert (done.text, done.err) == ("known.bin 5000\nunknown.bin 0\n", "")
+    assert read(mounted, "whole", "runs", run_id, "d/known.bin") == digest
+    assert failure(mounted, "runs", run_id, "d/unknown.bin") == errno.ENETDOWN
 
 
 def test_another_accounts_store(own_lab: Lab, shell: Shell) -> None:
@@ -184,3 +206,24 @@ def test_an_entry_of_fstab(own_lab: Lab, shell: Shell) -> None:
     assert done.err.startswith("mount.artifactfs: warning: 127.0.0.1:")
     assert "mounted offline" in done.err
     assert seen(mounted, run_id, sample.RUN) == before
+
+
+def test_systemd_is_told(own_lab: Lab, impatient: Shell) -> None:
+    """8.4, 8.5: the state of the unit says that the mount is offline and why, and later that it is not."""
+    impatient.lab = own_lab
+    mounted = mount(impatient, own_lab.url)
+    mounted.sh('ls "$M/runs"').ok()
+    mounted.umount()
+    own_lab.fault("any", {"status": 503})
+    systemd = Systemd(impatient.path("notify"))
+    impatient.more_env["NOTIFY_SOCKET"] = systemd.address
+    command = ("mount", "-f", "-o", "offline=auto", "--api-url", own_lab.url, "--log-file", mounted.log_file)
+    with contextlib.closing(systemd.socket), impatient.background(*command, mounted.point):
+        assert "READY" not in systemd.next()
+        ready = systemd.next()
+        assert ready["READY"] == "1"
+        assert f" at {mounted.point}, offline: " in ready["STATUS"]
+        assert "answered 503" in ready["STATUS"]
+        own_lab.faults()
+        assert systemd.next()["STATUS"].endswith(f" at {mounted.point}")
+        mounted.umount()
