@@ -19,6 +19,7 @@ from artifactfs.domain import (
     Run,
     RunFilter,
     RunRecord,
+    is_finished,
 )
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, PackedEntries, join, lost_size, may_have_grown, packed, same_version
@@ -162,7 +163,7 @@ def settled(run: Run, now_ns: int) -> bool:
     Some completed runs have no `completed_at` (model-lab-api.md): then the last update counts.
     """
     ended_ns = run.completed_ns if run.completed_ns is not None else run.updated_ns
-    return run.finished and ended_ns is not None and now_ns - ended_ns > SETTLED_S * 1e9
+    return is_finished(run) and ended_ns is not None and now_ns - ended_ns > SETTLED_S * 1e9
 
 
 def file_time_ns(run: Run) -> int:

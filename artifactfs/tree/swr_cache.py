@@ -114,7 +114,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def get_fresh(self, key: K) -> CacheEntry[V] | None:
         """Return a fresh entry without a request; None if there is none."""
         entry = self._entries.get(key)
-        if entry is None or self.ttl_left_s(entry) <= 0:
+        if entry is None or self._health.is_offline:
+            return entry
+        if entry.requested_at < self._all_stale_at or entry.fresh_until <= self._clock():
             return None
         return entry
 
