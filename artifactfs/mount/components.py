@@ -19,6 +19,7 @@ from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.transport import Transport
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
@@ -91,6 +92,7 @@ def block_store(settings: Settings, new_buffer: NewBuffer) -> BlockStore | None:
         max_bytes=settings.cache_size,
         min_free_bytes=settings.cache_min_free,
         new_buffer=new_buffer,
+        pins=PinFile,
     )
     return store if store.claim() else None
 
