@@ -36,6 +36,9 @@ _ORDER = (
         "search",
         "download",
         "warm",
+        "pin",
+        "unpin",
+        "pins",
         "cache",
         "config",
         "service",
@@ -87,6 +90,7 @@ _EXAMPLES = (
      "ls ~/model-lab/names/ft-gpt2~2387/by/parameter/lr/0.001"),
     ("See how your mounts are; look anew at a run; fetch it ahead of time:", "artifactfs status\n"
      "artifactfs refresh ~/model-lab/runs/70158\nartifactfs warm ~/model-lab/runs/70158"),
+    ("Keep a run on this disk:", "artifactfs pin ~/model-lab/runs/70158\nartifactfs pins"),
     ("Copies to the local disk, without a mount; called again, it goes on.",
      "artifactfs download 70158/checkpoints ~/checkpoints"),
     ("At boot, for one user, in /etc/fstab (see mount.artifactfs(8)):",

@@ -14,7 +14,7 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -28,6 +28,7 @@ _NAME = "pins.json"
 _FORMAT = 1
 # A pin has about 200 bytes, so this is more than a person makes.
 _MAX_BYTES = 8 << 20
+_DISK_PAGE = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -36,7 +37,8 @@ class Pin(msgspec.Struct, frozen=True):
     """One pin: all that is at and below `path` in a run; "" is the run.
 
     `site`: the API's URL. `account`: its name after "=", or a digest that stands for it. `pinned_at`: seconds since the
-    epoch. `size_bytes`, `files`: of what was there when it was last listed.
+    epoch. `size_bytes`, `files`: of what was there when it was last listed. `is_settled`: its run was over when it was
+    last fetched, so that what is in the cache is right for good.
     """
 
     site: str
@@ -46,6 +48,7 @@ class Pin(msgspec.Struct, frozen=True):
     pinned_at: float
     size_bytes: int = 0
     files: int = 0
+    is_settled: bool = False
 
     @property
     def place(self) -> str:
@@ -57,6 +60,11 @@ class Pin(msgspec.Struct, frozen=True):
         """The owner of its contents: site and account."""
         return f"{self.site}\0{self.account}"
 
+    @property
+    def needs_bytes(self) -> int:
+        """Bytes on disk, about: each file ends within a page, and each group of blocks has a header."""
+        return self.size_bytes + (self.size_bytes >> 10) + self.files * _DISK_PAGE
+
     def is_of(self, owner: str, place: str) -> bool:
         """Whether it is the pin of a place."""
         return self.place == place and self.owner == owner
@@ -64,6 +72,12 @@ class Pin(msgspec.Struct, frozen=True):
     def covers(self, other: "Pin") -> bool:
         """Whether another pin is of the same place, or below it."""
         return self.owner == other.owner and (self.place == other.place or other.place.startswith(f"{self.place}/"))
+
+
+def needs_bytes(pins: Iterable[Pin]) -> int:
+    """Return the bytes on disk that pins need together: what is pinned twice counts once."""
+    found = list(pins)
+    return sum(pin.needs_bytes for pin in found if not any(other != pin and other.covers(pin) for other in found))
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -119,22 +133,25 @@ class PinFile:
                 return False
         return True
 
-    def add(self, pin: Pin) -> Pin | None:
-        """Add a pin, in place of the one of the same place, which is returned. Raises UnreadablePins, OSError."""
-        (before,) = self._change(lambda each: each.is_of(pin.owner, pin.place), (pin,)) or (None,)
-        return before
+    def add(self, pin: Pin) -> None:
+        """Add a pin, in place of one of the same place. Raises UnreadablePins, OSError."""
+        self._change(lambda pins: [*(each for each in pins if not each.is_of(pin.owner, pin.place)), pin])
 
     def remove(self, is_meant: Callable[[Pin], bool]) -> list[Pin]:
         """Remove pins; returns them. Raises UnreadablePins, OSError."""
-        return self._change(is_meant, ())
+        before = self._change(lambda pins: [each for each in pins if not is_meant(each)])
+        return [each for each in before if is_meant(each)]
 
-    def update(self, pin: Pin) -> None:
-        """Replace the pin of a place, if there is one still. Raises UnreadablePins, OSError."""
-        self._change(lambda each: each.is_of(pin.owner, pin.place), (pin,), must_be_there=True)
+    def update(self, owner: str, place: str, **changes: object) -> None:
+        """Change fields of the pin of a place, if there is one still. Raises UnreadablePins, OSError."""
 
-    def _change(
-        self, is_meant: Callable[[Pin], bool], new: tuple[Pin, ...], *, must_be_there: bool = False
-    ) -> list[Pin]:
+        def changed(pin: Pin) -> Pin:
+            return msgspec.structs.replace(pin, **changes) if pin.is_of(owner, place) else pin
+
+        self._change(lambda pins: list(map(changed, pins)))
+
+    def _change(self, change: Callable[[Sequence[Pin]], Sequence[Pin]]) -> tuple[Pin, ...]:
+        """Replace the pins by others; returns those before."""
         with self._opened() as directory:
             # Not the file, which is another one after each change.
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -142,15 +159,13 @@ class PinFile:
                 if name.startswith(f".{_NAME}."):
                     os.unlink(name, dir_fd=directory)  # of a writer that was killed: one that lives has the lock
             try:
-                _, pins = self._read(directory)
+                _, before = self._read(directory)
             except FileNotFoundError:
-                pins = ()
-            meant = [pin for pin in pins if is_meant(pin)]
-            if (meant or not must_be_there) and (meant or new):
-                left = (*(pin for pin in pins if pin not in meant), *new)
-                content = msgspec.json.encode(_Content(_FORMAT, left))
+                before = ()
+            if (after := tuple(change(before))) != before:
+                content = msgspec.json.encode(_Content(_FORMAT, after))
                 replace_file(self.path, msgspec.json.format(content) + b"\n", 0o600)
-        return meant
+        return before
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

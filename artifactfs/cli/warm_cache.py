@@ -32,7 +32,7 @@ def cache() -> None:
     """Show, check or empty the cache of file contents."""
 
 
-def _with_cache(command: Callable[..., None]) -> Command:
+def with_cache(command: Callable[..., None]) -> Command:
     """Give a command the options of the cache, and call it with the settings and the cache."""
 
     @cache_dir_option
@@ -45,7 +45,7 @@ def _with_cache(command: Callable[..., None]) -> Command:
 
 
 @cache.command("info")
-@_with_cache
+@with_cache
 def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     """Show where the cache is, how much it holds, and its limit."""
     usage = store.usage()
@@ -60,7 +60,7 @@ def cache_info(loaded: "Settings", store: "BlockStore") -> None:
 
 
 @cache.command("verify")
-@_with_cache
+@with_cache
 def cache_verify(_loaded: "Settings", store: "BlockStore") -> None:
     """Read every block, and delete damaged ones. The next read fetches them again."""
     damaged = 0
@@ -73,7 +73,7 @@ def cache_verify(_loaded: "Settings", store: "BlockStore") -> None:
 
 @cache.command("clear")
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
-@_with_cache
+@with_cache
 def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...]) -> None:
     """Delete everything in the cache, or what it has of PATH. Running mounts continue, and fetch again.
 
@@ -85,7 +85,7 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
 
     if not paths:
         return _clear(store)
-    by_number = {path: place for path in paths if (place := _place(path)) is not None}
+    by_number = {path: place for path in paths if (place := place_of(path)) is not None}
     for path, place in by_number.items():
         _clear(store, path, CachePart(loaded.api_url, place))
     if by_number and control_client.my_mounts():
@@ -103,7 +103,7 @@ def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None)
         raise UserError(ExitCode.INCOMPLETE, fact, "you need to be able to write there")
 
 
-def _place(path: str) -> str | None:
+def place_of(path: str) -> str | None:
     """Return RUN or RUN/PATH without needless slashes; None for another path, or one in a mount."""
     from artifactfs.mount import control_client
 

@@ -24,15 +24,15 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-
-import msgspec
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from artifactfs.content import block_eviction, block_format, block_tree, cache_dir, usage
 from artifactfs.content.block_buffers import Buffer, NewBuffer
 from artifactfs.content.block_eviction import Pins
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
-from artifactfs.content.block_tree import File
+from artifactfs.content.block_tree import Cleared, File, Usage, total
+from artifactfs.content.cache_places import DIGEST_BYTES
 from artifactfs.content.content_tuning import BLOCK_BYTES
 from artifactfs.content.usage import Total
 
@@ -43,20 +43,6 @@ _FORMAT = "blocks-1"
 _LOW_WATER = 0.9
 # After the disk was full or refused, writing is not tried for this long.
 _PAUSE_S = 10.0
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """The contents of the cache: bytes on disk, blocks, and the files that they belong to."""
-
-    size_bytes: int
-    blocks: int
-    files: int
-
-
-class Cleared(Usage, frozen=True):
-    """What was deleted, and the number of blocks that could not be."""
-
-    left_blocks: int = 0
 
 
 class BlockStore:
@@ -241,7 +227,14 @@ class BlockStore:
 
     def usage(self) -> Usage:
         """Count the blocks, their bytes and files."""
-        return _sum(self._files())
+        return total(self._files())
+
+    def bytes_by_place(self) -> dict[bytes, int]:
+        """Return the bytes on disk of each place (cache_places.py) of which there are any."""
+        found: Counter[bytes] = Counter()
+        for place, file in self._placed_files():
+            found[place] += file.size_bytes
+        return found
 
     def verify(self) -> Iterator[tuple[str, int]]:
         """Read every block; delete and yield (path, bytes on disk) of those that are damaged."""
@@ -262,17 +255,22 @@ class BlockStore:
                     self._remove(directory, file.name)
                 yield os.path.join(self.directory, _FORMAT, file.upper, file.lower, file.name), file.size_bytes
 
-    def clear(self, is_meant: Callable[[bytes], bool] | None = None) -> Cleared:
-        """Delete every block, or those whose place is meant (cache_places.py). Mounts that use them fetch again."""
-        todo = list(self._files() if is_meant is None else self._files_at(is_meant))
+    def clear(self, is_meant: Callable[[bytes], bool] | None = None, but_keys: Collection[bytes] = ()) -> Cleared:
+        """Delete every block, or those whose place is meant (cache_places.py). Mounts that use them fetch again.
+
+        `but_keys`: of versions that stay.
+        """
+        staying = {key[:DIGEST_BYTES] for key in but_keys}
+        found_files = self._files() if is_meant is None else self._files_at(is_meant)
+        todo = [file for file in found_files if file.key not in staying]
         gone: list[File] = []
         with contextlib.suppress(OSError):
             if todo and (tree := self._tree()) is not None:
                 with self._total() as held:
                     gone = [file for file in todo if block_tree.unlink(tree.fd, file)]
                     held.value = sum(file.size_bytes for file in block_tree.files(tree.fd, asides=True))
-        found = _sum(gone)
-        return Cleared(found.size_bytes, found.blocks, found.files, left_blocks=_sum(todo).blocks - found.blocks)
+        found = total(gone)
+        return Cleared(found.size_bytes, found.blocks, found.files, left_blocks=total(todo).blocks - found.blocks)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -310,10 +308,19 @@ class BlockStore:
                 yield from block_tree.files(tree.fd)
 
     def _files_at(self, is_meant: Callable[[bytes], bool]) -> Iterator[File]:
-        """Yield the files of blocks whose place is meant. All blocks of a version have one place."""
+        """Yield the files of blocks whose place is meant."""
         verdicts: dict[bytes, bool] = {}
-        for file in self._files():
+        for place, file in self._placed_files():
             if file.key not in verdicts:
+                verdicts[file.key] = is_meant(place)
+            if verdicts[file.key]:
+                yield file
+
+    def _placed_files(self) -> Iterator[tuple[bytes, File]]:
+        """Yield every file with blocks, and its place. All blocks of a version have one."""
+        places: dict[bytes, bytes] = {}
+        for file in self._files():
+            if file.key not in places:
                 try:
                     with self._version(file.key) as directory, block_format.opened(file.name, directory) as fd:
                         place = block_format.read_place(fd)
@@ -321,9 +328,8 @@ class BlockStore:
                     continue  # evicted in this moment
                 except OSError:
                     place = b""
-                verdicts[file.key] = is_meant(place)
-            if verdicts[file.key]:
-                yield file
+                places[file.key] = place
+            yield places[file.key], file
 
     def _remove(self, directory: int, name: str) -> None:
         with contextlib.suppress(OSError):
@@ -376,12 +382,6 @@ class BlockStore:
         with usage.held(tree.fd, unknown=self.max_bytes) as held:
             yield held
             self.total_bytes = held.value
-
-
-def _sum(files: Iterable[File]) -> Usage:
-    found = list(files)
-    count = sum(block_format.count_in(file.name) for file in found)
-    return Usage(sum(file.size_bytes for file in found), count, len({file.key for file in found}))
 
 
 def _is_deleted(fd: int) -> bool:

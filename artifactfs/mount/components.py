@@ -97,6 +97,10 @@ def block_store(settings: Settings, new_buffer: NewBuffer) -> BlockStore | None:
     return store if store.claim() else None
 
 
+def pin_file(store: BlockStore | None) -> PinFile | None:
+    return PinFile(store.directory) if store is not None else None
+
+
 def content_context(
     settings: Settings, contents: Transport, disk_cache: DiskCache, nursery: trio.Nursery, new_buffer: NewBuffer
 ) -> ContentContext:

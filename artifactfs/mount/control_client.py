@@ -45,6 +45,10 @@ class NoAnswer(UserError):
         self.dead = dead
 
 
+class NoSuchPlace(UserError):
+    """A path in a live mount is not there."""
+
+
 def my_mounts() -> list[mount_table.Mount]:
     """Return the mounts of artifactfs that this user has made, each place once.
 
@@ -203,6 +207,6 @@ def unreadable(number: int, path: str, point: str) -> UserError:
     """Return the error for a path in a live mount whose lookup fails."""
     if number in _MISSING:
         fix = "check its number or name; `artifactfs refresh` its directory, if it is new"
-        return UserError(ExitCode.INCOMPLETE, f"there is no {path} in the mount at {point}", fix)
+        return NoSuchPlace(ExitCode.INCOMPLETE, f"there is no {path} in the mount at {point}", fix)
     fix = f"`artifactfs status {shell_word(point)}` shows the cause; try again"
     return UserError(ExitCode.INCOMPLETE, os.strerror(number), fix, subject=path)

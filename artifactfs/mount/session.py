@@ -40,6 +40,7 @@ from artifactfs.mount import (
     registry,
     unmount,
 )
+from artifactfs.mount.pinned_runs import PinnedRuns
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.util import garbage, headroom
@@ -121,12 +122,14 @@ async def _serve(
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             tree = components.tree(settings, service, root)
             buffers = components.block_buffers()
-            disk_cache = DiskCache(components.block_store(settings, buffers.take), root)
+            store = components.block_store(settings, buffers.take)
+            pins = components.pin_file(store)
+            disk_cache = DiskCache(store, root)
             content = components.content_context(settings, transports.contents, disk_cache, root, buffers.take)
             files = OpenFileTable(content, owner=account_switch.owner(settings, credentials))
             mounted = MountComponents(
                 settings, point, log_file, service, transports.usage, transports.request_stats, transports.breaker,
-                transports.limits, tree, files, content, recent_errors, root, keys,
+                transports.limits, tree, files, content, recent_errors, root, keys, pins,
             )  # fmt: skip
             dentries = KernelDentries()
             control = Control(mounted, dentries)
@@ -145,6 +148,10 @@ async def _serve(
                 follow(changed)
                 control.forget()
 
+            if pins is not None:
+                pinned_runs = PinnedRuns(pins, tree, files, content.service.can_prefetch)
+                control.pins.changed = pinned_runs.look_again
+                root.start_soon(pinned_runs.run)
             keys.start(root, on_keys)
             disk_cache.sweep_soon()
             await _mount(settings, point, operations, control, kernel_ready, notify)

@@ -14,7 +14,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, Run, RunFilter, RunRecord, below_prefix
-from artifactfs.tree import listing, tree_stats
+from artifactfs.tree import listing, run_changes, tree_stats
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.directories import Directories, DirectoryState
@@ -249,6 +249,10 @@ class Tree:
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
+
+    def watch_runs(self, is_watched: Callable[[int], bool], changed: Callable[[int], None]) -> None:
+        """Call `changed` with the id of each run that is watched when its row, or one of its listings, is another."""
+        run_changes.watch(self._runs, self._listings, is_watched, changed)
 
     def watch_descriptions(self, describe_run: Callable[[int], Awaitable[bytes]]) -> None:
         """Have `describe_run` make what is in `/runs/<id>.json`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from artifactfs.pins import Pin, PinFile, UnreadablePins
+from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
 from tests.harness import needs_root
 
 SITE = "https://api.example.org"
@@ -28,7 +28,7 @@ def test_pins_are_kept_over_processes(pins: PinFile, tmp_path: Path) -> None:
     """What is added is there for the next one who looks, privately; what is removed is not."""
     assert pins.load() == ()
     for pin in (RUN, BELOW, OTHERS):
-        assert pins.add(pin) is None
+        pins.add(pin)
     assert PinFile(str(tmp_path)).load() == pins.load() == (RUN, BELOW, OTHERS)
     assert stat.S_IMODE((tmp_path / "pins.json").stat().st_mode) == 0o600
     assert pins.remove(lambda pin: pin.account == "=me") == [RUN, BELOW]
@@ -37,15 +37,15 @@ def test_pins_are_kept_over_processes(pins: PinFile, tmp_path: Path) -> None:
 
 
 def test_a_pin_replaces_the_one_of_its_place(pins: PinFile) -> None:
-    """And no other; one that is gone is not updated."""
+    """And no other; one that is not there is not updated."""
     later = msgspec.structs.replace(RUN, pinned_at=99.0)
     pins.add(RUN)
     pins.add(OTHERS)
-    assert pins.add(later) == RUN
+    pins.add(later)
     assert set(pins.load()) == {later, OTHERS}
-    pins.update(RUN)
-    pins.update(BELOW)
-    assert set(pins.load()) == {RUN, OTHERS}
+    pins.update(RUN.owner, RUN.place, files=5)
+    pins.update(RUN.owner, BELOW.place, files=6)
+    assert set(pins.load()) == {msgspec.structs.replace(later, files=5), OTHERS}
 
 
 def test_what_a_pin_covers(pins: PinFile) -> None:
@@ -67,6 +67,12 @@ def test_pins_within_pins() -> None:
     assert RUN.covers(RUN)
     assert not BELOW.covers(RUN)
     assert not OTHERS.covers(BELOW)
+
+
+def test_what_pins_need() -> None:
+    """On disk, about: what is pinned twice counts once."""
+    beside = msgspec.structs.replace(RUN, run_id=8, size_bytes=1 << 20, files=1)
+    assert needs_bytes([RUN, BELOW, beside]) == (100 + 2 * 4096) + ((1 << 20) + 1024 + 4096)
 
 
 def test_another_process_is_seen(pins: PinFile, tmp_path: Path) -> None:
@@ -177,7 +183,12 @@ def adding(directory: Path, first: int) -> "subprocess.Popen[str]":
 def test_two_processes_and_threads_add_at_once(pins: PinFile, tmp_path: Path) -> None:
     """No pin of either is lost."""
     both = [adding(tmp_path, first) for first in (100, 200)]
-    thread = threading.Thread(target=lambda: [pins.add(msgspec.structs.replace(RUN, run_id=n)) for n in range(1, 20)])
+
+    def add() -> None:
+        for number in range(1, 20):
+            pins.add(msgspec.structs.replace(RUN, run_id=number))
+
+    thread = threading.Thread(target=add)
     thread.start()
     for process in both:
         process.communicate()
