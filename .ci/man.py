@@ -61,7 +61,8 @@ _FILES = (
     ("~/.config/artifactfs/config.toml", "The config file: settings by their names, with underscores. It counts "
      "only if it belongs to the user or to root, and nobody else can write to it. One that holds keys must be readable "
      "by its owner alone."),
-    ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user."),
+    ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user; pins.json lists what is "
+     "pinned."),
     ("~/.local/state/artifactfs/log", "The log of each mount in the background, named after the mount point."),
     ("~/.config/systemd/user/artifactfs.service", "What `artifactfs service install` writes."),
     ("/etc/fuse.conf", "Without the line `user_allow_other`, *--allow-other* is root's."),
