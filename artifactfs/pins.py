@@ -109,12 +109,9 @@ class PinFile:
         self._said = ""
 
     def load(self) -> tuple[Pin, ...]:
-        """Return the pins; read again only if the file is another. Without a list that can be read, there are none."""
+        """Return the pins; read again only if the file is another. Where it cannot be read, which is logged, none."""
         try:
-            with self._opened() as directory:
-                self._adopt(*self._read(directory))
-        except FileNotFoundError:
-            self._adopt(None, ())
+            self.read()
         except (UnreadablePins, OSError) as error:
             self._adopt(None, ())
             said = str(error) if isinstance(error, UnreadablePins) else f"{self.path}: {error.strerror}"
@@ -123,6 +120,15 @@ class PinFile:
             self._said = said
         else:
             self._said = ""
+        return self._pins
+
+    def read(self) -> tuple[Pin, ...]:
+        """Return the same. Raises UnreadablePins, OSError."""
+        try:
+            with self._opened() as directory:
+                self._adopt(*self._read(directory))
+        except FileNotFoundError:
+            self._adopt(None, ())
         return self._pins
 
     def covers(self, site: str, place: str) -> bool:

@@ -1,5 +1,6 @@
 """`artifactfs pin`, `unpin` and `pins`: what stays in the cache on the local disk."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,10 +74,11 @@ def _registered(paths: Sequence[str]) -> "Plan":
         todo = warm.plan(paths)
         output.give_up_on(todo.failures, "could not be listed, so nothing is pinned")
         for path in paths:
-            _check_fits(path, *_looked("kept", path))
+            _check_fits(path, todo, *_looked("kept", path))
     except BaseException:
         for path in new:
-            _ask("unpin", path)
+            with contextlib.suppress(UserError):  # the mount has ended
+                _ask("unpin", path)
         raise
     return todo
 
@@ -87,9 +89,11 @@ def _check_is_in_run(path: str, answer: "PinAnswer") -> None:
         raise UserError(ExitCode.USAGE, fact, "name a run in it", subject=path)
 
 
-def _check_fits(path: str, answer: "PinAnswer", kept: "Kept") -> None:
-    if answer.needs_bytes > answer.limit_bytes:
-        size, needs, limit = map(format_size, (kept.size_bytes, answer.needs_bytes, answer.limit_bytes))
+def _check_fits(path: str, todo: "Plan", answer: "PinAnswer", kept: "Kept") -> None:
+    # The mount may have had no time to look at very many files.
+    needs_bytes = max(answer.needs_bytes, todo.size_bytes)
+    if needs_bytes > answer.limit_bytes:
+        size, needs, limit = map(format_size, (kept.size_bytes, needs_bytes, answer.limit_bytes))
         fact = f"with {size} in it all pins need {needs}, and the cache has {limit}"
         raise UserError(ExitCode.INCOMPLETE, fact, "raise cache_size, or unpin others (`artifactfs pins`)", path)
 
@@ -98,7 +102,7 @@ def _looked(order: str, path: str) -> "tuple[PinAnswer, Kept]":
     """Return how much of a path is here: the mount is asked again as long as it gets on. Raises UserError."""
     from artifactfs.control.pin_schema import Kept
 
-    before: Kept | None = None
+    best = (-1, -1)
     while True:
         answer = _ask(order, path)
         _check_is_in_run(path, answer)
@@ -106,9 +110,11 @@ def _looked(order: str, path: str) -> "tuple[PinAnswer, Kept]":
         if kept.failure is not None:
             raise UserError(ExitCode.INCOMPLETE, kept.failure, kept.what_to_do or "", subject=path)
         is_whole = kept.is_listed and (order == "kept" or kept.kept_files == kept.files)
-        if is_whole or kept == before:
+        # Each answer begins with the first files again: it gets on if it comes further than any before.
+        gets_on = kept.files - kept.unsized > best[0] or kept.kept_bytes > best[1]
+        if is_whole or not gets_on:
             return answer, kept
-        before = kept
+        best = max(best[0], kept.files - kept.unsized), max(best[1], kept.kept_bytes)
 
 
 def _ask(order: str, path: str) -> "PinAnswer":
@@ -148,12 +154,22 @@ def unpin(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...], every
             if (place := place_of(path)) is not None:
                 removed = _removed(file, loaded.api_url, place)
             else:
-                removed = _ask("unpin", control_client.run_in_mount(path)).removed
+                removed = _unpinned_in_mount(control_client.run_in_mount(path))
             if not removed:
                 fix = "`artifactfs pins` lists what is; what is in it cannot be unpinned by itself"
                 raise UserError(ExitCode.INCOMPLETE, "it is not pinned", fix, subject=path)
             output.say(f"{path}: unpinned; what is cached of it stays until its room is needed")
     output.raise_last(failed)
+
+
+def _unpinned_in_mount(path: str) -> int:
+    from artifactfs.mount import control_client
+
+    try:
+        return _ask("unpin", path).removed
+    except control_client.NoSuchPlace as error:
+        fix = "what is gone from the service is unpinned as RUN or RUN/PATH, such as 70158/checkpoints"
+        raise UserError(error.code, error.fact, fix) from None
 
 
 def _removed(file: "PinFile", site: str | None, place: str | None) -> int:
@@ -207,10 +223,13 @@ def _rows(store: "BlockStore") -> Iterator[_Row]:
     from artifactfs.mount import control_client
     from artifactfs.pins import PinFile
 
+    listed = PinFile(store.directory).read()
     found: dict[_Key, _Row | PinReport] = {}
     for mount in control_client.my_mounts():
         try:
             answer = _ask("pins", mount.point)
+        except control_client.NoSuchCommand:
+            continue  # it knows no pins
         except UserError as error:
             output.warn(str(error))
             continue
@@ -220,7 +239,7 @@ def _rows(store: "BlockStore") -> Iterator[_Row]:
                 found[key] = _in_mount(each, answer.cache_dir or "", mount.point)
             else:
                 found.setdefault(key, each)
-    for pin in PinFile(store.directory).load():
+    for pin in listed:
         each = report(pin)
         found.setdefault((store.directory, each.site, each.path, each.pinned_at), each)
     yield from (row for row in found.values() if isinstance(row, _Row))

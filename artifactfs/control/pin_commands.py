@@ -68,7 +68,7 @@ class PinCommands:
         else:
             try:
                 answer = await act(self._pins, place)
-                found = await self._run(self._pins.load)
+                found = await self._run(self._pins.read)
                 answer = msgspec.structs.replace(
                     answer,
                     pins=tuple(report(pin, is_own=pin.owner == self._files.owner) for pin in found),
@@ -92,7 +92,7 @@ class PinCommands:
         if place is None:
             return PinAnswer(SCHEMA)
         new = self._new_pin(place)
-        known = next((each for each in await self._run(pins.load) if each.is_of(new.owner, new.place)), None)
+        known = next((each for each in await self._run(pins.read) if each.is_of(new.owner, new.place)), None)
         if known is None:
             await self._run(pins.add, new)
             self.changed()

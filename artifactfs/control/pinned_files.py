@@ -17,11 +17,13 @@ from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.pin_schema import Kept
 from artifactfs.tree import listing
-from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
 from artifactfs.tree.tree import Tree
 
 # What one read asks for; the reader fetches ahead by itself.
 _READ_BYTES = 1 << 20
+# How much of a file is fetched until the service is looked at again. Arbitrary.
+_PACED_BYTES = 8 << 20
 # Versions that follow each other while one file is fetched. Arbitrary.
 _VERSIONS = 3
 
@@ -75,17 +77,18 @@ class PinnedFiles:
 
         `fetch`: what the disk lacks is fetched first.
         """
-        found = Kept(is_listed=False)
+        found, at = Kept(is_listed=False), mount_path(place)
         with trio.move_on_after(limit_s):
             try:
                 async with aclosing(self.walk(place)) as files:
                     async for file in files:
+                        at = mount_path(file)
                         if fetch:
                             await self.complete(file, changed=False)
                         found = await self._with(found, file)
                 found = msgspec.structs.replace(found, is_listed=True)
             except (errors.TreeError, errors.ServiceError) as error:
-                failed = {"failure": str(error), "what_to_do": errors.what_to_do(error)}
+                failed = {"failure": f"/{at}: {error}", "what_to_do": errors.what_to_do(error)}
                 found = msgspec.structs.replace(found, **failed)
         return found
 
@@ -105,16 +108,16 @@ class PinnedFiles:
     async def _kept_bytes(self, file: ArtifactFile) -> int:
         return await self._files.kept_bytes(await self._tree.locate_content(file)) if file.entry.size_bytes else 0
 
-    async def complete(self, file: ArtifactFile, *, changed: bool) -> set[bytes]:
+    async def complete(self, file: ArtifactFile, *, changed: bool, pace: Pace = _at_once) -> set[bytes]:
         """Fetch what the disk lacks of a file; returns the keys that it may have in the caches.
 
-        `changed`: its run has another row, so what is on disk is compared with it, too. Raises Superseded where it
-        changes all the time.
+        `changed`: its run has another row, so what is on disk is compared with it, too. `pace` is awaited now and then.
+        Raises Superseded where it changes all the time.
         """
         attempts = 1
         while True:
             try:
-                return await self._complete(file, changed=changed)
+                return await self._complete(file, changed, pace)
             except (errors.Superseded, errors.ShortBody) as error:
                 # A new listing shows the other version, or the length of the contents counts (docs/semantics.md 4.1).
                 self._tree.record_size_conflict(file, error.size_bytes)
@@ -126,7 +129,7 @@ class PinnedFiles:
                 raise errors.IsADirectory("it is a directory by now")
             file = node
 
-    async def _complete(self, file: ArtifactFile, *, changed: bool) -> set[bytes]:
+    async def _complete(self, file: ArtifactFile, changed: bool, pace: Pace) -> set[bytes]:
         version, size = await self._tree.locate_content(file), file.entry.size_bytes
         is_kept = size is not None and await self._kept_bytes(file) >= size
         # While a run goes on, another version of a file has another key.
@@ -140,6 +143,8 @@ class PinnedFiles:
                 await handle.save_cached()
             offset = 0
             while handle.size is not None and offset < handle.size:
+                if offset % _PACED_BYTES == 0:
+                    await pace()
                 if not (piece := await handle.read(offset, _READ_BYTES)):
                     break
                 offset += len(piece)

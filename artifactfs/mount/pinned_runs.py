@@ -164,7 +164,6 @@ class PinnedRuns:
         async with trio.open_nursery() as nursery, aclosing(self._pinned.walk(place, self._room)) as files:
             try:
                 async for file in files:
-                    await self._room()
                     # One more task than may run, and not one for each of 200,000 files.
                     async with limiter:
                         nursery.start_soon(self._fetch, file, limiter, keys, failures)
@@ -176,7 +175,7 @@ class PinnedRuns:
     ) -> None:
         async with limiter:
             try:
-                keys |= await self._pinned.complete(file, changed=True)
+                keys |= await self._pinned.complete(file, changed=True, pace=self._room)
             except (errors.TreeError, errors.ServiceError, NoThread) as error:
                 failures.append(_failure(f"/{mount_path(file)}", error))
 

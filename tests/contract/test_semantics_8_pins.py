@@ -39,12 +39,14 @@ def listed(shell: Shell) -> list[dict[str, object]]:
 
 
 def test_a_pin_survives_ten_times_the_cache(lab: Lab, shell: Shell, mounting: Mounting) -> None:
-    """8.6: what is pinned stays whatever is read, over remounts; what is unpinned goes like anything else."""
+    """8.6: what is pinned stays whatever is read, by other mounts too, and over remounts; what is unpinned goes."""
     run_id, beside = settled_run(lab, FILES), settled_run(lab, {"c.bin": MIB})
     mounted = mounting(*SMALL_CACHE)
     assert shell.cli("pin", mounted.path("runs", run_id)).ok().text == "pinned 4 files, 6.0 MiB\n"
     mounted.sh('cat "$M/runs/$1/c.bin" | wc -c', beside).ok()
-    read_much(lab, mounted, 200)
+    other = mounting(*SMALL_CACHE, name="other")
+    read_much(lab, other, 200)
+    other.umount()
     mounted = remount(mounted, mounting, *SMALL_CACHE)
     assert sums(mounted, run_id) == truth(lab, run_id)
     assert "content" not in lab.requests()
@@ -111,17 +113,18 @@ def test_a_listing_that_fails_pins_nothing(lab: Lab, shell: Shell, mounting: Mou
     assert listed(shell) == []
 
 
-def test_an_interrupted_pin_goes_on(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_pin_goes_on(number: signal.Signals, lab: Lab, shell: Shell, mounting: Mounting) -> None:
     """8.6: the pin stays, which `pins` shows, and the next call fetches only the rest."""
     run_id = settled_run(lab, {"big.bin": 64 * MIB})
     mounted = mounting("--cache-size", "100MiB")
     lab.switch(bytes_per_s=4e6)
     with shell.background("pin", mounted.path("runs", run_id)) as process:
         wait_until(lambda: lab.stats()["content_bytes"] > 8 * MIB, "some content")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=END_S)
-        assert process.returncode == 130
-        assert b"`artifactfs pin` again goes on where it stopped" in err
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        assert (b"`artifactfs pin` again goes on where it stopped" in err) == (number == signal.SIGINT)
         assert b"Traceback" not in err
     (row,) = listed(shell)
     here = row["here_bytes"]
@@ -166,6 +169,23 @@ def test_pins_without_a_mount(lab: Lab, shell: Shell, mounting: Mounting) -> Non
     assert [row["path"] for row in listed(shell)] == [f"runs/{run_id}"]
     assert shell.cli("unpin", "--all").ok().text == "unpinned 1 place\n"
     assert listed(shell) == []
+
+
+def test_a_list_that_cannot_be_read(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.7: each command says so in one line, and it stays as it is; without it nothing is kept, and all is read."""
+    run_id = settled_run(lab, FILES)
+    mounted = mounting(*SMALL_CACHE)
+    mounted.log.announce("the list of pins")
+    shell.cli("pin", mounted.path("runs", run_id)).ok()
+    path = Path(shell.path("cache"), "artifactfs", "pins.json")
+    path.write_text("{")
+    for words in (("pins",), ("unpin", "--all"), ("pin", mounted.path("runs", run_id))):
+        done = shell.cli(*words)
+        assert (done.code, done.err.count("\n")) == (ExitCode.CACHE_REFUSED, 1), done.err
+        assert "is damaged; repair it, or move it away" in done.err
+    assert path.read_text() == "{"
+    read_much(lab, mounted, 50)
+    assert sums(mounted, run_id) == truth(lab, run_id)
 
 
 def test_the_list_has_no_key(lab: Lab, shell: Shell, mounting: Mounting) -> None:

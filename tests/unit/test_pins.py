@@ -100,6 +100,8 @@ def test_a_damaged_list(text: bytes, pins: PinFile, tmp_path: Path, caplog: pyte
     with pytest.raises(UnreadablePins, match="move it away"):
         pins.add(BELOW)
     with pytest.raises(UnreadablePins):
+        pins.read()
+    with pytest.raises(UnreadablePins):
         pins.remove(lambda _pin: True)
     assert file.read_bytes() == text
     file.write_bytes(good)
