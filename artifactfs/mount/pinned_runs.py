@@ -36,6 +36,8 @@ _ROOM_S = 0.5
 # took, so that a run of many directories that changes all the time costs a small share of the requests. Arbitrary.
 _PAUSE_S = 60.0
 _PAUSE_FACTOR = 10.0
+# How often older versions of a run that goes on are deleted, for which all of the cache is looked at. Arbitrary.
+_CLEAN_S = 3600.0
 # How often the list of pins is looked at: other processes change it, too.
 _LOOK_S = 60.0
 
@@ -61,6 +63,12 @@ class PinnedRuns:
         # The runs that have changed, and when they may be renewed (trio's clock).
         self._due: dict[int, float] = {}
         self._not_before: dict[int, float] = {}
+        # Those whose row is another: what is cached of a settled run may not be valid any more (docs/semantics.md 4.3).
+        self._other_rows: set[int] = set()
+        # The sites and runs of which another account has pinned something.
+        self._of_others: set[tuple[str, int]] = set()
+        # When older versions were deleted last, by place.
+        self._cleaned_at: dict[str, float] = {}
         self._wake = Pulse()
         self._is_old = True
         # What was logged and has not succeeded since.
@@ -74,7 +82,9 @@ class PinnedRuns:
         self._is_old = True
         self._wake.notify()
 
-    def _changed(self, run_id: int) -> None:
+    def _changed(self, run_id: int, is_row: bool) -> None:
+        if is_row:
+            self._other_rows.add(run_id)
         self._due[run_id] = min(self._not_before.get(run_id, 0.0), self._due.get(run_id, float("inf")))
         self._wake.notify()
 
@@ -101,6 +111,7 @@ class PinnedRuns:
         except NoThread:
             return  # the next look finds one
         mine = [pin for pin in pins if pin.owner == self._files.owner]
+        self._of_others = {(pin.site, pin.run_id) for pin in pins if pin.owner != self._files.owner}
         self._pins.clear()
         for pin in mine:
             if not any(other is not pin and other.covers(pin) for other in mine):
@@ -112,10 +123,12 @@ class PinnedRuns:
 
     async def _renew_run(self, run_id: int) -> None:
         began, is_done = trio.current_time(), True
+        is_other_row = run_id in self._other_rows
+        self._other_rows.discard(run_id)
         for pin in list(self._pins.get(run_id, ())):
             if pin.owner == self._files.owner:
                 try:
-                    is_done = await self._renew(pin) and is_done
+                    is_done = await self._renew(pin, is_other_row or not pin.is_settled) and is_done
                 except Exception:  # a bug must not end the mount
                     log.exception("fetching what is pinned failed: %s", errors.unexpected())
         now = trio.current_time()
@@ -123,11 +136,13 @@ class PinnedRuns:
         if run_id in self._due or not is_done:
             # What has changed meanwhile comes with the pass that is due then.
             self._due[run_id] = self._not_before[run_id]
+            if is_other_row and not is_done:
+                self._other_rows.add(run_id)
         elif self._pinned.is_about_to_settle(run_id):
             # From then on what is cached is known by other times (docs/semantics.md 4.3).
             self._due[run_id] = now + listing.SETTLED_S
 
-    async def _renew(self, pin: Pin) -> bool:
+    async def _renew(self, pin: Pin, is_other_row: bool) -> bool:
         """List what is pinned again, fetch what the disk lacks of it, and delete what is no longer part of it.
 
         Returns whether all of it could be had, as far as it is there.
@@ -135,6 +150,7 @@ class PinnedRuns:
         where = f"/runs/{pin.place}"
         keys: set[bytes] = set()
         failures: list[str] = []
+        await self._room()
         try:
             place = await self._pinned.find(pin.run_id, pin.path)
         except errors.NoSuchEntry:
@@ -143,15 +159,15 @@ class PinnedRuns:
         except (errors.TreeError, errors.ServiceError) as error:
             failures.append(_failure(where, error))
         else:
-            await self._fetch_all(place, keys, failures)
+            await self._fetch_all(place, is_other_row, keys, failures)
         if failures:
             self._say(where, f"{where} is pinned and has changed, and not all of it could be fetched: {failures[0]}")
             return False
         self._failed.discard(where)
-        part = CachePart(pin.site, pin.place)
+        is_settled = self._pinned.is_settled(pin.run_id)
         try:
-            await self._files.delete_others(lambda place: bool(place) and part.covers(place), keys)
-            if pin.is_settled != (is_settled := self._pinned.is_settled(pin.run_id)):
+            await self._clean(pin, keys, at_once=is_settled)
+            if pin.is_settled != is_settled:
                 update = partial(self._file.update, pin.owner, pin.place, is_settled=is_settled)
                 await self._run_in_thread(update)
         except (NoThread, UnreadablePins, OSError) as error:
@@ -159,25 +175,33 @@ class PinnedRuns:
         log.info("%s is pinned and has changed: the cache has it as it is now", where)
         return True
 
-    async def _fetch_all(self, place: Place, keys: set[bytes], failures: list[str]) -> None:
+    async def _clean(self, pin: Pin, keys: set[bytes], *, at_once: bool) -> None:
+        """Delete what the disk has of a place, except the versions with these keys. Raises NoThread."""
+        part, now = CachePart(pin.site, pin.place), trio.current_time()
+        is_due = at_once or now >= self._cleaned_at.get(pin.place, 0.0) + _CLEAN_S
+        # A block does not say of which account it is.
+        if is_due and (pin.site, pin.run_id) not in self._of_others:
+            await self._files.delete_others(lambda place: bool(place) and part.covers(place), keys)
+            self._cleaned_at[pin.place] = now
+
+    async def _fetch_all(self, place: Place, is_other_row: bool, keys: set[bytes], failures: list[str]) -> None:
         limiter = trio.CapacityLimiter(_JOBS)
+
+        async def fetch(file: ArtifactFile) -> None:
+            async with limiter:
+                try:
+                    keys.update(await self._pinned.complete(file, changed=is_other_row, pace=self._room))
+                except (errors.TreeError, errors.ServiceError, NoThread) as error:
+                    failures.append(_failure(f"/{mount_path(file)}", error))
+
         async with trio.open_nursery() as nursery, aclosing(self._pinned.walk(place, self._room)) as files:
             try:
                 async for file in files:
                     # One more task than may run, and not one for each of 200,000 files.
                     async with limiter:
-                        nursery.start_soon(self._fetch, file, limiter, keys, failures)
+                        nursery.start_soon(fetch, file)
             except (errors.TreeError, errors.ServiceError) as error:
                 failures.append(_failure(f"/{mount_path(place)}", error))
-
-    async def _fetch(
-        self, file: ArtifactFile, limiter: trio.CapacityLimiter, keys: set[bytes], failures: list[str]
-    ) -> None:
-        async with limiter:
-            try:
-                keys |= await self._pinned.complete(file, changed=True, pace=self._room)
-            except (errors.TreeError, errors.ServiceError, NoThread) as error:
-                failures.append(_failure(f"/{mount_path(file)}", error))
 
     async def _room(self) -> None:
         """Wait until a request delays no program."""

@@ -16,17 +16,17 @@ def watch(
     runs: StaleWhileRevalidateCache[int, Run],
     listings: StaleWhileRevalidateCache[tuple[int, str], DirectoryState],
     is_watched: Callable[[int], bool],
-    changed: Callable[[int], None],
+    changed: Callable[[int, bool], None],
 ) -> None:
-    """Call `changed` with the id of each run that is watched and has changed."""
+    """Call `changed` with the id of each run that is watched and has changed, and whether its row has."""
 
     def on_row(run_id: int, old: Run, new: Run) -> None:
         if is_watched(run_id) and old != new:
-            changed(run_id)
+            changed(run_id, True)
 
     def on_listing(key: tuple[int, str], old: DirectoryState, new: DirectoryState) -> None:
         if is_watched(key[0]) and _differ(old.listing, new.listing):
-            changed(key[0])
+            changed(key[0], False)
 
     runs.on_replaced, listings.on_replaced = on_row, on_listing
 

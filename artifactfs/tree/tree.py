@@ -250,8 +250,8 @@ class Tree:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.on_new_times = changed
 
-    def watch_runs(self, is_watched: Callable[[int], bool], changed: Callable[[int], None]) -> None:
-        """Call `changed` with the id of each run that is watched when its row, or one of its listings, is another."""
+    def watch_runs(self, is_watched: Callable[[int], bool], changed: Callable[[int, bool], None]) -> None:
+        """Call `changed` with the id of each run that is watched when its row (True), or a listing, is another."""
         run_changes.watch(self._runs, self._listings, is_watched, changed)
 
     def watch_descriptions(self, describe_run: Callable[[int], Awaitable[bytes]]) -> None:

@@ -152,6 +152,18 @@ def test_warming(scene: Scene) -> None:
     assert scene.typed("warm", place, code=None)
 
 
+def test_pinning(scene: Scene) -> None:
+    """6.5: `pin`, `pins` and `unpin` of any name."""
+    paths = [scene.mounted.path("runs", scene.run_id, name) for name in NAMES.values()]
+    assert f"pinned {len(NAMES)} files" in scene.typed("pin", *paths)
+    said, listed = scene.typed("pins"), scene.typed("pins", "--json")
+    removed = scene.typed("unpin", *paths)
+    for path, name in zip(paths, NAMES.values(), strict=True):
+        assert f"{one_line(f'{scene.run_id}/{name}')} " in said
+        assert json.dumps(f"runs/{scene.run_id}/{name}") in listed
+        assert f"{one_line(path)}: unpinned" in removed
+
+
 def test_what_the_mount_says_of_itself(scene: Scene) -> None:
     """6.5: status and the files of /.artifactfs and the log hold what the service said, and nothing to obey."""
     planted = scene.server.of(scene.run_id)

@@ -53,10 +53,13 @@ async def test_a_run_that_changes_is_fetched(
         await world.check_is_here()
 
 
-async def test_older_versions_leave_the_disk(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """8.8: no eviction would take them. What lies beside the pin is left alone."""
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_older_versions_leave_the_disk(is_shared: bool, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """8.8: no eviction would take them. What lies beside the pin, or may be of another account, is left alone."""
     world = World(tmp_path)
     world.pin("d")
+    if is_shared:
+        world.pin("d/e", owner=f"{SITE}\0=you")
     await world.keep()
     store = BlockStore(str(tmp_path), max_bytes=1 << 30, min_free_bytes=0)
     held = store.usage().files
@@ -68,9 +71,9 @@ async def test_older_versions_leave_the_disk(tmp_path: Path, autojump_clock: Moc
         await mounted.look()
         await trio.sleep(30.0)
     # The larger one is replaced, and the other gone.
-    assert store.usage().files == held - 1
+    assert store.usage().files == held + (1 if is_shared else -1)
     places = {place.decode().split("\0")[1] for place in store.bytes_by_place()}
-    assert places == {f"{RUN}/a.txt", f"{RUN}/d/big.bin"}
+    assert places == {f"{RUN}/a.txt", f"{RUN}/d/big.bin", *([f"{RUN}/d/e/c.bin"] if is_shared else [])}
 
 
 @pytest.mark.parametrize("pinned", ["nothing", "another run", "another account", "a place beside"])
