@@ -229,3 +229,41 @@ def test_what_changes_is_fetched_again(is_running: bool, lab: Lab, shell: Shell,
     lab.reset()
     assert sums(mounted, run_id)["model/new/c.bin"] == new
     assert "content" not in lab.requests()
+
+
+def test_what_is_gone_from_the_service(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.7, 8.8: `pins` says so, the log too, and it is unpinned without its place in the mount."""
+    run_id = settled_run(lab, FILES)
+    mounted = mounting(*SMALL_CACHE)
+    mounted.log.announce("is pinned, and gone from the service")
+    path = mounted.path("runs", run_id, "config.json")
+    shell.cli("pin", path).ok()
+    lab.files(run_id, remove=["config.json"])
+    shell.cli("refresh", mounted.path("runs", run_id)).ok()
+    (row,) = listed(shell)
+    assert (row["current"], row["gone"]) == (False, True)
+    assert shell.cli("pins").ok().text.splitlines()[1].split()[5] == "gone"
+    wait_until(lambda: "gone from the service" in Path(mounted.log_file).read_text(), "the line in the log")
+    done = shell.cli("unpin", path)
+    assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1)
+    assert "is unpinned as RUN or RUN/PATH" in done.err
+    shell.cli("unpin", f"{run_id}/config.json", env={"ARTIFACTFS_API_URL": lab.url}).ok()
+    assert listed(shell) == []
+
+
+def test_a_mount_of_another_account(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.6, 8.7: it keeps what is pinned, and does not say whether that is what the service has."""
+    run_id = settled_run(lab, FILES)
+    mounted = mounting("--account", "a", *SMALL_CACHE)
+    shell.cli("pin", mounted.path("runs", run_id)).ok()
+    other = mounting("--account", "b", *SMALL_CACHE, name="other")
+    assert [(row["mountpoint"], row["current"]) for row in listed(shell)] == [(mounted.point, True)]
+    mounted.umount()
+    assert [(row["mountpoint"], row["current"]) for row in listed(shell)] == [(None, None)]
+    done = shell.cli("unpin", other.path("runs", run_id))
+    assert (done.code, "it is not pinned" in done.err) == (ExitCode.INCOMPLETE, True)
+    read_much(lab, other, 50)
+    lab.reset()
+    mounted = mounting("--account", "a", *SMALL_CACHE)
+    assert sums(mounted, run_id) == truth(lab, run_id)
+    assert "content" not in lab.requests()
