@@ -36,6 +36,9 @@ _ORDER = (
         "search",
         "download",
         "warm",
+        "pin",
+        "unpin",
+        "pins",
         "cache",
         "config",
         "service",
@@ -58,7 +61,8 @@ _FILES = (
     ("~/.config/artifactfs/config.toml", "The config file: settings by their names, with underscores. It counts "
      "only if it belongs to the user or to root, and nobody else can write to it. One that holds keys must be readable "
      "by its owner alone."),
-    ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user."),
+    ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user; pins.json lists what is "
+     "pinned."),
     ("~/.local/state/artifactfs/log", "The log of each mount in the background, named after the mount point."),
     ("~/.config/systemd/user/artifactfs.service", "What `artifactfs service install` writes."),
     ("/etc/fuse.conf", "Without the line `user_allow_other`, *--allow-other* is root's."),
@@ -87,6 +91,7 @@ _EXAMPLES = (
      "ls ~/model-lab/names/ft-gpt2~2387/by/parameter/lr/0.001"),
     ("See how your mounts are; look anew at a run; fetch it ahead of time:", "artifactfs status\n"
      "artifactfs refresh ~/model-lab/runs/70158\nartifactfs warm ~/model-lab/runs/70158"),
+    ("Keep a run on this disk:", "artifactfs pin ~/model-lab/runs/70158\nartifactfs pins"),
     ("Copies to the local disk, without a mount; called again, it goes on.",
      "artifactfs download 70158/checkpoints ~/checkpoints"),
     ("At boot, for one user, in /etc/fstab (see mount.artifactfs(8)):",

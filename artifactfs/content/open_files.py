@@ -5,7 +5,7 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 
 import hashlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import cachetools
 import msgspec
@@ -189,6 +189,43 @@ class OpenFileTable:
             return CachedBytes(0, 0, handles)
         on_disk = await self._context.disk_cache.held_bytes(key)
         return CachedBytes(self._context.pool.held_bytes(key), on_disk, handles)
+
+    async def kept_bytes(self, version: ContentVersion) -> int:
+        """Return how much of a version is on disk; of a settled one, where the next mount finds it. 0 without a size.
+
+        What has grown since it was opened here is under the key that it had before, which the next mount does not know.
+        """
+        if version.size_bytes is None:
+            return 0
+        lasting = await self._context.disk_cache.held_bytes(self._lasting_key(version))
+        return lasting if version.settled else max(lasting, (await self.cached_bytes(version)).disk_bytes)
+
+    async def forget_growth(self, version: ContentVersion) -> None:
+        """Drop what is cached of a version under the key that it had before it grew, unless it is open."""
+        identity = _identity(version)
+        closed = self._closed.get(identity)
+        if closed is None or identity in self._open or closed.key == self._lasting_key(version):
+            return
+        del self._closed[identity]
+        self._context.pool.discard(closed.key)
+        await self._context.disk_cache.discard(closed.key)
+
+    def keys(self, version: ContentVersion) -> set[bytes]:
+        """Return the keys that a version may have in the caches."""
+        identity, found = _identity(version), {self._lasting_key(version), self._key_of(version)(version.size_bytes)}
+        if (closed := self._closed.get(identity)) is not None:
+            found.add(closed.key)
+        if (shared := self._open.get(identity)) is not None:
+            found.add(shared.current.blocks.key)
+        return found
+
+    def _lasting_key(self, version: ContentVersion) -> bytes:
+        """Return the key by which the next mount looks for a version: without a size that only the contents tell."""
+        return self._key_of(version)(version.size_bytes if version.is_listed else None)
+
+    async def delete_others(self, is_meant: Callable[[bytes], bool], keys: Collection[bytes]) -> None:
+        """Delete what the disk has of places that are meant, except the versions with these keys. Raises NoThread."""
+        await self._context.disk_cache.delete_others(is_meant, keys)
 
     def _shared(self, version: ContentVersion) -> SharedVersion:
         """Return a version that is open, or is from now on. Raises Superseded."""

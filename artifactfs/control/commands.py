@@ -15,9 +15,11 @@ import trio
 from msgspec import structs
 
 from artifactfs import errors
-from artifactfs.content.block_store import Cleared
+from artifactfs.content.block_tree import Cleared
 from artifactfs.content.cache_places import CachePart
 from artifactfs.control.counters import Readings, metrics_text
+from artifactfs.control.pin_commands import PinCommands
+from artifactfs.control.pinned_files import PinnedFiles
 from artifactfs.control.place_info import Child, FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.snapshot import MountComponents, readings_of, status_of
@@ -75,6 +77,14 @@ class Control:
             clock=boottime,
         )
         self.operations: Operations | None = None
+        self.pins = PinCommands(
+            components.pins,
+            components.content.disk_cache.max_bytes,
+            settings.deadline,
+            PinnedFiles(components.tree, components.files),
+            components.files,
+            lambda number: self._inode(number).node,
+        )
 
     def report_generators(self) -> dict[str, ReportGenerator]:
         return {
@@ -88,7 +98,8 @@ class Control:
         return errors_text(recent.failures(), recent.notices(), rfc3339(since))
 
     def commands(self) -> dict[str, ControlCommand]:
-        return {"info": self._info, "refresh": self._refresh, "refresh-contents": self._refresh_contents}
+        own = {"info": self._info, "refresh": self._refresh, "refresh-contents": self._refresh_contents}
+        return own | self.pins.commands()
 
     def _readings(self) -> Readings:
         kernel = self.operations.state() if self.operations is not None else None

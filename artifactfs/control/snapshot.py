@@ -23,6 +23,7 @@ from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.rate_limits import LimitState, RateLimits
 from artifactfs.modellab.request_stats import RequestStats, StatsSnapshot
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_stats import TreeState
@@ -47,6 +48,7 @@ class MountComponents(msgspec.Struct, frozen=True):
     nursery: trio.Nursery
     keys: KeyRing
     metadata: WriteBehind | None
+    pins: PinFile | None = None
 
 
 def readings_of(components: MountComponents, kernel: KernelState | None, mounted_at: float) -> Readings:

@@ -25,6 +25,7 @@ from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
@@ -145,8 +146,13 @@ def block_store(settings: Settings, new_buffer: NewBuffer) -> BlockStore | None:
         max_bytes=settings.cache_size,
         min_free_bytes=settings.cache_min_free,
         new_buffer=new_buffer,
+        pins=PinFile,
     )
     return store if store.claim() else None
+
+
+def pin_file(store: BlockStore | None) -> PinFile | None:
+    return PinFile(store.directory) if store is not None else None
 
 
 def content_context(

@@ -41,6 +41,7 @@ from artifactfs.mount import (
     registry,
     unmount,
 )
+from artifactfs.mount.pinned_runs import PinnedRuns
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.util import garbage, headroom
@@ -132,6 +133,7 @@ async def _serve(
             owner = account_switch.owner(settings, account)
             buffers = components.block_buffers()
             blocks = components.block_store(settings, buffers.take)
+            pins = components.pin_file(blocks)
             disk_cache = DiskCache(blocks, root)
             store = components.metadata_store(settings, blocks)
             metadata = WriteBehind(store, owner, root) if store is not None else None
@@ -142,7 +144,7 @@ async def _serve(
             files = OpenFileTable(content, owner=owner)
             mounted = MountComponents(
                 settings, point, log_file, service, transports.usage, transports.request_stats, breaker,
-                transports.limits, tree, files, content, recent_errors, root, keys, metadata,
+                transports.limits, tree, files, content, recent_errors, root, keys, metadata, pins,
             )  # fmt: skip
             dentries = KernelDentries()
             control = Control(mounted, dentries)
@@ -176,6 +178,10 @@ async def _serve(
                     asking = ModelLab(transports.for_reconnecting(), deadline_s=min(offline.PROBE_S, settings.deadline))
                     await offline.reconnect(asking, breaker, go_online)
 
+            if pins is not None:
+                pinned_runs = PinnedRuns(pins, tree, files, content.service.can_prefetch)
+                control.pins.changed = pinned_runs.look_again
+                root.start_soon(pinned_runs.run)
             keys.start(root, on_keys)
             disk_cache.sweep_soon()
             await _mount(settings, point, operations, control, kernel_ready, notify, status, on_ready)

@@ -98,6 +98,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self.stored: StoredCache[K, V] | None = None
         # Counts what a value that is being recalled may not survive.
         self._removals = 0
+        # Called with a key, its value before, and another that replaces it. It must not raise.
+        self.on_replaced: Callable[[K, V, V], None] = lambda _key, _old, _new: None
         # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
         # Values requested until this moment are not stored.
@@ -213,7 +215,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Store a value from another answer, which was requested at `requested_at`."""
         if requested_at <= self._cleared_at:
             return self._entry(value, requested_at)
-        return self._store_newer(key, value, requested_at)
+        return self._store_newer(key, value, requested_at, None)
 
     def mark_stale(self, key: K) -> None:
         """Make an entry stale, and end an absence: the next `get` asks, and has the stale entry if that fails (3.2)."""
@@ -317,11 +319,12 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         error: BaseException | None = None
         try:
             with fetch.scope:
-                value = await self._fetch(key, self._invalid.pop(key, None) if stale is None else stale)
+                old = self._invalid.pop(key, None) if stale is None else stale
+                value = await self._fetch(key, old)
                 if fetch.discarded:
                     entry = self._entry(value, fetch.started)
                 else:
-                    entry = self._store_newer(key, value, fetch.started)
+                    entry = self._store_newer(key, value, fetch.started, old)
                 self._health.on_success((self._kind, key), self._clock())
             if fetch.scope.cancelled_caught:
                 error = errors.PassingError("other requests needed its place")
@@ -350,13 +353,16 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def _may_store(self, fetch: InflightFetch[V]) -> bool:
         return not fetch.discarded and fetch.started >= self._all_stale_at
 
-    def _store_newer(self, key: K, value: V, requested_at: float) -> CacheEntry[V]:
+    def _store_newer(self, key: K, value: V, requested_at: float, old: V | None) -> CacheEntry[V]:
         entry = self._entry(value, requested_at)
         known = self._entries.get(key)
         if known is None or known.requested_at <= requested_at:
             self._entries[key] = entry
+            before = known.value if known is not None else old
             if self.stored is not None:
-                self.stored.save(key, value, known.value if known is not None else None, requested_at)
+                self.stored.save(key, value, before, requested_at)
+            if before is not None:
+                self.on_replaced(key, before, value)
         self._absent.pop(key, None)
         return entry
 

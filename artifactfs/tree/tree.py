@@ -15,7 +15,7 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, Run, RunFilter, RunRecord, below_prefix
 from artifactfs.metadata.write_behind import WriteBehind
-from artifactfs.tree import listing, tree_stats
+from artifactfs.tree import listing, run_changes, tree_stats
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.caches import Caches
 from artifactfs.tree.catalog import Catalog
@@ -72,6 +72,8 @@ class Tree:
     ) -> None:
         self._service = service
         self._times = times
+        # How old a listing of a running run may be while a program follows a file in it.
+        self.live_ttl_s = times.live_ttl
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
         self._numbering = InodeNumbers(site)
@@ -123,16 +125,7 @@ class Tree:
             )
         self._listings = self._directories.listings
         self._index, self._prefetch = self._directories.index, self._directories.prefetcher
-
-    @property
-    def root(self) -> StaticDir:
-        """The root directory."""
-        return self._catalogue.root
-
-    @property
-    def live_ttl_s(self) -> float:
-        """How old a listing of a running run may be while a program follows a file in it."""
-        return self._times.live_ttl
+        self.root: StaticDir = self._catalogue.root
 
     @property
     def runs(self) -> StaticDir:
@@ -257,6 +250,10 @@ class Tree:
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
         self._directories.clocks.on_new_times = changed
+
+    def watch_runs(self, is_watched: Callable[[int], bool], changed: Callable[[int, bool], None]) -> None:
+        """Call `changed` with the id of each run that is watched when its row (True), or a listing, is another."""
+        run_changes.watch(self._runs, self._listings, is_watched, changed)
 
     def watch_descriptions(self, describe_run: Callable[[int], Awaitable[bytes]]) -> None:
         """Have `describe_run` make what is in `/runs/<id>.json`."""
