@@ -34,7 +34,7 @@ def cache() -> None:
     """Show, check or empty the cache on disk."""
 
 
-def _with_cache(command: Callable[..., None]) -> Command:
+def with_cache(command: Callable[..., None]) -> Command:
     """Give a command the options of the cache, and call it with the settings and the cache."""
 
     @cache_dir_option
@@ -47,7 +47,7 @@ def _with_cache(command: Callable[..., None]) -> Command:
 
 
 @cache.command("info")
-@_with_cache
+@with_cache
 def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     """Show where the cache is, how much it holds, and its limit."""
     usage = store.usage()
@@ -78,7 +78,7 @@ def _shown(loaded: "Settings", store: "BlockStore") -> str:
 
 
 @cache.command("verify")
-@_with_cache
+@with_cache
 def cache_verify(loaded: "Settings", store: "BlockStore") -> None:
     """Read every block and the metadata, and delete what is damaged. It is fetched again when it is needed."""
     damaged = 0
@@ -101,7 +101,7 @@ def cache_verify(loaded: "Settings", store: "BlockStore") -> None:
 
 @cache.command("clear")
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
-@_with_cache
+@with_cache
 def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...]) -> None:
     """Delete everything in the cache, or its contents of PATH. Running mounts continue, and fetch again.
 
@@ -114,7 +114,7 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
     if not paths:
         _clear(store)
         return _clear_metadata(loaded, store)
-    by_number = {path: place for path in paths if (place := _place(path)) is not None}
+    by_number = {path: place for path in paths if (place := place_of(path)) is not None}
     for path, place in by_number.items():
         _clear(store, path, CachePart(loaded.api_url, place))
     if by_number and control_client.my_mounts():
@@ -142,7 +142,7 @@ def _clear_metadata(loaded: "Settings", store: "BlockStore") -> None:
     metadata.close()
 
 
-def _place(path: str) -> str | None:
+def place_of(path: str) -> str | None:
     """Return RUN or RUN/PATH without needless slashes; None for another path, or one in a mount."""
     from artifactfs.mount import control_client
 

@@ -154,6 +154,10 @@ class MetadataStore:
             if last is None:
                 return
 
+    def has(self, scope: int, kind: str, run_id: int) -> bool:
+        """Whether there is any record of a kind and run."""
+        return bool(self._following(scope, kind, run_id, b"", 1, 0)[0])
+
     def usage(self) -> StoreUsage:
         """Return what the store holds."""
         with self._database.reading() as db:
