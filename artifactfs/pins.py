@@ -139,6 +139,10 @@ class PinFile:
                 return False
         return True
 
+    def has_run(self, run_id: int) -> bool:
+        """Whether anything of a run is pinned, of any site, by any account."""
+        return any(pin.run_id == run_id for pin in self.load())
+
     def add(self, pin: Pin) -> None:
         """Add a pin, in place of one of the same place. Raises UnreadablePins, OSError."""
         self._change(lambda pins: [*(each for each in pins if not each.is_of(pin.owner, pin.place)), pin])

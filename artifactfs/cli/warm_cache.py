@@ -21,7 +21,6 @@ from artifactfs.util.humanize import counted, format_size, format_span
 
 if TYPE_CHECKING:
     from artifactfs.content.block_store import BlockStore
-    from artifactfs.content.cache_places import CachePart
     from artifactfs.metadata.metadata_store import MetadataStore
     from artifactfs.settings import Settings
 
@@ -101,9 +100,12 @@ def cache_verify(loaded: "Settings", store: "BlockStore") -> None:
 
 @cache.command("clear")
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
+@click.option("--pins", "with_pins", is_flag=True, help="Without PATH: unpin everything, and delete that, too.")
 @with_cache
-def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...]) -> None:
+def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...], with_pins: bool) -> None:
     """Delete everything in the cache, or its contents of PATH. Running mounts continue, and fetch again.
+
+    Without PATH, what is pinned stays (see `artifactfs pins`), unless --pins is given.
 
     PATH is a place in a mount: that is `artifactfs refresh --contents PATH`, which drops it from the mount's memory,
     too. Or it is RUN or RUN/PATH, such as 70158/checkpoints, of the settings' site, whether it is mounted or not.
@@ -112,11 +114,12 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
     from artifactfs.mount import control_client
 
     if not paths:
-        _clear(store)
-        return _clear_metadata(loaded, store)
+        return _clear_all(loaded, store, with_pins=with_pins)
+    if with_pins:
+        raise UserError(ExitCode.USAGE, "--pins is for everything that is pinned", "leave it out, or leave out PATH")
     by_number = {path: place for path in paths if (place := place_of(path)) is not None}
     for path, place in by_number.items():
-        _clear(store, path, CachePart(loaded.api_url, place))
+        _clear(store, path, CachePart(loaded.api_url, place).covers)
     if by_number and control_client.my_mounts():
         output.say(
             "running mounts may have it in memory; `artifactfs refresh --contents MOUNT/runs/RUN` drops it there"
@@ -124,16 +127,32 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
     return _clear_in_mounts([control_client.run_in_mount(path) for path in paths if path not in by_number])
 
 
-def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None) -> None:
-    gone = store.clear(part.covers if part is not None else None)
+def _clear_all(loaded: "Settings", store: "BlockStore", *, with_pins: bool) -> None:
+    from artifactfs.content import cache_places
+    from artifactfs.pins import PinFile
+
+    pins = PinFile(store.directory)
+    if with_pins and (unpinned := pins.remove(lambda _pin: True)):
+        output.say(f"unpinned {counted(len(unpinned), 'place')}")
+    runs = {pin.run_id for pin in pins.read()}
+
+    def is_meant(place: bytes) -> bool:
+        return not place or not pins.covers(*cache_places.site_and_path(place))
+
+    _clear(store, is_meant=is_meant if runs else None)
+    _clear_metadata(loaded, store, runs.__contains__)
+
+
+def _clear(store: "BlockStore", path: str = "", is_meant: Callable[[bytes], bool] | None = None) -> None:
+    gone = store.clear(is_meant)
     output.say(f"{path}{': ' if path else ''}deleted {format_size(gone.size_bytes)} in {counted(gone.blocks, 'block')}")
     if gone.left_blocks:
         fact = f"{counted(gone.left_blocks, 'block')} in {store.directory} could not be deleted"
         raise UserError(ExitCode.INCOMPLETE, fact, "you need to be able to write there")
 
 
-def _clear_metadata(loaded: "Settings", store: "BlockStore") -> None:
-    metadata = _metadata(loaded, store)
+def _clear_metadata(loaded: "Settings", store: "BlockStore", is_pinned: Callable[[int], bool]) -> None:
+    metadata = _metadata(loaded, store, is_pinned)
     if not metadata.exists():
         return
     if not metadata.open():
@@ -200,7 +219,9 @@ def _store(loaded: "Settings") -> "BlockStore":
     return BlockStore(directory, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)
 
 
-def _metadata(loaded: "Settings", store: "BlockStore") -> "MetadataStore":
+def _metadata(
+    loaded: "Settings", store: "BlockStore", is_pinned: Callable[[int], bool] = lambda _run_id: False
+) -> "MetadataStore":
     import logging
 
     from artifactfs.metadata.metadata_store import MetadataStore
@@ -208,4 +229,4 @@ def _metadata(loaded: "Settings", store: "BlockStore") -> "MetadataStore":
     # The commands say themselves what it logs.
     logging.getLogger("artifactfs.metadata").addHandler(logging.NullHandler())
     # What was kept before it was turned off can be checked and deleted, too.
-    return MetadataStore(store.directory, max_bytes=loaded.metadata_size or 1)
+    return MetadataStore(store.directory, max_bytes=loaded.metadata_size or 1, is_pinned=is_pinned)

@@ -100,7 +100,7 @@ def tree(settings: Settings, service: ModelLab, store: WriteBehind | None, nurse
     )
 
 
-def metadata_store(settings: Settings, blocks: BlockStore | None) -> MetadataStore | None:
+def metadata_store(settings: Settings, blocks: BlockStore | None, pins: PinFile | None) -> MetadataStore | None:
     """Return the store of metadata, in the cache directory; None where it is off, or cannot be used.
 
     `blocks`: the cache of contents, which has made the directory ours and has said why it could not.
@@ -116,7 +116,8 @@ def metadata_store(settings: Settings, blocks: BlockStore | None) -> MetadataSto
         except OSError as error:
             log.warning("no metadata is kept in %s: %s", directory, error.strerror)
             return None
-    store = MetadataStore(directory, max_bytes=settings.metadata_size)
+    is_pinned = pins.has_run if pins is not None else lambda _run_id: False
+    store = MetadataStore(directory, max_bytes=settings.metadata_size, is_pinned=is_pinned)
     return store if store.open() else None
 
 

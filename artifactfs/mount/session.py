@@ -135,7 +135,7 @@ async def _serve(
             blocks = components.block_store(settings, buffers.take)
             pins = components.pin_file(blocks)
             disk_cache = DiskCache(blocks, root)
-            store = components.metadata_store(settings, blocks)
+            store = components.metadata_store(settings, blocks, pins)
             metadata = WriteBehind(store, owner, root) if store is not None else None
             tree = components.tree(settings, service, metadata, root)
             if breaker.offline is not None:

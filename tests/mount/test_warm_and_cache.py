@@ -132,7 +132,7 @@ def metadata_of(shell: Shell) -> Path:
 
 
 def test_cache_info_verify_and_clear_metadata(shell: Shell) -> None:
-    """8.6: the `cache` commands show, check and empty the metadata as they do the blocks."""
+    """8.9: the `cache` commands show, check and empty the metadata as they do the blocks."""
     database = metadata_of(shell)
     info = shell.cli("cache", "info").ok().text
     assert re.search(
@@ -152,7 +152,7 @@ def test_cache_info_verify_and_clear_metadata(shell: Shell) -> None:
 
 
 def test_cache_commands_with_damaged_metadata(shell: Shell) -> None:
-    """8.6: a database that is none is deleted, and the command says so; a directory in its place is named."""
+    """8.9: a database that is none is deleted, and the command says so; a directory in its place is named."""
     database = metadata_of(shell)
     database.write_bytes(b"garbage" * 10_000)
     done = shell.cli("cache", "verify").ok()
