@@ -156,7 +156,8 @@ class MetadataStore:
 
     def has(self, scope: int, kind: str, run_id: int) -> bool:
         """Whether there is any record of a kind and run."""
-        return bool(self._following(scope, kind, run_id, b"", 1, 0)[0])
+        # Behind damaged ones there may be others.
+        return bool(self._following(scope, kind, run_id, b"", _PIECE, 0)[0])
 
     def usage(self) -> StoreUsage:
         """Return what the store holds."""

@@ -181,6 +181,7 @@ def test_each_part_of_a_record_counts(tmp_path: Path) -> None:
             places = [(scope, run_id, kind) for scope in (1, 2) for run_id in (1, 2) for kind in ("listing", "other")]
             found = [record for place in places for record in store.records(*place)]
             assert found == of_run(1)[1:], change
+            assert store.has(1, "listing", 1)
             assert store.verify().damaged == 1
 
 
