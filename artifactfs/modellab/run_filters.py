@@ -60,9 +60,13 @@ def project_of(wanted: RunFilter) -> RunFilter:
     return RunFilter(project_id=wanted.project_id)
 
 
-def can_be_tested(wanted: RunFilter) -> bool:
-    """Whether `holds` can take the place of the service's choice among the runs of a project."""
-    return wanted.project_id is not None and wanted != project_of(wanted) and not wanted.text and wanted.parent is None
+def looser(wanted: RunFilter) -> RunFilter | None:
+    """Return a filter of a project without all that rows tell; None where that is the same, or no project is given.
+
+    `holds` can take the place of the service's choice then.
+    """
+    without = RunFilter(project_id=wanted.project_id, text=wanted.text, parent=wanted.parent)
+    return None if wanted.project_id is None or wanted == without else without
 
 
 def shown(query: dict[str, str]) -> str:

@@ -45,12 +45,12 @@ class RunFinder:
         try:
             rows = await self._ask(max(count, _LOOKED_THROUGH) if unsent else count, query)
         except (errors.BadRequest, errors.ServerFailed) as error:
-            if not run_filters.can_be_tested(wanted):
+            if (looser := run_filters.looser(wanted)) is None:
                 raise
             log.warning("the service does not choose runs by %s: %s", shown, error, extra=NOTICE)
-            unsent |= query.keys()
-            query = run_filters.query_of(run_filters.project_of(wanted))
-            rows = await self._ask(max(count, _LOOKED_THROUGH), query)
+            fewer = run_filters.query_of(looser)
+            unsent |= query.keys() - fewer.keys()
+            rows = await self._ask(max(count, _LOOKED_THROUGH), fewer)
         found, unproven_of = list[RunRecord](), dict[int, set[str]]()
         for place, record in enumerate(rows):
             if place % _ROWS_PER_TURN == 0:
@@ -74,7 +74,7 @@ class RunFinder:
         if name not in self._known:
             try:
                 self._known[name] = not await self._ask(1, {name: run_filters.OF_NO_RUN[name]})
-            except (errors.BadRequest, errors.NotFound, errors.ServerFailed):
-                # It was looked at.
+            except (errors.BadRequest, errors.NotFound):
+                # It was looked at. A failure proves nothing, and may pass.
                 self._known[name] = True
         return self._known[name]

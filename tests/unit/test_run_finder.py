@@ -111,6 +111,41 @@ async def test_filters_that_are_refused(error: Exception, caplog: pytest.LogCapt
         await find(asked, RunFilter(10, text="x"))
 
 
+async def test_a_refused_filter_beside_one_that_rows_do_not_tell() -> None:
+    """1.7: what rows do not tell is still left to the service: the children of a run are looked through."""
+    looser = {"filter[project_id]": "10", "filter[parent_run_id]": "7"}
+
+    class Refusing(Asked):
+        async def __call__(self, count: int, query: dict[str, str]) -> list[RunRecord]:
+            if "filter[tags]" in query:
+                raise errors.BadRequest("no", 400)
+            found = await super().__call__(count, query)
+            return found if query == looser else []
+
+    asked = Refusing(record(1, tags={"a": "b"}), record(2, tags={"a": "c"}), record(3))
+    assert await find(asked, RunFilter(10, parent=7, tags=(("a", "b"),))) == [1]
+    assert asked.queries[0] == looser
+
+
+async def test_a_proof_that_fails() -> None:
+    """1.7, 3.2: a failure proves nothing of a filter: it is not remembered, and hides and invents no run."""
+    probe = {"filter[parent_run_id]": OF_NO_RUN["filter[parent_run_id]"]}
+    answers: list[Exception | None] = [errors.ServerFailed("no", 500), None]
+
+    class Failing(Asked):
+        async def __call__(self, count: int, query: dict[str, str]) -> list[RunRecord]:
+            found = await super().__call__(count, query)
+            if query == probe and (error := answers.pop(0)) is not None:
+                raise error
+            return found
+
+    finder = RunFinder(Failing(record(1), record(2)))
+    with pytest.raises(errors.ServerFailed):
+        await finder.find(200, RunFilter(10, parent=7))
+    # The filter is ignored, as the proof shows when it comes.
+    assert await finder.find(200, RunFilter(10, parent=7)) == []
+
+
 async def test_a_filter_that_cannot_be_written() -> None:
     """1.7: it is not sent, and the runs of the project are looked through: those without tags are none of them."""
     asked = Asked(record(1, tags={"a": "b,c"}), record(2, tags={"a": "b"}), record(3))
