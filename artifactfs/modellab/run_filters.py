@@ -60,13 +60,9 @@ def project_of(wanted: RunFilter) -> RunFilter:
     return RunFilter(project_id=wanted.project_id)
 
 
-def looser(wanted: RunFilter) -> RunFilter | None:
-    """Return a filter of a project without all that rows tell; None where that is the same, or no project is given.
-
-    `holds` can take the place of the service's choice then.
-    """
-    without = RunFilter(project_id=wanted.project_id, text=wanted.text, parent=wanted.parent)
-    return None if wanted.project_id is None or wanted == without else without
+def looser(wanted: RunFilter) -> RunFilter:
+    """Return a filter without all that rows tell: `holds` can take the place of the service's choice by that."""
+    return RunFilter(project_id=wanted.project_id, text=wanted.text, parent=wanted.parent)
 
 
 def shown(query: dict[str, str]) -> str:

@@ -111,6 +111,37 @@ async def test_filters_that_are_refused(error: Exception, caplog: pytest.LogCapt
         await find(asked, RunFilter(10, text="x"))
 
 
+async def test_a_filter_that_is_refused_over_all_projects() -> None:
+    """1.7: without a project the last updated of all runs are looked through."""
+    asked = Asked(record(1, tags={"a": "b"}), record(2), answers={"filter[tags]": errors.BadRequest("no", 400)})
+    assert await find(asked, RunFilter(tags=(("a", "b"),))) == [1]
+    assert asked.queries[1] == {}
+
+
+async def test_a_failure_after_an_answer() -> None:
+    """3.2: a failure that may pass hides no run of an older answer, unless that was looked through itself."""
+    failing, wanted = errors.ServerFailed("no", 500), RunFilter(10, tags=(("a", "b"),))
+    asked = Asked(record(1, tags={"a": "b"}))
+    finder = RunFinder(asked)
+
+    async def found(*, has_older: bool) -> list[int]:
+        return [each.run.run_id for each in await finder.find(200, wanted, has_older=has_older)]
+
+    assert await found(has_older=False) == [1]
+    asked.answers["filter[tags]"] = failing
+    with pytest.raises(errors.ServerFailed):
+        await found(has_older=True)
+    assert await found(has_older=False) == [1]
+    asked.rows.insert(0, record(2, tags={"a": "b"}))
+    # What the caller has was looked through, and is no better.
+    assert await found(has_older=True) == [2, 1]
+    # A refusal does not pass.
+    del asked.answers["filter[tags]"]
+    await found(has_older=True)
+    asked.answers["filter[tags]"] = errors.BadRequest("no", 400)
+    assert await found(has_older=True) == [2, 1]
+
+
 async def test_a_refused_filter_beside_one_that_rows_do_not_tell() -> None:
     """1.7: what rows do not tell is still left to the service: the children of a run are looked through."""
     looser = {"filter[project_id]": "10", "filter[parent_run_id]": "7"}
