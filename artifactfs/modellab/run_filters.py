@@ -6,7 +6,7 @@ service may not know a filter, or take it for something else (run_finder.py). So
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -65,9 +65,10 @@ def looser(wanted: RunFilter) -> RunFilter:
     return RunFilter(project_id=wanted.project_id, text=wanted.text, parent=wanted.parent)
 
 
-def shown(query: dict[str, str]) -> str:
-    """Return a query for a log line."""
-    return ", ".join(f"{name} {value!r}" for name, value in query.items())
+def shown(query: dict[str, str], unwritten: Iterable[str] = ()) -> str:
+    """Return a query for a log line, and the filters of which it does not say all."""
+    written = (f"{name} {value!r}" for name, value in query.items())
+    return ", ".join([*written, *(f"{name} with what cannot be sent" for name in sorted(unwritten))])
 
 
 def holds(wanted: RunFilter, record: RunRecord) -> bool:

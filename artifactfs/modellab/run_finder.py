@@ -47,7 +47,7 @@ class RunFinder:
         older answer. Where that was the service's choice, a failure is raised: it may pass (docs/semantics.md 3.2).
         """
         query, unsent = run_filters.query_of(wanted), run_filters.unwritten(wanted)
-        shown = run_filters.shown(query)
+        shown = run_filters.shown(query, unsent)
         try:
             rows = await self._ask(max(count, _LOOKED_THROUGH) if unsent else count, query)
             self._failed.pop(wanted, None)

@@ -12,6 +12,7 @@ Owns these names, and those beside the links of a project: `by`, `latest` and it
 requested for them. A name that is looked up and not listed is a choice, too, if runs come of it.
 """
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -289,9 +290,13 @@ def snapshot(places: Iterable[Node], left_s: Callable[[], float]) -> DirSnapshot
 
 def _called(name: bytes, texts: Iterable[str]) -> str | None:
     """Return the text of a name; None where none has it."""
-    if (exact := text_of(name)) is not None:
-        return exact if exact in texts else None
-    return next((text for text in texts if facet_name(text) == name), None)
+    return _by_name(tuple(texts)).get(name)
+
+
+# A program that looks each of some thousand values up does so in one directory, or in few.
+@functools.lru_cache(maxsize=4)
+def _by_name(texts: tuple[str, ...]) -> dict[bytes, str]:
+    return {facet_name(text): text for text in texts}
 
 
 def _place(node: FacetDir) -> Place:

@@ -177,11 +177,12 @@ async def test_a_proof_that_fails() -> None:
     assert await finder.find(200, RunFilter(10, parent=7)) == []
 
 
-async def test_a_filter_that_cannot_be_written() -> None:
+async def test_a_filter_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
     """1.7: it is not sent, and the runs of the project are looked through: those without tags are none of them."""
     asked = Asked(record(1, tags={"a": "b,c"}), record(2, tags={"a": "b"}), record(3))
     assert await find(asked, RunFilter(10, tags=(("a", "b,c"),))) == [1]
     assert asked.queries == [{"filter[project_id]": "10"}]
+    assert "all of filter[project_id] '10', filter[tags] with what cannot be sent: only" in caplog.text
 
 
 async def test_rows_without_parameters() -> None:
