@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.reference.driver import World
 from tests.reference.runs_model import LATEST, Choice, Row, RunsModel, told_of
-from tests.reference.steps import Steps
+from tests.reference.steps import FAULTS, Steps
 from tests.reference.story import EPOCH
 from tests.reference.trust import is_error
 
@@ -84,6 +84,13 @@ class RunsStory(Steps[RunsModel]):
                 {"match": {"kind": "runs", "query_contains": name}, "then": {"status": 400}, "times": None}
             )
             self._refused = True
+
+    def break_off(self, how: str, times: int | None) -> None:
+        """Lists fail from their second page on: none is shown in part."""
+        self._script.append(f"server: {how} for the next {times or 'and all'} pages but the first")
+        rule = {"match": {"kind": "runs"}, "then": FAULTS[how], "times": times, "skip": 1}
+        self._world.lab.faults(rule)
+        self._model.trouble(how)
 
     def heal(self) -> None:
         super().heal()

@@ -5,7 +5,8 @@ facets and lists fail, time passes, and a process looks.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ STEPS: dict[str, tuple[int, tuple[Sequence[object], ...]]] = {
     "minute": (2, ()),
     "hour": (1, ()),
     "fail": (2, (["any", "runs", "facets", "project"], TROUBLES, [None, 5, 1])),
+    "break_off": (1, (TROUBLES[:-1], [None, 5])),
     "refuse": (2, (FILTERS,)),
     "heal": (3, ()),
     "ls": (6, (CHOICES, ABOVE)),
@@ -101,7 +103,12 @@ def play(there: World, script: Sequence[Step]) -> None:
         story.end()
 
 
-OPTIONS = ("--runs-listed", str(LISTED))
+@contextmanager
+def mounted(lab: Lab, directory: Path, *bugs: str, believes: bool) -> Iterator[World]:
+    """Mount a lab that gives its rows in pages of two, with a process that looks at it."""
+    lab.switch(page_cap=2)
+    with world(lab, directory, *bugs, believes=believes, options=("--runs-listed", str(LISTED)), said=SAID) as there:
+        yield there
 
 
 @pytest.mark.parametrize("believes", [True, False], ids=["with times to live", "without"])
@@ -122,7 +129,7 @@ def test_a_mount_shows_the_runs_that_the_model_permits(believes: bool, lab: Lab,
     def tried(script: list[Step]) -> None:
         play(there, script)
 
-    with world(lab, tmp_path, believes=believes, options=OPTIONS, said=SAID) as there:
+    with mounted(lab, tmp_path, believes=believes) as there:
         tried()
 
 
@@ -140,7 +147,7 @@ FOUND: dict[str, list[Step]] = {
 @pytest.mark.parametrize("bug", FOUND)
 def test_the_model_finds_a_bug(bug: str, lab: Lab, tmp_path: Path) -> None:
     """1.7, 1.9, 3.3: a mount with a bug in it is found out, and by nothing but that bug."""
-    with world(lab, tmp_path, bug, believes=True, options=OPTIONS, said=SAID) as there:
+    with mounted(lab, tmp_path, bug, believes=True) as there:
         with pytest.raises(AssertionError, match="not permitted by the model"):
             play(there, FOUND[bug])
         there.mount.log.announce("", optional=True)
@@ -149,5 +156,5 @@ def test_the_model_finds_a_bug(bug: str, lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bug", FOUND)
 def test_the_model_permits_the_same_without_the_bug(bug: str, lab: Lab, tmp_path: Path) -> None:
     """What finds a bug is permitted where there is none."""
-    with world(lab, tmp_path, believes=True, options=OPTIONS, said=SAID) as there:
+    with mounted(lab, tmp_path, believes=True) as there:
         play(there, FOUND[bug])
