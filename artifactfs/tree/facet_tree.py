@@ -31,7 +31,7 @@ from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import DirSnapshot, Entry, FacetDir, FacetLevel, GeneratedFile, LookupResult, Node, Symlink
 from artifactfs.tree.run_lists import Records, RunLists
 from artifactfs.tree.run_tables import FORMATS
-from artifactfs.tree.safe_names import facet_name, named, parse_id, text_of
+from artifactfs.tree.safe_names import facet_name, named, number_of, parse_id, text_of
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +214,9 @@ class Facets:
 
     async def _find_run(self, here: Place, name: bytes) -> LookupResult | None:
         held = await self._lists.get(here.chosen)
+        run_id = number_of(name)
         for record in held.value:
-            if named(record.run.name, record.run.run_id) == name:
+            if record.run.run_id == run_id and named(record.run.name, run_id) == name:
                 return LookupResult(self._link_to(here, name, record.run), self._lists.left_s(held))
         return None
 
