@@ -51,7 +51,7 @@ class RunFinder:
         try:
             rows = await self._ask(max(count, _LOOKED_THROUGH) if unsent else count, query)
             self._failed.pop(wanted, None)
-        except (errors.BadRequest, errors.ServerFailed) as error:
+        except (errors.BadRequest, errors.NotFound, errors.ServerFailed) as error:
             looser = run_filters.looser(wanted)
             may_pass = isinstance(error, errors.PassingError) and has_older and wanted not in self._failed
             if looser == wanted or may_pass:

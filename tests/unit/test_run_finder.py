@@ -98,7 +98,9 @@ async def test_a_text_that_rows_hold_needs_no_proof() -> None:
     assert len(asked.queries) == 1
 
 
-@pytest.mark.parametrize("error", [errors.BadRequest("no", 400), errors.ServerFailed("no", 500)], ids=str)
+@pytest.mark.parametrize(
+    "error", [errors.BadRequest("no", 400), errors.NotFound("no", 404), errors.ServerFailed("no", 500)], ids=str
+)
 async def test_filters_that_are_refused(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """1.7: the runs of the project that were last updated are looked through then; what they cannot tell fails."""
     rows = record(1, params={"lr": "0.1"}), record(2, params={"lr": "1"}), record(3)
