@@ -18,7 +18,7 @@ import click
 
 from artifactfs import __version__
 from artifactfs.cli import cli
-from artifactfs.settings import CONFIG, PROFILE, SETTINGS, Setting
+from artifactfs.settings import BY_NAME, CONFIG, PROFILE, SETTINGS, Setting
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A command that takes so many settings takes them all, or few: the page names those that it does not, or does.
@@ -36,6 +36,9 @@ _ORDER = (
         "search",
         "download",
         "warm",
+        "pin",
+        "unpin",
+        "pins",
         "cache",
         "config",
         "service",
@@ -58,7 +61,8 @@ _FILES = (
     ("~/.config/artifactfs/config.toml", "The config file: settings by their names, with underscores. It counts "
      "only if it belongs to the user or to root, and nobody else can write to it. One that holds keys must be readable "
      "by its owner alone."),
-    ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user."),
+    ("~/.cache/artifactfs", "What was fetched of contents, shared by all mounts of a user; pins.json lists what is "
+     "pinned."),
     ("~/.local/state/artifactfs/log", "The log of each mount in the background, named after the mount point."),
     ("~/.config/systemd/user/artifactfs.service", "What `artifactfs service install` writes."),
     ("/etc/fuse.conf", "Without the line `user_allow_other`, *--allow-other* is root's."),
@@ -87,6 +91,7 @@ _EXAMPLES = (
      "ls ~/model-lab/names/ft-gpt2~2387/by/parameter/lr/0.001"),
     ("See how your mounts are; look anew at a run; fetch it ahead of time:", "artifactfs status\n"
      "artifactfs refresh ~/model-lab/runs/70158\nartifactfs warm ~/model-lab/runs/70158"),
+    ("Keep a run on this disk:", "artifactfs pin ~/model-lab/runs/70158\nartifactfs pins"),
     ("Copies to the local disk, without a mount; called again, it goes on.",
      "artifactfs download 70158/checkpoints ~/checkpoints"),
     ("At boot, for one user, in /etc/fstab (see mount.artifactfs(8)):",
@@ -288,6 +293,7 @@ def _command(context: click.Context) -> Iterator[str]:
     yield f".SS {_synopsis(context)}"
     yield _help(context.command.help or "")
     names = {setting.name for setting in SETTINGS if setting.flag}
+    names -= {param.name for param in context.command.params if _is_its_own(param)}
     options = [param for param in context.command.params if isinstance(param, click.Option) and not param.hidden]
     taken = names & {param.name for param in options}
     if len(taken) >= _MANY:
@@ -306,6 +312,11 @@ def _command(context: click.Context) -> Iterator[str]:
         default = option.get_help_extra(context).get("default")
         said = (option.help or "") + (f"  [{default.strip('()')}]" if default else "")
         yield f".TP\n{spelled}{metavar}\n{_text(said)}"
+
+
+def _is_its_own(param: click.Parameter) -> bool:
+    """Whether an option of a command has the name of a setting, and means something else."""
+    return isinstance(param, click.Option) and param.name in BY_NAME and param.help != BY_NAME[param.name].help
 
 
 def _metavar(option: click.Option, context: click.Context) -> str:
@@ -331,7 +342,7 @@ def _setting(setting: Setting) -> Iterator[str]:
         yield f".TP\n.B {_plain(setting.name)}"
     else:
         short = "\\fB\\-v\\fR, " if setting.name == "verbose" else ""
-        metavar = "" if setting.metavar is None else f" \\fI{_plain(setting.metavar)}\\fR"
+        metavar = "" if setting.bare is not None else f" \\fI{_plain(setting.metavar)}\\fR"
         yield f".TP\n{short}\\fB{_plain(setting.option)}\\fR{metavar}"
     yield _text(setting.help)
     only = "" if setting.flag else "Not an option. "

@@ -33,10 +33,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     updated_ns: int | None = None
     deleted: bool = False
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has ended, by its status."""
-        return self.status.lower() in FINISHED
+
+def is_finished(run: Run) -> bool:
+    """Whether a run has ended, by its status."""
+    return run.status.lower() in FINISHED
 
 
 class Project(msgspec.Struct, frozen=True, gc=False):

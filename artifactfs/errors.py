@@ -24,6 +24,7 @@
             │   └── ShortBody       the body ended before its size
             ├── ConnectionRefused
             ├── Unreachable         no route to the host, or its name does not resolve
+            ├── Offline             the mount works offline: no request was sent
             └── TlsFailed           never retried, never downgraded
 
 An exception states a fact in a sentence for the user and holds the measured values. It knows no errno and no fix:
@@ -268,6 +269,10 @@ class Unreachable(PassingError):
     """No route leads to the host, or its name does not resolve."""
 
 
+class Offline(PassingError):
+    """The mount works without the service, and what is asked for is not kept here (docs/semantics.md 8.3)."""
+
+
 class TlsFailed(PassingError):
     """The TLS handshake failed: a proxy's certificate, a wrong CA, a wrong host.
 
@@ -292,10 +297,7 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     ServiceError: (errno.EIO, "if it persists, report it with the log"),
     NotFound: (errno.ENOENT, "list its directory to see what is there: the server no longer has it"),
     NoList: (errno.ENOENT, "check --site or --api-url: the server there has no such list, and may not be Model Lab"),
-    AccessDenied: (
-        errno.EACCES,
-        "check that the keys are right, belong to this site (--site), and have the permission",
-    ),
+    AccessDenied: (errno.EACCES, "check that the keys are right, belong to this site (--site), and may read this"),
     BadRequest: (errno.EINVAL, "check the number or the name; if it is right, report this with the log"),
     UnexpectedAnswer: (errno.EBADMSG, "check --site, --api-url and the proxy; if it persists, report it with the log"),
     AnswerTooLarge: (
@@ -312,6 +314,7 @@ _ROWS: dict[type[BaseException], tuple[int, str]] = {
     ConnectionLost: (errno.EIO, "try again; if it persists, check the network and the proxy"),
     ConnectionRefused: (errno.ECONNREFUSED, "check --site, --api-url and --proxy, and that the service is up"),
     Unreachable: (errno.EHOSTUNREACH, "check the network (a VPN?), the name server, and --site, --api-url and --proxy"),
+    Offline: (errno.ENETDOWN, "list or read it while the service can be reached; `artifactfs pin` keeps a whole run"),
     TlsFailed: (errno.EPROTO, "check --ca-file (a proxy that opens TLS has a CA of its own) and this machine's clock"),
 }
 # The resource that the system lacks, by errno.

@@ -51,9 +51,10 @@ def plan(paths: Iterable[str]) -> Plan:
     return found
 
 
-def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object]) -> int:
+def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object], drop_pages: bool = False) -> int:
     """Read all files of a plan, `jobs` at once; returns the bytes that were read.
 
+    `drop_pages`: what the kernel has of a file is dropped first, so that the mount is asked, whose disk may lack it.
     `advance`: called by the reading threads with each number of bytes. Adds unreadable files to the plan's failures.
     """
     stop = threading.Event()
@@ -65,7 +66,7 @@ def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object]) -> int:
         while True:
             # A few more than run, not one future for each of 200,000 files.
             while len(running) < 2 * jobs and (item := next(queue, None)) is not None:
-                running[pool.submit(_read, item[0], stop, advance)] = item[0]
+                running[pool.submit(_read, item[0], stop, advance, drop_pages)] = item[0]
             if not running:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -137,9 +138,11 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
             found.failures.append(f"{directory}: {error.strerror}")
 
 
-def _read(path: str, stop: threading.Event, advance: Callable[[int], object]) -> int:
+def _read(path: str, stop: threading.Event, advance: Callable[[int], object], drop_pages: bool) -> int:
     total = 0
     with open(path, "rb", buffering=0) as file:
+        if drop_pages:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         buffer = bytearray(_READ_BYTES)
         while not stop.is_set() and (count := file.readinto(buffer)):

@@ -78,7 +78,7 @@ class Server:
     `validator`: of the next answer. `cuts`:
     for each answer, after how many bytes it breaks off (None: it does not); `ends`: the same, but as if that were all.
     `failures`: raised in place of an answer. `pause_s`: before each chunk. `extra`: bytes too many. `stall`: no chunk
-    ever comes.
+    ever comes. `is_offline`: every request fails before it is sent.
     """
 
     data: bytes
@@ -95,6 +95,7 @@ class Server:
     extra: bytes = b""
     stall: bool = False
     is_saturated: bool = False
+    is_offline: bool = False
     room: bool = True
     before_answer: Callable[[int], None] = lambda _number: None
     ranges: bool | None = None
@@ -111,6 +112,8 @@ class Server:
     ) -> AsyncIterator[ContentBody]:
         assert end is not None
         await trio.lowlevel.checkpoint()
+        if self.is_offline:
+            raise errors.Offline("offline")
         self.before_answer(len(self.asked))
         self.asked.append((start, end))
         if self.failures and (failure := self.failures.pop(0)) is not None:

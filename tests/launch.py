@@ -12,6 +12,7 @@ long as the file $TEST_THREADS, if it is named, says `none`.
 and when all of it but its name is written as long as that says `full`.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
 not resolve, with `stalls` never.
+`quick-probes`: a mount that is offline asks for the service several times a second.
 """
 
 import functools
@@ -29,7 +30,7 @@ from artifactfs import cli
 from artifactfs.content import block_format
 from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.operations import Operations
-from artifactfs.mount import components, session
+from artifactfs.mount import components, offline, session
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, LookupResult, Node
 from artifactfs.tree.tree import Tree
 from artifactfs.util.clock import boottime
@@ -160,11 +161,16 @@ def names() -> None:
     socket.getaddrinfo = planted  # type: ignore[assignment]
 
 
+def quick_probes() -> None:
+    """Let a mount that is offline not wait for long before it asks for the service."""
+    vars(offline)["PROBE_INTERVAL_S"] = 0.2
+
+
 if __name__ == "__main__":
     plants = {
         "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
         "old-kernel": old_kernel, "hasty-threads": hasty_threads,
-        "stuck-disk": stuck_disk,
+        "stuck-disk": stuck_disk, "quick-probes": quick_probes,
     }  # fmt: skip
     plants[sys.argv.pop(1)]()
     cli.main()

@@ -6,6 +6,7 @@ import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.tree.nodes import ArtifactDir, Entry, Node
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
@@ -13,7 +14,11 @@ from tests.fakes import NOW_NS, FakeService, TurnedClock
 
 
 def mounted(
-    service: FakeService, nursery: trio.Nursery, prefetch: str = "auto", tuning: TreeTuning | None = None
+    service: FakeService,
+    nursery: trio.Nursery,
+    prefetch: str = "auto",
+    tuning: TreeTuning | None = None,
+    store: WriteBehind | None = None,
 ) -> Tree:
     """Return a tree of a service, with default times, that chooses as the service says."""
     return Tree(
@@ -24,6 +29,7 @@ def mounted(
         wall_clock_ns=lambda: NOW_NS,
         tuning=msgspec.structs.replace(tuning or TreeTuning(), choose=lambda *among: service.choose(*among)),
         prefetch=prefetch,
+        store=store,
     )
 
 

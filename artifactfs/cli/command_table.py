@@ -29,7 +29,13 @@ _SECTIONS = {
         "search": ("search", "Show the runs that WORDS choose, without a mount."),
         "download": ("download", "Download runs, directories and files to DIR, without a mount, and without FUSE."),
         "warm": ("warm_cache", "Fetch trees or files of a mount into the cache ahead of time."),
-        "cache": ("warm_cache", "Show, check or empty the cache of file contents."),
+        "pin": (
+            "pinning",
+            "Keep runs, directories or files of a mount on this disk: fetch and never evict them.",
+        ),
+        "unpin": ("pinning", "Let the cache evict what was pinned at PATH."),
+        "pins": ("pinning", "List what is pinned, and how much of it is here."),
+        "cache": ("warm_cache", "Show, check or empty the cache on disk."),
     },
     "Without an account": {
         "demo": ("mounts", "Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network."),

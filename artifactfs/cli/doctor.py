@@ -1,5 +1,6 @@
 """`artifactfs doctor`: prints the findings of the doctor."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,7 +29,8 @@ _MARKS = {
 
 @command()
 @click.argument("mountpoint", required=False, type=DIRECTORY)
-@setting_options
+# The mounts' --offline makes way for the doctor's own, below.
+@partial(setting_options, without=frozenset({"offline"}))
 @click.option("--run", "run_id", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Run to test the service with.")
 @click.option("--no-index", is_flag=True, help="Do not request a project's listing, which may be long.")
 @click.option("--offline", is_flag=True, help="Check this machine only: no request.")

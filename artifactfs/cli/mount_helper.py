@@ -97,6 +97,7 @@ def _run(arguments: Sequence[str]) -> None:
     loaded = settings.load(
         {**meant, **source},
         options=options,
+        may_be_offline=True,
         before_commands=lambda: checks.mountpoint(request.point, heal=not request.fake),
     )
     if loaded.wait_max is None and "wait" not in request.names():

@@ -18,7 +18,7 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import KEY_FORMS
 
 # Options for the address and the keys of the service; the demo has its own.
-_OF_THE_SERVICE = frozenset({"site", "api_url", "account", "proxy", "ca_file", "wait", "wait_max"}) | KEY_FORMS
+_OF_THE_SERVICE = KEY_FORMS | {"site", "api_url", "account", "proxy", "ca_file", "wait", "wait_max", "offline"}
 
 
 _foreground_option = click.option(
@@ -42,6 +42,7 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
         flags,
         options=",".join(options),
         config_file=config_file,
+        may_be_offline=True,
         before_commands=lambda: checks.mountpoint(mountpoint),
     )
     starting.start(mountpoint, loaded, foreground)

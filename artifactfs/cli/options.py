@@ -81,9 +81,9 @@ def cache_dir_option(command: Command) -> Command:
 def setting_option(setting: Setting, parameter: str | None = None, **attrs: Any) -> Callable[[Command], Command]:
     """Return a decorator that adds the option of a setting. Its value stays text: the settings parse it."""
     names = [setting.option, *(["-v"] if setting.name == "verbose" else []), parameter or setting.name]
-    if setting.metavar is None:
-        attrs["is_flag"] = True
-    else:
+    if setting.bare is not None:
+        attrs |= {"is_flag": True, "flag_value": setting.bare}
+    elif setting.metavar is not None:
         attrs["metavar"] = setting.metavar
         words = setting.metavar.split("|")
         attrs["type"] = one_of(*words) if len(words) > 1 else _TYPES.get(setting.name) or _TYPES.get(setting.metavar)

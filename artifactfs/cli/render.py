@@ -87,6 +87,7 @@ def status_rows(status: Status) -> Iterator[Row]:
         paused = f", paused for {limit.paused_s:.0f} s" if limit.paused_s else ""
         yield f"rate limit: {limit.name or 'unnamed'}", left + reset + paused
     yield "cache", _counters(status.cache) or "none"
+    yield "metadata", _counters(status.metadata) or "none"
     yield "reading", _counters(status.reading)
     for body in status.streaming:
         yield "streaming", _streaming(body)
@@ -210,7 +211,9 @@ def _listing(listing: Listed) -> str:
     fresh = (
         f"fresh for {listing.fresh_for_s:.0f} s more" if listing.fresh_for_s > 0 else "stale: the next access renews it"
     )
-    return f"{entries}{listing.age_s:.0f} s old, {origin}, {fresh}"
+    # A listing of before the mount may be days old.
+    age = f"listed {format_span(listing.age_s)} ago and stored" if listing.stored else f"{listing.age_s:.0f} s old"
+    return f"{entries}{age}, {origin}, {fresh}"
 
 
 def link(url: str | None) -> str | None:

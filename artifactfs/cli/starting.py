@@ -52,7 +52,12 @@ def start(
     def on_waiting(reason: str) -> None:
         output.complain(f"{reason}; waiting until it answers, Ctrl-C gives up", program)
 
-    daemon.start(lambda parent: serving(loaded, point, target, parent), target.place, on_waiting=on_waiting)
+    daemon.start(
+        lambda parent: serving(loaded, point, target, parent),
+        target.place,
+        on_waiting=on_waiting,
+        on_warning=lambda text: output.warn(text, program),
+    )
 
 
 def start_sample(mountpoint: str, loaded: Settings, *, foreground: bool) -> None:
@@ -108,6 +113,8 @@ def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: dae
             # Not those of the config file: the sample's keys do not change.
             keys=KeySource(),
             account=None,
+            # Its service is there.
+            offline="never",
         )
         return _serve(with_keys, at, target, parent)
 

@@ -65,7 +65,7 @@ def refresh(paths: tuple[str, ...], contents: bool) -> None:
     failed: list[UserError] = []
     for path in paths:
         with output.collected(failed):
-            _, values = _ask("refresh", path, parent_too=True)
+            _, values = ask_mount("refresh", path, parent_too=True)
             _warn_of_names(path, values)
     if len(failed) < len(paths):
         output.say("the next access asks for new listings; cached contents are kept (--contents drops them)")
@@ -77,7 +77,7 @@ def refresh_contents(paths: Sequence[str]) -> None:
     failed: list[UserError] = []
     for path in paths:
         with output.collected(failed):
-            _, values = _ask("refresh-contents", path)
+            _, values = ask_mount("refresh-contents", path)
             size, blocks, ended = (values.get(name, 0) for name in ("deleted_bytes", "deleted_blocks", "ended_files"))
             output.say(
                 f"{path}: deleted {format_size(size)} in {counted(blocks, 'block')}; the next read asks the service"
@@ -117,9 +117,9 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     failed: list[UserError] = []
     for path in paths:
         try:
-            point, values = _ask("info", path)
+            point, values = ask_mount("info", path)
             whole.append(values)
-            with _of_this_version(point):
+            with of_this_version(point):
                 found = msgspec.convert(values, Info)
         except UserError as error:
             failed.append(error)
@@ -141,14 +141,14 @@ def _one(path: str, as_json: bool) -> None:
     from artifactfs.mount import control_client
 
     try:
-        point, values = _ask("status.json", path)
+        point, values = ask_mount("status.json", path)
     except UserError as error:
         if as_json and error.code == ExitCode.NO_ANSWER:
             output.exact(json_text(_no_status(control_client.point_of(path) or path, error)))
         raise
     if as_json:
         output.exact(json_text(values))
-    with _of_this_version(point):
+    with of_this_version(point):
         found = _decoded(values)
         lines = [] if as_json else render.lines(render.status_rows(found))
     if lines:
@@ -196,8 +196,8 @@ def _look(point: str) -> _Look | None:
     from artifactfs.mount import mount_owner
 
     try:
-        point, values = _ask("status.json", point)
-        with _of_this_version(point):
+        point, values = ask_mount("status.json", point)
+        with of_this_version(point):
             found = _decoded(values)
     except mount_owner.NotMountOwner:
         return None
@@ -226,8 +226,8 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
     from artifactfs.cli import render
 
     while True:
-        point, values = _ask("status.json", path)
-        with _of_this_version(point):
+        point, values = ask_mount("status.json", path)
+        with of_this_version(point):
             found = _decoded(values)
             summary, lines = render.summary(found), render.lines(render.status_rows(found))
         if as_json:
@@ -239,7 +239,7 @@ def _watch(path: str, interval_s: float, as_json: bool) -> None:
         time.sleep(interval_s)
 
 
-def _ask(order: str, path: str, *, parent_too: bool = False) -> tuple[str, dict[str, Any]]:
+def ask_mount(order: str, path: str, *, parent_too: bool = False) -> tuple[str, dict[str, Any]]:
     """Return the mount point of a mount, and the JSON object of its answer. Raises UserError for another answer."""
     from artifactfs.mount import control_client
 
@@ -264,7 +264,7 @@ def _decoded(values: dict[str, Any]) -> "Status":
 
 
 @contextlib.contextmanager
-def _of_this_version(point: str) -> Iterator[None]:
+def of_this_version(point: str) -> Iterator[None]:
     """Raise UserError for an answer that this version cannot read."""
     import msgspec
 

@@ -1,9 +1,10 @@
-"""`artifactfs warm` and `artifactfs cache`: the cache of file contents on the local disk."""
+"""`artifactfs warm` and `artifactfs cache`: the cache on the local disk, of file contents and of metadata."""
 
 import functools
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from artifactfs.cli.help_layout import command, group
 from artifactfs.cli.options import Command, cache_dir_option
 from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.util.humanize import counted, format_size
+from artifactfs.util.humanize import counted, format_size, format_span
 
 if TYPE_CHECKING:
     from artifactfs.content.block_store import BlockStore
     from artifactfs.content.cache_places import CachePart
+    from artifactfs.metadata.metadata_store import MetadataStore
     from artifactfs.settings import Settings
 
 # What a place in the cache begins with: the number of a run.
@@ -29,10 +31,10 @@ _RUN = re.compile(r"[1-9][0-9]*(/|$)")
 
 @group()
 def cache() -> None:
-    """Show, check or empty the cache of file contents."""
+    """Show, check or empty the cache on disk."""
 
 
-def _with_cache(command: Callable[..., None]) -> Command:
+def with_cache(command: Callable[..., None]) -> Command:
     """Give a command the options of the cache, and call it with the settings and the cache."""
 
     @cache_dir_option
@@ -45,7 +47,7 @@ def _with_cache(command: Callable[..., None]) -> Command:
 
 
 @cache.command("info")
-@_with_cache
+@with_cache
 def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     """Show where the cache is, how much it holds, and its limit."""
     usage = store.usage()
@@ -53,29 +55,55 @@ def cache_info(loaded: "Settings", store: "BlockStore") -> None:
     output.say(f"directory  {loaded.cache_dir}{'' if exists else ' (does not exist yet: the first mount makes it)'}")
     blocks = f"{counted(usage.blocks, 'block')} of {counted(usage.files, 'file')}"
     output.say(f"holds      {format_size(usage.size_bytes)} in {blocks}")
+    output.say(f"metadata   {_shown(loaded, store)}")
     limit, free = format_size(loaded.cache_size), format_size(loaded.cache_min_free)
     output.say(f"limit      {limit}, leaving {free} free on the disk")
     if exists:
         output.say(f"disk free  {format_size(shutil.disk_usage(loaded.cache_dir).free)}")
 
 
+def _shown(loaded: "Settings", store: "BlockStore") -> str:
+    metadata = _metadata(loaded, store)
+    if loaded.metadata_size == 0:
+        return "turned off"
+    if not metadata.exists():
+        return "none yet"
+    if not metadata.open():
+        return f"not usable: {metadata.failure}"
+    usage = metadata.usage()
+    metadata.close()
+    size, limit = format_size(usage.size_bytes), format_size(usage.limit_bytes)
+    oldest = f", the oldest {format_span(max(0.0, time.time() - usage.oldest_at))} old" if usage.oldest_at else ""
+    return f"{size} of {limit}: {counted(usage.records, 'record')} of {counted(usage.runs, 'run')}{oldest}"
+
+
 @cache.command("verify")
-@_with_cache
-def cache_verify(_loaded: "Settings", store: "BlockStore") -> None:
-    """Read every block, and delete damaged ones. The next read fetches them again."""
+@with_cache
+def cache_verify(loaded: "Settings", store: "BlockStore") -> None:
+    """Read every block and the metadata, and delete what is damaged. It is fetched again when it is needed."""
     damaged = 0
     for path, size in store.verify():
         damaged += 1
         output.say(f"damaged, deleted: {path} ({format_size(size)})")
     usage = store.usage()
     output.say(f"{usage.blocks} blocks are intact ({format_size(usage.size_bytes)}), {damaged} were damaged")
+    metadata = _metadata(loaded, store)
+    if metadata.exists() and not metadata.open():
+        output.say(f"metadata: not usable: {metadata.failure}")
+    elif metadata.exists():
+        found = metadata.verify()
+        metadata.close()
+        if found.is_whole:
+            output.say(f"metadata: {counted(found.good, 'record')} intact, {found.damaged} damaged and deleted")
+        else:
+            output.say(f"metadata: the database was damaged, and is {'' if found.is_replaced else 'not yet '}deleted")
 
 
 @cache.command("clear")
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
-@_with_cache
+@with_cache
 def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...]) -> None:
-    """Delete everything in the cache, or what it has of PATH. Running mounts continue, and fetch again.
+    """Delete everything in the cache, or its contents of PATH. Running mounts continue, and fetch again.
 
     PATH is a place in a mount: that is `artifactfs refresh --contents PATH`, which drops it from the mount's memory,
     too. Or it is RUN or RUN/PATH, such as 70158/checkpoints, of the settings' site, whether it is mounted or not.
@@ -84,8 +112,9 @@ def cache_clear(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...])
     from artifactfs.mount import control_client
 
     if not paths:
-        return _clear(store)
-    by_number = {path: place for path in paths if (place := _place(path)) is not None}
+        _clear(store)
+        return _clear_metadata(loaded, store)
+    by_number = {path: place for path in paths if (place := place_of(path)) is not None}
     for path, place in by_number.items():
         _clear(store, path, CachePart(loaded.api_url, place))
     if by_number and control_client.my_mounts():
@@ -103,7 +132,17 @@ def _clear(store: "BlockStore", path: str = "", part: "CachePart | None" = None)
         raise UserError(ExitCode.INCOMPLETE, fact, "you need to be able to write there")
 
 
-def _place(path: str) -> str | None:
+def _clear_metadata(loaded: "Settings", store: "BlockStore") -> None:
+    metadata = _metadata(loaded, store)
+    if not metadata.exists():
+        return
+    if not metadata.open():
+        raise UserError(ExitCode.INCOMPLETE, f"the metadata could not be deleted: {metadata.failure}")
+    output.say(f"deleted {format_size(metadata.clear())} of metadata")
+    metadata.close()
+
+
+def place_of(path: str) -> str | None:
     """Return RUN or RUN/PATH without needless slashes; None for another path, or one in a mount."""
     from artifactfs.mount import control_client
 
@@ -159,3 +198,14 @@ def _store(loaded: "Settings") -> "BlockStore":
         fact = f"the cache directory {loaded.cache_dir} cannot be read ({error.strerror})"
         raise UserError(ExitCode.CACHE_REFUSED, fact, "give another with --cache-dir") from None
     return BlockStore(directory, max_bytes=loaded.cache_size, min_free_bytes=loaded.cache_min_free)
+
+
+def _metadata(loaded: "Settings", store: "BlockStore") -> "MetadataStore":
+    import logging
+
+    from artifactfs.metadata.metadata_store import MetadataStore
+
+    # The commands say themselves what it logs.
+    logging.getLogger("artifactfs.metadata").addHandler(logging.NullHandler())
+    # What was kept before it was turned off can be checked and deleted, too.
+    return MetadataStore(store.directory, max_bytes=loaded.metadata_size or 1)

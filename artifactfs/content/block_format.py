@@ -7,6 +7,7 @@ they are of (cache_places.py) and its checksum; blocks that an earlier version w
 decides which files are written and evicted. Everything here blocks, and raises OSError for failures of the disk.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -101,6 +102,17 @@ def read_place(fd: int) -> bytes:
     if len(raw) != _HEADER.size:
         return b""
     return _place_behind(fd, HEADER_BYTES + _HEADER.unpack(raw)[4]) or b""
+
+
+@contextlib.contextmanager
+def opened(name: str, directory: int) -> Iterator[int]:
+    """Open a file with blocks, and nothing else in its place. Raises OSError."""
+    # A pipe is not waited for.
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _place_behind(fd: int, end: int) -> bytes | None:

@@ -24,14 +24,15 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-import msgspec
-
-from artifactfs.content import block_format, block_tree, cache_dir, usage
+from artifactfs.content import block_eviction, block_format, block_tree, cache_dir, usage
 from artifactfs.content.block_buffers import Buffer, NewBuffer
+from artifactfs.content.block_eviction import Pins
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
-from artifactfs.content.block_tree import File
+from artifactfs.content.block_tree import Cleared, File, Usage, total
+from artifactfs.content.cache_places import DIGEST_BYTES
 from artifactfs.content.content_tuning import BLOCK_BYTES
 from artifactfs.content.usage import Total
 
@@ -42,22 +43,6 @@ _FORMAT = "blocks-1"
 _LOW_WATER = 0.9
 # After the disk was full or refused, writing is not tried for this long.
 _PAUSE_S = 10.0
-# A pipe in the place of a block is not waited for.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """The contents of the cache: bytes on disk, blocks, and the files that they belong to."""
-
-    size_bytes: int
-    blocks: int
-    files: int
-
-
-class Cleared(Usage, frozen=True):
-    """What was deleted, and the number of blocks that could not be."""
-
-    left_blocks: int = 0
 
 
 class BlockStore:
@@ -65,6 +50,7 @@ class BlockStore:
 
     `save` creates `directory`, again if it was deleted; it follows no symbolic link. `max_bytes` limits everything in
     it, `min_free_bytes` stays free on the disk. `session` names this mount. `new_buffer`: see block_format.read.
+    `pins`: what is never evicted, given the directory that `claim` has found; None for nothing.
     """
 
     def __init__(
@@ -75,8 +61,11 @@ class BlockStore:
         min_free_bytes: int,
         block_bytes: int = BLOCK_BYTES,
         new_buffer: NewBuffer = bytearray,
+        pins: Callable[[str], Pins] | None = None,
     ) -> None:
         self.directory = directory
+        self._find_pins = pins
+        self._pins: Pins | None = None
         self._new_buffer = new_buffer
         self.block_bytes = block_bytes
         # The open directory of the blocks: as long as it is there, it is not looked for by its name again.
@@ -110,6 +99,7 @@ class BlockStore:
             return False
         with contextlib.suppress(OSError):  # a disk that is full now: see `save`
             self._tree(make=True)
+        self._pins = self._find_pins(self.directory) if self._find_pins is not None else None
         return True
 
     def load(self, key: bytes, indices: Sequence[int], accept: Callable[[Provenance], bool]) -> list[Block | None]:
@@ -139,20 +129,19 @@ class BlockStore:
     ) -> dict[int, Block]:
         """Load blocks from one file; none if that is not there, damaged or not accepted."""
         name = block_format.file_name(first, count)
-        try:
-            fd = os.open(name, _READ, dir_fd=directory)
-        except OSError:
-            return {}
-        try:
-            blocks = block_format.read(fd, key, first, count, wanted, self.block_bytes, self._new_buffer)
-            if blocks and accept(blocks[0].stamp):
-                with contextlib.suppress(OSError):
-                    os.utime(fd)
-                return dict(zip(wanted, blocks, strict=True))
-        except OSError as error:
-            log.warning("the cache: reading a block failed: %s", error.strerror)
-        finally:
-            os.close(fd)
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = stack.enter_context(block_format.opened(name, directory))
+            except OSError:
+                return {}
+            try:
+                blocks = block_format.read(fd, key, first, count, wanted, self.block_bytes, self._new_buffer)
+                if blocks and accept(blocks[0].stamp):
+                    with contextlib.suppress(OSError):
+                        os.utime(fd)
+                    return dict(zip(wanted, blocks, strict=True))
+            except OSError as error:
+                log.warning("the cache: reading a block failed: %s", error.strerror)
         self._remove(directory, name)
         return {}
 
@@ -238,7 +227,14 @@ class BlockStore:
 
     def usage(self) -> Usage:
         """Count the blocks, their bytes and files."""
-        return _sum(self._files())
+        return total(self._files())
+
+    def bytes_by_place(self) -> dict[bytes, int]:
+        """Return the bytes on disk of each place (cache_places.py) of which there are any."""
+        found: Counter[bytes] = Counter()
+        for place, file in self._placed_files():
+            found[place] += file.size_bytes
+        return found
 
     def verify(self) -> Iterator[tuple[str, int]]:
         """Read every block; delete and yield (path, bytes on disk) of those that are damaged."""
@@ -246,7 +242,7 @@ class BlockStore:
             first, count = block_format.first_in(file.name), block_format.count_in(file.name)
             damaged = True
             try:
-                with self._version(file.key) as directory, _opened(file.name, directory) as fd:
+                with self._version(file.key) as directory, block_format.opened(file.name, directory) as fd:
                     wanted = range(first, first + count)
                     found = block_format.read(fd, file.key, first, count, wanted, self.block_bytes)
                     damaged = found is None
@@ -259,17 +255,22 @@ class BlockStore:
                     self._remove(directory, file.name)
                 yield os.path.join(self.directory, _FORMAT, file.upper, file.lower, file.name), file.size_bytes
 
-    def clear(self, is_meant: Callable[[bytes], bool] | None = None) -> Cleared:
-        """Delete every block, or those whose place is meant (cache_places.py). Mounts that use them fetch again."""
-        todo = list(self._files() if is_meant is None else self._files_at(is_meant))
+    def clear(self, is_meant: Callable[[bytes], bool] | None = None, but_keys: Collection[bytes] = ()) -> Cleared:
+        """Delete every block, or those whose place is meant (cache_places.py). Mounts that use them fetch again.
+
+        `but_keys`: of versions that stay.
+        """
+        staying = {key[:DIGEST_BYTES] for key in but_keys}
+        found_files = self._files() if is_meant is None else self._files_at(is_meant)
+        todo = [file for file in found_files if file.key not in staying]
         gone: list[File] = []
         with contextlib.suppress(OSError):
             if todo and (tree := self._tree()) is not None:
                 with self._total() as held:
                     gone = [file for file in todo if block_tree.unlink(tree.fd, file)]
                     held.value = sum(file.size_bytes for file in block_tree.files(tree.fd, asides=True))
-        found = _sum(gone)
-        return Cleared(found.size_bytes, found.blocks, found.files, left_blocks=_sum(todo).blocks - found.blocks)
+        found = total(gone)
+        return Cleared(found.size_bytes, found.blocks, found.files, left_blocks=total(todo).blocks - found.blocks)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -307,20 +308,28 @@ class BlockStore:
                 yield from block_tree.files(tree.fd)
 
     def _files_at(self, is_meant: Callable[[bytes], bool]) -> Iterator[File]:
-        """Yield the files of blocks whose place is meant. All blocks of a version have one place."""
+        """Yield the files of blocks whose place is meant."""
         verdicts: dict[bytes, bool] = {}
-        for file in self._files():
+        for place, file in self._placed_files():
             if file.key not in verdicts:
+                verdicts[file.key] = is_meant(place)
+            if verdicts[file.key]:
+                yield file
+
+    def _placed_files(self) -> Iterator[tuple[bytes, File]]:
+        """Yield every file with blocks, and its place. All blocks of a version have one."""
+        places: dict[bytes, bytes] = {}
+        for file in self._files():
+            if file.key not in places:
                 try:
-                    with self._version(file.key) as directory, _opened(file.name, directory) as fd:
+                    with self._version(file.key) as directory, block_format.opened(file.name, directory) as fd:
                         place = block_format.read_place(fd)
                 except FileNotFoundError:
                     continue  # evicted in this moment
                 except OSError:
                     place = b""
-                verdicts[file.key] = is_meant(place)
-            if verdicts[file.key]:
-                yield file
+                places[file.key] = place
+            yield places[file.key], file
 
     def _remove(self, directory: int, name: str) -> None:
         with contextlib.suppress(OSError):
@@ -350,18 +359,15 @@ class BlockStore:
         return size + self._min_free_bytes - found.f_bavail * found.f_frsize
 
     def _evict(self, held: Total, size: int, lacking: int) -> int:
-        """Delete the least recently used files; returns the bytes that are left."""
-        files = sorted(block_tree.files(held.within, asides=True))
-        left = sum(file.size_bytes for file in files)
-        goal = min(left - lacking if lacking > 0 else left, int(self.max_bytes * _LOW_WATER) - size)
-        for file in files:
-            if left <= goal:
-                break
-            if not file.is_aside and block_tree.unlink(held.within, file):
-                left -= file.size_bytes
-                self.evicted_files += 1
-                self.evicted_bytes += file.size_bytes
-        return left
+        """Make room for a file, as far as pins allow; returns the bytes that are left."""
+
+        def goal(before: int) -> int:
+            return min(before - lacking if lacking > 0 else before, int(self.max_bytes * _LOW_WATER) - size)
+
+        evicted = block_eviction.evict(held.within, goal, self._pins)
+        self.evicted_files += evicted.files
+        self.evicted_bytes += evicted.size_bytes
+        return evicted.left_bytes
 
     def _pause(self, error: OSError) -> None:
         self._paused_until = time.monotonic() + _PAUSE_S
@@ -378,23 +384,8 @@ class BlockStore:
             self.total_bytes = held.value
 
 
-def _sum(files: Iterable[File]) -> Usage:
-    found = list(files)
-    count = sum(block_format.count_in(file.name) for file in found)
-    return Usage(sum(file.size_bytes for file in found), count, len({file.key for file in found}))
-
-
 def _is_deleted(fd: int) -> bool:
     try:
         return os.fstat(fd).st_nlink == 0
     except OSError:
         return True  # a network file system says so
-
-
-@contextlib.contextmanager
-def _opened(name: str, directory: int) -> Iterator[int]:
-    fd = os.open(name, _READ, dir_fd=directory)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

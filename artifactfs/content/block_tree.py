@@ -12,8 +12,10 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import msgspec
 
 from artifactfs.content import block_format, cache_dir
 from artifactfs.content.cache_places import DIGEST_BYTES
@@ -43,6 +45,27 @@ class File(NamedTuple):
     def key(self) -> bytes:
         """The version that its blocks are of."""
         return bytes.fromhex(self.upper + self.lower)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """The contents of the cache: bytes on disk, blocks, and the files that they belong to."""
+
+    size_bytes: int
+    blocks: int
+    files: int
+
+
+class Cleared(Usage, frozen=True):
+    """What was deleted, and the number of blocks that could not be."""
+
+    left_blocks: int = 0
+
+
+def total(files: Iterable[File]) -> Usage:
+    """Return the sum of files."""
+    found = list(files)
+    count = sum(block_format.count_in(file.name) for file in found)
+    return Usage(sum(file.size_bytes for file in found), count, len({file.key for file in found}))
 
 
 def on_disk(size_bytes: int) -> int:

@@ -29,6 +29,8 @@ _MOST_BYTES = 4096
 # What earlier versions left, which had no mark: the trees of blocks, of whatever format, and what is in one.
 _TREE = re.compile(r"blocks-[0-9]+")
 _IN_TREE = re.compile(r"usage|[0-9a-f]{2}|\..*")
+# What is beside them (metadata/metadata_file.py); the mark may be missing since the disk was full.
+_METADATA = re.compile(r"metadata-[0-9]+\.(?:lock|sqlite(?:-wal|-shm|-journal)?)")
 # An ext file system that was made for a cache has this in its root.
 _LOST_AND_FOUND = "lost+found"
 # What to type where the directory that was given has no place for another.
@@ -181,7 +183,7 @@ def _stranger(fd: int, tag: bytes | None) -> str | None:
             for entry in entries:
                 if _TREE.fullmatch(entry.name) and _is_tree(entry.name, listed):
                     has_tree = True
-                elif entry.name not in (_TAG, _LOST_AND_FOUND):
+                elif entry.name not in (_TAG, _LOST_AND_FOUND) and not _is_metadata(entry):
                     stranger = ascii(entry.name)
     finally:
         os.close(listed)
@@ -190,6 +192,13 @@ def _stranger(fd: int, tag: bytes | None) -> str | None:
     if stranger is None and not cut and (tag is None or not has_tree):
         stranger = ascii(_TAG)
     return stranger
+
+
+def _is_metadata(entry: os.DirEntry[str]) -> bool:
+    if not _METADATA.fullmatch(entry.name):
+        return False
+    found = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _is_tree(name: str, within: int) -> bool:

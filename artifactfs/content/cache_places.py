@@ -19,6 +19,12 @@ def place_in(key: bytes) -> bytes:
     return key[DIGEST_BYTES:]
 
 
+def site_and_path(place: bytes) -> tuple[str, str]:
+    """Return the site of a place, and its "<run id>/<path in the run>"; two empty texts of an empty one."""
+    site, _, rest = place.decode().partition("\0")
+    return site, rest.partition("\0")[0]
+
+
 class CachePart(msgspec.Struct, frozen=True):
     """A part of the cache: the files of a site, or of one of its projects, or below a place.
 

@@ -29,6 +29,10 @@ class ContentService(Protocol):
     def is_saturated(self) -> bool:
         """Whether requests wait for others to end."""
 
+    @property
+    def is_offline(self) -> bool:
+        """Whether every request fails at once, since the mount works offline."""
+
     def can_prefetch(self) -> bool:
         """Whether a request that no program waits for may be sent."""
 

@@ -8,7 +8,7 @@ nothing is found and nothing is saved (5.5).
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +16,8 @@ import trio
 
 from artifactfs.content.block_buffers import Buffer
 from artifactfs.content.block_format import Block, Provenance
-from artifactfs.content.block_store import BlockStore, Cleared
+from artifactfs.content.block_store import BlockStore
+from artifactfs.content.block_tree import Cleared
 from artifactfs.content.cache_places import place_in
 from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.read_stats import CacheState
@@ -88,8 +89,8 @@ class DiskCache:
         # there were.
         self._refused: list[_IsMeant] = []
         self._refusals = 0
-        # What fits on the disk; 0 if the last save failed.
-        self.room_bytes = store.max_bytes if store is not None else 0
+        # What fits on the disk; `room_bytes` is 0 if the last save failed.
+        self.room_bytes = self.max_bytes = store.max_bytes if store is not None else 0
         self._idle = trio.Event()
         self._idle.set()
         self.session = store.session if store is not None else b""
@@ -180,6 +181,11 @@ class DiskCache:
         if not cleared.left_blocks:
             self._refused.remove(is_meant)
         return cleared
+
+    async def delete_others(self, is_meant: _IsMeant, keys: Collection[bytes]) -> None:
+        """Delete what is cached of places that are meant, except versions with these keys. Raises NoThread."""
+        if self._store is not None:
+            await self._in_thread(self._store.clear, is_meant, keys, abandon_on_cancel=True)
 
     async def _delete(self, store: BlockStore, key: bytes) -> None:
         """Delete the blocks of a version, if that is still to be done."""

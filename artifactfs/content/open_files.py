@@ -5,7 +5,7 @@ Owns the keys of versions in the caches: site, account, project, path and size (
 
 import hashlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import cachetools
 import msgspec
@@ -70,14 +70,17 @@ class OpenFileTable:
 
         One that the listing shows larger than it was is compared with what is known of it first (2.4). For mutable
         runs, and files whose contents were dropped (3.6), `open` fetches the head, so that a replaced file fails at
-        open, where the kernel looks the name up again, and not in mid-read. Raises Superseded, ServiceError.
+        open, where the kernel looks the name up again, and not in mid-read. Offline, nothing can be compared: what is
+        kept is read (8.3). Raises Superseded, ServiceError.
         """
         opened = self._shared(version)
         handle = self._handle(version, opened)
+        is_offline = self._context.service.is_offline
         try:
-            await handle.grow(version)
+            if not is_offline:
+                await handle.grow(version)
             was_dropped = any(is_meant(place_in(opened.current.blocks.key)) for is_meant in self._dropped)
-            await handle.read_head(revalidate=was_dropped or not version.settled)
+            await handle.read_head(revalidate=not is_offline and (was_dropped or not version.settled))
             if handle.size is None and not stream:
                 await handle.read_to_end()
         except BaseException:
@@ -114,7 +117,7 @@ class OpenFileTable:
         if identity in self._open:
             return
         closed = self._closed.pop(identity, None)
-        key = closed.key if closed is not None else self._key_of(version)(version.size_bytes)
+        key = closed.key if closed is not None else self._first_key(version)
         self._context.pool.discard(key)
         await self._context.disk_cache.discard(key)
 
@@ -181,11 +184,48 @@ class OpenFileTable:
         elif closed is not None:
             key = closed.key
         elif size is not None:
-            key = self._key_of(version)(size)
+            key = self._first_key(version)
         else:
             return CachedBytes(0, 0, handles)
         on_disk = await self._context.disk_cache.held_bytes(key)
         return CachedBytes(self._context.pool.held_bytes(key), on_disk, handles)
+
+    async def kept_bytes(self, version: ContentVersion) -> int:
+        """Return how much of a version is on disk; of a settled one, where the next mount finds it. 0 without a size.
+
+        What has grown since it was opened here is under the key that it had before, which the next mount does not know.
+        """
+        if version.size_bytes is None:
+            return 0
+        lasting = await self._context.disk_cache.held_bytes(self._lasting_key(version))
+        return lasting if version.settled else max(lasting, (await self.cached_bytes(version)).disk_bytes)
+
+    async def forget_growth(self, version: ContentVersion) -> None:
+        """Drop what is cached of a version under the key that it had before it grew, unless it is open."""
+        identity = _identity(version)
+        closed = self._closed.get(identity)
+        if closed is None or identity in self._open or closed.key == self._lasting_key(version):
+            return
+        del self._closed[identity]
+        self._context.pool.discard(closed.key)
+        await self._context.disk_cache.discard(closed.key)
+
+    def keys(self, version: ContentVersion) -> set[bytes]:
+        """Return the keys that a version may have in the caches."""
+        identity, found = _identity(version), {self._lasting_key(version), self._key_of(version)(version.size_bytes)}
+        if (closed := self._closed.get(identity)) is not None:
+            found.add(closed.key)
+        if (shared := self._open.get(identity)) is not None:
+            found.add(shared.current.blocks.key)
+        return found
+
+    def _lasting_key(self, version: ContentVersion) -> bytes:
+        """Return the key by which the next mount looks for a version: without a size that only the contents tell."""
+        return self._key_of(version)(version.size_bytes if version.is_listed else None)
+
+    async def delete_others(self, is_meant: Callable[[bytes], bool], keys: Collection[bytes]) -> None:
+        """Delete what the disk has of places that are meant, except the versions with these keys. Raises NoThread."""
+        await self._context.disk_cache.delete_others(is_meant, keys)
 
     def _shared(self, version: ContentVersion) -> SharedVersion:
         """Return a version that is open, or is from now on. Raises Superseded."""
@@ -205,7 +245,9 @@ class OpenFileTable:
     def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
         closed = self._closed.pop(identity, None)
         if closed is None:
-            return SharedFile(self._context, version, self._key_of(version))
+            is_told = version.size_bytes is not None and not version.is_listed
+            key = self._first_key(version) if is_told else None
+            return SharedFile(self._context, version, self._key_of(version), key)
         known = msgspec.structs.replace(
             version, size_bytes=closed.size_bytes, content_stamp=closed.content_stamp or version.content_stamp
         )
@@ -228,6 +270,10 @@ class OpenFileTable:
             self._closed[identity] = _Lineage(
                 blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at, blocks.content_stamp
             )
+
+    def _first_key(self, version: ContentVersion) -> bytes:
+        """Return the key that a version began with: without its size where only contents have told that."""
+        return self._key_of(version)(version.size_bytes if version.is_listed else None)
 
     def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
         """Return a function that makes a version's key (cache_places.py) from its size (None: no listing gives one)."""

@@ -90,6 +90,14 @@ class OpenFile:
             raise errors.BodyTooLarge("no answer tells the length of a body that no cache has room for")
         await self._shared.current.blocks.persist_size()
 
+    async def save_cached(self) -> None:
+        """Save the blocks that memory has of the file to the disk, which may have evicted them."""
+        blocks = self._shared.current.blocks
+        for index in range((blocks.last_in_memory() or 0) + 1):
+            block = blocks.block(index)
+            if block is not None and block.count == blocks.length_of(index):
+                await blocks.persist(index, block)
+
     def try_read(self, offset: int, size: int) -> bytes | memoryview | None:
         """Do what `read` does, if a block in memory has all of it; None otherwise. Does not wait."""
         file, end = self._shared.current, self._end(offset, size)

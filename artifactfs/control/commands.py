@@ -15,9 +15,11 @@ import trio
 from msgspec import structs
 
 from artifactfs import errors
-from artifactfs.content.block_store import Cleared
+from artifactfs.content.block_tree import Cleared
 from artifactfs.content.cache_places import CachePart
 from artifactfs.control.counters import Readings, metrics_text
+from artifactfs.control.pin_commands import PinCommands
+from artifactfs.control.pinned_files import PinnedFiles
 from artifactfs.control.place_info import Child, FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.snapshot import MountComponents, readings_of, status_of
@@ -39,6 +41,7 @@ from artifactfs.tree.nodes import (
     Node,
     ProjectDir,
     StaticDir,
+    is_at_or_below,
     mount_path,
 )
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
@@ -74,6 +77,14 @@ class Control:
             clock=boottime,
         )
         self.operations: Operations | None = None
+        self.pins = PinCommands(
+            components.pins,
+            components.content.disk_cache.max_bytes,
+            settings.deadline,
+            PinnedFiles(components.tree, components.files),
+            components.files,
+            lambda number: self._inode(number).node,
+        )
 
     def report_generators(self) -> dict[str, ReportGenerator]:
         return {
@@ -87,7 +98,8 @@ class Control:
         return errors_text(recent.failures(), recent.notices(), rfc3339(since))
 
     def commands(self) -> dict[str, ControlCommand]:
-        return {"info": self._info, "refresh": self._refresh, "refresh-contents": self._refresh_contents}
+        own = {"info": self._info, "refresh": self._refresh, "refresh-contents": self._refresh_contents}
+        return own | self.pins.commands()
 
     def _readings(self) -> Readings:
         kernel = self.operations.state() if self.operations is not None else None
@@ -99,6 +111,13 @@ class Control:
         """Refresh the whole mount: for SIGHUP (docs/semantics.md 3.3). Does not wait for files that are open."""
         is_meant, _ = await self._mark_stale(self._components.tree.root)
         self._components.nursery.start_soon(self._refresh_open, is_meant)
+
+    async def go_online(self) -> None:
+        """Let the kernel ask again for what it was shown while the mount was offline (docs/semantics.md 8.5)."""
+        self._components.files.expire_sizes()
+        self._details.mark_all_stale()
+        await self._dentries.drop(self._dentries_above(self._components.tree.root))
+        self._components.nursery.start_soon(self._refresh_open, lambda _key: True)
 
     @property
     def is_invalidating(self) -> bool:
@@ -181,10 +200,8 @@ class Control:
         """Return a test of whether a directory is a place, or below it."""
         tree = self._components.tree
         if isinstance(node, ArtifactDir):
-            run_id, path = node.run_id, node.path
-            return lambda directory: (
-                directory.run_id == run_id and (path in ("", directory.path) or directory.path.startswith(f"{path}/"))
-            )
+            is_meant = is_at_or_below(node.run_id, node.path)
+            return lambda directory: is_meant((directory.run_id, directory.path))
         if isinstance(node, ProjectDir):
             project_id = str(node.project_id)
 
@@ -305,7 +322,7 @@ class Control:
         facts = self._components.tree.facts(node)
         if facts is None:
             return None
-        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.source.value, facts.entries)
+        return Listed(round(facts.age_s, 3), round(facts.left_s, 3), facts.source.value, facts.entries, facts.is_stored)
 
     def _app_url(self) -> str | None:
         """Return the address of Datadog's web application for the site; None with --api-url."""

@@ -3,6 +3,7 @@
 A new counter is one row. `artifactfs status` shows a number of status.json under its key, so it needs no line there.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,7 @@ from artifactfs.content.read_stats import CacheState, ReadStats
 from artifactfs.control.status_schema import STATES, Health, Section, Times
 from artifactfs.domain import RequestUsage
 from artifactfs.fuse.handles import KernelState
+from artifactfs.metadata.write_behind import MetadataState
 from artifactfs.modellab.rate_limits import LimitState
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, StatsSnapshot
 from artifactfs.tree.tree_stats import TreeState
@@ -25,7 +27,8 @@ MAX_LISTED = 50
 class Readings(msgspec.Struct, frozen=True):
     """What the components of a mount count, at one moment.
 
-    `identity`: labels that name the mount. `cache`: None without a cache on disk. `kernel`: None before the mount.
+    `identity`: labels that name the mount. `cache`, `metadata`: None without one on disk. `kernel`: None before the
+    mount.
     """
 
     identity: dict[str, str]
@@ -36,6 +39,7 @@ class Readings(msgspec.Struct, frozen=True):
     usage: RequestUsage
     limits: tuple[LimitState, ...]
     cache: CacheState | None
+    metadata: MetadataState | None
     reading: ReadStats
     tree: TreeState
     kernel: KernelState | None
@@ -65,6 +69,10 @@ class Counter(msgspec.Struct, frozen=True):
 
 def _cache(key: str, kind: str, about: str, read: Callable[[CacheState], Any], metric: str = "") -> Counter:
     return Counter(f"cache.{key}", kind, about, lambda r: None if r.cache is None else read(r.cache), metric)
+
+
+def _metadata(key: str, kind: str, about: str, read: Callable[[MetadataState], Any], metric: str = "") -> Counter:
+    return Counter(f"metadata.{key}", kind, about, lambda r: None if r.metadata is None else read(r.metadata), metric)
 
 
 def _open(key: str, about: str, read: Callable[[KernelState], int], metric: str = "") -> Counter:
@@ -107,6 +115,15 @@ COUNTERS = (
     _cache("evicted_bytes", "counter", "Cached bytes that this mount evicted.", lambda c: c.evicted_bytes),
     _cache("waiting_bytes", "gauge", "Bytes that wait to be written to the cache.", lambda c: c.waiting_bytes),
     _cache("keeps_up", "gauge", "Whether the disk keeps up with the downloads.", lambda c: c.keeps_up),
+    _metadata("path", "", "File of the metadata store; `null`: there is none.", lambda m: m.path),
+    _metadata("size_bytes", "gauge", "Bytes in the metadata store, of all mounts, when last counted.",
+              lambda m: m.size_bytes),
+    _metadata("limit_bytes", "gauge", "Bytes that the metadata store may hold.", lambda m: m.limit_bytes),
+    _metadata("runs", "gauge", "Runs of which the metadata store holds something.", lambda m: m.runs),
+    _metadata("oldest_age_s", "gauge", "Age of the oldest record of the metadata store, in seconds.",
+              lambda m: None if m.oldest_at is None else round(max(0.0, time.time() - m.oldest_at)),
+              "metadata_oldest_age_seconds"),
+    _metadata("waiting", "gauge", "Changes that wait to be written to the metadata store.", lambda m: m.waiting),
     _read_from("memory", "memory_bytes", "bytes", lambda r: r.reading.memory_bytes),
     _read_from("disk", "disk_bytes", "bytes", lambda r: r.reading.disk_bytes),
     _read_from("service", "fetched_bytes", "bytes", lambda r: r.reading.fetched_bytes),

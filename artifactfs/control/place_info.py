@@ -9,12 +9,16 @@ from artifactfs.domain import Metric, Pair
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """The listing of a directory, or of a file's directory: age, time left, and origin (direct or project index)."""
+    """The listing of a directory, or of a file's directory: age, time left, and origin (direct or project index).
+
+    `stored`: it comes from the metadata store, so it may be older than the mount.
+    """
 
     age_s: float
     fresh_for_s: float
     origin: str
     entries: int | None
+    stored: bool = False
 
 
 class ProjectName(msgspec.Struct, frozen=True):

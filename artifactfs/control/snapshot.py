@@ -17,11 +17,13 @@ from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.status_schema import Health, Status
 from artifactfs.domain import RequestUsage
 from artifactfs.fuse.handles import KernelState
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.circuit_breaker import CircuitBreaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.rate_limits import LimitState, RateLimits
 from artifactfs.modellab.request_stats import RequestStats, StatsSnapshot
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_stats import TreeState
@@ -45,6 +47,8 @@ class MountComponents(msgspec.Struct, frozen=True):
     recent_errors: RecentErrors
     nursery: trio.Nursery
     keys: KeyRing
+    metadata: WriteBehind | None
+    pins: PinFile | None = None
 
 
 def readings_of(components: MountComponents, kernel: KernelState | None, mounted_at: float) -> Readings:
@@ -57,6 +61,8 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
     disk_cache = components.content.disk_cache
     # The next snapshot shows the sizes that this counts; counting takes a thread.
     disk_cache.look_soon()
+    if (metadata := components.metadata) is not None:
+        metadata.look_soon()
     return Readings(
         identity={
             "version": __version__,
@@ -71,6 +77,7 @@ def readings_of(components: MountComponents, kernel: KernelState | None, mounted
         usage=components.usage(),
         limits=tuple(limits[:MAX_LISTED]),
         cache=disk_cache.state(),
+        metadata=metadata.state() if metadata is not None else None,
         reading=components.content.stats,
         tree=tree,
         kernel=kernel,
@@ -124,6 +131,7 @@ def _health_inputs(
 ) -> HealthInputs:
     paused = max(limits, key=lambda limit: limit.paused_s, default=None)
     breaker = components.breaker
+    offline = breaker.offline
     return HealthInputs(
         denied_since=traffic.denied_since,
         denied_last=traffic.denied_last,
@@ -138,6 +146,9 @@ def _health_inputs(
         recovered_at=max(
             traffic.taken_at, breaker.recovered_at, tree.recovered_at, components.limits.recovered_at(now)
         ),
+        offline_since=offline.since if offline is not None else None,
+        offline_fact=offline.fact if offline is not None else "",
+        offline_fix=offline.fix if offline is not None else "",
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 SCHEMA = 1
 
 OK = "ok"
-STATES = (OK, "degraded", "failing", "not_answering", "rate_limited", "keys_rejected")
+STATES = (OK, "degraded", "failing", "not_answering", "rate_limited", "keys_rejected", "offline")
 
 # A section of counters (control/counters.py): a number, text, None for unknown, or mappings by kind.
 Section = dict[str, Any]
@@ -112,6 +112,7 @@ class Status(msgspec.Struct, frozen=True):
     requests: Section
     rate_limits: tuple[RateLimit, ...]
     cache: Section
+    metadata: Section
     reading: Section
     streaming: tuple[Streaming, ...]
     listings: Section

@@ -136,6 +136,8 @@ def settings(config_home: str, data_home: str) -> tuple[Setting, ...]:
         _GSetting("nemo", "org.nemo.preferences", "show-directory-item-counts"),
         _GSetting("nemo", "org.nemo.preferences", "show-image-thumbnails"),
         _Xfconf("thunar", "/misc-thumbnail-mode", "THUNAR_THUMBNAIL_MODE_NEVER"),
+        # Its own default, so this is for who changed it. The list view of 4.20 lists each directory all the same.
+        _Xfconf("thunar", "/misc-folder-item-count", "THUNAR_FOLDER_ITEM_COUNT_NEVER"),
         _KeyFile("pcmanfm", os.path.join(config_home, "libfm/libfm.conf"), "ui", "show_thumbnail", "0"),
         _KeyFile("dolphin", dolphin, "Dolphin", "PreviewsShown", "false"),
         _KeyFile("dolphin", os.path.join(config_home, "dolphinrc"), "ContentDisplay", "DirectorySizeMode", "None"),

@@ -20,7 +20,7 @@ from artifactfs.doctor import service_findings
 from artifactfs.doctor.answer_forms import Place
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
 from artifactfs.doctor.service_findings import ANOTHER_RUN, Head, Heads
-from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix
+from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix, is_finished
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
@@ -162,7 +162,7 @@ class ServiceChecks:
         """Find a run that holds a file, and list its root."""
         self.step = "listing"
         # Finished runs first, since their files are complete.
-        recent = [run.run_id for run in sorted(self._runs, key=lambda run: not run.finished)][:_MAX_ROOTS]
+        recent = [run.run_id for run in sorted(self._runs, key=lambda run: not is_finished(run))][:_MAX_ROOTS]
         candidates = recent if run_id is None else [run_id]
         for each in candidates:
             try:

@@ -87,7 +87,7 @@ async def _service(settings: Settings) -> AsyncIterator[Service]:
         await preflight.reach(lab, dataclasses.replace(settings, wait=False), Notifier())
         async with trio.open_nursery() as root:
             liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            tree = components.tree(settings, lab, root)
+            tree = components.tree(settings, lab, None, root)
             buffers = components.block_buffers()
             content = components.content_context(
                 settings, transports.contents, DiskCache(None, root), root, buffers.take

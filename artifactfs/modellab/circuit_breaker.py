@@ -13,6 +13,8 @@ second.
 
 A service that fails at once (refused, 5xx) gets one attempt for each request after three different targets failed and
 none succeeded. No sleeping: time is an argument, of one clock, in seconds.
+
+A mount that works offline sends nothing at all: here is the gate of all its requests (docs/semantics.md 8.3).
 """
 
 import logging
@@ -87,6 +89,15 @@ class _Circuit:
     probes: list[int] = field(default_factory=lambda: [0, 0])
 
 
+@dataclass(frozen=True, slots=True)
+class OfflineState:
+    """Since when a mount works offline, in seconds of its clock; why, as part of a sentence; and what to do."""
+
+    since: float
+    fact: str
+    fix: str
+
+
 class CircuitBreaker:
     """The state of one origin in one mount. `name`: the origin in messages."""
 
@@ -99,6 +110,8 @@ class CircuitBreaker:
         self.failing_since: float | None = None
         self.foreign_since: float | None = None
         self.recovered_at = float("-inf")
+        # None: requests are sent. Otherwise each fails at once, before it counts anywhere.
+        self.offline: OfflineState | None = None
         self._circuits: defaultdict[str, _Circuit] = defaultdict(_Circuit)
         self._pending: set[PendingRequest] = set()
         # Whether a liveness probe was sent, and nothing has arrived since.
@@ -125,14 +138,21 @@ class CircuitBreaker:
 
     def is_open(self, endpoint: str) -> bool:
         """Whether requests of a kind fail at once, except probes."""
-        return any(self._circuits[name].open_since is not None for name in (_SERVICE, endpoint))
+        return self.offline is not None or any(
+            self._circuits[name].open_since is not None for name in (_SERVICE, endpoint)
+        )
 
     def has_stalled(self, target: str, now: float) -> bool:
         """Whether the last request for a target timed out."""
         return _is_recent(self._stalled, target, now)
 
     def acquire(self, endpoint: str, target: str, now: float, deadline_s: float) -> float | None:
-        """Return for how many of its `deadline_s` seconds a request may wait; None: it must not be sent."""
+        """Return for how many of its `deadline_s` seconds a request may wait; None: it must not be sent.
+
+        Raises Offline.
+        """
+        if self.offline is not None:
+            raise errors.Offline("the mount works offline, and this is not kept here")
         service, kind, stalled = self._circuits[_SERVICE], self._circuits[endpoint], self.has_stalled(target, now)
         sick = stalled or _is_recent(self._failed, target, now)
         if service.open_since is not None:
@@ -143,6 +163,12 @@ class CircuitBreaker:
         limit_s = _take_probe(kind, now, deadline_s, sick=sick)
         # Refused, a healthy target would never be requested; with its whole deadline, a sick one delays all others.
         return min(_PROBE_S, deadline_s / 2) if limit_s is None and one_at_a_time else limit_s
+
+    def go_online(self, now: float) -> None:
+        """Let requests through: the service answers, and what failed before the mount went offline is over."""
+        self.offline = self.failing_since = self.foreign_since = None
+        self._is_unreachable, self._failures, self.recovered_at = False, 0, now
+        self._failing.clear()
 
     # --- the course of one request ------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ class ContentEndpoint:
         """Whether requests wait for others to end."""
         return self._transport.is_saturated
 
+    @property
+    def is_offline(self) -> bool:
+        """Whether every request fails at once, since the mount works offline."""
+        return self._transport.breaker.offline is not None
+
     def can_prefetch(self) -> bool:
         """Whether a request that no program waits for may be sent."""
         return self._transport.can_prefetch("content")

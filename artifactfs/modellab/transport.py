@@ -85,7 +85,7 @@ class Transport:
         self._max_body_bytes = sizes.body_bytes
         self._memory = BodyMemory(sizes.shared_bytes)
         self._limits = limits or rate_limits.RateLimits()
-        self._breaker = breaker or CircuitBreaker(self.host)
+        self.breaker = breaker or CircuitBreaker(self.host)
         # Of the origins that redirects lead to: a silent object storage says nothing about the API.
         self._breaker_of = lru_cache(_MAX_ORIGINS)(lambda _scheme, host: CircuitBreaker(host))
         self._stats = tally or RequestStats(clock)
@@ -106,7 +106,7 @@ class Transport:
         """Whether a prefetch may be sent: it delays no reader, and the rate limit is far."""
         return (
             self._connections.may_prefetch
-            and not self._breaker.is_open(endpoint)
+            and not self.breaker.is_open(endpoint)
             and not self._limits.is_near(endpoint, self._clock(), self._connections.in_use)
         )
 
@@ -131,7 +131,7 @@ class Transport:
         `endpoint`: the kind, for counting and rate limits. Waits at most `deadline_s` seconds in all: queue,
         pauses, attempts, and other bodies that hold the memory. Raises ServiceError.
         """
-        request = PendingRequest(self._breaker, endpoint, target)
+        request = PendingRequest(self.breaker, endpoint, target)
 
         async def attempt(left_s: float) -> io.BytesIO:
             until = self._clock() + left_s
@@ -145,11 +145,11 @@ class Transport:
         try:
             body = await self._run(request, deadline_s, attempt)
         except errors.UnexpectedAnswer:
-            self._breaker.record_origin(self._clock(), is_foreign=True)
+            self.breaker.record_origin(self._clock(), is_foreign=True)
             raise
         finally:
-            self._breaker.on_ended(request)
-        self._breaker.on_answered(request)
+            self.breaker.on_ended(request)
+        self.breaker.on_answered(request)
         try:
             yield body.getvalue()
         finally:
@@ -157,13 +157,13 @@ class Transport:
 
     async def probe(self, endpoint: str, target: str, limit_s: float) -> None:
         """Make one attempt, past queue and breaker; the breaker observes the answer. Raises ServiceError."""
-        request = PendingRequest(self._breaker, endpoint, target, limit_s)
+        request = PendingRequest(self.breaker, endpoint, target, limit_s)
         try:
             with trio.move_on_after(limit_s), self._stats.attempt(endpoint, self._clock() + limit_s):
                 self._memory.release(await self._fetch_body(request, limit_s))
                 return
         finally:
-            self._breaker.on_ended(request)
+            self.breaker.on_ended(request)
         raise errors.TimedOut(f"{self.host} did not answer within {limit_s:g} s")
 
     def is_held_back(self, endpoint: str) -> bool:
@@ -174,7 +174,7 @@ class Transport:
         """Record whether a 2xx answer is not Model Lab's."""
         if is_foreign:
             self._stats.record_foreign_answer(endpoint)
-        self._breaker.record_origin(self._clock(), is_foreign=is_foreign)
+        self.breaker.record_origin(self._clock(), is_foreign=is_foreign)
 
     async def open(
         self,
@@ -195,7 +195,7 @@ class Transport:
         """
         absolute = self._url(url)
         to_api = self._is_api_origin(absolute)
-        breaker = self._breaker if to_api else self._breaker_of(absolute.scheme, absolute.netloc.decode("ascii"))
+        breaker = self.breaker if to_api else self._breaker_of(absolute.scheme, absolute.netloc.decode("ascii"))
         request = PendingRequest(breaker, endpoint, url if target is None else target)
 
         async def attempt(left_s: float) -> Stream:

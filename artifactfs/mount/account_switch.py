@@ -16,10 +16,14 @@ from artifactfs.tree.tree import Tree
 log = logging.getLogger(__name__)
 
 
-def owner(settings: Settings, credentials: Credentials) -> str:
-    """Return the name of the owner of cached content: the site, and the account's name or a digest of its key."""
+def account_of(settings: Settings, credentials: Credentials) -> str:
+    """Return the account that owns what is cached: its name, or a digest of its key; "" without keys."""
     # No digest begins with "=", so no name equals one.
-    account = f"={settings.account}" if settings.account is not None else credentials.account()
+    return f"={settings.account}" if settings.account is not None else credentials.account()
+
+
+def owner(settings: Settings, account: str) -> str:
+    """Return the owner of cached contents: the site and the account."""
     return f"{settings.api_url}\0{account}"
 
 
@@ -29,14 +33,14 @@ def follower(
     """Return the function to call with changed keys before their first use. It does not await."""
 
     def follow(credentials: Credentials) -> None:
-        if (new := owner(settings, credentials)) == files.owner:
+        if (new := owner(settings, account_of(settings, credentials))) == files.owner:
             return
         log.info(
             "the new keys may be those of another account: all contents are fetched again; "
             "set `account` to keep the cache over a change of keys"
         )
         files.switch_account(new)
-        tree.clear()
+        tree.switch_account(new)
         operations.invalidate_pages()
 
     return follow

@@ -1,9 +1,12 @@
 """Builds the components of a mount from its settings, but those of FUSE; session.py connects them."""
 
+import logging
 import time
+from typing import Any
 
 import trio
 
+from artifactfs.content import cache_dir
 from artifactfs.content.block_buffers import BlockBuffers, NewBuffer
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.content_tuning import BLOCK_BYTES
@@ -11,6 +14,8 @@ from artifactfs.content.context import ContentContext
 from artifactfs.content.disk_cache import DiskCache
 from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.domain import RequestUsage
+from artifactfs.metadata.metadata_store import MetadataStore
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.client import ModelLab
@@ -18,13 +23,17 @@ from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
+from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
+
+log = logging.getLogger(__name__)
 
 # Memory for file contents: blocks of the readers, and read-ahead. With the 60 MiB of the interpreter a mount stays
 # below 200 MiB, with any number of open files.
@@ -44,23 +53,34 @@ class Transports:
         self.limits = RateLimits()
         self.breaker = CircuitBreaker(settings.origin)
         self.request_stats = RequestStats(boottime)
+        self._settings, self._keys = settings, keys
+        self._all: list[Transport] = []
         self.listings, self.contents, self.probes = (
-            Transport(
-                settings.api_url, keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
-                limits=self.limits, breaker=self.breaker, tally=self.request_stats,
-            )
-            for _ in range(3)
-        )  # fmt: skip
+            self._new(breaker=self.breaker, tally=self.request_stats) for _ in range(3)
+        )
+
+    def for_reconnecting(self) -> Transport:
+        """Return one that asks while the breaker lets nothing through: one attempt, and its failures count nowhere."""
+        return self._new(retry_policy=RetryPolicy(max_attempts=1))
 
     def usage(self) -> RequestUsage:
-        return self.listings.cost() + self.contents.cost() + self.probes.cost()
+        return sum((transport.cost() for transport in self._all), RequestUsage({}, 0, 0.0))
 
     async def aclose(self) -> None:
-        for transport in (self.listings, self.contents, self.probes):
+        for transport in self._all:
             await transport.aclose()
 
+    def _new(self, **more: Any) -> Transport:
+        settings = self._settings
+        transport = Transport(
+            settings.api_url, self._keys, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime,
+            limits=self.limits, **more,
+        )  # fmt: skip
+        self._all.append(transport)
+        return transport
 
-def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
+
+def tree(settings: Settings, service: ModelLab, store: WriteBehind | None, nursery: trio.Nursery) -> Tree:
     return Tree(
         service,
         site=settings.api_url,
@@ -76,7 +96,42 @@ def tree(settings: Settings, service: ModelLab, nursery: trio.Nursery) -> Tree:
         tuning=TreeTuning(probe_interval_s=PROBE_INTERVAL_S, max_prefetches=CONCURRENCY - RESERVED),
         runs_listed=settings.runs_listed,
         prefetch=settings.prefetch,
+        store=store,
     )
+
+
+def metadata_store(settings: Settings, blocks: BlockStore | None) -> MetadataStore | None:
+    """Return the store of metadata, in the cache directory; None where it is off, or cannot be used.
+
+    `blocks`: the cache of contents, which has made the directory ours and has said why it could not.
+    """
+    directory = settings.cache_dir
+    if blocks is not None:
+        directory = blocks.directory
+    elif settings.cache_size:
+        return None
+    elif settings.metadata_size:
+        try:
+            directory = cache_dir.claim(directory).path
+        except OSError as error:
+            log.warning("no metadata is kept in %s: %s", directory, error.strerror)
+            return None
+    store = MetadataStore(directory, max_bytes=settings.metadata_size)
+    return store if store.open() else None
+
+
+def stored_account(settings: Settings) -> str | None:
+    """Return the account that the site was mounted with last, for a mount without keys or network; None without one."""
+    if settings.offline == "never" or not settings.metadata_size:
+        return None
+    try:
+        store = MetadataStore(cache_dir.find(settings.cache_dir).path, max_bytes=settings.metadata_size)
+    except OSError:
+        return None  # no mount has made it yet
+    try:
+        return store.last_account(settings.api_url) if store.exists() and store.open() else None
+    finally:
+        store.close()
 
 
 def block_buffers() -> BlockBuffers:
@@ -91,8 +146,13 @@ def block_store(settings: Settings, new_buffer: NewBuffer) -> BlockStore | None:
         max_bytes=settings.cache_size,
         min_free_bytes=settings.cache_min_free,
         new_buffer=new_buffer,
+        pins=PinFile,
     )
     return store if store.claim() else None
+
+
+def pin_file(store: BlockStore | None) -> PinFile | None:
+    return PinFile(store.directory) if store is not None else None
 
 
 def content_context(

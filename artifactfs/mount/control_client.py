@@ -45,6 +45,14 @@ class NoAnswer(UserError):
         self.dead = dead
 
 
+class NoSuchPlace(UserError):
+    """A path in a live mount is not there."""
+
+
+class NoSuchCommand(UserError):
+    """A mount is served by another version of artifactfs, which does not know a command."""
+
+
 def my_mounts() -> list[mount_table.Mount]:
     """Return the mounts of artifactfs that this user has made, each place once.
 
@@ -151,7 +159,8 @@ def _failure(path: str, number: int, failing: str, inside: str | None) -> UserEr
     if number == errno.EACCES and (in_control_dir or is_ours):
         return mount_owner.access_denied(point, mount_table.innermost(point))
     if in_control_dir and number in _MISSING:
-        return UserError(ExitCode.NO_ANSWER, f"{point} is served by an artifactfs without this command", "mount again")
+        fact = f"{point} is served by an artifactfs without this command"
+        return NoSuchCommand(ExitCode.NO_ANSWER, fact, "mount again")
     if in_control_dir:
         return NoAnswer(f"{point} did not answer: {os.strerror(number)}", "see its log")
     if number in (*_MISSING, errno.ESTALE):
@@ -203,6 +212,6 @@ def unreadable(number: int, path: str, point: str) -> UserError:
     """Return the error for a path in a live mount whose lookup fails."""
     if number in _MISSING:
         fix = "check its number or name; `artifactfs refresh` its directory, if it is new"
-        return UserError(ExitCode.INCOMPLETE, f"there is no {path} in the mount at {point}", fix)
+        return NoSuchPlace(ExitCode.INCOMPLETE, f"there is no {path} in the mount at {point}", fix)
     fix = f"`artifactfs status {shell_word(point)}` shows the cause; try again"
     return UserError(ExitCode.INCOMPLETE, os.strerror(number), fix, subject=path)

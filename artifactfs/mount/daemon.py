@@ -21,11 +21,18 @@ from artifactfs.errors import ExitCode, UserError, of_the_system
 _GRACE_S = 5.0
 
 
-def start(serve: Callable[["PipeToParent"], int], log_place: str, *, on_waiting: Callable[[str], None]) -> None:
+def start(
+    serve: Callable[["PipeToParent"], int],
+    log_place: str,
+    *,
+    on_waiting: Callable[[str], None],
+    on_warning: Callable[[str], None],
+) -> None:
     """Run `serve(parent)` in a child process; return when it reports `ready`.
 
     `serve` returns an exit code, or raises UserError. Raises UserError with the child's cause; then the child
-    is gone. `log_place` names the log, for a child that ended without a message. `on_waiting` gets the reason.
+    is gone. `log_place` names the log, for a child that ended without a message. `on_waiting` gets the reason,
+    `on_warning` the text.
     """
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
@@ -43,9 +50,12 @@ def start(serve: Callable[["PipeToParent"], int], log_place: str, *, on_waiting:
         for line in pipe:
             with contextlib.suppress(ValueError):  # a line that was cut off
                 message = json.loads(line)
-            if "waiting" not in message:
+            if "waiting" in message:
+                on_waiting(message.pop("waiting"))
+            elif "warning" in message:
+                on_warning(message.pop("warning"))
+            else:
                 break
-            on_waiting(message.pop("waiting"))
     if "ready" in message and not interrupts:
         return
     status = _reap(child)
@@ -85,7 +95,7 @@ def _reap(child: int) -> int:
 
 
 class PipeToParent:
-    """The child's end of the pipe: at most one reason for waiting, then one outcome."""
+    """The child's end of the pipe: at most one reason for waiting, warnings, then one outcome."""
 
     def __init__(self, writer: int) -> None:
         self._writer = writer
@@ -104,6 +114,11 @@ class PipeToParent:
         if not self._has_ended and not self._has_reported_waiting:
             self._has_reported_waiting = True
             self._write({"waiting": reason})
+
+    def warn(self, text: str) -> None:
+        """Report what the user should know of a mount that goes on."""
+        if not self._has_ended:
+            self._write({"warning": text})
 
     def failed(self, error: UserError) -> int:
         """Report the error, its fields as they are; returns the exit code."""

@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 # Between two attempts to reach the service with `--wait`; each pause is twice the one before. Arbitrary.
 _FIRST_PAUSE_S = 1.0
 _LAST_PAUSE_S = 16.0
+# How long the service may take where the mount may go on without it. Arbitrary.
+_OFFLINE_S = 10.0
+# What comes where no way leads to the service: nothing, a failure, a certificate of another's, a page to log in to a
+# network. Refused keys are an answer of the service's, and so is 404: they are no reason to show what is stored.
+AWAY = (errors.PassingError, errors.UnexpectedAnswer)
 
 
 async def check_keys(settings: Settings) -> None:
@@ -32,27 +37,42 @@ async def check_keys(settings: Settings) -> None:
             await transport.aclose()
 
 
-async def reach(service: ModelLab, settings: Settings, notify: Notifier) -> None:
-    """Check the keys; with `wait`, repeat until the service answers (docs/semantics.md 5.8). Raises UserError."""
+async def reach(
+    service: ModelLab, settings: Settings, notify: Notifier, *, may_go_offline: bool = False
+) -> UserError | None:
+    """Check the keys; with `wait`, repeat until the service answers (docs/semantics.md 5.8). Raises UserError.
+
+    `may_go_offline`: where the service is away, return why, and do not wait for it.
+    """
     pause_s = _FIRST_PAUSE_S
     end_s = math.inf if settings.wait_max is None else boottime() + settings.wait_max
     notify.starting(f"asking {settings.origin}", settings.deadline)
     while True:
         try:
-            return await service.check_keys()
+            await _ask(service, settings, _OFFLINE_S if may_go_offline else math.inf)
         except errors.ServiceError as cause:
             error = _user_error(cause, settings)
+            if may_go_offline and isinstance(cause, AWAY):
+                return error
             if not settings.wait or error.code not in (ExitCode.UNREACHABLE, ExitCode.SERVICE_FAILED):
                 raise error from cause
             if (left_s := end_s - boottime()) <= 0:
                 fact = f"{error.fact} (gave up after {settings.wait_max:g} s of waiting)"
                 raise UserError(error.code, fact, error.fix) from cause
+        else:
+            return None
         # The last attempt is at the end of `wait_max`.
         pause_s = min(pause_s, left_s)
         notify.waiting(str(error), pause_s + settings.deadline)
         log.warning("%s; trying again in %g s", error, pause_s)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+
+async def _ask(service: ModelLab, settings: Settings, limit_s: float) -> None:
+    with trio.move_on_after(limit_s):
+        return await service.check_keys()
+    raise errors.TimedOut(f"{settings.origin} did not answer within {limit_s:g} s")
 
 
 def _user_error(error: errors.ServiceError, settings: Settings) -> UserError:

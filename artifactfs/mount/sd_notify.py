@@ -40,6 +40,11 @@ class Notifier:
         if self.parent is not None:
             self.parent.waiting(reason)
 
+    def warn(self, text: str) -> None:
+        """Have the parent print a warning."""
+        if self.parent is not None:
+            self.parent.warn(text)
+
     def ready(self, status: str) -> None:
         """Report that the mount answers."""
         if self.parent is not None:

@@ -27,6 +27,7 @@ from artifactfs.fuse.kernel_dentries import KernelDentries
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.logs import LogDestination
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.client import ModelLab
@@ -35,11 +36,12 @@ from artifactfs.mount import (
     components,
     kernel_mount,
     mount_table,
-    preflight,
+    offline,
     presence,
     registry,
     unmount,
 )
+from artifactfs.mount.pinned_runs import PinnedRuns
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
 from artifactfs.util import garbage, headroom
@@ -107,7 +109,11 @@ def _ends_with_its_terminal() -> bool:
 
 
 async def _serve(
-    settings: Settings, point: str, log_file: str | None, recent_errors: RecentErrors, notify: Notifier
+    settings: Settings,
+    point: str,
+    log_file: str | None,
+    recent_errors: RecentErrors,
+    notify: Notifier,
 ) -> None:
     credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
@@ -115,18 +121,30 @@ async def _serve(
     # Less than the deadline of an operation: so an operation fails with the cause, and not with its own deadline.
     service = ModelLab(transports.listings, deadline_s=settings.deadline * 0.95)
 
+    breaker = transports.breaker
+
     try:
-        await preflight.reach(service, settings, notify)
+        stored_account = components.stored_account(settings)
+        breaker.offline = await offline.begin(service, settings, notify, stored_account)
+        # Without keys, and so offline, it is the one of the last mount (docs/semantics.md 8.3).
+        account = account_switch.account_of(settings, credentials) or stored_account or ""
         async with trio.open_nursery() as root:
-            liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            tree = components.tree(settings, service, root)
+            liveness.start(breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
+            owner = account_switch.owner(settings, account)
             buffers = components.block_buffers()
-            disk_cache = DiskCache(components.block_store(settings, buffers.take), root)
+            blocks = components.block_store(settings, buffers.take)
+            pins = components.pin_file(blocks)
+            disk_cache = DiskCache(blocks, root)
+            store = components.metadata_store(settings, blocks)
+            metadata = WriteBehind(store, owner, root) if store is not None else None
+            tree = components.tree(settings, service, metadata, root)
+            if breaker.offline is not None:
+                tree.go_offline()
             content = components.content_context(settings, transports.contents, disk_cache, root, buffers.take)
-            files = OpenFileTable(content, owner=account_switch.owner(settings, credentials))
+            files = OpenFileTable(content, owner=owner)
             mounted = MountComponents(
-                settings, point, log_file, service, transports.usage, transports.request_stats, transports.breaker,
-                transports.limits, tree, files, content, recent_errors, root, keys,
+                settings, point, log_file, service, transports.usage, transports.request_stats, breaker,
+                transports.limits, tree, files, content, recent_errors, root, keys, metadata, pins,
             )  # fmt: skip
             dentries = KernelDentries()
             control = Control(mounted, dentries)
@@ -145,11 +163,32 @@ async def _serve(
                 follow(changed)
                 control.forget()
 
+            def status() -> str:
+                mounted_at = f"{settings.origin} at {point}"
+                return mounted_at if breaker.offline is None else f"{mounted_at}, offline: {breaker.offline.fact}"
+
+            async def go_online() -> None:
+                breaker.go_online(boottime())
+                tree.go_online()
+                await control.go_online()
+                notify.ready(status())
+
+            async def on_ready() -> None:
+                if breaker.offline is not None and settings.offline == "auto":
+                    asking = ModelLab(transports.for_reconnecting(), deadline_s=min(offline.PROBE_S, settings.deadline))
+                    await offline.reconnect(asking, breaker, go_online)
+
+            if pins is not None:
+                pinned_runs = PinnedRuns(pins, tree, files, content.service.can_prefetch)
+                control.pins.changed = pinned_runs.look_again
+                root.start_soon(pinned_runs.run)
             keys.start(root, on_keys)
             disk_cache.sweep_soon()
-            await _mount(settings, point, operations, control, kernel_ready, notify)
+            await _mount(settings, point, operations, control, kernel_ready, notify, status, on_ready)
             log.info("requests sent: %s", transports.usage().requests)
             with trio.move_on_after(_FLUSH_S):
+                if metadata is not None:
+                    await metadata.close()
                 await disk_cache.flush()
             root.cancel_scope.cancel()
     finally:
@@ -164,22 +203,27 @@ async def _mount(
     control: Control,
     kernel_ready: trio.Event,
     notify: Notifier,
+    status: Callable[[], str],
+    on_ready: Callable[[], Awaitable[None]],
 ) -> None:
-    """Mount, serve until the end, unmount. `kernel_ready` is set at the first request of the kernel."""
-    status = f"{settings.origin} at {point}"
+    """Mount, serve until the end, unmount. `kernel_ready` is set at the first request of the kernel.
+
+    `status`: returns the state in a sentence. `on_ready` is called once the mount answers.
+    """
     _register(point)
 
     async def announce() -> None:
         await kernel_ready.wait()
-        notify.ready(status)
+        notify.ready(status())
         # Collections stop the loop. This one is only now, as the command that mounts waits for what comes before.
         garbage.settle()
+        await on_ready()
 
     async def refresh() -> None:
         notify.reloading()
         await control.refresh_all()
         log.info("SIGHUP: refreshed; all listings are stale")
-        notify.ready(status)
+        notify.ready(status())
 
     # The receiver below replaces the handler that this reads.
     on_hangup = None if notify.parent is None and _ends_with_its_terminal() else refresh
@@ -189,7 +233,7 @@ async def _mount(
         own: mount_table.Mount | None = None
         try:
             own = presence.find_own(point)
-            log.info("mounted %s", status)
+            log.info("mounted %s", status())
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
 

@@ -11,6 +11,7 @@ from artifactfs.settings.configfile import section
 from artifactfs.settings.keys import InFile, Keys, KeySource, checked_key, every_user_can_read
 from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, KEY_FORMS, KEYS, SETTINGS, Values
+from artifactfs.settings.secret import Secret
 from artifactfs.settings.sources import Sources, collect
 from artifactfs.settings.suggestions import nearest
 from artifactfs.util.escaping import shell_word
@@ -53,21 +54,25 @@ def load(
     config_file: str | None = None,
     environ: Mapping[str, str] = os.environ,
     need_keys: bool = True,
+    may_be_offline: bool = False,
     before_commands: Callable[[], object] = lambda: None,
 ) -> Settings:
     """Return the settings from flags, `-o` options, environment, config file and defaults.
 
     `flags`: raw text by setting name (and `profile`), None or False where it was not given. `options`: the text of
-    `-o`. `need_keys` False: no key file is read and no command run. `before_commands` is called before the first
-    command, which may prompt for a passphrase. Raises UserError (USAGE, BAD_CONFIG, KEYS_MISSING) with the source of
-    the bad value as its subject.
+    `-o`. `need_keys` False: no key file is read and no command run. `may_be_offline`: the caller works without the
+    service where the settings say so: then no key is needed and no command run, and the keys that are at hand only tell
+    the account (docs/semantics.md 8.3). `before_commands` is called before the first command, which may prompt for a
+    passphrase. Raises UserError (USAGE, BAD_CONFIG, KEYS_MISSING) with the source of the bad value as its subject.
     """
     sources = collect(flags, options=options, config_file=config_file, environ=environ)
     values, errors = sources.resolve(setting for setting in SETTINGS if setting.name not in KEY_FORMS)
     for error in errors.values():
         raise error
     warnings = [*sources.warnings()]
-    if need_keys:
+    if need_keys and may_be_offline and values["offline"] == "always":
+        found, keys = _keys_at_hand(sources, warnings), KeySource()
+    elif need_keys:
         keys = KeySource(**{key: sources.origin(given) for key, given in sources.chosen_keys().items()})
         _need(keys, sources)
         warnings += [*_open_files(keys), *_foreign_certificates(values["ca_file"])]
@@ -91,6 +96,19 @@ def load(
         warnings=tuple(warnings),
         keys=keys,
     )
+
+
+def _keys_at_hand(sources: Sources, warnings: list[Notice]) -> Keys:
+    """Return the keys that no command gives. Adds a warning for one that cannot be read."""
+    found: dict[str, Secret] = {}
+    for key, given in sources.chosen_keys().items():
+        if given.name.endswith("_command"):
+            continue
+        try:
+            found[key], _ = sources.origin(given).first()
+        except UserError as error:
+            warnings.append(Notice(str(error)))
+    return Keys(**found)
 
 
 def _need(keys: KeySource, sources: Sources) -> None:

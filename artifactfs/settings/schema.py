@@ -22,7 +22,8 @@ class Setting:
 
     `parse` raises ValueError with what was expected. `metavar` None marks a switch. `default`: a value, or a function
     of the values of earlier rows; `default_source` names its source. `show` formats a value as users write it.
-    `more_env`: variables besides ARTIFACTFS_NAME. `flag` False: not on the command line.
+    `more_env`: variables besides ARTIFACTFS_NAME. `flag` False: not on the command line. `bare`: the value where only
+    the name is given, as in `-o NAME`; the option is then a switch, which takes no value.
     """
 
     help: str
@@ -33,6 +34,7 @@ class Setting:
     default_source: str = "default"
     more_env: tuple[str, ...] = ()
     flag: bool = True
+    bare: str | None = None
     name: str = ""
 
     @property
@@ -58,7 +60,7 @@ def _row(
 
 
 def _switch(help_: str) -> Any:
-    row = Setting(help_, parsers.flag, None, False, show=lambda value: str(value).lower())
+    row = Setting(help_, parsers.flag, None, False, show=lambda value: str(value).lower(), bare="true")
     return field(metadata={"rows": (row,)})
 
 
@@ -66,8 +68,8 @@ def _seconds(help_: str, default_s: float | None, parse: Callable[[str], object]
     return _row(help_, parse, "DURATION", default_s, show=format_duration)
 
 
-def _choice(help_: str, *known: str) -> Any:
-    return _row(help_, parsers.one_of(*known), "|".join(known), known[0])
+def _choice(help_: str, *known: str, bare: str | None = None) -> Any:
+    return _row(help_, parsers.one_of(*known), "|".join(known), known[0], bare=bare)
 
 
 def _mode(help_: str, metavar: str, default: int) -> Any:
@@ -122,6 +124,9 @@ class Values:
     cache_min_free: int = _row(
         "Space that the cache leaves free on its disk [1GiB].", parse_size, "SIZE", 1 << 30, show=format_size
     )
+    metadata_size: int = _row(
+        "Maximum size of the metadata store [256MiB].", parse_size, "SIZE", 256 << 20, show=format_size
+    )
     listing_ttl: float = _seconds("How long a listing stays fresh [60s].", 60.0)
     live_ttl: float = _seconds("The same while a program follows a file of a running run [5s].", 5.0)
     finished_ttl: float = _seconds("The same for a run that finished ten minutes ago or earlier [1h].", 3600.0)
@@ -136,6 +141,11 @@ class Values:
     )
     wait: bool = _switch("Retry the mount until the service answers.")
     wait_max: float | None = _seconds("How long --wait retries [for ever].", None, parsers.positive_duration)
+    offline: str = _choice(
+        "Ask the service for nothing, and show what was stored (-o offline=auto: where it cannot be reached).",
+        *("never", "auto", "always"),
+        bare="always",
+    )
     runs_listed: int = _row("How many runs /runs shows [200].", parsers.count, "N", 200)
     xattrs: bool = _switch("Serve extended attributes (ls -l then makes two more calls per file).")
     dir_mode: int = _mode("Permissions (octal) of directories [755].", "MODE", 0o755)
@@ -195,8 +205,8 @@ GROUPS = (
             *("account", "version_header"),
         ),
     ),
-    Group("Network", ("proxy", "ca_file", "wait"), ("wait_max", "deadline")),
-    Group("Cache of contents", ("cache_dir", "cache_size"), ("cache_min_free",)),
+    Group("Network", ("proxy", "ca_file", "wait", "offline"), ("wait_max", "deadline")),
+    Group("Cache of contents", ("cache_dir", "cache_size"), ("cache_min_free", "metadata_size")),
     Group(
         "Listings",
         ("listing_ttl", "runs_listed"),

@@ -276,8 +276,9 @@ def _parse_options(text: str) -> tuple[list[RawValue], frozenset[str]]:
         name, equals, value = option.partition("=")
         source = f"-o {name}"
         setting = settings.get(name.replace("-", "_"))
-        if setting is not None and (equals or setting.metavar is None):
-            found.insert(0, RawValue(setting.name, value if equals else "true", Layer.COMMAND_LINE, source))
+        given = value if equals or setting is None else setting.bare
+        if setting is not None and given is not None:
+            found.insert(0, RawValue(setting.name, given, Layer.COMMAND_LINE, source))
         elif setting is not None:
             raise UserError(ExitCode.USAGE, "it needs a value", f"give -o {name}={setting.metavar}", source)
         elif name in _WAITING_OPTIONS and not equals:

@@ -36,6 +36,8 @@ class BackendHealth:
         self.stale_served = 0
         # After a refresh was requested: the first caller may wait for it, also while the service is degraded.
         self.grants_refresh = False
+        # Whether the mount works without the service: every cached value counts, however old (docs/semantics.md 8.3).
+        self.is_offline = False
 
     def on_success(self, key: Hashable, now: float) -> None:
         """Record that a fetch succeeded."""
@@ -48,13 +50,15 @@ class BackendHealth:
     def on_failure(self, key: Hashable, now: float) -> None:
         """Record that a fetch failed for a passing reason."""
         self._on_trouble(key, now)
-        self.with_errors = True
+        self.with_errors = self._degraded
 
     def on_timeout(self, key: Hashable, now: float) -> None:
         """Record that a refresh took longer than its caller may wait."""
         self._on_trouble(key, now)
 
     def _on_trouble(self, key: Hashable, now: float) -> None:
+        if self.is_offline:
+            return  # nothing was asked
         if not self._degraded:
             self._next_probe = now + self._probe_interval_s
             # A key that failed before says nothing about other keys: they may be tried at once.
@@ -69,8 +73,8 @@ class BackendHealth:
         self.with_stale = True
 
     def is_degraded(self) -> bool:
-        """Whether the last outcome was a failure or a timeout."""
-        return self._degraded
+        """Whether the last outcome was a failure or a timeout, or nothing is asked at all."""
+        return self._degraded or self.is_offline
 
     def refresh_grant(self) -> bool:
         """Whether the caller of a requested refresh may wait for it; True once for each request."""

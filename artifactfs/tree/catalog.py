@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from artifactfs import errors
 from artifactfs.domain import Project, Run, RunFilter, RunRecord
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.tree import listing
+from artifactfs.tree.caches import Caches
 from artifactfs.tree.facet_tree import HIDDEN, PROJECT, Facets, Place, snapshot
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
@@ -30,9 +32,10 @@ from artifactfs.tree.nodes import (
 )
 from artifactfs.tree.run_lists import RunLists
 from artifactfs.tree.safe_names import is_id, named, number_of, parse_id
-from artifactfs.tree.swr_cache import Caches
+from artifactfs.tree.stored_values import StoredKinds
 from artifactfs.tree.tree_stats import ListingFacts
 from artifactfs.tree.tree_tuning import TreeTuning
+from artifactfs.util.clock import WallTimes
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class Catalog:
         runs_listed: int,
         clock: Callable[[], float],
         now_ns: Callable[[], int],
+        store: WriteBehind | None,
     ) -> None:
         self._service = service
         self._numbering = numbering
@@ -104,6 +108,16 @@ class Catalog:
         self._lists = RunLists(
             service, self.known_runs, caches=caches, times=times, runs_listed=runs_listed, clock=clock
         )
+        if store is not None:
+            kind = StoredKinds(store, clock, WallTimes(clock, now_ns))
+            self.known_runs.stored = kind("run", Run, lambda run_id: (run_id, b""))
+            # By its id a project is found at once: its runs, which are requested then, are what changes.
+            self._known_projects.stored = kind(
+                "project", Project, lambda project_id: (0, b"%d" % project_id), fresh_s=times.listing_ttl
+            )
+            self._page.stored = kind("runs", tuple[Run, ...], lambda _: (0, b""))
+            self._project_pages.stored = kind("projects", tuple[Project, ...], lambda _: (0, b""))
+            self._lists.store_in(kind)
         self._facets = Facets(self._lists, numbering, times, self._mounted_ns, self.root.entry.number)
         self._caches = (self.known_runs, self._known_projects, self._page, self._project_pages, *self._lists.caches)
         top: list[Node] = [self.runs, self._projects, self._names, self._facets.by, self._facets.search]

@@ -3,6 +3,7 @@
     /.artifactfs/status.json, metrics, errors    reports: listed in there
     /.artifactfs/info/<inode number>             the facts about a place of this mount; not listed
     /.artifactfs/refresh/<inode number>          opening it makes the place stale, so that its next lookup is fresh
+    /.artifactfs/pin/<inode number>              the same form for what is pinned: pin, unpin, pins, kept, keep
 
 Owns the names. The contents of the files come from elsewhere (control/commands.py); nothing here sends a request.
 

@@ -2,53 +2,42 @@
 
 A listing's key is (run id, path). The contents of files may contradict a listing: then its directory needs a direct
 listing, and a size that the contents showed overrides the listed one (docs/semantics.md 4.1).
-
-Within a run all files show their own times, or all show the run's: a `RunClock` says which. Hard: a listing that is
-being made when its run's clock changes must not come with the times of the old clock.
+run_clocks.py has the times that they show. With a metadata store, what was listed
+before the mount counts, too (stored_listings.py).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import cachetools
-import msgspec
 import trio
 
 from artifactfs import errors
 from artifactfs.domain import ListedChild, Run
+from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.tree import file_times, following, listing
+from artifactfs.tree.caches import Caches
+from artifactfs.tree.directory_state import DirectoryKey, DirectoryState
 from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
-from artifactfs.tree.listing import AnyListing, Listing, ListingSource, Service, TreeTimes
+from artifactfs.tree.listing import Listing, ListingSource, Service, TreeTimes
 from artifactfs.tree.listing_providers import DirectProvider, IndexProvider, ListingAnswer
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
+from artifactfs.tree.run_clocks import RunClocks
 from artifactfs.tree.size_changes import SizeChanges
-from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
+from artifactfs.tree.stored_listings import StoredListings
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.prefetcher import Prefetcher
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
+from artifactfs.util.clock import WallTimes
 from artifactfs.util.no_checkpoint import no_checkpoint
 
 # An entry is about 300 bytes, a packed one 50, so all of them are about 400 MB at most. A listing of
 # modellab.client.MAX_ROWS must fit.
 _MAX_ENTRIES = 1_200_000
-
-
-class DirectoryState(msgspec.Struct, frozen=True, gc=False):
-    """A directory's listing, and the run at the time of its request, which decides the time to live.
-
-    `prefix`: the run's `path_in_project`. `clock`: the times that its files showed when it was made. `age_s`: its age
-    when it was made. What must outlive an evicted listing is elsewhere: sizes (size_changes.py) and `needs_direct`.
-    """
-
-    run: Run
-    prefix: str
-    listing: AnyListing
-    source: ListingSource
-    clock: RunClock
-    age_s: float = 0.0
 
 
 class Directories:
@@ -68,9 +57,11 @@ class Directories:
         clock: Callable[[], float],
         wall_clock_ns: Callable[[], int],
         prefetch: str,
+        store: WriteBehind | None,
     ) -> None:
         self._service = service
         self._runs = runs
+        self._store = store
         self._health = caches.health
         self._numbering = numbering
         self._times = times
@@ -87,10 +78,12 @@ class Directories:
         self.sizes = SizeChanges()
         # By run, the directories that are in `listings`, or were.
         self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
-        self._clocks: cachetools.LRUCache[int, RunClock] = cachetools.LRUCache(tuning.max_runs)
-        self._retiming = trio.Lock()
-        # Called with a run's id when the times of its files have changed all at once.
-        self.on_new_times: Callable[[int], None] = lambda _run_id: None
+        self.clocks = RunClocks(
+            tuning.max_runs,
+            cached=lambda run_id: ((path, held.value.listing) for path, held in self._cached_dirs(run_id)),
+            indexed=self._stale_times,
+            wall_clock_ns=wall_clock_ns,
+        )
         self.index = (
             ProjectIndex(
                 service.project_files,
@@ -98,7 +91,7 @@ class Directories:
                 nursery=nursery,
                 clock=clock,
                 ttl_s=self._ttl_s,
-                settled=self._settled,
+                settled=lambda run: listing.settled(run, wall_clock_ns()),
                 tuning=tuning,
             )
             if prefetch == "auto"
@@ -111,6 +104,24 @@ class Directories:
         )
         self._run_roots, self._needs_direct = self._provider.run_roots, self._provider.needs_direct
         self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
+        self._stored = (
+            StoredListings(
+                store,
+                runs,
+                clocks=self.clocks,
+                clock_shown=self._clock_shown,
+                on_recalled=self._on_recalled,
+                is_barred=lambda key: key in self._needs_direct or key in self.sizes,
+                health=caches.health,
+                clock=clock,
+                times=WallTimes(clock, wall_clock_ns),
+            )
+            if store is not None
+            else None
+        )
+        self.listings.stored = self._stored
+        # Directories that programs saw as they were stored: their files go on as they were seen.
+        self._shown_as_stored: cachetools.LRUCache[DirectoryKey, bool] = cachetools.LRUCache(tuning.max_runs)
         self.prefetcher = (
             Prefetcher(self, nursery=nursery, walk=walks.walk, tuning=tuning) if prefetch != "off" else None
         )
@@ -122,7 +133,7 @@ class Directories:
 
     def attributes_left_s(self, held: CacheEntry[DirectoryState], ttl_left_s: float | None = None) -> float:
         """Return the attribute timeout of a listing's files (docs/semantics.md 3.5)."""
-        if listing.settled(held.value.run, self._wall_clock_ns()):
+        if listing.settled(held.value.run, self._wall_clock_ns()) and not self._health.is_offline:
             return ATTRIBUTES_S
         left_s = self.ttl_left_s(held) if ttl_left_s is None else ttl_left_s
         return following.attributes_left_s(self._times, left_s, self._age_s(held))
@@ -147,17 +158,27 @@ class Directories:
             root = self._run_roots[run_id] = (known.run, known.prefix)
         return root
 
+    def mark_stale_where(self, run_id: int, is_meant: Callable[[DirectoryKey], bool]) -> None:
+        """Make listings of a run stale; of those that are only stored, all of the run (docs/semantics.md 3.3)."""
+        self.listings.mark_stale_where(is_meant)
+        if self._stored is not None:
+            self._stored.mark_run_stale(run_id)
+
     def mark_all_stale(self) -> None:
-        """Make every listing and every index stale (docs/semantics.md 3.3)."""
+        """Make every listing and every index stale, and all that is stored (docs/semantics.md 3.3)."""
         self.listings.mark_all_stale()
+        if self._store is not None:
+            self._store.mark_stale()
         if self.index is not None:
             self.index.mark_all_stale()
 
     def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""
         self.listings.clear()
-        for known in (self._run_roots, self.sizes, self._dirs_by_run, self._needs_direct, self._clocks):
+        for known in (self._run_roots, self.sizes, self._dirs_by_run, self._needs_direct, self.clocks):
             known.clear()
+        if self._stored is not None:
+            self._stored.clear()
         if self.index is not None:
             self.index.clear()
 
@@ -171,7 +192,10 @@ class Directories:
             return held
         key = (directory.run_id, directory.path)
         with self._walks.asking(directory.run_id, directory.path):
-            return await self._or_gone(directory, self.listings.get(key))
+            held = await self._or_gone(directory, self.listings.get(key))
+        if held.value.is_stored:
+            self._shown_as_stored[key] = True
+        return held
 
     async def get_direct(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         """Return a directory's direct listing, fetched now if the cached one came from the index."""
@@ -207,6 +231,7 @@ class Directories:
         if not self._track_if_trusted(path, state):
             state = await self._make(await self._provider.direct(run, path), old)
             self._track(run_id, path)
+        self._shown_as_stored.pop(key, None)
         for below in listing.gone(path, old.listing if old else None, state.listing, self._dirs_by_run.get(run_id, {})):
             self.listings.evict((run_id, below))
             self.sizes.end((run_id, below))
@@ -232,84 +257,37 @@ class Directories:
         run, prefix, path, children = answer.run, answer.prefix, answer.path, answer.children
         is_direct = answer.indexed_at is None
         if is_direct:
-            children = await listing.completed(children, answer.indexed, times=self._clock_of(run).own)
-            clock = self._clock_of(run)
+            children = await listing.completed(children, answer.indexed, times=self.clocks.of(run).own)
+            clock = self.clocks.of(run)
             has_index = self.index is not None and self.index.has_times(run)
-            if (clock.own and not has_index) or clock.run_ns != self._run_time_ns(run, clock):
+            if (clock.own and not has_index) or clock.run_ns != self.clocks.run_time_ns(run, clock):
                 await self.show_times(run, prefix, own=clock.own and has_index)
         key = (run.run_id, path)
         sizes = self.sizes.of(key)
-        began = clock = self._clock_of(run)
-        time_ns = self._seen_ns(run) if clock.own else clock.run_ns
+        began = clock = self.clocks.of(run)
+        time_ns = self.clocks.seen_ns(run) if clock.own else clock.run_ns
         known = old.listing if old is not None else None
+        if old is not None and old.is_stored and key not in self._shown_as_stored:
+            # What changed between two mounts is another version: nothing is known that it could be compared with.
+            known = await listing.unchanged(old.listing, children)
         made = await listing.build(children, run, path, known, self._numbering, self._wall_clock_ns(), sizes, time_ns)
         self.sizes.keep(key, sizes)
         # The old listing, and the index, may have the times of another clock.
         is_current = (old is None or old.clock is clock) and (clock.own or is_direct)
-        if not is_current or self._clocks.get(run.run_id) is not clock or (clock.own and file_times.lacks_times(made)):
-            clock = await self._retime(made, answer, began)
+        if not is_current or self.clocks.get(run.run_id) is not clock or (clock.own and file_times.lacks_times(made)):
+            clock = await self.clocks.retime(made, run, prefix, path, began)
         if answer.indexed_at is None:
             return DirectoryState(run, prefix, made, ListingSource.DIRECT, clock)
         return DirectoryState(run, prefix, made, ListingSource.INDEX, clock, self._clock() - answer.indexed_at)
-
-    async def _retime(self, made: AnyListing, answer: ListingAnswer, began: RunClock) -> RunClock:
-        """Give a listing that was made by the clock `began` the times of the run's clock, which this returns."""
-        run = answer.run
-        while True:
-            clock = self._clock_of(run)
-            index = await self._stale_times(run, answer.prefix, answer.path) if clock.own else {}
-            file_times.apply(await file_times.changes(made, clock, began, index, self._seen_ns(run)))
-            if self._clocks.get(run.run_id) is clock:
-                return clock
-            began = clock
-
-    # --- times ---------------------------------------------------------------------------------------------
-
-    def _clock_of(self, run: Run) -> RunClock:
-        if (clock := self._clocks.get(run.run_id)) is None:
-            clock = self._clocks[run.run_id] = RunClock(False, listing.file_time_ns(run))
-        return clock
-
-    def _run_time_ns(self, run: Run, clock: RunClock) -> int:
-        """Return the time that a run's files show by its clock. An update of the run alone does not move it."""
-        moves = run.completed_ns is None and run.created_ns is None
-        return clock.run_ns if moves else listing.file_time_ns(run)
-
-    def _seen_ns(self, run: Run) -> int:
-        """Return the time of a file that the index lacks: of a run that still changes, it is a new one."""
-        return listing.file_time_ns(run) if self._settled(run) else self._wall_clock_ns()
-
-    def _settled(self, run: Run) -> bool:
-        return listing.settled(run, self._wall_clock_ns())
 
     async def _stale_times(self, run: Run, prefix: str, path: str) -> Mapping[bytes, ListedChild]:
         return await self.index.stale_times(run, prefix, path) if self.index is not None else {}
 
     async def show_times(self, run: Run, prefix: str, *, own: bool) -> None:
         """Make all files of a run show their own times, or the run's, at once (docs/semantics.md 2.3)."""
-        async with self._retiming:
-            before = self._clock_of(run)
-            clock = RunClock(own, self._run_time_ns(run, before))
-            made: file_times.Changes = []
-            seen: dict[str, AnyListing] = {}
-            while todo := [
-                (path, held.value.listing)
-                for path, held in self._cached_dirs(run.run_id)
-                if seen.get(path) is not held.value.listing
-            ]:
-                for path, known in todo:
-                    seen[path] = known
-                    index = await self._stale_times(run, prefix, path) if own else {}
-                    made += await file_times.changes(known, clock, before, index, self._seen_ns(run))
-            self._set_clock(run.run_id, clock, made)
-        if made:
-            self.on_new_times(run.run_id)
-
-    @no_checkpoint
-    def _set_clock(self, run_id: int, clock: RunClock, made: file_times.Changes) -> None:
-        """Change the times of all files of a run at once."""
-        self._clocks[run_id] = clock
-        file_times.apply(made)
+        await self.clocks.show_times(run, prefix, own=own)
+        for path, _ in self._cached_dirs(run.run_id):
+            self.listings.save_again((run.run_id, path))
 
     # --- DirectLister --------------------------------------------------------------------------------------
 
@@ -337,6 +315,8 @@ class Directories:
 
     def evict_indexed(self, run_id: int) -> None:
         """Evict the listings of a run that came from the index."""
+        if self._stored is not None:
+            self._stored.reject_index(run_id)
         for path, held in self._cached_dirs(run_id):
             if held.value.source is ListingSource.INDEX:
                 # What grows in it stays the same file.
@@ -354,6 +334,17 @@ class Directories:
                 yield path, held
             else:
                 paths.pop(path, None)
+
+    def _on_recalled(self, key: DirectoryKey, state: DirectoryState) -> None:
+        self._run_roots.setdefault(key[0], (state.run, state.prefix))
+        self._track(*key)
+
+    @no_checkpoint
+    def _clock_shown(self, key: DirectoryKey, state: DirectoryState) -> RunClock:
+        """Return the clock whose times the files of a state show now: what is cached goes with the run's."""
+        held = self.listings.get_any(key)
+        is_cached = held is not None and held.value.listing is state.listing
+        return (self.clocks.get(key[0]) if is_cached else None) or state.clock
 
     def _track(self, run_id: int, path: str) -> None:
         """Record that a directory is cached from now on."""
@@ -375,14 +366,20 @@ class Directories:
                 yield path, held.value.listing.by_name
 
     def is_indexed(self, held: CacheEntry[DirectoryState]) -> bool:
-        """Whether a listing came from an index that is trusted: nothing below needs to be listed ahead."""
+        """Whether a trusted index, or the store, has what is below: nothing needs to be listed ahead there."""
+        if held.value.is_stored:
+            return True
         if self.index is None or held.value.source is ListingSource.DIRECT:
             return False
         return self.index.is_trusted(held.value.run)
 
     async def fetch(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
         """Fetch a directory's entries; equal requests join the fetch."""
-        return (await self.listings.refetch((run_id, path))).value.listing.by_name
+        key = (run_id, path)
+        held = await self.listings.recall(key)
+        if held is None or self.listings.ttl_left_s(held) <= 0:
+            held = await self.listings.refetch(key)
+        return held.value.listing.by_name
 
     def may_prefetch(self, run_id: int) -> bool:
         """Whether a prefetch may start now."""

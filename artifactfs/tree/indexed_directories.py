@@ -6,7 +6,8 @@ may have to be asked, compared or corrected, `directories.py` makes the listing,
 
 from artifactfs.domain import Run
 from artifactfs.tree import listing
-from artifactfs.tree.directories import Directories, DirectoryState
+from artifactfs.tree.directories import Directories
+from artifactfs.tree.directory_state import DirectoryState
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import ListingSource, PackedListing
 from artifactfs.tree.nodes import ArtifactDir
@@ -27,8 +28,10 @@ class IndexedDirectories(Directories):
     async def prepare(self, run: Run) -> None:
         """List a run's root, and validate the index for the run, before a walk over runs comes to it."""
         key = (run.run_id, "")
-        held = self.listings.get_fresh(key) or await self.listings.refetch(key)
-        if self.index is not None:
+        held = await self.listings.recall(key)
+        if held is None or self.listings.ttl_left_s(held) <= 0:
+            held = await self.listings.refetch(key)
+        if self.index is not None and not held.value.is_stored:
             await self.index.verify(held.value.run, held.value.prefix)
 
     def _made_at_once(self, key: tuple[int, str], index: ProjectIndex) -> CacheEntry[DirectoryState] | None:
@@ -39,7 +42,7 @@ class IndexedDirectories(Directories):
         (run_id, path), root = key, self._run_roots.get(key[0])
         if not path or root is None or (known := self._runs.get_fresh(run_id)) is None:
             return None
-        run, prefix, clock = known.value, root[1], self._clocks.get(run_id)
+        run, prefix, clock = known.value, root[1], self.clocks.get(run_id)
         if clock is None or not clock.own or (found := index.try_directory(run, prefix, path)) is None:
             return None
         if key in self._needs_direct or key in self.sizes or not self.listings.is_quiet(key):

@@ -19,6 +19,7 @@ from artifactfs.domain import (
     Run,
     RunFilter,
     RunRecord,
+    is_finished,
 )
 from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
 from artifactfs.tree.nodes import Entry, PackedEntries, join, lost_size, may_have_grown, packed, same_version
@@ -162,7 +163,7 @@ def settled(run: Run, now_ns: int) -> bool:
     Some completed runs have no `completed_at` (model-lab-api.md): then the last update counts.
     """
     ended_ns = run.completed_ns if run.completed_ns is not None else run.updated_ns
-    return run.finished and ended_ns is not None and now_ns - ended_ns > SETTLED_S * 1e9
+    return is_finished(run) and ended_ns is not None and now_ns - ended_ns > SETTLED_S * 1e9
 
 
 def file_time_ns(run: Run) -> int:
@@ -236,6 +237,20 @@ async def completed(
                 found[known.name] = msgspec.structs.replace(child, size_bytes=size_bytes, created_ns=created_ns)
         await checkpoint_if_full(part)
     return found
+
+
+async def unchanged(old: AnyListing, children: Mapping[bytes, ListedChild]) -> Listing:
+    """Return the part of an old listing that the children in an answer are the same as, by kind and listed size."""
+    by_name: dict[bytes, Entry] = {}
+    for part in chunked(old.by_name.values()):
+        for entry in part:
+            child = children.get(entry.name)
+            if child is None or child.is_dir != entry.is_dir:
+                continue
+            if entry.is_dir or (entry.is_size_listed and child.size_bytes == entry.size_bytes):
+                by_name[entry.name] = entry
+        await checkpoint_if_full(part)
+    return Listing(by_name)
 
 
 async def build(

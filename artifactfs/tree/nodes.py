@@ -245,6 +245,12 @@ def join(directory: str, name: bytes) -> str:
     return f"{directory}/{name.decode()}" if directory else name.decode()
 
 
+def is_at_or_below(run_id: int, path: str) -> Callable[[tuple[int, str]], bool]:
+    """Return a test of whether a directory, by run id and path, is that one or is below it."""
+    below = f"{path}/" if path else ""
+    return lambda key: key[0] == run_id and (key[1] == path or key[1].startswith(below))
+
+
 def child(directory: ArtifactDir, entry: Entry) -> ArtifactDir | ArtifactFile:
     """Return the node of an entry."""
     if entry.is_dir:

@@ -14,11 +14,13 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import FacetKeys, Pair, Run, RunDetails, RunFilter, RunRecord
 from artifactfs.logs import NOTICE
+from artifactfs.tree.caches import Caches
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import Service, TreeTimes
 from artifactfs.tree.safe_names import is_id
 from artifactfs.tree.search_terms import words_of
-from artifactfs.tree.swr_cache import Caches, StaleWhileRevalidateCache
+from artifactfs.tree.stored_values import StoredKinds, without_urls
+from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,14 @@ class RunLists:
             max_weight=_MAX_FACETS_BYTES,
         )
         self.caches = (self._lists, self._keys, self._values)
+
+    def store_in(self, kind: StoredKinds) -> None:
+        """Store lists, keys and values for the next mount."""
+        self._lists.stored = kind(
+            "list", Records, lambda wanted: (0, msgspec.json.encode(wanted)), to_form=without_urls
+        )
+        self._keys.stored = kind("keys", FacetKeys, lambda project_id: (0, b"%d" % project_id))
+        self._values.stored = kind("values", tuple[str, ...], lambda key: (0, msgspec.json.encode(key)))
 
     async def get(self, wanted: RunFilter) -> CacheEntry[Records]:
         """Return the runs of a filter, the last updated first."""

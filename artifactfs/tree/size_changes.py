@@ -68,6 +68,14 @@ class SizeOverride(msgspec.Struct, frozen=True):
         return kept if self.listed_bytes < listed_bytes <= self.size_bytes else None
 
 
+def resized(entry: Entry, size_bytes: int, now_ns: int) -> Entry:
+    """Return an entry with the size of the contents. The time of a file of another size is not theirs."""
+    if entry.size_bytes in (None, size_bytes):
+        return msgspec.structs.replace(entry, size_bytes=size_bytes)
+    mtime_ns = now_ns if size_bytes > (entry.size_bytes or 0) else entry.mtime_ns
+    return msgspec.structs.replace(entry, size_bytes=size_bytes, mtime_ns=mtime_ns, created_ns=None)
+
+
 class GrownFile(msgspec.Struct):
     """A name whose file grew, or was replaced: its entry, which no listing gives by itself, and the inode numbers that
     it had.

@@ -6,7 +6,6 @@ nursery, so a waiter that gives up does not end it; a fetch without waiters ends
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import cachetools
@@ -17,6 +16,7 @@ from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
 from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch
+from artifactfs.tree.stored_values import RecalledValue, StoredCache
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ REQUESTED_WAIT_S = 10.0
 # A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
 # another fetch.
 _SUPERVISE_S = 1.0
+# For how long a value counts as fresh while the mount is offline: the kernel asks again soon, so that it sees what the
+# service has once that answers (docs/semantics.md 8.3).
+_OFFLINE_S = 2.0
 # Values of invalid entries, for their next fetch: rare. Arbitrary.
 _MAX_INVALID = 100
 # Negative entries, one small record each; arbitrary.
@@ -46,6 +49,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     invalid   | no entry                                     | None      | None    | fetches
     absent    | NotFound, less than `negative_ttl_s` ago     | None      | None    | raises NoSuchEntry
     in flight | single flight: `refetch` and `get` join it, unless `get` has a fresh entry or an absence
+    stored    | invalid here, and in the metadata    | None      | None    | becomes fresh or stale (`recall`), as
+              | store, where there is one            |           |         | the store says; then as above
 
     To fresh: `store`, or a fetch that succeeds. To absent: a fetch that raises NotFound.
     To stale: time, `mark_stale`, `mark_stale_where`, `mark_all_stale`; an absence becomes invalid instead.
@@ -89,6 +94,12 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
         self._invalid: cachetools.LRUCache[K, V] = cachetools.LRUCache(_MAX_INVALID)
+        # What outlives the mount, if anything does: each value that is stored here is stored there, too.
+        self.stored: StoredCache[K, V] | None = None
+        # Counts what a value that is being recalled may not survive.
+        self._removals = 0
+        # Called with a key, its value before, and another that replaces it. It must not raise.
+        self.on_replaced: Callable[[K, V, V], None] = lambda _key, _old, _new: None
         # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
         # Values requested until this moment are not stored.
@@ -96,6 +107,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def ttl_left_s(self, entry: CacheEntry[V]) -> float:
         """Return for how many more seconds an entry is fresh; 0 for a stale one."""
+        if self._health.is_offline:
+            return _OFFLINE_S
         if entry.requested_at < self._all_stale_at:
             return 0.0
         return max(0.0, entry.fresh_until - self._clock())
@@ -103,7 +116,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def get_fresh(self, key: K) -> CacheEntry[V] | None:
         """Return a fresh entry without a request; None if there is none."""
         entry = self._entries.get(key)
-        if entry is None or entry.requested_at < self._all_stale_at or entry.fresh_until <= self._clock():
+        if entry is None or self._health.is_offline:
+            return entry
+        if entry.requested_at < self._all_stale_at or entry.fresh_until <= self._clock():
             return None
         return entry
 
@@ -140,10 +155,45 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
         for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight))}:
             self._discard(key)
+        self._removals += 1
 
     def evict(self, key: K) -> None:
         """Remove an entry, and leave a fetch in flight alone."""
         self._entries.pop(key)
+        self._remove_stored(key)
+
+    async def recall(self, key: K) -> CacheEntry[V] | None:
+        """Return the entry, or else the stored one, which becomes the entry; None if there is neither."""
+        if (held := self._entries.get(key)) is not None or self.stored is None:
+            return held
+        if key in self._inflight or key in self._invalid:
+            return None
+        removals = self._removals
+        recalled = await self.stored.recall(key)
+        if recalled is not None and removals == self._removals:
+            for each, its_value in (*recalled.neighbours, (key, recalled)):
+                if self.is_quiet(each) and each not in self._entries:
+                    self._restore(each, its_value)
+        return self._entries.get(key)
+
+    def _restore(self, key: K, recalled: RecalledValue[V]) -> None:
+        """Make a stored value the entry."""
+        was_fresh_until = max(recalled.requested_at + self._ttl_s(recalled.value), recalled.fresh_until)
+        stale_until = was_fresh_until + self._stale_max_s
+        entry = CacheEntry(
+            recalled.value,
+            recalled.requested_at,
+            recalled.fresh_until,
+            float("inf") if self._health.is_offline else stale_until,
+            recalled.refresh_requested,
+            self._weight(recalled.value),
+        )
+        self._entries[key] = entry
+
+    def save_again(self, key: K) -> None:
+        """Store an entry whose value was changed in place."""
+        if self.stored is not None and (entry := self._entries.get(key)) is not None:
+            self.stored.save(key, entry.value, None, entry.requested_at)
 
     async def get(self, key: K) -> CacheEntry[V]:
         """Return a fresh entry, or a stale one if its refresh fails for a passing reason or takes too long.
@@ -155,6 +205,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             return entry
         if (absent_until := self._absent.get(key)) is not None:
             raise errors.NoSuchEntry(f"{self._describe(key)}: not there", max(0.0, absent_until - self._clock()))
+        if entry is None and (entry := await self.recall(key)) is not None and self.ttl_left_s(entry) > 0:
+            return entry
         if entry is None:
             return await self._wait_for(key, self._join_or_start(key, None))
         return await self._refresh(key, entry)
@@ -163,19 +215,27 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Store a value from another answer, which was requested at `requested_at`."""
         if requested_at <= self._cleared_at:
             return self._entry(value, requested_at)
-        return self._store_newer(key, value, requested_at)
+        return self._store_newer(key, value, requested_at, None)
 
     def mark_stale(self, key: K) -> None:
         """Make an entry stale, and end an absence: the next `get` asks, and has the stale entry if that fails (3.2)."""
         if (entry := self._entries.get(key)) is not None:
             self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"))
+        elif self.stored is not None:
+            self.stored.mark_stale(key)
         self._discard(key)
 
     def invalidate(self, key: K) -> None:
         """Remove an entry and an absence: the next `get` asks. The fetch still gets the value, which is not served."""
         if (entry := self._entries.pop(key)) is not None:
             self._invalid[key] = entry.value
+        self._remove_stored(key)
         self._discard(key)
+
+    def _remove_stored(self, key: K) -> None:
+        self._removals += 1
+        if self.stored is not None:
+            self.stored.remove(key)
 
     def _discard(self, key: K) -> None:
         self._absent.pop(key, None)
@@ -186,10 +246,12 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Request a refresh of everything (docs/semantics.md 3.3)."""
         self._health.grants_refresh = True
         self._all_stale_at = self._clock()
+        self._removals += 1
         self._absent.clear()
 
     def clear(self) -> None:
-        """Remove everything, and discard all fetches in flight."""
+        """Remove everything but what is stored, and discard all fetches in flight."""
+        self._removals += 1
         self._cleared_at = self._clock()
         self._entries.clear()
         self._invalid.clear()
@@ -257,11 +319,12 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         error: BaseException | None = None
         try:
             with fetch.scope:
-                value = await self._fetch(key, self._invalid.pop(key, None) if stale is None else stale)
+                old = self._invalid.pop(key, None) if stale is None else stale
+                value = await self._fetch(key, old)
                 if fetch.discarded:
                     entry = self._entry(value, fetch.started)
                 else:
-                    entry = self._store_newer(key, value, fetch.started)
+                    entry = self._store_newer(key, value, fetch.started, old)
                 self._health.on_success((self._kind, key), self._clock())
             if fetch.scope.cancelled_caught:
                 error = errors.PassingError("other requests needed its place")
@@ -290,11 +353,16 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def _may_store(self, fetch: InflightFetch[V]) -> bool:
         return not fetch.discarded and fetch.started >= self._all_stale_at
 
-    def _store_newer(self, key: K, value: V, requested_at: float) -> CacheEntry[V]:
+    def _store_newer(self, key: K, value: V, requested_at: float, old: V | None) -> CacheEntry[V]:
         entry = self._entry(value, requested_at)
         known = self._entries.get(key)
         if known is None or known.requested_at <= requested_at:
             self._entries[key] = entry
+            before = known.value if known is not None else old
+            if self.stored is not None:
+                self.stored.save(key, value, before, requested_at)
+            if before is not None:
+                self.on_replaced(key, before, value)
         self._absent.pop(key, None)
         return entry
 
@@ -310,7 +378,10 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             if not self._may_store(fetch) or (known is not None and known.requested_at > fetch.started):
                 return  # a later request decides
             self._entries.pop(key)
+            self._remove_stored(key)
             self._absent[key] = self._clock() + self._negative_ttl_s
+        elif isinstance(error, errors.Offline):
+            pass  # the waiting operation logs it; nothing failed that could recover
         elif isinstance(error, errors.PassingError):
             # Without a stale value the waiting operation logs the advice.
             if had_stale:
@@ -323,39 +394,3 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 "%s: the refresh failed: %s", self._describe(key), error,
                 exc_info=not isinstance(error, errors.ArtifactfsError),
             )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Caches:
-    """Makes the caches of one mount, which share the fields below."""
-
-    negative_ttl_s: float
-    stale_max_s: float
-    nursery: trio.Nursery
-    clock: Callable[[], float]
-    has_room: Callable[[], bool]
-    health: BackendHealth = field(default_factory=BackendHealth)
-
-    def make(
-        self,
-        describe: Callable[[K], str],
-        *,
-        fetch: Callable[[K, V | None], Awaitable[V]],
-        ttl_s: Callable[[V], float],
-        weight: Callable[[V], int] = lambda _value: 1,
-        max_weight: int,
-    ) -> StaleWhileRevalidateCache[K, V]:
-        """Return a cache; the arguments are those of `StaleWhileRevalidateCache`."""
-        return StaleWhileRevalidateCache(
-            describe,
-            fetch=fetch,
-            ttl_s=ttl_s,
-            weight=weight,
-            max_weight=max_weight,
-            negative_ttl_s=self.negative_ttl_s,
-            stale_max_s=self.stale_max_s,
-            health=self.health,
-            nursery=self.nursery,
-            clock=self.clock,
-            has_room=self.has_room,
-        )

@@ -14,10 +14,13 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, Run, RunFilter, RunRecord, below_prefix
-from artifactfs.tree import listing, tree_stats
+from artifactfs.metadata.write_behind import WriteBehind
+from artifactfs.tree import listing, run_changes, tree_stats
 from artifactfs.tree.backend_health import BackendHealth
+from artifactfs.tree.caches import Caches
 from artifactfs.tree.catalog import Catalog
-from artifactfs.tree.directories import Directories, DirectoryState
+from artifactfs.tree.directories import Directories
+from artifactfs.tree.directory_state import DirectoryState
 from artifactfs.tree.indexed_directories import IndexedDirectories
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.inode_numbers import InodeNumbers
@@ -35,9 +38,10 @@ from artifactfs.tree.nodes import (
     ProjectDir,
     StaticDir,
     child,
+    is_at_or_below,
     same_version,
 )
-from artifactfs.tree.swr_cache import Caches
+from artifactfs.tree.size_changes import resized
 from artifactfs.tree.tree_stats import ListingFacts, TreeState
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.tree.walk.run_walks import RunWalks
@@ -64,12 +68,16 @@ class Tree:
         tuning: TreeTuning = TreeTuning(),  # noqa: B008  # a constant
         runs_listed: int = 200,
         prefetch: str = "off",
+        store: WriteBehind | None = None,
     ) -> None:
         self._service = service
         self._times = times
+        # How old a listing of a running run may be while a program follows a file in it.
+        self.live_ttl_s = times.live_ttl
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
         self._numbering = InodeNumbers(site)
+        self._store = store
         self._health = BackendHealth(tuning.probe_interval_s)
         caches = Caches(
             negative_ttl_s=self._times.negative_ttl,
@@ -88,6 +96,7 @@ class Tree:
             runs_listed=runs_listed,
             clock=clock,
             now_ns=wall_clock_ns,
+            store=store,
         )
         self._runs = self._catalogue.known_runs
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
@@ -103,6 +112,7 @@ class Tree:
             clock=clock,
             wall_clock_ns=wall_clock_ns,
             prefetch=prefetch,
+            store=store,
         )
         if isinstance(self._directories, IndexedDirectories):
             self._walks.over_runs = RunWalks(
@@ -115,16 +125,7 @@ class Tree:
             )
         self._listings = self._directories.listings
         self._index, self._prefetch = self._directories.index, self._directories.prefetcher
-
-    @property
-    def root(self) -> StaticDir:
-        """The root directory."""
-        return self._catalogue.root
-
-    @property
-    def live_ttl_s(self) -> float:
-        """How old a listing of a running run may be while a program follows a file in it."""
-        return self._times.live_ttl
+        self.root: StaticDir = self._catalogue.root
 
     @property
     def runs(self) -> StaticDir:
@@ -216,9 +217,9 @@ class Tree:
             run = held.value
         artifact = ArtifactRef(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
-        # The first version of a size has the number of the size alone.
+        # The first version of a size has the number of the size alone; of one that no listing gives, that of none.
         number = self._numbering.children(run_id, file.directory.path)
-        first = number(entry.name, False, entry.size_bytes)
+        first = number(entry.name, False, entry.size_bytes if entry.is_size_listed else None)
         variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
         stamp = listing.content_stamp(run, entry, variant, settled=settled)
@@ -248,7 +249,11 @@ class Tree:
 
     def watch_times(self, changed: Callable[[int], None]) -> None:
         """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
-        self._directories.on_new_times = changed
+        self._directories.clocks.on_new_times = changed
+
+    def watch_runs(self, is_watched: Callable[[int], bool], changed: Callable[[int, bool], None]) -> None:
+        """Call `changed` with the id of each run that is watched when its row (True), or a listing, is another."""
+        run_changes.watch(self._runs, self._listings, is_watched, changed)
 
     def watch_descriptions(self, describe_run: Callable[[int], Awaitable[bytes]]) -> None:
         """Have `describe_run` make what is in `/runs/<id>.json`."""
@@ -297,20 +302,14 @@ class Tree:
         if listed is not None and listed.number == entry.number:
             # Its time may be another by now; and so may its size, which is older than what the contents say.
             entry = listed
-        completed = self._resized(entry, size_bytes)
+        completed = resized(entry, size_bytes, self._wall_clock_ns())
         if entry is listed:
             entries[entry.name] = completed
+            self._listings.save_again((directory.run_id, directory.path))
         if entry.size_bytes not in (None, size_bytes):
             key, now_ns = (directory.run_id, directory.path), self._wall_clock_ns()
             self._directories.sizes.record(key, entry, completed, now_ns, same_version=True)
         return ArtifactFile(directory, completed)
-
-    def _resized(self, entry: Entry, size_bytes: int) -> Entry:
-        """Return an entry with the size of the contents. The time of a file of another size is not theirs."""
-        if entry.size_bytes in (None, size_bytes):
-            return msgspec.structs.replace(entry, size_bytes=size_bytes)
-        mtime_ns = self._wall_clock_ns() if size_bytes > (entry.size_bytes or 0) else entry.mtime_ns
-        return msgspec.structs.replace(entry, size_bytes=size_bytes, mtime_ns=mtime_ns, created_ns=None)
 
     def record_size_conflict(self, file: ArtifactFile, size_bytes: int | None) -> None:
         """Record that a file's contents are of another version than listed, with their size if the answer has it.
@@ -333,8 +332,20 @@ class Tree:
         self._catalogue.mark_all_stale()
         self._directories.mark_all_stale()
 
-    def clear(self) -> None:
-        """Remove everything: it belongs to another account (docs/semantics.md 6.3)."""
+    def switch_account(self, owner: str) -> None:
+        """Remove everything: it belongs to another account (docs/semantics.md 6.3). `owner`: see WriteBehind."""
+        if self._store is not None:
+            self._store.switch_owner(owner)
+        self._catalogue.clear()
+        self._directories.clear()
+
+    def go_offline(self) -> None:
+        """Show what is stored, however old, and ask the service for nothing (docs/semantics.md 8.3)."""
+        self._health.is_offline = True
+
+    def go_online(self) -> None:
+        """Ask the service from now on: what was shown so far is as good as its store says."""
+        self._health.is_offline = False
         self._catalogue.clear()
         self._directories.clear()
 
@@ -345,26 +356,18 @@ class Tree:
         """
         if isinstance(node, ArtifactDir | ArtifactFile):
             directory = node if isinstance(node, ArtifactDir) else node.directory
-            run_id, path = directory.run_id, directory.path
-            below = f"{path}/" if path else ""
-
-            def is_meant(key: tuple[int, str]) -> bool:
-                return key[0] == run_id and (key[1] == path or (node is directory and key[1].startswith(below)))
-
-            self._listings.mark_stale_where(is_meant)
+            run_id, key = directory.run_id, (directory.run_id, directory.path)
+            is_meant = is_at_or_below(*key) if node is directory else key.__eq__
+            self._directories.mark_stale_where(run_id, is_meant)
             run = self.known_run(run_id)
             self._runs.mark_stale_where(lambda known: known == run_id)
             if self._index is not None and run is not None:
                 self._index.refresh(run.project_id)
             return is_meant
-        is_all = True
-        if isinstance(node, ProjectDir | FacetDir) or (
-            isinstance(node, StaticDir) and node not in (self.root, self.runs)
-        ):
-            self._catalogue.refresh(node)
-            is_all = False
-        else:
+        if is_all := node in (self.root, self.runs) or not isinstance(node, ProjectDir | FacetDir | StaticDir):
             self.mark_all_stale()
+        else:
+            self._catalogue.refresh(node)
         return lambda _key: is_all
 
     def known_run(self, run_id: int) -> Run | None:
@@ -385,8 +388,8 @@ class Tree:
         if held is None:
             return None
         found = held.value
-        age_s = self._clock() - held.requested_at + found.age_s
-        return ListingFacts(age_s, found.source, listing.count(found.listing), self._listings.ttl_left_s(held))
+        age_s, left_s = self._clock() - held.requested_at + found.age_s, self._listings.ttl_left_s(held)
+        return ListingFacts(age_s, found.source, listing.count(found.listing), left_s, found.is_stored)
 
     def state(self) -> TreeState:
         """Return the state of the tree, for status. No request."""

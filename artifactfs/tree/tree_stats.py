@@ -13,12 +13,16 @@ from artifactfs.tree.walk.traversals import TraversalCost, Traversals
 
 
 class ListingFacts(msgspec.Struct, frozen=True):
-    """What is known of a cached listing: its age, its entries, and for how many more seconds it is fresh."""
+    """What is known of a cached listing: its age, its entries, and for how many more seconds it is fresh.
+
+    `is_stored`: it comes from the metadata store, so it may be older than the mount.
+    """
 
     age_s: float
     source: ListingSource
     entries: int
     left_s: float
+    is_stored: bool = False
 
 
 class TreeState(msgspec.Struct, frozen=True):

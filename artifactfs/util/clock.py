@@ -3,9 +3,12 @@
 import datetime
 import math
 import time
+from collections.abc import Callable
 
 # 400 years, after which the calendar repeats itself.
 _GREGORIAN_S = 146_097 * 86_400
+# The machine's clock was set if it differs by more than this from what it should be by now; less is its drift.
+_CLOCK_SET_S = 5.0
 
 
 def boottime() -> float:
@@ -26,3 +29,28 @@ def rfc3339(seconds: float) -> str:
     cycles, within_s = divmod(math.floor(seconds), _GREGORIAN_S)
     when = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=within_s)
     return f"{when.year + 400 * cycles:04}-{when:%m-%dT%H:%M:%SZ}"
+
+
+class WallTimes:
+    """Moments of the caches' clock in seconds since the epoch, each the same whenever it is asked for.
+
+    `clock` gives seconds that go on during sleep, `wall_clock_ns` nanoseconds since the epoch, which may be set.
+    """
+
+    def __init__(self, clock: Callable[[], float], wall_clock_ns: Callable[[], int]) -> None:
+        self._clock = clock
+        self._wall_clock_ns = wall_clock_ns
+        self._ahead_s = self._found_s()
+
+    def of(self, moment: float) -> float:
+        """Return a moment of the clock in seconds since the epoch."""
+        if abs((found_s := self._found_s()) - self._ahead_s) > _CLOCK_SET_S:
+            self._ahead_s = found_s
+        return moment + self._ahead_s
+
+    def age_s(self, wall_s: float) -> float:
+        """Return how long ago a moment was that is given in seconds since the epoch; 0 for one to come."""
+        return max(0.0, self._wall_clock_ns() / 1e9 - wall_s)
+
+    def _found_s(self) -> float:
+        return self._wall_clock_ns() / 1e9 - self._clock()

@@ -67,6 +67,19 @@ def mounts(pid: int | None = None) -> list[Mount]:
         return [mount for row in table.read().split(b"\n") if (mount := parse(row)) is not None]
 
 
+def holding(path: str) -> Mount | None:
+    """Return the mount that a path without links is on; None where the table is unreadable or does not say."""
+    try:
+        table = mounts()
+        device = device_of(os.stat(path))
+    except OSError:
+        return None
+    above = [mount for mount in table if mount.point == "/" or f"{path}/".startswith(f"{mount.point}/")]
+    # The subvolumes of btrfs have devices that the table does not name.
+    same = [mount for mount in above if mount.device == device] or above
+    return max(reversed(same), key=lambda mount: len(mount.point), default=None)
+
+
 def device_of(status: os.stat_result) -> str:
     """Return the device of a file as the mount table writes it."""
     return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"

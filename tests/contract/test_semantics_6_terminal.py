@@ -152,6 +152,18 @@ def test_warming(scene: Scene) -> None:
     assert scene.typed("warm", place, code=None)
 
 
+def test_pinning(scene: Scene) -> None:
+    """6.5: `pin`, `pins` and `unpin` of any name."""
+    paths = [scene.mounted.path("runs", scene.run_id, name) for name in NAMES.values()]
+    assert f"pinned {len(NAMES)} files" in scene.typed("pin", *paths)
+    said, listed = scene.typed("pins"), scene.typed("pins", "--json")
+    removed = scene.typed("unpin", *paths)
+    for path, name in zip(paths, NAMES.values(), strict=True):
+        assert f"{one_line(f'{scene.run_id}/{name}')} " in said
+        assert json.dumps(f"runs/{scene.run_id}/{name}") in listed
+        assert f"{one_line(path)}: unpinned" in removed
+
+
 def test_what_the_mount_says_of_itself(scene: Scene) -> None:
     """6.5: status and the files of /.artifactfs and the log hold what the service said, and nothing to obey."""
     planted = scene.server.of(scene.run_id)
@@ -216,6 +228,10 @@ ARGUMENTS = {
     "a number": ["warm", "--jobs", "X", "y"],
     "warm": ["warm", "X"],
     "warm, below": ["warm", "/etc/X"],
+    "pin": ["pin", "X", "Y"],
+    "unpin": ["unpin", "X", "Y"],
+    "unpin, a place": ["unpin", "7/X"],
+    "pins": ["pins", "--cache-dir", "Y"],
     "refresh": ["refresh", "X", "Y"],
     "info": ["info", "X", "Y"],
     "info --json": ["info", "--json", "X"],

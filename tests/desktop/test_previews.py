@@ -15,6 +15,8 @@ from tests.harness import Lab, Shell, run, wait_until
 PROGRAMS = ("nautilus", "dolphin")
 # Dolphin 25 takes FUSE for slow: it neither counts nor shows previews, whatever is set. 22 does; between was not tried.
 _DOLPHIN_SPARES = 25
+# From here to 4.21.5 the list view looks into each directory, whatever is set (from its source; 4.20.2 was tried).
+_THUNAR_LOOKS = (4, 20)
 
 
 @pytest.fixture
@@ -46,6 +48,27 @@ def types_of_png() -> int:
     """Return how many types the system has for `*.png`: two with shared-mime-info 2.4 of Debian 13."""
     rows = Path("/usr/share/mime/globs2").read_text(encoding="utf-8").splitlines()
     return sum(row.endswith(":*.png") for row in rows)
+
+
+def test_counts_in_the_list_of_thunar(user_desk: DesktopSession, user_shell: Shell, lab: Lab) -> None:
+    """7: whoever has Thunar's list view count items has that back; meanwhile a project of 200 runs is 3 requests."""
+    env = user_desk.env | ENV
+    setting = ("xfconf-query", "--channel", "thunar", "--property", "/misc-folder-item-count")
+    always = "THUNAR_FOLDER_ITEM_COUNT_ALWAYS"
+    run(*user_shell.prefix, *setting, "--create", "--type", "string", "--set", always, env=env).ok()
+    tour = Tour(user_desk, user_shell, lab)
+    tour.install("--bin")
+    with tour.opened("thunar", "200 runs"):
+        wait_until(lambda: lab.requests().get("listing", 0) >= 100, "runs that are counted", 60.0)
+    tour.install("--bin", "--no-previews")
+    requests, content_bytes = tour.cost("thunar", "200 runs", {"runs": 2})
+    # "thunar 4.18.4 (Xfce 4.18)"
+    if tuple(map(int, tour.version("thunar").split()[1].split(".")[:2])) < _THUNAR_LOOKS:
+        assert (requests, content_bytes) == ({"project": 1, "runs": 2}, 0)
+    else:
+        assert (requests["listing"] >= 100, content_bytes) == (True, 0)
+    user_shell.cli("desktop", "uninstall", env=env).ok()
+    assert run(*user_shell.prefix, *setting, env=env).ok().text.strip() == always
 
 
 def counts(desk: DesktopSession, shell: Shell) -> str:

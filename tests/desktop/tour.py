@@ -23,10 +23,13 @@ PROGRAMS = ("nautilus", "dolphin", "nemo", "pcmanfm", "thunar")
 PLACES = {
     "names": {"projects": 1},
     "200 runs": {"runs": 2},
+    "200 runs, from names": {"runs": 2},
     "a run": {"listing": 1},
     "50 pictures": {"listing": 1},
     "weights": {"listing": 1},
 }
+# Whoever clicks comes from the parent, which is listed by then.
+_LISTED_PARENT = {"200 runs, from names": "names"}
 ACTIONS = ("search by name", "properties of 50 pictures", "copy a file", "eject")
 # Which are searched by typing, and answer for `org.freedesktop.FileManager1`.
 _SERVING = ("nautilus", "dolphin", "nemo", "thunar")
@@ -61,9 +64,11 @@ class Tour:
         weights = {f"weights/model-{number}.safetensors": 2_000_000 for number in range(4)}
         pictures = {f"pictures/sample-{number:03d}.png": 300_000 for number in range(50)}
         run_id = lab.new_run(weights | pictures | {"config.json": 500, "notes": 200, "train.py": 2_000})
+        project = ("names", f"many-runs~{sample.MANY_PROJECT}")
         paths: tuple[tuple[object, ...], ...] = (
             ("names",),
-            ("names", f"many-runs~{sample.MANY_PROJECT}"),
+            project,
+            project,
             ("runs", run_id),
             ("runs", run_id, "pictures"),
             ("runs", run_id, "weights"),
@@ -81,10 +86,13 @@ class Tour:
 
     @contextmanager
     def opened(self, program: str, place: str) -> Iterator[Mount]:
-        """Show a place in a new window of a program, on a mount to which nothing is known."""
+        """Show a place in a new window of a program, on a mount to which nothing is known, or one listed directory."""
         mounted = self._shell.mount(name="home/model-lab")
         # The sample has awkward directories, which those programs enter that count.
         mounted.log.announce(r"client: .*", optional=True)
+        if (parent := _LISTED_PARENT.get(place)) is not None:
+            run(*self._shell.prefix, "ls", mounted.path(parent)).ok()
+            self._lab.reset()
         try:
             with self._desk.program(*self._command(program, mounted.path(*self._paths[place]))):
                 yield mounted

@@ -118,6 +118,7 @@ def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
         "mount .",
         "demo x",
         "warm x",
+        "pin x",
         "cache info --cache-dir x",
         "config path --config x",
         "service install -n x",

@@ -2,10 +2,15 @@
 
 import glob
 import os
+import re
 import signal
+import time
+from pathlib import Path
 
+from artifactfs.content import cache_dir
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
+from artifactfs.metadata.metadata_store import MetadataStore, Record
 from tests.harness import END_S, Lab, Shell, wait_until
 
 DOWNLOADED = 29 << 20  # about what run 70158 holds
@@ -113,11 +118,63 @@ def test_cache_info_verify_and_clear(shell: Shell) -> None:
     assert mounted.sh('cat "$M/runs/$1/lora_model/README.md" | wc -c', sample.RUN).text == "1389\n"
 
 
+def metadata_of(shell: Shell) -> Path:
+    """Make metadata of three runs in a shell's cache, the oldest of two days ago; returns the database."""
+    directory = os.path.join(shell.path("cache"), "artifactfs")
+    cache_dir.claim(directory)
+    store = MetadataStore(directory, max_bytes=64 << 20)
+    assert store.open()
+    scope = store.scope("https://api.datadoghq.com", "me")
+    for run_id in (1, 2, 3):
+        assert store.write(scope, [Record("listing", run_id, b"", b"kept" * 2500, time.time() - 2 * 86400)])
+    store.close()
+    return Path(store.path)
+
+
+def test_cache_info_verify_and_clear_metadata(shell: Shell) -> None:
+    """8.6: the `cache` commands show, check and empty the metadata as they do the blocks."""
+    database = metadata_of(shell)
+    info = shell.cli("cache", "info").ok().text
+    assert re.search(
+        r"^metadata   [0-9]+ KiB of 256 MiB: 3 records of 3 runs, the oldest 2 d 0 h old$", info, re.MULTILINE
+    )
+    assert "\nmetadata   turned off\n" in shell.cli("cache", "info", env={"ARTIFACTFS_METADATA_SIZE": "0"}).ok().text
+    content = bytearray(database.read_bytes())
+    content[content.index(b"keptkept")] ^= 1
+    database.write_bytes(content)
+    verified = shell.cli("cache", "verify").ok()
+    assert (verified.text.splitlines()[1], verified.err) == ("metadata: 2 records intact, 1 damaged and deleted", "")
+    assert "metadata: 2 records intact, 0 damaged and deleted\n" in shell.cli("cache", "verify").ok().text
+    cleared = shell.cli("cache", "clear").ok().text
+    assert re.fullmatch(r"deleted 0 B in 0 blocks\ndeleted [0-9]+ KiB of metadata\n", cleared)
+    assert ": 0 records of 0 runs\n" in shell.cli("cache", "info").ok().text
+    assert b"keptkept" not in database.read_bytes()
+
+
+def test_cache_commands_with_damaged_metadata(shell: Shell) -> None:
+    """8.6: a database that is none is deleted, and the command says so; a directory in its place is named."""
+    database = metadata_of(shell)
+    database.write_bytes(b"garbage" * 10_000)
+    done = shell.cli("cache", "verify").ok()
+    assert (done.text.splitlines()[1], done.err) == ("metadata: the database was damaged, and is deleted", "")
+    database.unlink()
+    database.mkdir()
+    fact = f"{database} is no file of yours; delete it with `rm -r {database}`"
+    assert f"metadata   not usable: {fact}\n" in shell.cli("cache", "info").ok().text
+    assert f"metadata: not usable: {fact}\n" in shell.cli("cache", "verify").ok().text
+    done = shell.cli("cache", "clear")
+    assert (done.code, done.err) == (
+        ExitCode.INCOMPLETE,
+        f"artifactfs: the metadata could not be deleted: {fact}\n",
+    )
+
+
 def test_cache_commands_without_a_cache(shell: Shell) -> None:
     """4.4: where nothing was cached yet, each command says so and makes no trouble."""
     info = shell.cli("cache", "info").ok().text
     assert "cache/artifactfs (does not exist yet: the first mount makes it)\n" in info
     assert "holds      0 B in 0 blocks of 0 files" in info
+    assert "\nmetadata   none yet\n" in info
     assert "0 were damaged" in shell.cli("cache", "verify").ok().text
     assert "deleted 0 B" in shell.cli("cache", "clear").ok().text
 

@@ -82,12 +82,16 @@ class World:
     contents: Bench
     read_paths: list[str] = field(default_factory=list)
 
+    async def look(self, path: str, run_id: int = 1) -> pyfuse3.EntryAttributes:
+        """Look a path up, name by name, as the kernel does."""
+        found = await self.operations.getattr(pyfuse3.ROOT_INODE, CONTEXT)
+        for name in ("runs", str(run_id), *path.split("/")):
+            found = await self.operations.lookup(found.st_ino, name.encode(), CONTEXT)
+        return found
+
     async def read(self, path: str, run_id: int = 1, size: int = 4 * BLOCK) -> bytes:
         """Open a file, read so many bytes from its start, and close it, as `head -c` does."""
-        number: int = pyfuse3.ROOT_INODE
-        for name in ("runs", str(run_id), *path.split("/")):
-            number = (await self.operations.lookup(number, name.encode(), CONTEXT)).st_ino
-        handle = (await self.operations.open(number, 0, CONTEXT)).fh
+        handle = (await self.operations.open((await self.look(path, run_id)).st_ino, 0, CONTEXT)).fh
         try:
             found = bytes(await self.operations.read(handle, 0, size))
         finally:

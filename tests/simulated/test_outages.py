@@ -67,8 +67,8 @@ class World:
         app = create_app(lab, Switches())
         self.emulator: Emulator = app.state.emulator
         self.wire = Wire(httpx.ASGITransport(app=app))
-        sender = Transport("http://127.0.0.1", KEYS, clock=trio.current_time, transport=self.wire)
-        service = ModelLab(sender, deadline_s=DEADLINE_S)
+        self.sender = Transport("http://127.0.0.1", KEYS, clock=trio.current_time, transport=self.wire)
+        service = ModelLab(self.sender, deadline_s=DEADLINE_S)
         self.tree = Tree(service, site="test", nursery=nursery, clock=trio.current_time, prefetch="off")
 
     async def find(self) -> set[bytes]:

@@ -13,6 +13,7 @@ from artifactfs.content.block_store import BlockStore
 from artifactfs.content.cache_dir import ForeignDirectory, claim, find
 from tests.harness import needs_root
 from tests.unit.cache_dirs import TAG, check_refused, mode
+from tests.unit.metadata_stores import of_run, opened
 
 KEY = bytes(range(16))
 
@@ -104,10 +105,19 @@ def test_a_directory_of_a_group_is_refused(tmp_path: Path, before: int) -> None:
     claim(str(path))
 
 
+def test_metadata_without_a_mark_is_ours(tmp_path: Path) -> None:
+    """6.2: a directory whose mark could not be written, as the disk was full, is still a cache with its metadata."""
+    with opened(tmp_path) as store:
+        assert store.write(1, of_run(1))
+        claim(str(tmp_path))
+    assert TAG in os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize(
     "names",
     [["thesis.tex"], [".bashrc"], ["photos/"], ["blocks-1/", "thesis.tex"], ["blocks-1/mine/"], ["blocks-x/"],
-     ["blocks-1"], ["CACHEDIR.TAG/"], ["a\nb\x1b[31m"], ["lost+found/", "x"], ["ab/"], ["usage"]],
+     ["blocks-1"], ["CACHEDIR.TAG/"], ["a\nb\x1b[31m"], ["lost+found/", "x"], ["ab/"], ["usage"],
+     ["metadata-1.sqlite/"], ["metadata-1.sqlite.bak"], ["metadata.sqlite"]],
     ids=str,
 )  # fmt: skip
 def test_a_directory_with_other_files_is_refused(tmp_path: Path, names: list[str]) -> None:

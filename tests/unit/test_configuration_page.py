@@ -20,7 +20,7 @@ HEAD = "| setting | option | environment | |\n|---|---|---|---|\n"
 
 def row(setting: Setting) -> str:
     """Return a setting's line in the page's table."""
-    option = "" if not setting.flag else setting.option + (f" {setting.metavar}" if setting.metavar is not None else "")
+    option = "" if not setting.flag else setting.option + (f" {setting.metavar}" if setting.bare is None else "")
     # A bar ends a cell, between backticks too.
     shown = f"`{option}`".replace("|", r"\|") if option else ""
     return f"| `{setting.name}` | {shown} | {', '.join(f'`{name}`' for name in setting.env)} | {setting.help} |\n"

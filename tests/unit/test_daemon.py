@@ -1,4 +1,4 @@
-"""artifactfs.mount.daemon: the error of the child reaches the parent with its fields."""
+"""artifactfs.mount.daemon: what the child reports reaches the parent."""
 
 import subprocess
 import sys
@@ -8,15 +8,18 @@ from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount import daemon
 
 def serve(parent):
+    parent.waiting("a reason")
+    parent.warn("a warning")
     raise UserError(ExitCode.NOT_WRITABLE, "a fact", "a fix", "a subject", "a command")
 
 try:
-    daemon.start(serve, "the log", on_waiting=print)
+    daemon.start(serve, "the log", on_waiting=print, on_warning=print)
 except UserError as error:
     print(error.code.name, error.fact, error.fix, error.subject, error.command, sep="|")
 """
 
 
-def test_the_fields_of_the_childs_error_reach_the_parent() -> None:
+def test_what_the_child_reports_reaches_the_parent() -> None:
+    """What it waits for, its warnings, and the fields of its error, in their order."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "NOT_WRITABLE|a fact|a fix|a subject|a command\n"
+    assert done.stdout == "a reason\na warning\nNOT_WRITABLE|a fact|a fix|a subject|a command\n"

@@ -27,6 +27,7 @@ ROWS: list[tuple[str, BaseException, str]] = [
     ("5xx after the retries, connection reset, short body", errors.ShortBody("x"), "EIO"),
     ("connection refused; no route or DNS", errors.ConnectionRefused("x"), "ECONNREFUSED"),
     ("connection refused; no route or DNS", errors.Unreachable("x"), "EHOSTUNREACH"),
+    ("no request, as the mount is offline", errors.Offline("x"), "ENETDOWN"),
     ("TLS failure", errors.TlsFailed("x"), "EPROTO"),
     ("2xx without the expected JSON", errors.UnexpectedAnswer("x", 200), "EBADMSG"),
     ("size or version changed under an open file", errors.Superseded("x"), "ESTALE"),

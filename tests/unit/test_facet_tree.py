@@ -334,7 +334,7 @@ async def test_nothing_of_another_account(tree: Tree, service: FakeService, auto
     table = await walk(tree, "projects/10/runs.csv")
     assert isinstance(table, GeneratedFile)
     await trio.sleep(1)
-    tree.clear()
+    tree.switch_account("another")
     with pytest.raises(errors.Superseded):
         tree.contents_of(table)
     service.facet_texts[10, "parameter", "lr"] = ("0.2",)

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "artifactfs"
 # From the bottom up; a room imports rooms with a lower number, and itself. A module of the package's top that is not
 # named here (cachecli, say) is a command's and belongs to the top.
 LAYER = {
-    "errors": 0, "util": 1, "logs": 2, "domain": 3,
-    "settings": 3, "modellab": 4, "tree": 5, "content": 5,
+    "errors": 0, "util": 1, "logs": 2, "domain": 3, "pins": 3,
+    "settings": 3, "modellab": 4, "metadata": 4, "tree": 5, "content": 5,
     "fuse": 6, "control": 7, "mount": 8,
 }  # fmt: skip
 TOP = 9

@@ -94,6 +94,7 @@ def test_every_setting_comes_from_every_source(tmp_path: Path) -> None:
         "site": "datadoghq.eu", "api_url": "https://api.example.com", "proxy": "http://p:1", "umask": "022", "uid": "7",
         "gid": "8", "allow_other": "true", "verbose": "true", "runs_listed": "5", "prefetch": "tree", "wait": "true",
         "log_to": "journal", "log_format": "json", "xattrs": "true", "version_header": "true",
+        "offline": "auto",
     }  # fmt: skip
     for row in SETTINGS:
         if row.name in KEY_FORMS:

@@ -18,7 +18,7 @@ LATE = OF_A_MOUNT | {
     "msgspec", "logging", "hashlib", "tomllib", "importlib.metadata", "importlib.resources",
     "urllib.request", "email", "concurrent.futures", "artifactfs.settings.sources",
 }  # fmt: skip
-COMMANDS = ("mounts", "status", "config", "warm_cache", "service_units", "completion", "doctor", "desktop")
+COMMANDS = ("mounts", "status", "config", "warm_cache", "pinning", "service_units", "completion", "doctor", "desktop")
 
 
 def imported(code: str, **env: str) -> set[str]:

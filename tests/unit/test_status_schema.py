@@ -14,11 +14,12 @@ from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.status_schema import Failed, Health, Status, json_text, status_json
 from artifactfs.domain import RequestUsage
 from artifactfs.fuse.handles import KernelState
+from artifactfs.metadata.write_behind import MetadataState
 from artifactfs.modellab.rate_limits import LimitState
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, LatencyHistogram, StatsSnapshot
 from artifactfs.tree.tree_stats import TreeState
 
-NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0)
+NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0, offline_fact="gone", offline_fix="wait")
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,7 @@ NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0)
         ({"denied_since": 8.5, "failing_since": 9.0}, "failing", 9.0),
         ({"denied_since": 8.5, "stale_since": 9.0}, "degraded", 9.0),
         ({"denied_since": 8.5}, "keys_rejected", 8.5),
+        ({"offline_since": 4.0, "failing_since": 9.0, "denied_since": 8.5, "denied_last": True}, "offline", 4.0),
     ],
 )
 def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> None:
@@ -75,7 +77,7 @@ def readings(**changed: object) -> Readings:
     identity = {"version": "1", "mountpoint": '/m"\\\n', "origin": "o", "account": ""}
     health = Health("ok", "x", "fine")
     usage, cache, reading = RequestUsage({}), None, ReadStats(memory_bytes=5, disk_bytes=7)
-    known = Readings(identity, 1.5, health, 0, traffic, usage, (), cache, reading, tree, None)
+    known = Readings(identity, 1.5, health, 0, traffic, usage, (), cache, None, reading, tree, None)
     return msgspec.structs.replace(known, **changed)
 
 
@@ -104,6 +106,7 @@ def test_each_counter_is_in_both_reports() -> None:
         traffic=StatsSnapshot({"run": {"ok": 3}}, heads, 0, None, 0.0),
         limits=(LimitState("a", 10, 5, 1.5, 0.0, None),),
         cache=CacheState("/c", 1, 2, 3, 4, 5, 6, keeps_up=True),
+        metadata=MetadataState("/m", 1, 2, 3, 4, 5.0),
         kernel=KernelState(1, 2, 3, 4),
     )
     text = metrics_text(whole).decode()

@@ -1,0 +1,300 @@
+"""`artifactfs pin`, `unpin` and `pins`: what stays in the cache on the local disk."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from artifactfs.cli import output
+from artifactfs.cli.completion import FILE
+from artifactfs.cli.help_layout import command
+from artifactfs.cli.status import ask_mount, of_this_version
+from artifactfs.cli.warm_cache import place_of, with_cache
+from artifactfs.errors import ExitCode, UserError
+from artifactfs.util.humanize import counted, format_size
+
+if TYPE_CHECKING:
+    from artifactfs.content.block_store import BlockStore
+    from artifactfs.control.pin_schema import Kept, PinAnswer, PinReport
+    from artifactfs.pins import PinFile
+    from artifactfs.settings import Settings
+    from artifactfs.warm import Plan
+
+# Of a pin in a list: the cache directory, the site, the path, and since when.
+_Key = tuple[str, str, str, float]
+_AGAIN = "`artifactfs pin` again goes on where it stopped"
+
+
+@command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=FILE)
+@click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at once.")
+def pin(paths: tuple[str, ...], jobs: int) -> None:
+    """Keep runs, directories or files of a mount on this disk: fetch and never evict them.
+
+    They stay until `artifactfs unpin`, over remounts and restarts. What all pins need must fit into the cache
+    (cache_size). A pinned run that changes is fetched again when a mount sees that. After an interruption, call it
+    again: it continues where it stopped.
+    """
+    from artifactfs import warm
+    from artifactfs.mount import control_client
+
+    meant = list(dict.fromkeys(map(control_client.run_in_mount, paths)))
+    todo = _registered(meant)
+    count = counted(len(todo.files), "file")
+    try:
+        with output.progress(count, todo.size_bytes) as advance:
+            warm.fetch(todo, jobs=jobs, advance=advance, drop_pages=True)
+        output.give_up_on(todo.failures, "could not be read")
+        # The mount fetches what its disk still lacks, such as what its memory had.
+        kept = [_looked("keep", path)[1] for path in meant]
+    except (KeyboardInterrupt, UserError):
+        output.hint(f"artifactfs: it is pinned, and not all of it is here; {_AGAIN}")
+        raise
+    lacking = sum(each.files - each.kept_files for each in kept)
+    if lacking:
+        fact = f"{counted(lacking, 'file')} could not be kept whole: the cache or its disk may be full"
+        raise UserError(ExitCode.INCOMPLETE, fact, f"`artifactfs status` shows how full they are; {_AGAIN}")
+    output.say(f"pinned {count}, {format_size(sum(each.kept_bytes for each in kept))}")
+
+
+def _registered(paths: Sequence[str]) -> "Plan":
+    """Pin paths, and return what there is to fetch. Where that fails or would not fit, nothing new is pinned."""
+    from artifactfs import warm
+
+    new: list[str] = []
+    try:
+        for path in paths:
+            answer = _ask("pin", path)
+            if answer.is_new:
+                new.append(path)
+            _check_is_in_run(path, answer)
+        todo = warm.plan(paths)
+        output.give_up_on(todo.failures, "could not be listed, so nothing is pinned")
+        for path in paths:
+            _check_fits(path, todo, *_looked("kept", path))
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(UserError):  # the mount has ended
+                _ask("unpin", path)
+        raise
+    return todo
+
+
+def _check_is_in_run(path: str, answer: "PinAnswer") -> None:
+    if answer.path is None:
+        fact = "this holds runs, and a pin is of runs or of what is in one"
+        raise UserError(ExitCode.USAGE, fact, "name a run in it", subject=path)
+
+
+def _check_fits(path: str, todo: "Plan", answer: "PinAnswer", kept: "Kept") -> None:
+    # The mount may have had no time to look at very many files.
+    needs_bytes = max(answer.needs_bytes, todo.size_bytes)
+    if needs_bytes > answer.limit_bytes:
+        size, needs, limit = map(format_size, (kept.size_bytes, needs_bytes, answer.limit_bytes))
+        fact = f"with {size} in it all pins need {needs}, and the cache has {limit}"
+        raise UserError(ExitCode.INCOMPLETE, fact, "raise cache_size, or unpin others (`artifactfs pins`)", path)
+
+
+def _looked(order: str, path: str) -> "tuple[PinAnswer, Kept]":
+    """Return how much of a path is here: the mount is asked again as long as it gets on. Raises UserError."""
+    from artifactfs.control.pin_schema import Kept
+
+    best = (-1, -1)
+    while True:
+        answer = _ask(order, path)
+        _check_is_in_run(path, answer)
+        kept = answer.kept or Kept()
+        if kept.failure is not None:
+            raise UserError(ExitCode.INCOMPLETE, kept.failure, kept.what_to_do or "", subject=path)
+        is_whole = kept.is_listed and (order == "kept" or kept.kept_files == kept.files)
+        # Each answer begins with the first files again: it gets on if it comes further than any before.
+        gets_on = kept.files - kept.unsized > best[0] or kept.kept_bytes > best[1]
+        if is_whole or not gets_on:
+            return answer, kept
+        best = max(best[0], kept.files - kept.unsized), max(best[1], kept.kept_bytes)
+
+
+def _ask(order: str, path: str) -> "PinAnswer":
+    import msgspec
+
+    from artifactfs.control.pin_schema import PinAnswer
+
+    point, values = ask_mount(order, path)
+    with of_this_version(point):
+        answer = msgspec.convert(values, PinAnswer)
+    if answer.error is not None:
+        raise UserError(ExitCode.CACHE_REFUSED, answer.error, answer.what_to_do, subject=point)
+    return answer
+
+
+@command()
+@click.argument("paths", metavar="[PATH…]", nargs=-1, type=FILE)
+@click.option("--all", "everything", is_flag=True, help="Everything that is pinned in the cache.")
+@with_cache
+def unpin(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...], everything: bool) -> None:
+    """Let the cache evict what was pinned at PATH.
+
+    PATH is a place in a mount. Or it is RUN or RUN/PATH, such as 70158/checkpoints, of the settings' site, whether it
+    is mounted or not. What is in the cache stays until its room is needed.
+    """
+    from artifactfs.mount import control_client
+    from artifactfs.pins import PinFile
+
+    if everything == bool(paths):
+        raise click.UsageError("give PATHs, or --all")
+    file = PinFile(store.directory)
+    failed: list[UserError] = []
+    if everything:
+        output.say(f"unpinned {counted(_removed(file, None, None), 'place')}")
+    for path in paths:
+        with output.collected(failed):
+            if (place := place_of(path)) is not None:
+                removed = _removed(file, loaded.api_url, place)
+            else:
+                removed = _unpinned_in_mount(control_client.run_in_mount(path))
+            if not removed:
+                fix = "`artifactfs pins` lists what is; what is in it cannot be unpinned by itself"
+                raise UserError(ExitCode.INCOMPLETE, "it is not pinned", fix, subject=path)
+            output.say(f"{path}: unpinned; what is cached of it stays until its room is needed")
+    output.raise_last(failed)
+
+
+def _unpinned_in_mount(path: str) -> int:
+    from artifactfs.mount import control_client
+
+    try:
+        return _ask("unpin", path).removed
+    except control_client.NoSuchPlace as error:
+        fix = "what is gone from the service is unpinned as RUN or RUN/PATH, such as 70158/checkpoints"
+        raise UserError(error.code, error.fact, fix) from None
+
+
+def _removed(file: "PinFile", site: str | None, place: str | None) -> int:
+    """Remove the pin of a place, of whatever account, or all; returns how many there were."""
+    try:
+        return len(file.remove(lambda each: place is None or (each.site, each.place) == (site, place)))
+    except FileNotFoundError:
+        return 0  # there is no cache yet
+    except OSError as error:
+        fact = f"the list of pins {file.path} cannot be changed: {error.strerror}"
+        raise UserError(ExitCode.CACHE_REFUSED, fact, "see whether its directory can be written") from None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A pin as it is shown. `current`: whether all of it is here as the service has it; None where nothing tells."""
+
+    pin: "PinReport"
+    cache_dir: str
+    size_bytes: int
+    here_bytes: int
+    current: bool | None
+    is_gone: bool = False
+    mountpoint: str | None = None
+
+
+@command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON: an array.")
+@with_cache
+def pins(_loaded: "Settings", store: "BlockStore", as_json: bool) -> None:
+    """List what is pinned, and how much of it is here.
+
+    A mount of its site and account says what the service has now, and so whether all of it is here: `current`. Without
+    such a mount that is unknown, and the size is that of the last look.
+    """
+    rows = sorted(_rows(store), key=lambda row: (row.pin.site, row.pin.pinned_at))
+    if as_json:
+        output.data(list(map(_json_row, rows)))
+    elif rows:
+        sites = {row.pin.site for row in rows}
+        output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites) for row in rows)])
+    else:
+        output.hint("nothing is pinned; `artifactfs pin PATH` pins a run, directory or file of a mount")
+
+
+def _rows(store: "BlockStore") -> Iterator[_Row]:
+    """Yield every pin of the caches of this user's mounts, and of the settings' cache."""
+    from artifactfs.control.pin_schema import report
+    from artifactfs.mount import control_client
+    from artifactfs.pins import PinFile
+
+    listed = PinFile(store.directory).read()
+    found: dict[_Key, _Row | PinReport] = {}
+    for mount in control_client.my_mounts():
+        try:
+            answer = _ask("pins", mount.point)
+        except control_client.NoSuchCommand:
+            continue  # it knows no pins
+        except UserError as error:
+            output.warn(str(error))
+            continue
+        for each in answer.pins:
+            key = (answer.cache_dir or "", each.site, each.path, each.pinned_at)
+            if each.is_own and not isinstance(found.get(key), _Row):
+                found[key] = _in_mount(each, answer.cache_dir or "", mount.point)
+            else:
+                found.setdefault(key, each)
+    for pin in listed:
+        each = report(pin)
+        found.setdefault((store.directory, each.site, each.path, each.pinned_at), each)
+    yield from (row for row in found.values() if isinstance(row, _Row))
+    yield from _on_disk({key: row for key, row in found.items() if not isinstance(row, _Row)})
+
+
+def _in_mount(pin: "PinReport", cache_dir: str, point: str) -> _Row:
+    """Return a pin as a mount of its account sees it."""
+    from artifactfs.mount import control_client
+
+    size, here, current, is_gone = pin.size_bytes, 0, None, False
+    try:
+        _, kept = _looked("kept", os.path.join(point, pin.path))
+    except control_client.NoSuchPlace:
+        current, is_gone = False, True
+    except UserError as error:
+        output.warn(str(error))
+    else:
+        size, here = kept.size_bytes, kept.kept_bytes
+        current = kept.kept_files == kept.files if kept.is_listed else None
+    return _Row(pin, cache_dir, size, here, current, is_gone, point)
+
+
+def _on_disk(found: "Mapping[_Key, PinReport]") -> Iterator[_Row]:
+    """Yield pins by what is on the disk alone."""
+    from artifactfs.content.block_store import BlockStore
+    from artifactfs.content.cache_places import site_and_path
+
+    held: dict[str, list[tuple[str, str, int]]] = {}
+    for cache_dir in {key[0] for key in found}:
+        store = BlockStore(cache_dir, max_bytes=0, min_free_bytes=0)
+        held[cache_dir] = [(*site_and_path(place), size) for place, size in store.bytes_by_place().items()]
+    for (cache_dir, site, path, _), pin in found.items():
+        place = path.removeprefix("runs/")
+        here = sum(
+            size
+            for its_site, its_place, size in held[cache_dir]
+            if its_site == site and (its_place == place or its_place.startswith(f"{place}/"))
+        )
+        yield _Row(pin, cache_dir, pin.size_bytes, here, None)
+
+
+def _text(row: _Row, sites: set[str]) -> tuple[str, ...]:
+    place = row.pin.path.removeprefix("runs/") + (f" ({row.pin.site})" if len(sites) > 1 else "")
+    current = "gone" if row.is_gone else {True: "yes", False: "no", None: "unknown"}[row.current]
+    return place, format_size(row.size_bytes), format_size(row.here_bytes), current, row.pin.since
+
+
+def _json_row(row: _Row) -> dict[str, object]:
+    return {
+        "path": row.pin.path,
+        "site": row.pin.site,
+        "since": row.pin.since,
+        "size_bytes": row.size_bytes,
+        "here_bytes": row.here_bytes,
+        "current": row.current,
+        "gone": row.is_gone,
+        "mountpoint": row.mountpoint,
+        "cache_dir": row.cache_dir,
+    }

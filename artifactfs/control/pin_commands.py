@@ -1,0 +1,132 @@
+"""The commands about pins: `pin`, `unpin`, `pins`, `kept` and `keep` in /.artifactfs.
+
+The mount itself writes its pins, since it alone knows the account: that stands for the keys, so it is in no report.
+Each answer has what all pins of the cache need, for a command that has to refuse what would not fit.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+import trio
+
+from artifactfs.content.open_files import OpenFileTable
+from artifactfs.control.pin_schema import Kept, PinAnswer, report
+from artifactfs.control.pinned_files import PinnedFiles, Place
+from artifactfs.control.status_schema import SCHEMA
+from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
+from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
+from artifactfs.util import threads
+
+# Less than a client waits for an answer (mount/control_client.py). What is listed or fetched by then counts, and the
+# client asks again.
+_LIMIT_S = 20.0
+
+
+class PinCommands:
+    """The commands of one mount. `pins`, `limit_bytes`: of its cache; None where it has none. `deadline_s`: of a call.
+
+    `node_of(number)`: the node of an inode. `changed`: called when there are other pins.
+    """
+
+    def __init__(
+        self,
+        pins: PinFile | None,
+        limit_bytes: int,
+        deadline_s: float,
+        pinned: PinnedFiles,
+        files: OpenFileTable,
+        node_of: Callable[[int], Node],
+    ) -> None:
+        self._pins = pins
+        self._limit_bytes = limit_bytes
+        self._limit_s = min(_LIMIT_S, deadline_s / 2)
+        self._pinned = pinned
+        self._files = files
+        self._node_of = node_of
+        self.changed: Callable[[], None] = lambda: None
+        self._run = partial(threads.run, limiter=trio.CapacityLimiter(1))
+
+    def commands(self) -> dict[str, Callable[[int], Awaitable[bytes]]]:
+        """Return the commands by their names."""
+        return {
+            "pin": lambda number: self._answer(number, self._pin),
+            "unpin": lambda number: self._answer(number, self._unpin),
+            "pins": lambda number: self._answer(number, self._nothing),
+            "kept": lambda number: self._answer(number, self._kept),
+            "keep": lambda number: self._answer(number, self._keep),
+        }
+
+    async def _answer(self, number: int, act: "Callable[[PinFile, Place | None], Awaitable[PinAnswer]]") -> bytes:
+        node = self._node_of(number)
+        place = node if isinstance(node, ArtifactDir | ArtifactFile) else None
+        if self._pins is None:
+            fix = "mount with a cache: see cache_size and cache_dir in `artifactfs config show`"
+            answer = PinAnswer(SCHEMA, error="this mount has no cache on disk", what_to_do=fix)
+        else:
+            try:
+                answer = await act(self._pins, place)
+                found = await self._run(self._pins.read)
+                answer = msgspec.structs.replace(
+                    answer,
+                    pins=tuple(report(pin, is_own=pin.owner == self._files.owner) for pin in found),
+                    needs_bytes=needs_bytes(found),
+                    cache_dir=self._pins.directory,
+                )
+            except UnreadablePins as error:
+                answer = PinAnswer(SCHEMA, error=error.fact, what_to_do=error.fix)
+            except OSError as error:
+                fact = f"the list of pins in {self._pins.directory} cannot be changed: {error.strerror}"
+                answer = PinAnswer(SCHEMA, error=fact, what_to_do="see whether that directory can be written")
+        path = mount_path(place) if place is not None else None
+        answer = msgspec.structs.replace(answer, path=path, limit_bytes=self._limit_bytes)
+        # The standard library's: paths may hold lone surrogates, which it escapes.
+        return (json.dumps(msgspec.to_builtins(answer), indent=2) + "\n").encode()
+
+    async def _nothing(self, _pins: PinFile, _place: Place | None) -> PinAnswer:
+        return PinAnswer(SCHEMA)
+
+    async def _pin(self, pins: PinFile, place: Place | None) -> PinAnswer:
+        if place is None:
+            return PinAnswer(SCHEMA)
+        new = self._new_pin(place)
+        known = next((each for each in await self._run(pins.read) if each.is_of(new.owner, new.place)), None)
+        if known is None:
+            await self._run(pins.add, new)
+            self.changed()
+        return PinAnswer(SCHEMA, is_new=known is None)
+
+    async def _unpin(self, pins: PinFile, place: Place | None) -> PinAnswer:
+        if place is None:
+            return PinAnswer(SCHEMA)
+        meant = self._new_pin(place)
+        removed = await self._run(pins.remove, lambda each: each.is_of(meant.owner, meant.place))
+        self.changed()
+        return PinAnswer(SCHEMA, removed=len(removed))
+
+    async def _kept(self, pins: PinFile, place: Place | None) -> PinAnswer:
+        if place is None:
+            return PinAnswer(SCHEMA)
+        kept = await self._pinned.look(place, self._limit_s)
+        if kept.is_listed:
+            await self._record(pins, place, kept)
+        return PinAnswer(SCHEMA, kept=kept)
+
+    async def _keep(self, _pins: PinFile, place: Place | None) -> PinAnswer:
+        if place is None:
+            return PinAnswer(SCHEMA)
+        return PinAnswer(SCHEMA, kept=await self._pinned.look(place, self._limit_s, fetch=True))
+
+    async def _record(self, pins: PinFile, place: Place, kept: Kept) -> None:
+        """Record the size of a pin, which tells whether others fit beside it."""
+        meant = self._new_pin(place)
+        sizes = {"size_bytes": kept.size_bytes, "files": kept.files}
+        await self._run(partial(pins.update, meant.owner, meant.place, **sizes))
+
+    def _new_pin(self, place: Place) -> Pin:
+        directory = place if isinstance(place, ArtifactDir) else place.directory
+        site, _, account = self._files.owner.partition("\0")
+        is_settled = self._pinned.is_settled(directory.run_id)
+        return Pin(site, account, directory.run_id, place.path, time.time(), is_settled=is_settled)

@@ -1,0 +1,272 @@
+"""The metadata store as the event loop sees it: reads in a thread, and changes that are written behind the readers.
+
+Owns the order of changes. They are written at once, in one transaction what gathered while the one before was written:
+a process that is killed loses the last few milliseconds. The loop never waits for a disk. What is hard: a value that is
+read must not be older than a change that is not written yet.
+"""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from artifactfs.errors import NoThread
+from artifactfs.metadata.metadata_store import Change, Marking, MetadataStore, Record, Removal, StoreUsage
+from artifactfs.util import threads
+from artifactfs.util.no_checkpoint import no_checkpoint
+
+log = logging.getLogger(__name__)
+
+# Changes in one transaction: some milliseconds of a thread, most of them without the interpreter's lock.
+_BATCH = 500
+# Changes that wait to be written. Beyond that the disk is too slow, and values are not stored. Arbitrary.
+_MAX_PENDING = 100_000
+# How long a read waits for the writing of what it would miss; then it finds nothing.
+_WAIT_S = 1.0
+# The pause before a write for which the system had no thread is tried again.
+_PAUSE_S = 1.0
+# Records that are read with another, beside the first.
+_FOLLOWING_BYTES = 256 << 10
+
+# Kind, run id (0: none) and key of a record.
+Name = tuple[str, int, bytes]
+Encode = Callable[[], bytes | None]
+
+
+class MetadataState(msgspec.Struct, frozen=True):
+    """The store, for status. Its contents are as of the last look; None before the first.
+
+    `oldest_at`: when the oldest record was requested, seconds since the epoch. `waiting`: changes that are not written.
+    """
+
+    path: str
+    limit_bytes: int
+    waiting: int
+    size_bytes: int | None = None
+    runs: int | None = None
+    oldest_at: float | None = None
+
+
+class _Put(msgspec.Struct, frozen=True):
+    """A record to be written: `freeze` is called in the loop, and its result in a thread; None: it is left out."""
+
+    name: Name
+    requested_at: float
+    freeze: Callable[[], Encode]
+
+
+class WriteBehind:
+    """See the module. `owner`: site and account, separated by a NUL; whose records are meant. Nothing raises.
+
+    `run_in_thread` replaces threads in tests.
+    """
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        owner: str,
+        nursery: trio.Nursery,
+        run_in_thread: threads.RunInThread = threads.run,
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._nursery = nursery
+        self._run_in_thread = run_in_thread
+        self._scopes: dict[str, int] = {}
+        self._reads, self._writes = trio.CapacityLimiter(2), trio.CapacityLimiter(1)
+        # A limiter of its own: a look must not hold up readers.
+        self._looks = trio.CapacityLimiter(1)
+        self._is_looking = False
+        self._usage: StoreUsage | None = None
+        # What is to be written, in order. A record takes the place of an earlier one of its name.
+        self._pending: dict[object, _Put | Removal | Marking] = {}
+        self._is_writing = False
+        self._batch: frozenset[object] = frozenset()
+        # Removals and markings that wait, and that are being written: any record may be meant.
+        self._ranges = self._batch_ranges = 0
+        self._idle = trio.Event()
+        self._idle.set()
+        # Reads that are under way, and what has changed since the first of them began.
+        self._loading = 0
+        self._touched: set[Name] = set()
+        self._all_touched = False
+        # Runs of which the store has nothing of a kind.
+        self._unknown: set[tuple[str, int]] = set()
+
+    def state(self) -> MetadataState:
+        """Return the state of the store as of the last look (`look_soon`)."""
+        store, usage = self._store, self._usage
+        waiting = len(self._pending) + len(self._batch)
+        if usage is None:
+            return MetadataState(store.path, store.limit_bytes, waiting)
+        return MetadataState(store.path, store.limit_bytes, waiting, usage.size_bytes, usage.runs, usage.oldest_at)
+
+    def look_soon(self) -> None:
+        """Look in a thread what the store holds. Never waits."""
+        if not self._is_looking:
+            self._is_looking = True
+            self._nursery.start_soon(self._look)
+
+    async def _look(self) -> None:
+        try:
+            self._usage = await self._run_in_thread(self._store.usage, limiter=self._looks, abandon_on_cancel=True)
+        except NoThread as error:
+            log.debug("the metadata store: %s", error)
+        finally:
+            self._is_looking = False
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    async def load(self, name: Name, most: int = 1) -> list[Record]:
+        """Return a record, and those that follow it in the order of keys, `most` in all; none without the first."""
+        kind, run_id, _ = name
+        if (kind, run_id) in self._unknown:
+            return []
+        if self._ranges or self._batch_ranges or name in self._pending or name in self._batch:
+            with trio.move_on_after(_WAIT_S) as waited:
+                await self._idle.wait()
+            if waited.cancelled_caught:
+                return []
+        self._loading += 1
+        try:
+            found = await self._run_in_thread(self._load, self._owner, name, most, limiter=self._reads)
+        except NoThread as error:
+            log.debug("the metadata store: %s", error)
+            return []
+        finally:
+            self._loading -= 1
+            touched, all_touched = self._touched, self._all_touched
+            if not self._loading:
+                self._touched, self._all_touched = set(), False
+        if all_touched or name in touched:
+            return []
+        if found is None:
+            self._unknown.add((kind, run_id))
+            return []
+        return [record for record in found if (kind, run_id, record.key) not in touched]
+
+    def _load(self, owner: str, name: Name, most: int) -> list[Record] | None:
+        """Return what `MetadataStore.load` does; None where the run has no record of that kind. Called in a thread."""
+        kind, run_id, key = name
+        scope = self._scope(owner)
+        found = self._store.load(scope, kind, run_id, key, most=most, most_bytes=_FOLLOWING_BYTES)
+        if not found and run_id and not self._store.has(scope, kind, run_id):
+            return None
+        return found
+
+    # --- changing ------------------------------------------------------------------------------------------
+
+    @no_checkpoint
+    def put(self, name: Name, requested_at: float, freeze: Callable[[], Encode]) -> None:
+        """Store a value that was requested at `requested_at` (seconds since the epoch).
+
+        `freeze` is called soon, and returns a function that makes the value's bytes, which is called in a thread.
+        """
+        if len(self._pending) >= _MAX_PENDING:
+            return
+        self._unknown.discard(name[:2])
+        self._touch(name)
+        self._append(name, _Put(name, requested_at, freeze))
+
+    @no_checkpoint
+    def remove(self, run_id: int, kind: str | None = None, key: bytes | None = None) -> None:
+        """Remove a record, all of a kind, or all of a run."""
+        self._append_range(Removal(run_id, kind, key))
+
+    @no_checkpoint
+    def mark_stale(self, run_id: int | None = None, kind: str | None = None, key: bytes | None = None) -> None:
+        """Mark records as stale: one, all of a run, or all."""
+        self._append_range(Marking(run_id, kind, key))
+
+    @no_checkpoint
+    def switch_owner(self, owner: str) -> None:
+        """Read and write the records of another owner from now on (docs/semantics.md 6.3)."""
+        # What is pending belongs to the account before: the writer has taken it with that name, or it is dropped.
+        self._pending.clear()
+        self._ranges = 0
+        self._owner = owner
+        self._all_touched = self._loading > 0
+        self._unknown.clear()
+
+    async def flush(self) -> None:
+        """Wait until every change is written."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Write every change, and close the store."""
+        await self.flush()
+        with contextlib.suppress(NoThread):
+            await self._run_in_thread(self._store.close, limiter=self._writes, abandon_on_cancel=True)
+
+    def _append_range(self, change: Removal | Marking) -> None:
+        kind, key = change.kind, change.key
+        if change.run_id is not None and kind is not None and key is not None:
+            self._touch((kind, change.run_id, key))
+        else:
+            self._all_touched = self._loading > 0
+        self._ranges += 1
+        self._append(object(), change)
+
+    def _touch(self, name: Name) -> None:
+        if self._loading:
+            self._touched.add(name)
+
+    def _append(self, name: object, change: _Put | Removal | Marking) -> None:
+        self._pending.pop(name, None)
+        self._pending[name] = change
+        if not self._is_writing:
+            self._is_writing = True
+            self._idle = trio.Event()
+            self._nursery.start_soon(self._write)
+
+    async def _write(self) -> None:
+        try:
+            while self._pending:
+                names = list(itertools.islice(self._pending, _BATCH))
+                changes = [self._pending.pop(name) for name in names]
+                self._batch = frozenset(names)
+                self._batch_ranges = sum(not isinstance(change, _Put) for change in changes)
+                self._ranges -= self._batch_ranges
+                frozen = [
+                    (change.name, change.requested_at, change.freeze()) if isinstance(change, _Put) else change
+                    for change in changes
+                ]
+                await self._in_thread(self._store_all, self._owner, frozen)
+                self._batch, self._batch_ranges = frozenset(), 0
+        except Exception:
+            log.exception("writing to the metadata store failed; what was seen just now is not stored")
+            self._pending.clear()
+        finally:
+            self._batch, self._ranges, self._batch_ranges = frozenset(), 0, 0
+            self._is_writing = False
+            self._idle.set()
+
+    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+        while True:
+            try:
+                return await self._run_in_thread(call, *args, limiter=self._writes)
+            except NoThread as error:
+                log.debug("the metadata store: %s", error)
+                await trio.sleep(_PAUSE_S)
+
+    def _store_all(self, owner: str, changes: Sequence[tuple[Name, float, Encode] | Removal | Marking]) -> None:
+        """Write changes in their order. Called in a thread."""
+        found: list[Change] = []
+        for change in changes:
+            if not isinstance(change, tuple):
+                found.append(change)
+                continue
+            (kind, run_id, key), requested_at, encode = change
+            if (value := encode()) is not None:
+                found.append(Record(kind, run_id, key, value, requested_at))
+        self._store.write(self._scope(owner), found)
+
+    def _scope(self, owner: str) -> int:
+        """Return the number of an owner in the store. Called in a thread."""
+        if (scope := self._scopes.get(owner)) is None:
+            site, _, account = owner.partition("\0")
+            scope = self._scopes[owner] = self._store.scope(site, account)
+        return scope

@@ -1,0 +1,291 @@
+"""artifactfs.tree over a metadata store: what a tree knows of what an earlier one saw (semantics.md 8.1, 8.2)."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from artifactfs import errors
+from artifactfs.domain import Project
+from artifactfs.metadata.metadata_store import MetadataStore
+from artifactfs.metadata.write_behind import WriteBehind
+from artifactfs.tree.nodes import ArtifactFile, Entry
+from artifactfs.tree.tree import Tree
+from tests.fakes import MINUTE_NS, NOW_NS, FakeService, finished_run, run
+from tests.fakes import directory as listed_directory
+from tests.fakes import walk as go
+from tests.stores import behind, store_in
+from tests.walking import count, entries, listed, look, many, mounted, node
+
+Mount = Callable[..., tuple[Tree, WriteBehind]]
+
+
+@pytest.fixture
+def service() -> FakeService:
+    """A finished run of 40 directories in project 10."""
+    service = FakeService({1: finished_run()}, catalogue={10: Project(10, "first")})
+    service.add_tree(1, many(40))
+    return service
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MetadataStore:
+    return store_in(tmp_path)
+
+
+@pytest.fixture
+async def mount(
+    service: FakeService, store: MetadataStore, nursery: trio.Nursery, autojump_clock: MockClock
+) -> AsyncIterator[Mount]:
+    """Make a tree over the store, as a mount that begins does."""
+
+    def make(prefetch: str = "auto", account: str = "one") -> tuple[Tree, WriteBehind]:
+        metadata = behind(store, nursery, account)
+        return mounted(service, nursery, prefetch, store=metadata), metadata
+
+    yield make
+    store.close()
+
+
+async def seen(mount: Mount, service: FakeService, run_id: int = 1, prefetch: str = "auto") -> dict[str, Entry]:
+    """Walk over a run in a mount of its own, and return what it showed, once that is stored."""
+    tree, metadata = mount(prefetch)
+    found = await entries(tree, run_id)
+    await tree.wait_for_indexes()
+    found = await entries(tree, run_id)
+    await metadata.flush()
+    service.asked()
+    return found
+
+
+@pytest.mark.parametrize("prefetch", ["auto", "tree", "off"])
+async def test_a_finished_run_costs_its_row_after_a_remount(mount: Mount, service: FakeService, prefetch: str) -> None:
+    """8.2: every listing of a settled run is served without a request once the run's row was seen, all as before."""
+    before = await seen(mount, service, prefetch=prefetch)
+    tree, _ = mount(prefetch)
+    assert await entries(tree, 1) == before
+    assert service.asked() == [("run", 1)]
+
+
+async def test_a_page_of_runs_counts_as_having_seen_the_row(mount: Mount, service: FakeService) -> None:
+    """8.2: after a project's page, which has the run's row, a walk over the run costs nothing."""
+    before = await seen(mount, service)
+    tree, _ = mount()
+    await tree.contents(await go(tree, "projects/10"))
+    assert count(service.asked(), "runs") == 1
+    assert await entries(tree, 1) == before
+    assert service.asked() == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"completed_ns": NOW_NS - 30 * MINUTE_NS},
+        {"updated_ns": NOW_NS - 1},
+        {"status": "failed"},
+        {"project_id": "11"},
+        {"status": "running", "completed_ns": None},
+    ],
+    ids=lambda changed: "+".join(changed),
+)
+async def test_a_run_whose_row_changed_is_listed_again(
+    mount: Mount, service: FakeService, changed: dict[str, object]
+) -> None:
+    """8.2: where the row says something else, no stored listing of the run is shown, not even if the service fails."""
+    await seen(mount, service)
+    service.runs[1] = msgspec.structs.replace(service.runs[1], **changed)
+    service.listings[1, ""] = listed_directory({"new": 1})
+    tree, _ = mount("off")
+    service.refusals["listing", 1, ""] = errors.ServerFailed("no", 500)
+    with pytest.raises(errors.ServerFailed):
+        await look(tree, 1)
+    service.refusals.clear()
+    assert set(await look(tree, 1)) == {"new"}
+
+
+async def test_a_run_that_is_gone_leaves_the_store(mount: Mount, service: FakeService, store: MetadataStore) -> None:
+    """8.2: a run that the service has no more is not shown, and nothing of it stays."""
+    await seen(mount, service)
+    assert store.usage().runs == 1
+    gone = service.runs.pop(1)
+    tree, metadata = mount()
+    with pytest.raises(errors.NoSuchEntry):
+        await node(tree, 1)
+    await metadata.flush()
+    assert store.usage().runs == 0
+    service.runs[1] = gone
+
+
+async def test_a_running_run_is_listed_again_and_served_as_it_was_if_that_fails(
+    mount: Mount, service: FakeService
+) -> None:
+    """8.2: a stored listing of a run that goes on is stale: refreshed, and served where that fails."""
+    service.runs[1] = run()
+    before = await seen(mount, service)
+    service.listings[1, ""] = listed_directory({"new": 1}, ["g0"])
+    tree, _ = mount()
+    assert set(await look(tree, 1)) == {"new", "g0"}
+    failing, _ = mount()
+    await node(failing, 1)
+    service.refusals["listing", 1, "g0"] = errors.ServerFailed("no", 500)
+    assert set(await look(failing, 1, "g0")) == {
+        path[3:] for path in before if path.startswith("g0/") and path.count("/") == 1
+    }
+
+
+async def test_a_listing_of_just_after_the_end_is_not_trusted(mount: Mount, service: FakeService) -> None:
+    """8.2: a run is settled ten minutes after its end; what was listed before that is asked for again."""
+    service.runs[1] = finished_run(minutes_ago=5)
+    await seen(mount, service)
+    tree, _ = mount("off")
+    await look(tree, 1)
+    assert listed(service.asked()) == [""]
+
+
+async def test_a_name_that_a_stored_listing_lacks_is_absent(mount: Mount, service: FakeService) -> None:
+    """1.1, 8.2: a stored direct listing answers for names that are not there; one from an index never does."""
+    await seen(mount, service, prefetch="off")
+    tree, _ = mount("off")
+    with pytest.raises(errors.NoSuchEntry):
+        await node(tree, 1, "g0/d0/missing")
+    assert service.asked() == [("run", 1)]
+
+
+async def test_a_refresh_outlives_the_mount(mount: Mount, service: FakeService) -> None:
+    """3.3, 8.2: what was refreshed and not listed since is asked for by the next mount, too."""
+    await seen(mount, service)
+    tree, metadata = mount()
+    tree.refresh(await node(tree, 1))
+    await metadata.flush()
+    service.asked()
+    later, _ = mount("off")
+    await look(later, 1, "g0")
+    assert listed(service.asked()) == ["", "g0"]
+
+
+async def test_a_refresh_of_everything_outlives_the_mount(mount: Mount, service: FakeService) -> None:
+    """3.3, 8.2: the same of SIGHUP."""
+    await seen(mount, service)
+    tree, metadata = mount()
+    tree.mark_all_stale()
+    await metadata.flush()
+    later, _ = mount("off")
+    await look(later, 1)
+    assert listed(service.asked()) == [""]
+
+
+async def test_another_account_sees_nothing(mount: Mount, service: FakeService) -> None:
+    """6.3, 8.1: what one account saw is not shown to another; nor after a switch of accounts in one mount."""
+    await seen(mount, service)
+    other, _ = mount("off", account="two")
+    await look(other, 1, "g0")
+    assert listed(service.asked()) == ["", "g0"]
+    tree, _ = mount("off")
+    await look(tree, 1, "g0")
+    assert listed(service.asked()) == []
+    tree.switch_account("https://api.test\0three")
+    await look(tree, 1, "g0")
+    assert listed(service.asked()) == ["", "g0"]
+
+
+async def test_rows_and_pages_are_served_while_the_service_fails(mount: Mount, service: FakeService) -> None:
+    """8.2: stored pages, projects and lists are stale ones: served where a refresh fails, and refreshed otherwise."""
+    tree, metadata = mount()
+    paths = ["runs", "projects", "names", "projects/10", "names/first~10"]
+    before = {path: (await tree.contents(await go(tree, path))).entries for path in paths}
+    await metadata.flush()
+    service.broken = errors.ServerFailed("no", 500)
+    later, _ = mount()
+    for path in paths:
+        assert [entry.name for entry in (await later.contents(await go(later, path))).entries] == [
+            entry.name for entry in before[path]
+        ]
+
+
+async def test_a_project_costs_only_its_pages_after_a_remount(mount: Mount, service: FakeService) -> None:
+    """8.2: a project's row is fresh from its first use on: `ls -l /names/PROJECT` asks for pages alone."""
+    tree, metadata = mount()
+    await tree.contents(await go(tree, "names/first~10"))
+    await metadata.flush()
+    service.asked()
+    later, _ = mount()
+    links = (await later.contents(await go(later, "names/first~10"))).entries
+    for entry in links:
+        if entry.name.startswith(b"run"):
+            await later.lookup(later.runs, b"1")
+    assert service.asked() == [("runs", 200, 10)]
+
+
+async def test_offline_everything_stored_is_shown_and_nothing_is_asked(mount: Mount, service: FakeService) -> None:
+    """8.3: offline a tree shows what is stored, also of runs that go on; going online it asks again."""
+    service.runs[1] = run()
+    before = await seen(mount, service)
+    tree, _ = mount()
+    service.broken = errors.Offline("no network")
+    tree.go_offline()
+    assert await entries(tree, 1) == before
+    assert service.asked() == []
+    with pytest.raises(errors.Offline):
+        await node(tree, 2)
+    service.broken = None
+    tree.go_online()
+    service.listings[1, ""] = listed_directory({"new": 1})
+    assert set(await look(tree, 1)) == {"new"}
+
+
+async def test_a_size_that_contents_told_is_stored(mount: Mount, service: FakeService) -> None:
+    """2.2, 8.1: sizes that no listing gives are as they were shown last."""
+    service.listings[1, "g0/d0"] = listed_directory({"f": None})
+    tree, metadata = mount("off")
+    file = await node(tree, 1, "g0/d0/f")
+    assert isinstance(file, ArtifactFile)
+    tree.record_size(file, 77)
+    await metadata.flush()
+    later, _ = mount("off")
+    assert (await look(later, 1, "g0/d0"))["f"].size_bytes == 77
+
+
+async def test_what_changed_between_two_mounts_has_a_number_of_its_own(mount: Mount, service: FakeService) -> None:
+    """2.4: a larger file is only the same file if its contents were compared, which no later mount can do."""
+    service.runs[1] = run()
+    service.listings[1, ""] = listed_directory({"log": 10, "same": 5})
+    before = await seen(mount, service, prefetch="off")
+    service.listings[1, ""] = listed_directory({"log": 20, "same": 5})
+    tree, _ = mount("off")
+    now = await look(tree, 1)
+    assert now["same"].number == before["same"].number
+    assert now["log"].number != before["log"].number
+
+
+async def test_what_was_shown_as_stored_goes_on(mount: Mount, service: FakeService, autojump_clock: MockClock) -> None:
+    """2.4, 8.2: a file that programs saw as it was stored is the same file when it grows."""
+    service.runs[1] = run()
+    service.listings[1, ""] = listed_directory({"log": 10})
+    before = await seen(mount, service, prefetch="off")
+    tree, _ = mount("off")
+    await node(tree, 1)
+    service.latency_s = 5.0
+    assert (await look(tree, 1))["log"] == before["log"]
+    service.listings[1, ""] = listed_directory({"log": 20})
+    await trio.sleep(6.0)
+    service.latency_s = 0.0
+    await trio.sleep(61.0)
+    assert (await look(tree, 1))["log"].number == before["log"].number
+
+
+async def test_a_rejected_index_leaves_nothing_in_the_store(mount: Mount, service: FakeService) -> None:
+    """1.6, 8.1: what came from an index that turned out to be wrong is not there after a remount."""
+    service.listings[1, "g0/d1"] = listed_directory({"other": 1})
+    tree, metadata = mount()
+    await entries(tree, 1)
+    await tree.wait_for_indexes()
+    assert set(await look(tree, 1, "g0/d1")) <= {"other", "f0", "f1", "f2"}
+    await trio.sleep(1.0)
+    await entries(tree, 1)
+    await node(tree, 1, "g0/d1/other")
+    await metadata.flush()
+    later, _ = mount()
+    assert set(await look(later, 1, "g0/d1")) == {"other"}
