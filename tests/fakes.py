@@ -171,7 +171,7 @@ class FakeService:
         await self._called("runs", count)
         return runs[:count]
 
-    async def find_runs(self, count: int, wanted: RunFilter) -> list[RunRecord]:
+    async def find_runs(self, count: int, wanted: RunFilter, *, has_older: bool = False) -> list[RunRecord]:
         records = [RunRecord(run, self.details.get(run.run_id) or described(run)) for run in self.runs.values()]
         whole = wanted == RunFilter(project_id=wanted.project_id)
         await self._called("runs", count, wanted.project_id if whole else wanted)

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -45,6 +45,20 @@ def be_quiet() -> None:
 def say(*lines: str) -> None:
     """Print lines on standard output, each as one line."""
     _write(sys.stdout, "\n".join(map(shown, lines)))
+
+
+def table(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of columns, at least one column; the first row is the head.
+
+    For programs a row is a line. On a terminal long texts wrap within its width.
+    """
+    texts = [[shown(text) for text in row] for row in rows]
+    if is_terminal():
+        _write(sys.stdout, _drawn(texts, shutil.get_terminal_size().columns))
+        return
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = ("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in texts)
+    say(*(line.rstrip() for line in lines))
 
 
 def say_marked(mark: str, color: str, text: str) -> None:
@@ -242,6 +256,34 @@ class _Bar(io.StringIO):
         """Draw the bar again below what was printed over it."""
         self._stream.write(self._drawn)
         self._stream.flush()
+
+
+def _drawn(rows: Sequence[Sequence[str]], width: int) -> str:
+    """Return rows, the first of them a bold head, as a table of `width` cells at most."""
+    # Slow to import, and of use on terminals alone.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    head, *others = rows
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for text in head:
+        grid.add_column(Text(text), overflow="fold")
+    for row in others:
+        # A str would be read for rich's own markup.
+        grid.add_row(*map(Text, row))
+    page = io.StringIO()
+    # Without the environment: what of it counts is said here.
+    console = Console(
+        file=page,
+        width=width,
+        force_terminal=True,
+        color_system="standard" if settings.wants_color() else None,
+        highlight=False,
+        _environ={},
+    )
+    console.print(grid)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
 
 def _encoding() -> str:

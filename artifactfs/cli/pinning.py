@@ -205,14 +205,12 @@ def pins(_loaded: "Settings", store: "BlockStore", as_json: bool) -> None:
     A mount of its site and account says what the service has now, and so whether all of it is here: `current`. Without
     such a mount that is unknown, and the size is that of the last look.
     """
-    from artifactfs.cli import render
-
     rows = sorted(_rows(store), key=lambda row: (row.pin.site, row.pin.pinned_at))
     if as_json:
         output.data(list(map(_json_row, rows)))
     elif rows:
         sites = {row.pin.site for row in rows}
-        output.say(*render.table([("pin", "size", "here", "current", "since"), *(_text(row, sites) for row in rows)]))
+        output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites) for row in rows)])
     else:
         output.hint("nothing is pinned; `artifactfs pin PATH` pins a run, directory or file of a mount")
 

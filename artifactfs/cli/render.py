@@ -32,14 +32,6 @@ def lines(rows: Iterable[Row]) -> list[str]:
     return [f"{label:<{width}}  {text}".rstrip() for label, text in texts]
 
 
-def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return rows as lines of columns, escaped; the first is the head."""
-    texts = [tuple(map(one_line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = ("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in texts)
-    return [line.rstrip() for line in lines]
-
-
 def found_rows(found: "Iterable[FoundRun]") -> Iterator[Sequence[str]]:
     """Yield the head and the rows of the runs that a search found."""
     yield "run", "name", "status", "project", "updated", "created", "duration"
@@ -56,8 +48,8 @@ def _short(name: str) -> str:
 
 
 def _second(moment: str | None) -> str:
-    """Return an RFC 3339 time to the second."""
-    return re.sub(r"\.[0-9]+", "", moment or "")
+    """Return an RFC 3339 time to the second, with a blank for the T: there it may wrap."""
+    return re.sub(r"\.[0-9]+", "", moment or "").replace("T", " ", 1)
 
 
 def health_line(status: Status) -> str:

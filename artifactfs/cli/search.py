@@ -56,6 +56,6 @@ def search(
     if as_json:
         output.data([msgspec.to_builtins(each.run) | {"project_name": each.project_name} for each in found])
     elif found:
-        output.say(*render.table(render.found_rows(found)))
+        output.table(render.found_rows(found))
     else:
         output.hint("no run is such")

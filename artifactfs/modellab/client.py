@@ -117,9 +117,9 @@ class ModelLab:
         found = await self._pages("runs", "runs", _NEWEST, models.decode_runs, count, lambda run: run.run_id)
         return [run for run in found if not run.deleted][:count]
 
-    async def find_runs(self, count: int, wanted: RunFilter) -> list[RunRecord]:
+    async def find_runs(self, count: int, wanted: RunFilter, *, has_older: bool = False) -> list[RunRecord]:
         """Return the `count` runs last updated of those that are wanted, newest first; fewer see RunFinder."""
-        return await self._finder.find(count, wanted)
+        return await self._finder.find(count, wanted, has_older=has_older)
 
     async def _records(self, count: int, query: dict[str, str]) -> list[RunRecord]:
         what = f"runs by {run_filters.shown(query)}" if query else "runs"

@@ -6,7 +6,7 @@ service may not know a filter, or take it for something else (run_finder.py). So
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -60,14 +60,15 @@ def project_of(wanted: RunFilter) -> RunFilter:
     return RunFilter(project_id=wanted.project_id)
 
 
-def can_be_tested(wanted: RunFilter) -> bool:
-    """Whether `holds` can take the place of the service's choice among the runs of a project."""
-    return wanted.project_id is not None and wanted != project_of(wanted) and not wanted.text and wanted.parent is None
+def looser(wanted: RunFilter) -> RunFilter:
+    """Return a filter without all that rows tell: `holds` can take the place of the service's choice by that."""
+    return RunFilter(project_id=wanted.project_id, text=wanted.text, parent=wanted.parent)
 
 
-def shown(query: dict[str, str]) -> str:
-    """Return a query for a log line."""
-    return ", ".join(f"{name} {value!r}" for name, value in query.items())
+def shown(query: dict[str, str], unwritten: Iterable[str] = ()) -> str:
+    """Return a query for a log line, and the filters of which it does not say all."""
+    written = (f"{name} {value!r}" for name, value in query.items())
+    return ", ".join([*written, *(f"{name} with what cannot be sent" for name in sorted(unwritten))])
 
 
 def holds(wanted: RunFilter, record: RunRecord) -> bool:

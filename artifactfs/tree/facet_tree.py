@@ -12,6 +12,7 @@ Owns these names, and those beside the links of a project: `by`, `latest` and it
 requested for them. A name that is looked up and not listed is a choice, too, if runs come of it.
 """
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +31,7 @@ from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import DirSnapshot, Entry, FacetDir, FacetLevel, GeneratedFile, LookupResult, Node, Symlink
 from artifactfs.tree.run_lists import Records, RunLists
 from artifactfs.tree.run_tables import FORMATS
-from artifactfs.tree.safe_names import facet_name, named, parse_id, text_of
+from artifactfs.tree.safe_names import facet_name, named, number_of, parse_id, text_of
 
 log = logging.getLogger(__name__)
 
@@ -213,8 +214,9 @@ class Facets:
 
     async def _find_run(self, here: Place, name: bytes) -> LookupResult | None:
         held = await self._lists.get(here.chosen)
+        run_id = number_of(name)
         for record in held.value:
-            if named(record.run.name, record.run.run_id) == name:
+            if record.run.run_id == run_id and named(record.run.name, run_id) == name:
                 return LookupResult(self._link_to(here, name, record.run), self._lists.left_s(held))
         return None
 
@@ -289,9 +291,13 @@ def snapshot(places: Iterable[Node], left_s: Callable[[], float]) -> DirSnapshot
 
 def _called(name: bytes, texts: Iterable[str]) -> str | None:
     """Return the text of a name; None where none has it."""
-    if (exact := text_of(name)) is not None:
-        return exact if exact in texts else None
-    return next((text for text in texts if facet_name(text) == name), None)
+    return _by_name(tuple(texts)).get(name)
+
+
+# A program that looks each of some thousand values up does so in one directory, or in few.
+@functools.lru_cache(maxsize=4)
+def _by_name(texts: tuple[str, ...]) -> dict[bytes, str]:
+    return {facet_name(text): text for text in texts}
 
 
 def _place(node: FacetDir) -> Place:

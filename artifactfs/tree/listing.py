@@ -44,8 +44,8 @@ class Service(Protocol):
     async def list_runs(self, count: int) -> list[Run]:
         """Return the runs last updated, newest first."""
 
-    async def find_runs(self, count: int, wanted: RunFilter) -> list[RunRecord]:
-        """Return the runs last updated that a filter chooses, newest first."""
+    async def find_runs(self, count: int, wanted: RunFilter, *, has_older: bool) -> list[RunRecord]:
+        """Return the runs last updated that a filter chooses, newest first. `has_older`: the caller has older ones."""
 
     async def facet_keys(self, project_id: int) -> FacetKeys:
         """Return the keys that occur in a project's runs."""

@@ -35,8 +35,15 @@ _MAX_FACETS_BYTES = 8 << 20
 _EACH_BYTES = 100
 # Rows that are decoded before the event loop has its turn: some milliseconds.
 _ROWS_PER_TURN = 500
-# Facets that the service refuses, or fails at: the rows say what they can then.
-_REFUSED = (errors.BadRequest, errors.NotFound, errors.ServerFailed, errors.UnexpectedAnswer, errors.AnswerTooLarge)
+# Facets that the service refuses, or fails at: the rows say what they can then. Keys may be good for runs alone.
+_REFUSED = (
+    errors.AccessDenied,
+    errors.AnswerTooLarge,
+    errors.BadRequest,
+    errors.NotFound,
+    errors.ServerFailed,
+    errors.UnexpectedAnswer,
+)
 
 _decoder = msgspec.json.Decoder(RunDetails)
 
@@ -150,9 +157,9 @@ class RunLists:
             )
         return tuple(sorted(text for text in found if text is not None))
 
-    async def _fetch(self, wanted: RunFilter, _old: Records | None) -> Records:
+    async def _fetch(self, wanted: RunFilter, old: Records | None) -> Records:
         asked_at = self._clock()
-        found = await self._service.find_runs(self._runs_listed, wanted)
+        found = await self._service.find_runs(self._runs_listed, wanted, has_older=old is not None)
         records = tuple(record for record in found if is_id(record.run.run_id))
         for record in records:
             self._known_runs.store(record.run.run_id, record.run, asked_at)

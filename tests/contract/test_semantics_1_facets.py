@@ -90,7 +90,7 @@ def test_awkward_values(lab: Lab, standing: Mount) -> None:
     assert all(len(some) == 1 for some in found)
 
 
-@pytest.mark.parametrize("status", [400, 404, 500])
+@pytest.mark.parametrize("status", [400, 403, 404, 500])
 def test_facets_that_fail(status: int, lab: Lab, mounting: Mounting) -> None:
     """1.7: where the facets fail, the keys and values of the rows are shown, and `errors` says so."""
     lab.fault("facets", {"status": status})
@@ -239,3 +239,18 @@ def test_traversals_that_follow_links(lab: Lab, standing: Mount) -> None:
     assert [path for path in found if not path.startswith("owner")] == [
         "parameter/b/2", "parent/none", "status/completed", "tag/a/1",
     ]  # fmt: skip
+
+
+def test_a_filter_that_fails_later(lab: Lab, mounting: Mounting) -> None:
+    """1.7, 3.2: what was shown stays while the service fails at a filter; at first sight the rows tell."""
+    mounted = mounting("--runs-listed", "2", "--listing-ttl", "0")
+    mounted.log.announce("answered 500", optional=True)
+    path, other = f"{MANY}/by/tag/team/vision", f"{MANY}/by/tag/team/speech"
+    before = runs(mounted, path)
+    lab.fault("runs", {"status": 500})
+    assert runs(mounted, path) == before
+    lab.faults({"match": {"kind": "runs", "query_contains": "filter[tags]"}, "then": {"status": 500}})
+    assert runs(mounted, path) == before
+    mounted.log.announce("does not choose runs by")
+    assert len(runs(mounted, other)) == 2
+    assert len(runs(mounted, "search/tag:team=speech")) == 2

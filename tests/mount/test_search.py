@@ -7,6 +7,7 @@ import pytest
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.harness import Lab, Shell
+from tests.terminal import check_safe, terminal
 
 
 @pytest.fixture
@@ -25,6 +26,16 @@ def test_a_table(lab: Lab, service: Shell) -> None:
         [str(run_id), "sweep-7", "failed", "many-runs", "(3006)"] for run_id in (60208, 60158, 60108, 60058, 60008)
     ]
     assert lab.requests() == {"runs": 2, "project": 1}
+
+
+def test_a_table_on_a_terminal(lab: Lab, service: Shell) -> None:
+    """1.8, 6.5: the same runs, drawn for a terminal; a name in rich's own markup is shown as it is."""
+    run_id = lab.new_run(name="[red]markup[/red] \x1b[2J")
+    with terminal(*service.program, "search", "markup", env=service.env) as screen:
+        assert screen.ends() == 0
+    head, row = check_safe(screen.text).splitlines()
+    assert head.split()[:3] == ["run", "name", "status"]
+    assert row.split()[:4] == [str(run_id), "[red]markup[/red]", "\\x1b[2J", "completed"]
 
 
 def test_json(lab: Lab, service: Shell) -> None:

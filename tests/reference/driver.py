@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -50,6 +50,19 @@ def seen(found):
 def ls(path):
     with os.scandir(path) as entries:
         return sorted(each.name + "/" * each.is_dir(follow_symlinks=False) for each in entries)
+
+def names(path):
+    return "|".join(os.listdir(path))
+
+def link(path):
+    # What is above is no link, but for `by`, which is as deep as what it leads to.
+    return {"text": os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))}
+
+def lines(path):
+    with open(path) as file:
+        size, text = os.fstat(file.fileno()).st_size, file.read()
+    assert len(text.encode()) == size, f"{size} bytes were shown of {text!r}"
+    return {"text": text}
 
 def look(path):
     return seen(os.lstat(path))
@@ -108,6 +121,21 @@ class World:
     def ls(self, *path: object) -> str:
         answer = self._ask("ls", self.mount.path(*path))
         return answer if isinstance(answer, str) else " ".join(answer)
+
+    def names(self, *path: object) -> str:
+        """Return the names in a directory, in its order, with "|" between them."""
+        answer: str = self._ask("names", self.mount.path(*path))
+        return answer
+
+    def link(self, *path: object) -> str:
+        """Return what a link leads to, from the mount on."""
+        answer = self._ask("link", self.mount.path(*path))
+        return answer if isinstance(answer, str) else os.path.relpath(answer["text"], self.mount.point)
+
+    def lines(self, *path: object) -> str:
+        """Return what is in a file."""
+        answer = self._ask("lines", self.mount.path(*path))
+        return answer if isinstance(answer, str) else answer["text"]
 
     def stat(self, *path: object) -> Seen | str:
         answer = self._ask("look", self.mount.path(*path))
@@ -168,8 +196,13 @@ class World:
 
 
 @contextlib.contextmanager
-def world(lab: Lab, directory: Path, *plants: str, believes: bool) -> Iterator[World]:
-    """Mount a lab, with bugs planted where they are named, and have a process look at it."""
+def world(
+    lab: Lab, directory: Path, *plants: str, believes: bool, options: Sequence[str] = (), said: Sequence[str] = ()
+) -> Iterator[World]:
+    """Mount a lab, with bugs planted where they are named, and have a process look at it.
+
+    `options`: of the mount; `said`: what the log may say beside what the faults make of it.
+    """
     # Every version has a time of its own, to the second: it proves itself by that.
     lab.switch(last_modified=True)
     shell = Shell(str(directory), lab)
@@ -183,10 +216,10 @@ def world(lab: Lab, directory: Path, *plants: str, believes: bool) -> Iterator[W
     _write(shell.path("clock"), "0")
     _write(shell.path("refreshes"), "0")
     ttls = () if believes else ("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
-    mount = shell.mount("--deadline", DEADLINE, "--prefetch", "off", *ttls)
+    mount = shell.mount("--deadline", DEADLINE, "--prefetch", "off", *ttls, *options)
     # What the faults make of it; anything else in the log fails the test.
-    for said in _SAID:
-        mount.log.announce(said, optional=True)
+    for each in (*_SAID, *said):
+        mount.log.announce(each, optional=True)
     with contextlib.ExitStack() as stack:
         looker = stack.enter_context(start_process(mount.python_command(_LOOKER)))
         try:

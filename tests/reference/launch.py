@@ -27,7 +27,9 @@ from artifactfs.content.reader import OpenFile
 from artifactfs.control.commands import Control
 from artifactfs.fuse import inodes
 from artifactfs.fuse.operations import Operations
-from artifactfs.tree import listing, nodes
+from artifactfs.modellab import run_filters
+from artifactfs.tree import facet_tree, listing, nodes
+from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.nodes import DirSnapshot
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.util import backoff
@@ -138,6 +140,28 @@ def growth_is_replacement() -> None:
     """A larger file is always another version."""
     for module in (inodes, listing, nodes):
         vars(module)["may_have_grown"] = lambda _old, _new: False
+
+
+def rows_untested() -> None:
+    """Each run of an answer is taken for one that was chosen."""
+    vars(run_filters)["holds"] = lambda _wanted, _record: True
+    vars(run_filters)["unproven"] = lambda _wanted, _record: set()
+
+
+def latest_by_update() -> None:
+    """The run that was updated last is taken for the newest."""
+    vars(facet_tree)["_latest"] = lambda records, _status: records[0].run if records else None
+
+
+def facets_kept() -> None:
+    """Keys and values are kept whatever is asked for."""
+
+    def forgetful(self: Catalog) -> None:
+        for cache in self._caches:
+            if cache not in self._lists.caches[1:]:
+                cache.mark_all_stale()
+
+    _put(Catalog, "mark_all_stale", forgetful)
 
 
 def _put(owner: type, name: str, new: Callable[..., Any]) -> None:

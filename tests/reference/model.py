@@ -32,23 +32,11 @@ another version (its size is shown for an hour), so growth may be ESTALE there. 
 ahead of listings are off: tests/simulated/test_project_index_property.py has a model of them.
 """
 
-import errno
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tests.reference.trust import Trust, check, is_error
 from tests.reference.versions import Version
-
-# What goes wrong, and what the table of model-lab-api.md makes of it. "slow" is this machine's doing: a look took as
-# long as no caller is to wait for a refresh.
-TROUBLES = {
-    "500": errno.EIO,
-    "503": errno.EIO,
-    "429": errno.EBUSY,
-    "reset": errno.EIO,
-    "cut": errno.EIO,
-    "stall": errno.ETIMEDOUT,
-    "slow": errno.ETIMEDOUT,
-}
 
 
 @dataclass(eq=False)
@@ -85,19 +73,13 @@ class Learned:
     high: int
 
 
-class Model:
-    """One run. `believes`: listings stay fresh for their time, and not for 0 s. Each answer is as a person tells it:
-    "directory", "file of 7 bytes", "a d/", or the name of an error."""
+class Model(Trust[dict[str, Version]]):
+    """One run. A moment: files by path; a directory is there while something is in it. Each answer is as a person tells
+    it: "directory", "file of 7 bytes", "a d/", or the name of an error."""
 
     def __init__(self, *, believes: bool) -> None:
-        self.believes = believes
-        self.moments: list[dict[str, Version]] = [{}]  # files by path; a directory is there while something is in it
+        super().__init__({}, believes=believes)
         self.finished = False
-        self.troubles: set[str] = set()
-        self.stalled = False
-        self.asked: dict[str, int] = {}  # by directory, the moment that the listing held is of, at the earliest
-        self.shown: dict[str, int] = {}  # by directory, the moment that was shown last, at the earliest
-        self.at_hand: set[str] = set()  # directories of which there is an old listing, if one is needed
         self.learned: dict[str, set[Learned]] = {}  # by file
         self.seen: dict[str, int] = {}  # by path, the moment that it was shown of last, at the earliest
         self.inodes: dict[int, Inode] = {}
@@ -143,10 +125,6 @@ class Model:
 
     # --- what is done --------------------------------------------------------------------------------------
 
-    def change(self, files: dict[str, Version]) -> None:
-        """The server has these files from now on."""
-        self.moments.append(files)
-
     def refreshed(self, handles: Iterable[Handle]) -> None:
         """Everything is asked for again: at the next look, but at once where files are open."""
         now = len(self.moments) - 1
@@ -155,30 +133,14 @@ class Model:
     def minute_passed(self) -> None:
         """More than `listing_ttl`, less than `finished_ttl`: whether a finished run's listing is fresh is not known."""
         if not self.finished:
-            self.asked.clear()
+            super().minute_passed()
 
     def hour_passed(self) -> None:
         """More than `finished_ttl`. An old listing need not be served for longer than `stale_max`, an hour."""
-        self.asked.clear()
-        self.at_hand.clear()
+        super().hour_passed()
         self.lost.update(self.last)
 
-    def trouble(self, how: str) -> None:
-        """From now on requests may fail."""
-        self.troubles.add(how)
-        self.stalled |= how in ("stall", "slow")
-
-    def healed(self) -> None:
-        """Something was answered after the trouble's end."""
-        self.troubles.clear()
-
     # --- what is seen --------------------------------------------------------------------------------------
-
-    def may_show(self, directory: str) -> range:
-        """Return the moments of which a directory's listing may be."""
-        now = len(self.moments) - 1
-        asked = self.asked.setdefault(directory, now) if self.believes else now
-        return range(max(0 if self.troubles else asked, self.shown.get(directory, 0)), now + 1)
 
     def shows(self, directory: str, path: str) -> set[str]:
         """Return what may be shown at a path in a directory."""
@@ -196,18 +158,6 @@ class Model:
             may_be = there | {"ENOTDIR" if it.startswith("file") else it for it in may_be if it != "directory"}
         return may_be
 
-    def errors(self, *directories: str) -> set[str]:
-        """Return the errors that a look at directories may end with: none where there is an old listing of each."""
-        return set() if self.at_hand.issuperset(directories) else self._failures()
-
-    def _failures(self) -> set[str]:
-        return {errno.errorcode[TROUBLES[it]] for it in self.troubles}
-
-    def _held(self, *directories: str) -> None:
-        """Take note that directories were shown. In a trouble that may have been the old listing: no younger for it."""
-        if not self.troubles:
-            self.at_hand.update(directories)
-
     def listed(self, path: str, answer: str) -> None:
         """Check an `ls`."""
         above = [directory for directory, _ in steps(path)]
@@ -218,7 +168,7 @@ class Model:
             permitted |= {self.children(moment, path) for moment in self.may_show(path)}
         check(answer, permitted)
         if not is_error(answer):
-            self._held(*above, path)
+            self.held(*above, path)
             self.shown[path] = next(it for it in self.may_show(path) if self.children(it, path) == answer)
             names = answer.split()
             for other in [it for it in self.last if steps(it)[-1][0] == path]:
@@ -236,13 +186,13 @@ class Model:
             self.may_show(directory)
         # Contents may fail, whatever listings are there.
         is_file = opened and any(it.startswith("file") for it in found)
-        check(answer, found | self.errors(*above, *into) | (self._failures() if is_file else set()))
+        check(answer, found | self.errors(*above, *into) | (self.failures() if is_file else set()))
         if is_file:
             self.at_hand -= {above[-1]} if is_error(answer) else set()
             if len({self.number(moment, path) for moment in range(self.seen.get(path, 0), len(self.moments))}) > 1:
                 self._lose(above[-1])
         if not is_error(answer):
-            self._held(*above)
+            self.held(*above)
             self._seen(path, answer)
         elif answer in ("ENOENT", "ENOTDIR"):
             self._retire(path)
@@ -331,7 +281,7 @@ class Model:
                 assert not answer or end in {it.size for it in self.ever(handle.path)}, f"a read ended at {end}"
             inode.size = max(inode.size, end if answer else 0)
             return
-        permitted = self._failures() | ({"ETIMEDOUT"} if self.stalled else set())
+        permitted = self.failures() | ({"ETIMEDOUT"} if self.stalled else set())
         if len(since | alike) > 1 or self.finished:
             emptied = any(it.size == 0 for it in self.ever(handle.path))
             permitted |= {"ESTALE"} | ({"EIO"} if self.troubles or emptied else set())
@@ -350,13 +300,3 @@ def steps(path: str) -> list[tuple[str, str]]:
     """Return each directory that is looked at on the way to a path, and what is looked for in it, as a path."""
     parts = path.split("/") if path else []
     return [("/".join(parts[:count]), "/".join(parts[: count + 1])) for count in range(len(parts))]
-
-
-def is_error(answer: str) -> bool:
-    """Whether an answer is the name of an error. No file of the model's is called like one."""
-    return answer.isupper()
-
-
-def check(answer: str, permitted: set[str]) -> None:
-    """Fail unless an answer is permitted."""
-    assert answer in permitted, f"{answer!r} is none of {sorted(permitted)}"

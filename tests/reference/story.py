@@ -1,38 +1,26 @@
 """What is done to the server, to time and to the mount, step by step, with the model asked about each answer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from tests.reference.driver import HOUR_S, MINUTE_S, Seen, World
-from tests.reference.model import Handle, Model, is_error
+from tests.reference.driver import Seen, World
+from tests.reference.model import Handle, Model
+from tests.reference.steps import Steps
+from tests.reference.trust import is_error
 from tests.reference.versions import Version
 
 EPOCH = datetime(2026, 5, 16, tzinfo=UTC)
 
-# What the emulator is to do to requests.
-FAULTS: dict[str, dict[str, object]] = {
-    "500": {"status": 500},
-    "503": {"status": 503},
-    # Its reset lies past the mount's deadline, and within the minute that passes until it is healed.
-    "429": {"rate_limit": {"reset_s": 50, "period": 50}},
-    "reset": {"reset_after": 0},
-    "cut": {"cut_after": 30},
-    "stall": {"stall": True},
-}
 
+class Story(Steps[Model]):
+    """One script: a run of its own, on the one server and the one mount of a test.
 
-class Story:
-    """One script: a run of its own, on the one server and the one mount of a test. Each public method is a step.
-
-    A step raises AssertionError, with the script up to there, for an answer that the model does not permit. One for
-    which there is nothing to do, like a read where nothing is open, does nothing.
+    A step for which there is nothing to do, like a read where nothing is open, does nothing.
     """
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        super().__init__(world, Model(believes=world.believes))
         self._run = world.lab.new_run({}, status="running")
-        self._model = Model(believes=world.believes)
-        self._script: list[str] = []
         self._versions = 0
         self._opened = 0
         self._open: list[tuple[int, Handle]] = []  # of files
@@ -41,8 +29,7 @@ class Story:
         """Close what is open, and leave the server as it was found."""
         for number, _ in self._open:
             self._world.close(number)
-        if self._model.troubles:
-            self._world.heal()
+        super().end()
 
     # --- the server -----------------------------------------------------------------------------------------
 
@@ -98,30 +85,6 @@ class Story:
         self._script.append("SIGHUP")
         self._world.refresh()
         self._model.refreshed(handle for _, handle in self._open)
-
-    def minute(self) -> None:
-        self._script.append("a minute passes")
-        self._world.pass_time(MINUTE_S)
-        self._model.minute_passed()
-
-    def hour(self) -> None:
-        self._script.append("an hour passes")
-        self._world.pass_time(HOUR_S)
-        self._model.hour_passed()
-
-    def fail(self, kind: str, how: str, times: int | None) -> None:
-        """The next requests of a kind fail; all of them where `times` is None."""
-        self._script.append(f"server: {how} for the next {times or 'and all'} requests of kind {kind}")
-        self._world.lab.fault(kind, FAULTS[how], times=times)
-        self._model.trouble(how)
-
-    def heal(self) -> None:
-        """The trouble ends, and something is answered."""
-        if self._model.troubles:
-            self._script.append("server: all is well; a minute passes")
-            self._world.heal()
-            self._model.minute_passed()
-            self._model.healed()
 
     # --- looks ----------------------------------------------------------------------------------------------
 
@@ -206,16 +169,6 @@ class Story:
         self._model.looked_up(path, told(answer), opened=opened)
         if isinstance(answer, Seen):
             self._model.identified(path, answer.what, answer.size, answer.inode, since)
-
-    def _saw(self, what: str, answer: str, check: Callable[[], None]) -> None:
-        self._script.append(f"{what} -> {answer}")
-        if self._world.slow:
-            self._script.append("(that was slow)")
-            self._model.trouble("slow")
-        try:
-            check()
-        except AssertionError as surprise:
-            raise AssertionError("\n    ".join(["not permitted by the model:", *self._script, str(surprise)])) from None
 
 
 def told(answer: Seen | str) -> str:

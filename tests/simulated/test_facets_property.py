@@ -23,7 +23,8 @@ from artifactfs.tree.safe_names import facet_name
 from artifactfs.tree.tree import Tree
 from tests.unit.test_client import connect
 
-Way = Literal["honoured", "ignored", "400", "500"]
+Way = Literal["honoured", "ignored", "400", "404", "500"]
+REFUSED = ("400", "404", "500")
 PROJECT = 10
 OWNERS = ["1d45ac49-1e4e-11f1-8c3a-42221ed6388d", "7c9e6679-7425-40de-944b-e07fc1f90ae7"]
 KEYS = ["lr", "a/b", "k:k", "", "x" * 300]
@@ -215,7 +216,7 @@ NAMES = [
 ]
 WAYS = st.fixed_dictionaries(
     {
-        name: st.sampled_from(["honoured", "honoured", "ignored"] + (["400", "500"] if "project" not in name else []))
+        name: st.sampled_from(["honoured", "honoured", "ignored"] + ([*REFUSED] if "project" not in name else []))
         for name in NAMES
     }
 )
@@ -247,7 +248,7 @@ def check(server: Foreign, choices: Sequence[Choice], listed: int, found: list[i
     truth = [run for run in mine if all(choice.holds(run) for choice in choices)]
     # Of a filter that is not sent, or not honoured, the row must tell.
     bad = {choice for choice in choices if not choice.can_be_sent or server.ways[choice.filter] != "honoured"}
-    refused = any(server.ways[choice.filter] in ("400", "500") for choice in choices if choice.can_be_sent)
+    refused = any(server.ways[choice.filter] in REFUSED for choice in choices if choice.can_be_sent)
     open_choices = {*choices} if refused else bad
     kinds = {choice.filter for choice in open_choices}
     open_choices |= {choice for choice in choices if choice.filter in kinds}
@@ -287,7 +288,7 @@ def test_what_is_shown_is_what_is_meant(
     server = Foreign(runs, ways, facets)
     path = [b"projects", b"%d" % PROJECT, *(name for choice in choices for name in choice.path)]
     fails = any(choice.kind == "parent" for choice in choices) and any(
-        ways[choice.filter] in ("400", "500") for choice in choices if choice.can_be_sent
+        ways[choice.filter] in REFUSED for choice in choices if choice.can_be_sent
     )
 
     async def look() -> None:

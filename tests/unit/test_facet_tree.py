@@ -1,6 +1,7 @@
 """artifactfs.tree.facet_tree: runs by facets, and what each look costs (docs/semantics.md 1.7, 1.9 and 7)."""
 
 import logging
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -9,7 +10,9 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import FacetKeys, ParamTest, Project, RunFilter
+from artifactfs.tree import facet_tree
 from artifactfs.tree.nodes import FacetDir, GeneratedFile, Node, Symlink
+from artifactfs.tree.safe_names import facet_name
 from artifactfs.tree.tree import Tree
 from tests import fakes
 from tests.fakes import NOW_NS, FakeService, TurnedClock, described, run
@@ -375,3 +378,18 @@ async def test_a_list_that_is_larger_than_the_cache(nursery: trio.Nursery, autoj
     assert isinstance(table, GeneratedFile)
     assert tree.contents_of(table).count(b"\n") == count + 1
     assert service.asked() == [("project", 10), ("runs", count, 10)]
+
+
+async def test_looking_up_thousands_of_values(
+    service: FakeService, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.7: a program may look up each value of a key, whose names are digests: no name is made for each and each."""
+    values = service.facet_texts[(10, "tag", "team")] = tuple(f"a/{number}" for number in range(300))
+    directory = await walk(tree, "projects/10/by/tag/team")
+    made = Mock(side_effect=facet_name)
+    monkeypatch.setattr(facet_tree, "facet_name", made)
+    for value in values:
+        found = (await tree.lookup(directory, facet_name(value))).node
+        assert isinstance(found, FacetDir)
+        assert found.chosen.tags == (("team", value),)
+    assert made.call_count == len(values)

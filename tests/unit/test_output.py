@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,41 @@ def test_a_terminal_that_has_not_all_characters(encoding: str, said: str) -> Non
         output.say("späth 日")
         assert not output.can_show("日")
     assert out.getvalue() == f"{said}\n"
+
+
+TABLE = [("run", "name", "status"), ("7", "日本 [bold]x[/bold] :smile: \x1b[2J", "failed"), ("60250", "long " * 9, "")]
+
+
+def test_a_table_for_a_program() -> None:
+    """6.5: each row is one line, however wide, and nothing of it is obeyed."""
+    with standard() as (out, _):
+        output.table(TABLE)
+    head, first, second = out.getvalue().splitlines()
+    assert head.split() == ["run", "name", "status"]
+    assert first.split() == ["7", "日本", "[bold]x[/bold]", ":smile:", "\\x1b[2J", "failed"]
+    assert second.startswith("60250  long long")
+
+
+@pytest.mark.parametrize("more", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_table_on_a_terminal(more: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.5: texts wrap within the terminal, whole and escaped, by the cells that they take; the head alone is bold."""
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    with standard(Stream(tty=True)) as (out, _):
+        output.table(TABLE)
+    head, *lines = out.getvalue().splitlines()
+    assert ("\x1b[1m" in head) is (not more)
+    assert obeyed("".join(lines)) == set()
+    cells = [sum(1 + (unicodedata.east_asian_width(c) == "W") for c in line) for line in lines]
+    assert max(cells) <= 30
+    # The name's column: what wrapped is whole.
+    names = "".join(line[7:22].replace(" ", "") for line in lines)
+    assert "[bold]x[/bold]:smile:\\x1b[2J" in names
+    assert lines[0].startswith("7      日本")
+    assert lines[0].endswith("failed")
 
 
 def test_streams_that_are_closed() -> None:

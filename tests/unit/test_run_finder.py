@@ -98,7 +98,9 @@ async def test_a_text_that_rows_hold_needs_no_proof() -> None:
     assert len(asked.queries) == 1
 
 
-@pytest.mark.parametrize("error", [errors.BadRequest("no", 400), errors.ServerFailed("no", 500)], ids=str)
+@pytest.mark.parametrize(
+    "error", [errors.BadRequest("no", 400), errors.NotFound("no", 404), errors.ServerFailed("no", 500)], ids=str
+)
 async def test_filters_that_are_refused(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """1.7: the runs of the project that were last updated are looked through then; what they cannot tell fails."""
     rows = record(1, params={"lr": "0.1"}), record(2, params={"lr": "1"}), record(3)
@@ -111,11 +113,78 @@ async def test_filters_that_are_refused(error: Exception, caplog: pytest.LogCapt
         await find(asked, RunFilter(10, text="x"))
 
 
-async def test_a_filter_that_cannot_be_written() -> None:
+async def test_a_filter_that_is_refused_over_all_projects() -> None:
+    """1.7: without a project the last updated of all runs are looked through."""
+    asked = Asked(record(1, tags={"a": "b"}), record(2), answers={"filter[tags]": errors.BadRequest("no", 400)})
+    assert await find(asked, RunFilter(tags=(("a", "b"),))) == [1]
+    assert asked.queries[1] == {}
+
+
+async def test_a_failure_after_an_answer() -> None:
+    """3.2: a failure that may pass hides no run of an older answer, unless that was looked through itself."""
+    failing, wanted = errors.ServerFailed("no", 500), RunFilter(10, tags=(("a", "b"),))
+    asked = Asked(record(1, tags={"a": "b"}))
+    finder = RunFinder(asked)
+
+    async def found(*, has_older: bool) -> list[int]:
+        return [each.run.run_id for each in await finder.find(200, wanted, has_older=has_older)]
+
+    assert await found(has_older=False) == [1]
+    asked.answers["filter[tags]"] = failing
+    with pytest.raises(errors.ServerFailed):
+        await found(has_older=True)
+    assert await found(has_older=False) == [1]
+    asked.rows.insert(0, record(2, tags={"a": "b"}))
+    # What the caller has was looked through, and is no better.
+    assert await found(has_older=True) == [2, 1]
+    # A refusal does not pass.
+    del asked.answers["filter[tags]"]
+    await found(has_older=True)
+    asked.answers["filter[tags]"] = errors.BadRequest("no", 400)
+    assert await found(has_older=True) == [2, 1]
+
+
+async def test_a_refused_filter_beside_one_that_rows_do_not_tell() -> None:
+    """1.7: what rows do not tell is still left to the service: the children of a run are looked through."""
+    looser = {"filter[project_id]": "10", "filter[parent_run_id]": "7"}
+
+    class Refusing(Asked):
+        async def __call__(self, count: int, query: dict[str, str]) -> list[RunRecord]:
+            if "filter[tags]" in query:
+                raise errors.BadRequest("no", 400)
+            found = await super().__call__(count, query)
+            return found if query == looser else []
+
+    asked = Refusing(record(1, tags={"a": "b"}), record(2, tags={"a": "c"}), record(3))
+    assert await find(asked, RunFilter(10, parent=7, tags=(("a", "b"),))) == [1]
+    assert asked.queries[0] == looser
+
+
+async def test_a_proof_that_fails() -> None:
+    """1.7, 3.2: a failure proves nothing of a filter: it is not remembered, and hides and invents no run."""
+    probe = {"filter[parent_run_id]": OF_NO_RUN["filter[parent_run_id]"]}
+    answers: list[Exception | None] = [errors.ServerFailed("no", 500), None]
+
+    class Failing(Asked):
+        async def __call__(self, count: int, query: dict[str, str]) -> list[RunRecord]:
+            found = await super().__call__(count, query)
+            if query == probe and (error := answers.pop(0)) is not None:
+                raise error
+            return found
+
+    finder = RunFinder(Failing(record(1), record(2)))
+    with pytest.raises(errors.ServerFailed):
+        await finder.find(200, RunFilter(10, parent=7))
+    # The filter is ignored, as the proof shows when it comes.
+    assert await finder.find(200, RunFilter(10, parent=7)) == []
+
+
+async def test_a_filter_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
     """1.7: it is not sent, and the runs of the project are looked through: those without tags are none of them."""
     asked = Asked(record(1, tags={"a": "b,c"}), record(2, tags={"a": "b"}), record(3))
     assert await find(asked, RunFilter(10, tags=(("a", "b,c"),))) == [1]
     assert asked.queries == [{"filter[project_id]": "10"}]
+    assert "all of filter[project_id] '10', filter[tags] with what cannot be sent: only" in caplog.text
 
 
 async def test_rows_without_parameters() -> None:
