@@ -256,8 +256,11 @@ def _in_mount(pin: "PinReport", cache_dir: str, point: str) -> _Row:
     except UserError as error:
         output.warn(str(error))
     else:
-        size, here = kept.size_bytes, kept.kept_bytes
-        current = kept.kept_files == kept.files if kept.is_listed else None
+        here = kept.kept_bytes
+        # Where only the contents tell a size, the one of the last look is shown.
+        size = max(kept.size_bytes, pin.size_bytes) if kept.unsized else kept.size_bytes
+        if kept.is_listed:
+            current = False if kept.kept_files + kept.unsized < kept.files else None if kept.unsized else True
     return _Row(pin, cache_dir, size, here, current, is_gone, point)
 
 

@@ -191,20 +191,25 @@ class OpenFileTable:
         return CachedBytes(self._context.pool.held_bytes(key), on_disk, handles)
 
     async def kept_bytes(self, version: ContentVersion) -> int:
-        """Return how much of a version is on disk; of a settled one, where the next mount finds it. 0 without a size.
+        """Return how much of a version is on disk; of a settled one with a listed size, where the next mount finds it.
 
         What has grown since it was opened here is under the key that it had before, which the next mount does not know.
         """
-        if version.size_bytes is None:
-            return 0
         lasting = await self._context.disk_cache.held_bytes(self._lasting_key(version))
-        return lasting if version.settled else max(lasting, (await self.cached_bytes(version)).disk_bytes)
+        if version.settled and version.is_listed and version.size_bytes is not None:
+            return lasting
+        return max(lasting, (await self.cached_bytes(version)).disk_bytes)
 
     async def forget_growth(self, version: ContentVersion) -> None:
         """Drop what is cached of a version under the key that it had before it grew, unless it is open."""
         identity = _identity(version)
         closed = self._closed.get(identity)
-        if closed is None or identity in self._open or closed.key == self._lasting_key(version):
+        if (
+            closed is None
+            or identity in self._open
+            or not version.is_listed
+            or closed.key == self._lasting_key(version)
+        ):
             return
         del self._closed[identity]
         self._context.pool.discard(closed.key)
@@ -220,8 +225,11 @@ class OpenFileTable:
         return found
 
     def _lasting_key(self, version: ContentVersion) -> bytes:
-        """Return the key by which the next mount looks for a version: without a size that only the contents tell."""
-        return self._key_of(version)(version.size_bytes if version.is_listed else None)
+        """Return the key by which the next mount looks for a version."""
+        if version.is_listed and version.size_bytes is not None:
+            return self._key_of(version)(version.size_bytes)
+        # Only the contents tell the size, so the first version that a mount sees has neither that nor another number.
+        return self._key_of(msgspec.structs.replace(version, variant=0))(None)
 
     async def delete_others(self, is_meant: Callable[[bytes], bool], keys: Collection[bytes]) -> None:
         """Delete what the disk has of places that are meant, except the versions with these keys. Raises NoThread."""

@@ -109,15 +109,18 @@ class PinCommands:
     async def _kept(self, pins: PinFile, place: Place | None) -> PinAnswer:
         if place is None:
             return PinAnswer(SCHEMA)
-        kept = await self._pinned.look(place, self._limit_s)
-        if kept.is_listed:
-            await self._record(pins, place, kept)
-        return PinAnswer(SCHEMA, kept=kept)
+        return await self._look(pins, place, fetch=False)
 
-    async def _keep(self, _pins: PinFile, place: Place | None) -> PinAnswer:
+    async def _keep(self, pins: PinFile, place: Place | None) -> PinAnswer:
         if place is None:
             return PinAnswer(SCHEMA)
-        return PinAnswer(SCHEMA, kept=await self._pinned.look(place, self._limit_s, fetch=True))
+        return await self._look(pins, place, fetch=True)
+
+    async def _look(self, pins: PinFile, place: Place, *, fetch: bool) -> PinAnswer:
+        kept = await self._pinned.look(place, self._limit_s, fetch=fetch)
+        if kept.is_listed and not kept.unsized:
+            await self._record(pins, place, kept)
+        return PinAnswer(SCHEMA, kept=kept)
 
     async def _record(self, pins: PinFile, place: Place, kept: Kept) -> None:
         """Record the size of a pin, which tells whether others fit beside it."""

@@ -9,8 +9,8 @@ from artifactfs.util.clock import rfc3339
 class Kept(msgspec.Struct, frozen=True):
     """How much of a place is on disk: bytes and files, of those that are listed.
 
-    `unsized`: files without a size in the listing, which count for nothing else. `is_listed`: nothing is left out.
-    `failure`: why something is, and `what_to_do`.
+    `unsized`: files whose size nothing tells until they are read; they are not in `size_bytes` and `kept_files`.
+    `is_listed`: nothing is left out. `failure`: why something is, and `what_to_do`.
     """
 
     size_bytes: int = 0

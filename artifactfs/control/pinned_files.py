@@ -96,7 +96,12 @@ class PinnedFiles:
     async def _with(self, found: Kept, file: ArtifactFile) -> Kept:
         size = file.entry.size_bytes
         if size is None:
-            return msgspec.structs.replace(found, files=found.files + 1, unsized=found.unsized + 1)
+            return msgspec.structs.replace(
+                found,
+                files=found.files + 1,
+                unsized=found.unsized + 1,
+                kept_bytes=found.kept_bytes + await self._kept_bytes(file),
+            )
         kept = await self._kept_bytes(file)
         return msgspec.structs.replace(
             found,
@@ -107,7 +112,7 @@ class PinnedFiles:
         )
 
     async def _kept_bytes(self, file: ArtifactFile) -> int:
-        return await self._files.kept_bytes(await self._tree.locate_content(file)) if file.entry.size_bytes else 0
+        return await self._files.kept_bytes(await self._tree.locate_content(file)) if file.entry.size_bytes != 0 else 0
 
     async def complete(self, file: ArtifactFile, *, changed: bool, pace: Pace = _at_once) -> set[bytes]:
         """Fetch what the disk lacks of a file; returns the keys that it may have in the caches.

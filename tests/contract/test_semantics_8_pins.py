@@ -267,3 +267,23 @@ def test_a_mount_of_another_account(lab: Lab, shell: Shell, mounting: Mounting) 
     mounted = mounting("--account", "a", *SMALL_CACHE)
     assert sums(mounted, run_id) == truth(lab, run_id)
     assert "content" not in lab.requests()
+
+
+@pytest.mark.parametrize("switches", [{}, {"ranges": "ignored", "length": "chunked"}], ids=str)
+@pytest.mark.parametrize("is_running", [False, True])
+def test_files_whose_size_no_listing_gives(
+    is_running: bool, switches: dict[str, str], lab: Lab, shell: Shell, mounting: Mounting
+) -> None:
+    """8.6, 8.7: they are kept as well; until they are read, `pins` has the size of the last look and says `unknown`."""
+    lab.switch(size_form="absent", index="404", **switches)
+    run_id = (running_run if is_running else settled_run)(lab, FILES)
+    mounted = mounting(*SMALL_CACHE)
+    shell.cli("pin", mounted.path("runs", run_id)).ok()
+    assert [(row["size_bytes"], row["here_bytes"], row["current"]) for row in listed(shell)] == [(ALL, ALL, True)]
+    mounted = remount(mounted, mounting, *SMALL_CACHE)
+    (row,) = listed(shell)
+    assert isinstance(row["here_bytes"], int)
+    assert (row["size_bytes"], row["here_bytes"] >= ALL, row["current"]) == (ALL, True, None)
+    assert sums(mounted, run_id) == truth(lab, run_id)
+    assert "content" not in lab.requests()
+    assert [(row["here_bytes"], row["current"]) for row in listed(shell)] == [(ALL, True)]
