@@ -141,6 +141,7 @@ def info_rows(info: Info) -> Iterator[Row]:
         yield from _run_rows(info.run, whole=info.kind == "run")
     if info.listing is not None:
         yield "listing", _listing(info.listing)
+    yield "pinned", "yes: it is kept on this disk" if info.pinned else None
     if info.app_url is not None and info.kind in ("run", "project"):
         yield "Datadog", f"{info.app_url} (the address of a single one is not documented)"
     yield "incomplete", f"the service did not tell all: {info.error}" if info.error else None

@@ -29,8 +29,8 @@ _MOST_BYTES = 4096
 # What earlier versions left, which had no mark: the trees of blocks, of whatever format, and what is in one.
 _TREE = re.compile(r"blocks-[0-9]+")
 _IN_TREE = re.compile(r"usage|[0-9a-f]{2}|\..*")
-# What is beside them (metadata/metadata_file.py); the mark may be missing since the disk was full.
-_METADATA = re.compile(r"metadata-[0-9]+\.(?:lock|sqlite(?:-wal|-shm|-journal)?)")
+# What is beside them (metadata/metadata_file.py, pins.py); the mark may be missing since the disk was full.
+_BESIDE = re.compile(r"metadata-[0-9]+\.(?:lock|sqlite(?:-wal|-shm|-journal)?)|pins\.json|\.pins\.json\.[0-9a-f]+")
 # An ext file system that was made for a cache has this in its root.
 _LOST_AND_FOUND = "lost+found"
 # What to type where the directory that was given has no place for another.
@@ -183,7 +183,7 @@ def _stranger(fd: int, tag: bytes | None) -> str | None:
             for entry in entries:
                 if _TREE.fullmatch(entry.name) and _is_tree(entry.name, listed):
                     has_tree = True
-                elif entry.name not in (_TAG, _LOST_AND_FOUND) and not _is_metadata(entry):
+                elif entry.name not in (_TAG, _LOST_AND_FOUND) and not _is_beside(entry):
                     stranger = ascii(entry.name)
     finally:
         os.close(listed)
@@ -194,8 +194,8 @@ def _stranger(fd: int, tag: bytes | None) -> str | None:
     return stranger
 
 
-def _is_metadata(entry: os.DirEntry[str]) -> bool:
-    if not _METADATA.fullmatch(entry.name):
+def _is_beside(entry: os.DirEntry[str]) -> bool:
+    if not _BESIDE.fullmatch(entry.name):
         return False
     found = entry.stat(follow_symlinks=False)
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()

@@ -248,6 +248,9 @@ class Control:
         node = inode.node
         found: dict[str, object] = {"listing": self._listing(node)}
         try:
+            if isinstance(node, ArtifactDir | ArtifactFile):
+                pins, place = self._components.pins, mount_path(node).removeprefix("runs/")
+                found["pinned"] = pins is not None and pins.covers(self._components.settings.api_url, place)
             if isinstance(node, ArtifactDir) and not node.path:
                 found |= await self._run(node.run_id)
             elif isinstance(node, ArtifactDir | ArtifactFile):

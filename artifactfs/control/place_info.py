@@ -94,7 +94,7 @@ class Info(msgspec.Struct, frozen=True):
     """A place. `kind`: mount, runs, projects, names, project, choice, run, directory, file, report or other.
 
     `path`: from the mount point. `run`: of the place. `app_url`: Datadog's web application for the site.
-    `error`, `what_to_do`: why details are missing.
+    `pinned`: whether all of it is, of a run and what is in one. `error`, `what_to_do`: why details are missing.
     """
 
     schema: int
@@ -105,5 +105,6 @@ class Info(msgspec.Struct, frozen=True):
     file: FileInfo | None = None
     listing: Listed | None = None
     app_url: str | None = None
+    pinned: bool | None = None
     error: str | None = None
     what_to_do: str | None = None

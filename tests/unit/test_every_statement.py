@@ -12,13 +12,13 @@ from tests.harness import CHECKOUT
 
 CONTRACT_TESTS = os.path.join(CHECKOUT, "tests", "contract")
 PAGE = os.path.join(CHECKOUT, "docs", "semantics.md")
-STATEMENTS = {1: 9, 2: 6, 3: 6, 4: 5, 5: 8, 6: 6}
+STATEMENTS = {1: 9, 2: 6, 3: 6, 4: 5, 5: 8, 6: 6, 8: 9}
 
 # What issue 6 builds: statements, or parts of them, by a word that a test's docstring would have. As soon as a test of
 # that number has it, its line here is to go.
 NOT_BUILT: list[tuple[str, str, str]] = []
 
-_HEAD = re.compile(r"([1-7]\.\d+(?:(?:, | and |, and )[1-7](?:\.\d+)?)*):")
+_HEAD = re.compile(r"([1-8]\.\d+(?:(?:, | and |, and )[1-8](?:\.\d+)?)*):")
 
 
 def numbers_of(docstring: str) -> set[str]:
