@@ -342,8 +342,9 @@ def _setting(setting: Setting) -> Iterator[str]:
         yield f".TP\n.B {_plain(setting.name)}"
     else:
         short = "\\fB\\-v\\fR, " if setting.name == "verbose" else ""
-        metavar = "" if setting.bare is not None else f" \\fI{_plain(setting.metavar)}\\fR"
-        yield f".TP\n{short}\\fB{_plain(setting.option)}\\fR{metavar}"
+        metavar = setting.metavar if setting.bare is None else None
+        value = f" \\fI{_plain(metavar)}\\fR" if metavar is not None else ""
+        yield f".TP\n{short}\\fB{_plain(setting.option)}\\fR{value}"
     yield _text(setting.help)
     only = "" if setting.flag else "Not an option. "
     yield f".br\n{only}" + ", ".join(f"\\fI{_plain(name)}\\fR" for name in setting.env)
