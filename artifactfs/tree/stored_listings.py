@@ -12,6 +12,7 @@ import cachetools
 import msgspec
 
 from artifactfs.domain import Run
+from artifactfs.errors import NoThread
 from artifactfs.metadata.metadata_store import Record
 from artifactfs.metadata.write_behind import Encode, Name, WriteBehind
 from artifactfs.tree.backend_health import BackendHealth
@@ -100,8 +101,11 @@ class StoredListings:
             rejections = await self._store.load((_REJECTION, run_id, b""))
             self._rejected_at[run_id] = rejections[0].requested_at if rejections else _NEVER
         row = await self._runs.get(run_id)
-        decode = partial(_decoded, records[0])
-        state = decode() if len(records[0].value) <= _AT_ONCE_BYTES else await threads.run(decode)
+        try:
+            decode = partial(_decoded, records[0])
+            state = decode() if len(records[0].value) <= _AT_ONCE_BYTES else await threads.run(decode)
+        except NoThread:
+            return None  # as if nothing were stored
         found = self._judged(key, state, records[0], row)
         if found is None:
             return None
