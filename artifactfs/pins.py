@@ -127,7 +127,7 @@ class PinFile:
         try:
             with self._opened() as directory:
                 self._adopt(*self._read(directory))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # there is no cache, or a link in its place
             self._adopt(None, ())
         return self._pins
 

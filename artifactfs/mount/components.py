@@ -1,6 +1,5 @@
 """Builds the components of a mount from its settings, but those of FUSE; session.py connects them."""
 
-import logging
 import time
 from typing import Any
 
@@ -32,8 +31,6 @@ from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
 from artifactfs.util.backoff import backoff_s
 from artifactfs.util.clock import boottime
-
-log = logging.getLogger(__name__)
 
 # Memory for file contents: blocks of the readers, and read-ahead. With the 60 MiB of the interpreter a mount stays
 # below 200 MiB, with any number of open files.
@@ -101,29 +98,17 @@ def tree(settings: Settings, service: ModelLab, store: WriteBehind | None, nurse
 
 
 def metadata_store(settings: Settings, blocks: BlockStore | None, pins: PinFile | None) -> MetadataStore | None:
-    """Return the store of metadata, in the cache directory; None where it is off, or cannot be used.
-
-    `blocks`: the cache of contents, which has made the directory ours and has said why it could not.
-    """
-    directory = settings.cache_dir
-    if blocks is not None:
-        directory = blocks.directory
-    elif settings.cache_size:
+    """Return the store of metadata, beside the cache of contents; None where either is off, or cannot be used."""
+    if blocks is None or not settings.metadata_size:
         return None
-    elif settings.metadata_size:
-        try:
-            directory = cache_dir.claim(directory).path
-        except OSError as error:
-            log.warning("no metadata is kept in %s: %s", directory, error.strerror)
-            return None
     is_pinned = pins.has_run if pins is not None else lambda _run_id: False
-    store = MetadataStore(directory, max_bytes=settings.metadata_size, is_pinned=is_pinned)
+    store = MetadataStore(blocks.directory, max_bytes=settings.metadata_size, is_pinned=is_pinned)
     return store if store.open() else None
 
 
 def stored_account(settings: Settings) -> str | None:
     """Return the account that the site was mounted with last, for a mount without keys or network; None without one."""
-    if settings.offline == "never" or not settings.metadata_size:
+    if settings.offline == "never" or not settings.metadata_size or not settings.cache_size:
         return None
     try:
         store = MetadataStore(cache_dir.find(settings.cache_dir).path, max_bytes=settings.metadata_size)

@@ -268,8 +268,8 @@ class Directories:
         time_ns = self.clocks.seen_ns(run) if clock.own else clock.run_ns
         known = old.listing if old is not None else None
         if old is not None and old.is_stored and key not in self._shown_as_stored:
-            # What changed between two mounts is another version: nothing is known that it could be compared with.
-            known = await listing.unchanged(old.listing, children)
+            # What a file is the same as cannot be told between two mounts: nothing is known that it was compared with.
+            known = None
         made = await listing.build(children, run, path, known, self._numbering, self._wall_clock_ns(), sizes, time_ns)
         self.sizes.keep(key, sizes)
         # The old listing, and the index, may have the times of another clock.

@@ -239,20 +239,6 @@ async def completed(
     return found
 
 
-async def unchanged(old: AnyListing, children: Mapping[bytes, ListedChild]) -> Listing:
-    """Return the part of an old listing that the children in an answer are the same as, by kind and listed size."""
-    by_name: dict[bytes, Entry] = {}
-    for part in chunked(old.by_name.values()):
-        for entry in part:
-            child = children.get(entry.name)
-            if child is None or child.is_dir != entry.is_dir:
-                continue
-            if entry.is_dir or (entry.is_size_listed and child.size_bytes == entry.size_bytes):
-                by_name[entry.name] = entry
-        await checkpoint_if_full(part)
-    return Listing(by_name)
-
-
 async def build(
     children: Mapping[bytes, ListedChild],
     run: Run,

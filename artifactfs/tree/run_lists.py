@@ -93,11 +93,9 @@ class RunLists:
 
     def store_in(self, kind: StoredKinds) -> None:
         """Store lists, keys and values for the next mount."""
-        self._lists.stored = kind(
-            "list", Records, lambda wanted: (0, msgspec.json.encode(wanted)), to_form=without_urls
-        )
+        self._lists.stored = kind("list", Records, lambda wanted: (0, _key_of(wanted)), to_form=without_urls)
         self._keys.stored = kind("keys", FacetKeys, lambda project_id: (0, b"%d" % project_id))
-        self._values.stored = kind("values", tuple[str, ...], lambda key: (0, msgspec.json.encode(key)))
+        self._values.stored = kind("values", tuple[str, ...], lambda key: (0, _key_of(key)))
 
     async def get(self, wanted: RunFilter) -> CacheEntry[Records]:
         """Return the runs of a filter, the last updated first."""
@@ -173,6 +171,11 @@ class RunLists:
         project_id, kind, name = key
         answer = self._service.facet_values(project_id, kind, name)
         return await _or_none(answer, (), old, f"values of {kind} {name} in project {project_id}")
+
+
+def _key_of(value: object) -> bytes:
+    """Return the key of a choice in the metadata store, in ASCII: texts of a service may have no other form."""
+    return ascii(value).encode()
 
 
 async def _or_none(answer: Awaitable[T], none: T, old: T | None, what: str) -> T:

@@ -213,8 +213,8 @@ def _encoded(state: DirectoryState, clock: RunClock, shown: tuple[Entry, ...] | 
             parts = [_encoder.encode([_row(entry) for entry in part]) for part in chunked(shown)]
         form = _Form(state.run, state.prefix, state.source.value, clock.own, clock.run_ns, as_packed, parts)
         value = _encoder.encode(form)
-    except (OverflowError, msgspec.MsgspecError):
-        return None  # a time or a size that has no form there
+    except (OverflowError, ValueError, msgspec.MsgspecError):
+        return None  # a time, a size, or a lone surrogate in the run's texts, that has no form there
     return value if len(value) <= _MAX_BYTES else None
 
 

@@ -102,7 +102,7 @@ class StoredValues(Generic[K, V]):
         encoder, to_form = self._encoder, self._to_form
 
         def freeze() -> Encode:
-            return lambda: _encoded(encoder, to_form(value))
+            return lambda: _encoded(encoder, to_form, value)
 
         self._store.put(self._name(key), self._times.of(requested_at), freeze)
 
@@ -163,8 +163,8 @@ def without_urls(records: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
     )
 
 
-def _encoded(encoder: msgspec.msgpack.Encoder, value: object) -> bytes | None:
+def _encoded(encoder: msgspec.msgpack.Encoder, to_form: Callable[[V], object], value: V) -> bytes | None:
     try:
-        return encoder.encode(value)
-    except (OverflowError, msgspec.MsgspecError):
-        return None  # a number that has no form there
+        return encoder.encode(to_form(value))
+    except (OverflowError, ValueError, msgspec.MsgspecError):
+        return None  # a number, or a lone surrogate, that has no form there

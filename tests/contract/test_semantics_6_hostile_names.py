@@ -125,7 +125,8 @@ def only_known_files(attack: Attacked) -> None:
         for name in names
     }
     kept |= {name for name in os.listdir(place) if os.path.isfile(os.path.join(place, name))}
-    cached = r"cache/artifactfs/(CACHEDIR\.TAG|[a-z0-9-]+/(usage|[0-9a-f]{2}/[0-9a-f]{30}/[\w.-]+))"
+    blocks = r"[a-z0-9-]+/(usage|[0-9a-f]{2}/[0-9a-f]{30}/[\w.-]+)"
+    cached = rf"cache/artifactfs/(CACHEDIR\.TAG|metadata-1\.(lock|sqlite(-wal|-shm)?)|{blocks})"
     known = rf"mnt\.log|state/artifactfs/mounts/[0-9a-f]{{16}}\.json|{cached}"
     assert not [name for name in kept if not re.fullmatch(known, name)]
 

@@ -87,7 +87,7 @@ class Tour:
     @contextmanager
     def opened(self, program: str, place: str) -> Iterator[Mount]:
         """Show a place in a new window of a program, on a mount to which nothing is known, or one listed directory."""
-        mounted = self._shell.mount(name="home/model-lab")
+        mounted = self._shell.mount("--metadata-size", "0", name="home/model-lab")
         # The sample has awkward directories, which those programs enter that count.
         mounted.log.announce(r"client: .*", optional=True)
         if (parent := _LISTED_PARENT.get(place)) is not None:
