@@ -7,7 +7,8 @@ Reads that follow each other are a run. A jump begins the next run.
 - A run from offset 0: 2 MiB from its second read on, then twice as much as was read.
 - A run from another offset: a little, since one tensor of a checkpoint may be all that is wanted; after 5 MiB twice as
   much as was read. Where runs are short and alike, each is fetched whole, and no more.
-- Runs at equal distances, forwards or backwards: the next runs, twice as many with each, several at once.
+- Runs at equal distances, forwards or backwards: the next runs, twice as many with each, several at once; of runs that
+  leave nothing between them no more than of one run. (Some processors' memcpy reads a mapping from its end.)
 
 What is hard: the kernel reads ahead, too, and has several reads of one reader under way, which overtake each other.
 """
@@ -155,6 +156,11 @@ class AccessPattern:
         wanted = min(1 << min(self._repeats, 16), min(tuning.window_bytes, file.readahead_capacity()) // length)
         if abs(stride) - length >= tuning.head_bytes:
             wanted = min(wanted, tuning.max_runs)
+        else:
+            # One stretch, read in steps: as of a sequential reader, one tensor of it may be all that is wanted.
+            read_bytes = (self._repeats + 1) * length
+            ahead_bytes = tuning.tentative_bytes if read_bytes < tuning.steady_bytes else read_bytes * 2
+            wanted = min(wanted, ahead_bytes // length)
         if self._runs_ahead > wanted // 2:
             return
         ranges: list[tuple[int, int]] = []

@@ -257,11 +257,12 @@ class Directories:
         run, prefix, path, children = answer.run, answer.prefix, answer.path, answer.children
         is_direct = answer.indexed_at is None
         if is_direct:
-            children = await listing.completed(children, answer.indexed, times=self.clocks.of(run).own)
             clock = self.clocks.of(run)
-            has_index = self.index is not None and self.index.has_times(run)
+            # Times that an earlier mount showed say nothing of what is listed now, until an index of this one is right.
+            has_index = self.index is not None and self.index.has_times(run) and not clock.is_stored
             if (clock.own and not has_index) or clock.run_ns != self.clocks.run_time_ns(run, clock):
                 await self.show_times(run, prefix, own=clock.own and has_index)
+            children = await listing.completed(children, answer.indexed, times=self.clocks.of(run).own)
         key = (run.run_id, path)
         sizes = self.sizes.of(key)
         began = clock = self.clocks.of(run)

@@ -14,10 +14,14 @@ from artifactfs.util.no_checkpoint import no_checkpoint
 
 
 class RunClock(msgspec.Struct, frozen=True, eq=False):
-    """The times of one run's files: their `own`, or all of them `run_ns` (since the epoch)."""
+    """The times of one run's files: their `own`, or all of them `run_ns` (since the epoch).
+
+    `is_stored`: an earlier mount showed them, and no index of this one has confirmed that.
+    """
 
     own: bool
     run_ns: int
+    is_stored: bool = False
 
 
 Changes = list[tuple[AnyListing, Entry, Entry]]

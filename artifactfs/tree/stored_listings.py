@@ -240,7 +240,7 @@ def _decoded(record: Record) -> DirectoryState | None:
         else:
             rows = (row for part in form.parts for row in _part_decoder.decode(part))
             listing = Listing({row[0]: Entry(*row) for row in rows})
-        source, clock = ListingSource(form.source), RunClock(form.own, form.run_ns)
+        source, clock = ListingSource(form.source), RunClock(form.own, form.run_ns, is_stored=True)
     except (msgspec.MsgspecError, ValueError, TypeError):
         return None  # of another version of artifactfs
     return DirectoryState(form.run, form.prefix, listing, source, clock, is_stored=True)

@@ -111,6 +111,12 @@ async def one_tensor(kernel: Kernel) -> None:
     await kernel.fault(start, 4 * MIB)
 
 
+async def one_tensor_from_its_end(kernel: Kernel) -> None:
+    await kernel.fault(0, 4)
+    for start in range(SIZE // 2 + 4 * MIB - MIB // 16, SIZE // 2 - 1, -MIB // 16):
+        await kernel.read(start, MIB // 16)
+
+
 async def places_of_tensors(kernel: Kernel) -> None:
     for start in range(0, SIZE, 4 * MIB + PAGE):
         await kernel.read(start, 2 * PAGE)
@@ -130,10 +136,12 @@ LIMITS: dict[Pattern, tuple[int, float, float]] = {
     little_of_each: (200, 1.1, 1.0),
     a_quarter: (60, 1.02, 0.4),
     backwards: (40, 1.0, 0.6),
-    backwards_in_small_steps: (40, 1.0, 0.8),
+    # The first 5 MiB a little at a time: they may be a tensor.
+    backwards_in_small_steps: (80, 1.0, 1.4),
     forwards: (30, 1.0, 0.6),
     forwards_by_a_mapping: (30, 1.0, 0.6),
     one_tensor: (20, 1.08, 0.4),
+    one_tensor_from_its_end: (40, 1.1, 0.8),
     places_of_tensors: (50, 4.0, 0.4),
     two_places_in_turn: (80, 1.1, 1.6),
 }

@@ -9,12 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.domain import Project
+from artifactfs.domain import IndexedFile, Project
 from artifactfs.metadata.metadata_store import MetadataStore
 from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.tree.nodes import ArtifactFile, Entry
 from artifactfs.tree.tree import Tree
-from tests.fakes import MINUTE_NS, NOW_NS, FakeService, finished_run, run
+from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, finished_run, run
 from tests.fakes import directory as listed_directory
 from tests.fakes import walk as go
 from tests.stores import behind, store_in
@@ -289,3 +289,14 @@ async def test_a_rejected_index_leaves_nothing_in_the_store(mount: Mount, servic
     await metadata.flush()
     later, _ = mount()
     assert set(await look(later, 1, "g0/d1")) == {"other"}
+
+
+async def test_another_file_of_the_same_size_has_its_own_time(mount: Mount, service: FakeService) -> None:
+    """2.3, 4.3: of a run that goes on, no time of before the mount is shown for what the service has now."""
+    service.runs[1] = run()
+    service.listings[1, ""] = listed_directory({"log": 10})
+    service.projects["10"] = [IndexedFile("prefix/artifacts/log", 10, CREATED_NS)]
+    assert (await seen(mount, service))["log"].created_ns == CREATED_NS
+    service.projects["10"] = [IndexedFile("prefix/artifacts/log", 10, CREATED_NS + 5)]
+    tree, _ = mount()
+    assert (await look(tree, 1))["log"].created_ns == CREATED_NS + 5
