@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -121,16 +121,30 @@ def metadata_store(settings: Settings, blocks: BlockStore | None, pins: PinFile 
     return store if store.open() else None
 
 
-def stored_account(settings: Settings) -> str | None:
-    """Return the account that the site was mounted with last, for a mount without keys or network; None without one."""
+class StoredAccount(NamedTuple):
+    """The account that the site was mounted with last, for a mount without keys or network; None where none is known.
+
+    `failure`: why what is stored cannot be read.
+    """
+
+    account: str | None
+    failure: str = ""
+
+
+def stored_account(settings: Settings) -> StoredAccount:
+    """Return what is stored of the site, as a mount without the service needs it."""
     if settings.offline == "never" or not settings.metadata_size:
-        return None
+        return StoredAccount(None)
     try:
         store = MetadataStore(cache_dir.find(settings.cache_dir).path, max_bytes=settings.metadata_size)
-    except OSError:
-        return None  # no mount has made it yet
+    except FileNotFoundError:
+        return StoredAccount(None)  # no mount has made it yet
+    except OSError as error:
+        return StoredAccount(None, error.strerror or str(error))
     try:
-        return store.last_account(settings.api_url) if store.exists() and store.open() else None
+        if store.exists() and store.open():
+            return StoredAccount(store.last_account(settings.api_url))
+        return StoredAccount(None, store.failure)
     finally:
         store.close()
 

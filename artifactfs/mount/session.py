@@ -124,10 +124,10 @@ async def _serve(
     breaker = transports.breaker
 
     try:
-        stored_account = components.stored_account(settings)
-        breaker.offline = await offline.begin(service, settings, notify, stored_account)
+        stored = components.stored_account(settings)
+        breaker.offline = await offline.begin(service, settings, notify, stored.account, stored.failure)
         # Without keys, and so offline, it is the one of the last mount (docs/semantics.md 8.3).
-        account = account_switch.account_of(settings, credentials) or stored_account or ""
+        account = account_switch.account_of(settings, credentials) or stored.account or ""
         async with trio.open_nursery() as root:
             liveness.start(breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             owner = account_switch.owner(settings, account)
@@ -137,6 +137,8 @@ async def _serve(
             disk_cache = DiskCache(blocks, root)
             store = components.metadata_store(settings, blocks, pins)
             metadata = WriteBehind(store, owner, root) if store is not None else None
+            if metadata is not None:
+                metadata.look_soon()
             tree = components.tree(settings, service, metadata, root)
             if breaker.offline is not None:
                 tree.go_offline()
