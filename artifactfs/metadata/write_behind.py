@@ -8,6 +8,7 @@ read must not be older than a change that is not written yet.
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -28,6 +29,8 @@ _MAX_PENDING = 100_000
 _WAIT_S = 1.0
 # The pause before a write for which the system had no thread is tried again.
 _PAUSE_S = 1.0
+# Between looks at what the store holds, while it is written; and at least so many times as long as one takes. Arbitrary.
+_LOOK_S, _LOOK_FACTOR = 1.0, 20
 # Records that are read with another, beside the first.
 _FOLLOWING_BYTES = 256 << 10
 
@@ -80,6 +83,7 @@ class WriteBehind:
         # A limiter of its own: a look must not hold up readers.
         self._looks = trio.CapacityLimiter(1)
         self._is_looking = False
+        self._next_look = -math.inf
         self._usage: StoreUsage | None = None
         # What is to be written, in order. A record takes the place of an earlier one of its name.
         self._pending: dict[object, _Put | Removal | Marking] = {}
@@ -105,14 +109,18 @@ class WriteBehind:
         return MetadataState(store.path, store.limit_bytes, waiting, usage.size_bytes, usage.runs, usage.oldest_at)
 
     def look_soon(self) -> None:
-        """Look in a thread what the store holds. Never waits."""
+        """Look in a thread what the store holds, now or as soon as the last look is old enough. Never waits."""
         if not self._is_looking:
             self._is_looking = True
             self._nursery.start_soon(self._look)
 
     async def _look(self) -> None:
         try:
+            await trio.sleep_until(self._next_look)
+            began = trio.current_time()
             self._usage = await self._run_in_thread(self._store.usage, limiter=self._looks, abandon_on_cancel=True)
+            took_s = trio.current_time() - began
+            self._next_look = began + max(_LOOK_S, _LOOK_FACTOR * took_s)
         except NoThread as error:
             log.debug("the metadata store: %s", error)
         finally:
@@ -243,6 +251,7 @@ class WriteBehind:
             self._batch, self._ranges, self._batch_ranges = frozenset(), 0, 0
             self._is_writing = False
             self._idle.set()
+            self.look_soon()
 
     async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
         while True:

@@ -289,3 +289,13 @@ async def test_a_rejected_index_leaves_nothing_in_the_store(mount: Mount, servic
     await metadata.flush()
     later, _ = mount()
     assert set(await look(later, 1, "g0/d1")) == {"other"}
+
+
+async def test_the_state_follows_what_is_written(mount: Mount, autojump_clock: MockClock) -> None:
+    """8.9: the figures of a status are those of a moment ago, also of the first one."""
+    _, metadata = mount()
+    for run_id in (1, 2, 3):
+        metadata.put(("run", run_id, b""), NOW_NS / 1e9, lambda: lambda: b"x")
+        await metadata.flush()
+        await trio.sleep(2.0)
+        assert metadata.state().runs == run_id
