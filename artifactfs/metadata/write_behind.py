@@ -29,7 +29,7 @@ _MAX_PENDING = 100_000
 _WAIT_S = 1.0
 # The pause before a write for which the system had no thread is tried again.
 _PAUSE_S = 1.0
-# Between looks at what the store holds, while it is written; and at least so many times as long as one takes. Arbitrary.
+# Between looks at what the store holds, while it is written; at least so many times as long as one takes. Arbitrary.
 _LOOK_S, _LOOK_FACTOR = 1.0, 20
 # Records that are read with another, beside the first.
 _FOLLOWING_BYTES = 256 << 10
