@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from artifactfs.errors import NoThread
+from artifactfs.metadata.metadata_format import scope_of
 from artifactfs.metadata.metadata_store import Change, Marking, MetadataStore, Record, Removal, StoreUsage
 from artifactfs.util import threads
 from artifactfs.util.no_checkpoint import no_checkpoint
@@ -64,7 +65,7 @@ class _Put(msgspec.Struct, frozen=True):
 class WriteBehind:
     """See the module. `owner`: site and account, separated by a NUL; whose records are meant. Nothing raises.
 
-    `run_in_thread` replaces threads in tests.
+    `is_offline`: the service has not accepted the owner's keys in this mount. `run_in_thread`: for tests.
     """
 
     def __init__(
@@ -73,8 +74,11 @@ class WriteBehind:
         owner: str,
         nursery: trio.Nursery,
         run_in_thread: threads.RunInThread = threads.run,
+        *,
+        is_offline: bool = False,
     ) -> None:
         self._store = store
+        self._is_offline = is_offline
         self._owner = owner
         self._nursery = nursery
         self._run_in_thread = run_in_thread
@@ -199,6 +203,10 @@ class WriteBehind:
         self._all_touched = self._loading > 0
         self._unknown.clear()
 
+    def go_online(self) -> None:
+        """Let the owner be the one that its site is used with last: the service has accepted the keys."""
+        self._is_offline = False
+
     async def flush(self) -> None:
         """Wait until every change is written."""
         await self._idle.wait()
@@ -277,5 +285,8 @@ class WriteBehind:
         """Return the number of an owner in the store. Called in a thread."""
         if (scope := self._scopes.get(owner)) is None:
             site, _, account = owner.partition("\0")
+            if self._is_offline:
+                # A mistyped name, or keys that were replaced, must not become what mounts without keys show.
+                return scope_of(site, account)
             scope = self._scopes[owner] = self._store.scope(site, account)
         return scope

@@ -124,15 +124,16 @@ def metadata_store(settings: Settings, blocks: BlockStore | None, pins: PinFile 
 class StoredAccount(NamedTuple):
     """The account that the site was mounted with last, for a mount without keys or network; None where none is known.
 
-    `failure`: why what is stored cannot be read.
+    `failure`: why what is stored cannot be read. `is_other`: nothing is stored of the account that was asked for.
     """
 
     account: str | None
     failure: str = ""
+    is_other: bool = False
 
 
-def stored_account(settings: Settings) -> StoredAccount:
-    """Return what is stored of the site, as a mount without the service needs it."""
+def stored_account(settings: Settings, wanted: str) -> StoredAccount:
+    """Return what is stored of the site, as a mount of an account without the service needs it; "": of any account."""
     if settings.offline == "never" or not settings.metadata_size:
         return StoredAccount(None)
     try:
@@ -143,7 +144,10 @@ def stored_account(settings: Settings) -> StoredAccount:
         return StoredAccount(None, error.strerror or str(error))
     try:
         if store.exists() and store.open():
-            return StoredAccount(store.last_account(settings.api_url))
+            site = settings.api_url
+            last = store.last_account(site)
+            is_other = last is not None and bool(wanted) and last != wanted and not store.has_account(site, wanted)
+            return StoredAccount(last, is_other=is_other)
         return StoredAccount(None, store.failure)
     finally:
         store.close()

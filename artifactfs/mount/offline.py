@@ -62,6 +62,14 @@ async def begin(
     return OfflineState(boottime(), away.fact, _fix(away))
 
 
+def warn_of_account(settings: Settings, notify: Notifier) -> None:
+    """Say that nothing is shown, although something of the site is stored."""
+    asked = "of the account of these keys" if settings.account is None else f"of the account {settings.account}"
+    text = f"nothing of {settings.origin} is stored {asked}; it was mounted last with another account: see --account"
+    log.warning("%s", text)
+    notify.warn(text)
+
+
 async def reconnect(service: ModelLab, breaker: CircuitBreaker, go_online: Callable[[], Awaitable[None]]) -> None:
     """Ask the service until it accepts the keys, then call `go_online`. One request at a time; nothing else counts it.
 
