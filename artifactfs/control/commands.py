@@ -84,6 +84,7 @@ class Control:
             PinnedFiles(components.tree, components.files),
             components.files,
             lambda number: self._inode(number).node,
+            lambda: components.breaker.offline is not None,
         )
 
     def report_generators(self) -> dict[str, ReportGenerator]:

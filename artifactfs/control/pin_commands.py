@@ -39,6 +39,7 @@ class PinCommands:
         pinned: PinnedFiles,
         files: OpenFileTable,
         node_of: Callable[[int], Node],
+        is_offline: Callable[[], bool],
     ) -> None:
         self._pins = pins
         self._limit_bytes = limit_bytes
@@ -46,6 +47,7 @@ class PinCommands:
         self._pinned = pinned
         self._files = files
         self._node_of = node_of
+        self._is_offline = is_offline
         self.changed: Callable[[], None] = lambda: None
         self._run = partial(threads.run, limiter=trio.CapacityLimiter(1))
 
@@ -81,7 +83,8 @@ class PinCommands:
                 fact = f"the list of pins in {self._pins.directory} cannot be changed: {error.strerror}"
                 answer = PinAnswer(SCHEMA, error=fact, what_to_do="see whether that directory can be written")
         path = mount_path(place) if place is not None else None
-        answer = msgspec.structs.replace(answer, path=path, limit_bytes=self._limit_bytes)
+        state = {"limit_bytes": self._limit_bytes, "is_offline": self._is_offline()}
+        answer = msgspec.structs.replace(answer, path=path, **state)
         # The standard library's: paths may hold lone surrogates, which it escapes.
         return (json.dumps(msgspec.to_builtins(answer), indent=2) + "\n").encode()
 
