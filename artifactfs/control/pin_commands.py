@@ -18,6 +18,7 @@ from artifactfs.control.pinned_files import PinnedFiles, Place
 from artifactfs.control.status_schema import SCHEMA
 from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
+from artifactfs.tree.tree import Tree
 from artifactfs.util import threads
 
 # Less than a client waits for an answer (mount/control_client.py). What is listed or fetched by then counts, and the
@@ -28,7 +29,7 @@ _LIMIT_S = 20.0
 class PinCommands:
     """The commands of one mount. `pins`, `limit_bytes`: of its cache; None where it has none. `deadline_s`: of a call.
 
-    `node_of(number)`: the node of an inode. `changed`: called when there are other pins.
+    `node_of(number)`: the node of an inode. `is_offline`: whether nothing can be fetched. `changed`: called when there are other pins.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class PinCommands:
         pins: PinFile | None,
         limit_bytes: int,
         deadline_s: float,
-        pinned: PinnedFiles,
+        tree: Tree,
         files: OpenFileTable,
         node_of: Callable[[int], Node],
         is_offline: Callable[[], bool],
@@ -44,7 +45,7 @@ class PinCommands:
         self._pins = pins
         self._limit_bytes = limit_bytes
         self._limit_s = min(_LIMIT_S, deadline_s / 2)
-        self._pinned = pinned
+        self._pinned = PinnedFiles(tree, files)
         self._files = files
         self._node_of = node_of
         self._is_offline = is_offline
