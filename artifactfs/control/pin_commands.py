@@ -29,7 +29,8 @@ _LIMIT_S = 20.0
 class PinCommands:
     """The commands of one mount. `pins`, `limit_bytes`: of its cache; None where it has none. `deadline_s`: of a call.
 
-    `node_of(number)`: the node of an inode. `is_offline`: whether nothing can be fetched. `changed`: called when there are other pins.
+    `node_of(number)`: the node of an inode. `is_offline`: nothing can be fetched. `changed`: called when there
+    are other pins.
     """
 
     def __init__(
