@@ -74,7 +74,9 @@ def _registered(paths: Sequence[str]) -> "Plan":
         todo = warm.plan(paths)
         output.give_up_on(todo.failures, "could not be listed, so nothing is pinned")
         for path in paths:
-            _check_fits(path, todo, *_looked("kept", path))
+            answer, kept = _looked("kept", path)
+            _check_fits(path, todo, answer, kept)
+            _check_can_fetch(path, answer, kept)
     except BaseException:
         for path in new:
             with contextlib.suppress(UserError):  # the mount has ended
@@ -96,6 +98,13 @@ def _check_fits(path: str, todo: "Plan", answer: "PinAnswer", kept: "Kept") -> N
         size, needs, limit = map(format_size, (kept.size_bytes, needs_bytes, answer.limit_bytes))
         fact = f"with {size} in it all pins need {needs}, and the cache has {limit}"
         raise UserError(ExitCode.INCOMPLETE, fact, "raise cache_size, or unpin others (`artifactfs pins`)", path)
+
+
+def _check_can_fetch(path: str, answer: "PinAnswer", kept: "Kept") -> None:
+    lacking = kept.files - kept.kept_files - kept.unsized
+    if answer.is_offline and lacking:
+        fact = f"the mount works offline, and of {counted(kept.files, 'file')} {lacking} cannot be fetched"
+        raise UserError(ExitCode.INCOMPLETE, fact, "pin it once the service can be reached", subject=path)
 
 
 def _looked(order: str, path: str) -> "tuple[PinAnswer, Kept]":

@@ -270,6 +270,16 @@ class DiskCache:
         finally:
             self._flushing -= 1
 
+    async def flush_version(self, key: bytes) -> None:
+        """Wait until no block of a version is queued: what was given to `save` is written, or could not be."""
+        self._flushing += 1
+        self._queued.notify()
+        try:
+            while any(its_key == key for its_key, _ in self._waiting):
+                await self._written.wait()
+        finally:
+            self._flushing -= 1
+
     def _group_of(self, place: _Place, block: Block) -> _Place | None:
         if self._group_blocks == 1 or len(block.data) != self._tuning.block_bytes:
             return None

@@ -200,6 +200,11 @@ class OpenFileTable:
             return lasting
         return max(lasting, (await self.cached_bytes(version)).disk_bytes)
 
+    async def flush(self, version: ContentVersion) -> None:
+        """Wait until what was fetched of a version is on disk, or could not be written."""
+        for key in self.keys(version):
+            await self._context.disk_cache.flush_version(key)
+
     async def forget_growth(self, version: ContentVersion) -> None:
         """Drop what is cached of a version under the key that it had before it grew, unless it is open."""
         identity = _identity(version)

@@ -19,7 +19,6 @@ from artifactfs.content.block_tree import Cleared
 from artifactfs.content.cache_places import CachePart
 from artifactfs.control.counters import Readings, metrics_text
 from artifactfs.control.pin_commands import PinCommands
-from artifactfs.control.pinned_files import PinnedFiles
 from artifactfs.control.place_info import Child, FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.snapshot import MountComponents, readings_of, status_of
@@ -81,9 +80,10 @@ class Control:
             components.pins,
             components.content.disk_cache.max_bytes,
             settings.deadline,
-            PinnedFiles(components.tree, components.files),
+            components.tree,
             components.files,
             lambda number: self._inode(number).node,
+            lambda: components.breaker.offline is not None,
         )
 
     def report_generators(self) -> dict[str, ReportGenerator]:

@@ -18,6 +18,7 @@ from artifactfs.control.pinned_files import PinnedFiles, Place
 from artifactfs.control.status_schema import SCHEMA
 from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
+from artifactfs.tree.tree import Tree
 from artifactfs.util import threads
 
 # Less than a client waits for an answer (mount/control_client.py). What is listed or fetched by then counts, and the
@@ -28,7 +29,8 @@ _LIMIT_S = 20.0
 class PinCommands:
     """The commands of one mount. `pins`, `limit_bytes`: of its cache; None where it has none. `deadline_s`: of a call.
 
-    `node_of(number)`: the node of an inode. `changed`: called when there are other pins.
+    `node_of(number)`: the node of an inode. `is_offline`: nothing can be fetched. `changed`: called when there
+    are other pins.
     """
 
     def __init__(
@@ -36,16 +38,18 @@ class PinCommands:
         pins: PinFile | None,
         limit_bytes: int,
         deadline_s: float,
-        pinned: PinnedFiles,
+        tree: Tree,
         files: OpenFileTable,
         node_of: Callable[[int], Node],
+        is_offline: Callable[[], bool],
     ) -> None:
         self._pins = pins
         self._limit_bytes = limit_bytes
         self._limit_s = min(_LIMIT_S, deadline_s / 2)
-        self._pinned = pinned
+        self._pinned = PinnedFiles(tree, files)
         self._files = files
         self._node_of = node_of
+        self._is_offline = is_offline
         self.changed: Callable[[], None] = lambda: None
         self._run = partial(threads.run, limiter=trio.CapacityLimiter(1))
 
@@ -81,7 +85,8 @@ class PinCommands:
                 fact = f"the list of pins in {self._pins.directory} cannot be changed: {error.strerror}"
                 answer = PinAnswer(SCHEMA, error=fact, what_to_do="see whether that directory can be written")
         path = mount_path(place) if place is not None else None
-        answer = msgspec.structs.replace(answer, path=path, limit_bytes=self._limit_bytes)
+        state = {"limit_bytes": self._limit_bytes, "is_offline": self._is_offline()}
+        answer = msgspec.structs.replace(answer, path=path, **state)
         # The standard library's: paths may hold lone surrogates, which it escapes.
         return (json.dumps(msgspec.to_builtins(answer), indent=2) + "\n").encode()
 

@@ -43,7 +43,9 @@ class PinAnswer(msgspec.Struct, frozen=True):
 
     `needs_bytes`: on disk, of all pins of the cache, as far as they were listed; `limit_bytes`: of the cache.
 
-    `is_new`: it was not pinned before. `removed`: pins that were. `error`, `what_to_do`: why nothing was done.
+    `is_new`: it was not pinned before. `removed`: pins that were. `is_offline`: the mount asks the service for nothing.
+
+    `error`, `what_to_do`: why nothing was done.
     """
 
     schema: int
@@ -55,6 +57,7 @@ class PinAnswer(msgspec.Struct, frozen=True):
     kept: Kept | None = None
     is_new: bool = False
     removed: int = 0
+    is_offline: bool = False
     error: str | None = None
     what_to_do: str = ""
 

@@ -76,7 +76,7 @@ class PinnedFiles:
     async def look(self, place: Place, limit_s: float, *, fetch: bool = False) -> Kept:
         """Return how much of a place is on disk, as far as that is found out within a time.
 
-        `fetch`: what the disk lacks is fetched first.
+        `fetch`: what the disk lacks is fetched first, and written.
         """
         found, at = Kept(is_listed=False), mount_path(place)
         with trio.move_on_after(limit_s):
@@ -86,6 +86,8 @@ class PinnedFiles:
                         at = mount_path(file)
                         if fetch:
                             await self.complete(file, changed=False)
+                            # What waits to be written is not kept yet: the disk may be full.
+                            await self._files.flush(await self._tree.locate_content(file))
                         found = await self._with(found, file)
                 found = msgspec.structs.replace(found, is_listed=True)
             except (errors.TreeError, errors.ServiceError) as error:

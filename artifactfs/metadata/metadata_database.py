@@ -78,7 +78,7 @@ class MetadataDatabase:
                     self._reader.db, self._writer.db = self._file.open()
                 except Unusable as error:
                     self.failure = str(error)
-                    log.warning("no metadata is kept in %s: %s", self.directory, error)
+                    log.warning("no metadata is kept in %s: %s", self.directory, self.failure)
                     return False
                 self.is_broken = False
                 self.failure = ""
@@ -143,21 +143,23 @@ class MetadataDatabase:
             self.close()
 
     def _failed(self, error: sqlite3.Error, side: _Side) -> None:
+        # A text: an exception of a library that a line has counts as a bug (control/recent_errors.py).
+        reason = str(error)
         if code_of(error) in _PASSING:
             log.debug("the metadata is locked by another process: %s", error)
         elif is_damage(error):
             self._file.mark_damaged()
             log.warning(
-                "the metadata in %s is damaged (%s), and not used; the next mount replaces it", self.path, error
+                "the metadata in %s is damaged (%s), and not used; the next mount replaces it", self.path, reason
             )
             self.give_up()
         elif side is self._writer:
             if not self._is_failing:
-                log.warning("metadata cannot be written to %s (%s); not keeping any for a while", self.path, error)
+                log.warning("metadata cannot be written to %s (%s); not keeping any for a while", self.path, reason)
             self._is_failing = True
             self.pause.begin()
         else:
-            log.warning("the metadata in %s cannot be read (%s), and is not used", self.path, error)
+            log.warning("the metadata in %s cannot be read (%s), and is not used", self.path, reason)
             self.give_up()
 
 

@@ -130,6 +130,14 @@ class MetadataStore:
                 return metadata_format.unpacked_account(_row_of_site(db, metadata_format.site_digest(site)))
         return None
 
+    def has_account(self, site: str, account: str) -> bool:
+        """Whether there is any record of an account at a site. `site`: the API's URL."""
+        with self._database.reading() as db:
+            if db is not None:
+                scope = metadata_format.scope_of(site, account)
+                return db.execute("SELECT 1 FROM record WHERE scope = ? LIMIT 1", (scope,)).fetchone() is not None
+        return False
+
     def load(
         self, scope: int, kind: str, run_id: int, key: bytes, *, most: int = 1, most_bytes: int = _MOST_BYTES
     ) -> list[Record]:

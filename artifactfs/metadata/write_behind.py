@@ -8,12 +8,14 @@ read must not be older than a change that is not written yet.
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
 
 from artifactfs.errors import NoThread
+from artifactfs.metadata.metadata_format import scope_of
 from artifactfs.metadata.metadata_store import Change, Marking, MetadataStore, Record, Removal, StoreUsage
 from artifactfs.util import threads
 from artifactfs.util.no_checkpoint import no_checkpoint
@@ -28,6 +30,8 @@ _MAX_PENDING = 100_000
 _WAIT_S = 1.0
 # The pause before a write for which the system had no thread is tried again.
 _PAUSE_S = 1.0
+# Between looks at what the store holds, while it is written; at least so many times as long as one takes. Arbitrary.
+_LOOK_S, _LOOK_FACTOR = 1.0, 20
 # Records that are read with another, beside the first.
 _FOLLOWING_BYTES = 256 << 10
 
@@ -61,7 +65,7 @@ class _Put(msgspec.Struct, frozen=True):
 class WriteBehind:
     """See the module. `owner`: site and account, separated by a NUL; whose records are meant. Nothing raises.
 
-    `run_in_thread` replaces threads in tests.
+    `is_offline`: the service has not accepted the owner's keys in this mount. `run_in_thread`: for tests.
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class WriteBehind:
         owner: str,
         nursery: trio.Nursery,
         run_in_thread: threads.RunInThread = threads.run,
+        *,
+        is_offline: bool = False,
     ) -> None:
         self._store = store
+        self._is_offline = is_offline
         self._owner = owner
         self._nursery = nursery
         self._run_in_thread = run_in_thread
@@ -80,6 +87,7 @@ class WriteBehind:
         # A limiter of its own: a look must not hold up readers.
         self._looks = trio.CapacityLimiter(1)
         self._is_looking = False
+        self._next_look = -math.inf
         self._usage: StoreUsage | None = None
         # What is to be written, in order. A record takes the place of an earlier one of its name.
         self._pending: dict[object, _Put | Removal | Marking] = {}
@@ -105,14 +113,18 @@ class WriteBehind:
         return MetadataState(store.path, store.limit_bytes, waiting, usage.size_bytes, usage.runs, usage.oldest_at)
 
     def look_soon(self) -> None:
-        """Look in a thread what the store holds. Never waits."""
+        """Look in a thread what the store holds, now or as soon as the last look is old enough. Never waits."""
         if not self._is_looking:
             self._is_looking = True
             self._nursery.start_soon(self._look)
 
     async def _look(self) -> None:
         try:
+            await trio.sleep_until(self._next_look)
+            began = trio.current_time()
             self._usage = await self._run_in_thread(self._store.usage, limiter=self._looks, abandon_on_cancel=True)
+            took_s = trio.current_time() - began
+            self._next_look = began + max(_LOOK_S, _LOOK_FACTOR * took_s)
         except NoThread as error:
             log.debug("the metadata store: %s", error)
         finally:
@@ -191,6 +203,10 @@ class WriteBehind:
         self._all_touched = self._loading > 0
         self._unknown.clear()
 
+    def go_online(self) -> None:
+        """Let the owner be the one that its site is used with last: the service has accepted the keys."""
+        self._is_offline = False
+
     async def flush(self) -> None:
         """Wait until every change is written."""
         await self._idle.wait()
@@ -268,5 +284,8 @@ class WriteBehind:
         """Return the number of an owner in the store. Called in a thread."""
         if (scope := self._scopes.get(owner)) is None:
             site, _, account = owner.partition("\0")
+            if self._is_offline:
+                # A mistyped name, or keys that were replaced, must not become what mounts without keys show.
+                return scope_of(site, account)
             scope = self._scopes[owner] = self._store.scope(site, account)
         return scope

@@ -1,7 +1,7 @@
 """Builds the components of a mount from its settings, but those of FUSE; session.py connects them."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -106,16 +106,34 @@ def metadata_store(settings: Settings, blocks: BlockStore | None, pins: PinFile 
     return store if store.open() else None
 
 
-def stored_account(settings: Settings) -> str | None:
-    """Return the account that the site was mounted with last, for a mount without keys or network; None without one."""
+class StoredAccount(NamedTuple):
+    """The account that the site was mounted with last, for a mount without keys or network; None where none is known.
+
+    `failure`: why what is stored cannot be read. `is_other`: nothing is stored of the account that was asked for.
+    """
+
+    account: str | None
+    failure: str = ""
+    is_other: bool = False
+
+
+def stored_account(settings: Settings, wanted: str) -> StoredAccount:
+    """Return what is stored of the site, as a mount of an account without the service needs it; "": of any account."""
     if settings.offline == "never" or not settings.metadata_size or not settings.cache_size:
-        return None
+        return StoredAccount(None)
     try:
         store = MetadataStore(cache_dir.find(settings.cache_dir).path, max_bytes=settings.metadata_size)
-    except OSError:
-        return None  # no mount has made it yet
+    except FileNotFoundError:
+        return StoredAccount(None)  # no mount has made it yet
+    except OSError as error:
+        return StoredAccount(None, error.strerror or str(error))
     try:
-        return store.last_account(settings.api_url) if store.exists() and store.open() else None
+        if store.exists() and store.open():
+            site = settings.api_url
+            last = store.last_account(site)
+            is_other = last is not None and bool(wanted) and last != wanted and not store.has_account(site, wanted)
+            return StoredAccount(last, is_other=is_other)
+        return StoredAccount(None, store.failure)
     finally:
         store.close()
 

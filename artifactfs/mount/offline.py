@@ -27,14 +27,22 @@ _TRIED = f"the service is tried every {PROBE_INTERVAL_S:g} s"
 
 
 async def begin(
-    service: ModelLab, settings: Settings, notify: Notifier, stored_account: str | None
+    service: ModelLab, settings: Settings, notify: Notifier, stored_account: str | None, failure: str = ""
 ) -> OfflineState | None:
     """Return why a mount begins offline; None where the service has accepted the keys (docs/semantics.md 5.8, 8.4).
 
-    `stored_account`: the account that this site was mounted with last; None where nothing of the site is stored.
+    `stored_account`: the account that this site was mounted with last; None where nothing of the site is stored,
+    or where that cannot be read, which `failure` tells.
     Raises UserError where nothing can be mounted.
     """
     if settings.offline == "always":
+        if not settings.metadata_size:
+            fact = "nothing is stored with metadata_size 0, so there is nothing to mount offline"
+            raise UserError(ExitCode.MOUNT_REFUSED, fact, "mount it with the size that it had before")
+        if stored_account is None and failure:
+            fact = f"what is stored in {settings.cache_dir} cannot be used: {failure}"
+            fix = "see that its directory and its files belong to you and can be written"
+            raise UserError(ExitCode.MOUNT_REFUSED, fact, fix)
         if stored_account is None:
             raise UserError(
                 ExitCode.MOUNT_REFUSED,
@@ -52,6 +60,14 @@ async def begin(
     log.warning("the mount works offline: %s", away)
     notify.warn(f"{away.fact}; mounted offline: what was stored is shown, and {_TRIED}")
     return OfflineState(boottime(), away.fact, _fix(away))
+
+
+def warn_of_account(settings: Settings, notify: Notifier) -> None:
+    """Say that nothing is shown, although something of the site is stored."""
+    asked = "of the account of these keys" if settings.account is None else f"of the account {settings.account}"
+    text = f"nothing of {settings.origin} is stored {asked}; it was mounted last with another account: see --account"
+    log.warning("%s", text)
+    notify.warn(text)
 
 
 async def reconnect(service: ModelLab, breaker: CircuitBreaker, go_online: Callable[[], Awaitable[None]]) -> None:

@@ -124,10 +124,13 @@ async def _serve(
     breaker = transports.breaker
 
     try:
-        stored_account = components.stored_account(settings)
-        breaker.offline = await offline.begin(service, settings, notify, stored_account)
+        account = account_switch.account_of(settings, credentials)
+        stored = components.stored_account(settings, account)
+        breaker.offline = await offline.begin(service, settings, notify, stored.account, stored.failure)
         # Without keys, and so offline, it is the one of the last mount (docs/semantics.md 8.3).
-        account = account_switch.account_of(settings, credentials) or stored_account or ""
+        account = account or stored.account or ""
+        if breaker.offline is not None and stored.is_other:
+            offline.warn_of_account(settings, notify)
         async with trio.open_nursery() as root:
             liveness.start(breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
             owner = account_switch.owner(settings, account)
@@ -136,7 +139,10 @@ async def _serve(
             pins = components.pin_file(blocks)
             disk_cache = DiskCache(blocks, root)
             store = components.metadata_store(settings, blocks, pins)
-            metadata = WriteBehind(store, owner, root) if store is not None else None
+            is_offline = breaker.offline is not None
+            metadata = WriteBehind(store, owner, root, is_offline=is_offline) if store is not None else None
+            if metadata is not None:
+                metadata.look_soon()
             tree = components.tree(settings, service, metadata, root)
             if breaker.offline is not None:
                 tree.go_offline()
@@ -170,6 +176,8 @@ async def _serve(
             async def go_online() -> None:
                 breaker.go_online(boottime())
                 tree.go_online()
+                if metadata is not None:
+                    metadata.go_online()
                 await control.go_online()
                 notify.ready(status())
 
@@ -184,6 +192,8 @@ async def _serve(
                 root.start_soon(pinned_runs.run)
             keys.start(root, on_keys)
             disk_cache.sweep_soon()
+            if metadata is not None:
+                metadata.look_soon()
             await _mount(settings, point, operations, control, kernel_ready, notify, status, on_ready)
             log.info("requests sent: %s", transports.usage().requests)
             with trio.move_on_after(_FLUSH_S):

@@ -111,6 +111,7 @@ class Directories:
                 clocks=self.clocks,
                 clock_shown=self._clock_shown,
                 on_recalled=self._on_recalled,
+                has_times=lambda run: self.index is not None and self.index.has_times(run),
                 is_barred=lambda key: key in self._needs_direct or key in self.sizes,
                 health=caches.health,
                 clock=clock,

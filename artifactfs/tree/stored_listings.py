@@ -60,7 +60,8 @@ _part_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bool, int, int, int | 
 class StoredListings:
     """See the module. `runs`: the rows of runs. `clocks`: the times that their files show in this mount.
 
-    `is_barred(key)`: whether the directory must be listed by the service. `clock_shown(key, state)`: the clock whose
+    `is_barred(key)`: whether the directory must be listed by the service. `has_times(run)`: whether this mount has an
+    index with the own times of a run's files. `clock_shown(key, state)`: the clock whose
     times the files of a cached state show now. `on_recalled(key, state)`: called with each state that is returned.
     """
 
@@ -71,6 +72,7 @@ class StoredListings:
         *,
         clocks: RunClocks,
         is_barred: Callable[[DirectoryKey], bool],
+        has_times: Callable[[Run], bool],
         clock_shown: Callable[[DirectoryKey, DirectoryState], RunClock],
         on_recalled: Callable[[DirectoryKey, DirectoryState], None],
         health: BackendHealth,
@@ -81,6 +83,7 @@ class StoredListings:
         self._runs = runs
         self._clocks = clocks
         self._is_barred = is_barred
+        self._has_times = has_times
         self._clock_shown = clock_shown
         self._on_recalled = on_recalled
         self._health = health
@@ -110,12 +113,26 @@ class StoredListings:
         if found is None:
             return None
         told = found.value.clock
+        if not told.own and not self._health.is_offline and self._are_own_times_known(records[1:], row.value):
+            return None
         clock = self._clocks.adopt(run_id, told)
         if clock is None:
             clock = await self._clocks.retime(found.value.listing, row.value, found.value.prefix, key[1], told)
         return msgspec.structs.replace(
             self._adopted(key, found, clock), neighbours=tuple(self._fresh(records[1:], row, clock))
         )
+
+    def _are_own_times_known(self, others: Sequence[Record], run: Run) -> bool:
+        """Whether files of a run show their own times, or are stored with them, which this mount has not for all.
+
+        A mount that was killed while all files of a run changed to their own times leaves some listings as they were.
+        """
+        if self._has_times(run):
+            return False
+        if (clock := self._clocks.get(run.run_id)) is not None:
+            return clock.own
+        decoded = (_decoded(record) for record in others if len(record.value) <= _AT_ONCE_BYTES)
+        return any(state is not None and state.clock.own for state in decoded)
 
     def _fresh(
         self, records: Sequence[Record], row: CacheEntry[Run], clock: RunClock

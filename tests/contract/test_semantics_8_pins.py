@@ -1,6 +1,7 @@
 """8.6 to 8.8: what is pinned is fetched whole, stays, and follows the service."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from artifactfs.errors import ExitCode
 from tests.contract.test_semantics_4_cache import MIB, remount, running_run, settled_run
 from tests.fixtures import Mounting
-from tests.harness import END_S, Lab, Mount, Shell, wait_until
+from tests.harness import END_S, Lab, Mount, Shell, needs_root, run, wait_until
 
 SMALL_CACHE = ("--cache-size", "20MiB")
 FILES = {"model/a.bin": 5 * MIB + 123, "model/b.bin": MIB, "config.json": 700, "empty": 0}
@@ -210,6 +211,23 @@ def test_a_mount_without_a_cache(lab: Lab, shell: Shell, mounting: Mounting) -> 
     done = shell.cli("pin", mounted.path("runs", run_id))
     assert (done.code, done.err.count("\n")) == (ExitCode.CACHE_REFUSED, 1)
     assert "has no cache on disk" in done.err
+
+
+@needs_root
+def test_a_disk_that_is_full(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.6: what waits to be written is not kept yet: a disk without room for it is said, and the pin is not done."""
+    run_id = settled_run(lab, {f"{number}": 300_000 for number in range(20)})
+    place = shell.path("small")
+    os.makedirs(place)
+    run("mount", "-t", "tmpfs", "-o", "size=3M,mode=700", "tmpfs", place).ok()
+    try:
+        mounted = mounting("--cache-dir", place, "--cache-min-free", "0")
+        done = shell.cli("pin", mounted.path("runs", run_id))
+        assert done.code == ExitCode.INCOMPLETE
+        assert "could not be kept whole: the cache or its disk may be full" in done.err
+        mounted.umount()
+    finally:
+        run("umount", place).ok()
 
 
 @pytest.mark.parametrize("is_running", [False, True])

@@ -250,5 +250,5 @@ def test_info_says_what_is_stored(lab: Lab, shell: Shell, mounting: Mounting) ->
     assert "pinned" not in text
     shell.cli("pin", mounted.path("runs", run_id)).ok()
     assert "pinned" in shell.cli("info", mounted.path("runs", run_id, "a")).ok().text
-    assert "metadata" in shell.cli("status", mounted.point).ok().text
+    assert ", runs 1, oldest age " in shell.cli("status", mounted.point).ok().text
     assert " of 256 MiB: " in shell.cli("cache", "info").ok().text

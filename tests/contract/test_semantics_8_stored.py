@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import json
 import sys
 from collections.abc import Mapping
 
 import pytest
 
 from artifactfs.emulator import sample
+from artifactfs.errors import ExitCode
 from tests.contract.reading import read
 from tests.contract.test_semantics_5_services import Systemd
 from tests.harness import CHECKOUT, FUSE_TYPE, Lab, Mount, Shell, holding, mount_type, run, wait_until
@@ -115,12 +117,31 @@ def test_another_accounts_store(own_lab: Lab, shell: Shell) -> None:
         mounted = mount(shell, url, "--offline", *options, env=env)
         assert mounted.error_of("runs", run_id) == errno.ENETDOWN
         assert "Network is down" in mounted.sh('ls "$M/names"').err
+        mounted.log.announce("it was mounted last with .* account: see --account")
         mounted.umount()
-    # By the same keys, or without any.
-    for env in ({}, NO_KEYS):
+    # By the same keys, or without any: nobody has accepted the others, so the account before is still the last one.
+    for env in (NO_KEYS, {}):
         mounted = mount(shell, url, "--offline", env=env)
         assert seen(mounted, run_id, sample.RUN) == before
         mounted.umount()
+
+
+def test_a_pin_while_offline(own_lab: Lab, shell: Shell) -> None:
+    """8.6: what is here can be pinned offline; where anything is missing, nothing is read, and nothing pinned."""
+    shell.lab, url = own_lab, own_lab.url
+    run_id = own_lab.new_run(FILES)
+    mounted = mount(shell, url)
+    look_at(mounted, own_lab, run_id)
+    mounted.umount()
+    own_lab.stop()
+    mounted = mount(shell, url, "--offline")
+    done = shell.cli("pin", mounted.path("runs", run_id))
+    assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1)
+    assert "the mount works offline, and " in done.err
+    assert json.loads(shell.cli("pins", "--json").ok().out) == []
+    assert mounted.sh('cat "$M/.artifactfs/errors"').ok().text.startswith("no failures")
+    shell.cli("pin", mounted.path("runs", run_id, READ[0])).ok()
+    assert len(json.loads(shell.cli("pins", "--json").ok().out)) == 1
 
 
 # Reads what is kept of a file, sees that its end is not, and reads the whole file once it is told to.

@@ -132,4 +132,8 @@ async def test_offline_the_service_is_not_asked(autojump_clock: MockClock) -> No
     assert caught.value.code is ExitCode.MOUNT_REFUSED
     assert str(caught.value).startswith("nothing of api.test is stored in ")
     assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"what is stored in .* cannot be used: Read-only file system; see that "):
+        await offline.begin(lab, loaded("always"), Told(), None, "Read-only file system")
+    with pytest.raises(UserError, match="nothing is stored with metadata_size 0"):
+        await offline.begin(lab, loaded("always", metadata_size="0"), Told(), ACCOUNT)
     assert lab.asked == 0

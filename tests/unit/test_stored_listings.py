@@ -300,3 +300,14 @@ async def test_another_file_of_the_same_size_has_its_own_time(mount: Mount, serv
     service.projects["10"] = [IndexedFile("prefix/artifacts/log", 10, CREATED_NS + 5)]
     tree, _ = mount()
     assert (await look(tree, 1))["log"].created_ns == CREATED_NS + 5
+
+
+async def test_the_state_follows_what_is_written(mount: Mount, autojump_clock: MockClock) -> None:
+    """8.9: the figures of a status are those of a moment ago."""
+    _, metadata = mount()
+    for run_id in (1, 2, 3):
+        metadata.put(("run", run_id, b""), NOW_NS / 1e9, lambda: lambda: b"x")
+        await metadata.flush()
+        metadata.look_soon()
+        await trio.sleep(2.0)
+        assert metadata.state().runs == run_id
