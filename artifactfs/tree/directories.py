@@ -186,15 +186,18 @@ class Directories:
     @no_checkpoint
     def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
         """Return a directory's listing if it is cached and fresh."""
-        return self.listings.get_fresh((directory.run_id, directory.path))
+        held = self.listings.get_fresh(key := (directory.run_id, directory.path))
+        return held if held is None else self._shown(key, held)
 
     async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         if (held := self.try_get(directory)) is not None:
             return held
         key = (directory.run_id, directory.path)
         with self._walks.asking(directory.run_id, directory.path):
-            held = await self._or_gone(directory, self.listings.get(key))
-        if held.value.is_stored:
+            return self._shown(key, await self._or_gone(directory, self.listings.get(key)))
+
+    def _shown(self, key: DirectoryKey, held: CacheEntry[DirectoryState]) -> CacheEntry[DirectoryState]:
+        if held.value.is_stored and key not in self._shown_as_stored:
             self._shown_as_stored[key] = True
         return held
 

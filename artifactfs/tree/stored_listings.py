@@ -152,7 +152,7 @@ class StoredListings:
         self, key: DirectoryKey, value: DirectoryState, _before: DirectoryState | None, requested_at: float
     ) -> None:
         """Store a listing as it is when it is written, soon."""
-        requested_s = self._times.of(requested_at) - value.age_s
+        requested_s = self._times.of(requested_at - value.age_s)
         self._store.put(_name(key), requested_s, partial(self._frozen, key, value))
 
     def remove(self, key: DirectoryKey) -> None:
@@ -187,17 +187,20 @@ class StoredListings:
             return None
         if state.source is ListingSource.INDEX and record.requested_at <= self._rejected_at.get(key[0], _NEVER):
             return None
-        now, run, fresh_until = self._clock(), row.value, _NEVER
+        now, fresh_until = self._clock(), _NEVER
+        is_same = _is_same(row.value, state.run)
         if not self._health.is_offline and settled(state.run, int(record.requested_at * 1e9)):
             is_confirmed = self._runs.ttl_left_s(row) > 0
-            if not _is_same(run, state.run):
+            if not is_same:
                 if is_confirmed:
                     self.remove(key)
                     return None
             elif is_confirmed and not record.is_stale:
                 fresh_until = row.fresh_until
-        age_s = self._times.age_s(record.requested_at)
+        age_s = self._times.age_s(record.requested_at, now)
         requested_at = row.requested_at if fresh_until > now else now - age_s
+        # One of another row stays that, whatever is stored again: this row may be confirmed by a later mount.
+        run = row.value if is_same else state.run
         state = msgspec.structs.replace(state, run=run, age_s=age_s - (now - requested_at))
         return RecalledValue(state, requested_at, fresh_until, record.is_stale)
 

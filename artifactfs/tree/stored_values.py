@@ -91,7 +91,7 @@ class StoredValues(Generic[K, V]):
         except msgspec.MsgspecError:
             return None  # of another version of artifactfs
         now = self._clock()
-        age_s = self._times.age_s(record.requested_at)
+        age_s = self._times.age_s(record.requested_at, now)
         fresh_until = now + self._fresh_s if self._fresh_s and not record.is_stale else _STALE
         return RecalledValue(value, now if fresh_until > now else now - age_s, fresh_until)
 

@@ -43,14 +43,24 @@ class WallTimes:
         self._ahead_s = self._found_s()
 
     def of(self, moment: float) -> float:
-        """Return a moment of the clock in seconds since the epoch."""
+        """Return a moment of the clock in seconds since the epoch.
+
+        To the millisecond: what was stored and is stored again is not older by the error of a calculation.
+        """
+        return round(moment + self._offset_s(), 3)
+
+    def age_s(self, wall_s: float, moment: float) -> float:
+        """Return how old something is at a moment of the clock, by its seconds since the epoch; 0 for what is to come.
+
+        `of(moment - age_s(wall_s, moment))` is `wall_s` again, if that came from `of`.
+        """
+        return max(0.0, moment + self._offset_s() - wall_s)
+
+    def _offset_s(self) -> float:
+        """Return how far the time of day is ahead of the clock: the same, as long as neither is set."""
         if abs((found_s := self._found_s()) - self._ahead_s) > _CLOCK_SET_S:
             self._ahead_s = found_s
-        return moment + self._ahead_s
-
-    def age_s(self, wall_s: float) -> float:
-        """Return how long ago a moment was that is given in seconds since the epoch; 0 for one to come."""
-        return max(0.0, self._wall_clock_ns() / 1e9 - wall_s)
+        return self._ahead_s
 
     def _found_s(self) -> float:
         return self._wall_clock_ns() / 1e9 - self._clock()

@@ -68,8 +68,13 @@ def look(path):
     return seen(os.lstat(path))
 
 def open_(path, number):
-    files[number] = os.open(path, os.O_RDONLY)
-    return seen(os.fstat(files[number]))
+    file = os.open(path, os.O_RDONLY)
+    found = os.fstat(file)
+    if stat.S_ISDIR(found.st_mode):
+        os.close(file)
+    else:
+        files[number] = file
+    return seen(found)
 
 def read(number, start, count):
     os.lseek(files[number], start, os.SEEK_SET)

@@ -1,13 +1,14 @@
 """artifactfs.util.clock: moments as they are shown."""
 
 import datetime
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactfs.modellab.models import parse_time_ns
-from artifactfs.util.clock import rfc3339
+from artifactfs.util.clock import WallTimes, rfc3339
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,22 @@ def test_what_is_read_is_shown(when: datetime.datetime) -> None:
     time_ns = parse_time_ns(text)
     assert time_ns is not None
     assert rfc3339(time_ns // 10**9) == f"{text[:19]}Z"
+
+
+@given(st.floats(0, 1e7), st.floats(0, 1e7), st.integers(0, 10**14))
+def test_a_moment_is_the_same_there_and_back(stored_at: float, slept_s: float, started_ns: int) -> None:
+    """8.1: what one mount stored and another one stores again is as old as it was, though each look at a clock is later
+    than the one before.
+    """
+    ticks = itertools.count(started_ns, 17_003)
+
+    def times(ahead_s: float) -> tuple[WallTimes, float]:
+        def clock() -> float:
+            return ahead_s + next(ticks) / 1e9
+
+        return WallTimes(clock, lambda: 1_778_922_000 * 10**9 + next(ticks)), clock()
+
+    before, now = times(stored_at)
+    wall_s = before.of(now)
+    later, now = times(stored_at + slept_s)
+    assert later.of(now - later.age_s(wall_s, now)) == wall_s

@@ -106,6 +106,29 @@ async def test_a_run_whose_row_changed_is_listed_again(
     assert set(await look(tree, 1)) == {"new"}
 
 
+async def test_a_row_that_nothing_confirmed_changes_no_listing(mount: Mount, service: FakeService) -> None:
+    """8.2: a listing that was shown beside a newer row while the service failed is not taken for one of that row."""
+    await seen(mount, service, prefetch="off")
+    service.runs[1] = finished_run(minutes_ago=30.0)
+    service.listings[1, "g0/d0"] = listed_directory({"new": 1})
+    tree, metadata = mount("off")
+    await node(tree, 1)  # its row alone
+    await metadata.flush()
+
+    tree, metadata = mount("off")
+    service.refusals["run", 1] = errors.ServerFailed("no", 500)
+    for path in ("", "g0", "g0/d0"):
+        service.refusals["listing", 1, path] = errors.ServerFailed("no", 500)
+    assert set(await look(tree, 1, "g0/d0")) != {"new"}
+    service.refusals.clear()
+    await trio.sleep(10.0)  # the service may be asked again
+    await look(tree, 1)  # now the times of all files change, also of those that are not listed again
+    await metadata.flush()
+
+    tree, _ = mount("off")
+    assert set(await look(tree, 1, "g0/d0")) == {"new"}
+
+
 async def test_a_run_that_is_gone_leaves_the_store(mount: Mount, service: FakeService, store: MetadataStore) -> None:
     """8.2: a run that the service has no more is not shown, and nothing of it stays."""
     await seen(mount, service)
@@ -274,6 +297,17 @@ async def test_what_was_shown_as_stored_goes_on(mount: Mount, service: FakeServi
     service.latency_s = 0.0
     await trio.sleep(61.0)
     assert (await look(tree, 1))["log"].number == before["log"].number
+
+
+async def test_what_was_stored_beside_it_goes_on_as_well(mount: Mount, service: FakeService) -> None:
+    """2.4, 8.2: so is one in a directory whose listing was read from the store with another one."""
+    service.listings[1, "g0"] = listed_directory({"log": 10})
+    before = await seen(mount, service, prefetch="off")
+    tree, _ = mount("off")
+    assert (await look(tree, 1, "g0"))["log"] == before["g0/log"]
+    service.listings[1, "g0"] = listed_directory({"log": 20})
+    tree.mark_all_stale()
+    assert (await look(tree, 1, "g0"))["log"].number == before["g0/log"].number
 
 
 async def test_a_rejected_index_leaves_nothing_in_the_store(mount: Mount, service: FakeService) -> None:
