@@ -167,12 +167,12 @@ def unpin(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...], every
     for path in paths:
         with output.collected(failed):
             if (place := place_of(path)) is not None:
-                removed = _removed(file, loaded.api_url, place)
+                removed, fact = _removed(file, loaded.api_url, place), f"it is not pinned at {loaded.api_url}"
             else:
-                removed = _unpinned_in_mount(control_client.run_in_mount(path))
+                removed, fact = _unpinned_in_mount(control_client.run_in_mount(path)), "it is not pinned"
             if not removed:
                 fix = "`artifactfs pins` lists what is; what is in it cannot be unpinned by itself"
-                raise UserError(ExitCode.INCOMPLETE, "it is not pinned", fix, subject=path)
+                raise UserError(ExitCode.INCOMPLETE, fact, fix, subject=path)
             output.say(f"{path}: unpinned; what is cached of it stays until its room is needed")
     output.raise_last(failed)
 
