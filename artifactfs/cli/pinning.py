@@ -49,14 +49,20 @@ def pin(paths: tuple[str, ...], jobs: int) -> None:
             warm.fetch(todo, jobs=jobs, advance=advance, drop_pages=True)
         output.give_up_on(todo.failures, "could not be read")
         # The mount fetches what its disk still lacks, such as what its memory had.
-        kept = [_looked("keep", path)[1] for path in meant]
+        looks = [_looked("keep", path) for path in meant]
     except (KeyboardInterrupt, UserError):
         output.hint(f"artifactfs: it is pinned, and not all of it is here; {_AGAIN}")
         raise
+    kept = [each for _, each in looks]
     lacking = sum(each.files - each.kept_files for each in kept)
     if lacking:
         fact = f"{counted(lacking, 'file')} could not be kept whole: the cache or its disk may be full"
         raise UserError(ExitCode.INCOMPLETE, fact, f"`artifactfs status` shows how full they are; {_AGAIN}")
+    if any(answer.is_stored is False for answer, _ in looks):
+        fact = "its contents are here, but its listings could not be stored: without the service it does not show"
+        raise UserError(ExitCode.INCOMPLETE, fact, "see metadata_size, and `artifactfs cache info`; then mount again")
+    if any(answer.is_stored is None for answer, _ in looks):
+        output.warn("this mount stores no listings (`artifactfs cache info`): without the service it does not show")
     output.say(f"pinned {count}, {format_size(sum(each.kept_bytes for each in kept))}")
 
 
@@ -161,12 +167,12 @@ def unpin(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...], every
     for path in paths:
         with output.collected(failed):
             if (place := place_of(path)) is not None:
-                removed = _removed(file, loaded.api_url, place)
+                removed, fact = _removed(file, loaded.api_url, place), f"it is not pinned at {loaded.api_url}"
             else:
-                removed = _unpinned_in_mount(control_client.run_in_mount(path))
+                removed, fact = _unpinned_in_mount(control_client.run_in_mount(path)), "it is not pinned"
             if not removed:
                 fix = "`artifactfs pins` lists what is; what is in it cannot be unpinned by itself"
-                raise UserError(ExitCode.INCOMPLETE, "it is not pinned", fix, subject=path)
+                raise UserError(ExitCode.INCOMPLETE, fact, fix, subject=path)
             output.say(f"{path}: unpinned; what is cached of it stays until its room is needed")
     output.raise_last(failed)
 

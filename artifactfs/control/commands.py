@@ -76,15 +76,7 @@ class Control:
             clock=boottime,
         )
         self.operations: Operations | None = None
-        self.pins = PinCommands(
-            components.pins,
-            components.content.disk_cache.max_bytes,
-            settings.deadline,
-            components.tree,
-            components.files,
-            lambda number: self._inode(number).node,
-            lambda: components.breaker.offline is not None,
-        )
+        self.pins = PinCommands(components, lambda number: self._inode(number).node)
 
     def report_generators(self) -> dict[str, ReportGenerator]:
         return {

@@ -12,44 +12,32 @@ from functools import partial
 import msgspec
 import trio
 
-from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.pin_schema import Kept, PinAnswer, report
 from artifactfs.control.pinned_files import PinnedFiles, Place
+from artifactfs.control.snapshot import MountComponents
 from artifactfs.control.status_schema import SCHEMA
 from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
-from artifactfs.tree.tree import Tree
 from artifactfs.util import threads
 
 # Less than a client waits for an answer (mount/control_client.py). What is listed or fetched by then counts, and the
 # client asks again.
 _LIMIT_S = 20.0
+# For what was listed to be stored, on a disk that is slow. Arbitrary.
+_STORED_S = 5.0
 
 
 class PinCommands:
-    """The commands of one mount. `pins`, `limit_bytes`: of its cache; None where it has none. `deadline_s`: of a call.
+    """The commands of one mount. `node_of(number)`: the node of an inode. `changed`: called when the pins change."""
 
-    `node_of(number)`: the node of an inode. `is_offline`: nothing can be fetched. `changed`: called when there
-    are other pins.
-    """
-
-    def __init__(
-        self,
-        pins: PinFile | None,
-        limit_bytes: int,
-        deadline_s: float,
-        tree: Tree,
-        files: OpenFileTable,
-        node_of: Callable[[int], Node],
-        is_offline: Callable[[], bool],
-    ) -> None:
-        self._pins = pins
-        self._limit_bytes = limit_bytes
-        self._limit_s = min(_LIMIT_S, deadline_s / 2)
-        self._pinned = PinnedFiles(tree, files)
-        self._files = files
+    def __init__(self, components: MountComponents, node_of: Callable[[int], Node]) -> None:
+        self._components = components
+        self._pins = components.pins
+        self._limit_bytes = components.content.disk_cache.max_bytes
+        self._limit_s = min(_LIMIT_S, components.settings.deadline / 2)
+        self._pinned = PinnedFiles(components.tree, components.files)
+        self._files = components.files
         self._node_of = node_of
-        self._is_offline = is_offline
         self.changed: Callable[[], None] = lambda: None
         self._run = partial(threads.run, limiter=trio.CapacityLimiter(1))
 
@@ -85,7 +73,7 @@ class PinCommands:
                 fact = f"the list of pins in {self._pins.directory} cannot be changed: {error.strerror}"
                 answer = PinAnswer(SCHEMA, error=fact, what_to_do="see whether that directory can be written")
         path = mount_path(place) if place is not None else None
-        state = {"limit_bytes": self._limit_bytes, "is_offline": self._is_offline()}
+        state = {"limit_bytes": self._limit_bytes, "is_offline": self._components.breaker.offline is not None}
         answer = msgspec.structs.replace(answer, path=path, **state)
         # The standard library's: paths may hold lone surrogates, which it escapes.
         return (json.dumps(msgspec.to_builtins(answer), indent=2) + "\n").encode()
@@ -125,7 +113,16 @@ class PinCommands:
         kept = await self._pinned.look(place, self._limit_s, fetch=fetch)
         if kept.is_listed and not kept.unsized:
             await self._record(pins, place, kept)
-        return PinAnswer(SCHEMA, kept=kept)
+        return PinAnswer(SCHEMA, kept=kept, is_stored=await self._is_stored(place) if fetch else None)
+
+    async def _is_stored(self, place: Place) -> bool | None:
+        """Whether what was listed of a run is there for the next mount; None where nothing is stored at all."""
+        if (metadata := self._components.metadata) is None:
+            return None
+        with trio.move_on_after(_STORED_S) as waited:
+            await metadata.flush()
+        directory = place if isinstance(place, ArtifactDir) else place.directory
+        return not waited.cancelled_caught and not metadata.has_lost(directory.run_id)
 
     async def _record(self, pins: PinFile, place: Place, kept: Kept) -> None:
         """Record the size of a pin, which tells whether others fit beside it."""

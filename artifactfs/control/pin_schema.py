@@ -44,6 +44,7 @@ class PinAnswer(msgspec.Struct, frozen=True):
     `needs_bytes`: on disk, of all pins of the cache, as far as they were listed; `limit_bytes`: of the cache.
 
     `is_new`: it was not pinned before. `removed`: pins that were. `is_offline`: the mount asks the service for nothing.
+    `is_stored`: whether the listings of what is kept are there for the next mount; None: that has no store of them.
 
     `error`, `what_to_do`: why nothing was done.
     """
@@ -58,6 +59,7 @@ class PinAnswer(msgspec.Struct, frozen=True):
     is_new: bool = False
     removed: int = 0
     is_offline: bool = False
+    is_stored: bool | None = None
     error: str | None = None
     what_to_do: str = ""
 

@@ -68,6 +68,8 @@ def examine(request: Request, tell: Tell) -> dict[str, int]:
     why = ""
     if request.offline:
         why = "--offline"
+    elif loaded.offline == "always":
+        why = "offline = always, so a mount does not ask it either"
     elif not setup.may_ask:
         why = "the settings have errors"
     elif not trusted:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from artifactfs import settings
-from artifactfs.doctor.findings import Finding, good, refused, warning
+from artifactfs.doctor.findings import Finding, good, refused, skipped, warning
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import Settings
 from artifactfs.util.escaping import shell_word
@@ -72,7 +72,10 @@ def _broken(given: SettingsArguments, error: UserError) -> Setup:
         return Setup(_without(given), [refused("settings", error, _fix(error, _config_file(given)))], may_ask=False)
     # The origin is known; one key of a pair is as good as none.
     keyless = dataclasses.replace(loaded, api_key=None, app_key=None, access_token=None)
-    keys = refused("keys", error, error.command or "artifactfs login")
+    if loaded.offline == "always":
+        keys = skipped("keys", "there are none, and a mount with offline = always needs none")
+    else:
+        keys = refused("keys", error, error.command or "artifactfs login")
     return Setup(keyless, [*_understood(loaded), keys], may_ask=True)
 
 

@@ -97,6 +97,8 @@ class MetadataStore:
         self._noted: dict[tuple[int, int], float] = {}
         self._uses: set[tuple[int, int]] = set()
         self._damaged: set[Place] = set()
+        # Of which runs a record could not be written, by scope.
+        self._lost: set[tuple[int, int]] = set()
         # Deletions and marks that failed, in order.
         self._unwritten: tuple[tuple[int, Removal | Marking], ...] = ()
 
@@ -226,6 +228,19 @@ class MetadataStore:
         A record never replaces one that was requested later. A full store evicts runs; where that is not enough, only
         the deletions and marks are made.
         """
+        if is_written := self._write(scope, changes):
+            # What is marked is requested again, and then written again.
+            marked = {change.run_id for change in changes if isinstance(change, Marking)}
+            self._lost = {lost for lost in self._lost if not marked & {lost[1], None}} if marked else self._lost
+        elif len(self._lost) < _MOST_REMEMBERED:
+            self._lost |= {(scope, change.run_id) for change in changes if isinstance(change, Record)}
+        return is_written
+
+    def has_lost(self, scope: int, run_id: int) -> bool:
+        """Whether records of a run could not be written by this process, and were not marked since."""
+        return (scope, run_id) in self._lost
+
+    def _write(self, scope: int, changes: Sequence[Change]) -> bool:
         changes = [change for change in changes if change.run_id is None or _fits(change.run_id)]
         self._database.reopen()
         with self._database.writing() as db:

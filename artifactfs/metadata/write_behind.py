@@ -211,6 +211,10 @@ class WriteBehind:
         """Wait until every change is written."""
         await self._idle.wait()
 
+    def has_lost(self, run_id: int) -> bool:
+        """Whether something of a run could not be stored, for lack of room, say."""
+        return self._store.has_lost(scope_of(*self._owner.split("\0", 1)), run_id)
+
     async def close(self) -> None:
         """Write every change, and close the store."""
         await self.flush()

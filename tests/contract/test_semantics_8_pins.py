@@ -230,6 +230,19 @@ def test_a_disk_that_is_full(lab: Lab, shell: Shell, mounting: Mounting) -> None
         run("umount", place).ok()
 
 
+@pytest.mark.parametrize("size", ["0", "64KiB"])
+def test_listings_that_are_not_stored(size: str, lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.6: a pin whose listings find no room is not done, since it would not be complete without the service."""
+    run_id = settled_run(lab, {f"d{number}/{name:0>200}": 1 for number in range(40) for name in range(10)})
+    mounted = mounting("--metadata-size", size)
+    done = shell.cli("pin", mounted.path("runs", run_id))
+    if size == "0":
+        assert "this mount stores no listings" in done.ok().err
+    else:
+        assert done.code == ExitCode.INCOMPLETE
+        assert "its listings could not be stored" in done.err
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_what_changes_is_fetched_again(is_running: bool, lab: Lab, shell: Shell, mounting: Mounting) -> None:
     """8.8: a pinned run that changes is fetched as soon as the mount sees that; then it needs no request."""

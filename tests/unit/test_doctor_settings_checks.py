@@ -57,6 +57,14 @@ def test_whole(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ]
 
 
+def test_offline_no_keys_are_needed(environment: pytest.MonkeyPatch) -> None:
+    """8.3: the doctor asks for no keys where a mount does not."""
+    assert found(read(), "keys").mark is Mark.FAULT
+    environment.setenv("ARTIFACTFS_OFFLINE", "always")
+    its = read()
+    assert (found(its, "keys").mark, its.may_ask) == (Mark.SKIPPED, True)
+
+
 def test_a_key_in_the_config_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('api_key = "s3cr3t-1"\napp_key = "s3cr3t-2"\nsite = "datadoghq.eu"\n')
