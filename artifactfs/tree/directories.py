@@ -1,9 +1,8 @@
 """The listings of directories in runs: cached, made of what a provider answers (listing_providers.py), and prefetched.
 
 A listing's key is (run id, path). The contents of files may contradict a listing: then its directory needs a direct
-listing, and a size that the contents showed overrides the listed one (docs/semantics.md 4.1).
-run_clocks.py has the times that they show. With a metadata store, what was listed
-before the mount counts, too (stored_listings.py).
+listing, and a size that the contents showed overrides the listed one (docs/semantics.md 4.1). run_clocks.py has the
+times that they show. What was listed before the mount counts, too (stored_listings.py).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -178,26 +177,25 @@ class Directories:
         self.listings.clear()
         for known in (self._run_roots, self.sizes, self._dirs_by_run, self._needs_direct, self.clocks):
             known.clear()
-        if self._stored is not None:
-            self._stored.clear()
-        if self.index is not None:
-            self.index.clear()
+        for other in (self._stored, self.index):
+            if other is not None:
+                other.clear()
 
     @no_checkpoint
     def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
         """Return a directory's listing if it is cached and fresh."""
         held = self.listings.get_fresh(key := (directory.run_id, directory.path))
-        return held if held is None else self._shown(key, held)
+        if held is not None and held.value.is_stored:
+            self._shown_as_stored[key] = True
+        return held
 
     async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         if (held := self.try_get(directory)) is not None:
             return held
         key = (directory.run_id, directory.path)
         with self._walks.asking(directory.run_id, directory.path):
-            return self._shown(key, await self._or_gone(directory, self.listings.get(key)))
-
-    def _shown(self, key: DirectoryKey, held: CacheEntry[DirectoryState]) -> CacheEntry[DirectoryState]:
-        if held.value.is_stored and key not in self._shown_as_stored:
+            held = await self._or_gone(directory, self.listings.get(key))
+        if held.value.is_stored:
             self._shown_as_stored[key] = True
         return held
 

@@ -21,9 +21,10 @@ class IndexedDirectories(Directories):
     @no_checkpoint
     def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
         """Return a directory's listing if it is cached and fresh, or if a trusted index has it."""
-        key = (directory.run_id, directory.path)
-        held = self.listings.get_fresh(key)
-        return held if held is not None or self.index is None else self._made_at_once(key, self.index)
+        held = super().try_get(directory)
+        if held is not None or self.index is None:
+            return held
+        return self._made_at_once((directory.run_id, directory.path), self.index)
 
     async def prepare(self, run: Run) -> None:
         """List a run's root, and validate the index for the run, before a walk over runs comes to it."""
