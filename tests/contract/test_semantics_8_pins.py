@@ -305,7 +305,7 @@ def test_a_mount_of_another_account(lab: Lab, shell: Shell, mounting: Mounting) 
 def test_files_whose_size_no_listing_gives(
     is_running: bool, switches: dict[str, str], lab: Lab, shell: Shell, mounting: Mounting
 ) -> None:
-    """8.6, 8.7: they are kept as well; where no size is stored, `pins` has the one of the last look and says `unknown`."""
+    """8.6, 8.7: they are kept as well; where no size is stored, `pins` has that of the last look and says `unknown`."""
     lab.switch(size_form="absent", index="404", **switches)
     run_id = (running_run if is_running else settled_run)(lab, FILES)
     mounted = mounting(*SMALL_CACHE)
