@@ -305,7 +305,7 @@ def test_a_mount_of_another_account(lab: Lab, shell: Shell, mounting: Mounting) 
 def test_files_whose_size_no_listing_gives(
     is_running: bool, switches: dict[str, str], lab: Lab, shell: Shell, mounting: Mounting
 ) -> None:
-    """8.6, 8.7: they are kept as well; until they are read, `pins` has the size of the last look and says `unknown`."""
+    """8.6, 8.7: they are kept as well; where no size is stored, `pins` has that of the last look and says `unknown`."""
     lab.switch(size_form="absent", index="404", **switches)
     run_id = (running_run if is_running else settled_run)(lab, FILES)
     mounted = mounting(*SMALL_CACHE)
@@ -314,8 +314,9 @@ def test_files_whose_size_no_listing_gives(
     mounted = remount(mounted, mounting, *SMALL_CACHE)
     (row,) = listed(shell)
     assert isinstance(row["here_bytes"], int)
-    # The sizes of a finished run are stored as its contents told them.
-    assert (row["size_bytes"], row["here_bytes"] >= ALL, row["current"]) == (ALL, True, None if is_running else True)
+    # What the contents told of a settled run is stored (2.2); a run that goes on is listed again.
+    current = None if is_running else True
+    assert (row["size_bytes"], row["here_bytes"] >= ALL, row["current"]) == (ALL, True, current)
     assert sums(mounted, run_id) == truth(lab, run_id)
     assert "content" not in lab.requests()
     assert [(row["here_bytes"], row["current"]) for row in listed(shell)] == [(ALL, True)]
