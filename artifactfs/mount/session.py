@@ -55,6 +55,8 @@ _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIG
 # The grace period of requests in flight when the mount ends. Within the 3 s of docs/semantics.md 5.6.
 _GRACE_S = 0.5
 _CLOSE_S = 1.0
+# From the first request of the kernel to the collection of what the start has left. Arbitrary.
+_SETTLE_S = 2.0
 _FLUSH_S = 1.0
 # pyfuse3's workers: more than the reads (12 in flight at most) and all the lookups that can wait on a busy machine, so
 # that a slow request never keeps an unrelated one from a worker (pitfalls.md).
@@ -141,8 +143,6 @@ async def _serve(
             store = components.metadata_store(settings, blocks, pins)
             is_offline = breaker.offline is not None
             metadata = WriteBehind(store, owner, root, is_offline=is_offline) if store is not None else None
-            if metadata is not None:
-                metadata.look_soon()
             tree = components.tree(settings, service, metadata, root)
             if breaker.offline is not None:
                 tree.go_offline()
@@ -181,7 +181,15 @@ async def _serve(
                 await control.go_online()
                 notify.ready(status())
 
+            async def settle() -> None:
+                # Collections stop the loop, and the first program often comes as soon as the mount is there.
+                await trio.sleep(_SETTLE_S)
+                garbage.settle()
+                if metadata is not None:
+                    metadata.look_soon()
+
             async def on_ready() -> None:
+                root.start_soon(settle)
                 if breaker.offline is not None and settings.offline == "auto":
                     asking = ModelLab(transports.for_reconnecting(), deadline_s=min(offline.PROBE_S, settings.deadline))
                     await offline.reconnect(asking, breaker, go_online)
@@ -192,8 +200,6 @@ async def _serve(
                 root.start_soon(pinned_runs.run)
             keys.start(root, on_keys)
             disk_cache.sweep_soon()
-            if metadata is not None:
-                metadata.look_soon()
             await _mount(settings, point, operations, control, kernel_ready, notify, status, on_ready)
             log.info("requests sent: %s", transports.usage().requests)
             with trio.move_on_after(_FLUSH_S):
@@ -225,8 +231,6 @@ async def _mount(
     async def announce() -> None:
         await kernel_ready.wait()
         notify.ready(status())
-        # Collections stop the loop. This one is only now, as the command that mounts waits for what comes before.
-        garbage.settle()
         await on_ready()
 
     async def refresh() -> None:
