@@ -44,7 +44,7 @@ def filter_of(words: Sequence[str]) -> RunFilter:
 def run(wanted: RunFilter, count: int, settings: Settings) -> list[FoundRun]:
     """Return the `count` runs last updated of those that are wanted. Raises UserError."""
     try:
-        return trio.run(_run, wanted, count, settings)
+        return trio.run(_run, wanted, count, settings, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             raise KeyboardInterrupt from None

@@ -56,7 +56,10 @@ def run(paths: Sequence[str], directory: str, settings: Settings | None, jobs: i
     `settings`: None where all paths are in mounts.
     """
     try:
-        return trio.run(_run, paths, directory, settings, jobs, progress)
+        # Elsewhere Ctrl-C might leave a coroutine that was never awaited, and Python would warn of it.
+        return trio.run(
+            _run, paths, directory, settings, jobs, progress, restrict_keyboard_interrupt_to_checkpoints=True
+        )
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             raise KeyboardInterrupt from None
