@@ -258,7 +258,7 @@ class OpenFileTable:
     def _new_file(self, identity: ContentVersion, version: ContentVersion) -> SharedFile:
         closed = self._closed.pop(identity, None)
         if closed is None:
-            is_told = version.size_bytes is not None and not version.is_listed
+            is_told = version.size_bytes is not None and not version.is_listed and version.settled
             key = self._first_key(version) if is_told else None
             return SharedFile(self._context, version, self._key_of(version), key)
         known = msgspec.structs.replace(
@@ -285,8 +285,11 @@ class OpenFileTable:
             )
 
     def _first_key(self, version: ContentVersion) -> bytes:
-        """Return the key that a version began with: without its size where only contents have told that."""
-        return self._key_of(version)(version.size_bytes if version.is_listed else None)
+        """Return the key that a version began with: without its size where only contents have told that.
+
+        While a run goes on, what contents told may be the size of the next version: that has a key of its own.
+        """
+        return self._key_of(version)(version.size_bytes if version.is_listed or not version.settled else None)
 
     def _key_of(self, version: ContentVersion) -> Callable[[int | None], bytes]:
         """Return a function that makes a version's key (cache_places.py) from its size (None: no listing gives one)."""

@@ -219,9 +219,9 @@ class Tree:
         entry = file.entry
         # The first version of a size has the number of the size alone; of one that no listing gives, that of none.
         number = self._numbering.children(run_id, file.directory.path)
-        first = number(entry.name, False, entry.size_bytes if entry.is_size_listed else None)
-        variant = 0 if entry.number == first else entry.number
         settled = listing.settled(run, self._wall_clock_ns())
+        first = number(entry.name, False, entry.size_bytes if entry.is_size_listed or not settled else None)
+        variant = 0 if entry.number == first else entry.number
         stamp = listing.content_stamp(run, entry, variant, settled=settled)
         place = f"{run_id}/{file.path}"
         is_listed = entry.is_size_listed

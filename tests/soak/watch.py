@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _BLOCK = re.compile(r"blocks-1/[0-9a-f]{2}/[0-9a-f]{30}/[0-9a-f]+(-group)?")
-_OWN = re.compile(r"CACHEDIR\.TAG|blocks-1(/usage|/[0-9a-f]{2}(/[0-9a-f]{30})?)?")
+_OWN = re.compile(r"CACHEDIR\.TAG|metadata-1\.(lock|sqlite(-wal|-shm)?)|blocks-1(/usage|/[0-9a-f]{2}(/[0-9a-f]{30})?)?")
 _ASIDE = re.compile(r"(^|/)\.[^/]+$")
 
 

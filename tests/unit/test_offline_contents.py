@@ -56,7 +56,7 @@ async def test_what_is_kept_is_read(tmp_path: Path, autojump_clock: MockClock) -
 
 
 async def test_a_size_that_only_contents_tell(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """8.3: it is kept beside the blocks; however old it is, no answer is needed to open the file again."""
+    """8.3: of a settled run it is kept beside the blocks; no answer is needed to open the file again."""
     server = Server(noise(GLANCE // 2), validator=lambda: b"v1" * 8)
     unsized = ContentVersion(ArtifactRef("10", "p/unsized.bin"), None)
     async with bench(server, directory=str(tmp_path / "cache")) as made:
@@ -68,11 +68,11 @@ async def test_a_size_that_only_contents_tell(tmp_path: Path, autojump_clock: Mo
     async with bench(server, directory=str(tmp_path / "cache")) as made:
         for told in (None, len(server.data), len(server.data)):
             # The tree knows the size, as of a file that was looked up before: so does its store after a remount.
-            handle = await made.files.open(ContentVersion(unsized.artifact, told, settled=False, is_listed=False))
+            handle = await made.files.open(ContentVersion(unsized.artifact, told, is_listed=False))
             assert handle.size == len(server.data)
             assert await made.read_whole(handle) == server.data
             await trio.sleep(LISTING_TTL_S + 1)
-            again = await made.files.open(ContentVersion(unsized.artifact, handle.size, settled=False, is_listed=False))
+            again = await made.files.open(ContentVersion(unsized.artifact, handle.size, is_listed=False))
             again.close()
             handle.close()
     assert not server.asked

@@ -113,8 +113,8 @@ class Prefetcher:
         _wake(ahead)
 
     def _enqueue(self, ahead: _Frontier, rank: int, position: tuple[int, ...], place: str, entries: Entries) -> None:
-        # One record for all: there may be 100,000 entries.
-        heapq.heappush(ahead.queue, (rank, position, next(self._order), place, iter(entries.values())))
+        # One record for all: there may be 100,000 entries. A copy, since contents that contradict a listing change it.
+        heapq.heappush(ahead.queue, (rank, position, next(self._order), place, iter(tuple(entries.values()))))
 
     @staticmethod
     def _next(ahead: _Frontier) -> tuple[int, tuple[int, ...], str] | None:
