@@ -1,27 +1,13 @@
 """A metadata store for the tests of the tree: the real one, without threads."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
 from artifactfs.metadata.metadata_store import MetadataStore
 from artifactfs.metadata.write_behind import WriteBehind
+from tests.content_harness import inline
 from tests.fakes import NOW_NS
-
-T = TypeVar("T")
-
-
-async def at_once(
-    call: Callable[..., T],
-    *args: object,
-    limiter: trio.CapacityLimiter | None = None,
-    abandon_on_cancel: bool = False,
-) -> T:
-    """Do what `threads.run` does, without a thread: the virtual clock does not see threads."""
-    await trio.lowlevel.checkpoint()
-    return call(*args)
 
 
 def store_in(directory: Path, max_bytes: int = 256 << 20) -> MetadataStore:
@@ -33,4 +19,4 @@ def store_in(directory: Path, max_bytes: int = 256 << 20) -> MetadataStore:
 
 def behind(store: MetadataStore, nursery: trio.Nursery, account: str = "one") -> WriteBehind:
     """Return the store as a tree uses it."""
-    return WriteBehind(store, f"https://api.test\0{account}", nursery, at_once)
+    return WriteBehind(store, f"https://api.test\0{account}", nursery, inline)

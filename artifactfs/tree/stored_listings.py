@@ -61,8 +61,8 @@ class StoredListings:
     """See the module. `runs`: the rows of runs. `clocks`: the times that their files show in this mount.
 
     `is_barred(key)`: whether the directory must be listed by the service. `has_times(run)`: whether this mount has an
-    index with the own times of a run's files. `clock_shown(key, state)`: the clock whose
-    times the files of a cached state show now. `on_recalled(key, state)`: called with each state that is returned.
+    index with the own times of a run's files. `clock_shown(key, state)`: the clock whose times the files of a cached
+    state show now. `on_recalled(key, state)`: called with each state that is returned.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class StoredValues(Generic[K, V]):
     """The values of one cache, each a record of its own.
 
     `kind`, `name_of(key)`: the kind of record, and run id and key in it. `form`: the type that values are encoded as,
-    `to_form` and `from_form` convert them. `fresh_s`: for how long a value counts as fresh from when it is read.
+    `to_form` makes that of one. `fresh_s`: for how long a value counts as fresh from when it is read.
     `clock` gives the cache's seconds.
     """
 

@@ -1,7 +1,10 @@
 """What scripts of both pages of the reference model do to time and to requests, and how a look is checked."""
 
+import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.reference.driver import HOUR_S, MINUTE_S, World
 from tests.reference.trust import Trust
@@ -69,3 +72,17 @@ class Steps(Generic[M]):
             check()
         except AssertionError as surprise:
             raise AssertionError("\n    ".join(["not permitted by the model:", *self._script, str(surprise)])) from None
+
+
+def exploring(examples: int) -> settings:
+    """Return how scripts are tried: so many of them, always the same, or as many others as ARTIFACTFS_EXAMPLES says."""
+    asked_for = os.environ.get("ARTIFACTFS_EXAMPLES")
+    return settings(
+        max_examples=int(asked_for or examples),
+        derandomize=asked_for is None,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )

@@ -8,17 +8,17 @@ is shrunk, and printed as what was done and seen.
 run.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import Lab
 from tests.reference.driver import World, world
+from tests.reference.steps import exploring
 from tests.reference.story import Story
 
 # Scripts of each test in an ordinary run.
@@ -98,17 +98,8 @@ def test_a_mount_shows_what_the_model_permits(believes: bool, lab: Lab, tmp_path
 
     With listings that stay fresh for their time, and with such as are asked for at each look.
     """
-    asked_for = os.environ.get("ARTIFACTFS_EXAMPLES")
 
-    @settings(
-        max_examples=int(asked_for or EXAMPLES),
-        derandomize=asked_for is None,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    @exploring(EXAMPLES)
     @given(script=SCRIPTS)
     def tried(script: list[Step]) -> None:
         play(there, script)

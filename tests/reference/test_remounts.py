@@ -3,18 +3,18 @@
 As test_reference_model.py, with more steps (`kept_story.py`), of which each that mounts takes a second.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import Lab
 from tests.reference import test_reference_model as within
 from tests.reference.kept_story import KeptStory
 from tests.reference.kept_world import KeptWorld, kept_world
+from tests.reference.steps import exploring
 from tests.reference.test_reference_model import (
     COUNTS,
     DIRECTORIES,
@@ -94,17 +94,8 @@ def play(there: KeptWorld, script: Sequence[Step]) -> None:
 
 def test_mounts_show_what_the_model_permits(lab: Lab, tmp_path: Path) -> None:
     """2.4, 3.2, 3.3, 4.3, 6.3, 8.1 to 8.3, 8.6: what was seen stays over remounts, and nothing wrong is shown of it."""
-    asked_for = os.environ.get("ARTIFACTFS_EXAMPLES")
 
-    @settings(
-        max_examples=int(asked_for or EXAMPLES),
-        derandomize=asked_for is None,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    @exploring(EXAMPLES)
     @given(script=SCRIPTS)
     def tried(script: list[Step]) -> None:
         play(there, script)

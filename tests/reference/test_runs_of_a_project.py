@@ -4,19 +4,19 @@ As test_reference_model.py, for the runs of a project (`runs_model.py`): runs co
 facets and lists fail, time passes, and a process looks.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import Lab
 from tests.reference.driver import World, world
 from tests.reference.runs_model import LATEST, LISTED, Choice
 from tests.reference.runs_story import RunsStory
+from tests.reference.steps import exploring
 from tests.reference.test_reference_model import Step
 
 # Scripts of each test in an ordinary run.
@@ -114,17 +114,8 @@ def mounted(lab: Lab, directory: Path, *bugs: str, believes: bool) -> Iterator[W
 @pytest.mark.parametrize("believes", [True, False], ids=["with times to live", "without"])
 def test_a_mount_shows_the_runs_that_the_model_permits(believes: bool, lab: Lab, tmp_path: Path) -> None:
     """1.7 to 1.9, 3.1 to 3.3: whatever happens to runs and requests, a choice shows what the contract lets it show."""
-    asked_for = os.environ.get("ARTIFACTFS_EXAMPLES")
 
-    @settings(
-        max_examples=int(asked_for or EXAMPLES),
-        derandomize=asked_for is None,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    @exploring(EXAMPLES)
     @given(script=SCRIPTS)
     def tried(script: list[Step]) -> None:
         play(there, script)
