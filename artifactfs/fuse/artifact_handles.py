@@ -6,7 +6,7 @@ whether that is so, and what they show is recorded in the tree (docs/semantics.m
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -20,19 +20,18 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import CHECKED_BYTES, OpenFile
 from artifactfs.fuse.error_boundary import shown
 from artifactfs.fuse.inodes import Inode, InodeTable
+from artifactfs.fuse.shown_sizes import ShownSizes
 from artifactfs.tree.nodes import (
     ArtifactDir,
     ArtifactFile,
     Entry,
     LookupResult,
     Node,
-    may_have_grown,
     mount_path,
     same_version,
 )
 from artifactfs.tree.swr_cache import REQUESTED_WAIT_S
 from artifactfs.tree.tree import Tree
-from artifactfs.util.no_checkpoint import no_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,7 @@ class ArtifactHandles:
         )
         # Called with the parent's inode number and the name of a file that has another version.
         self.on_superseded: Callable[[int, bytes], None] = lambda _parent, _name: None
-        # Has the kernel drop the pages of an inode: kernel_dentries.py.
-        self.drop_pages: Callable[[Iterable[int]], Awaitable[bool]] = _keep_pages
-        self._showing: set[int] = set()
+        self.sizes = ShownSizes(tree, files, self._open)
 
     async def open(self, inode: Inode, file: ArtifactFile, tid: int, *, stream: bool) -> FileHandle:
         """Open a file in the version that the listing shows. `stream`: see OpenFileTable.open."""
@@ -99,14 +96,21 @@ class ArtifactHandles:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
         # As the kernel has it by now: another program may have looked the name up meanwhile.
         listed_bytes = inode.entry.size_bytes
-        self._note_size(inode, opened)
         if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
+            self.sizes.note(inode, opened)
             opened.close()
             raise errors.Superseded("the contents are shorter than listed")
         self._opened[inode.entry.number] = inode
         handle = FileHandle(inode, file, opened, tid)
         self._open.setdefault(inode.number, []).append(handle)
+        self.sizes.note(inode, opened)
+        try:
+            # A program must not read to the end that the listing has, in the middle of the file.
+            await self.sizes.wait(inode)
+        except BaseException:
+            self.close(handle)
+            raise
         return handle
 
     def close(self, handle: FileHandle) -> None:
@@ -235,7 +239,7 @@ class ArtifactHandles:
                 opened = looked_at = await self._files.open(version, stream=True)
             if opened is not None:
                 await opened.grow(version, 0.0)
-            await self._show_growth(inode, entry, opened)
+            await self.sizes.show(inode, entry, opened)
         except errors.Superseded as error:
             self._supersede(inode, file, error)
         except errors.ArtifactfsError as error:
@@ -259,31 +263,10 @@ class ArtifactHandles:
         comparing = opened or await self._files.open(version)
         try:
             await comparing.grow(version, doubted=True)
-            await self._show_growth(inode, inode.entry, comparing)
+            await self.sizes.show(inode, inode.entry, comparing)
         finally:
             if comparing is not opened:
                 comparing.close()
-
-    async def _show_growth(self, inode: Inode, entry: Entry, opened: OpenFile | None) -> None:
-        """Let the kernel see the larger entry, which the contents of an open file have proven, or the contents' size.
-
-        First it drops the pages of the file, the last of which ends in zeros: it takes the new size before it drops
-        them by itself, and a program that reads there just then is given the zeros.
-        """
-        before, size = inode.entry.size_bytes, opened.size if opened is not None else None
-        if inode.number in self._open and max(entry.size_bytes or 0, size or 0) > (before or 0):
-            await self.drop_pages([inode.number])
-        if inode.superseded or inode.entry.size_bytes != before:
-            return
-        if may_have_grown(inode.entry, entry):
-            inode.merge(Inode(entry.number, entry, inode.directory))
-        self._record_size(inode, size)
-
-    async def _show_soon(self, inode: Inode, opened: OpenFile) -> None:
-        try:
-            await self._show_growth(inode, inode.entry, opened)
-        finally:
-            self._showing.discard(inode.number)
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -324,6 +307,7 @@ class ArtifactHandles:
                     await self._grow(inode, opened, offset + size)
                 size_before = inode.entry.size_bytes
                 found = await opened.read(offset, size)
+                await self.sizes.before_answer(inode, opened)
                 # Where a program was shown a larger size meanwhile, the kernel would fill a short answer with zeros.
                 if len(found) == size or inode.entry.size_bytes == size_before:
                     return found
@@ -342,23 +326,7 @@ class ArtifactHandles:
             if end <= size:
                 return  # nothing of the larger file is read, so nothing is known of its size
             await opened.grow(await self._tree.locate_content(file))
-        self._note_size(inode, opened)
-
-    @no_checkpoint
-    def _note_size(self, inode: Inode, opened: OpenFile) -> None:
-        """Record the size of the contents: what is open shows a larger one soon, as no read can wait for its pages."""
-        size, before = opened.size, inode.entry.size_bytes
-        if inode.number not in self._open or size is None or before is None or size <= before:
-            self._record_size(inode, size)
-        elif inode.number not in self._showing:
-            self._showing.add(inode.number)
-            self._files.start_soon(partial(self._show_soon, inode, opened))
-
-    def _record_size(self, inode: Inode, size: int | None) -> None:
-        """Record the size of the contents where the listing lacks it, or gives another one."""
-        file = inode.node
-        if size is not None and isinstance(file, ArtifactFile) and size != file.entry.size_bytes:
-            inode.entry = self._tree.record_size(file, size).entry
+        self.sizes.note(inode, opened)
 
     def _supersede(self, inode: Inode, file: Node, error: errors.Superseded) -> None:
         """Make an inode superseded: the contents of `file`, as it is listed, are of another version."""
@@ -393,7 +361,3 @@ class ArtifactHandles:
         inode.superseded = True
         # Another version by now: the body of one that is empty is too short for this one.
         return FUSEError(errno.ESTALE)
-
-
-async def _keep_pages(_inodes: Iterable[int]) -> bool:
-    return True

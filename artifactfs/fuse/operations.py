@@ -113,9 +113,14 @@ class Operations(pyfuse3.Operations):
         """Call `drop` with the parent's number and the name of each file that turns out to be another version."""
         self._artifacts.on_superseded = drop
 
-    def on_growth(self, drop_pages: Callable[[Iterable[int]], Awaitable[bool]]) -> None:
-        """Call `drop_pages` with the inodes of open files before they are shown larger."""
-        self._artifacts.drop_pages = drop_pages
+    def on_growth(
+        self,
+        drop_pages: Callable[[Iterable[int]], Awaitable[object]],
+        drop_attributes: Callable[[Iterable[int]], Awaitable[object]],
+    ) -> None:
+        """Call these with the inodes of open files before they are shown larger."""
+        sizes = self._artifacts.sizes
+        sizes.drop_pages, sizes.drop_attributes = drop_pages, drop_attributes
 
     def show_new_times(self, run_id: int) -> set[int]:
         """Show the new times of a run's files in open directories; returns the inodes that the kernel must drop."""
@@ -172,6 +177,7 @@ class Operations(pyfuse3.Operations):
         found = self.inodes.get(inode)
         attributes_s = ATTRIBUTES_S
         if found.directory is not None and not found.entry.is_dir:
+            await self._artifacts.sizes.wait(found)
             # The kernel asks again only when the attribute timeout has ended, so a second look soon after is a poll.
             is_polled = self._is_polled(inode)
             attributes_s = self._tree.attributes_left_s(found.directory, followed=is_polled)

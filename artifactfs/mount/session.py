@@ -162,7 +162,7 @@ async def _serve(
             tree.watch_followed(operations.on_listed)
             tree.watch_contents(operations.asks_contents)
             operations.on_superseded(control.drop_name)
-            operations.on_growth(dentries.drop_pages)
+            operations.on_growth(dentries.drop_pages, dentries.drop_attributes)
             follow = account_switch.follower(settings, tree, files, operations)
 
             def on_keys(changed: Credentials) -> None:

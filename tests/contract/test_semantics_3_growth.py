@@ -97,3 +97,24 @@ def test_growth_without_sizes(lab: Lab, mounting: Mounting, tmp_path: Path, form
         } == {"log.txt"}
     numbers = [int(line) for line in seen.read_text().split()]
     assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("how", ["replaced", "appended"])
+@pytest.mark.parametrize("forms", [{}, {"ranges": "ignored"}, NO_LENGTH], ids=str)
+@pytest.mark.parametrize("program", ['cat "$1" >"$2"', 'cp "$1" "$2"', 'dd if="$1" of="$2" bs=4096 status=none'])
+def test_larger_than_listed(
+    lab: Lab, mounting: Mounting, tmp_path: Path, forms: dict[str, str], how: str, program: str
+) -> None:
+    """3.5, 4.1: contents that are larger than a listing that is still shown are read to their own end."""
+    lab.switch(**forms)
+    run_id = lab.new_run({"sub/log.txt": 10_000}, status="running")
+    mounted = mounting("--live-ttl", "1h", "--listing-ttl", "1h")
+    path, copy = mounted.path("runs", run_id, "sub/log.txt"), tmp_path / "copy"
+    assert os.stat(path).st_size == 10_000
+    if how == "replaced":
+        lab.files(run_id, change={"sub/log.txt": {"size": 500_000, "created_at": "2026-05-16T09:00:00Z"}})
+    else:
+        lab.files(run_id, append={"sub/log.txt": 490_000})
+    mounted.sh(program.replace("$2", str(copy)), path).ok()
+    assert _has(copy, lab.sha256(run_id, "sub/log.txt"))
+    assert os.stat(path).st_size == 500_000

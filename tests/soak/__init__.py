@@ -10,6 +10,6 @@
     drive.py      a run from its beginning to its end
 
 What is hard is to know what is right while everything changes. Everything that the service will hold is in the journal
-before the service holds it, and no file ever has the same size twice: so the size of an open file names its version,
-and the version its bytes.
+before the service holds it, and no file ever has the same size twice: so the size of a file names its version, and the
+version its bytes. An open file is a version until its bytes are another one's, from the first byte on.
 """

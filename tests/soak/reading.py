@@ -1,4 +1,4 @@
-"""Ways to read a file of the mount, each holding every byte against the one version that the open file's size names.
+"""Ways to read a file of the mount, each holding every byte of an open file against one version.
 
 Each returns the bytes that were right. Raises Wrong for what no service ever held, and OSError for what the mount
 refuses. Every system call on the mount goes through a Stopwatch: what hangs is a call, not a file.
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from tests.soak.journal import Journal, true_bytes
@@ -53,27 +53,52 @@ class Stopwatch:
 
 @dataclass
 class HeldFile:
-    """An open file and the version that it has to be."""
+    """An open file and the version that it is, by the bytes that were read: `size` bytes of content number `content`.
+
+    It may turn out to be another one, as long as all bytes that were read are that one's too: a larger file that
+    continues this one, or what took its place before the first byte was read (docs/semantics.md 2.4, 3.5).
+    """
 
     fd: int
     run: int
     path: str
+    journal: Journal
     size: int
     content: int
+    was_read: list[tuple[int, int]] = field(default_factory=list)
 
     def check(self, offset: int, data: bytes, asked: int) -> int:
         """Hold what was read against the truth; returns its length. A short read is one that ends before an error."""
-        want = true_bytes(self.run, self.path, self.content, self.size, offset, offset + asked)
-        if data != want[: len(data)]:
-            at = next(i for i, (a, b) in enumerate(zip(data, want + b"\0" * len(data), strict=False)) if a != b)
-            zeros = len(data[at:]) - len(data[at:].lstrip(b"\0"))
-            raise Wrong(
-                f"wrong byte at {offset + at} of {self.path} in run {self.run} ({self.size} bytes, content "
-                f"{self.content}), read {asked} at {offset}; {zeros} zeros from there"
-            )
-        if not data and want:
+        end = offset + len(data)
+        if not self._fits(self.size, self.content, offset, data):
+            self._become(offset, data)
+        if not data and asked and offset < self.size:
             raise Wrong(f"the end at {offset} of {self.path} in run {self.run}, which has {self.size} bytes")
+        self.was_read.append((offset, end))
         return len(data)
+
+    def _true(self, size: int, content: int, start: int, end: int) -> bytes:
+        return true_bytes(self.run, self.path, content, size, start, end)
+
+    def _fits(self, size: int, content: int, offset: int, data: bytes) -> bool:
+        return self._true(size, content, offset, offset + len(data)) == data
+
+    def _become(self, offset: int, data: bytes) -> None:
+        """Be the version that has `data` at `offset`, and all that was read before."""
+        self.journal.refresh()
+        for size, content in self.journal.runs[self.run].sizes[self.path].items():
+            if self._fits(size, content, offset, data) and all(
+                self._true(size, content, *part) == self._true(self.size, self.content, *part) for part in self.was_read
+            ):
+                self.size, self.content = size, content
+                return
+        want = self._true(self.size, self.content, offset, offset + len(data)) + b"\0" * len(data)
+        at = next(i for i, (a, b) in enumerate(zip(data, want, strict=False)) if a != b)
+        zeros = len(data[at:]) - len(data[at:].lstrip(b"\0"))
+        raise Wrong(
+            f"wrong byte at {offset + at} of {self.path} in run {self.run} ({self.size} bytes, content "
+            f"{self.content}), read {len(data)} at {offset}; {zeros} zeros from there"
+        )
 
 
 @dataclass
@@ -101,7 +126,7 @@ class Reader:
             if self.rng.random() < 0.5:
                 # What the kernel has kept of it would never be asked of the mount again.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            yield HeldFile(fd, run, path, size, content)
+            yield HeldFile(fd, run, path, self.journal, size, content)
         finally:
             self.watch(os.close, fd)
 
@@ -163,10 +188,8 @@ class Reader:
             offset = 0
             while got := self.watch(os.sendfile, copy.fileno(), held.fd, offset, 1 << 20):
                 offset += got
-            held.check(0, os.pread(copy.fileno(), held.size + 1, 0), held.size + 1)
-            if offset != held.size:
-                raise Wrong(f"sendfile ends at {offset} of {path} in run {run}, which has {held.size} bytes")
-            return offset
+            held.check(0, os.pread(copy.fileno(), offset, 0), offset)
+            return offset + held.check(offset, b"", PIECE)
 
     def mapped(self, run: int, path: str) -> int:
         """Through a mapping, by a child: a page that cannot be fetched ends who touches it."""

@@ -252,7 +252,10 @@ async def test_pages_are_dropped_before_growth_is_shown(autojump_clock: MockCloc
             dropped.append((await made.operations.getattr(inode, CONTEXT)).st_size)
             return True
 
-        made.operations.on_growth(drop)
+        async def drop_attributes(inodes: Iterable[int]) -> None:
+            assert list(inodes) == [inode]
+
+        made.operations.on_growth(drop, drop_attributes)
         # What a listing shows, then what an answer tells before a listing does.
         made.become(WHOLE[:800])
         assert await made.size(inode) == 800
