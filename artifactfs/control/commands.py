@@ -139,7 +139,7 @@ class Control:
     async def _refresh_contents(self, number: int) -> bytes:
         """Refresh a place, and drop the contents of its files: in memory, on disk, in the kernel (semantics.md 3.6)."""
         operations = self._operations()
-        node = operations.inodes.get(number).node
+        node = operations.inodes.node(number)
         if isinstance(node, FacetDir | GeneratedFile):
             return await self._refresh_choice(node)
         part = _cache_part(node, self._components.settings.api_url)

@@ -5,9 +5,8 @@ import stat
 import msgspec
 from pyfuse3 import EntryAttributes
 
-from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.inodes import Inode
-from artifactfs.tree.nodes import ATTRIBUTES_S, ControlDir, ControlFile, Symlink
+from artifactfs.tree.nodes import ATTRIBUTES_S, Symlink
 
 # The preferred size of a read, as on a local disk. C's and Python's buffered files read as much at each place that they
 # seek to. If it is 128 KiB, the kernel reads ahead besides: `torch.load` seeks to each tensor of a checkpoint.
@@ -41,59 +40,42 @@ class Ownership(msgspec.Struct, frozen=True):
         return (bits & ~stat.S_IRGRP, _EMPTY_GROUP) if bits & 0o444 == 0o444 else (bits, self.gid)
 
 
-class AttributeMaker:
-    """Makes attributes from inodes. `control_files` makes those of /.artifactfs."""
+def of_inode(owner: Ownership, inode: Inode, valid_s: float, attributes_s: float = ATTRIBUTES_S) -> EntryAttributes:
+    """Return the attributes of an inode (docs/semantics.md 2.1 to 2.3), other than one below /.artifactfs.
 
-    def __init__(self, ownership: Ownership, control_files: ControlFiles) -> None:
-        self._ownership = ownership
-        self._control_files = control_files
+    `valid_s`: the entry timeout, and the attribute timeout of a directory; `attributes_s`: that of a file.
+    """
+    entry = inode.entry
+    size = entry.size_bytes
+    if isinstance(inode.cached_node, Symlink):
+        # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
+        attributes = of_kind(owner, stat.S_IFLNK | 0o777, valid_s)
+        attributes.st_size = len(inode.cached_node.target)
+    elif entry.is_dir:
+        # A run's directory has a time that moves with the run.
+        attributes = of_kind(owner, stat.S_IFDIR | owner.dir_mode, valid_s)
+    elif size is None:
+        bits, gid = owner.mode_for_unknown_size()
+        attributes = of_kind(owner, stat.S_IFREG | bits, 0.0)
+        attributes.st_gid = gid
+    else:
+        attributes = of_kind(owner, stat.S_IFREG | owner.file_mode, attributes_s)
+        attributes.st_size = size
+        attributes.st_blocks = (size + 511) >> 9
+    attributes.st_ino = inode.number
+    attributes.entry_timeout = valid_s
+    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.mtime_ns
+    return attributes
 
-    def of(self, inode: Inode, valid_s: float, attributes_s: float = ATTRIBUTES_S) -> EntryAttributes:
-        """Return the attributes of an inode (docs/semantics.md 2.1 to 2.3).
 
-        `valid_s`: the entry timeout, and the attribute timeout of a directory; `attributes_s`: that of a file.
-        """
-        entry, owner = inode.entry, self._ownership
-        size = entry.size_bytes
-        if isinstance(inode.cached_node, ControlDir | ControlFile):
-            return self._control_files.attributes(inode.cached_node, inode.number, valid_s)
-        if isinstance(inode.cached_node, Symlink):
-            # A link's own bits mean nothing (symlink(7)). Its time moves with the run that it leads to.
-            attributes = self.new(stat.S_IFLNK | 0o777, valid_s)
-            attributes.st_size = len(inode.cached_node.target)
-        elif entry.is_dir:
-            # A run's directory has a time that moves with the run.
-            attributes = self.new(stat.S_IFDIR | owner.dir_mode, valid_s)
-        elif size is None:
-            bits, gid = owner.mode_for_unknown_size()
-            attributes = self.new(stat.S_IFREG | bits, 0.0)
-            attributes.st_gid = gid
-        else:
-            attributes = self.new_file()
-            attributes.attr_timeout = attributes_s
-            attributes.st_size = size
-            attributes.st_blocks = (size + 511) >> 9
-        attributes.st_ino = inode.number
-        attributes.entry_timeout = valid_s
-        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.mtime_ns
-        return attributes
-
-    def new(self, mode: int, valid_s: float) -> EntryAttributes:
-        """Return attributes that are the same for all of a kind, valid for `valid_s`."""
-        attributes = EntryAttributes()
-        attributes.st_mode = mode
-        attributes.st_uid = self._ownership.uid
-        attributes.st_gid = self._ownership.gid
-        # 1 link: find does not count on directories' links.
-        attributes.st_nlink = 1
-        attributes.st_blksize = _BLOCK_SIZE
-        attributes.attr_timeout = valid_s
-        return attributes
-
-    def new_directory(self) -> EntryAttributes:
-        """Return attributes for a directory."""
-        return self.new(stat.S_IFDIR | self._ownership.dir_mode, 0.0)
-
-    def new_file(self) -> EntryAttributes:
-        """Return attributes for a file of a known size."""
-        return self.new(stat.S_IFREG | self._ownership.file_mode, ATTRIBUTES_S)
+def of_kind(owner: Ownership, mode: int, valid_s: float) -> EntryAttributes:
+    """Return attributes that are the same for all of a kind, valid for `valid_s`."""
+    attributes = EntryAttributes()
+    attributes.st_mode = mode
+    attributes.st_uid = owner.uid
+    attributes.st_gid = owner.gid
+    # 1 link: find does not count on directories' links.
+    attributes.st_nlink = 1
+    attributes.st_blksize = _BLOCK_SIZE
+    attributes.attr_timeout = valid_s
+    return attributes

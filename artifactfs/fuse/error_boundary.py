@@ -16,12 +16,9 @@ from pyfuse3 import FUSEError
 
 from artifactfs import errors
 from artifactfs.tree.nodes import Node, mount_path
-from artifactfs.util.headroom import Reserve
+from artifactfs.util import headroom
 
 log = logging.getLogger(__name__)
-
-# Of this process, as its memory is.
-_reserve = Reserve()
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -53,7 +50,7 @@ def fuse_handler(
 
     @functools.wraps(handler)
     async def guard(self: Self, *args: *Ts) -> T:
-        if begins and _reserve.is_short():
+        if begins and headroom.is_short():
             # Calls in flight need the memory that is left.
             raise FUSEError(errno.ENOMEM)
         try:

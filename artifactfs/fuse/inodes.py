@@ -134,6 +134,11 @@ class InodeTable:
             raise Superseded(f"inode {number} is not in use")
         return held if isinstance(held, Inode) else self._unpacked(number, held)
 
+    def node(self, number: int) -> Node:
+        """Return the node of the same."""
+        inode = self.get(number)
+        return inode.cached_node or inode.node
+
     def find(self, number: int) -> Inode | None:
         """Return the inode of a number, or None for one that is not in use."""
         held = self._table.get(number)

@@ -21,12 +21,13 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
+from artifactfs.fuse import attributes
 from artifactfs.fuse.artifact_handles import ArtifactHandles, FileHandle
-from artifactfs.fuse.attributes import AttributeMaker, Ownership
+from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler
 from artifactfs.fuse.handles import DirectoryHandle, KernelState
-from artifactfs.fuse.inodes import InodeTable
+from artifactfs.fuse.inodes import Inode, InodeTable
 from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.fuse.readdir import DOTS, ReaddirReplies
 from artifactfs.fuse.sibling_readahead import SiblingReadahead
@@ -82,7 +83,7 @@ class Operations(pyfuse3.Operations):
         self.siblings: SiblingReadahead | None = None
         self._on_ready = on_ready
         self._control_files = control_files or ControlFiles()
-        self._attributes = AttributeMaker(ownership, self._control_files)
+        self._ownership = ownership
         self.inodes = InodeTable([tree.root])
         self.inodes.holds_back = self._artifacts.holds_back
         # Its `watch` is to run as long as the mount does.
@@ -94,7 +95,7 @@ class Operations(pyfuse3.Operations):
         self._handles = itertools.count(1)
         # Files whose pages the kernel must drop at the next open.
         self._invalid_pages: set[int] = set()
-        self._readdir = ReaddirReplies(self.inodes, self._attributes)
+        self._readdir = ReaddirReplies(self.inodes, ownership, self._attributes)
 
     def invalidate_pages(self) -> None:
         """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
@@ -146,7 +147,7 @@ class Operations(pyfuse3.Operations):
 
     @fuse_handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        parent = self.inodes.get(parent_inode).node
+        parent = self.inodes.node(parent_inode)
         try:
             found = self._tree.try_lookup(parent, name) or self._private(parent, name, ctx)
             if found is None:
@@ -186,11 +187,11 @@ class Operations(pyfuse3.Operations):
                 self._artifacts.polled(found)
             if inode in self._artifacts.proving:
                 attributes_s = 0.0
-        return self._attributes.of(found, _DIRECTORY_VALID_S, attributes_s)
+        return self._attributes(found, _DIRECTORY_VALID_S, attributes_s)
 
     @fuse_handler
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        link = self.inodes.get(inode).node
+        link = self.inodes.node(inode)
         if not isinstance(link, Symlink):
             raise errors.NotALink("not a symbolic link")
         return link.target
@@ -323,9 +324,15 @@ class Operations(pyfuse3.Operations):
         """Return the attributes of what a lookup found, and count it: a `forget` comes before both, or after."""
         inode = self.inodes.intern(found.node)
         attributes_s = 0.0 if inode.number in self._artifacts.proving else found.attributes_s
-        attributes = self._attributes.of(inode, found.valid_s, attributes_s)
+        shown = self._attributes(inode, found.valid_s, attributes_s)
         self.inodes.add_lookup(inode)
-        return attributes
+        return shown
+
+    def _attributes(self, inode: Inode, valid_s: float, attributes_s: float = ATTRIBUTES_S) -> EntryAttributes:
+        """Return what `stat` shows of an inode (see attributes.of_inode)."""
+        if isinstance(inode.cached_node, ControlDir | ControlFile):
+            return self._control_files.attributes(inode.cached_node, inode.number, valid_s)
+        return attributes.of_inode(self._ownership, inode, valid_s, attributes_s)
 
     @no_checkpoint
     def _register_directory(self, opened: DirectoryHandle) -> int:

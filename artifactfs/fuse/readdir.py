@@ -6,10 +6,11 @@ no place is made of it, and where the entries are packed, neither an entry nor a
 
 import itertools
 import stat
+from collections.abc import Callable
 
 import pyfuse3
 
-from artifactfs.fuse.attributes import AttributeMaker
+from artifactfs.fuse.attributes import Ownership, of_kind
 from artifactfs.fuse.handles import DirectoryHandle
 from artifactfs.fuse.inodes import Inode, InodeTable, PackedInodes
 from artifactfs.tree.nodes import ArtifactDir, Entry, PackedEntries, Symlink
@@ -20,15 +21,17 @@ DOTS = 2
 
 
 class ReaddirReplies:
-    """The replies of one mount."""
+    """The replies of one mount. `attributes_of(inode, valid_s, attributes_s)`: what `stat` shows of an inode."""
 
-    def __init__(self, inodes: InodeTable, attributes: AttributeMaker) -> None:
+    def __init__(
+        self, inodes: InodeTable, ownership: Ownership, attributes_of: Callable[..., pyfuse3.EntryAttributes]
+    ) -> None:
         self._inodes = inodes
-        self._attributes = attributes
+        self._attributes_of = attributes_of
         # Written over for each name of a directory: the kernel is given it before anything else runs.
-        self._dots = attributes.new(stat.S_IFDIR, 0.0)
-        self._files = attributes.new_file()
-        self._directories = attributes.new_directory()
+        self._dots = of_kind(ownership, stat.S_IFDIR, 0.0)
+        self._files = of_kind(ownership, stat.S_IFREG | ownership.file_mode, 0.0)
+        self._directories = of_kind(ownership, stat.S_IFDIR | ownership.dir_mode, 0.0)
 
     @no_checkpoint
     def reply(self, handle: DirectoryHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -79,7 +82,7 @@ class ReaddirReplies:
     def _without_size(self, inode: Inode) -> pyfuse3.EntryAttributes:
         # `stat` of a file looks the name up again, which may wait for the size; the listing may not.
         is_file = not inode.entry.is_dir and not isinstance(inode.cached_node, Symlink)
-        return self._attributes.of(inode, 0.0 if is_file else self._files.entry_timeout)
+        return self._attributes_of(inode, 0.0 if is_file else self._files.entry_timeout)
 
     def _reply_packed(
         self,
@@ -132,7 +135,7 @@ class ReaddirReplies:
         if inode.entry.size_bytes is None:
             attributes = self._without_size(inode)
         else:
-            attributes = self._attributes.of(inode, self._files.entry_timeout, self._files.attr_timeout)
+            attributes = self._attributes_of(inode, self._files.entry_timeout, self._files.attr_timeout)
         taken = pyfuse3.readdir_reply(token, entry.name, attributes, place + DOTS + 1)
         if taken:
             self._inodes.add_lookup(inode)

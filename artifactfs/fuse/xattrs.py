@@ -31,7 +31,7 @@ class OperationsWithXattrs(Operations):
 
     @fuse_handler
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        get = self._xattrs(self.inodes.get(inode).node).get(name)
+        get = self._xattrs(self.inodes.node(inode)).get(name)
         if get is None:
             raise FUSEError(pyfuse3.ENOATTR)
         value = await self._await_for_caller(ctx.pid, get())
@@ -44,4 +44,4 @@ class OperationsWithXattrs(Operations):
 
     @fuse_handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:  # noqa: ARG002 - pyfuse3's
-        return list(self._xattrs(self.inodes.get(inode).node))
+        return list(self._xattrs(self.inodes.node(inode)))

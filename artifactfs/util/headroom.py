@@ -1,7 +1,7 @@
 """Checks that memory is left, before steps that do not survive a lack of it.
 
-Three such steps are known. Any work after the last bytes are used: see `Reserve`. A worker that takes a request without
-a buffer (fuse/request_loop.py). A new thread: without memory in its first lines it never reports its start, and
+Three such steps are known. Any work after the last bytes are used: see `is_short`. A worker that takes a request
+without a buffer (fuse/request_loop.py). A new thread: without memory in its first lines it never reports its start, and
 `threading.Thread.start` waits for that forever, with the event loop behind it (CPython 3.11, seen 2026-11-29 under
 `prlimit --as`).
 """
@@ -37,25 +37,25 @@ def for_worker() -> bool:
     return block is not None
 
 
-class Reserve:
-    """Reserved memory, released when no other is left, so that requests in flight can end.
+# Of this process, as its memory is; None before the first request, and while no other memory is left.
+_reserve: mmap.mmap | None = None
 
-    Without it, the next failed allocation may be trio's or msgspec's own, and neither survives that (seen 2026-11-29:
-    TrioInternalError, a segmentation fault). The reserve is address space alone, since it is never touched.
+
+def is_short() -> bool:
+    """Whether memory is so short that no request may begin. Takes 0.5 µs.
+
+    Then a reserve is released, so that requests in flight can end. Without it, the next failed allocation may be trio's
+    or msgspec's own, and neither survives that (seen 2026-11-29: TrioInternalError, a segmentation fault). The reserve
+    is address space alone, since it is never touched.
     """
-
-    def __init__(self) -> None:
-        self._block = _mapping(_RESERVE_BYTES)
-
-    def is_short(self) -> bool:
-        """Whether memory is so short that no request may begin. Takes 0.5 µs."""
-        if not for_worker():
-            if self._block is not None:
-                self._block.close()
-                self._block = None
-        elif self._block is None:
-            self._block = _mapping(_RESERVE_BYTES)
-        return self._block is None
+    global _reserve
+    if not for_worker():
+        if _reserve is not None:
+            _reserve.close()
+            _reserve = None
+    elif _reserve is None:
+        _reserve = _mapping(_RESERVE_BYTES)
+    return _reserve is None
 
 
 def for_mount() -> bool:

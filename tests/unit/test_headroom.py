@@ -21,21 +21,21 @@ def start():
         print(error)
 
 headroom.refuse_threads()
-reserve = headroom.Reserve()
+headroom.is_short()
 start()
-print(reserve.is_short(), headroom.for_worker(), headroom.for_thread())
+print(headroom.is_short(), headroom.for_worker(), headroom.for_thread())
 limit(0)
 kept = []
 with contextlib.suppress(MemoryError):
     while True:
         kept.append(bytearray(1 << 18))
 # The first look gives the reserve up; what it was can be had then.
-print(reserve.is_short(), headroom.for_worker(), headroom.for_thread())
+print(headroom.is_short(), headroom.for_worker(), headroom.for_thread())
 kept.append(bytearray(1 << 20))
 start()
 limit(None)
 kept.clear()
-print(reserve.is_short(), headroom.for_worker(), headroom.for_thread())
+print(headroom.is_short(), headroom.for_worker(), headroom.for_thread())
 start()
 """
 
