@@ -22,7 +22,6 @@ from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.mount import mount_owner
 from artifactfs.settings import Settings
 from artifactfs.tree.control_dir import ControlNames
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def handlers(
         deadline_s=settings.deadline,
         on_ready=on_ready,
         control_files=ControlFiles(
-            ControlNames(InodeNumbers(settings.api_url), time.time_ns(), generators, commands), generators, commands
+            ControlNames(settings.api_url.encode(), time.time_ns(), generators, commands), generators, commands
         ),
     )
     if settings.prefetch != "off":

@@ -27,6 +27,8 @@ class BackendHealth:
         # When the next refresh may be tried: of failing keys, and of all others.
         self._next_probe = self._next_other = 0.0
         self._failing: cachetools.LRUCache[Hashable, float] = cachetools.LRUCache(_MAX_FAILING)
+        # Whether any key failed, so that a success says something.
+        self.has_failures = False
         # For status: since when the service is degraded (None: it is not), whether a fetch failed and did not only time
         # out, whether a stale value was served meanwhile; the last recovery, and all stale values served.
         self.degraded_since: float | None = None
@@ -42,6 +44,7 @@ class BackendHealth:
     def on_success(self, key: Hashable, now: float) -> None:
         """Record that a fetch succeeded."""
         self._failing.pop(key, None)
+        self.has_failures = bool(self._failing)
         if self._degraded:
             log.info("the service answers again")
             self.degraded_since, self.recovered_at = None, now
@@ -64,7 +67,7 @@ class BackendHealth:
             # A key that failed before says nothing about other keys: they may be tried at once.
             self._next_other = now if self.is_failing(key, now) else self._next_probe
             self.degraded_since, self.with_errors, self.with_stale = now, False, False
-        self._degraded = True
+        self._degraded = self.has_failures = True
         self._failing[key] = now
 
     def count_stale_served(self) -> None:

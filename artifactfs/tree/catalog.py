@@ -13,11 +13,11 @@ from typing import TypeVar
 from artifactfs import errors
 from artifactfs.domain import Project, Run, RunFilter, RunRecord
 from artifactfs.metadata.write_behind import WriteBehind
-from artifactfs.tree import listing
+from artifactfs.tree import inode_numbers, listing
 from artifactfs.tree.caches import Caches
 from artifactfs.tree.facet_tree import HIDDEN, PROJECT, Facets, Place, snapshot
 from artifactfs.tree.inflight_fetch import CacheEntry
-from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
+from artifactfs.tree.inode_numbers import ROOT_NUMBER
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
 from artifactfs.tree.nodes import (
     ArtifactDir,
@@ -61,7 +61,7 @@ class Catalog:
         service: Service,
         *,
         caches: Caches,
-        numbering: InodeNumbers,
+        site: bytes,
         times: TreeTimes,
         tuning: TreeTuning,
         runs_listed: int,
@@ -70,15 +70,15 @@ class Catalog:
         store: WriteBehind | None,
     ) -> None:
         self._service = service
-        self._numbering = numbering
+        self._site = site
         self._times = times
         self._runs_listed = runs_listed
         self._clock = clock
         self._mounted_ns = now_ns()
         self.root = self._fixed(b"", ROOT_NUMBER)
-        self.runs = self._fixed(b"runs", numbering.fixed(b"runs"))
-        self._projects = self._fixed(b"projects", numbering.fixed(b"projects"))
-        self._names = self._fixed(b"names", numbering.fixed(b"names"))
+        self.runs = self._fixed(b"runs", inode_numbers.fixed(site, b"runs"))
+        self._projects = self._fixed(b"projects", inode_numbers.fixed(site, b"projects"))
+        self._names = self._fixed(b"names", inode_numbers.fixed(site, b"names"))
 
         self.known_runs = caches.make(
             lambda run_id: f"run {run_id}",
@@ -118,7 +118,7 @@ class Catalog:
             self._page.stored = kind("runs", tuple[Run, ...], lambda _: (0, b""))
             self._project_pages.stored = kind("projects", tuple[Project, ...], lambda _: (0, b""))
             self._lists.store_in(kind)
-        self._facets = Facets(self._lists, numbering, times, self._mounted_ns, self.root.entry.number)
+        self._facets = Facets(self._lists, site, times, self._mounted_ns, self.root.entry.number)
         self._caches = (self.known_runs, self._known_projects, self._page, self._project_pages, *self._lists.caches)
         top: list[Node] = [self.runs, self._projects, self._names, self._facets.by, self._facets.search]
         self._top = {place.entry.name: place for place in top}
@@ -258,7 +258,7 @@ class Catalog:
 
     def run_directory(self, run: Run) -> ArtifactDir:
         """Return the place of a run's artifacts."""
-        entry = Entry(b"%d" % run.run_id, True, self._numbering.run(run.run_id), listing.run_time_ns(run))
+        entry = Entry(b"%d" % run.run_id, True, inode_numbers.of_run(self._site, run.run_id), listing.run_time_ns(run))
         return ArtifactDir(run.run_id, "", entry, self.runs.entry.number)
 
     # --- shelves and links ---------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class Catalog:
     def _shelf(self, project: Project, *, by_name: bool) -> ProjectDir:
         parent = self._names if by_name else self._projects
         name = named(project.name, project.project_id) if by_name else b"%d" % project.project_id
-        number = self._numbering.fixed(parent.entry.name + b"/" + name)
+        number = inode_numbers.fixed(self._site, parent.entry.name + b"/" + name)
         time_ns = self._mounted_ns if project.updated_ns is None else project.updated_ns
         return ProjectDir(project.project_id, by_name, Entry(name, True, number, time_ns), parent.entry.number)
 

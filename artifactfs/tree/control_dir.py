@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterable
 
 from artifactfs import errors
-from artifactfs.tree.inode_numbers import ROOT_NUMBER, InodeNumbers
+from artifactfs.tree import inode_numbers
+from artifactfs.tree.inode_numbers import ROOT_NUMBER
 from artifactfs.tree.nodes import ControlDir, ControlFile, DirSnapshot, Entry, LookupResult
 
 NAME = b".artifactfs"
@@ -26,10 +27,8 @@ _FIXED_VALID_S = 3600.0
 class ControlNames:
     """The names in /.artifactfs: files for `reports`, and for each of `commands` a directory of inode numbers."""
 
-    def __init__(
-        self, numbering: InodeNumbers, mounted_ns: int, reports: Iterable[str], commands: Iterable[str]
-    ) -> None:
-        self._numbering = numbering
+    def __init__(self, site: bytes, mounted_ns: int, reports: Iterable[str], commands: Iterable[str]) -> None:
+        self._site = site
         self._mounted_ns = mounted_ns
         self.top = ControlDir(self._entry(NAME, is_dir=True), ROOT_NUMBER)
         top = self.top.entry.number
@@ -58,5 +57,5 @@ class ControlNames:
         return DirSnapshot(entries, lambda entry: shown[entry.name], lambda: _FIXED_VALID_S)
 
     def _entry(self, name: bytes, *, is_dir: bool) -> Entry:
-        number = self._numbering.fixed(NAME + b"/" + name)
+        number = inode_numbers.fixed(self._site, NAME + b"/" + name)
         return Entry(name.rpartition(b"/")[2], is_dir, number, self._mounted_ns)

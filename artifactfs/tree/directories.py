@@ -19,12 +19,11 @@ from artifactfs.tree.directory_state import DirectoryKey, DirectoryState
 from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import Listing, ListingSource, Service, TreeTimes
 from artifactfs.tree.listing_providers import DirectProvider, IndexProvider, ListingAnswer
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
-from artifactfs.tree.run_clocks import RunClocks
-from artifactfs.tree.size_changes import SizeChanges
+from artifactfs.tree.run_clocks import RunClocks, clock_of, run_time_ns
+from artifactfs.tree.size_changes import SizeChanges, keep, sizes_of
 from artifactfs.tree.stored_listings import StoredListings
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.tree.tree_tuning import TreeTuning
@@ -48,7 +47,7 @@ class Directories:
         *,
         runs: StaleWhileRevalidateCache[int, Run],
         caches: Caches,
-        numbering: InodeNumbers,
+        site: bytes,
         times: TreeTimes,
         tuning: TreeTuning,
         walks: Traversals,
@@ -62,7 +61,7 @@ class Directories:
         self._runs = runs
         self._store = store
         self._health = caches.health
-        self._numbering = numbering
+        self._site = site
         self._times = times
         self._walks = walks
         self._clock = clock
@@ -259,22 +258,22 @@ class Directories:
         run, prefix, path, children = answer.run, answer.prefix, answer.path, answer.children
         is_direct = answer.indexed_at is None
         if is_direct:
-            clock = self.clocks.of(run)
+            clock = clock_of(self.clocks, run)
             # Times that an earlier mount showed say nothing of what is listed now, until an index of this one is right.
             has_index = self.index is not None and self.index.has_times(run) and not clock.is_stored
-            if (clock.own and not has_index) or clock.run_ns != self.clocks.run_time_ns(run, clock):
+            if (clock.own and not has_index) or clock.run_ns != run_time_ns(run, clock):
                 await self.show_times(run, prefix, own=clock.own and has_index)
-            children = await listing.completed(children, answer.indexed, times=self.clocks.of(run).own)
+            children = await listing.completed(children, answer.indexed, times=clock_of(self.clocks, run).own)
         key = (run.run_id, path)
-        sizes = self.sizes.of(key)
-        began = clock = self.clocks.of(run)
+        sizes = sizes_of(self.sizes, key)
+        began = clock = clock_of(self.clocks, run)
         time_ns = self.clocks.seen_ns(run) if clock.own else clock.run_ns
         known = old.listing if old is not None else None
         if old is not None and old.is_stored and key not in self._shown_as_stored:
             # What a file is the same as cannot be told between two mounts: nothing is known that it was compared with.
             known = None
-        made = await listing.build(children, run, path, known, self._numbering, self._wall_clock_ns(), sizes, time_ns)
-        self.sizes.keep(key, sizes)
+        made = await listing.build(children, run, path, known, self._site, self._wall_clock_ns(), sizes, time_ns)
+        keep(self.sizes, key, sizes)
         # The old listing, and the index, may have the times of another clock.
         is_current = (old is None or old.clock is clock) and (clock.own or is_direct)
         if not is_current or self.clocks.get(run.run_id) is not clock or (clock.own and file_times.lacks_times(made)):
@@ -323,10 +322,10 @@ class Directories:
         for path, held in self._cached_dirs(run_id):
             if held.value.source is ListingSource.INDEX:
                 # What grows in it stays the same file.
-                sizes = self.sizes.of((run_id, path))
+                sizes = sizes_of(self.sizes, (run_id, path))
                 known = held.value.listing
                 sizes.evicted = known.by_name if isinstance(known, Listing) else known
-                self.sizes.keep((run_id, path), sizes)
+                keep(self.sizes, (run_id, path), sizes)
                 self.listings.evict((run_id, path))
 
     def _cached_dirs(self, run_id: int) -> Iterator[tuple[str, CacheEntry[DirectoryState]]]:

@@ -24,9 +24,8 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import STATUSES, ParamTest, Run, RunFilter
 from artifactfs.logs import NOTICE
-from artifactfs.tree import listing, search_terms
+from artifactfs.tree import inode_numbers, listing, search_terms
 from artifactfs.tree.inflight_fetch import CacheEntry
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import DirSnapshot, Entry, FacetDir, FacetLevel, GeneratedFile, LookupResult, Node, Symlink
 from artifactfs.tree.run_lists import Records, RunLists
@@ -75,11 +74,9 @@ class _Generated(msgspec.Struct, frozen=True):
 class Facets:
     """The directories of choices. Every method raises TreeError or ServiceError. `mounted_ns`: since the epoch."""
 
-    def __init__(
-        self, lists: RunLists, numbering: InodeNumbers, times: TreeTimes, mounted_ns: int, root_number: int
-    ) -> None:
+    def __init__(self, lists: RunLists, site: bytes, times: TreeTimes, mounted_ns: int, root_number: int) -> None:
         self._lists = lists
-        self._numbering = numbering
+        self._site = site
         self._times = times
         self._mounted_ns = mounted_ns
         self._root = Place(b"", b"", root_number, RunFilter())
@@ -225,7 +222,7 @@ class Facets:
     def tables(self, here: Place) -> Iterator[GeneratedFile]:
         """Yield the tables of a directory as they are listed: without a size, which a lookup tells."""
         for name in FORMATS:
-            number = self._numbering.fixed(here.key + b"/" + name)
+            number = inode_numbers.fixed(self._site, here.key + b"/" + name)
             yield GeneratedFile(here.path + b"/" + name, Entry(name, False, number, self._mounted_ns), here.number)
 
     async def table(self, here: Place, name: bytes) -> LookupResult | None:
@@ -249,7 +246,7 @@ class Facets:
 
     def _store(self, here: Place, name: bytes, made: bytes, time_ns: int, source: object) -> _Generated:
         digest = hashlib.blake2b(made, digest_size=8).digest()
-        number = self._numbering.fixed(here.key + b"/" + name + b"\0" + digest)
+        number = inode_numbers.fixed(self._site, here.key + b"/" + name + b"\0" + digest)
         file = GeneratedFile(here.path + b"/" + name, Entry(name, False, number, time_ns, len(made)), here.number)
         stored = self._generated[file.path] = _Generated(file, made, source)
         return stored
@@ -271,7 +268,7 @@ class Facets:
         self, above: Place, name: bytes, level: FacetLevel, chosen: RunFilter, kind: str = "", key: str = ""
     ) -> FacetDir:
         path, its_key = _below(above.path, name), _below(above.key, name)
-        entry = Entry(name, True, self._numbering.fixed(its_key), self._mounted_ns)
+        entry = Entry(name, True, inode_numbers.fixed(self._site, its_key), self._mounted_ns)
         return FacetDir(path, its_key, level, chosen, kind, key, entry, above.number)
 
     def _link_to(self, here: Place, name: bytes, run: Run) -> Symlink:
@@ -279,7 +276,7 @@ class Facets:
         return self._link(here, name, b"%bruns/%d" % (up, run.run_id), listing.run_time_ns(run))
 
     def _link(self, here: Place, name: bytes, target: bytes, time_ns: int) -> Symlink:
-        entry = Entry(name, False, self._numbering.fixed(_below(here.key, name)), time_ns)
+        entry = Entry(name, False, inode_numbers.fixed(self._site, _below(here.key, name)), time_ns)
         return Symlink(target, entry, here.number)
 
 

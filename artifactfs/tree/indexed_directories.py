@@ -50,7 +50,7 @@ class IndexedDirectories(Directories):
             return None
         rows, indexed_at = found
         if (stale := self.listings.get_any(key)) is None:
-            made = listing.build_at_once(rows, run, path, self._numbering)
+            made = listing.build_at_once(rows, run, path, self._site)
         else:
             listed = stale.value.listing
             made = listed if isinstance(listed, PackedListing) and listed.is_of(rows, run) else None

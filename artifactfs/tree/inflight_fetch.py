@@ -24,40 +24,43 @@ class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
     weight: int = 1
 
 
-class InflightFetch(Generic[V]):
-    """A fetch that runs, and how many wait for it. `first`: there is no stale value."""
+class InflightFetch(msgspec.Struct, Generic[V], eq=False):
+    """A fetch that runs, since `started`, and how many wait for it; once it is `done`, the entry or the error.
 
-    def __init__(self, started: float, *, first: bool) -> None:
-        self.started = started
-        self.first = first
-        self.waiters = 0
-        # Whether a task supervises it, since its last waiter gave up.
-        self.supervised = False
-        self.scope = trio.CancelScope()
-        # Its result goes to its waiters, and is not stored.
-        self.discarded = False
-        self._done = trio.Event()
-        self._entry: CacheEntry[V] | None = None
-        self._error: BaseException | None = None
+    `first`: there is no stale value. `supervised`: a task supervises it, since its last waiter gave up.
+    `discarded`: its result goes to its waiters, and is not stored.
+    """
 
-    @property
-    def has_no_waiters(self) -> bool:
-        """Whether a first fetch still runs, and all its waiters gave up."""
-        return self.first and not self.waiters and not self._done.is_set()
+    started: float
+    first: bool
+    waiters: int = 0
+    supervised: bool = False
+    discarded: bool = False
+    scope: trio.CancelScope = msgspec.field(default_factory=trio.CancelScope)
+    done: trio.Event = msgspec.field(default_factory=trio.Event)
+    entry: CacheEntry[V] | None = None
+    error: BaseException | None = None
 
-    def resolve(self, entry: CacheEntry[V] | None, error: BaseException | None) -> None:
-        """Wake the waiters with an entry or an exception. Never blocks."""
-        if not self._done.is_set():
-            self._entry, self._error = entry, error
-            self._done.set()
 
-    async def wait(self) -> CacheEntry[V]:
-        """Wait for the entry; raises the exception of the fetch."""
-        self.waiters += 1
-        try:
-            await self._done.wait()
-        finally:
-            self.waiters -= 1
-        if self._entry is None:
-            raise self._error or RuntimeError("a fetch was resolved with neither an entry nor an error")
-        return self._entry
+def is_abandoned(fetch: InflightFetch[V]) -> bool:
+    """Whether a first fetch still runs, and all its waiters gave up."""
+    return fetch.first and not fetch.waiters and not fetch.done.is_set()
+
+
+async def wait(fetch: InflightFetch[V]) -> CacheEntry[V]:
+    """Wait for the entry; raises the exception of the fetch."""
+    fetch.waiters += 1
+    try:
+        await fetch.done.wait()
+    finally:
+        fetch.waiters -= 1
+    if fetch.entry is None:
+        raise fetch.error or RuntimeError("a fetch was resolved with neither an entry nor an error")
+    return fetch.entry
+
+
+def resolve(fetch: InflightFetch[V], entry: CacheEntry[V] | None, error: BaseException | None) -> None:
+    """Wake the waiters with an entry or an exception. Never blocks."""
+    if not fetch.done.is_set():
+        fetch.entry, fetch.error = entry, error
+        fetch.done.set()

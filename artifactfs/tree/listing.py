@@ -21,7 +21,8 @@ from artifactfs.domain import (
     RunRecord,
     is_finished,
 )
-from artifactfs.tree.inode_numbers import ChildNumber, InodeNumbers
+from artifactfs.tree import inode_numbers
+from artifactfs.tree.inode_numbers import ChildNumber
 from artifactfs.tree.nodes import Entry, PackedEntries, join, lost_size, may_have_grown, packed, same_version
 from artifactfs.tree.size_changes import DirectorySizes
 from artifactfs.util.no_checkpoint import no_checkpoint
@@ -244,7 +245,7 @@ async def build(
     run: Run,
     path: str,
     old: AnyListing | None,
-    numbering: InodeNumbers,
+    site: bytes,
     now_ns: int,
     sizes: DirectorySizes,
     time_ns: int | None = None,
@@ -255,7 +256,7 @@ async def build(
     `time_ns`: the time of a new file that has none of its own; None for the run's, which directories show.
     """
     live = not settled(run, now_ns)
-    number = numbering.children(run.run_id, path)
+    number = inode_numbers.children(site, run.run_id, path)
     run_ns = file_time_ns(run)
     file_ns = run_ns if time_ns is None else time_ns
     evicted, sizes.evicted = sizes.evicted, {}
@@ -287,7 +288,7 @@ async def build(
 
 
 @no_checkpoint
-def build_at_once(rows: Rows, run: Run, path: str, numbering: InodeNumbers) -> PackedListing | None:
+def build_at_once(rows: Rows, run: Run, path: str, site: bytes) -> PackedListing | None:
     """Make the first listing of a directory of an index, packed. It has the entries that `build` makes of the same.
 
     None where that would have to look closer: a file without a size or a time, a name or number that is there twice.
@@ -296,7 +297,7 @@ def build_at_once(rows: Rows, run: Run, path: str, numbering: InodeNumbers) -> P
     names = fields[:-1:3]
     if b"" in fields[:-1] or len({*directories, *names}) < len(directories) + len(names):
         return None
-    numbers = numbering.packed(run.run_id, path, directories, fields)
+    numbers = inode_numbers.packed(site, run.run_id, path, directories, fields)
     if len(set(numbers)) < len(numbers):
         return None
     return PackedListing(packed(directories, rows.files, numbers, file_time_ns(run)))

@@ -156,54 +156,32 @@ class DirectorySizes(msgspec.Struct):
         known.entry = entry
 
 
-class SizeChanges:
-    """The sizes of all directories of a mount. A key is (run id, path).
+class SizeChanges(cachetools.LRUCache[tuple[int, str], DirectorySizes]):
+    """The sizes of all directories of a mount, by (run id, path): of those that have any (`sizes_of`, `keep`).
 
     `asks_contents(entry, listed_bytes)`: called for a file that a listing gives less bytes than are shown; whether its
     contents were read, so that they, and not the listing, tell if it is another version. It has them asked.
     """
 
     def __init__(self) -> None:
+        super().__init__(_MAX_DIRECTORIES)
         self.asks_contents: Callable[[Entry, int], bool] = _listing_counts
-        self._of: cachetools.LRUCache[tuple[int, str], DirectorySizes] = cachetools.LRUCache(_MAX_DIRECTORIES)
-
-    def __contains__(self, key: tuple[int, str]) -> bool:
-        return key in self._of
-
-    def of(self, key: tuple[int, str]) -> DirectorySizes:
-        """Return the sizes of a directory, which may be empty: the same for every caller until `keep`.
-
-        A listing that is being made yields to other tasks, which may record a size meanwhile.
-        """
-        sizes: DirectorySizes = self._of.setdefault(key, DirectorySizes(self.asks_contents))
-        return sizes
-
-    def keep(self, key: tuple[int, str], sizes: DirectorySizes) -> None:
-        """Keep the sizes of a directory, if there are any; call it after each change."""
-        if sizes.overrides or sizes.grown or sizes.evicted:
-            self._of[key] = sizes
-        else:
-            self._of.pop(key, None)
 
     def end(self, key: tuple[int, str]) -> None:
         """Let nothing that comes in a directory continue what was there: the directory is gone."""
-        if (sizes := self._of.get(key)) is not None:
+        if (sizes := self.get(key)) is not None:
             sizes.overrides.clear()
             sizes.evicted = {}
             for grown in sizes.grown.values():
                 grown.entry = None
-            self.keep(key, sizes)
-
-    def clear(self) -> None:
-        """Remove everything."""
-        self._of.clear()
+            keep(self, key, sizes)
 
     def record(self, key: tuple[int, str], entry: Entry, completed: Entry, now_ns: int, *, same_version: bool) -> None:
         """Record the size of a file's contents, which the listing of `entry` contradicts, with its entry `completed`.
 
         `same_version`: the contents continue the version, and did not turn out to be another one.
         """
-        sizes = self.of(key)
+        sizes = sizes_of(self, key)
         before = sizes.overrides.get(entry.name)
         listed = before.listed_bytes if before and before.size_bytes == entry.size_bytes else entry.size_bytes
         if completed.size_bytes is not None:
@@ -211,14 +189,31 @@ class SizeChanges:
             sizes.overrides[entry.name] = SizeOverride(listed, completed.size_bytes, *told)
         if same_version and may_have_grown(entry, completed):
             sizes.note_growth(completed)
-        self.keep(key, sizes)
+        keep(self, key, sizes)
 
     def record_other_version(self, key: tuple[int, str], entry: Entry, size_bytes: int | None) -> None:
         """Record that a file is another version, of this size where known: it gets a number of its own."""
-        sizes = self.of(key)
+        sizes = sizes_of(self, key)
         sizes.note_growth(entry)
         sizes.grown[entry.name].entry = None
         override = sizes.overrides.get(entry.name)
         if override is not None and override.size_bytes != size_bytes:
             del sizes.overrides[entry.name]
-        self.keep(key, sizes)
+        keep(self, key, sizes)
+
+
+def sizes_of(changes: SizeChanges, key: tuple[int, str]) -> DirectorySizes:
+    """Return the sizes of a directory, which may be empty: the same for every caller until `keep`.
+
+    A listing that is being made yields to other tasks, which may record a size meanwhile.
+    """
+    sizes: DirectorySizes = changes.setdefault(key, DirectorySizes(changes.asks_contents))
+    return sizes
+
+
+def keep(changes: SizeChanges, key: tuple[int, str], sizes: DirectorySizes) -> None:
+    """Keep the sizes of a directory, if there are any; call it after each change."""
+    if sizes.overrides or sizes.grown or sizes.evicted:
+        changes[key] = sizes
+    else:
+        changes.pop(key, None)

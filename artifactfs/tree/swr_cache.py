@@ -15,7 +15,7 @@ import trio
 from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
-from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch
+from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, is_abandoned, resolve, wait
 from artifactfs.tree.stored_values import RecalledValue, StoredCache
 
 log = logging.getLogger(__name__)
@@ -286,19 +286,19 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     async def _wait_for(self, key: K, fetch: InflightFetch[V]) -> CacheEntry[V]:
         try:
-            return await fetch.wait()
+            return await wait(fetch)
         except errors.NotFound as error:
             raise errors.NoSuchEntry(str(error), self._negative_ttl_s if key in self._absent else 0.0) from error
         finally:
-            if fetch.has_no_waiters and not fetch.supervised:
+            if is_abandoned(fetch) and not fetch.supervised:
                 fetch.supervised = True
                 self._nursery.start_soon(self._supervise, fetch)
 
     async def _supervise(self, fetch: InflightFetch[V]) -> None:
         """Let a fetch without waiters go on, as long as other requests do not need its place."""
-        while fetch.has_no_waiters:
+        while is_abandoned(fetch):
             await trio.sleep(_SUPERVISE_S)
-            if fetch.has_no_waiters and not self._has_room():
+            if is_abandoned(fetch) and not self._has_room():
                 fetch.scope.cancel()
                 break
         fetch.supervised = False
@@ -308,7 +308,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         now = self._clock()
         # Do not join a fetch that started before a refresh was requested: its result may be stale. Nor one that its
         # waiters gave up on: it may hang.
-        hangs = fetch is not None and fetch.has_no_waiters and now - fetch.started > _SUPERVISE_S
+        hangs = fetch is not None and is_abandoned(fetch) and now - fetch.started > _SUPERVISE_S
         if fetch is None or fetch.started < self._all_stale_at or hangs:
             fetch = self._inflight[key] = InflightFetch(now, first=stale is None)
             self._nursery.start_soon(self._run_fetch, key, fetch, stale)
@@ -325,7 +325,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                     entry = self._entry(value, fetch.started)
                 else:
                     entry = self._store_newer(key, value, fetch.started, old)
-                self._health.on_success((self._kind, key), self._clock())
+                if self._health.has_failures:
+                    self._health.on_success((self._kind, key), self._clock())
             if fetch.scope.cancelled_caught:
                 error = errors.PassingError("other requests needed its place")
         except Exception as caught:  # the waiters get it, and their error boundary logs a bug
@@ -347,8 +348,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             ):
                 # It seemed to hang, and is done before its successor.
                 del self._inflight[key]
-                current.resolve(entry, None)
-            fetch.resolve(entry, error)
+                resolve(current, entry, None)
+            resolve(fetch, entry, error)
 
     def _may_store(self, fetch: InflightFetch[V]) -> bool:
         return not fetch.discarded and fetch.started >= self._all_stale_at

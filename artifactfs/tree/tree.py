@@ -15,7 +15,7 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, Run, RunFilter, RunRecord, below_prefix
 from artifactfs.metadata.write_behind import WriteBehind
-from artifactfs.tree import listing, run_changes, tree_stats
+from artifactfs.tree import inode_numbers, listing, run_changes, tree_stats
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.caches import Caches
 from artifactfs.tree.catalog import Catalog
@@ -23,7 +23,6 @@ from artifactfs.tree.directories import Directories
 from artifactfs.tree.directory_state import DirectoryState
 from artifactfs.tree.indexed_directories import IndexedDirectories
 from artifactfs.tree.inflight_fetch import CacheEntry
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
 from artifactfs.tree.nodes import (
     ATTRIBUTES_S,
@@ -76,7 +75,7 @@ class Tree:
         self.live_ttl_s = times.live_ttl
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self._numbering = InodeNumbers(site)
+        self._site = site.encode()
         self._store = store
         self._health = BackendHealth(tuning.probe_interval_s)
         caches = Caches(
@@ -90,7 +89,7 @@ class Tree:
         self._catalogue = Catalog(
             service,
             caches=caches,
-            numbering=self._numbering,
+            site=self._site,
             times=self._times,
             tuning=tuning,
             runs_listed=runs_listed,
@@ -104,7 +103,7 @@ class Tree:
             service,
             runs=self._runs,
             caches=caches,
-            numbering=self._numbering,
+            site=self._site,
             times=times,
             tuning=tuning,
             walks=self._walks,
@@ -218,7 +217,7 @@ class Tree:
         artifact = ArtifactRef(run.project_id, below_prefix(prefix, file.path))
         entry = file.entry
         # The first version of a size has the number of the size alone; of one that no listing gives, that of none.
-        number = self._numbering.children(run_id, file.directory.path)
+        number = inode_numbers.children(self._site, run_id, file.directory.path)
         settled = listing.settled(run, self._wall_clock_ns())
         first = number(entry.name, False, entry.size_bytes if entry.is_size_listed or not settled else None)
         variant = 0 if entry.number == first else entry.number

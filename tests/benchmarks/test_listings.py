@@ -8,7 +8,6 @@ from artifactfs.domain import ListedChild
 from artifactfs.modellab.listing_dialects import ListingKind, normalize
 from artifactfs.modellab.models import decode_run_listing, finish
 from artifactfs.tree import listing
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.size_changes import DirectorySizes
 from tests import fakes
 from tests.benchmarks.conftest import Loop, Measure
@@ -43,7 +42,7 @@ def test_sort(measure: Measure, answer: bytes, entries: int) -> None:
 
 async def build(children: dict[bytes, ListedChild], old: listing.Listing | None) -> listing.Listing:
     sizes = DirectorySizes()
-    return await listing.build(children, fakes.run(1001), DIRECTORY, old, InodeNumbers("site"), fakes.NOW_NS, sizes)
+    return await listing.build(children, fakes.run(1001), DIRECTORY, old, b"site", fakes.NOW_NS, sizes)
 
 
 @pytest.fixture

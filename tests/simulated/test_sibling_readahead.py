@@ -14,7 +14,7 @@ from pyfuse3 import FUSEError
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.tree.inode_numbers import InodeNumbers
+from artifactfs.tree.inode_numbers import children
 from tests import fakes
 from tests.content_harness import GLANCE
 from tests.simulated.siblings import LATENCY_S, MAX_FETCHES, sized, world
@@ -25,7 +25,7 @@ GRID = [f"g/d{directory}/f{number}" for directory in range(8) for number in rang
 
 
 def in_orders(paths: list[str]) -> dict[str, list[str]]:
-    number = InodeNumbers("test").children(1, "d")
+    number = children(b"test", 1, "d")
     sizes = sized(paths)
     by_number = sorted(paths, key=lambda path: number(path.removeprefix("d/").encode(), False, sizes[path]))
     return {"listed": paths, "by name": sorted(paths), "by number": by_number}

@@ -20,7 +20,6 @@ from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.xattrs import OperationsWithXattrs
 from artifactfs.tree.control_dir import ControlNames
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.nodes import Node
 from artifactfs.tree.tree import Tree
 from tests.fakes import NOW_NS, FakeService, TurnedClock, run
@@ -70,7 +69,7 @@ async def tree(nursery: trio.Nursery) -> Tree:
 async def operations(tree: Tree, said: Said) -> Operations:
     files: OpenFileTable = None  # type: ignore[assignment]  # nothing here reads an artifact
     generators, commands = {"a": said.make}, {"do": said.order}
-    control_files = ControlFiles(ControlNames(InodeNumbers("test"), NOW_NS, generators, commands), generators, commands)
+    control_files = ControlFiles(ControlNames(b"test", NOW_NS, generators, commands), generators, commands)
     ownership = Ownership(1000, 100, 0o700, 0o600)
     return Operations(tree, files, ownership, deadline_s=5.0, on_ready=lambda: None, control_files=control_files)
 

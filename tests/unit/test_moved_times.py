@@ -7,7 +7,6 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, ContentVersion, ListedChild
 from artifactfs.tree import file_times, listing
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import Listing, ListingSource
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Entry
 from artifactfs.tree.size_changes import DirectorySizes, SizeOverride
@@ -24,7 +23,7 @@ async def made(size: int | None, at_ns: int, old: Listing | None, sizes: Directo
     """Return the entry of a log in a listing that gives it this size and time."""
     children = {LOG: ListedChild(LOG, False, size, at_ns)}
     the_run = run(1) if live else finished_run(1)
-    built = await listing.build(children, the_run, "", old, InodeNumbers("t"), NOW_NS, sizes)
+    built = await listing.build(children, the_run, "", old, b"t", NOW_NS, sizes)
     return built.by_name[LOG]
 
 

@@ -13,7 +13,6 @@ from artifactfs.domain import Children, IndexedFile, ListedChild, encode_name
 from artifactfs.modellab.models import ProjectFile
 from artifactfs.modellab.project_decoder import indexed_file
 from artifactfs.tree import listing
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.size_changes import DirectorySizes
 from artifactfs.tree.walk.index_validation import agrees
 from artifactfs.tree.walk.packed_index import PackedIndex
@@ -173,7 +172,7 @@ def test_what_is_added_comes_out_and_nothing_else(batches: list[list[ProjectFile
 @given(st.lists(ROWS, max_size=10))
 def test_a_listing_that_is_made_at_once(rows: list[ProjectFile]) -> None:
     """1.5, 2.1 to 2.4: where every file has a time, it is what is made of the directory's children."""
-    files, numbering = PackedIndex(), InodeNumbers("site")
+    files, site = PackedIndex(), b"site"
     files.add(map(indexed_file, rows))
 
     async def compare() -> None:
@@ -183,8 +182,8 @@ def test_a_listing_that_is_made_at_once(rows: list[ProjectFile]) -> None:
             if found is None or children is None:
                 continue
             run = fakes.run(created_ns=fakes.NOW_NS)
-            made = listing.build_at_once(found, run, path, numbering)
-            built = await listing.build(children, run, path, None, numbering, fakes.NOW_NS, DirectorySizes())
+            made = listing.build_at_once(found, run, path, site)
+            built = await listing.build(children, run, path, None, site, fakes.NOW_NS, DirectorySizes())
             if made is not None:
                 assert len(made) == listing.count(built)
                 assert made.by_name == built.by_name

@@ -5,7 +5,7 @@ import pytest
 
 from artifactfs.domain import ListedChild
 from artifactfs.tree.nodes import Entry
-from artifactfs.tree.size_changes import DirectorySizes, SizeChanges
+from artifactfs.tree.size_changes import DirectorySizes, SizeChanges, keep, sizes_of
 
 KEY = (1, "d")
 LIVE, SETTLED = True, False
@@ -16,11 +16,11 @@ def record(changes: SizeChanges, listed: int, contents: int) -> None:
     changes.record(KEY, entry, msgspec.structs.replace(entry, size_bytes=contents), 0, same_version=True)
 
 
-def sizes_of(listed: int, contents: int) -> DirectorySizes:
+def _recorded(listed: int, contents: int) -> DirectorySizes:
     """Return the sizes of a directory in which a file was listed with one size and has another."""
     changes = SizeChanges()
     record(changes, listed, contents)
-    return changes.of(KEY)
+    return sizes_of(changes, KEY)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def sizes_of(listed: int, contents: int) -> DirectorySizes:
 )
 def test_the_size_that_counts(live: bool, listed: int, contents: int, then: list[int], shown: list[int]) -> None:
     """4.1, 3.5: where listing and contents differ, the contents count as long as that may be right."""
-    sizes = sizes_of(listed, contents)
+    sizes = _recorded(listed, contents)
     items = [ListedChild(b"f", False, size) for size in then]
     found = [sizes.overridden(item, second * 10**9, live=live) for second, item in enumerate(items)]
     assert [item.size_bytes for item in found] == shown
@@ -58,7 +58,7 @@ def test_the_contents_of_another_version(
     """4.1, 2.4: their size counts for the first listing, however late; and they have not the time of what is gone."""
     changes, entry = SizeChanges(), Entry(b"f", False, 9, 0, 1000, 77)
     changes.record(KEY, entry, msgspec.structs.replace(entry, size_bytes=contents), 0, same_version=False)
-    sizes = changes.of(KEY)
+    sizes = sizes_of(changes, KEY)
     found = [
         sizes.overridden(ListedChild(b"f", False, size, time_ns), second * 10**9, live=LIVE)
         for second, size, time_ns in then
@@ -73,25 +73,25 @@ def test_what_contents_told_while_a_listing_was_made() -> None:
     changes, entry = SizeChanges(), Entry(b"f", False, 9, 0, 1000)
     shorter = msgspec.structs.replace(entry, size_bytes=900)
     changes.record(KEY, entry, shorter, 0, same_version=True)
-    assert changes.of(KEY).corrected(entry, b"f") == shorter
+    assert sizes_of(changes, KEY).corrected(entry, b"f") == shorter
     other = msgspec.structs.replace(entry, number=8)
-    assert changes.of(KEY).corrected(other, b"f") == other
+    assert sizes_of(changes, KEY).corrected(other, b"f") == other
     changes.record_other_version(KEY, entry, 300)
-    assert changes.of(KEY).corrected(entry, b"f") is None
+    assert sizes_of(changes, KEY).corrected(entry, b"f") is None
 
 
 def test_growth_is_remembered() -> None:
     """2.4: a file whose contents are larger than listed has grown, and keeps its number; a smaller one has not."""
-    grown = sizes_of(100, 900).grown[b"f"]
+    grown = _recorded(100, 900).grown[b"f"]
     assert grown.entry is not None
     assert (grown.entry.number, grown.entry.size_bytes, grown.numbers) == (9, 900, {9})
-    assert sizes_of(900, 100).grown == {}
+    assert _recorded(900, 100).grown == {}
 
 
 def test_a_size_that_is_recorded_while_a_listing_is_made() -> None:
     """4.1: the making of a large listing yields to other tasks, and loses no size that one of them records."""
     changes = SizeChanges()
-    making = changes.of(KEY)
+    making = sizes_of(changes, KEY)
     record(changes, 100, 900)
-    changes.keep(KEY, making)
-    assert changes.of(KEY).overrides[b"f"].size_bytes == 900
+    keep(changes, KEY, making)
+    assert sizes_of(changes, KEY).overrides[b"f"].size_bytes == 900

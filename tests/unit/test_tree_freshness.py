@@ -8,7 +8,6 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import Run
 from artifactfs.tree import listing
-from artifactfs.tree.inode_numbers import InodeNumbers
 from artifactfs.tree.listing import TreeTimes
 from artifactfs.tree.nodes import ArtifactFile, Entry, LookupResult, same_version
 from artifactfs.tree.size_changes import DirectorySizes
@@ -321,9 +320,7 @@ def test_what_a_version_is(old: tuple[bool, int | None], new: tuple[bool, int | 
 async def test_the_servers_order_is_kept(autojump_clock: MockClock) -> None:
     """1.1: entries come in the server's order, and by name."""
     answer = directory({"z": 1, "a": 2, "m": 3})
-    built = await listing.build(
-        answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, DirectorySizes()
-    )
+    built = await listing.build(answer.children.by_name, run(1), "d", None, b"test", NOW_NS, DirectorySizes())
     assert isinstance(built.shown, tuple)
     assert [e.name for e in built.shown] == [b"z", b"a", b"m"]
     assert built.by_name[b"a"] is built.shown[1]
@@ -343,7 +340,7 @@ async def test_a_large_listing_lets_others_run(autojump_clock: MockClock) -> Non
     answer = directory({f"f{i}": i for i in range(20_000)})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await listing.build(answer.children.by_name, run(1), "d", None, InodeNumbers("test"), NOW_NS, DirectorySizes())
+        await listing.build(answer.children.by_name, run(1), "d", None, b"test", NOW_NS, DirectorySizes())
         nursery.cancel_scope.cancel()
     assert turns >= 5
 
