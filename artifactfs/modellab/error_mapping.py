@@ -105,3 +105,11 @@ def _chain(error: BaseException | None) -> list[BaseException]:
             todo.extend(current.exceptions)
         todo += [current.__cause__, current.__context__]
     return found
+
+
+def parse_url(text: str) -> httpx.URL:
+    """Return a URL. Raises BadRequest for one that httpx does not send."""
+    try:
+        return httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error

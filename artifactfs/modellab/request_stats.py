@@ -94,62 +94,67 @@ class StatsSnapshot(msgspec.Struct, frozen=True):
 
 
 class RequestStats:
-    """The counts of one mount, shared by its transports. `clock`: seconds."""
+    """The counts of one mount, shared by its transports, which change them by the functions below. `clock`: seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._outcomes: Counter[tuple[str, Outcome]] = Counter()
-        self._heads: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(HEAD_BOUNDS_S) + 1))
-        self._head_sums: defaultdict[str, float] = defaultdict(float)
-        self._denied_since: float | None = None
-        self._denied_last = False
-        self._taken_at = float("-inf")
+        self.clock = clock
+        self.outcomes: Counter[tuple[str, Outcome]] = Counter()
+        self.heads: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(HEAD_BOUNDS_S) + 1))
+        self.head_sums: defaultdict[str, float] = defaultdict(float)
+        self.denied_since: float | None = None
+        self.denied_last = False
+        self.taken_at = float("-inf")
         # Bodies that did not come to their end, though their answer's head was in order.
         self.bodies_broken = 0
-
-    @contextmanager
-    def attempt(self, kind: str, until: float, *, to_api: bool = True) -> Iterator[None]:
-        """Count how one request ends, whose deadline is `until`. `to_api`: it carries the keys."""
-        try:
-            yield
-        except BaseException as error:
-            self._count(kind, outcome_of(type(error)), until, to_api=to_api)
-            raise
-        self._count(kind, Outcome.OK, until, to_api=to_api)
-
-    def _count(self, kind: str, outcome: Outcome, until: float, *, to_api: bool) -> None:
-        if outcome is Outcome.CANCELLED and self._clock() >= until - _SLACK_S:
-            outcome = Outcome.TIMED_OUT
-        self._outcomes[kind, outcome] += 1
-        if not to_api or outcome in _SAYS_NOTHING:
-            return
-        self._denied_last = outcome is Outcome.DENIED
-        if outcome is Outcome.OK:
-            if self._denied_since is not None:
-                self._denied_since, self._taken_at = None, self._clock()
-        elif outcome is Outcome.DENIED and self._denied_since is None:
-            self._denied_since = self._clock()
-
-    def record_foreign_answer(self, kind: str) -> None:
-        """Count an answer that had ended well as not Model Lab's."""
-        self._outcomes[kind, Outcome.OK] -= 1
-        self._outcomes[kind, Outcome.PROTOCOL_ERROR] += 1
-
-    def not_sent(self, kind: str, outcome: Outcome) -> None:
-        """Count a request that was given up before it was sent."""
-        self._outcomes[kind, outcome] += 1
-
-    def head(self, kind: str, seconds: float) -> None:
-        """Count an answer's head, and the seconds that it took."""
-        self._heads[kind][bisect_left(HEAD_BOUNDS_S, seconds)] += 1
-        self._head_sums[kind] += seconds
 
     def traffic(self) -> StatsSnapshot:
         """Return the counts so far."""
         outcomes: dict[str, dict[str, int]] = {}
-        for (kind, outcome), count in sorted(self._outcomes.items()):
+        for (kind, outcome), count in sorted(self.outcomes.items()):
             outcomes.setdefault(kind, {})[str(outcome)] = count
         heads = {
-            kind: LatencyHistogram(tuple(counts), self._head_sums[kind]) for kind, counts in sorted(self._heads.items())
+            kind: LatencyHistogram(tuple(counts), self.head_sums[kind]) for kind, counts in sorted(self.heads.items())
         }
-        return StatsSnapshot(outcomes, heads, self.bodies_broken, self._denied_since, self._taken_at, self._denied_last)
+        return StatsSnapshot(outcomes, heads, self.bodies_broken, self.denied_since, self.taken_at, self.denied_last)
+
+
+@contextmanager
+def attempt(stats: RequestStats, kind: str, until: float, *, to_api: bool = True) -> Iterator[None]:
+    """Count how one request ends, whose deadline is `until`. `to_api`: it carries the keys."""
+    try:
+        yield
+    except BaseException as error:
+        _count(stats, kind, outcome_of(type(error)), until, to_api=to_api)
+        raise
+    _count(stats, kind, Outcome.OK, until, to_api=to_api)
+
+
+def _count(stats: RequestStats, kind: str, outcome: Outcome, until: float, *, to_api: bool) -> None:
+    if outcome is Outcome.CANCELLED and stats.clock() >= until - _SLACK_S:
+        outcome = Outcome.TIMED_OUT
+    stats.outcomes[kind, outcome] += 1
+    if not to_api or outcome in _SAYS_NOTHING:
+        return
+    stats.denied_last = outcome is Outcome.DENIED
+    if outcome is Outcome.OK:
+        if stats.denied_since is not None:
+            stats.denied_since, stats.taken_at = None, stats.clock()
+    elif outcome is Outcome.DENIED and stats.denied_since is None:
+        stats.denied_since = stats.clock()
+
+
+def record_foreign_answer(stats: RequestStats, kind: str) -> None:
+    """Count an answer that had ended well as not Model Lab's."""
+    stats.outcomes[kind, Outcome.OK] -= 1
+    stats.outcomes[kind, Outcome.PROTOCOL_ERROR] += 1
+
+
+def not_sent(stats: RequestStats, kind: str, outcome: Outcome) -> None:
+    """Count a request that was given up before it was sent."""
+    stats.outcomes[kind, outcome] += 1
+
+
+def head(stats: RequestStats, kind: str, seconds: float) -> None:
+    """Count an answer's head, and the seconds that it took."""
+    stats.heads[kind][bisect_left(HEAD_BOUNDS_S, seconds)] += 1
+    stats.head_sums[kind] += seconds

@@ -10,6 +10,8 @@ class SizeLimits(msgspec.Struct, frozen=True):
     body_bytes: int = 256 << 20
     # All buffered bodies except the oldest share this: 300,000 entries.
     shared_bytes: int = 16 << 20
+    # What bodies need up to this size is not counted there: 1,000 entries.
+    small_bytes: int = 64 << 10
     # Rows of a listing (EFBIG).
     rows: int = 1_000_000
     # Bodies up to this size are decoded without counting their values first.

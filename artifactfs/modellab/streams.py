@@ -53,8 +53,7 @@ class BodyMemory:
         raise TimedOut("other large listings took all the memory that there is for them")
 
     def release(self, body: io.BytesIO) -> None:
-        """Free a body's bytes, even while a traceback refers to it. A value that was taken lives on."""
-        body.close()
+        """Free a body's room for others, if it has any."""
         if body in self._bodies:
             del self._bodies[body]
             self._freed.set()

@@ -21,7 +21,7 @@ import trio
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab import error_mapping, models, rate_limits, size_limits
+from artifactfs.modellab import error_mapping, models, rate_limits, request_stats, size_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, PendingRequest, pause, resume
 from artifactfs.modellab.connections import Connections, tls_context
@@ -82,7 +82,7 @@ class Transport:
         # Loopback never goes through a proxy, which would see the keys (docs/dev/pitfalls.md).
         proxy = None if is_loopback(self._origin.host) else proxy
         self._connections = Connections(tls=tls_context(ca_file), proxy=proxy, clock=clock, transport=transport)
-        self._max_body_bytes = sizes.body_bytes
+        self._sizes = sizes
         self._memory = BodyMemory(sizes.shared_bytes)
         self._limits = limits or rate_limits.RateLimits()
         self.breaker = breaker or CircuitBreaker(self.host)
@@ -95,11 +95,10 @@ class Transport:
         self._policy = retry_policy or RetryPolicy()
         self._requests: Counter[str] = Counter()
         self._received_bytes = 0
-        # Seconds that requests have waited for rate limits.
         self._paused_s = 0.0
 
     def cost(self) -> RequestUsage:
-        """Return the requests made so far, and their cost."""
+        """Return the requests made so far, and their cost: bytes received, seconds waited for rate limits."""
         return RequestUsage(dict(self._requests), self._received_bytes, self._paused_s)
 
     def can_prefetch(self, endpoint: str) -> bool:
@@ -137,7 +136,7 @@ class Transport:
             until = self._clock() + left_s
             leave = await self._place(request, left_s)
             try:
-                with self._stats.attempt(endpoint, until):
+                with request_stats.attempt(self._stats, endpoint, until):
                     return await self._fetch_body(request, left_s)
             finally:
                 leave()
@@ -153,14 +152,14 @@ class Transport:
         try:
             yield body.getvalue()
         finally:
-            self._memory.release(body)
+            self._release(body)
 
     async def probe(self, endpoint: str, target: str, limit_s: float) -> None:
         """Make one attempt, past queue and breaker; the breaker observes the answer. Raises ServiceError."""
         request = PendingRequest(self.breaker, endpoint, target, limit_s)
         try:
-            with trio.move_on_after(limit_s), self._stats.attempt(endpoint, self._clock() + limit_s):
-                self._memory.release(await self._fetch_body(request, limit_s))
+            with trio.move_on_after(limit_s), request_stats.attempt(self._stats, endpoint, self._clock() + limit_s):
+                self._release(await self._fetch_body(request, limit_s))
                 return
         finally:
             self.breaker.on_ended(request)
@@ -173,7 +172,7 @@ class Transport:
     def record_origin(self, endpoint: str, *, is_foreign: bool) -> None:
         """Record whether a 2xx answer is not Model Lab's."""
         if is_foreign:
-            self._stats.record_foreign_answer(endpoint)
+            request_stats.record_foreign_answer(self._stats, endpoint)
         self.breaker.record_origin(self._clock(), is_foreign=is_foreign)
 
     async def open(
@@ -193,18 +192,16 @@ class Transport:
         wait for the answer's head, and later for each chunk of its body. Close the stream.
         `target`: names the artifact for the circuit breaker, where `url` is a link that changes each time.
         """
-        absolute = self._url(url)
-        to_api = self._is_api_origin(absolute)
+        to_api = self._is_api_origin(absolute := self._url(url))
         breaker = self.breaker if to_api else self._breaker_of(absolute.scheme, absolute.netloc.decode("ascii"))
         request = PendingRequest(breaker, endpoint, url if target is None else target)
 
         async def attempt(left_s: float) -> Stream:
             until = self._clock() + left_s
             leave = await self._place(request, left_s)
-            report = partial(log_request, endpoint, absolute, to_api=to_api, began=time.perf_counter())
             try:
-                with self._stats.attempt(endpoint, until, to_api=to_api):
-                    response = await self._respond(request, absolute, headers, deadline_s, expected, report)
+                with request_stats.attempt(self._stats, endpoint, until, to_api=to_api):
+                    response, report = await self._respond(request, absolute, headers, deadline_s, expected)
             except BaseException:
                 leave()
                 raise
@@ -238,7 +235,7 @@ class Transport:
         breaker, since = request.breaker, self._clock()
         limit_s = breaker.acquire(request.endpoint, request.target, since, deadline_s)
         if limit_s is None:
-            self._stats.not_sent(request.endpoint, Outcome.CIRCUIT_OPEN)
+            request_stats.not_sent(self._stats, request.endpoint, Outcome.CIRCUIT_OPEN)
             fact = f"{breaker.name} did not answer a moment ago; it is tried again every {PROBE_INTERVAL_S:g} s"
             raise errors.NotAsked(fact)
         request.limit_s = limit_s
@@ -249,7 +246,7 @@ class Transport:
                 return await self._attempts(request, since + limit_s, attempt, failures, most)
         except BaseException as error:
             if isinstance(error, errors.NotAsked):
-                self._stats.not_sent(request.endpoint, Outcome.CIRCUIT_OPEN)
+                request_stats.not_sent(self._stats, request.endpoint, Outcome.CIRCUIT_OPEN)
             breaker.on_error(request, error, self._clock())
             raise
         # The last failure explains more than the end of the time. A pause that the service named is no silence.
@@ -275,7 +272,7 @@ class Transport:
                     self._limits, request.endpoint, self.host, end, self._clock, failures
                 )
             except errors.RateLimited:
-                self._stats.not_sent(request.endpoint, Outcome.RATE_LIMITED_LOCALLY)
+                request_stats.not_sent(self._stats, request.endpoint, Outcome.RATE_LIMITED_LOCALLY)
                 raise
             try:
                 found = await attempt(max(0.001, end - self._clock()))
@@ -316,33 +313,38 @@ class Transport:
         """Make one attempt; return its body, whose memory the caller releases. Raises AnswerTooLarge."""
         until = self._clock() + left_s - _MEMORY_WAIT_MARGIN_S
         url = self._url(request.target)
-        report = partial(log_request, request.endpoint, url, to_api=True, began=time.perf_counter())
-        response = await self._respond(request, url, {}, left_s, _SUCCESS, report)
+        response, report = await self._respond(request, url, {}, left_s, _SUCCESS)
         body = io.BytesIO()
-        failure: BaseException | None = None
         try:
             with error_mapping.converting(url, self._connections.proxy_shown):
                 await self._fill(body, response, request, until)
-        except errors.ServiceError as error:
-            failure = error
-            # The frames of a traceback would keep chunks of the body, and the connection.
-            raise error.with_traceback(None) from error.__cause__
         except BaseException as error:
-            failure = error
+            report(status=response.status_code, size_bytes=body.tell(), error=error)
+            self._release(body)
+            if isinstance(error, errors.ServiceError):
+                # The frames of a traceback would keep chunks of the body, and the connection.
+                raise error.with_traceback(None) from error.__cause__
             raise
-        finally:
-            report(status=response.status_code, size_bytes=body.tell(), error=failure)
-            if failure is not None:
-                self._memory.release(body)
+        report(status=response.status_code, size_bytes=body.tell())
         return body
+
+    def _release(self, body: io.BytesIO) -> None:
+        """Free a body's bytes, even while a traceback refers to it. A value that was taken lives on."""
+        if body.tell() > self._sizes.small_bytes:
+            self._memory.release(body)
+        body.close()
 
     async def _fill(self, body: io.BytesIO, response: httpx.Response, request: PendingRequest, until: float) -> None:
         async with aclosing(response), aclosing(decoded(response)) as pieces:
             async for piece in pieces:
                 self._received(request, len(piece))
-                if body.tell() + len(piece) > self._max_body_bytes:
-                    limit = f"{self._max_body_bytes >> 20} MiB"
-                    raise errors.AnswerTooLarge(f"{self.host} sent an answer of more than {limit}")
+                if (size := body.tell() + len(piece)) > self._sizes.body_bytes:
+                    raise errors.AnswerTooLarge(
+                        f"{self.host} sent an answer of more than {self._sizes.body_bytes >> 20} MiB"
+                    )
+                if size <= self._sizes.small_bytes:
+                    body.write(piece)
+                    continue
                 # A wait for memory says nothing about the service.
                 pause(request, self._clock())
                 await self._memory.append(body, piece, until - self._clock())
@@ -355,10 +357,10 @@ class Transport:
         headers: dict[str, str],
         timeout_s: float,
         expected: Container[int],
-        report: Callable[..., None],
-    ) -> httpx.Response:
-        """Send a request; return its answer with the body unread. Raises ServiceError for an unexpected status."""
+    ) -> tuple[httpx.Response, Callable[..., None]]:
+        """Send a request; return its answer, and what reports the end of its body. Raises ServiceError for a status."""
         endpoint, to_api, generation = request.endpoint, self._is_api_origin(url), self._keys.generation
+        report = partial(log_request, endpoint, url, to_api=to_api, began=time.perf_counter())
         self._requests[endpoint] += 1
         headers = headers | (self._keys.headers if to_api else {})
         try:
@@ -370,13 +372,13 @@ class Transport:
             raise
         request.breaker.on_activity(request, now := self._clock())
         status = response.status_code
-        self._stats.head(endpoint, now - sent_at)
+        request_stats.head(self._stats, endpoint, now - sent_at)
         if self._on_answer is not None:
             self._on_answer(endpoint, status, response.headers)
         if to_api:
             self._limits.observe(endpoint, status, response.headers, now, self._wall_clock())
         if status in expected:
-            return response
+            return response, report
         body = await start_of(response, partial(self._received, request))
         said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets)
         reset_s = self._limits.pause_s(endpoint, self._clock())
@@ -393,7 +395,4 @@ class Transport:
         return (url.scheme, url.host, url.port) == (self._origin.scheme, self._origin.host, self._origin.port)
 
     def _url(self, target: str) -> httpx.URL:
-        try:
-            return httpx.URL(self._base + target if target.startswith("/") else target)
-        except httpx.InvalidURL as error:
-            raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
+        return error_mapping.parse_url(self._base + target if target.startswith("/") else target)

@@ -86,7 +86,7 @@ async def test_a_listing_waits_for_others(autojump_clock: MockClock) -> None:
         number = int(request.url.path[1:])
         return httpx.Response(200, stream=Slow(bytes(900), events[number]))
 
-    sender, _ = connect(answer, sizes=SizeLimits(shared_bytes=1000))
+    sender, _ = connect(answer, sizes=SizeLimits(shared_bytes=1000, small_bytes=0))
 
     async def get(number: int, deadline_s: float) -> None:
         try:

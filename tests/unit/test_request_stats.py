@@ -9,7 +9,7 @@ from artifactfs import errors
 from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.circuit_breaker import CircuitBreaker, PendingRequest
 from artifactfs.modellab.rate_limits import RateLimits
-from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, Outcome, RequestStats, outcome_of
+from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, Outcome, RequestStats, attempt, head, outcome_of
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
 from tests.fakes import TurnedClock
@@ -40,7 +40,7 @@ def test_times_are_distinguished() -> None:
     """5.3: a time counts below the first bound that it does not exceed; past the last it is in the rest."""
     tally = RequestStats(lambda: 0.0)
     for seconds in (0.005, 0.0051, 30.0, 31.0):
-        tally.head("run", seconds)
+        head(tally, "run", seconds)
     heads = tally.traffic().heads["run"]
     assert heads.counts == (1, 1, *[0] * (len(HEAD_BOUNDS_S) - 3), 1, 1)
     assert heads.count == 4
@@ -51,20 +51,20 @@ def test_since_when_keys_are_refused() -> None:
     """5.3: from the first refusal on, until anything works; what another origin says of itself does not count."""
     times = iter((10.0, 11.0, 12.0, 13.0))
     tally = RequestStats(lambda: next(times))
-    with pytest.raises(errors.AccessDenied), tally.attempt("content", 100.0, to_api=False):
+    with pytest.raises(errors.AccessDenied), attempt(tally, "content", 100.0, to_api=False):
         raise errors.AccessDenied("storage")
     assert tally.traffic().denied_since is None
     for _ in range(2):
-        with pytest.raises(errors.AccessDenied), tally.attempt("run", 100.0):
+        with pytest.raises(errors.AccessDenied), attempt(tally, "run", 100.0):
             raise errors.AccessDenied("x")
     assert (tally.traffic().denied_since, tally.traffic().denied_last) == (10.0, True)
-    with pytest.raises(errors.ServerFailed), tally.attempt("run", 100.0):
+    with pytest.raises(errors.ServerFailed), attempt(tally, "run", 100.0):
         raise errors.ServerFailed("x")
     assert not tally.traffic().denied_last
-    with tally.attempt("content", 100.0, to_api=False):
+    with attempt(tally, "content", 100.0, to_api=False):
         pass
     assert tally.traffic().denied_since == 10.0
-    with tally.attempt("run", 100.0):
+    with attempt(tally, "run", 100.0):
         pass
     assert (tally.traffic().denied_since, tally.traffic().taken_at) == (None, 11.0)
     assert tally.traffic().outcomes["run"] == {"denied": 2, "ok": 1, "server_error": 1}
