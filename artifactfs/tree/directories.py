@@ -377,11 +377,7 @@ class Directories:
 
     async def fetch(self, run_id: int, path: str) -> Mapping[bytes, Entry]:
         """Fetch a directory's entries; equal requests join the fetch."""
-        key = (run_id, path)
-        held = await self.listings.recall(key)
-        if held is None or self.listings.ttl_left_s(held) <= 0:
-            held = await self.listings.refetch(key)
-        return held.value.listing.by_name
+        return (await self.listings.recall_fresh((run_id, path))).value.listing.by_name
 
     def may_prefetch(self, run_id: int) -> bool:
         """Whether a prefetch may start now."""

@@ -28,10 +28,7 @@ class IndexedDirectories(Directories):
 
     async def prepare(self, run: Run) -> None:
         """List a run's root, and validate the index for the run, before a walk over runs comes to it."""
-        key = (run.run_id, "")
-        held = await self.listings.recall(key)
-        if held is None or self.listings.ttl_left_s(held) <= 0:
-            held = await self.listings.refetch(key)
+        held = await self.listings.recall_fresh((run.run_id, ""))
         if self.index is not None and not held.value.is_stored:
             await self.index.verify(held.value.run, held.value.prefix)
 

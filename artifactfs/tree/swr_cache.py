@@ -131,6 +131,11 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         entry = self._entries.get(key)
         return await self._wait_for(key, self._join_or_start(key, entry.value if entry is not None else None))
 
+    async def recall_fresh(self, key: K) -> CacheEntry[V]:
+        """Return a fresh entry, here or stored, or that of a fetch as `refetch` does: no stale one is served."""
+        held = await self.recall(key)
+        return held if held is not None and self.ttl_left_s(held) > 0 else await self.refetch(key)
+
     def is_quiet(self, key: K) -> bool:
         """Whether no fetch is in flight, no absence is known, and no value waits for the next fetch."""
         return not (key in self._inflight or key in self._absent or key in self._invalid)
@@ -179,16 +184,14 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def _restore(self, key: K, recalled: RecalledValue[V]) -> None:
         """Make a stored value the entry."""
         was_fresh_until = max(recalled.requested_at + self._ttl_s(recalled.value), recalled.fresh_until)
-        stale_until = was_fresh_until + self._stale_max_s
-        entry = CacheEntry(
+        self._entries[key] = CacheEntry(
             recalled.value,
             recalled.requested_at,
             recalled.fresh_until,
-            float("inf") if self._health.is_offline else stale_until,
+            float("inf") if self._health.is_offline else was_fresh_until + self._stale_max_s,
             recalled.refresh_requested,
             self._weight(recalled.value),
         )
-        self._entries[key] = entry
 
     def save_again(self, key: K) -> None:
         """Store an entry whose value was changed in place."""
