@@ -104,6 +104,10 @@ def _check_fits(path: str, todo: "Plan", answer: "PinAnswer", kept: "Kept") -> N
         size, needs, limit = map(format_size, (kept.size_bytes, needs_bytes, answer.limit_bytes))
         fact = f"with {size} in it all pins need {needs}, and the cache has {limit}"
         raise UserError(ExitCode.INCOMPLETE, fact, "raise cache_size, or unpin others (`artifactfs pins`)", path)
+    if answer.disk_room_bytes is not None and needs_bytes > answer.disk_room_bytes:
+        size, needs, room = map(format_size, (kept.size_bytes, needs_bytes, answer.disk_room_bytes))
+        fact = f"with {size} in it all pins need {needs}, and the disk of {answer.cache_dir} has room for {room}"
+        raise UserError(ExitCode.INCOMPLETE, fact, "free space there, or mount with a cache_dir on another disk", path)
 
 
 def _check_can_fetch(path: str, answer: "PinAnswer", kept: "Kept") -> None:

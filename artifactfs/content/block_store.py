@@ -217,6 +217,12 @@ class BlockStore:
         except OSError as error:
             log.debug("looking at the cache's disk failed: %s", error.strerror)
 
+    def disk_room_bytes(self) -> int | None:
+        """Return how large the cache can become on its disk, whatever its own limit; None where nothing tells."""
+        self.look()
+        free_bytes = self.free_bytes
+        return None if free_bytes is None else (self.total_bytes or 0) + max(0, free_bytes - self._min_free_bytes)
+
     def sweep(self) -> None:
         """Delete what writers that were killed have left, and count again if there was anything; then `look`."""
         with contextlib.suppress(OSError):

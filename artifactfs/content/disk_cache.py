@@ -203,6 +203,12 @@ class DiskCache:
             waiting += await self._in_thread(store.held_bytes, key)
         return waiting
 
+    async def disk_room_bytes(self) -> int | None:
+        """Return how large the cache can become on its disk, whatever its own limit; None where nothing tells."""
+        with contextlib.suppress(NoThread):
+            return await self._in_thread(self._store.disk_room_bytes) if self._store is not None else None
+        return None
+
     def state(self) -> CacheState | None:
         """Return the state of the cache as of the last look (`look_soon`); None without a cache."""
         store = self._store

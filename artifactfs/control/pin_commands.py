@@ -65,6 +65,7 @@ class PinCommands:
                     answer,
                     pins=tuple(report(pin, is_own=pin.owner == self._files.owner) for pin in found),
                     needs_bytes=needs_bytes(found),
+                    disk_room_bytes=await self._components.content.disk_cache.disk_room_bytes(),
                     cache_dir=self._pins.directory,
                 )
             except UnreadablePins as error:

@@ -41,7 +41,8 @@ class PinReport(msgspec.Struct, frozen=True):
 class PinAnswer(msgspec.Struct, frozen=True):
     """What a command answers. `path`: from the mount point; of a run or what is in one, otherwise None.
 
-    `needs_bytes`: on disk, of all pins of the cache, as far as they were listed; `limit_bytes`: of the cache.
+    `needs_bytes`: on disk, of all pins of the cache, as far as they were listed; `limit_bytes`: of the cache;
+    `disk_room_bytes`: how large its disk lets it become, None where nothing tells.
 
     `is_new`: it was not pinned before. `removed`: pins that were. `is_offline`: the mount asks the service for nothing.
     `is_stored`: whether the listings of what is kept are there for the next mount; None: that has no store of them.
@@ -53,6 +54,7 @@ class PinAnswer(msgspec.Struct, frozen=True):
     path: str | None = None
     cache_dir: str | None = None
     limit_bytes: int = 0
+    disk_room_bytes: int | None = None
     needs_bytes: int = 0
     pins: tuple[PinReport, ...] = ()
     kept: Kept | None = None

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -213,21 +214,43 @@ def test_a_mount_without_a_cache(lab: Lab, shell: Shell, mounting: Mounting) -> 
     assert "has no cache on disk" in done.err
 
 
-@needs_root
-def test_a_disk_that_is_full(lab: Lab, shell: Shell, mounting: Mounting) -> None:
-    """8.6: what waits to be written is not kept yet: a disk without room for it is said, and the pin is not done."""
-    run_id = settled_run(lab, {f"{number}": 300_000 for number in range(20)})
+@pytest.fixture
+def small_disk(shell: Shell) -> Iterator[str]:
+    """A disk of 8 MiB, which is unmounted after the mounts of the test."""
     place = shell.path("small")
     os.makedirs(place)
-    run("mount", "-t", "tmpfs", "-o", "size=3M,mode=700", "tmpfs", place).ok()
-    try:
-        mounted = mounting("--cache-dir", place, "--cache-min-free", "0")
-        done = shell.cli("pin", mounted.path("runs", run_id))
-        assert done.code == ExitCode.INCOMPLETE
-        assert "could not be kept whole: the cache or its disk may be full" in done.err
+    run("mount", "-t", "tmpfs", "-o", "size=8M,mode=700", "tmpfs", place).ok()
+    yield place
+    for mounted in shell.mounts:
         mounted.umount()
-    finally:
-        run("umount", place).ok()
+    run("umount", place).ok()
+
+
+@needs_root
+def test_a_disk_that_is_too_small(lab: Lab, shell: Shell, mounting: Mounting, small_disk: str) -> None:
+    """8.6: what pins need and the disk does not hold is refused with the figures, before anything is fetched."""
+    run_id = settled_run(lab, {f"{number}": MIB for number in range(9)})
+    mounted = mounting("--cache-dir", small_disk, "--cache-min-free", "1MiB")
+    shell.cli("pin", *(mounted.path("runs", run_id, str(number)) for number in range(5))).ok()
+    lab.reset()
+    done = shell.cli("pin", mounted.path("runs", run_id))
+    assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1), done.err
+    assert f"with 9 MiB in it all pins need 9.0 MiB, and the disk of {small_disk} has room for 6." in done.err
+    assert (len(listed(shell)), "content" in lab.requests()) == (5, False)
+
+
+@needs_root
+def test_a_disk_that_becomes_full(lab: Lab, shell: Shell, mounting: Mounting, small_disk: str) -> None:
+    """8.6: what waits to be written is not kept yet: a disk without room for it is said, and the pin is not done."""
+    run_id = settled_run(lab, {f"{number}": 300_000 for number in range(20)})
+    mounted = mounting("--cache-dir", small_disk, "--cache-min-free", "0")
+    lab.switch(bytes_per_s=4e6)
+    with shell.background("pin", mounted.path("runs", run_id)) as process:
+        wait_until(lambda: lab.stats()["content_bytes"] > 300_000, "some content")
+        Path(small_disk, "of another program").write_bytes(bytes(4 * MIB))
+        _, err = process.communicate(timeout=END_S)
+    assert process.returncode == ExitCode.INCOMPLETE, err
+    assert b"could not be kept whole: the cache or its disk may be full" in err
 
 
 @pytest.mark.parametrize("size", ["0", "64KiB"])
