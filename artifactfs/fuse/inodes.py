@@ -135,9 +135,11 @@ class InodeTable:
         return held if isinstance(held, Inode) else self._unpacked(number, held)
 
     def node(self, number: int) -> Node:
-        """Return the node of the same."""
-        inode = self.get(number)
-        return inode.cached_node or inode.node
+        """Return the node of an inode: mostly that of a directory, which is there already. Raises Superseded."""
+        held = self._table.get(number)
+        if isinstance(held, Inode) and held.cached_node is not None:
+            return held.cached_node
+        return self.get(number).node
 
     def find(self, number: int) -> Inode | None:
         """Return the inode of a number, or None for one that is not in use."""

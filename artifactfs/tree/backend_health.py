@@ -23,7 +23,8 @@ class BackendHealth:
 
     def __init__(self, probe_interval_s: float = 5.0) -> None:
         self._probe_interval_s = probe_interval_s
-        self._degraded = False
+        # Whether the last outcome was a failure or a timeout, or nothing is asked at all.
+        self.is_degraded = False
         # When the next refresh may be tried: of failing keys, and of all others.
         self._next_probe = self._next_other = 0.0
         self._failing: cachetools.LRUCache[Hashable, float] = cachetools.LRUCache(_MAX_FAILING)
@@ -41,19 +42,23 @@ class BackendHealth:
         # Whether the mount works without the service: every cached value counts, however old (docs/semantics.md 8.3).
         self.is_offline = False
 
+    def set_offline(self, is_offline: bool) -> None:
+        """Take note that the mount works without the service from now on, or asks it again."""
+        self.is_offline = self.is_degraded = is_offline
+
     def on_success(self, key: Hashable, now: float) -> None:
         """Record that a fetch succeeded."""
         self._failing.pop(key, None)
         self.has_failures = bool(self._failing)
-        if self._degraded:
+        if self.degraded_since is not None:
             log.info("the service answers again")
             self.degraded_since, self.recovered_at = None, now
-        self._degraded = False
+        self.is_degraded = self.is_offline
 
     def on_failure(self, key: Hashable, now: float) -> None:
         """Record that a fetch failed for a passing reason."""
         self._on_trouble(key, now)
-        self.with_errors = self._degraded
+        self.with_errors = self.degraded_since is not None
 
     def on_timeout(self, key: Hashable, now: float) -> None:
         """Record that a refresh took longer than its caller may wait."""
@@ -62,22 +67,18 @@ class BackendHealth:
     def _on_trouble(self, key: Hashable, now: float) -> None:
         if self.is_offline:
             return  # nothing was asked
-        if not self._degraded:
+        if not self.is_degraded:
             self._next_probe = now + self._probe_interval_s
             # A key that failed before says nothing about other keys: they may be tried at once.
             self._next_other = now if self.is_failing(key, now) else self._next_probe
             self.degraded_since, self.with_errors, self.with_stale = now, False, False
-        self._degraded = self.has_failures = True
+        self.is_degraded = self.has_failures = True
         self._failing[key] = now
 
     def count_stale_served(self) -> None:
         """Count a stale value that was served because its refresh failed or timed out."""
         self.stale_served += 1
         self.with_stale = True
-
-    def is_degraded(self) -> bool:
-        """Whether the last outcome was a failure or a timeout, or nothing is asked at all."""
-        return self._degraded or self.is_offline
 
     def refresh_grant(self) -> bool:
         """Whether the caller of a requested refresh may wait for it; True once for each request."""

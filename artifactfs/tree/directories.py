@@ -20,7 +20,7 @@ from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import Listing, ListingSource, Service, TreeTimes
-from artifactfs.tree.listing_providers import DirectProvider, IndexProvider, ListingAnswer
+from artifactfs.tree.listing_providers import ListingAnswer, ListingProvider
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
 from artifactfs.tree.run_clocks import RunClocks, clock_of, run_time_ns
 from artifactfs.tree.size_changes import SizeChanges, keep, sizes_of
@@ -95,10 +95,8 @@ class Directories:
             if prefetch == "auto"
             else None
         )
-        self._provider = (
-            IndexProvider(service, tuning.max_runs, self.index, walks, caches.health, self._is_listed_since)
-            if self.index is not None
-            else DirectProvider(service, tuning.max_runs)
+        self._provider = ListingProvider(
+            service, tuning.max_runs, self.index, walks, caches.health, self._is_listed_since
         )
         self._run_roots, self._needs_direct = self._provider.run_roots, self._provider.needs_direct
         self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
@@ -381,7 +379,7 @@ class Directories:
 
     def may_prefetch(self, run_id: int) -> bool:
         """Whether a prefetch may start now."""
-        if self._health.is_degraded() or not self._walks.is_active(run_id):
+        if self._health.is_degraded or not self._walks.is_active(run_id):
             return False
         run = self._runs.get_any(run_id)
         index = self.index

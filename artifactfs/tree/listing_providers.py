@@ -1,4 +1,4 @@
-"""The providers of a directory's children: the project index where it may answer, else the directory's listing call.
+"""Provides a directory's children: from the project index where it may answer, else by the directory's listing call.
 
 Owns which of the two answers. `walk/project_index.py` owns the index and its trust, `directories.py` makes entries of
 the children. Hard: a direct answer counts from the moment it comes, while its comparison with the index takes time.
@@ -35,57 +35,38 @@ class ListingAnswer(msgspec.Struct, frozen=True):
     indexed: Mapping[bytes, ListedChild] = {}
 
 
-class DirectProvider:
-    """The directory's own listing call. A key is (run id, path). Methods raise ServiceError."""
+class ListingProvider:
+    """The children of directories: from the `index` where it may answer, else by their listing calls.
 
-    def __init__(self, service: Service, max_runs: int) -> None:
-        self._service = service
-        # Of runs that were listed: the run at that time, and its path in the project.
-        self.run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(max_runs)
-        # Directories whose next listing must be direct: the index or contents were contradicted there. This outlives
-        # the listing, which may be invalidated for the same reason.
-        self.needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
-
-    async def children(self, run: Run, path: str, *, has_stale: bool) -> ListingAnswer:  # noqa: ARG002  # the index waits
-        """Return a directory's children. `has_stale`: a stale listing can be served, so the wait is to be short."""
-        return await self.direct(run, path)
-
-    async def direct(self, run: Run, path: str) -> ListingAnswer:
-        """Return a directory's children by its own listing call."""
-        return await self.accept(run, path, await self._service.list_directory(run.run_id, path))
-
-    async def accept(self, run: Run, path: str, found: DirectoryListing) -> ListingAnswer:
-        """Return the children in an answer to the listing call."""
-        prefix = found.path_in_project
-        self.run_roots[run.run_id] = (run, prefix)
-        self.needs_direct.pop((run.run_id, path), None)
-        return ListingAnswer(run, path, prefix, found.children.by_name)
-
-
-class IndexProvider(DirectProvider):
-    """The index where it may answer, else the listing call, whose answers validate the index.
-
-    `is_listed_since(key, then)`: whether a direct listing that was requested later than `then` is cached.
+    These validate the index; without one, they are all that there is. A key is (run id, path).
+    `is_listed_since(key, then)`: whether a direct listing that was requested later than `then` is cached. Methods raise
+    ServiceError.
     """
 
     def __init__(
         self,
         service: Service,
         max_runs: int,
-        index: ProjectIndex,
+        index: ProjectIndex | None,
         walks: Traversals,
         health: BackendHealth,
         is_listed_since: Callable[[tuple[int, str], float], bool],
     ) -> None:
-        super().__init__(service, max_runs)
+        self._service = service
         self._index = index
         self._walks = walks
         self._health = health
         self._is_listed_since = is_listed_since
+        # Of runs that were listed: the run at that time, and its path in the project.
+        self.run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(max_runs)
+        # Directories whose next listing must be direct: the index or contents were contradicted there. This outlives
+        # the listing, which may be invalidated for the same reason.
+        self.needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
 
     async def children(self, run: Run, path: str, *, has_stale: bool) -> ListingAnswer:
+        """Return a directory's children. `has_stale`: a stale listing can be served, so the wait is to be short."""
         key, root = (run.run_id, path), self.run_roots.get(run.run_id)
-        if path and root is not None and key not in self.needs_direct:
+        if self._index is not None and path and root is not None and key not in self.needs_direct:
             traversal = self._walks.walk(run.run_id) is not None
             found = await self._index.directory(run, root[1], path, traversal=traversal, has_stale=has_stale)
             # Of a directory that was listed since, the index may know files as they were before they grew.
@@ -94,16 +75,21 @@ class IndexProvider(DirectProvider):
         return await self.direct(run, path)
 
     async def direct(self, run: Run, path: str) -> ListingAnswer:
-        if not self._health.is_degraded():
+        """Return a directory's children by its own listing call; requests the index beside that, where it is due."""
+        if self._index is not None and not self._health.is_degraded:
             self._index.request(run)
         try:
-            return await super().direct(run, path)
+            found = await self._service.list_directory(run.run_id, path)
         except errors.NotFound:
-            if (root := self.run_roots.get(run.run_id)) is not None:
+            if self._index is not None and (root := self.run_roots.get(run.run_id)) is not None:
                 await self._index.listed(run, root[1], path, {})
             raise
+        return await self.accept(run, path, found)
 
     async def accept(self, run: Run, path: str, found: DirectoryListing) -> ListingAnswer:
-        answer = await super().accept(run, path, found)
-        indexed = await self._index.listed(run, answer.prefix, path, answer.children)
-        return msgspec.structs.replace(answer, indexed=indexed)
+        """Return the children in an answer to the listing call."""
+        prefix, children = found.path_in_project, found.children.by_name
+        self.run_roots[run.run_id] = (run, prefix)
+        self.needs_direct.pop((run.run_id, path), None)
+        indexed = await self._index.listed(run, prefix, path, children) if self._index is not None else {}
+        return ListingAnswer(run, path, prefix, children, indexed=indexed)

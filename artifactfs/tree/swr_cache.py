@@ -142,7 +142,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def may_revalidate(self, key: K) -> bool:
         """Whether a fresh entry may be fetched again: not while the service is in trouble, but for a probe."""
-        return not self._health.is_degraded() or self._health.try_probe((self._kind, key), self._clock())
+        return not self._health.is_degraded or self._health.try_probe((self._kind, key), self._clock())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -268,7 +268,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         requested = entry.refresh_requested or entry.requested_at < self._all_stale_at
         wait_s = REQUESTED_WAIT_S if requested else REFRESH_WAIT_S
         granted = requested and self._health.refresh_grant()
-        if self._health.is_degraded() and not granted:
+        if self._health.is_degraded and not granted:
             if key not in self._inflight and not self._health.try_probe(health_key, now):
                 return self._serve_stale(entry)
             wait_s = 0.0 if self._health.is_failing(health_key, now) else min(wait_s, REFRESH_WAIT_S)

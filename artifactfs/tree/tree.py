@@ -234,7 +234,7 @@ class Tree:
         """Return the same for a reader that is expected there: by a request, or None where that might delay others."""
         if (entries := self.fresh_entries(run_id, path)) is not None:
             return entries
-        if self._health.is_degraded() or not self._service.can_prefetch():
+        if self._health.is_degraded or not self._service.can_prefetch():
             return None
         return await self._directories.fetch(run_id, path)
 
@@ -340,11 +340,11 @@ class Tree:
 
     def go_offline(self) -> None:
         """Show what is stored, however old, and ask the service for nothing (docs/semantics.md 8.3)."""
-        self._health.is_offline = True
+        self._health.set_offline(True)
 
     def go_online(self) -> None:
         """Ask the service from now on: what was shown so far is as good as its store says."""
-        self._health.is_offline = False
+        self._health.set_offline(False)
         self._catalogue.clear()
         self._directories.clear()
 

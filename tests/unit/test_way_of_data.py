@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pyfuse3
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -85,11 +86,11 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 
 @asynccontextmanager
-async def mounted() -> AsyncIterator[tuple[Operations, pyfuse3.InodeT]]:
+async def mounted(prefetch: str = "auto") -> AsyncIterator[tuple[Operations, pyfuse3.InodeT]]:
     """Yield the handlers of a mount, and the inode of a directory that has been looked up and never listed."""
     service, _ = connect(answer)
     async with trio.open_nursery() as nursery, content_harness.bench(content_harness.Server(DATA)) as bench:
-        tree = Tree(service, site="site", nursery=nursery, clock=trio.current_time)
+        tree = Tree(service, site="site", nursery=nursery, clock=trio.current_time, prefetch=prefetch)
         handlers = Operations(tree, bench.files, Ownership(1000, 1000), deadline_s=30.0, on_ready=lambda: None)
         inode = pyfuse3.ROOT_INODE
         for name in (b"runs", b"1001", b"sub"):
@@ -98,13 +99,14 @@ async def mounted() -> AsyncIterator[tuple[Operations, pyfuse3.InodeT]]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_cold_lookup(autojump_clock: MockClock) -> None:
-    """A lookup in a directory that is not cached."""
-    async with mounted() as (handlers, directory):
+@pytest.mark.parametrize(("prefetch", "classes"), [("off", 14), ("auto", 16)])
+async def test_a_cold_lookup(prefetch: str, classes: int, autojump_clock: MockClock) -> None:
+    """A lookup in a directory that is not cached: without the project's index, and with it."""
+    async with mounted(prefetch) as (handlers, directory):
         with watched() as way:
             await handlers.lookup(directory, b"sub", CONTEXT)
     assert way.room_changes <= 8, way.rooms
-    assert len(way.classes) <= 14, sorted(way.classes)
+    assert len(way.classes) <= classes, sorted(way.classes)
 
 
 async def test_a_warm_lookup(autojump_clock: MockClock) -> None:

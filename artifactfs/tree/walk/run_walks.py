@@ -75,6 +75,8 @@ class RunWalks:
         self._nursery = nursery
         self._clock = clock
         self._walks: cachetools.LRUCache[str, _RunWalk] = cachetools.LRUCache(_MAX_PROJECTS)
+        # Without one, no run is expected.
+        self.has_walks = False
 
     def expects(self, run_id: int) -> bool:
         """Whether a walk over the runs of a run's project is under way, so that this run is walked, too."""
@@ -86,6 +88,7 @@ class RunWalks:
         """Record that the traversal of a run began."""
         if (run := self._find(run_id)) is None:
             return
+        self.has_walks = True
         walk = self._walks.setdefault(run.project_id, _RunWalk())
         walk.began.pop(run_id, None)
         walk.began[run_id] = self._clock()

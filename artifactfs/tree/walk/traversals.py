@@ -89,7 +89,8 @@ class Traversals:
             return
         wanted = {path for path, when in recent.items() if now - when <= _WITHIN_S}
         deep = sum(level(path) >= _DEEP_LEVEL for path in wanted)
-        is_expected = bool(path) and self.over_runs is not None and self.over_runs.expects(run_id)
+        over_runs = self.over_runs
+        is_expected = path and over_runs is not None and over_runs.has_walks and over_runs.expects(run_id)
         if deep >= _DEEP_DIRECTORIES or len(wanted) >= _DIRECTORIES or is_expected:
             self._walks[run_id] = Traversal(run_id, now, now, self._cost(), wanted=wanted)
             self._nursery.start_soon(self._until_it_ends, self._walks[run_id])

@@ -152,7 +152,7 @@ async def test_an_old_listing_is_served_without_the_index(
         service.add_tree(1, {path: size + 1 for path, size in truth(service, 1).items() if size is not None})
         await trio.sleep(400)
         assert await walk(tree, 1) == truth(service, 1)
-        assert not tree._health.is_degraded()
+        assert not tree._health.is_degraded
 
 
 async def test_several_walkers_wait_together(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:

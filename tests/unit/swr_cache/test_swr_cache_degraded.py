@@ -113,7 +113,7 @@ async def test_in_trouble_no_caller_waits(
     await old(cache, "a", "b", "c")
     source.error, source.latency_s = errors.TimedOut("x"), 0.5
     assert await value(cache, "a") == 1
-    assert health.is_degraded()
+    assert health.is_degraded
     source.asked.clear()
     started = trio.current_time()
     for _ in range(10):
@@ -138,7 +138,7 @@ async def test_a_probe_that_is_answered_ends_the_trouble(
     source.error = None
     await trio.sleep(PROBE_INTERVAL_S)
     assert await value(cache, "a") == 1  # the old one at once; the probe is on its way
-    await until(lambda: not health.is_degraded())
+    await until(lambda: not health.is_degraded)
     assert await value(cache, "a") == 4
     source.latency_s = 0.5
     assert await value(cache, "b") == 5
@@ -151,12 +151,12 @@ async def test_a_slow_refresh_is_trouble(
     await old(cache, *"abcdef")
     source.latency_s = 3
     await cache.get("a")
-    assert health.is_degraded()
+    assert health.is_degraded
     started = trio.current_time()
     assert [await value(cache, name) for name in "bcdef"] == [2, 3, 4, 5, 6]
     assert trio.current_time() == started
     await trio.sleep(2.5)
-    assert not health.is_degraded()
+    assert not health.is_degraded
 
 
 @pytest.mark.parametrize("names", [1, 12])
@@ -191,7 +191,7 @@ async def test_trouble_is_shared_by_all_keys(nursery: trio.Nursery, autojump_clo
     """5.1: the caches of one mount share what is known of the service; any answer, a 404 too, clears it."""
     health = BackendHealth()
     health.on_failure("k", trio.current_time())
-    assert health.is_degraded()
+    assert health.is_degraded
     source = Source()
     source.error = errors.NotFound("no", 404)
     cache: StaleWhileRevalidateCache[str, int] = StaleWhileRevalidateCache(
@@ -208,7 +208,7 @@ async def test_trouble_is_shared_by_all_keys(nursery: trio.Nursery, autojump_clo
     )
     with pytest.raises(errors.NoSuchEntry):
         await cache.get("k")
-    assert not health.is_degraded()
+    assert not health.is_degraded
 
 
 async def test_fresh_values_need_no_service(
@@ -251,13 +251,13 @@ async def test_the_report_of_a_trouble(
     await old(cache)
     source.latency_s = 3
     assert await value(cache) == 1
-    assert (health.is_degraded(), health.with_errors, health.with_stale) == (True, False, True)
+    assert (health.is_degraded, health.with_errors, health.with_stale) == (True, False, True)
     await trio.sleep(3)
-    assert not health.is_degraded()
+    assert not health.is_degraded
     source.error, source.latency_s = errors.ServerFailed("x", 500), 0.0
     with pytest.raises(errors.ServerFailed):
         await cache.get("new")
-    assert (health.is_degraded(), health.with_errors, health.with_stale) == (True, True, False)
+    assert (health.is_degraded, health.with_errors, health.with_stale) == (True, True, False)
     await trio.sleep(60)
     assert await value(cache) == 2
     assert (health.with_errors, health.with_stale, health.stale_served) == (True, True, 2)
@@ -269,7 +269,7 @@ async def test_the_report_of_a_trouble(
 def test_probes_have_a_distance() -> None:
     """5.1: at most one probe in 5 s of what failed, counted from the failure and from the last probe."""
     health = BackendHealth()
-    assert not health.is_degraded()
+    assert not health.is_degraded
     health.on_failure("k", 100.0)
     assert not health.try_probe("k", 104.9)
     assert health.try_probe("k", 105.0)
@@ -278,7 +278,7 @@ def test_probes_have_a_distance() -> None:
     assert not health.try_probe("k", 109.9)
     assert health.try_probe("k", 110.0)
     health.on_success("k", 106.0)
-    assert not health.is_degraded()
+    assert not health.is_degraded
 
 
 @pytest.mark.parametrize("how", ["on_failure", "on_timeout"])
