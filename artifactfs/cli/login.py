@@ -102,13 +102,12 @@ def _check(loaded: "Settings", api_key: "Secret", app_key: "Secret") -> None:
     """Check the keys with one request. Raises UserError."""
     import dataclasses
 
-    import trio
-
     from artifactfs.mount import preflight
     from artifactfs.settings import KeySource
+    from artifactfs.util import foreground
 
     candidate = dataclasses.replace(loaded, api_key=api_key, app_key=app_key, access_token=None, keys=KeySource())
-    trio.run(preflight.check_keys, dataclasses.replace(candidate, wait=False))
+    foreground.run(preflight.check_keys, candidate)
 
 
 def _is_of_a_site(loaded: "Settings") -> bool:

@@ -21,12 +21,13 @@ from artifactfs.doctor.answer_forms import Place
 from artifactfs.doctor.findings import Finding, fault, skipped, warning
 from artifactfs.doctor.service_findings import ANOTHER_RUN, Head, Heads
 from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix, is_finished
-from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.listing_dialects import Dialect
 from artifactfs.modellab.transport import Transport
+from artifactfs.mount.components import credentials
 from artifactfs.settings import Settings
+from artifactfs.util import foreground
 from artifactfs.util.clock import boottime
 
 Tell = Callable[[Finding], None]
@@ -47,21 +48,14 @@ def ask(
 
     `more` is called after the checks, where they found a run with a file or a directory.
     """
-    try:
-        return trio.run(_ask, settings, tell, index, run_id, more)
-    except BaseExceptionGroup as group:
-        # Ctrl-C may come from a task of a library.
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        raise
+    return foreground.run(_ask, settings, tell, index, run_id, more)
 
 
 async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None, more: AskMore | None) -> dict[str, int]:
     heads = Heads()
-    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     transport = Transport(
         settings.api_url,
-        credentials,
+        credentials(settings),
         proxy=settings.proxy,
         ca_file=settings.ca_file,
         clock=boottime,

@@ -43,6 +43,7 @@ from artifactfs.mount import (
 )
 from artifactfs.mount.pinned_runs import PinnedRuns
 from artifactfs.mount.sd_notify import Notifier
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.util import garbage, headroom
 from artifactfs.util.clock import boottime
@@ -54,7 +55,6 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
 # The grace period of requests in flight when the mount ends. Within the 3 s of docs/semantics.md 5.6.
 _GRACE_S = 0.5
-_CLOSE_S = 1.0
 # From the first request of the kernel to the collection of what the start has left. Arbitrary.
 _SETTLE_S = 2.0
 _FLUSH_S = 1.0
@@ -117,7 +117,7 @@ async def _serve(
     recent_errors: RecentErrors,
     notify: Notifier,
 ) -> None:
-    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
+    credentials = components.credentials(settings)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
     transports = components.Transports(settings, keys)
     # Less than the deadline of an operation: so an operation fails with the cause, and not with its own deadline.
@@ -138,7 +138,7 @@ async def _serve(
             owner = account_switch.owner(settings, account)
             buffers = components.block_buffers()
             blocks = components.block_store(settings, buffers.take)
-            pins = components.pin_file(blocks)
+            pins = PinFile(blocks.directory) if blocks is not None else None
             disk_cache = DiskCache(blocks, root)
             store = components.metadata_store(settings, blocks, pins)
             is_offline = breaker.offline is not None
@@ -208,8 +208,7 @@ async def _serve(
                 await disk_cache.flush()
             root.cancel_scope.cancel()
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            await transports.aclose()
+        await transports.aclose()
 
 
 async def _mount(
