@@ -1,7 +1,7 @@
 """`artifactfs doctor`: prints the findings of the doctor."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +17,7 @@ from artifactfs.util.humanize import format_size
 if TYPE_CHECKING:
     from artifactfs.doctor import Finding, Request
     from artifactfs.doctor.runner import Tell
+    from artifactfs.settings import Arguments
 
 # The mark, its substitute in ASCII, and its color.
 _MARKS = {
@@ -40,14 +41,12 @@ _MARKS = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(
     mountpoint: str | None,
-    options: tuple[str, ...],
-    config_file: str | None,
+    given: "Arguments",
     run_id: int | None,
     no_index: bool,
     offline: bool,
     bundle: str | None,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Check whether a mount would work here (at MOUNTPOINT), and print the fix of each problem.
 
@@ -67,7 +66,6 @@ def doctor(
     # The findings replace the log.
     logging.getLogger().addHandler(logging.NullHandler())
     from artifactfs.doctor import Finding, Mark, Report, Request, examine
-    from artifactfs.doctor.settings_checks import SettingsArguments
 
     findings: list[Finding] = []
 
@@ -76,7 +74,6 @@ def doctor(
         if not as_json:
             _print(finding)
 
-    given = SettingsArguments(flags, ",".join(options), config_file)
     request = Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
     requests = examine(request, tell) if bundle is None else _bundled(bundle, request, tell, findings)
     faults = [finding for finding in findings if finding.mark is Mark.FAULT]

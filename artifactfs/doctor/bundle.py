@@ -23,7 +23,6 @@ from artifactfs import __version__, settings
 from artifactfs.control import counters, status_schema
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.redaction import KINDS, Redactor, log_lines
-from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs.system_logs import IDENTIFIER
 from artifactfs.modellab.request_stats import Outcome
@@ -100,7 +99,7 @@ _WORDS = {
 class Bundle:
     """A bundle that is being made: the new file, the settings, and the forms of answers, as they come."""
 
-    def __init__(self, path: str, given: SettingsArguments, mountpoint: str | None) -> None:
+    def __init__(self, path: str, given: settings.Arguments, mountpoint: str | None) -> None:
         """Make the file with mode 0600, before the checks; read the settings, before the keys leave the environment.
 
         Raises UserError where the file cannot be made. An existing file is left as it is.
@@ -153,10 +152,10 @@ def _not_writable(path: str, error: Exception) -> UserError:
     return UserError(ExitCode.NOT_WRITABLE, fact, "give --bundle another place", path)
 
 
-def settings_shown(given: SettingsArguments, redactor: Redactor) -> dict[str, Any]:
+def settings_shown(given: settings.Arguments, redactor: Redactor) -> dict[str, Any]:
     """Return every setting and its source, redacted. Call before the keys leave the environment."""
     try:
-        found = settings.explain(given.flags, options=given.options, config_file=given.config_file)
+        found = settings.explain(**given)
     except UserError as error:
         return {"problem": _finding_text(error, redactor)}
     return {

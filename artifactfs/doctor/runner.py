@@ -12,12 +12,11 @@ from artifactfs import settings
 from artifactfs.doctor import fusermount, host_checks, path_checks, settings_checks
 from artifactfs.doctor.findings import Finding, Mark, checked, fault, skipped, warning
 from artifactfs.doctor.isolated import run_isolated
-from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import UserError, of_the_system
 from artifactfs.mount import checks, mount_table
 from artifactfs.mount.host import Machine
 from artifactfs.mount.mount_table import Mount
-from artifactfs.settings import Settings
+from artifactfs.settings import Arguments, Settings
 
 if TYPE_CHECKING:
     from artifactfs.doctor.service import AskMore
@@ -38,7 +37,7 @@ class Request:
     `more`: sends further requests, of the run that was found.
     """
 
-    given: SettingsArguments
+    given: Arguments
     mountpoint: str | None = None
     offline: bool = False
     index: bool = True

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
         wants_color,
     )
     from artifactfs.settings.process_privacy import environment, hide
-    from artifactfs.settings.schema import BY_NAME, CONFIG, GROUPS, KEY_FORMS, PROFILE, SELECTORS, SETTINGS, Setting
+    from artifactfs.settings.schema import (
+        BY_NAME,
+        CONFIG,
+        GROUPS,
+        KEY_FORMS,
+        PROFILE,
+        SELECTORS,
+        SETTINGS,
+        Arguments,
+        Setting,
+    )
     from artifactfs.settings.secret import Secret
     from artifactfs.settings.sources import find_config_file, find_profiles, settings_in
     from artifactfs.settings.suggestions import hint
@@ -43,7 +53,7 @@ else:
                 "data_home default_log_file expanded has_display own_config_home state_dir user_unit_dir wants_color"
             ),
             "process_privacy": "environment hide",
-            "schema": "BY_NAME CONFIG GROUPS KEY_FORMS PROFILE SELECTORS SETTINGS Setting",
+            "schema": "Arguments BY_NAME CONFIG GROUPS KEY_FORMS PROFILE SELECTORS SETTINGS Setting",
             "secret": "Secret",
             "sources": "find_config_file find_profiles settings_in",
             "suggestions": "hint",
@@ -67,6 +77,7 @@ __all__ = [
     "PROFILE",
     "SELECTORS",
     "SETTINGS",
+    "Arguments",
     "Explanation",
     "KeySource",
     "Keys",
