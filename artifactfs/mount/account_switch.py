@@ -5,7 +5,6 @@ fetched with the old keys are then not served from the disk cache, from memory o
 """
 
 import logging
-from collections.abc import Callable
 
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.fuse.operations import Operations
@@ -27,20 +26,14 @@ def owner(settings: Settings, account: str) -> str:
     return f"{settings.api_url}\0{account}"
 
 
-def follower(
-    settings: Settings, tree: Tree, files: OpenFileTable, operations: Operations
-) -> Callable[[Credentials], None]:
-    """Return the function to call with changed keys before their first use. It does not await."""
-
-    def follow(credentials: Credentials) -> None:
-        if (new := owner(settings, account_of(settings, credentials))) == files.owner:
-            return
-        log.info(
-            "the new keys may be those of another account: all contents are fetched again; "
-            "set `account` to keep the cache over a change of keys"
-        )
-        files.switch_account(new)
-        tree.switch_account(new)
-        operations.invalidate_pages()
-
-    return follow
+def follow(new: str, tree: Tree, files: OpenFileTable, operations: Operations) -> None:
+    """Switch to the owner of new keys, before their first use. Does not await."""
+    if new == files.owner:
+        return
+    log.info(
+        "the new keys may be those of another account: all contents are fetched again; "
+        "set `account` to keep the cache over a change of keys"
+    )
+    files.switch_account(new)
+    tree.switch_account(new)
+    operations.invalidate_pages()

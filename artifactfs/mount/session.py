@@ -163,10 +163,10 @@ async def _serve(
             tree.watch_contents(operations.asks_contents)
             operations.on_superseded(control.drop_name)
             operations.on_growth(dentries.drop_pages, dentries.drop_attributes)
-            follow = account_switch.follower(settings, tree, files, operations)
 
             def on_keys(changed: Credentials) -> None:
-                follow(changed)
+                new = account_switch.owner(settings, account_switch.account_of(settings, changed))
+                account_switch.follow(new, tree, files, operations)
                 control.forget()
 
             def status() -> str:
