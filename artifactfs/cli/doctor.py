@@ -16,7 +16,7 @@ from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from artifactfs.doctor import Finding, Request
-    from artifactfs.doctor.runner import Tell
+    from artifactfs.doctor.findings import Tell
     from artifactfs.settings import Arguments
 
 # The mark, its substitute in ASCII, and its color.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from artifactfs import settings
 from artifactfs.doctor import fusermount, host_checks, path_checks, settings_checks
-from artifactfs.doctor.findings import Finding, Mark, checked, fault, skipped, warning
+from artifactfs.doctor.findings import Finding, Mark, Tell, checked, fault, skipped, warning
 from artifactfs.doctor.isolated import run_isolated
 from artifactfs.errors import UserError, of_the_system
 from artifactfs.mount import checks, mount_table
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[Finding], None]
 Found = Finding | Iterable[Finding] | None
 
 # For one check of a file system that may not answer; generous for a slow network. Arbitrary.

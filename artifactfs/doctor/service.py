@@ -18,7 +18,7 @@ import trio
 from artifactfs import errors
 from artifactfs.doctor import service_findings
 from artifactfs.doctor.answer_forms import Place
-from artifactfs.doctor.findings import Finding, fault, skipped, warning
+from artifactfs.doctor.findings import Tell, fault, skipped, warning
 from artifactfs.doctor.service_findings import ANOTHER_RUN, Head, Heads
 from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix, is_finished
 from artifactfs.modellab.client import ModelLab
@@ -30,7 +30,6 @@ from artifactfs.settings import Settings
 from artifactfs.util import foreground
 from artifactfs.util.clock import boottime
 
-Tell = Callable[[Finding], None]
 AskMore = Callable[[Transport, Place], Awaitable[None]]
 
 # One page: enough to find a finished run with files.

@@ -13,7 +13,7 @@ from artifactfs.domain import ContentBody, DirectoryListing, IndexedFile, Listed
 from artifactfs.errors import ServiceError
 from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
-from artifactfs.util.humanize import format_duration, format_size, format_span
+from artifactfs.util.humanize import counted, format_duration, format_size, format_span
 from artifactfs.util.urls import SITES, is_loopback, without_password
 
 # With a larger skew, TLS may fail, and ages of runs are wrong.
@@ -163,7 +163,7 @@ def _whole(text: str | None) -> int | None:
 def listing(run_id: int, root: DirectoryListing) -> Finding:
     """Report the root of a run."""
     children = root.children
-    text = f"run {run_id} has {_count(len(children.by_name), 'entry', 'entries')} in its root"
+    text = f"run {run_id} has {counted(len(children.by_name), 'entry', 'entries')} in its root"
     if children.bad_names:
         return warning("listing", f"{text}; {children.bad_names} more have names that no filesystem can hold")
     return good("listing", text)
@@ -184,7 +184,7 @@ def contents(body: ContentBody, size: int | None, end: int, received: int, heads
     """Report how contents arrive: ranges, redirects, sizes, validators."""
     statuses = heads.statuses("content")
     redirects = sum(300 <= status < 400 for status in statuses)
-    way = f", after {_count(redirects, 'redirect', 'redirects')}" if redirects else ""
+    way = f", after {counted(redirects, 'redirect')}" if redirects else ""
     if body.whole:
         yield warning("contents", f"ranges are ignored{way}: a file is fetched whole, from its start")
     elif received != end - 1 and (body.total is None or received != min(end, body.total) - 1):
@@ -258,12 +258,12 @@ class Comparison:
 
 def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
     """Report whether the project's listing agrees with the directories."""
-    text = f"the project's listing names {_count(found.rows, 'file', 'files')} ({format_size(size_bytes)})"
+    text = f"the project's listing names {counted(found.rows, 'file')} ({format_size(size_bytes)})"
     text += f", in {took_s:.2f} s"
     wrong = [
-        f"lacks {_count(found.lacking, 'file', 'files')} of {found.compared}" if found.lacking else "",
-        f"names {_count(found.unknown, 'file', 'files')} not there" if found.unknown else "",
-        f"gives another size of {_count(found.other_sizes, 'file', 'files')}" if found.other_sizes else "",
+        f"lacks {counted(found.lacking, 'file')} of {found.compared}" if found.lacking else "",
+        f"names {counted(found.unknown, 'file')} not there" if found.unknown else "",
+        f"gives another size of {counted(found.other_sizes, 'file')}" if found.other_sizes else "",
     ]
     if said := ", ".join(filter(None, wrong)):
         return warning("index", f"{text}, but {said}: a traversal lists directories one by one")
@@ -279,7 +279,3 @@ def no_index(error: ServiceError) -> Finding:
     """Report that the service has no project's listing."""
     fix = "artifactfs mount --prefetch tree …  # does not request it"
     return warning("index", f"no project's listing ({error}): a traversal lists directories one by one", fix)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
