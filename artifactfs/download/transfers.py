@@ -164,7 +164,7 @@ class Transfers:
             if not has(size_bytes, mtime_ns):
                 async with item.open() as opened:
                     size_bytes = opened.size_bytes
-                    if not has(size_bytes, opened.mtime_ns):
+                    if not has(size_bytes, opened.mtime_ns()):
                         await self._receive(directory, item.place, opened, counted)
                         return
             counted.become(size_bytes or 0)
@@ -186,7 +186,7 @@ class Transfers:
                 self._outcome.received_bytes += len(piece)
             if size_bytes not in (None, part.size_bytes):
                 raise errors.ShortBody(f"it ended after {part.size_bytes} of {size_bytes} bytes", part.size_bytes)
-            part.finish(opened.mtime_ns)
+            part.finish(opened.mtime_ns())
         self._outcome.files += 1
 
 
