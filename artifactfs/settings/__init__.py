@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from artifactfs.settings.suggestions import hint
     from artifactfs.settings.systemd_env import find_program, log_target, take_notify_socket
 else:
-    # The module of each name of `__all__`.
+    # The module of each name above (a test compares them).
     _MODULES = {
         name: module
         for module, names in {
@@ -67,49 +67,3 @@ else:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-__all__ = [
-    "BY_NAME",
-    "CONFIG",
-    "GROUPS",
-    "KEY_FORMS",
-    "PROFILE",
-    "SELECTORS",
-    "SETTINGS",
-    "Arguments",
-    "Explanation",
-    "KeySource",
-    "Keys",
-    "Origin",
-    "Secret",
-    "Setting",
-    "Settings",
-    "Shown",
-    "Unread",
-    "checked_key",
-    "data_home",
-    "default_log_file",
-    "drop_keys",
-    "environment",
-    "expanded",
-    "explain",
-    "find_config_file",
-    "find_profiles",
-    "find_program",
-    "has_display",
-    "hide",
-    "hint",
-    "load",
-    "log_target",
-    "own_config_home",
-    "settings_in",
-    "state_dir",
-    "take_notify_socket",
-    "unread_ca_files",
-    "unread_exceptions",
-    "unread_proxies",
-    "user_unit_dir",
-    "wants_color",
-    "write_config",
-]
