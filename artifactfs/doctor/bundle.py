@@ -137,14 +137,36 @@ class Bundle:
 
     def write(self, findings: Sequence[Finding], requests: Mapping[str, int]) -> int:
         """Write the file; returns its size in bytes. Raises UserError."""
-        shown = document(self._redactor, self._settings, findings, requests, self._answers, self._mountpoint)
-        text = json.dumps(shown, indent=1) + "\n"
+        text = json.dumps(self._document(findings, requests), indent=1) + "\n"
         try:
             self._file.write(text)
             self._file.flush()
         except OSError as error:
             raise _not_writable(self._path, error) from None
         return len(text)
+
+    def _document(self, findings: Sequence[Finding], requests: Mapping[str, int]) -> dict[str, Any]:
+        redactor = self._redactor
+        return {
+            "about": list(ABOUT),
+            "at": rfc3339(time.time()),
+            "versions": versions(),
+            "checks": [_check(finding, redactor) for finding in findings],
+            "requests": dict(requests),
+            "settings": self._settings,
+            "mounts": _mounts(redactor, self._mountpoint),
+            "last_log": _last_log(redactor, self._mountpoint),
+            "journal": _journal(redactor),
+            "answers": self._answers,
+        }
+
+
+def _check(finding: Finding, redactor: Redactor) -> dict[str, str]:
+    found = {"check": finding.check, "mark": finding.mark.value, "fact": redactor.text(finding.fact, _DOCTOR)}
+    # A fix of what is right is none.
+    if finding.mark is not Mark.GOOD and finding.fix is not None:
+        found["fix"] = redactor.text(finding.fix, _DOCTOR)
+    return found
 
 
 def _not_writable(path: str, error: Exception) -> UserError:
@@ -199,42 +221,6 @@ def _source(shown: settings.Shown, redactor: Redactor) -> str:
     known = {setting.default_source, "default", setting.option, f"-o {setting.name}", *setting.env}
     known.update(f"${name}" for name in setting.env)
     return redactor.one_of(shown.source, known) if "/" not in shown.source else redactor.text(shown.source)
-
-
-def document(
-    redactor: Redactor,
-    shown: dict[str, Any],
-    findings: Sequence[Finding],
-    requests: Mapping[str, int],
-    answers: Sequence[Mapping[str, object]],
-    mountpoint: str | None,
-) -> dict[str, Any]:
-    """Return the bundle. `shown`: of `settings_shown`; `answers`: of answer_forms.py, redacted already."""
-    return {
-        "about": list(ABOUT),
-        "at": rfc3339(time.time()),
-        "versions": versions(),
-        "checks": [
-            {
-                "check": finding.check,
-                "mark": finding.mark.value,
-                "fact": redactor.text(finding.fact, _DOCTOR),
-                # A fix of what is right is none.
-                **(
-                    {}
-                    if finding.mark is Mark.GOOD or finding.fix is None
-                    else {"fix": redactor.text(finding.fix, _DOCTOR)}
-                ),
-            }
-            for finding in findings
-        ],
-        "requests": dict(requests),
-        "settings": shown,
-        "mounts": _mounts(redactor, mountpoint),
-        "last_log": _last_log(redactor, mountpoint),
-        "journal": _journal(redactor),
-        "answers": list(answers),
-    }
 
 
 def versions() -> dict[str, str | None]:

@@ -227,17 +227,13 @@ class Comparison:
     def __init__(self, prefix: str, directories: set[str], files: Mapping[str, ListedChild]) -> None:
         self._prefix = prefix
         self._directories = directories
-        self._lacking = dict(files)
+        # The listed files that the project's listing lacks.
+        self.lacking = dict(files)
         self.compared = len(files)
         self.rows = 0
         self.unknown = 0
         self.other_sizes = 0
         self.with_time = 0
-
-    @property
-    def lacking(self) -> int:
-        """The number of listed files that the project's listing lacks."""
-        return len(self._lacking)
 
     def add(self, rows: Sequence[IndexedFile]) -> None:
         """Add rows."""
@@ -249,7 +245,7 @@ class Comparison:
             path = row.path[len(self._prefix) :]
             if path.rpartition("/")[0] not in self._directories:
                 continue
-            child = self._lacking.pop(path, None)
+            child = self.lacking.pop(path, None)
             if child is None:
                 self.unknown += 1
             elif None not in (size := row.size_bytes, child.size_bytes) and size != child.size_bytes:
@@ -261,7 +257,7 @@ def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
     text = f"the project's listing names {counted(found.rows, 'file')} ({format_size(size_bytes)})"
     text += f", in {took_s:.2f} s"
     wrong = [
-        f"lacks {counted(found.lacking, 'file')} of {found.compared}" if found.lacking else "",
+        f"lacks {counted(len(found.lacking), 'file')} of {found.compared}" if found.lacking else "",
         f"names {counted(found.unknown, 'file')} not there" if found.unknown else "",
         f"gives another size of {counted(found.other_sizes, 'file')}" if found.other_sizes else "",
     ]
