@@ -103,11 +103,6 @@ def config_file_option(command: Command) -> Command:
     return setting_option(CONFIG, "config_file")(command)
 
 
-def cache_dir_option(command: Command) -> Command:
-    """Add the options that a command on the cache needs."""
-    return config_options(setting_option(BY_NAME["cache_dir"])(command))
-
-
 def setting_option(setting: Setting, parameter: str | None = None, **attrs: Any) -> Callable[[Command], Command]:
     """Return a decorator that adds the option of a setting. Its value stays text: the settings parse it."""
     names = [setting.option, *(["-v"] if setting.name == "verbose" else []), parameter or setting.name]

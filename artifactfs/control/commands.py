@@ -321,7 +321,7 @@ class Control:
     def _app_url(self) -> str | None:
         """Return the address of Datadog's web application for the site; None with --api-url."""
         settings = self._components.settings
-        if settings.api_url != f"https://api.{settings.site}":
+        if not settings.is_of_site:
             return None
         # Sites of two names are the oldest, and have `app.` in front (docs.datadoghq.com, the table of each endpoint).
         front = "app." if settings.site.count(".") == 1 else ""

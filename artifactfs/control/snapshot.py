@@ -98,7 +98,7 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
         uptime_s=readings.uptime_s,
         health=readings.health,
         origin=settings.origin,
-        site=settings.site if settings.api_url == f"https://api.{settings.site}" else None,
+        site=settings.site if settings.is_of_site else None,
         account=settings.account,
         profile=settings.profile,
         ranges=components.content.service.ranges,

@@ -71,11 +71,10 @@ def silent(step: str, deadline_s: float) -> Finding:
 def refused(settings: Settings, error: ServiceError) -> Finding:
     """Report why the first call failed, with the fix."""
     origin, way = settings.origin, _way(settings)
-    is_standard = settings.api_url == f"https://api.{settings.site}"
     if isinstance(error, errors.AccessDenied):
         if settings.access_token is None and settings.app_key is None:
             return good("service", f"{origin} answers{way}, and asks for keys")
-        if not is_standard:
+        if not settings.is_of_site:
             fix = "artifactfs login  # or: export DD_API_KEY=… DD_APP_KEY=…"
             return fault("service", f"the keys are rejected: {error}", fix)
         fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
@@ -88,7 +87,7 @@ def refused(settings: Settings, error: ServiceError) -> Finding:
         return fault("service", f"{error}{'' if error.proxy else way}", _network_fix(settings, error))
     if isinstance(error, errors.PassingError):
         return fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # retries until it answers")
-    fix = "artifactfs doctor --site SITE" if is_standard else "artifactfs doctor --api-url URL"
+    fix = "artifactfs doctor --site SITE" if settings.is_of_site else "artifactfs doctor --api-url URL"
     return fault("service", f"the server at {origin}{way} is no Model Lab: {error}", fix)
 
 

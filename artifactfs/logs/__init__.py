@@ -49,7 +49,7 @@ def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] =
     Raises OSError if the file cannot be opened, or the socket of the system's log has no listener.
     """
     _redaction.learn(secrets)
-    handler = _handler(target, _redaction)
+    handler = _handler(target)
     handler.addFilter(RepeatLimiter())
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -100,11 +100,11 @@ def redact(secrets: Iterable[str]) -> None:
     _redaction.learn(secrets)
 
 
-def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
+def _handler(target: LogDestination) -> logging.Handler:
     """Return the open handler of a target, with its formatter."""
     if target.to == "journal":
         # The journal keeps the fields of a record, so there is no format to choose.
-        return JournalHandler(redact)
+        return JournalHandler(_redaction)
     handler: logging.Handler
     if target.to == "syslog":
         handler = SyslogHandler()
@@ -116,7 +116,7 @@ def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
     else:
         handler = logging.StreamHandler(sys.stderr)
     text = _SYSLOG_TEXT if target.to == "syslog" else _TEXT
-    handler.setFormatter(JsonFormatter(redact) if target.form == "json" else RedactingFormatter(text, redact))
+    handler.setFormatter(JsonFormatter(_redaction) if target.form == "json" else RedactingFormatter(text, _redaction))
     return handler
 
 

@@ -90,7 +90,7 @@ def _user_error(error: errors.ServiceError, settings: Settings) -> UserError:
     fact, fix = error.fact, errors.what_to_do(error)
     if isinstance(error, errors.AccessDenied):
         fact = f"the keys were rejected: {fact}"
-        if settings.api_url == f"https://api.{settings.site}":
+        if settings.is_of_site:
             fact, fix = f"{fact} ({settings.site})", f"{fix}; set --site or DD_SITE"
         return UserError(ExitCode.KEYS_REJECTED, fact, fix)
     if isinstance(error, errors.TlsFailed):
