@@ -65,7 +65,7 @@ def doctor(
         raise click.UsageError("--offline sends no request: leave out --run and --no-index")
     # The findings replace the log.
     logging.getLogger().addHandler(logging.NullHandler())
-    from artifactfs.doctor import Finding, Mark, Report, Request, examine
+    from artifactfs.doctor import Finding, Mark, Request, examine
 
     findings: list[Finding] = []
 
@@ -80,7 +80,8 @@ def doctor(
     if as_json:
         import msgspec
 
-        output.data(msgspec.to_builtins(Report(__version__, not faults, findings, requests)))
+        checks = msgspec.to_builtins(findings)
+        output.data({"artifactfs": __version__, "healthy": not faults, "checks": checks, "requests": requests})
     if faults:
         names = ", ".join(dict.fromkeys(finding.check for finding in faults))
         raise UserError(ExitCode.UNHEALTHY, f"something is wrong: {names}")

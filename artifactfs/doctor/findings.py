@@ -1,7 +1,7 @@
 """Findings of the doctor: a mark, a fact, and its fix. Pure."""
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -25,15 +25,6 @@ class Finding(msgspec.Struct, frozen=True):
     mark: Mark
     fact: str
     fix: str | None = None
-
-
-class Report(msgspec.Struct, frozen=True):
-    """The report of `--json`. `requests`: the number of requests sent, by kind."""
-
-    artifactfs: str
-    healthy: bool
-    checks: Sequence[Finding]
-    requests: dict[str, int]
 
 
 def _finding(mark: Mark, check: str, fact: str, fix: str | None = None) -> Finding:

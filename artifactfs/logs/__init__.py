@@ -11,8 +11,8 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from artifactfs.logs.destination import LogDestination
 from artifactfs.logs.formatters import JsonFormatter, RedactingFormatter, Redaction
 from artifactfs.logs.limiter import EACH, NOTICE, RepeatLimiter, is_notice
 from artifactfs.logs.system_logs import JournalHandler, SyslogHandler
@@ -41,6 +41,21 @@ _SYSLOG_TEXT = "%(name)s: %(message)s"
 
 # The secrets that no handler of this process writes.
 _redaction = Redaction()
+
+
+@dataclass(frozen=True)
+class LogDestination:
+    """Where a log goes. `to`: file, stderr, journal or syslog. `file`: the path of a file. `form`: text or json."""
+
+    to: str = "stderr"
+    file: str | None = None
+    form: str = "text"
+
+    @property
+    def place(self) -> str:
+        """The name of the log in messages."""
+        by_name = {"journal": "the journal (journalctl -t artifactfs)", "syslog": "the system's log"}
+        return self.file or by_name.get(self.to, "standard error")
 
 
 def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] = ()) -> None:

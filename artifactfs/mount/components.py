@@ -45,6 +45,20 @@ def credentials(settings: Settings) -> Credentials:
     return Credentials(settings.api_key, settings.app_key, settings.access_token)
 
 
+def account_of(settings: Settings, credentials: Credentials) -> str:
+    """Return the account that owns what is cached: its name, or else a digest of its key; "" without keys.
+
+    So without the setting `account`, new keys may be those of another account (docs/semantics.md 6.3).
+    """
+    # No digest begins with "=", so no name equals one.
+    return f"={settings.account}" if settings.account is not None else credentials.account()
+
+
+def owner(settings: Settings, account: str) -> str:
+    """Return the owner of cached contents: the site and the account."""
+    return f"{settings.api_url}\0{account}"
+
+
 class Transports:
     """Three pools of connections, with common limits, breaker and counts.
 

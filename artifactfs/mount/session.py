@@ -32,7 +32,6 @@ from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.client import ModelLab
 from artifactfs.mount import (
-    account_switch,
     components,
     kernel_mount,
     mount_table,
@@ -126,7 +125,7 @@ async def _serve(
     breaker = transports.breaker
 
     try:
-        account = account_switch.account_of(settings, credentials)
+        account = components.account_of(settings, credentials)
         stored = components.stored_account(settings, account)
         breaker.offline = await offline.begin(service, settings, notify, stored.account, stored.failure)
         # Without keys, and so offline, it is the one of the last mount (docs/semantics.md 8.3).
@@ -135,7 +134,7 @@ async def _serve(
             offline.warn_of_account(settings, notify)
         async with trio.open_nursery() as root:
             liveness.start(breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            owner = account_switch.owner(settings, account)
+            owner = components.owner(settings, account)
             buffers = components.block_buffers()
             blocks = components.block_store(settings, buffers.take)
             pins = PinFile(blocks.directory) if blocks is not None else None
@@ -165,8 +164,16 @@ async def _serve(
             operations.on_growth(dentries.drop_pages, dentries.drop_attributes)
 
             def on_keys(changed: Credentials) -> None:
-                new = account_switch.owner(settings, account_switch.account_of(settings, changed))
-                account_switch.follow(new, tree, files, operations)
+                new = components.owner(settings, components.account_of(settings, changed))
+                if new != files.owner:
+                    # It must not be served what the other keys have fetched (docs/semantics.md 6.3).
+                    log.info(
+                        "the new keys may be those of another account: all contents are fetched again; "
+                        "set `account` to keep the cache over a change of keys"
+                    )
+                    files.switch_account(new)
+                    tree.switch_account(new)
+                    operations.invalidate_pages()
                 control.forget()
 
             def status() -> str:
