@@ -3,26 +3,21 @@
 Owns the requests: one that checks the keys, those of a list of runs, and one for each project's name.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import msgspec
-import trio
 
 from artifactfs import errors
 from artifactfs.domain import RunDetails, RunFilter
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.client import ModelLab
-from artifactfs.mount import components, preflight
-from artifactfs.mount.sd_notify import Notifier
+from artifactfs.mount import preflight
 from artifactfs.settings import Settings
 from artifactfs.tree import search_terms
-from artifactfs.util.clock import boottime
+from artifactfs.util import foreground
 
 # Projects whose names are asked for; of others the number is shown. Arbitrary.
 _PROJECTS_NAMED = 20
-_CLOSE_S = 1.0
 
 
 class FoundRun(msgspec.Struct, frozen=True):
@@ -43,32 +38,20 @@ def filter_of(words: Sequence[str]) -> RunFilter:
 
 def run(wanted: RunFilter, count: int, settings: Settings) -> list[FoundRun]:
     """Return the `count` runs last updated of those that are wanted. Raises UserError."""
-    try:
-        return trio.run(_run, wanted, count, settings, restrict_keyboard_interrupt_to_checkpoints=True)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        raise errors.single(group) from None
+    return foreground.run(_run, wanted, count, settings)
 
 
 async def _run(wanted: RunFilter, count: int, settings: Settings) -> list[FoundRun]:
-    keys = KeyRing(Credentials(settings.api_key, settings.app_key, settings.access_token), clock=boottime)
-    transports = components.Transports(settings, keys)
-    lab = ModelLab(transports.listings, deadline_s=settings.deadline)
-    try:
-        # Of the setting `wait` nothing would be seen here.
-        await preflight.reach(lab, dataclasses.replace(settings, wait=False), Notifier())
-        records = await lab.find_runs(count, wanted)
+    async with preflight.reached(settings) as (lab, _):
+        try:
+            records = await lab.find_runs(count, wanted)
+        except errors.ServiceError as error:
+            raise UserError(ExitCode.SERVICE_FAILED, error.fact, errors.what_to_do(error)) from error
         found = [msgspec.json.decode(record.details, type=RunDetails) for record in records]
         names: dict[str, str | None] = {}
         for project in list(dict.fromkeys(each.project_id for each in found))[:_PROJECTS_NAMED]:
             names[project] = await _name(lab, project)
         return [FoundRun(each, names.get(each.project_id)) for each in found]
-    except errors.ServiceError as error:
-        raise UserError(ExitCode.SERVICE_FAILED, error.fact, errors.what_to_do(error)) from error
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            await transports.aclose()
 
 
 async def _name(lab: ModelLab, project: str) -> str | None:

@@ -90,9 +90,8 @@ def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object], drop_pages
 def describe(todo: Plan) -> str:
     """Return the cost of a plan, in one line."""
     unknown = sum(1 for _, size in todo.files if size == 0)
-    count = len(todo.directories)
-    directories = "directory" if count == 1 else "directories"
-    line = f"{counted(len(todo.files), 'file')} in {count} {directories}, {format_size(todo.size_bytes)}"
+    directories = counted(len(todo.directories), "directory", "directories")
+    line = f"{counted(len(todo.files), 'file')} in {directories}, {format_size(todo.size_bytes)}"
     if unknown:
         line += f" (and {counted(unknown, 'file')} empty or of unknown size)"
     return line + "; cached files cost no request"

@@ -1,6 +1,6 @@
 """`artifactfs config`: the settings of a mount, and their sources."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +10,7 @@ from artifactfs.cli.help_layout import group
 from artifactfs.cli.options import config_file_option, setting_options
 
 if TYPE_CHECKING:
-    from artifactfs.settings import Explanation, Shown
+    from artifactfs.settings import Arguments, Explanation, Shown
 
 
 @group()
@@ -21,12 +21,12 @@ def config() -> None:
 @config.command("show")
 @setting_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def config_show(options: tuple[str, ...], config_file: str | None, as_json: bool, **flags: Any) -> None:
+def config_show(given: "Arguments", as_json: bool) -> None:
     """Show every setting, its value, and its source. Takes the options of `mount`.
 
     No command is run and no key is shown. An invalid value is marked, and the exit code is that of `mount`.
     """
-    found = settings.explain(flags, options=",".join(options), config_file=config_file)
+    found = settings.explain(**given)
     if as_json:
         output.data(_for_programs(found))
     else:

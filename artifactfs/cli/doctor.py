@@ -1,7 +1,7 @@
 """`artifactfs doctor`: prints the findings of the doctor."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +16,8 @@ from artifactfs.util.humanize import format_size
 
 if TYPE_CHECKING:
     from artifactfs.doctor import Finding, Request
-    from artifactfs.doctor.runner import Tell
+    from artifactfs.doctor.findings import Tell
+    from artifactfs.settings import Arguments
 
 # The mark, its substitute in ASCII, and its color.
 _MARKS = {
@@ -40,14 +41,12 @@ _MARKS = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(
     mountpoint: str | None,
-    options: tuple[str, ...],
-    config_file: str | None,
+    given: "Arguments",
     run_id: int | None,
     no_index: bool,
     offline: bool,
     bundle: str | None,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Check whether a mount would work here (at MOUNTPOINT), and print the fix of each problem.
 
@@ -66,8 +65,7 @@ def doctor(
         raise click.UsageError("--offline sends no request: leave out --run and --no-index")
     # The findings replace the log.
     logging.getLogger().addHandler(logging.NullHandler())
-    from artifactfs.doctor import Finding, Mark, Report, Request, examine
-    from artifactfs.doctor.settings_checks import SettingsArguments
+    from artifactfs.doctor import Finding, Mark, Request, examine
 
     findings: list[Finding] = []
 
@@ -76,14 +74,14 @@ def doctor(
         if not as_json:
             _print(finding)
 
-    given = SettingsArguments(flags, ",".join(options), config_file)
     request = Request(given, mountpoint, offline=offline, index=not no_index, run_id=run_id)
     requests = examine(request, tell) if bundle is None else _bundled(bundle, request, tell, findings)
     faults = [finding for finding in findings if finding.mark is Mark.FAULT]
     if as_json:
         import msgspec
 
-        output.data(msgspec.to_builtins(Report(__version__, not faults, findings, requests)))
+        checks = msgspec.to_builtins(findings)
+        output.data({"artifactfs": __version__, "healthy": not faults, "checks": checks, "requests": requests})
     if faults:
         names = ", ".join(dict.fromkeys(finding.check for finding in faults))
         raise UserError(ExitCode.UNHEALTHY, f"something is wrong: {names}")

@@ -1,35 +1,21 @@
 """`artifactfs download`: copies runs, directories and files to the local disk."""
 
-from functools import partial
-from typing import Any
-
 import click
 
-from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import DIRECTORY, FILE
 from artifactfs.cli.help_layout import command
-from artifactfs.cli.options import setting_options
-from artifactfs.settings import KEY_FORMS, SETTINGS
+from artifactfs.cli.options import load_for_service, service_options
+from artifactfs.settings import Arguments
 from artifactfs.util.humanize import counted, format_size
-
-# The settings with an option: those of the service. All others come from the other sources.
-_WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
 
 
 @command()
 @click.argument("paths", metavar="PATH…", nargs=-1, type=FILE)
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=4, show_default=True, help="Files at once.")
-@partial(setting_options, without=_WITHOUT)
-def download(
-    paths: tuple[str, ...],
-    directory: str,
-    jobs: int,
-    options: tuple[str, ...],
-    config_file: str | None,
-    **flags: Any,
-) -> None:
+@service_options
+def download(paths: tuple[str, ...], directory: str, jobs: int, given: Arguments) -> None:
     """Download runs, directories and files to DIR, without a mount, and without FUSE.
 
     PATH is a run's number (70158), PROJECT/RUN by their names, or a path below one (70158/checkpoints); or a path in a
@@ -44,13 +30,9 @@ def download(
     from artifactfs.mount import control_client
 
     output.warn_of_notices()
-    loaded = None
     paths = tuple(map(control_client.run_in_mount, paths))
-    if {source_files.is_in_a_mount(path) for path in paths} != {True}:
-        loaded = settings.load(flags, options=",".join(options), config_file=config_file)
-        settings.drop_keys()
-        for notice in loaded.warnings:
-            output.warn(str(notice))
+    all_mounted = {source_files.is_in_a_mount(path) for path in paths} == {True}
+    loaded = None if all_mounted else load_for_service(given)
     done = transfers.run(
         paths, directory, loaded, jobs, lambda count, size: output.progress(counted(count, "file"), size)
     )

@@ -54,7 +54,7 @@ def login(
     target = profile or loaded.profile
     _refuse_other_ways(path, target, old)
     output.hint(f"this writes {path}; for a password manager in its place see `artifactfs login --help`")
-    if site is None and api_url is None and _is_of_a_site(loaded):
+    if site is None and api_url is None and loaded.is_of_site:
         flags["site"] = _ask_site(loaded.site)
         loaded = settings.load(flags, config_file=old, need_keys=False)
     for notice in loaded.warnings:
@@ -66,7 +66,7 @@ def login(
     api_key, app_key = _ask_key("API key"), _ask_key("application key")
     _check(loaded, api_key, app_key)
     changes: dict[str, str | None] = {"site": None, "api_url": loaded.api_url}
-    if _is_of_a_site(loaded):
+    if loaded.is_of_site:
         changes = {"site": loaded.site, "api_url": None}
     # A mount needs them, too.
     changes |= {name: getattr(loaded, name) for name in ("proxy", "ca_file") if flags[name] is not None}
@@ -102,17 +102,12 @@ def _check(loaded: "Settings", api_key: "Secret", app_key: "Secret") -> None:
     """Check the keys with one request. Raises UserError."""
     import dataclasses
 
-    import trio
-
     from artifactfs.mount import preflight
     from artifactfs.settings import KeySource
+    from artifactfs.util import foreground
 
     candidate = dataclasses.replace(loaded, api_key=api_key, app_key=app_key, access_token=None, keys=KeySource())
-    trio.run(preflight.check_keys, dataclasses.replace(candidate, wait=False))
-
-
-def _is_of_a_site(loaded: "Settings") -> bool:
-    return loaded.api_url == f"https://api.{loaded.site}"
+    foreground.run(preflight.check_keys, candidate)
 
 
 def _warn_of_stronger(profile: str | None, config_file: str | None, written: dict[str, str | None]) -> None:

@@ -5,7 +5,6 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import click
 
@@ -15,7 +14,7 @@ from artifactfs.cli.completion import DIRECTORY, LIVE_MOUNT
 from artifactfs.cli.help_layout import command
 from artifactfs.cli.options import setting_options
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import KEY_FORMS
+from artifactfs.settings import KEY_FORMS, Arguments
 
 # Options for the address and the keys of the service; the demo has its own.
 _OF_THE_SERVICE = KEY_FORMS | {"site", "api_url", "account", "proxy", "ca_file", "wait", "wait_max", "offline"}
@@ -30,7 +29,7 @@ _foreground_option = click.option(
 @click.argument("mountpoint", type=DIRECTORY)
 @setting_options
 @_foreground_option
-def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, foreground: bool, **flags: Any) -> None:
+def mount(mountpoint: str, given: Arguments, foreground: bool) -> None:
     """Mount at MOUNTPOINT; returns when the mount is ready.
 
     The keys come from DD_API_KEY and DD_APP_KEY (or DD_BEARER_TOKEN), key files, or the config file.
@@ -38,13 +37,7 @@ def mount(mountpoint: str, options: tuple[str, ...], config_file: str | None, fo
     from artifactfs.cli import starting
     from artifactfs.mount import checks
 
-    loaded = settings.load(
-        flags,
-        options=",".join(options),
-        config_file=config_file,
-        may_be_offline=True,
-        before_commands=lambda: checks.mountpoint(mountpoint),
-    )
+    loaded = settings.load(**given, may_be_offline=True, before_commands=lambda: checks.mountpoint(mountpoint))
     starting.start(mountpoint, loaded, foreground)
 
 
@@ -108,22 +101,14 @@ def serve(directory: str | None, port: int) -> None:
 @_foreground_option
 # The default, as of `mount`; an older script says it.
 @click.option("--background", is_flag=True, hidden=True)
-def demo(
-    mountpoint: str,
-    options: tuple[str, ...],
-    config_file: str | None,
-    foreground: bool,
-    background: bool,
-    **flags: Any,
-) -> None:
+def demo(mountpoint: str, given: Arguments, foreground: bool, background: bool) -> None:
     """Mount a built-in sample at MOUNTPOINT (./demo-mount): no account, no keys, no network."""
     if foreground and background:
         raise click.UsageError("give --foreground or --background, not both")
     from artifactfs.cli import starting
 
     _need_emulator()
-    loaded = settings.load(flags, options=",".join(options), config_file=config_file, need_keys=False)
-    starting.start_sample(mountpoint, loaded, foreground=foreground)
+    starting.start_sample(mountpoint, settings.load(**given, need_keys=False), foreground=foreground)
 
 
 def _announce(told: Mapping[str, str]) -> None:

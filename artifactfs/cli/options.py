@@ -1,17 +1,22 @@
 """Options that several commands have, one for each row of the table of settings; the words that run artifactfs."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from artifactfs.cli import help_layout
+from artifactfs import settings
+from artifactfs.cli import help_layout, output
 from artifactfs.cli.completion import DIRECTORY, FILE, PROFILE_NAME, one_of
-from artifactfs.settings import BY_NAME, CONFIG, GROUPS, PROFILE, SELECTORS, Setting
+from artifactfs.settings import BY_NAME, CONFIG, GROUPS, KEY_FORMS, PROFILE, SELECTORS, Arguments, Setting
 from artifactfs.util.humanize import parse_duration
 from artifactfs.util.urls import SITES
+
+if TYPE_CHECKING:
+    from artifactfs.settings import Settings
 
 Command = Callable[..., None]
 
@@ -50,17 +55,42 @@ class Duration(click.types.StringParamType):
 
 
 def setting_options(command: Command, without: frozenset[str] = frozenset()) -> Command:
-    """Add an option for each row of the table of settings that is not in `without`, in the groups of the help."""
-    for group in reversed(GROUPS):
-        for name in reversed(group.common + group.rare):
-            if name not in without:
-                setting, place = (BY_NAME | SELECTORS)[name], {"group": group.title, "rare": name in group.rare}
-                parameter = "config_file" if setting is CONFIG else None
-                command = setting_option(setting, parameter, **place)(command)
+    """Add an option for each row of the table of settings that is not in `without`, in the groups of the help.
+
+    The command gets all of them as one argument, `given`.
+    """
+    places = {name: group for group in reversed(GROUPS) for name in reversed(group.common + group.rare)}
+    shown = [name for name in places if name not in without]
+
+    @functools.wraps(command)
+    def run(options: tuple[str, ...], config_file: str | None, **arguments: Any) -> None:
+        flags = {name: arguments.pop(name) for name in shown if name != CONFIG.name}
+        command(given=Arguments(flags=flags, options=",".join(options), config_file=config_file), **arguments)
+
+    decorated: Command = run
+    for name in shown:
+        setting, group = (BY_NAME | SELECTORS)[name], places[name]
+        parameter = "config_file" if setting is CONFIG else None
+        decorated = setting_option(setting, parameter, group=group.title, rare=name in group.rare)(decorated)
     return click.option(
         "-o", "options", cls=help_layout.Option, rare=True, metavar="OPT,…", multiple=True,
         help="The same settings, as name=value.",
-    )(command)  # fmt: skip
+    )(decorated)  # fmt: skip
+
+
+def service_options(command: Command) -> Command:
+    """Add the options of the service, for a command without a mount. All other settings come from other sources."""
+    its_own = KEY_FORMS | {"site", "api_url", "proxy", "ca_file", "deadline"}
+    return setting_options(command, without=frozenset(BY_NAME) - its_own)
+
+
+def load_for_service(given: Arguments) -> "Settings":
+    """Return the settings of a command without a mount, whose keys leave the environment. Prints their warnings."""
+    loaded = settings.load(**given)
+    settings.drop_keys()
+    for notice in loaded.warnings:
+        output.warn(str(notice))
+    return loaded
 
 
 def config_options(command: Command) -> Command:
@@ -71,11 +101,6 @@ def config_options(command: Command) -> Command:
 def config_file_option(command: Command) -> Command:
     """Add the option that names the config file."""
     return setting_option(CONFIG, "config_file")(command)
-
-
-def cache_dir_option(command: Command) -> Command:
-    """Add the options that a command on the cache needs."""
-    return config_options(setting_option(BY_NAME["cache_dir"])(command))
 
 
 def setting_option(setting: Setting, parameter: str | None = None, **attrs: Any) -> Callable[[Command], Command]:

@@ -19,7 +19,7 @@ import click
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import one_line
-from artifactfs.util.humanize import format_size
+from artifactfs.util.humanize import counted, format_size
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -229,7 +229,7 @@ def give_up_on(failures: Sequence[str], what: str) -> None:
     for failure in list(dict.fromkeys(failures))[:_FAILURES_SHOWN]:
         complain(failure)
     if failures:
-        which = "1 file or directory" if len(failures) == 1 else f"{len(failures)} files or directories"
+        which = counted(len(failures), "file or directory", "files or directories")
         raise UserError(ExitCode.INCOMPLETE, f"{which} {what}", "call again to go on")
 
 

@@ -1,9 +1,10 @@
 """`artifactfs pin`, `unpin` and `pins`: what stays in the cache on the local disk."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -204,15 +205,17 @@ def _removed(file: "PinFile", site: str | None, place: str | None) -> int:
 
 @dataclass(frozen=True)
 class _Row:
-    """A pin as it is shown. `current`: whether all of it is here as the service has it; None where nothing tells."""
+    """A row of --json. `current`: whether all of it is here as the service has it; None where nothing tells."""
 
-    pin: "PinReport"
-    cache_dir: str
+    path: str
+    site: str
+    since: str
     size_bytes: int
     here_bytes: int
     current: bool | None
-    is_gone: bool = False
-    mountpoint: str | None = None
+    gone: bool
+    mountpoint: str | None
+    cache_dir: str
 
 
 @command()
@@ -224,18 +227,18 @@ def pins(_loaded: "Settings", store: "BlockStore", as_json: bool) -> None:
     A mount of its site and account says what the service has now, and so whether all of it is here: `current`. Without
     such a mount that is unknown, and the size is that of the last look.
     """
-    rows = sorted(_rows(store), key=lambda row: (row.pin.site, row.pin.pinned_at))
+    rows = _rows(store)
     if as_json:
-        output.data(list(map(_json_row, rows)))
+        output.data(list(map(asdict, rows)))
     elif rows:
-        sites = {row.pin.site for row in rows}
+        sites = {row.site for row in rows}
         output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites) for row in rows)])
     else:
         output.hint("nothing is pinned; `artifactfs pin PATH` pins a run, directory or file of a mount")
 
 
-def _rows(store: "BlockStore") -> Iterator[_Row]:
-    """Yield every pin of the caches of this user's mounts, and of the settings' cache."""
+def _rows(store: "BlockStore") -> list[_Row]:
+    """Return every pin of the caches of this user's mounts, and of the settings' cache, by site and time."""
     from artifactfs.control.pin_schema import report
     from artifactfs.mount import control_client
     from artifactfs.pins import PinFile
@@ -259,8 +262,9 @@ def _rows(store: "BlockStore") -> Iterator[_Row]:
     for pin in listed:
         each = report(pin)
         found.setdefault((store.directory, each.site, each.path, each.pinned_at), each)
-    yield from (row for row in found.values() if isinstance(row, _Row))
-    yield from _on_disk({key: row for key, row in found.items() if not isinstance(row, _Row)})
+    held = functools.cache(_held)
+    in_order = sorted(found.items(), key=lambda item: (item[0][1], item[0][3]))
+    return [each if isinstance(each, _Row) else _on_disk(each, key[0], held(key[0])) for key, each in in_order]
 
 
 def _in_mount(pin: "PinReport", cache_dir: str, point: str) -> _Row:
@@ -280,43 +284,30 @@ def _in_mount(pin: "PinReport", cache_dir: str, point: str) -> _Row:
         size = max(kept.size_bytes, pin.size_bytes) if kept.unsized else kept.size_bytes
         if kept.is_listed:
             current = False if kept.kept_files + kept.unsized < kept.files else None if kept.unsized else True
-    return _Row(pin, cache_dir, size, here, current, is_gone, point)
+    return _Row(pin.path, pin.site, pin.since, size, here, current, is_gone, point, cache_dir)
 
 
-def _on_disk(found: "Mapping[_Key, PinReport]") -> Iterator[_Row]:
-    """Yield pins by what is on the disk alone."""
+def _on_disk(pin: "PinReport", cache_dir: str, held: list[tuple[str, str, int]]) -> _Row:
+    """Return a pin by what is on the disk alone."""
+    place = pin.path.removeprefix("runs/")
+    here = sum(
+        size
+        for site, held_place, size in held
+        if site == pin.site and (held_place == place or held_place.startswith(f"{place}/"))
+    )
+    return _Row(pin.path, pin.site, pin.since, pin.size_bytes, here, None, False, None, cache_dir)
+
+
+def _held(cache_dir: str) -> list[tuple[str, str, int]]:
+    """Return what a cache directory holds: the site, the place and the bytes of each file."""
     from artifactfs.content.block_store import BlockStore
     from artifactfs.content.cache_places import site_and_path
 
-    held: dict[str, list[tuple[str, str, int]]] = {}
-    for cache_dir in {key[0] for key in found}:
-        store = BlockStore(cache_dir, max_bytes=0, min_free_bytes=0)
-        held[cache_dir] = [(*site_and_path(place), size) for place, size in store.bytes_by_place().items()]
-    for (cache_dir, site, path, _), pin in found.items():
-        place = path.removeprefix("runs/")
-        here = sum(
-            size
-            for its_site, its_place, size in held[cache_dir]
-            if its_site == site and (its_place == place or its_place.startswith(f"{place}/"))
-        )
-        yield _Row(pin, cache_dir, pin.size_bytes, here, None)
+    store = BlockStore(cache_dir, max_bytes=0, min_free_bytes=0)
+    return [(*site_and_path(place), size) for place, size in store.bytes_by_place().items()]
 
 
 def _text(row: _Row, sites: set[str]) -> tuple[str, ...]:
-    place = row.pin.path.removeprefix("runs/") + (f" ({row.pin.site})" if len(sites) > 1 else "")
-    current = "gone" if row.is_gone else {True: "yes", False: "no", None: "unknown"}[row.current]
-    return place, format_size(row.size_bytes), format_size(row.here_bytes), current, row.pin.since
-
-
-def _json_row(row: _Row) -> dict[str, object]:
-    return {
-        "path": row.pin.path,
-        "site": row.pin.site,
-        "since": row.pin.since,
-        "size_bytes": row.size_bytes,
-        "here_bytes": row.here_bytes,
-        "current": row.current,
-        "gone": row.is_gone,
-        "mountpoint": row.mountpoint,
-        "cache_dir": row.cache_dir,
-    }
+    place = row.path.removeprefix("runs/") + (f" ({row.site})" if len(sites) > 1 else "")
+    current = "gone" if row.gone else {True: "yes", False: "no", None: "unknown"}[row.current]
+    return place, format_size(row.size_bytes), format_size(row.here_bytes), current, row.since

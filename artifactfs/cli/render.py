@@ -12,7 +12,7 @@ from artifactfs.control.place_info import FileInfo, Info, Listed, ProjectInfo, R
 from artifactfs.control.status_schema import Section, Status, Streaming
 from artifactfs.domain import Metric
 from artifactfs.util.escaping import one_line
-from artifactfs.util.humanize import format_size, format_span
+from artifactfs.util.humanize import counted, format_size, format_span
 
 if TYPE_CHECKING:
     from artifactfs.run_search import FoundRun
@@ -207,8 +207,7 @@ def _limited(what: str, texts: list[str]) -> Iterator[Row]:
 
 def _listing(listing: Listed) -> str:
     origin = "from the directory's own listing" if listing.origin == "own" else "from the project's listing"
-    count = listing.entries
-    entries = "" if count is None else f"{count:,} {'entry' if count == 1 else 'entries'}, "
+    entries = "" if listing.entries is None else f"{counted(listing.entries, 'entry', 'entries')}, "
     fresh = (
         f"fresh for {listing.fresh_for_s:.0f} s more" if listing.fresh_for_s > 0 else "stale: the next access renews it"
     )

@@ -1,19 +1,12 @@
 """`artifactfs search`: the runs that words choose, as a table or as JSON."""
 
-from functools import partial
-from typing import Any
-
 import click
 
-from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import Offered
 from artifactfs.cli.help_layout import command
-from artifactfs.cli.options import setting_options
-from artifactfs.settings import KEY_FORMS, SETTINGS
-
-# The settings with an option: those of the service. All others come from the other sources.
-_WITHOUT = frozenset(row.name for row in SETTINGS) - KEY_FORMS - {"site", "api_url", "proxy", "ca_file", "deadline"}
+from artifactfs.cli.options import load_for_service, service_options
+from artifactfs.settings import Arguments
 
 
 def _terms(_context: click.Context, _incomplete: str) -> list[str]:
@@ -26,15 +19,8 @@ def _terms(_context: click.Context, _incomplete: str) -> list[str]:
 @click.argument("words", metavar="WORDS…", nargs=-1, required=True, type=Offered(_terms))
 @click.option("--limit", "-n", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Runs at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that the service says of each run, as JSON.")
-@partial(setting_options, without=_WITHOUT)
-def search(
-    words: tuple[str, ...],
-    limit: int,
-    as_json: bool,
-    options: tuple[str, ...],
-    config_file: str | None,
-    **flags: Any,
-) -> None:
+@service_options
+def search(words: tuple[str, ...], limit: int, as_json: bool, given: Arguments) -> None:
     """Show the runs that WORDS choose, without a mount.
 
     A word is looked for in names and descriptions, as the service does it. All of these terms must hold: status:failed,
@@ -48,11 +34,7 @@ def search(
 
     wanted = filter_of(words)
     output.warn_of_notices()
-    loaded = settings.load(flags, options=",".join(options), config_file=config_file)
-    settings.drop_keys()
-    for notice in loaded.warnings:
-        output.warn(str(notice))
-    found = run(wanted, limit, loaded)
+    found = run(wanted, limit, load_for_service(given))
     if as_json:
         output.data([msgspec.to_builtins(each.run) | {"project_name": each.project_name} for each in found])
     elif found:

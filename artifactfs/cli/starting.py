@@ -1,16 +1,14 @@
 """Starts a mount for a command, of a service or of the sample: the checks, and the process that serves it."""
 
-import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from artifactfs import settings
 from artifactfs.cli import output
-from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import LogDestination
-from artifactfs.mount import checks, daemon, mount_table
+from artifactfs.mount import checks, daemon
 from artifactfs.settings import KeySource, Secret, Settings
 from artifactfs.util.escaping import shell_word
 
@@ -63,14 +61,14 @@ def start(
 def start_sample(mountpoint: str, loaded: Settings, *, foreground: bool) -> None:
     """Mount the emulator's sample, and make a missing mount point for as long as it is mounted."""
     point = checks.resolve(mountpoint)
-    with _directory_at(point) as created:
+    with checks.made_directory(point) as created:
 
         def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
             try:
                 return _serve_sample(chosen, at, target, parent)
             finally:
                 if created:
-                    _remove_if_empty(at)
+                    checks.remove_if_empty(at)
 
         sample = f"the sample is at {point}: try `ls {shell_word(f'{point}/runs/70158')}`"
         if foreground:
@@ -80,23 +78,6 @@ def start_sample(mountpoint: str, loaded: Settings, *, foreground: bool) -> None
             output.hint(f"{sample}; Ctrl-C ends it")
         start(point, loaded, foreground, serve_sample)
         output.hint(f"{sample}; `artifactfs umount {shell_word(point)}` ends it")
-
-
-@contextlib.contextmanager
-def _directory_at(point: str) -> Iterator[bool]:
-    """Create a missing mount point; yields whether it was missing. Removes it after an error."""
-    missing = mount_table.mounted_at(point) is None and not os.path.lexists(point)
-    try:
-        if missing:
-            os.makedirs(point)
-    except OSError as error:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
-    try:
-        yield missing
-    except UserError:
-        if missing:
-            _remove_if_empty(point)
-        raise
 
 
 def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
@@ -117,9 +98,3 @@ def _serve_sample(chosen: Settings, at: str, target: LogDestination, parent: dae
             offline="never",
         )
         return _serve(with_keys, at, target, parent)
-
-
-def _remove_if_empty(directory: str) -> None:
-    # A directory that is still mounted, or has files, stays.
-    with contextlib.suppress(OSError):
-        os.rmdir(directory)

@@ -5,6 +5,7 @@ profile may hold blanks, quotes, percent signs and dollars, which are special to
 """
 
 import contextlib
+import glob
 import os
 import re
 from dataclasses import dataclass
@@ -102,18 +103,16 @@ def install(unit: Unit) -> str | None:
 def uninstall(directory: str, profile: str | None) -> str:
     """Delete a unit of ours, enabled or not; returns its path. Raises UserError where there is none."""
     path = os.path.join(directory, name_of(profile))
+    if not os.path.lexists(path):
+        here = sorted(glob.glob("artifactfs*", root_dir=directory))
+        known = f"there are {', '.join(here)}" if here else "there are none of artifactfs"
+        raise UserError(ExitCode.USAGE, f"there is no unit {path}", known)
     try:
-        if not os.path.lexists(path):
-            here = sorted(name for name in os.listdir(directory) if name.startswith("artifactfs"))
-            known = f"there are {', '.join(here)}" if here else "there are none of artifactfs"
-            raise UserError(ExitCode.USAGE, f"there is no unit {path}", known)
         _refuse_foreign(path)
         os.unlink(path)
         # The link of `systemctl enable` would be broken.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, f"{_WANTED_BY}.wants", name_of(profile)))
-    except FileNotFoundError:
-        raise UserError(ExitCode.USAGE, f"there is no unit {path}", "there are none of artifactfs") from None
     except OSError as error:
         raise _cannot("delete", path, error) from None
     return path

@@ -14,9 +14,10 @@ from artifactfs import settings
 from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
 from artifactfs.cli.help_layout import command, group
-from artifactfs.cli.options import Command, cache_dir_option
+from artifactfs.cli.options import Command, config_options, setting_option
 from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.settings import BY_NAME
 from artifactfs.util.humanize import counted, format_size, format_span
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def cache() -> None:
 def with_cache(command: Callable[..., None]) -> Command:
     """Give a command the options of the cache, and call it with the settings and the cache."""
 
-    @cache_dir_option
+    @config_options
+    @setting_option(BY_NAME["cache_dir"])
     @functools.wraps(command)
     def run(cache_dir: str | None, config_file: str | None, profile: str | None, **arguments: object) -> None:
         loaded = settings.load({"cache_dir": cache_dir, "profile": profile}, config_file=config_file, need_keys=False)

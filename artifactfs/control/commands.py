@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-import msgspec
 import trio
 from msgspec import structs
 
@@ -22,7 +21,7 @@ from artifactfs.control.pin_commands import PinCommands
 from artifactfs.control.place_info import Child, FileInfo, Info, Listed, ProjectInfo, ProjectName, RunInfo
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.snapshot import MountComponents, readings_of, status_of
-from artifactfs.control.status_schema import SCHEMA, status_json
+from artifactfs.control.status_schema import SCHEMA, exact_json, status_json
 from artifactfs.domain import Pair, RunDetails, RunFilter
 from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
 from artifactfs.fuse.inodes import Inode
@@ -129,7 +128,7 @@ class Control:
         is_meant, dropped = await self._mark_stale(node)
         await self._refresh_open(is_meant)
         log.info("refresh: %r is stale", mount_path(node) or "/")
-        return _json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
+        return exact_json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
 
     async def _refresh_open(self, is_meant: Callable[[tuple[int, str]], bool]) -> None:
         """Let the kernel see what the service has of files that are open: their growth is proven first (2.4)."""
@@ -166,13 +165,13 @@ class Control:
         await done.wait()
         if failed:
             raise failed[0]
-        return _json(answer)
+        return exact_json(answer)
 
     async def _refresh_choice(self, node: FacetDir | GeneratedFile) -> bytes:
         """Refresh a choice of runs: it holds links, and no contents of its own (semantics.md 3.6)."""
         _, dropped = await self._mark_stale(node)
         deleted = {"deleted_bytes": 0, "deleted_blocks": 0, "disk_is_clear": True, "kernel_pages_dropped": True}
-        return _json({
+        return exact_json({
             "schema": SCHEMA, "refreshed": mount_path(node), "ended_files": 0, "kernel_names_dropped": dropped
         } | deleted)  # fmt: skip
 
@@ -255,7 +254,7 @@ class Control:
                 found["project"] = ProjectInfo(details.pop("project_id"), **details)
         except errors.ServiceError as error:
             found |= _failure(error)
-        return _json(Info(SCHEMA, _kind(node), mount_path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
+        return exact_json(Info(SCHEMA, _kind(node), mount_path(node), app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
     async def _run(self, run_id: int, *, cached_too: bool = False) -> dict[str, object]:
         failure: dict[str, object] = {}
@@ -283,7 +282,7 @@ class Control:
     async def description(self, run_id: int) -> bytes:
         """Return what `/runs/<id>.json` holds: what `info --json` prints of a run, without the state of the mount."""
         found = await self._run(run_id, cached_too=True)
-        return _json(Info(SCHEMA, "run", f"runs/{run_id}", app_url=self._app_url(), **found))  # type: ignore[arg-type]
+        return exact_json(Info(SCHEMA, "run", f"runs/{run_id}", app_url=self._app_url(), **found))  # type: ignore[arg-type]
 
     async def _fetch_details(self, run_id: int, _old: RunDetails | None) -> RunDetails:
         _, details = await self._components.service.run_details(run_id)
@@ -322,7 +321,7 @@ class Control:
     def _app_url(self) -> str | None:
         """Return the address of Datadog's web application for the site; None with --api-url."""
         settings = self._components.settings
-        if settings.api_url != f"https://api.{settings.site}":
+        if not settings.is_of_site:
             return None
         # Sites of two names are the oldest, and have `app.` in front (docs.datadoghq.com, the table of each endpoint).
         front = "app." if settings.site.count(".") == 1 else ""
@@ -373,11 +372,6 @@ def _text(value: str) -> Callable[[], Awaitable[bytes | None]]:
         return value.encode("utf-8", "replace")
 
     return get
-
-
-def _json(value: object) -> bytes:
-    # The standard library's: the server's text may hold lone surrogates, which it escapes.
-    return (json.dumps(msgspec.to_builtins(value), indent=2) + "\n").encode()
 
 
 def _kind(node: Node) -> str:

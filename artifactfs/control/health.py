@@ -3,6 +3,7 @@
 import msgspec
 
 from artifactfs.control.status_schema import OK
+from artifactfs.modellab.circuit_breaker import OfflineState
 
 _RETRIED = "nothing now: it is retried every few seconds"
 _CHECK_KEYS = "check the keys, that they are of this site (--site), and that they may read Model Lab"
@@ -14,8 +15,8 @@ class HealthInputs(msgspec.Struct, frozen=True):
 
     `denied_last`: the last request was refused, with no other failure since. `paused_s`: seconds for which the slowest
     rate limit still holds requests back. `stale_since`: the first listing that could not be fetched; `stale_served`: a
-    stale listing was there; `only_slow`: none failed. `recovered_at`: the end of the last trouble. `offline_since`:
-    when the mount began to work without the service, for the reason `offline_fact`; `offline_fix`: what to do.
+    stale listing was there; `only_slow`: none failed. `recovered_at`: the end of the last trouble. `offline`: since
+    when, and why, the mount works without the service.
     """
 
     denied_since: float | None
@@ -29,15 +30,13 @@ class HealthInputs(msgspec.Struct, frozen=True):
     stale_served: bool = False
     only_slow: bool = False
     denied_last: bool = False
-    offline_since: float | None = None
-    offline_fact: str = ""
-    offline_fix: str = ""
+    offline: OfflineState | None = None
 
 
 def health_of(inputs: HealthInputs, origin: str) -> tuple[str, float, str, str]:
     """Return the state of the worst trouble, its start in seconds, its meaning, and its fix."""
-    if inputs.offline_since is not None:
-        return "offline", inputs.offline_since, f"{inputs.offline_fact}; what was stored is shown", inputs.offline_fix
+    if (offline := inputs.offline) is not None:
+        return "offline", offline.since, f"{offline.fact}; what was stored is shown", offline.fix
     if inputs.denied_since is not None and inputs.denied_last:
         return "keys_rejected", inputs.denied_since, f"{origin} refused these keys at the last request", _CHECK_KEYS
     if inputs.silent_since is not None:

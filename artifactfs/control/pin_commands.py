@@ -4,7 +4,6 @@ The mount itself writes its pins, since it alone knows the account: that stands 
 Each answer has what all pins of the cache need, for a command that has to refuse what would not fit.
 """
 
-import json
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,7 +14,7 @@ import trio
 from artifactfs.control.pin_schema import Kept, PinAnswer, report
 from artifactfs.control.pinned_files import PinnedFiles, Place
 from artifactfs.control.snapshot import MountComponents
-from artifactfs.control.status_schema import SCHEMA
+from artifactfs.control.status_schema import SCHEMA, exact_json
 from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
 from artifactfs.util import threads
@@ -46,12 +45,13 @@ class PinCommands:
         return {
             "pin": lambda number: self._answer(number, self._pin),
             "unpin": lambda number: self._answer(number, self._unpin),
-            "pins": lambda number: self._answer(number, self._nothing),
-            "kept": lambda number: self._answer(number, self._kept),
-            "keep": lambda number: self._answer(number, self._keep),
+            "pins": lambda number: self._answer(number, None),
+            "kept": lambda number: self._answer(number, partial(self._look, fetch=False)),
+            "keep": lambda number: self._answer(number, partial(self._look, fetch=True)),
         }
 
-    async def _answer(self, number: int, act: "Callable[[PinFile, Place | None], Awaitable[PinAnswer]]") -> bytes:
+    async def _answer(self, number: int, act: Callable[[PinFile, Place], Awaitable[PinAnswer]] | None) -> bytes:
+        """Act on the place of an inode, if it is in a run; returns the answer, with what all pins need."""
         node = self._node_of(number)
         place = node if isinstance(node, ArtifactDir | ArtifactFile) else None
         if self._pins is None:
@@ -59,7 +59,7 @@ class PinCommands:
             answer = PinAnswer(SCHEMA, error="this mount has no cache on disk", what_to_do=fix)
         else:
             try:
-                answer = await act(self._pins, place)
+                answer = PinAnswer(SCHEMA) if act is None or place is None else await act(self._pins, place)
                 found = await self._run(self._pins.read)
                 answer = msgspec.structs.replace(
                     answer,
@@ -76,15 +76,9 @@ class PinCommands:
         path = mount_path(place) if place is not None else None
         state = {"limit_bytes": self._limit_bytes, "is_offline": self._components.breaker.offline is not None}
         answer = msgspec.structs.replace(answer, path=path, **state)
-        # The standard library's: paths may hold lone surrogates, which it escapes.
-        return (json.dumps(msgspec.to_builtins(answer), indent=2) + "\n").encode()
+        return exact_json(answer)
 
-    async def _nothing(self, _pins: PinFile, _place: Place | None) -> PinAnswer:
-        return PinAnswer(SCHEMA)
-
-    async def _pin(self, pins: PinFile, place: Place | None) -> PinAnswer:
-        if place is None:
-            return PinAnswer(SCHEMA)
+    async def _pin(self, pins: PinFile, place: Place) -> PinAnswer:
         new = self._new_pin(place)
         known = next((each for each in await self._run(pins.read) if each.is_of(new.owner, new.place)), None)
         if known is None:
@@ -92,23 +86,11 @@ class PinCommands:
             self.changed()
         return PinAnswer(SCHEMA, is_new=known is None)
 
-    async def _unpin(self, pins: PinFile, place: Place | None) -> PinAnswer:
-        if place is None:
-            return PinAnswer(SCHEMA)
+    async def _unpin(self, pins: PinFile, place: Place) -> PinAnswer:
         meant = self._new_pin(place)
         removed = await self._run(pins.remove, lambda each: each.is_of(meant.owner, meant.place))
         self.changed()
         return PinAnswer(SCHEMA, removed=len(removed))
-
-    async def _kept(self, pins: PinFile, place: Place | None) -> PinAnswer:
-        if place is None:
-            return PinAnswer(SCHEMA)
-        return await self._look(pins, place, fetch=False)
-
-    async def _keep(self, pins: PinFile, place: Place | None) -> PinAnswer:
-        if place is None:
-            return PinAnswer(SCHEMA)
-        return await self._look(pins, place, fetch=True)
 
     async def _look(self, pins: PinFile, place: Place, *, fetch: bool) -> PinAnswer:
         kept = await self._pinned.look(place, self._limit_s, fetch=fetch)

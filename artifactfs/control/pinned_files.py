@@ -96,21 +96,14 @@ class PinnedFiles:
         return found
 
     async def _with(self, found: Kept, file: ArtifactFile) -> Kept:
-        size = file.entry.size_bytes
-        if size is None:
-            return msgspec.structs.replace(
-                found,
-                files=found.files + 1,
-                unsized=found.unsized + 1,
-                kept_bytes=found.kept_bytes + await self._kept_bytes(file),
-            )
-        kept = await self._kept_bytes(file)
+        size, kept = file.entry.size_bytes, await self._kept_bytes(file)
         return msgspec.structs.replace(
             found,
-            size_bytes=found.size_bytes + size,
+            size_bytes=found.size_bytes + (size or 0),
             files=found.files + 1,
-            kept_bytes=found.kept_bytes + min(kept, size),
-            kept_files=found.kept_files + (kept >= size),
+            kept_bytes=found.kept_bytes + (kept if size is None else min(kept, size)),
+            kept_files=found.kept_files + (size is not None and kept >= size),
+            unsized=found.unsized + (size is None),
         )
 
     async def _kept_bytes(self, file: ArtifactFile) -> int:

@@ -98,7 +98,7 @@ def status_of(components: MountComponents, readings: Readings) -> Status:
         uptime_s=readings.uptime_s,
         health=readings.health,
         origin=settings.origin,
-        site=settings.site if settings.api_url == f"https://api.{settings.site}" else None,
+        site=settings.site if settings.is_of_site else None,
         account=settings.account,
         profile=settings.profile,
         ranges=components.content.service.ranges,
@@ -131,7 +131,6 @@ def _health_inputs(
 ) -> HealthInputs:
     paused = max(limits, key=lambda limit: limit.paused_s, default=None)
     breaker = components.breaker
-    offline = breaker.offline
     return HealthInputs(
         denied_since=traffic.denied_since,
         denied_last=traffic.denied_last,
@@ -146,9 +145,7 @@ def _health_inputs(
         recovered_at=max(
             traffic.taken_at, breaker.recovered_at, tree.recovered_at, components.limits.recovered_at(now)
         ),
-        offline_since=offline.since if offline is not None else None,
-        offline_fact=offline.fact if offline is not None else "",
-        offline_fix=offline.fix if offline is not None else "",
+        offline=breaker.offline,
     )
 
 

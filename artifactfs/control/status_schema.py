@@ -128,6 +128,12 @@ def status_json(status: Status) -> bytes:
     return (json_text(msgspec.to_builtins(status)) + "\n").encode()
 
 
+def exact_json(value: object) -> bytes:
+    """Return the JSON of a command's answer, which is exact: the server's text and paths may hold lone surrogates."""
+    # The standard library's encoder, which escapes them.
+    return (json.dumps(msgspec.to_builtins(value), indent=2) + "\n").encode()
+
+
 def json_text(value: object) -> str:
     r"""Return JSON that strict readers accept: a lone surrogate, as of a path that is not UTF-8, becomes `\xff`."""
     # The standard library's encoder: msgspec's refuses lone surrogates. They occur only within strings of the text,

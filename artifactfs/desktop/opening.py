@@ -5,16 +5,14 @@ invisible, so errors appear in a window. A file manager passes its environment o
 the keys are removed from it.
 """
 
-import contextlib
 import html
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 
 from artifactfs import settings
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import mount_table, registry
+from artifactfs.mount import checks, mount_table, registry
 from artifactfs.util.escaping import one_line
 
 # Commands that open a directory in the desktop's file manager, in order of preference.
@@ -85,26 +83,17 @@ def _is_served(point: str) -> bool:
 
 
 def _mount(point: str, program: Sequence[str]) -> None:
-    made = not os.path.lexists(point)
-    try:
-        if made:
-            os.makedirs(point)
-    except OSError as error:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
-    done = subprocess.run(
-        [*program, "mount", point],
-        check=False,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=settings.environment(keys=True),
-    )
-    if done.returncode != 0:
-        if made:
-            # Not empty: another program has put files into it.
-            with contextlib.suppress(OSError):
-                os.rmdir(point)
-        said = " ".join(done.stderr.split()).removeprefix("artifactfs: ")
-        # A signal's number is no exit code.
-        code = ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.MOUNT_REFUSED
-        raise UserError(code, said or f"`mount` ended with exit code {done.returncode}")
+    with checks.made_directory(point):
+        done = subprocess.run(
+            [*program, "mount", point],
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=settings.environment(keys=True),
+        )
+        if done.returncode != 0:
+            said = " ".join(done.stderr.split()).removeprefix("artifactfs: ")
+            # A signal's number is no exit code.
+            code = ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.MOUNT_REFUSED
+            raise UserError(code, said or f"`mount` ended with exit code {done.returncode}")

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.replacing import replace_file
@@ -20,24 +20,6 @@ _TOOL_S = 20.0
 _FIX = "run the command in a terminal of your desktop, or leave out --no-previews"
 
 Former = dict[str, str | None]
-
-
-class Setting(Protocol):
-    """A setting of a program. `name` is unique; `off`: the value that turns it off. Both methods raise
-    UserError and OSError.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def program(self) -> str: ...
-    @property
-    def off(self) -> str: ...
-    def read(self) -> str | None:
-        """Return the value, None where none is set."""
-
-    def write(self, value: str | None) -> None:
-        """Set the value; None removes it."""
 
 
 class _GSetting(NamedTuple):
@@ -54,7 +36,8 @@ class _GSetting(NamedTuple):
         return _run("gsettings", "get", self.schema, self.key)
 
     def write(self, value: str | None) -> None:
-        _run("gsettings", *(("reset",) if value is None else ("set",)), self.schema, self.key, *_given(value))
+        given = () if value is None else (value,)
+        _run("gsettings", "set" if given else "reset", self.schema, self.key, *given)
         if value is not None and self.read() != value:
             fact = f"gsettings does not keep {self.key} of {self.schema}"
             raise UserError(ExitCode.DESKTOP_FAILED, fact, _FIX)
@@ -126,6 +109,11 @@ class _KeyFile(NamedTuple):
         )
 
 
+# A setting of a program. `name` is unique; `off`: the value that turns it off. `read` returns the value, None where
+# none is set; `write` sets it, None removes it. Both raise UserError and OSError.
+Setting: TypeAlias = _GSetting | _Xfconf | _KeyFile
+
+
 def settings(config_home: str, data_home: str) -> tuple[Setting, ...]:
     """Return the settings of all file managers that are known; not each is installed."""
     # Dolphin has a file for the directories that have none of their own.
@@ -170,10 +158,6 @@ def put_back(known: tuple[Setting, ...], former: Mapping[str, str | None]) -> No
     for setting in known:
         if setting.name in former and shutil.which(setting.program) is not None and setting.read() == setting.off:
             setting.write(former[setting.name])
-
-
-def _given(value: str | None) -> tuple[str, ...]:
-    return () if value is None else (value,)
 
 
 def _run(*command: str) -> str:

@@ -6,7 +6,7 @@ user may lie on a file system that no longer answers, and a process that touches
 child process touches such paths, and is left behind if it hangs (isolated.py).
 """
 
-from artifactfs.doctor.findings import Finding, Mark, Report
+from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.runner import Request, examine
 
-__all__ = ["Finding", "Mark", "Report", "Request", "examine"]
+__all__ = ["Finding", "Mark", "Request", "examine"]

@@ -23,7 +23,6 @@ from artifactfs import __version__, settings
 from artifactfs.control import counters, status_schema
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.doctor.redaction import KINDS, Redactor, log_lines
-from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs.system_logs import IDENTIFIER
 from artifactfs.modellab.request_stats import Outcome
@@ -100,7 +99,7 @@ _WORDS = {
 class Bundle:
     """A bundle that is being made: the new file, the settings, and the forms of answers, as they come."""
 
-    def __init__(self, path: str, given: SettingsArguments, mountpoint: str | None) -> None:
+    def __init__(self, path: str, given: settings.Arguments, mountpoint: str | None) -> None:
         """Make the file with mode 0600, before the checks; read the settings, before the keys leave the environment.
 
         Raises UserError where the file cannot be made. An existing file is left as it is.
@@ -138,8 +137,7 @@ class Bundle:
 
     def write(self, findings: Sequence[Finding], requests: Mapping[str, int]) -> int:
         """Write the file; returns its size in bytes. Raises UserError."""
-        shown = document(self._redactor, self._settings, findings, requests, self._answers, self._mountpoint)
-        text = json.dumps(shown, indent=1) + "\n"
+        text = json.dumps(self._document(findings, requests), indent=1) + "\n"
         try:
             self._file.write(text)
             self._file.flush()
@@ -147,16 +145,39 @@ class Bundle:
             raise _not_writable(self._path, error) from None
         return len(text)
 
+    def _document(self, findings: Sequence[Finding], requests: Mapping[str, int]) -> dict[str, Any]:
+        redactor = self._redactor
+        return {
+            "about": list(ABOUT),
+            "at": rfc3339(time.time()),
+            "versions": versions(),
+            "checks": [_check(finding, redactor) for finding in findings],
+            "requests": dict(requests),
+            "settings": self._settings,
+            "mounts": _mounts(redactor, self._mountpoint),
+            "last_log": _last_log(redactor, self._mountpoint),
+            "journal": _journal(redactor),
+            "answers": self._answers,
+        }
+
+
+def _check(finding: Finding, redactor: Redactor) -> dict[str, str]:
+    found = {"check": finding.check, "mark": finding.mark.value, "fact": redactor.text(finding.fact, _DOCTOR)}
+    # A fix of what is right is none.
+    if finding.mark is not Mark.GOOD and finding.fix is not None:
+        found["fix"] = redactor.text(finding.fix, _DOCTOR)
+    return found
+
 
 def _not_writable(path: str, error: Exception) -> UserError:
     fact = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return UserError(ExitCode.NOT_WRITABLE, fact, "give --bundle another place", path)
 
 
-def settings_shown(given: SettingsArguments, redactor: Redactor) -> dict[str, Any]:
+def settings_shown(given: settings.Arguments, redactor: Redactor) -> dict[str, Any]:
     """Return every setting and its source, redacted. Call before the keys leave the environment."""
     try:
-        found = settings.explain(given.flags, options=given.options, config_file=given.config_file)
+        found = settings.explain(**given)
     except UserError as error:
         return {"problem": _finding_text(error, redactor)}
     return {
@@ -200,42 +221,6 @@ def _source(shown: settings.Shown, redactor: Redactor) -> str:
     known = {setting.default_source, "default", setting.option, f"-o {setting.name}", *setting.env}
     known.update(f"${name}" for name in setting.env)
     return redactor.one_of(shown.source, known) if "/" not in shown.source else redactor.text(shown.source)
-
-
-def document(
-    redactor: Redactor,
-    shown: dict[str, Any],
-    findings: Sequence[Finding],
-    requests: Mapping[str, int],
-    answers: Sequence[Mapping[str, object]],
-    mountpoint: str | None,
-) -> dict[str, Any]:
-    """Return the bundle. `shown`: of `settings_shown`; `answers`: of answer_forms.py, redacted already."""
-    return {
-        "about": list(ABOUT),
-        "at": rfc3339(time.time()),
-        "versions": versions(),
-        "checks": [
-            {
-                "check": finding.check,
-                "mark": finding.mark.value,
-                "fact": redactor.text(finding.fact, _DOCTOR),
-                # A fix of what is right is none.
-                **(
-                    {}
-                    if finding.mark is Mark.GOOD or finding.fix is None
-                    else {"fix": redactor.text(finding.fix, _DOCTOR)}
-                ),
-            }
-            for finding in findings
-        ],
-        "requests": dict(requests),
-        "settings": shown,
-        "mounts": _mounts(redactor, mountpoint),
-        "last_log": _last_log(redactor, mountpoint),
-        "journal": _journal(redactor),
-        "answers": list(answers),
-    }
 
 
 def versions() -> dict[str, str | None]:

@@ -1,7 +1,8 @@
 """Findings of the doctor: a mark, a fact, and its fix. Pure."""
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -26,33 +27,23 @@ class Finding(msgspec.Struct, frozen=True):
     fix: str | None = None
 
 
-class Report(msgspec.Struct, frozen=True):
-    """The report of `--json`. `requests`: the number of requests sent, by kind."""
-
-    artifactfs: str
-    healthy: bool
-    checks: Sequence[Finding]
-    requests: dict[str, int]
+def _finding(mark: Mark, check: str, fact: str, fix: str | None = None) -> Finding:
+    # Without lone surrogates, which msgspec's JSON refuses.
+    return Finding(check, mark, _encodable(fact), None if fix is None else _encodable(fix))
 
 
-def good(check: str, fact: str) -> Finding:
-    """Return a finding without a problem."""
-    return _finding(check, Mark.GOOD, fact)
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
-def skipped(check: str, fact: str, fix: str | None = None) -> Finding:
-    """Return a finding for a check that was not made."""
-    return _finding(check, Mark.SKIPPED, fact, fix)
-
-
-def warning(check: str, fact: str, fix: str | None = None) -> Finding:
-    """Return a finding that makes a mount work less well."""
-    return _finding(check, Mark.WARNING, fact, fix)
-
-
-def fault(check: str, fact: str, fix: str | None = None) -> Finding:
-    """Return a finding that makes a mount, or reading from it, fail."""
-    return _finding(check, Mark.FAULT, fact, fix)
+good = partial(_finding, Mark.GOOD)
+skipped = partial(_finding, Mark.SKIPPED)
+# A mount works less well.
+warning = partial(_finding, Mark.WARNING)
+# A mount, or reading from it, fails.
+fault = partial(_finding, Mark.FAULT)
+# What a check reports its findings to.
+Tell = Callable[[Finding], None]
 
 
 def refused(check: str, error: UserError, fix: str | None = None) -> Finding:
@@ -68,12 +59,3 @@ def checked(check: str, look: Callable[[], object], fact: str, fix: str | None =
     except UserError as error:
         return refused(check, error, fix)
     return good(check, fact)
-
-
-def _finding(check: str, mark: Mark, fact: str, fix: str | None = None) -> Finding:
-    # Without lone surrogates, which msgspec's JSON refuses.
-    return Finding(check, mark, _encodable(fact), None if fix is None else _encodable(fix))
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

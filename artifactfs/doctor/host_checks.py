@@ -79,17 +79,13 @@ def privilege(machine: Machine) -> Finding:
     if capabilities and not int(capabilities, 16) & _SYS_ADMIN:
         return fault("privilege", "mounting needs CAP_SYS_ADMIN, which this environment does not have", _CONTAINER)
     if is_root and mount_owner.in_user_namespace(machine.read("/proc/self/uid_map")):
-        return warning(
-            "privilege",
-            "you are root of a user namespace, not of the machine: it can mount only in a mount namespace of its own",
-            "unshare -Urm  # not needed if this is such a namespace, as in a container",
-        )
+        fact = "you are root of a user namespace, not of the machine: it can mount only in a mount namespace of its own"
+        fix = "unshare -Urm  # not needed if this is such a namespace, as in a container"
+        return warning("privilege", fact, fix)
     if not is_root and machine.process_status("NoNewPrivs") == "1":
-        return fault(
-            "privilege",
-            "this process cannot gain privileges (no_new_privs), so the set-uid bit of fusermount3 has no effect",
-            "systemctl --user edit UNIT  # NoNewPrivileges=no; in a container: no --security-opt no-new-privileges",
-        )
+        fact = "this process cannot gain privileges (no_new_privs), so the set-uid bit of fusermount3 has no effect"
+        fix = "systemctl --user edit UNIT  # NoNewPrivileges=no; in a container: no --security-opt no-new-privileges"
+        return fault("privilege", fact, fix)
     return good("privilege", "root may mount" if is_root else "an ordinary user mounts through fusermount3")
 
 
@@ -181,11 +177,8 @@ def logout(machine: Machine) -> Finding | None:
     lingers = machine.has(f"/var/lib/systemd/linger/{machine.user}")
     if lingers or not values or values[-1].lower() not in ("yes", "true", "on", "1"):
         return None
-    return warning(
-        "logout",
-        "when you log out, systemd ends your processes (KillUserProcesses), mounts in the background included",
-        f"loginctl enable-linger {shell_word(machine.user)}",
-    )
+    fact = "when you log out, systemd ends your processes (KillUserProcesses), mounts in the background included"
+    return warning("logout", fact, f"loginctl enable-linger {shell_word(machine.user)}")
 
 
 def mounts(rows: Sequence[Mount], is_dead: Callable[[Mount], bool] = control_client.is_dead) -> Iterator[Finding]:

@@ -85,7 +85,8 @@ def cache(mounts: Sequence[Mount], settings: Settings, point: str | None) -> Fin
     lies_at = checks.existing_above(path)
     private = "; its mode becomes 0700" if lies_at == path and stat.S_IMODE(os.stat(path).st_mode) & 0o077 else ""
     disk = os.statvfs(lies_at)
-    kind = kind_of(mounts, os.path.realpath(lies_at))
+    around = mount_table.innermost(os.path.realpath(lies_at), mounts)
+    kind = around.fstype if around is not None else ""
     free = f"{format_size(disk.f_bavail * disk.f_frsize)} free"
     if kind in _MEMORY:
         return warning("cache", f"{path} lies in memory ({kind}), which programs then lack", _CACHE)
@@ -121,11 +122,3 @@ def log(settings: Settings, point: str | None) -> Finding:
     if os.path.lexists(path) and not os.path.isfile(path):
         return skipped("log", f"goes to {path}")
     return good("log", f"goes to {path if settings.log_file or point else directory}")
-
-
-def kind_of(mounts: Sequence[Mount], path: str) -> str:
-    """Return the type of the file system that an absolute path lies on, by the mount table; "" if unknown."""
-    around = [each for each in mounts if path == each.point or path.startswith(each.point.rstrip("/") + "/")]
-    # Of several mounts at one point, the last is on top.
-    longest = max((len(each.point) for each in around), default=0)
-    return next((each.fstype for each in reversed(around) if len(each.point) == longest), "")

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 
 from artifactfs import settings
 from artifactfs.doctor import fusermount, host_checks, path_checks, settings_checks
-from artifactfs.doctor.findings import Finding, Mark, checked, fault, skipped, warning
+from artifactfs.doctor.findings import Finding, Mark, Tell, checked, fault, skipped, warning
 from artifactfs.doctor.isolated import run_isolated
-from artifactfs.doctor.settings_checks import SettingsArguments
 from artifactfs.errors import UserError, of_the_system
 from artifactfs.mount import checks, mount_table
 from artifactfs.mount.host import Machine
 from artifactfs.mount.mount_table import Mount
-from artifactfs.settings import Settings
+from artifactfs.settings import Arguments, Settings
 
 if TYPE_CHECKING:
     from artifactfs.doctor.service import AskMore
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[Finding], None]
 Found = Finding | Iterable[Finding] | None
 
 # For one check of a file system that may not answer; generous for a slow network. Arbitrary.
@@ -38,7 +36,7 @@ class Request:
     `more`: sends further requests, of the run that was found.
     """
 
-    given: SettingsArguments
+    given: Arguments
     mountpoint: str | None = None
     offline: bool = False
     index: bool = True

@@ -18,18 +18,18 @@ import trio
 from artifactfs import errors
 from artifactfs.doctor import service_findings
 from artifactfs.doctor.answer_forms import Place
-from artifactfs.doctor.findings import Finding, fault, skipped, warning
+from artifactfs.doctor.findings import Tell, fault, skipped, warning
 from artifactfs.doctor.service_findings import ANOTHER_RUN, Head, Heads
 from artifactfs.domain import ArtifactRef, DirectoryListing, ListedChild, Run, below_prefix, is_finished
-from artifactfs.modellab.auth import Credentials
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from artifactfs.modellab.listing_dialects import Dialect
 from artifactfs.modellab.transport import Transport
+from artifactfs.mount.components import credentials
 from artifactfs.settings import Settings
+from artifactfs.util import foreground
 from artifactfs.util.clock import boottime
 
-Tell = Callable[[Finding], None]
 AskMore = Callable[[Transport, Place], Awaitable[None]]
 
 # One page: enough to find a finished run with files.
@@ -47,21 +47,14 @@ def ask(
 
     `more` is called after the checks, where they found a run with a file or a directory.
     """
-    try:
-        return trio.run(_ask, settings, tell, index, run_id, more)
-    except BaseExceptionGroup as group:
-        # Ctrl-C may come from a task of a library.
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        raise
+    return foreground.run(_ask, settings, tell, index, run_id, more)
 
 
 async def _ask(settings: Settings, tell: Tell, index: bool, run_id: int | None, more: AskMore | None) -> dict[str, int]:
     heads = Heads()
-    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
     transport = Transport(
         settings.api_url,
-        credentials,
+        credentials(settings),
         proxy=settings.proxy,
         ca_file=settings.ca_file,
         clock=boottime,
@@ -94,15 +87,18 @@ class _Found:
     listings: dict[str, DirectoryListing] = field(default_factory=dict)
 
     def place(self, dialect: Dialect) -> Place:
-        """Return the run as the requests of answer_forms.py need it, with its smallest file that has a middle."""
+        """Return the run as the requests of answer_forms.py need it."""
         children = self.root.children.by_name.values()
         directory = next((child.name.decode() for child in children if child.is_dir), None)
-        sized = [(child.size_bytes, path) for path, child in self.files() if (child.size_bytes or 0) > 1]
-        file = None
-        if sized:
-            size, path = min(sized)
-            file = (below_prefix(self.root.path_in_project, path), path, size)
+        size, path = self.smallest() or (None, "")
+        file = (below_prefix(self.root.path_in_project, path), path, size) if size is not None else None
         return Place(self.run.run_id, self.run.project_id, directory, file, dialect)
+
+    def smallest(self) -> tuple[int | None, str] | None:
+        """Return the size and the path of the smallest file that has a middle, or of one whose size is not known."""
+        sized = [(child.size_bytes, path) for path, child in self.files() if (child.size_bytes or 0) > 1]
+        unsized = ((None, path) for path, child in self.files() if child.size_bytes is None)
+        return min(sized) if sized else next(unsized, None)
 
     def files(self) -> list[tuple[str, ListedChild]]:
         """Return the listed files, by their path below the run's root."""
@@ -208,21 +204,19 @@ class ServiceChecks:
     async def _content(self, found: _Found) -> None:
         """Read some bytes from the middle of the smallest file that has a middle."""
         self.step = "contents"
-        files = [(child.size_bytes or 0, path, child) for path, child in found.files()]
-        usable = [each for each in files if each[0] > 1] or [each for each in files if each[2].size_bytes is None]
-        if not usable:
+        if (smallest := found.smallest()) is None:
             self._tell(skipped("contents", "no listed file has a byte: nothing to try it on"))
             return
-        size, path, child = min(usable, key=lambda each: each[0])
+        size, path = smallest
         artifact = ArtifactRef(found.run.project_id, below_prefix(found.root.path_in_project, path))
         end = 1 + (min(_BYTES, size - 1) if size else _BYTES)
         try:
-            async with self._contents.get(artifact, 1, end, size=child.size_bytes) as body:
+            async with self._contents.get(artifact, 1, end, size=size) as body:
                 received = 0
                 if not body.whole:
                     async for chunk in body.chunks:
                         received += len(chunk)
-                for finding in service_findings.contents(body, child.size_bytes, end, received, self._heads):
+                for finding in service_findings.contents(body, size, end, received, self._heads):
                     self._tell(finding)
         except errors.ServiceError as error:
             self._tell(service_findings.unreadable(error))

@@ -13,7 +13,7 @@ from artifactfs.domain import ContentBody, DirectoryListing, IndexedFile, Listed
 from artifactfs.errors import ServiceError
 from artifactfs.modellab.listing_dialects import PathBase
 from artifactfs.settings import Settings
-from artifactfs.util.humanize import format_duration, format_size, format_span
+from artifactfs.util.humanize import counted, format_duration, format_size, format_span
 from artifactfs.util.urls import SITES, is_loopback, without_password
 
 # With a larger skew, TLS may fail, and ages of runs are wrong.
@@ -71,11 +71,10 @@ def silent(step: str, deadline_s: float) -> Finding:
 def refused(settings: Settings, error: ServiceError) -> Finding:
     """Report why the first call failed, with the fix."""
     origin, way = settings.origin, _way(settings)
-    is_standard = settings.api_url == f"https://api.{settings.site}"
     if isinstance(error, errors.AccessDenied):
         if settings.access_token is None and settings.app_key is None:
             return good("service", f"{origin} answers{way}, and asks for keys")
-        if not is_standard:
+        if not settings.is_of_site:
             fix = "artifactfs login  # or: export DD_API_KEY=… DD_APP_KEY=…"
             return fault("service", f"the keys are rejected: {error}", fix)
         fact = f"{error}: {settings.site} rejects the keys, as it does those of another site"
@@ -88,7 +87,7 @@ def refused(settings: Settings, error: ServiceError) -> Finding:
         return fault("service", f"{error}{'' if error.proxy else way}", _network_fix(settings, error))
     if isinstance(error, errors.PassingError):
         return fault("service", f"{error}: the service fails", "artifactfs mount --wait …  # retries until it answers")
-    fix = "artifactfs doctor --site SITE" if is_standard else "artifactfs doctor --api-url URL"
+    fix = "artifactfs doctor --site SITE" if settings.is_of_site else "artifactfs doctor --api-url URL"
     return fault("service", f"the server at {origin}{way} is no Model Lab: {error}", fix)
 
 
@@ -163,7 +162,7 @@ def _whole(text: str | None) -> int | None:
 def listing(run_id: int, root: DirectoryListing) -> Finding:
     """Report the root of a run."""
     children = root.children
-    text = f"run {run_id} has {_count(len(children.by_name), 'entry', 'entries')} in its root"
+    text = f"run {run_id} has {counted(len(children.by_name), 'entry', 'entries')} in its root"
     if children.bad_names:
         return warning("listing", f"{text}; {children.bad_names} more have names that no filesystem can hold")
     return good("listing", text)
@@ -184,7 +183,7 @@ def contents(body: ContentBody, size: int | None, end: int, received: int, heads
     """Report how contents arrive: ranges, redirects, sizes, validators."""
     statuses = heads.statuses("content")
     redirects = sum(300 <= status < 400 for status in statuses)
-    way = f", after {_count(redirects, 'redirect', 'redirects')}" if redirects else ""
+    way = f", after {counted(redirects, 'redirect')}" if redirects else ""
     if body.whole:
         yield warning("contents", f"ranges are ignored{way}: a file is fetched whole, from its start")
     elif received != end - 1 and (body.total is None or received != min(end, body.total) - 1):
@@ -227,17 +226,13 @@ class Comparison:
     def __init__(self, prefix: str, directories: set[str], files: Mapping[str, ListedChild]) -> None:
         self._prefix = prefix
         self._directories = directories
-        self._lacking = dict(files)
+        # The listed files that the project's listing lacks.
+        self.lacking = dict(files)
         self.compared = len(files)
         self.rows = 0
         self.unknown = 0
         self.other_sizes = 0
         self.with_time = 0
-
-    @property
-    def lacking(self) -> int:
-        """The number of listed files that the project's listing lacks."""
-        return len(self._lacking)
 
     def add(self, rows: Sequence[IndexedFile]) -> None:
         """Add rows."""
@@ -249,7 +244,7 @@ class Comparison:
             path = row.path[len(self._prefix) :]
             if path.rpartition("/")[0] not in self._directories:
                 continue
-            child = self._lacking.pop(path, None)
+            child = self.lacking.pop(path, None)
             if child is None:
                 self.unknown += 1
             elif None not in (size := row.size_bytes, child.size_bytes) and size != child.size_bytes:
@@ -258,12 +253,12 @@ class Comparison:
 
 def index(found: Comparison, took_s: float, size_bytes: int) -> Finding:
     """Report whether the project's listing agrees with the directories."""
-    text = f"the project's listing names {_count(found.rows, 'file', 'files')} ({format_size(size_bytes)})"
+    text = f"the project's listing names {counted(found.rows, 'file')} ({format_size(size_bytes)})"
     text += f", in {took_s:.2f} s"
     wrong = [
-        f"lacks {_count(found.lacking, 'file', 'files')} of {found.compared}" if found.lacking else "",
-        f"names {_count(found.unknown, 'file', 'files')} not there" if found.unknown else "",
-        f"gives another size of {_count(found.other_sizes, 'file', 'files')}" if found.other_sizes else "",
+        f"lacks {counted(len(found.lacking), 'file')} of {found.compared}" if found.lacking else "",
+        f"names {counted(found.unknown, 'file')} not there" if found.unknown else "",
+        f"gives another size of {counted(found.other_sizes, 'file')}" if found.other_sizes else "",
     ]
     if said := ", ".join(filter(None, wrong)):
         return warning("index", f"{text}, but {said}: a traversal lists directories one by one")
@@ -279,7 +274,3 @@ def no_index(error: ServiceError) -> Finding:
     """Report that the service has no project's listing."""
     fix = "artifactfs mount --prefetch tree …  # does not request it"
     return warning("index", f"no project's listing ({error}): a traversal lists directories one by one", fix)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

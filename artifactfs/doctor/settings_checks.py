@@ -7,7 +7,7 @@ keys, so the service gets no request then (docs/semantics.md 6.1).
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -15,22 +15,13 @@ from types import FrameType
 from artifactfs import settings
 from artifactfs.doctor.findings import Finding, good, refused, skipped, warning
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.settings import Settings
+from artifactfs.settings import Arguments, Settings
 from artifactfs.util.escaping import shell_word
 from artifactfs.util.urls import is_loopback, without_password
 
 # For all files that settings name, one of which may be a pipe without a writer. Commands that print keys have limits of
 # their own: the user may have to type a passphrase.
 _READING_S = 10.0
-
-
-@dataclass(frozen=True)
-class SettingsArguments:
-    """The arguments of `settings.load`."""
-
-    flags: Mapping[str, str | bool | None]
-    options: str
-    config_file: str | None
 
 
 @dataclass(frozen=True)
@@ -42,13 +33,11 @@ class Setup:
     may_ask: bool
 
 
-def read(given: SettingsArguments) -> Setup:
+def read(given: Arguments) -> Setup:
     """Read the settings as `mount` does. Errors become findings."""
     try:
         with _limited(_READING_S) as lift:
-            loaded = settings.load(
-                given.flags, options=given.options, config_file=given.config_file, before_commands=lift
-            )
+            loaded = settings.load(**given, before_commands=lift)
     except UserError as error:
         return _broken(given, error)
     keys = loaded.keys
@@ -66,7 +55,7 @@ def _place(origin: settings.Origin) -> str:
     return f"{origin.source} ({path})" if path is not None and path not in origin.source else origin.source
 
 
-def _broken(given: SettingsArguments, error: UserError) -> Setup:
+def _broken(given: Arguments, error: UserError) -> Setup:
     loaded = _loaded(given) if error.code is ExitCode.KEYS_MISSING else None
     if loaded is None:
         return Setup(_without(given), [refused("settings", error, _fix(error, _config_file(given)))], may_ask=False)
@@ -102,30 +91,30 @@ def _understood(loaded: Settings) -> list[Finding]:
     ]
 
 
-def _loaded(given: SettingsArguments) -> Settings | None:
+def _loaded(given: Arguments) -> Settings | None:
     """Return the settings without keys, None if they cannot be read either."""
     try:
         with _limited(_READING_S):
-            return settings.load(given.flags, options=given.options, config_file=given.config_file, need_keys=False)
+            return settings.load(**given, need_keys=False)
     except UserError:
         return None
 
 
-def _without(given: SettingsArguments) -> Settings:
+def _without(given: Arguments) -> Settings:
     """Return the settings without the config file, or else the defaults."""
-    flags = {name: value for name, value in given.flags.items() if name not in {*settings.KEY_FORMS, "profile"}}
-    bare = _loaded(SettingsArguments(flags, given.options, os.devnull))
+    flags = {name: value for name, value in given["flags"].items() if name not in {*settings.KEY_FORMS, "profile"}}
+    bare = _loaded(Arguments(flags=flags, options=given["options"], config_file=os.devnull))
     bare = bare or settings.load({}, config_file=os.devnull, environ={}, need_keys=False)
     # The user's own file is the one to check.
     return dataclasses.replace(bare, config_file=_config_file(given))
 
 
-def _config_file(given: SettingsArguments) -> str:
+def _config_file(given: Arguments) -> str:
     try:
-        return settings.find_config_file(given.config_file, options=given.options)
+        return settings.find_config_file(given["config_file"], options=given["options"])
     except UserError:
         # The options cannot be read.
-        return settings.find_config_file(given.config_file)
+        return settings.find_config_file(given["config_file"])
 
 
 @contextmanager

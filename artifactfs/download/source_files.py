@@ -9,10 +9,10 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import TypeAlias, TypeVar, TypeVarTuple
 
 import trio
 
@@ -50,43 +50,24 @@ _PATIENCE_S = 900.0
 _PASSING = (errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINTR)
 
 
-class Opened(Protocol):
+@dataclass(frozen=True)
+class Opened:
     """One version of a file. `size_bytes`: None where only its end tells. `version` names it, None where nothing does.
 
-    `mtime_ns`: since the epoch.
+    `mtime_ns()`: its time by now, since the epoch. `read(offset, count)` returns `count` bytes, less only at the end of
+    the file, and raises Superseded, ServiceError.
     """
 
-    @property
-    def size_bytes(self) -> int | None:
-        """See the class."""
-
-    @property
-    def version(self) -> bytes | None:
-        """See the class."""
-
-    @property
-    def mtime_ns(self) -> int:
-        """See the class."""
-
-    async def read(self, offset: int, count: int) -> bytes | memoryview:
-        """Return `count` bytes from `offset`, less only at the end of the file. Raises Superseded, ServiceError."""
+    size_bytes: int | None
+    version: bytes | None
+    mtime_ns: Callable[[], int]
+    read: Callable[[int, int], Awaitable[bytes | memoryview]]
 
 
-class Item(Protocol):
-    """A file of a source. `listed_bytes`: its size by the listing, None where that does not tell."""
-
-    place: Place
-    listed_bytes: int | None
-
-    @property
-    def shown(self) -> str:
-        """What messages call it."""
-
-    async def look(self) -> tuple[int | None, int]:
-        """Return the size and the time (ns since the epoch) of now. Raises TreeError, ServiceError."""
-
-    def open(self) -> AbstractAsyncContextManager[Opened]:
-        """Open the version that `look` saw. Raises Superseded, ServiceError."""
+# A file of a source. `place`: of the copy. `shown`: what messages call it. `listed_bytes`: its size by the listing,
+# None where that does not tell. `look()` returns the size and the time (ns since the epoch) of now, `open()` opens the
+# version that `look` saw; they raise TreeError, Superseded, ServiceError.
+Item: TypeAlias = "_ServiceFile | _MountedFile"
 
 
 @dataclass
@@ -206,10 +187,7 @@ class _ServiceFile:
         self._file = file
         self.place = place
         self.listed_bytes = file.entry.size_bytes
-
-    @property
-    def shown(self) -> str:
-        return f"/{mount_path(self._file)}"
+        self.shown = f"/{mount_path(file)}"
 
     async def look(self) -> tuple[int | None, int]:
         found = (await self._service.tree.lookup(self._file.directory, self._file.entry.name)).node
@@ -227,7 +205,12 @@ class _ServiceFile:
             handle = await service.files.open(version, stream=True)
             # An answer tells the validator, and that the server still has this version.
             await handle.read_head(revalidate=True)
-            yield _OpenedAtService(service, file, version, handle)
+
+            def mtime_ns() -> int:
+                # The own times of a run's files may have come meanwhile (docs/semantics.md 2.3).
+                return service.tree.current(file.directory, file.entry).mtime_ns
+
+            yield Opened(handle.size, _version_name(service, version, handle), mtime_ns, handle.read)
         except (errors.Superseded, errors.ShortBody) as error:
             # A new listing shows the other version; or the length of the contents counts (docs/semantics.md 4.1).
             service.tree.record_size_conflict(file, error.size_bytes)
@@ -237,24 +220,13 @@ class _ServiceFile:
                 handle.close()
 
 
-class _OpenedAtService:
-    def __init__(self, service: Service, file: ArtifactFile, version: ContentVersion, handle: OpenFile) -> None:
-        self._service = service
-        self._file = file
-        self._handle = handle
-        self.size_bytes = handle.size
-        # What names contents over remounts, too (docs/semantics.md 4.3).
-        validator = None if service.content.validators_unreliable else handle.validator
-        self.version: bytes | None = None
-        if (known_by := validator or version.content_stamp) is not None:
-            place = f"{service.site}\0{version.artifact.project_id}\0{version.artifact.path}\0{handle.size}\0"
-            self.version = hashlib.blake2b(place.encode() + known_by).digest()
-        self.read = handle.read
-
-    @property
-    def mtime_ns(self) -> int:
-        # The own times of a run's files may have come meanwhile (docs/semantics.md 2.3).
-        return self._service.tree.current(self._file.directory, self._file.entry).mtime_ns
+def _version_name(service: Service, version: ContentVersion, handle: OpenFile) -> bytes | None:
+    """Return what names contents over remounts, too (docs/semantics.md 4.3)."""
+    validator = None if service.content.validators_unreliable else handle.validator
+    if (known_by := validator or version.content_stamp) is None:
+        return None
+    place = f"{service.site}\0{version.artifact.project_id}\0{version.artifact.path}\0{handle.size}\0"
+    return hashlib.blake2b(place.encode() + known_by).digest()
 
 
 # --- a mount --------------------------------------------------------------------------------------------------
@@ -307,22 +279,17 @@ class _MountedFile:
     async def open(self) -> AsyncIterator[Opened]:
         fd = await ask_mount(os.open, self.shown, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            yield _OpenedInMount(fd, await ask_mount(os.fstat, fd), self._mounted_ns)
+            status = await ask_mount(os.fstat, fd)
+            # A version has an inode number of its own (docs/semantics.md 2.4), as long as the mount lives.
+            known_by = f"{self._mounted_ns} {status.st_ino} {status.st_size}"
+            version = hashlib.blake2b(known_by.encode()).digest() if self._mounted_ns is not None else None
+
+            async def read(offset: int, count: int) -> bytes:
+                return await ask_mount(os.pread, fd, count, offset)
+
+            yield Opened(status.st_size, version, lambda: status.st_mtime_ns, read)
         finally:
             os.close(fd)
-
-
-class _OpenedInMount:
-    def __init__(self, fd: int, status: os.stat_result, mounted_ns: int | None) -> None:
-        self._fd = fd
-        self.size_bytes = status.st_size
-        self.mtime_ns = status.st_mtime_ns
-        # A version has an inode number of its own (docs/semantics.md 2.4), as long as the mount lives.
-        known_by = f"{mounted_ns} {status.st_ino} {status.st_size}"
-        self.version = hashlib.blake2b(known_by.encode()).digest() if mounted_ns is not None else None
-
-    async def read(self, offset: int, count: int) -> bytes:
-        return await ask_mount(os.pread, self._fd, count, offset)
 
 
 async def ask_mount(call: Callable[[*Ts], T], *args: *Ts) -> T:

@@ -1,6 +1,5 @@
 """The transfers of a download: several files at once, each until it is whole, or cannot be had."""
 
-import dataclasses
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -18,12 +17,9 @@ from artifactfs.download.source_files import Found, Item, Opened, Place, Service
 from artifactfs.download.target import Obstacle, Target, Unfinished
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import liveness
-from artifactfs.modellab.auth import Credentials, KeyRing
-from artifactfs.modellab.client import ModelLab
 from artifactfs.mount import components, preflight
-from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings
-from artifactfs.util import threads
+from artifactfs.util import foreground, threads
 from artifactfs.util.clock import boottime
 
 # One read of a source, and one write. Arbitrary.
@@ -34,7 +30,6 @@ _PROOF_BYTES = 64 << 10
 _VERSIONS = 3
 # How long the first transfer waits for the index, without which files show other times (docs/semantics.md 2.3).
 _INDEX_WAIT_S = 10.0
-_CLOSE_S = 1.0
 
 # Shows the progress of so many files, with so many bytes in all; yields the function that adds bytes.
 Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
@@ -55,15 +50,7 @@ def run(paths: Sequence[str], directory: str, settings: Settings | None, jobs: i
 
     `settings`: None where all paths are in mounts.
     """
-    try:
-        # Elsewhere Ctrl-C might leave a coroutine that was never awaited, and Python would warn of it.
-        return trio.run(
-            _run, paths, directory, settings, jobs, progress, restrict_keyboard_interrupt_to_checkpoints=True
-        )
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        raise errors.single(group) from None
+    return foreground.run(_run, paths, directory, settings, jobs, progress)
 
 
 async def _run(
@@ -82,24 +69,13 @@ async def _run(
 @asynccontextmanager
 async def _service(settings: Settings) -> AsyncIterator[Service]:
     """Yield the tree and the contents of a mount of these settings, without the disk cache. Raises UserError."""
-    keys = KeyRing(Credentials(settings.api_key, settings.app_key, settings.access_token), clock=boottime)
-    transports = components.Transports(settings, keys)
-    lab = ModelLab(transports.listings, deadline_s=settings.deadline)
-    try:
-        # Of the setting `wait` nothing would be seen here.
-        await preflight.reach(lab, dataclasses.replace(settings, wait=False), Notifier())
-        async with trio.open_nursery() as root:
-            liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            tree = components.tree(settings, lab, None, root)
-            buffers = components.block_buffers()
-            content = components.content_context(
-                settings, transports.contents, DiskCache(None, root), root, buffers.take
-            )
-            yield Service(tree, OpenFileTable(content, owner=settings.api_url), content, settings.api_url)
-            root.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            await transports.aclose()
+    async with preflight.reached(settings) as (lab, transports), trio.open_nursery() as root:
+        liveness.start(transports.breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
+        tree = components.tree(settings, lab, None, root)
+        buffers = components.block_buffers()
+        content = components.content_context(settings, transports.contents, DiskCache(None, root), root, buffers.take)
+        yield Service(tree, OpenFileTable(content, owner=settings.api_url), content, settings.api_url)
+        root.cancel_scope.cancel()
 
 
 async def find(paths: Sequence[str], service: Service | None) -> Found:
@@ -188,7 +164,7 @@ class Transfers:
             if not has(size_bytes, mtime_ns):
                 async with item.open() as opened:
                     size_bytes = opened.size_bytes
-                    if not has(size_bytes, opened.mtime_ns):
+                    if not has(size_bytes, opened.mtime_ns()):
                         await self._receive(directory, item.place, opened, counted)
                         return
             counted.become(size_bytes or 0)
@@ -210,7 +186,7 @@ class Transfers:
                 self._outcome.received_bytes += len(piece)
             if size_bytes not in (None, part.size_bytes):
                 raise errors.ShortBody(f"it ended after {part.size_bytes} of {size_bytes} bytes", part.size_bytes)
-            part.finish(opened.mtime_ns)
+            part.finish(opened.mtime_ns())
         self._outcome.files += 1
 
 

@@ -11,8 +11,8 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from artifactfs.logs.destination import LogDestination
 from artifactfs.logs.formatters import JsonFormatter, RedactingFormatter, Redaction
 from artifactfs.logs.limiter import EACH, NOTICE, RepeatLimiter, is_notice
 from artifactfs.logs.system_logs import JournalHandler, SyslogHandler
@@ -43,13 +43,28 @@ _SYSLOG_TEXT = "%(name)s: %(message)s"
 _redaction = Redaction()
 
 
+@dataclass(frozen=True)
+class LogDestination:
+    """Where a log goes. `to`: file, stderr, journal or syslog. `file`: the path of a file. `form`: text or json."""
+
+    to: str = "stderr"
+    file: str | None = None
+    form: str = "text"
+
+    @property
+    def place(self) -> str:
+        """The name of the log in messages."""
+        by_name = {"journal": "the journal (journalctl -t artifactfs)", "syslog": "the system's log"}
+        return self.file or by_name.get(self.to, "standard error")
+
+
 def configure(target: LogDestination, *, verbose: bool, secrets: Iterable[str] = ()) -> None:
     """Send the log to `target`, in its format.
 
     Raises OSError if the file cannot be opened, or the socket of the system's log has no listener.
     """
     _redaction.learn(secrets)
-    handler = _handler(target, _redaction)
+    handler = _handler(target)
     handler.addFilter(RepeatLimiter())
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -100,11 +115,11 @@ def redact(secrets: Iterable[str]) -> None:
     _redaction.learn(secrets)
 
 
-def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
+def _handler(target: LogDestination) -> logging.Handler:
     """Return the open handler of a target, with its formatter."""
     if target.to == "journal":
         # The journal keeps the fields of a record, so there is no format to choose.
-        return JournalHandler(redact)
+        return JournalHandler(_redaction)
     handler: logging.Handler
     if target.to == "syslog":
         handler = SyslogHandler()
@@ -116,7 +131,7 @@ def _handler(target: LogDestination, redact: Redaction) -> logging.Handler:
     else:
         handler = logging.StreamHandler(sys.stderr)
     text = _SYSLOG_TEXT if target.to == "syslog" else _TEXT
-    handler.setFormatter(JsonFormatter(redact) if target.form == "json" else RedactingFormatter(text, redact))
+    handler.setFormatter(JsonFormatter(_redaction) if target.form == "json" else RedactingFormatter(text, _redaction))
     return handler
 
 

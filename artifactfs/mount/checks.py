@@ -1,14 +1,16 @@
 """What must hold before a mount is tried, so that a failure has one true cause and nothing is left behind.
 
 `mountpoint`, `fuse`, `memory` and `log_file` are the checks of `mount`. `doctor` runs the same functions, or the single
-checks of `fuse`, and adds its own. Only `mountpoint` changes anything: it unmounts a dead mount. All raise
-UserError with the fix.
+checks of `fuse`, and adds its own. Only `mountpoint` changes anything: it unmounts a dead mount; and `made_directory`,
+which is no check. All raise UserError with the fix.
 """
 
+import contextlib
 import logging
 import os
 import re
 import stat
+from collections.abc import Iterator
 
 from artifactfs.content import cache_dir
 from artifactfs.errors import ExitCode, Notice, UserError
@@ -58,26 +60,24 @@ def mountpoint(path: str, *, heal: bool = True) -> tuple[str, Notice | None]:
 def memory() -> None:
     """Raise UserError where there is too little memory for a mount."""
     if not headroom.for_mount():
-        raise UserError(
-            ExitCode.SYSTEM_FAILED, "there is too little memory left for a mount", "see `free -h` and `ulimit -v`"
-        )
+        fact = "there is too little memory left for a mount"
+        raise UserError(ExitCode.SYSTEM_FAILED, fact, "see `free -h` and `ulimit -v`")
 
 
 def resolve(path: str) -> str:
     """Return the resolved mount point for a path. Raises UserError where nothing may be mounted."""
     point = mount_table.resolve(path)
-    if not path or point in _SHARED or point.removeprefix("/var/") in _SHARED_VAR:
-        # A mount there takes away what every program needs.
-        raise UserError(
-            ExitCode.MOUNT_REFUSED, f"{path!r} is no place for a mount", "give an empty directory of your own"
-        )
-    if (system := _system_directory(point)) is not None:
-        raise UserError(
-            ExitCode.MOUNT_REFUSED,
-            f"{path!r} is no place for a mount: {system} is the system's",
-            "give an empty directory of your own",
-        )
+    # A mount there takes away what every program needs.
+    is_shared = not path or point in _SHARED or point.removeprefix("/var/") in _SHARED_VAR
+    system = _system_directory(point)
+    if is_shared or system is not None:
+        why = "" if is_shared else f": {system} is the system's"
+        raise _refused(f"{path!r} is no place for a mount{why}", "give an empty directory of your own")
     return point
+
+
+def _refused(fact: str, fix: str = "", command: str = "") -> UserError:
+    return UserError(ExitCode.MOUNT_REFUSED, fact, fix, command=command)
 
 
 def _system_directory(point: str) -> str | None:
@@ -102,17 +102,12 @@ def future(path: str) -> str:
     if os.path.lexists(point):
         directory(point)
         return point
-    above = os.path.dirname(point)
-    while not os.path.lexists(above):
-        above = os.path.dirname(above)
+    above = existing_above(point)
     if not os.path.isdir(above):
         raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} cannot be made: {above} is not a directory")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(
-            ExitCode.MOUNT_REFUSED,
-            f"mount point {point} cannot be made: {above} is not yours to write",
-            "mount below a directory of your own",
-        )
+        fact = f"mount point {point} cannot be made: {above} is not yours to write"
+        raise _refused(fact, "mount below a directory of your own")
     return point
 
 
@@ -160,11 +155,8 @@ def existing_above(path: str) -> str:
 def log_file(path: str, point: str) -> None:
     """Check that a mount does not hide its own log, which it would wait for. Raises UserError."""
     if (os.path.realpath(path) + "/").startswith(point + "/"):
-        raise UserError(
-            ExitCode.MOUNT_REFUSED,
-            f"the log {path} is below the mount point {point}, which would hide it",
-            "choose another with --log-file",
-        )
+        fact = f"the log {path} is below the mount point {point}, which would hide it"
+        raise _refused(fact, "choose another with --log-file")
 
 
 def directory(point: str) -> Notice | None:
@@ -172,44 +164,57 @@ def directory(point: str) -> Notice | None:
     try:
         found = os.stat(point)
     except FileNotFoundError:
-        raise UserError(
-            ExitCode.MOUNTPOINT_MISSING,
-            f"mount point {point} does not exist",
-            f"create it with `{(command := f'mkdir -p {shell_word(point)}')}`",
-            command=command,
-        ) from None
+        fact, command = f"mount point {point} does not exist", f"mkdir -p {shell_word(point)}"
+        raise UserError(ExitCode.MOUNTPOINT_MISSING, fact, f"create it with `{command}`", command=command) from None
     except OSError as error:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point}: {error.strerror}") from None
+        raise _refused(f"mount point {point}: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(ExitCode.NOT_A_DIRECTORY, f"mount point {point} is not a directory", "give an empty directory")
     # fusermount3 asks for both too, and says less (its check_perm; root does without it).
     if os.geteuid() != 0 and not os.access(point, os.W_OK | os.X_OK):
-        raise UserError(
-            ExitCode.MOUNT_REFUSED, f"mount point {point} is not yours to write", "mount on a directory of your own"
-        )
+        raise _refused(f"mount point {point} is not yours to write", "mount on a directory of your own")
     if os.geteuid() != 0 and found.st_mode & stat.S_ISVTX and found.st_uid != os.getuid():
-        raise UserError(
-            ExitCode.MOUNT_REFUSED,
-            f"mount point {point} is shared (its sticky bit is set) and not yours",
-            "mount on a directory of your own",
-        )
+        fact = f"mount point {point} is shared (its sticky bit is set) and not yours"
+        raise _refused(fact, "mount on a directory of your own")
     try:
         with os.scandir(point) as entries:
             empty = not any(entries)
     except OSError as error:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"mount point {point} cannot be read: {error.strerror}") from None
+        raise _refused(f"mount point {point} cannot be read: {error.strerror}") from None
     if empty:
         return None
     return Notice(f"{point} is not empty, and a mount hides its files until it ends", "mount on an empty directory")
+
+
+@contextlib.contextmanager
+def made_directory(point: str) -> Iterator[bool]:
+    """Make a missing mount point; yields whether it was missing. Removes it after an error, if nothing is in it."""
+    missing = mount_table.mounted_at(point) is None and not os.path.lexists(point)
+    try:
+        if missing:
+            os.makedirs(point)
+    except OSError as error:
+        raise _refused(f"cannot create {point}: {error.strerror}") from None
+    try:
+        yield missing
+    except UserError:
+        if missing:
+            remove_if_empty(point)
+        raise
+
+
+def remove_if_empty(directory: str) -> None:
+    # A directory that is still mounted, or has files, stays.
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
 
 
 def _heal(point: str) -> None:
     """Take away dead FUSE mounts at `point`; several may lie on one another."""
     while (mount := dead_mount(point)) is not None:
         if (reason := mount_table.unmount(point, lazy=True)) is not None:
-            raise UserError(
-                ExitCode.ALREADY_MOUNTED, f"a dead mount at {point} cannot be unmounted: {reason.fact}", reason.fix
-            )
+            fact = f"a dead mount at {point} cannot be unmounted: {reason.fact}"
+            raise UserError(ExitCode.ALREADY_MOUNTED, fact, reason.fix)
         log.info("took away a dead mount at %s", mount.point)
 
 
@@ -219,12 +224,9 @@ def dead_mount(point: str) -> mount_table.Mount | None:
     if mount is None or not mount.fstype.startswith("fuse"):
         return None
     if not control_client.is_dead(mount):
-        raise UserError(
-            ExitCode.ALREADY_MOUNTED,
-            f"{point} is already mounted ({mount.fstype})",
-            "end that with `artifactfs umount`, or choose another",
-            command=f"artifactfs umount {shell_word(point)}",
-        )
+        fact, command = f"{point} is already mounted ({mount.fstype})", f"artifactfs umount {shell_word(point)}"
+        fix = "end that with `artifactfs umount`, or choose another"
+        raise UserError(ExitCode.ALREADY_MOUNTED, fact, fix, command=command)
     return mount
 
 
@@ -242,32 +244,21 @@ def fuse(settings: Settings, machine: Machine | None = None) -> None:
 
 def device() -> None:
     """Check that the FUSE device is one, and opens. Raises UserError."""
+    container = f"in a container, start it with --device {FUSE_DEVICE}"
     try:
         found = os.stat(FUSE_DEVICE)
         if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _FUSE_NUMBERS:
             # `docker -v /dev/fuse:/dev/fuse` makes a directory, or brings in a file; mounting says "Invalid argument".
-            raise UserError(
-                ExitCode.NO_FUSE_DEVICE,
-                f"{FUSE_DEVICE} is not the FUSE device",
-                f"run `{REMAKE_DEVICE}` as root; "
-                f"in a container, start it with --device {FUSE_DEVICE}, and without a volume of that name",
-                command=f"sudo sh -c '{REMAKE_DEVICE}'",
-            )
+            fix = f"run `{REMAKE_DEVICE}` as root; {container}, and without a volume of that name"
+            command = f"sudo sh -c '{REMAKE_DEVICE}'"
+            raise UserError(ExitCode.NO_FUSE_DEVICE, f"{FUSE_DEVICE} is not the FUSE device", fix, command=command)
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        raise UserError(
-            ExitCode.NO_FUSE_DEVICE,
-            f"{FUSE_DEVICE} is missing",
-            f"run `modprobe fuse` as root; in a container, start it with --device {FUSE_DEVICE}",
-            command="sudo modprobe fuse",
-        ) from None
+        fact, fix = f"{FUSE_DEVICE} is missing", f"run `modprobe fuse` as root; {container}"
+        raise UserError(ExitCode.NO_FUSE_DEVICE, fact, fix, command="sudo modprobe fuse") from None
     except PermissionError:
-        raise UserError(
-            ExitCode.NO_FUSE_DEVICE,
-            f"{FUSE_DEVICE} may not be opened by you",
-            f"run `chmod 666 {FUSE_DEVICE}` as root; in a container, start it with --device {FUSE_DEVICE}",
-            command=f"sudo chmod 666 {FUSE_DEVICE}",
-        ) from None
+        fact, fix = f"{FUSE_DEVICE} may not be opened by you", f"run `chmod 666 {FUSE_DEVICE}` as root; {container}"
+        raise UserError(ExitCode.NO_FUSE_DEVICE, fact, fix, command=f"sudo chmod 666 {FUSE_DEVICE}") from None
     except OSError as error:
         # The kernel's module is missing.
         fact = f"{FUSE_DEVICE} does not open: {error.strerror}"
@@ -278,24 +269,17 @@ def fusermount(machine: Machine) -> str:
     """Return the path of fusermount3, which mounts for ordinary users. Raises UserError."""
     found = machine.which("fusermount3")
     if found is None:
-        raise UserError(
-            ExitCode.NO_FUSERMOUNT,
-            "fusermount3 is missing",
-            "install it with `apt-get install fuse3` (as root)",
-            command="sudo apt-get install fuse3",
-        )
+        fix, command = "install it with `apt-get install fuse3` (as root)", "sudo apt-get install fuse3"
+        raise UserError(ExitCode.NO_FUSERMOUNT, "fusermount3 is missing", fix, command=command)
     return found
 
 
 def user_name(machine: Machine) -> None:
     """Check that the user has a name, without which fusermount3 does not mount. Raises UserError."""
     if machine.user is None:
-        raise UserError(
-            ExitCode.MOUNT_REFUSED,
-            f"fusermount3 mounts for users with a name, and user {machine.euid} has none",
-            f"run `useradd -M -u {machine.euid} artifactfs` as root; or, in a container, be root",
-            command=f"sudo useradd -M -u {machine.euid} artifactfs",
-        )
+        command = f"useradd -M -u {machine.euid} artifactfs"
+        fact = f"fusermount3 mounts for users with a name, and user {machine.euid} has none"
+        raise _refused(fact, f"run `{command}` as root; or, in a container, be root", f"sudo {command}")
 
 
 def fuse_conf(machine: Machine) -> list[str]:
@@ -310,12 +294,10 @@ def user_allow_other(machine: Machine) -> None:
         return
     text = machine.read(FUSE_CONF) or ""
     line_feed = "" if not text or text.endswith("\n") else f"echo | sudo tee -a {FUSE_CONF}; "
-    raise UserError(
-        ExitCode.ALLOW_OTHER_REFUSED,
-        f"allow_other needs the line `user_allow_other` in {FUSE_CONF}",
-        "ask root for it, or leave the option out",
-        command=f"{line_feed}echo user_allow_other | sudo tee -a {FUSE_CONF}",
-    )
+    fact = f"allow_other needs the line `user_allow_other` in {FUSE_CONF}"
+    fix = "ask root for it, or leave the option out"
+    command = f"{line_feed}echo user_allow_other | sudo tee -a {FUSE_CONF}"
+    raise UserError(ExitCode.ALLOW_OTHER_REFUSED, fact, fix, command=command)
 
 
 def binding() -> str:
@@ -324,10 +306,6 @@ def binding() -> str:
         import pyfuse3
     except ImportError as error:
         # The message names the library: libfuse3.so.3, say, after an upgrade of the system.
-        raise UserError(
-            ExitCode.MOUNT_REFUSED,
-            f"pyfuse3 does not load ({error})",
-            "run `apt-get install libfuse3-3` (as root)",
-            command="sudo apt-get install libfuse3-3",
-        ) from None
+        fix, command = "run `apt-get install libfuse3-3` (as root)", "sudo apt-get install libfuse3-3"
+        raise _refused(f"pyfuse3 does not load ({error})", fix, command) from None
     return str(pyfuse3.__version__)

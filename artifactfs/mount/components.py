@@ -15,7 +15,7 @@ from artifactfs.content.memory_cache import BlockPool, ReadaheadBudget
 from artifactfs.domain import RequestUsage
 from artifactfs.metadata.metadata_store import MetadataStore
 from artifactfs.metadata.write_behind import WriteBehind
-from artifactfs.modellab.auth import KeyRing
+from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.client import ModelLab
 from artifactfs.modellab.connections import CONCURRENCY, RESERVED
@@ -38,6 +38,25 @@ _POOL_BYTES = 48 << 20
 _AHEAD_BYTES = 40 << 20
 # Buffers that are used again: the pool, what waits for the disk, and what is being loaded or received.
 _BUFFER_BYTES = 96 << 20
+_CLOSE_S = 1.0
+
+
+def credentials(settings: Settings) -> Credentials:
+    return Credentials(settings.api_key, settings.app_key, settings.access_token)
+
+
+def account_of(settings: Settings, credentials: Credentials) -> str:
+    """Return the account that owns what is cached: its name, or else a digest of its key; "" without keys.
+
+    So without the setting `account`, new keys may be those of another account (docs/semantics.md 6.3).
+    """
+    # No digest begins with "=", so no name equals one.
+    return f"={settings.account}" if settings.account is not None else credentials.account()
+
+
+def owner(settings: Settings, account: str) -> str:
+    """Return the owner of cached contents: the site and the account."""
+    return f"{settings.api_url}\0{account}"
 
 
 class Transports:
@@ -64,8 +83,10 @@ class Transports:
         return sum((transport.cost() for transport in self._all), RequestUsage({}, 0, 0.0))
 
     async def aclose(self) -> None:
-        for transport in self._all:
-            await transport.aclose()
+        """Close all connections, also after a cancellation, within a second."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+            for transport in self._all:
+                await transport.aclose()
 
     def _new(self, **more: Any) -> Transport:
         settings = self._settings
@@ -153,10 +174,6 @@ def block_store(settings: Settings, new_buffer: NewBuffer) -> BlockStore | None:
         pins=PinFile,
     )
     return store if store.claim() else None
-
-
-def pin_file(store: BlockStore | None) -> PinFile | None:
-    return PinFile(store.directory) if store is not None else None
 
 
 def content_context(

@@ -139,11 +139,10 @@ def _answer(path: str, output: bytes) -> Answer:
     if "hidden" in reply:
         raise UserError(ExitCode.NOT_MOUNTED, f"the mount point of {path} is hidden by another mount", "unmount that")
     if "part" in reply:
-        fact = f"{reply['part']} is a bind mount of a part of a mount that has no other mount point"
-        command = f"artifactfs umount {shell_word(reply['part'])}"
-        raise NoAnswer(
-            f"{fact}, so it has no reports; its process still runs", f"`{command}` ends both", command=command
-        )
+        part = reply["part"]
+        fact = f"{part} is a bind mount of a part of a mount that has no other mount point, so it has no reports"
+        command = f"artifactfs umount {shell_word(part)}"
+        raise NoAnswer(f"{fact}; its process still runs", f"`{command}` ends both", command=command)
     raise _failure(path, reply["errno"] or errno.EIO, reply["path"], reply.get("inside"))
 
 

@@ -5,10 +5,10 @@ Files are read below `root`. Facts that are in no file (the user) are fields. No
 
 import os
 import pwd
-import subprocess
 from dataclasses import dataclass, field
 
 from artifactfs.settings import find_program
+from artifactfs.util.tools import ToolFailed, output_of
 
 _PROGRAM_S = 5.0
 _MAX_READ_BYTES = 1 << 20
@@ -61,14 +61,11 @@ class Machine:
         return find_program(program)
 
     def output(self, *command: str) -> str:
-        """Return the output of a program in one line; "" if it does not run."""
+        """Return the output of a program in one line; "" if it fails."""
         try:
-            done = subprocess.run(
-                command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_PROGRAM_S
-            )
-        except (OSError, subprocess.TimeoutExpired):
+            return " ".join(output_of(*command, limit_s=_PROGRAM_S).split())
+        except ToolFailed:
             return ""
-        return " ".join((done.stdout or done.stderr).decode(errors="replace").split())
 
     def process_status(self, name: str) -> str:
         """Return a field of this process's status (proc(5)), empty if the kernel does not have it."""

@@ -10,36 +10,22 @@ import os
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.mount.mount_table import Mount
 from artifactfs.util.escaping import shell_word
-
-# The initial user namespace maps every user id to itself (user_namespaces(7)).
-_INITIAL = [(0, 0, 2**32 - 1)]
+from artifactfs.util.path_walk import INITIAL_IDS, id_map
 
 
 class NotMountOwner(UserError):
     """The kernel denies this user access to a mount: it belongs to another user."""
 
 
-def _id_map(text: str | None = None) -> list[tuple[int, int, int]]:
-    """Return the map of a user namespace: (first id inside, first id outside, count). `text`: of another uid_map."""
-    try:
-        if text is None:
-            with open("/proc/self/uid_map", encoding="ascii") as file:
-                text = file.read()
-        rows = [row.split() for row in text.split("\n") if row]
-        return [(int(inside), int(outside), int(count)) for inside, outside, count in rows]
-    except (OSError, ValueError):
-        return _INITIAL
-
-
 def in_user_namespace(text: str | None = None) -> bool:
     """Whether ids here differ from those outside: then root here is not root there. `text`: of another uid_map."""
-    return _id_map(text) != _INITIAL
+    return id_map(text) != INITIAL_IDS
 
 
 def my_ids() -> frozenset[int]:
     """Return the user ids that a mount of this user may have in the table: the id here, and the id outside."""
     own = os.geteuid()
-    return frozenset({own, *(there + own - here for here, there, count in _id_map() if 0 <= own - here < count)})
+    return frozenset({own, *(there + own - here for here, there, count in id_map() if 0 <= own - here < count)})
 
 
 def access_denied(path: str, mount: Mount | None) -> NotMountOwner:
@@ -74,7 +60,7 @@ def unmount_denied(mount: Mount) -> str | None:
 def _outsider(mount: Mount) -> str:
     """Return the owner of a mount in words, for a user in a user namespace who is not the owner."""
     name, own = "root" if mount.user_id == 0 else f"user {mount.user_id}", os.geteuid()
-    mapped = any(0 <= (mount.user_id or 0) - inside < count for inside, _, count in _id_map())
+    mapped = any(0 <= (mount.user_id or 0) - inside < count for inside, _, count in id_map())
     if mapped and mount.user_id != own:
         return f"{name} in this user namespace or outside of it"
     not_you = " (root in here is not root there)" if own == mount.user_id == 0 else ""

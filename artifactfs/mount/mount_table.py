@@ -6,6 +6,7 @@ import os
 import re
 import select
 import subprocess
+from collections.abc import Sequence
 
 from artifactfs.errors import ExitCode, Notice, UserError
 from artifactfs.settings.parsers import MOST_LEVELS
@@ -41,14 +42,15 @@ def directory_gone() -> UserError | None:
     return None
 
 
-def innermost(path: str) -> Mount | None:
+def innermost(path: str, table: Sequence[Mount] | None = None) -> Mount | None:
     """Return the mount that a path is in by its text, without touching it; None for a table without a root.
 
-    Raises OSError if the working directory no longer exists.
+    `table`: None for the kernel's as it is now. Raises OSError if the working directory no longer exists.
     """
     place = os.path.abspath(path)
     # Of several at one place the last counts.
-    above = [m for m in mounts() if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
+    rows = mounts() if table is None else table
+    above = [m for m in rows if place == m.point or place.startswith(m.point.rstrip("/") + "/")]
     return max(reversed(above), key=lambda mount: len(mount.point), default=None)
 
 

@@ -44,14 +44,11 @@ async def begin(
             fix = "see that its directory and its files belong to you and can be written"
             raise UserError(ExitCode.MOUNT_REFUSED, fact, fix)
         if stored_account is None:
-            raise UserError(
-                ExitCode.MOUNT_REFUSED,
-                f"nothing of {settings.origin} is stored in {settings.cache_dir}, so there is nothing to mount offline",
-                "mount it without --offline once, and look at what you need",
-            )
-        return OfflineState(
-            boottime(), "it was mounted with --offline", "mount it without --offline to ask the service"
-        )
+            where = settings.cache_dir
+            fact = f"nothing of {settings.origin} is stored in {where}, so there is nothing to mount offline"
+            raise UserError(ExitCode.MOUNT_REFUSED, fact, "mount it without --offline once, and look at what you need")
+        fix = "mount it without --offline to ask the service"
+        return OfflineState(boottime(), "it was mounted with --offline", fix)
     away = await preflight.reach(
         service, settings, notify, may_go_offline=settings.offline == "auto" and stored_account is not None
     )

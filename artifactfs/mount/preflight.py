@@ -1,15 +1,18 @@
 """The request before a mount: are the keys right, and does a Model Lab answer (docs/semantics.md 5.8)?"""
 
+import dataclasses
 import logging
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
 
 from artifactfs import errors
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.modellab.auth import Credentials
+from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.transport import Transport
+from artifactfs.mount.components import Transports, credentials
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.settings import Settings, Unread, unread_ca_files, unread_proxies
 from artifactfs.util.clock import boottime
@@ -26,15 +29,23 @@ _OFFLINE_S = 10.0
 AWAY = (errors.PassingError, errors.UnexpectedAnswer)
 
 
+@asynccontextmanager
+async def reached(settings: Settings) -> AsyncIterator[tuple[ModelLab, Transports]]:
+    """Yield a client for a command without a mount, once the service has accepted the keys. Raises UserError."""
+    transports = Transports(settings, KeyRing(credentials(settings), clock=boottime))
+    service = ModelLab(transports.listings, deadline_s=settings.deadline)
+    try:
+        # Of the setting `wait` nothing would be seen here.
+        await reach(service, dataclasses.replace(settings, wait=False), Notifier())
+        yield service, transports
+    finally:
+        await transports.aclose()
+
+
 async def check_keys(settings: Settings) -> None:
     """Check the keys with one request, without a mount. Raises UserError."""
-    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
-    transport = Transport(settings.api_url, credentials, proxy=settings.proxy, ca_file=settings.ca_file, clock=boottime)
-    try:
-        await reach(ModelLab(transport, deadline_s=settings.deadline), settings, Notifier())
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-            await transport.aclose()
+    async with reached(settings):
+        pass
 
 
 async def reach(
@@ -79,7 +90,7 @@ def _user_error(error: errors.ServiceError, settings: Settings) -> UserError:
     fact, fix = error.fact, errors.what_to_do(error)
     if isinstance(error, errors.AccessDenied):
         fact = f"the keys were rejected: {fact}"
-        if settings.api_url == f"https://api.{settings.site}":
+        if settings.is_of_site:
             fact, fix = f"{fact} ({settings.site})", f"{fix}; set --site or DD_SITE"
         return UserError(ExitCode.KEYS_REJECTED, fact, fix)
     if isinstance(error, errors.TlsFailed):

@@ -32,7 +32,6 @@ from artifactfs.modellab import liveness
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.client import ModelLab
 from artifactfs.mount import (
-    account_switch,
     components,
     kernel_mount,
     mount_table,
@@ -43,6 +42,7 @@ from artifactfs.mount import (
 )
 from artifactfs.mount.pinned_runs import PinnedRuns
 from artifactfs.mount.sd_notify import Notifier
+from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
 from artifactfs.util import garbage, headroom
 from artifactfs.util.clock import boottime
@@ -54,7 +54,6 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
 # The grace period of requests in flight when the mount ends. Within the 3 s of docs/semantics.md 5.6.
 _GRACE_S = 0.5
-_CLOSE_S = 1.0
 # From the first request of the kernel to the collection of what the start has left. Arbitrary.
 _SETTLE_S = 2.0
 _FLUSH_S = 1.0
@@ -117,7 +116,7 @@ async def _serve(
     recent_errors: RecentErrors,
     notify: Notifier,
 ) -> None:
-    credentials = Credentials(settings.api_key, settings.app_key, settings.access_token)
+    credentials = components.credentials(settings)
     keys = KeyRing(credentials, source=settings.keys, clock=boottime)
     transports = components.Transports(settings, keys)
     # Less than the deadline of an operation: so an operation fails with the cause, and not with its own deadline.
@@ -126,7 +125,7 @@ async def _serve(
     breaker = transports.breaker
 
     try:
-        account = account_switch.account_of(settings, credentials)
+        account = components.account_of(settings, credentials)
         stored = components.stored_account(settings, account)
         breaker.offline = await offline.begin(service, settings, notify, stored.account, stored.failure)
         # Without keys, and so offline, it is the one of the last mount (docs/semantics.md 8.3).
@@ -135,10 +134,10 @@ async def _serve(
             offline.warn_of_account(settings, notify)
         async with trio.open_nursery() as root:
             liveness.start(breaker, transports.probes, root, clock=boottime, limit_s=settings.deadline)
-            owner = account_switch.owner(settings, account)
+            owner = components.owner(settings, account)
             buffers = components.block_buffers()
             blocks = components.block_store(settings, buffers.take)
-            pins = components.pin_file(blocks)
+            pins = PinFile(blocks.directory) if blocks is not None else None
             disk_cache = DiskCache(blocks, root)
             store = components.metadata_store(settings, blocks, pins)
             is_offline = breaker.offline is not None
@@ -163,10 +162,18 @@ async def _serve(
             tree.watch_contents(operations.asks_contents)
             operations.on_superseded(control.drop_name)
             operations.on_growth(dentries.drop_pages, dentries.drop_attributes)
-            follow = account_switch.follower(settings, tree, files, operations)
 
             def on_keys(changed: Credentials) -> None:
-                follow(changed)
+                new = components.owner(settings, components.account_of(settings, changed))
+                if new != files.owner:
+                    # It must not be served what the other keys have fetched (docs/semantics.md 6.3).
+                    log.info(
+                        "the new keys may be those of another account: all contents are fetched again; "
+                        "set `account` to keep the cache over a change of keys"
+                    )
+                    files.switch_account(new)
+                    tree.switch_account(new)
+                    operations.invalidate_pages()
                 control.forget()
 
             def status() -> str:
@@ -208,8 +215,7 @@ async def _serve(
                 await disk_cache.flush()
             root.cancel_scope.cancel()
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            await transports.aclose()
+        await transports.aclose()
 
 
 async def _mount(

@@ -24,13 +24,23 @@ if TYPE_CHECKING:
         wants_color,
     )
     from artifactfs.settings.process_privacy import environment, hide
-    from artifactfs.settings.schema import BY_NAME, CONFIG, GROUPS, KEY_FORMS, PROFILE, SELECTORS, SETTINGS, Setting
+    from artifactfs.settings.schema import (
+        BY_NAME,
+        CONFIG,
+        GROUPS,
+        KEY_FORMS,
+        PROFILE,
+        SELECTORS,
+        SETTINGS,
+        Arguments,
+        Setting,
+    )
     from artifactfs.settings.secret import Secret
     from artifactfs.settings.sources import find_config_file, find_profiles, settings_in
     from artifactfs.settings.suggestions import hint
     from artifactfs.settings.systemd_env import find_program, log_target, take_notify_socket
 else:
-    # The module of each name of `__all__`.
+    # The module of each name above (a test compares them).
     _MODULES = {
         name: module
         for module, names in {
@@ -43,7 +53,7 @@ else:
                 "data_home default_log_file expanded has_display own_config_home state_dir user_unit_dir wants_color"
             ),
             "process_privacy": "environment hide",
-            "schema": "BY_NAME CONFIG GROUPS KEY_FORMS PROFILE SELECTORS SETTINGS Setting",
+            "schema": "Arguments BY_NAME CONFIG GROUPS KEY_FORMS PROFILE SELECTORS SETTINGS Setting",
             "secret": "Secret",
             "sources": "find_config_file find_profiles settings_in",
             "suggestions": "hint",
@@ -57,48 +67,3 @@ else:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-__all__ = [
-    "BY_NAME",
-    "CONFIG",
-    "GROUPS",
-    "KEY_FORMS",
-    "PROFILE",
-    "SELECTORS",
-    "SETTINGS",
-    "Explanation",
-    "KeySource",
-    "Keys",
-    "Origin",
-    "Secret",
-    "Setting",
-    "Settings",
-    "Shown",
-    "Unread",
-    "checked_key",
-    "data_home",
-    "default_log_file",
-    "drop_keys",
-    "environment",
-    "expanded",
-    "explain",
-    "find_config_file",
-    "find_profiles",
-    "find_program",
-    "has_display",
-    "hide",
-    "hint",
-    "load",
-    "log_target",
-    "own_config_home",
-    "settings_in",
-    "state_dir",
-    "take_notify_socket",
-    "unread_ca_files",
-    "unread_exceptions",
-    "unread_proxies",
-    "user_unit_dir",
-    "wants_color",
-    "write_config",
-]

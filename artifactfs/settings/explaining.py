@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from artifactfs.errors import ExitCode, Notice, UserError
+from artifactfs.errors import Notice, UserError
 from artifactfs.settings import parsers
 from artifactfs.settings.keys import InFile
 from artifactfs.settings.schema import KEY_FORMS, SETTINGS, Setting
@@ -41,10 +41,6 @@ class Explanation:
     settings: tuple[Shown, ...]
     warnings: tuple[Notice, ...]
     problem: UserError | None
-
-    @property
-    def code(self) -> ExitCode:
-        return self.problem.code if self.problem is not None else ExitCode.OK
 
 
 def explain(

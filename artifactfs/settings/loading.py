@@ -33,6 +33,11 @@ class Settings(Values):
     warnings: tuple[Notice, ...] = ()
     keys: KeySource = field(default_factory=KeySource)
 
+    @property
+    def is_of_site(self) -> bool:
+        """Whether the API's URL is that of the site."""
+        return self.api_url == f"https://api.{self.site}"
+
     def secrets(self) -> list[str]:
         """Return every secret in the clear: for the redaction of the log only."""
         found = [s.reveal() for s in (self.api_key, self.app_key, self.access_token) if s is not None]

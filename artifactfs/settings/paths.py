@@ -23,12 +23,10 @@ def home() -> str:
         except KeyError:
             named = ""
     if not os.path.isabs(named):
-        raise UserError(
-            ExitCode.USAGE,
-            f"there is no home directory: user {os.getuid()} has none, and HOME is no absolute path",
-            "set HOME to a directory of your own, as in `HOME=/var/lib/artifactfs artifactfs …`",
-            command="HOME=/var/lib/artifactfs artifactfs …",
-        )
+        fact = f"there is no home directory: user {os.getuid()} has none, and HOME is no absolute path"
+        command = "HOME=/var/lib/artifactfs artifactfs …"
+        fix = f"set HOME to a directory of your own, as in `{command}`"
+        raise UserError(ExitCode.USAGE, fact, fix, command=command)
     return named
 
 
@@ -108,10 +106,7 @@ def _root_s_own(directory: str, what: str) -> str:
         try:
             trusted_files.refuse_foreign(directory)
         except trusted_files.NotOurs as error:
-            raise UserError(
-                ExitCode.NOT_WRITABLE,
-                f"{directory}, the place of {what}, {error}",
-                "run `sudo -H artifactfs …`, or set HOME to root's own",
-                command="sudo -H artifactfs …",
-            ) from None
+            fact = f"{directory}, the place of {what}, {error}"
+            fix = "run `sudo -H artifactfs …`, or set HOME to root's own"
+            raise UserError(ExitCode.NOT_WRITABLE, fact, fix, command="sudo -H artifactfs …") from None
     return directory

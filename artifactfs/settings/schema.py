@@ -7,7 +7,7 @@ from the rows. Not here: which source of a setting wins (sources.py).
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from artifactfs.settings import parsers
 from artifactfs.settings.paths import APP, cache_home
@@ -184,6 +184,14 @@ KEY_FORMS = frozenset(name + form for name in KEYS for form in ("", "_file", "_c
 CONFIG = Setting("Config file.", parsers.path, "FILE", name="config")
 PROFILE = Setting("Profile of the config file: its table [profiles.NAME].", str, "NAME", name="profile")
 SELECTORS = {CONFIG.name: CONFIG, PROFILE.name: PROFILE}
+
+
+class Arguments(TypedDict):
+    """What a command line says of the settings: the arguments of `load` and `explain`."""
+
+    flags: Mapping[str, str | bool | None]
+    options: str
+    config_file: str | None
 
 
 @dataclass(frozen=True)

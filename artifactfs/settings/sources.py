@@ -109,9 +109,8 @@ class Sources:
                 errors[setting.name] = error
         limit = self.find("wait_max")
         if limit is not None and limit.layer is Layer.COMMAND_LINE and not values.get("wait", True):
-            errors["wait_max"] = UserError(
-                ExitCode.USAGE, "it has no effect without --wait", "add --wait", limit.subject
-            )
+            fact = "it has no effect without --wait"
+            errors["wait_max"] = UserError(ExitCode.USAGE, fact, "add --wait", limit.subject)
         return values, errors
 
     def chosen_keys(self) -> dict[str, RawValue]:
@@ -151,11 +150,8 @@ class Sources:
         program = shutil.which(value[0], path=self.environ.get("PATH", os.defpath))
         if program is None:
             named = f"its program {value[0]!r}" if _is_program(value[0]) else "its program (not shown: it may be a key)"
-            raise unusable(
-                given.subject,
-                f"{named} was not found",
-                "give the full path, or check PATH; no shell runs it: for `cd` or a pipe write sh -c '…'",
-            )
+            fix = "give the full path, or check PATH; no shell runs it: for `cd` or a pipe write sh -c '…'"
+            raise unusable(given.subject, f"{named} was not found", fix)
         return FromCommand((os.path.abspath(program), *value[1:]), without_keys(self.environ), given.subject)
 
     def warnings(self) -> Iterator[Notice]:

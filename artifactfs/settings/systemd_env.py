@@ -36,11 +36,8 @@ def log_target(
     if to == "stderr" and not foreground:
         raise UserError(ExitCode.USAGE, "a mount in the background has no standard error to log to", "add -f")
     if to == "file" and file is not None and is_descriptor(file) and not foreground:
-        raise UserError(
-            ExitCode.USAGE,
-            f"a mount in the background closes the caller's descriptors, such as the log {file}",
-            "add -f",
-        )
+        fact = f"a mount in the background closes the caller's descriptors, such as the log {file}"
+        raise UserError(ExitCode.USAGE, fact, "add -f")
     return LogDestination(to, (file or default_log_file(point)) if to == "file" else None, settings.log_format)
 
 

@@ -32,9 +32,9 @@ def parse_size(text: str) -> int:
     return size
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 file`, `2,000 files`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return `1 file`, `2,000 files`; `plural` where that is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def parse_duration(text: str) -> float:

@@ -16,6 +16,8 @@ DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # The kernel's limit (path_resolution(7)).
 _MAX_LINKS = 40
+# The initial user namespace maps every user id to itself (user_namespaces(7)).
+INITIAL_IDS = [(0, 0, 2**32 - 1)]
 
 
 class ForeignLink(PermissionError):
@@ -83,12 +85,19 @@ def is_known(user_id: int) -> bool:
 
     Links and directories with the overflow uid count as root's, files do not (user_namespaces(7)).
     """
+    return any(first <= user_id < first + count for first, _, count in id_map())
+
+
+def id_map(text: str | None = None) -> list[tuple[int, int, int]]:
+    """Return the map of a user namespace: (first id inside, first id outside, count). `text`: of another uid_map."""
     try:
-        with open("/proc/self/uid_map", "rb") as file:
-            ranges = [[int(word) for word in row.split()] for row in file.read().splitlines()]
-    except OSError:
-        return True
-    return any(first <= user_id < first + count for first, _, count in ranges)
+        if text is None:
+            with open("/proc/self/uid_map", encoding="ascii") as file:
+                text = file.read()
+        rows = [row.split() for row in text.split("\n") if row]
+        return [(int(inside), int(outside), int(count)) for inside, outside, count in rows]
+    except (OSError, ValueError):
+        return INITIAL_IDS
 
 
 def _open_step(name: str, flags: int, at: int, make: Callable[[str, int], None] | None) -> int:

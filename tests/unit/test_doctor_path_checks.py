@@ -12,6 +12,7 @@ from artifactfs.content.block_store import BlockStore
 from artifactfs.doctor import path_checks
 from artifactfs.doctor.findings import Finding, Mark
 from artifactfs.logs import system_logs
+from artifactfs.mount import mount_table
 from artifactfs.mount.mount_table import Mount
 from artifactfs.settings import Settings
 from artifactfs.util.escaping import shell_word
@@ -181,11 +182,13 @@ def test_a_cache_that_mounts_refuse_is_one_that_the_doctor_refuses(tmp_path: Pat
 def test_what_a_path_lies_on(path: str, kind: str) -> None:
     """The longest place that holds it, and of several there the last."""
     rows = [("/", "ext4"), ("/mnt", "ext3"), ("/mnt/top", "tmpfs"), ("/mnt", "nfs")]
-    assert path_checks.kind_of([Mount("0:1", point, fstype, "") for point, fstype in rows], path) == kind
+    around = mount_table.innermost(path, [Mount("0:1", point, fstype, "") for point, fstype in rows])
+    assert around is not None
+    assert around.fstype == kind
 
 
 def test_an_unknown_file_system() -> None:
-    assert path_checks.kind_of([], "/a") == ""
+    assert mount_table.innermost("/a", []) is None
 
 
 # --- the log --------------------------------------------------------------------------------------------

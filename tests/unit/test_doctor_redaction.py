@@ -13,7 +13,7 @@ from artifactfs.doctor import own_texts
 from artifactfs.doctor.answer_forms import describe_body, describe_headers
 from artifactfs.doctor.bundle import Bundle, release
 from artifactfs.doctor.redaction import Redactor, log_lines
-from artifactfs.doctor.settings_checks import SettingsArguments
+from artifactfs.settings import Arguments
 from tests.leaks import forms
 
 # Long enough that none is a part of artifactfs' own sentences by chance.
@@ -195,7 +195,7 @@ def test_the_templates_are_of_artifactfs() -> None:
 def test_an_interrupted_bundle_leaves_no_file(tmp_path: Path) -> None:
     """A file that was made before the checks goes with them."""
     file = tmp_path / "bundle"
-    bundle = Bundle(str(file), SettingsArguments({}, "", None), None)
+    bundle = Bundle(str(file), Arguments(flags={}, options="", config_file=None), None)
     assert file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(KeyboardInterrupt), bundle:
         raise KeyboardInterrupt

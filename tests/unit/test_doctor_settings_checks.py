@@ -9,7 +9,7 @@ import pytest
 from artifactfs import settings
 from artifactfs.doctor import path_checks, settings_checks
 from artifactfs.doctor.findings import Finding, Mark
-from artifactfs.doctor.settings_checks import SettingsArguments, Setup
+from artifactfs.doctor.settings_checks import Setup
 from artifactfs.util.urls import SITES
 
 KEYS = {"DD_API_KEY": "s3cr3t-api", "DD_APP_KEY": "s3cr3t-app"}
@@ -26,7 +26,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 
 
 def read(config: str | None = None, options: str = "", **flags: str) -> Setup:
-    its = settings_checks.read(SettingsArguments(flags, options, config))
+    its = settings_checks.read(settings.Arguments(flags=flags, options=options, config_file=config))
     for finding in its.findings:
         assert "s3cr3t" not in f"{finding.fact} {finding.fix}"
     return its

@@ -15,11 +15,12 @@ from artifactfs.control.status_schema import Failed, Health, Status, json_text, 
 from artifactfs.domain import RequestUsage
 from artifactfs.fuse.handles import KernelState
 from artifactfs.metadata.write_behind import MetadataState
+from artifactfs.modellab.circuit_breaker import OfflineState
 from artifactfs.modellab.rate_limits import LimitState
 from artifactfs.modellab.request_stats import HEAD_BOUNDS_S, LatencyHistogram, StatsSnapshot
 from artifactfs.tree.tree_stats import TreeState
 
-NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0, offline_fact="gone", offline_fix="wait")
+NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +36,19 @@ NONE = HealthInputs(None, None, None, None, 0.0, None, None, 5.0, offline_fact="
         ({"denied_since": 8.5, "failing_since": 9.0}, "failing", 9.0),
         ({"denied_since": 8.5, "stale_since": 9.0}, "degraded", 9.0),
         ({"denied_since": 8.5}, "keys_rejected", 8.5),
-        ({"offline_since": 4.0, "failing_since": 9.0, "denied_since": 8.5, "denied_last": True}, "offline", 4.0),
+        (
+            {
+                "offline": OfflineState(4.0, "gone", "wait"),
+                "failing_since": 9.0,
+                "denied_since": 8.5,
+                "denied_last": True,
+            },
+            "offline",
+            4.0,
+        ),
     ],
 )
-def test_the_worst_counts(told: dict[str, float], state: str, since: float) -> None:
+def test_the_worst_counts(told: dict[str, object], state: str, since: float) -> None:
     """5.3: the worst problem is reported, since when, and what to do; without a problem nothing."""
     found = health_of(msgspec.structs.replace(NONE, **told), "api.test")
     assert found[:2] == (state, since)
