@@ -41,6 +41,7 @@ def start(
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
+    checks.cache_place(loaded, point)
     for notice in filter(None, (*loaded.warnings, warning, checks.cache(loaded))):
         output.warn(str(notice), program)
     target = settings.log_target(loaded, point, foreground=foreground)

@@ -157,9 +157,24 @@ def existing_above(path: str) -> str:
     return path
 
 
+def cache_place(settings: Settings, point: str) -> None:
+    """Check that a mount does not hide its own cache, which other commands would not find. Raises UserError."""
+    path = settings.cache_dir
+    if settings.cache_size and _is_at_or_below(path, point):
+        raise UserError(
+            ExitCode.CACHE_REFUSED,
+            f"the cache directory {path} is at or below the mount point {point}, which would hide it",
+            "choose another with --cache-dir",
+        )
+
+
+def _is_at_or_below(path: str, point: str) -> bool:
+    return (os.path.realpath(path) + "/").startswith(point + "/")
+
+
 def log_file(path: str, point: str) -> None:
     """Check that a mount does not hide its own log, which it would wait for. Raises UserError."""
-    if (os.path.realpath(path) + "/").startswith(point + "/"):
+    if _is_at_or_below(path, point):
         raise UserError(
             ExitCode.MOUNT_REFUSED,
             f"the log {path} is below the mount point {point}, which would hide it",
