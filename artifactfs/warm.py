@@ -22,11 +22,15 @@ _READ_BYTES = 256 << 10
 
 @dataclass
 class Plan:
-    """The files to fetch with their sizes in bytes, their directories, and those that could not be listed."""
+    """The files to fetch with their sizes in bytes, their directories, and those that could not be listed.
+
+    `links`: how many links to runs were not followed, by the path of the plan that they lie below.
+    """
 
     files: list[tuple[str, int]] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    links: dict[str, int] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -134,6 +138,8 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
                         pending.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
                         yield entry.path, entry.stat(follow_symlinks=False).st_size
+                    elif entry.is_symlink():
+                        found.links[path] = found.links.get(path, 0) + 1
         except OSError as error:
             found.failures.append(f"{directory}: {error.strerror}")
 

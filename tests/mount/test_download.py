@@ -150,6 +150,16 @@ def test_a_path_in_a_mount(lab: Lab, shell: Shell) -> None:
         assert done.err.splitlines()[0].startswith("artifactfs: ")
 
 
+def test_a_choice_of_runs_in_a_mount(lab: Lab, shell: Shell) -> None:
+    """5.8: a directory of links to runs is refused, as a project is: of links nothing would be copied."""
+    mounted = shell.mount()
+    out = shell.path("out")
+    done = shell.cli("download", mounted.path("projects", sample.PROJECT, "by", "status", "completed"), out)
+    assert (done.code, done.err.count("\n")) == (ExitCode.USAGE, 1)
+    assert "this holds runs" in done.err
+    assert not os.path.lexists(out)
+
+
 def test_a_run_by_its_number_from_within_a_mount(lab: Lab, shell: Shell) -> None:
     """Where the working directory has no such name, it is the run of that mount; a name that is there comes first."""
     mounted = shell.mount()
