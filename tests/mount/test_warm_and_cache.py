@@ -54,7 +54,7 @@ def test_warm_names_what_it_could_not_read(lab: Lab, shell: Shell) -> None:
 
 
 def test_warm_of_links_alone(lab: Lab, shell: Shell) -> None:
-    """1.6: the links that `warm` finds are not followed, and it says so, with what to type in place of it."""
+    """4.5: the links that `warm` finds are not followed, and it says so, with what to type in place of it."""
     mounted = shell.mount()
     project = mounted.path("projects", sample.PROJECT)
     done = shell.cli("warm", project).ok()
