@@ -40,6 +40,8 @@ def download(
     """
     if not paths:
         raise click.UsageError("give PATH… and, as the last argument, DIR: where the copies go")
+    if "" in (*paths, directory):
+        raise click.UsageError("'' is not a path")
     from artifactfs.download import source_files, transfers
     from artifactfs.mount import control_client
 

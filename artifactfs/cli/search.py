@@ -58,4 +58,4 @@ def search(
     elif found:
         output.table(render.found_rows(found))
     else:
-        output.hint("no run is such")
+        output.hint("no run matches")

@@ -147,7 +147,10 @@ class Service:
                 at = await patiently(partial(self._step, at, name, path))
             except (errors.NoSuchEntry, errors.NotADirectory, errors.NotFound):
                 fact = f"there is no {os.fsdecode(name)} in /{mount_path(at)}"
-                raise UserError(ExitCode.INCOMPLETE, fact, "check its number or name", path) from None
+                # Perhaps meant for a mount that has ended.
+                is_local = name == names[0] and os.path.lexists(name)  # noqa: ASYNC240 - at the end of the command
+                fix = "; what is here by that name is in no mount of artifactfs" if is_local else ""
+                raise UserError(ExitCode.INCOMPLETE, fact, f"check its number or name{fix}", path) from None
         if not isinstance(at, ArtifactDir | ArtifactFile):
             raise UserError(ExitCode.USAGE, _ABOVE_RUNS, "name a run in it", path)
         return at
