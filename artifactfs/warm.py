@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import control_client, mount_table
+from artifactfs.mount import control_client, mount_owner, mount_table
 from artifactfs.mount.mount_table import Mount
 from artifactfs.util.humanize import counted, format_size
 
@@ -109,6 +109,16 @@ def _mount_of(path: str) -> Mount:
     return inner
 
 
+def _check_admits(path: str) -> None:
+    """Raise NotMountOwner where the kernel refuses this user the mount itself, and not a path in it."""
+    inner = mount_table.innermost(path)
+    try:
+        if inner is not None:
+            os.stat(inner.point)
+    except PermissionError:
+        raise mount_owner.access_denied(path, inner) from None
+
+
 def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     """Yield files with sizes, without recursion: a tree may be deeper than Python's stack."""
     try:
@@ -125,6 +135,8 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise control_client.process_gone(path) from None
+        if error.errno == errno.EACCES:
+            _check_admits(path)
         found.failures.append(f"{path}: {error.strerror}")
         return
     pending = [path]

@@ -91,7 +91,8 @@ def _directory_at(point: str) -> Iterator[bool]:
         if missing:
             os.makedirs(point)
     except OSError as error:
-        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}") from None
+        fix = "give a place of your own, as in `artifactfs demo ~/demo-mount`"
+        raise UserError(ExitCode.MOUNT_REFUSED, f"cannot create {point}: {error.strerror}", fix) from None
     try:
         yield missing
     except UserError:
