@@ -240,8 +240,8 @@ def pins(_loaded: "Settings", store: "BlockStore", as_json: bool) -> None:
     if as_json:
         output.data(list(map(_json_row, rows)))
     elif rows:
-        sites = {row.pin.site for row in rows}
-        output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites) for row in rows)])
+        sites, caches = {row.pin.site for row in rows}, {row.cache_dir for row in rows}
+        output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites, caches) for row in rows)])
     else:
         output.hint("nothing is pinned; `artifactfs pin PATH` pins a run, directory or file of a mount")
 
@@ -316,8 +316,13 @@ def _on_disk(found: "Mapping[_Key, PinReport]") -> Iterator[_Row]:
         yield _Row(pin, cache_dir, pin.size_bytes, here, None)
 
 
-def _text(row: _Row, sites: set[str]) -> tuple[str, ...]:
-    place = row.pin.path.removeprefix("runs/") + (f" ({row.pin.site})" if len(sites) > 1 else "")
+def _text(row: _Row, sites: set[str], caches: set[str]) -> tuple[str, ...]:
+    place = row.pin.path.removeprefix("runs/")
+    if len(sites) > 1:
+        place += f" ({row.pin.site})"
+    if len(caches) > 1:
+        # Other commands than `pins` work on one cache, that of --cache-dir.
+        place += f" in {row.cache_dir}"
     current = "gone" if row.is_gone else {True: "yes", False: "no", None: "unknown"}[row.current]
     return place, format_size(row.size_bytes), format_size(row.here_bytes), current, row.pin.since
 

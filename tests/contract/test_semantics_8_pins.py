@@ -177,6 +177,17 @@ def test_pins_without_a_mount(lab: Lab, shell: Shell, mounting: Mounting) -> Non
     assert listed(shell) == []
 
 
+def test_pins_of_two_caches(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.7: they are listed together, each with its cache, as the same run may be in both."""
+    run_id = settled_run(lab, {"config.json": 700})
+    own = shell.path("own")
+    for mounted in (mounting(), mounting("--cache-dir", own, name="other")):
+        shell.cli("pin", mounted.path("runs", run_id)).ok()
+    places = [row.split("  ")[0] for row in shell.cli("pins").ok().text.splitlines()[1:]]
+    assert places == [f"{run_id} in {row['cache_dir']}" for row in listed(shell)]
+    assert f"{run_id} in {own}" in places
+
+
 def test_a_list_that_cannot_be_read(lab: Lab, shell: Shell, mounting: Mounting) -> None:
     """8.7: each command says so in one line, and it stays as it is; without it nothing is kept, and all is read."""
     run_id = settled_run(lab, FILES)
