@@ -145,7 +145,7 @@ def test_a_pin_while_offline(own_lab: Lab, shell: Shell) -> None:
 
 
 def test_a_refresh_while_offline(own_lab: Lab, shell: Shell) -> None:
-    """3.6, 8.3: `refresh --contents` is refused, as what it drops could not be fetched again; `refresh` counts later."""
+    """3.6, 8.3: `refresh --contents` is refused, as what it drops could not be fetched again; `refresh` waits."""
     shell.lab, url = own_lab, own_lab.url
     run_id = own_lab.new_run(FILES)
     mounted = mount(shell, url)

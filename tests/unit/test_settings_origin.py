@@ -294,23 +294,6 @@ def test_missing_keys_say_what_to_do(home: Path) -> None:
     assert settings.load({}, environ={}, need_keys=False).api_key is None
 
 
-def test_missing_keys_where_profiles_have_them(home: Path) -> None:
-    """The profiles are named, which a user of none has forgotten; where one is chosen they are not."""
-    config = home / ".config/artifactfs/config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text("[profiles.us]\nsite = 'us5.datadoghq.com'\n[profiles.eu]\nsite = 'datadoghq.eu'\n")
-    assert "; choose a profile with --profile (eu, us); or `artifactfs login`" in str(refusal({}))
-    assert "choose a profile" not in str(refusal({"ARTIFACTFS_PROFILE": "eu"}))
-
-
-def test_a_text_without_quotes(home: Path) -> None:
-    """The commonest slip in TOML: the parser says where, and the message how it is written."""
-    (home / "config.toml").write_text("listing_ttl = 5m\n")
-    error = refusal({}, config_file=str(home / "config.toml"))
-    assert error.code is ExitCode.BAD_CONFIG
-    assert 'are in quotes, as in listing_ttl = "5m"' in str(error)
-
-
 def test_a_variable_that_is_nearly_right() -> None:
     """DD_APPLICATION_KEY is called after the header, and is not it; another key that is right is no guess."""
     error = refusal({"DD_API_KEY": "api-s3cr3t", "DD_APPLICATION_KEY": "app-s3cr3t"})
