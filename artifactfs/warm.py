@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from artifactfs.errors import ExitCode, UserError
-from artifactfs.mount import control_client, mount_table
+from artifactfs.mount import control_client, mount_owner, mount_table
 from artifactfs.mount.mount_table import Mount
 from artifactfs.util.humanize import counted, format_size
 
@@ -22,11 +22,15 @@ _READ_BYTES = 256 << 10
 
 @dataclass
 class Plan:
-    """The files to fetch with their sizes in bytes, their directories, and those that could not be listed."""
+    """The files to fetch with their sizes in bytes, their directories, and those that could not be listed.
+
+    `links`: how many links to runs were not followed, by the path of the plan that they lie below.
+    """
 
     files: list[tuple[str, int]] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    links: dict[str, int] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -104,6 +108,16 @@ def _mount_of(path: str) -> Mount:
     return inner
 
 
+def _check_admits(path: str) -> None:
+    """Raise NotMountOwner where the kernel refuses this user the mount itself, and not a path in it."""
+    inner = mount_table.innermost(path)
+    try:
+        if inner is not None:
+            os.stat(inner.point)
+    except PermissionError:
+        raise mount_owner.access_denied(path, inner) from None
+
+
 def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     """Yield files with sizes, without recursion: a tree may be deeper than Python's stack."""
     try:
@@ -120,6 +134,8 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise control_client.process_gone(path) from None
+        if error.errno == errno.EACCES:
+            _check_admits(path)
         found.failures.append(f"{path}: {error.strerror}")
         return
     pending = [path]
@@ -133,6 +149,8 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
                         pending.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
                         yield entry.path, entry.stat(follow_symlinks=False).st_size
+                    elif entry.is_symlink():
+                        found.links[path] = found.links.get(path, 0) + 1
         except OSError as error:
             found.failures.append(f"{directory}: {error.strerror}")
 

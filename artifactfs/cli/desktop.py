@@ -50,8 +50,12 @@ def install(with_bin: bool, no_previews: bool, mountpoint: str) -> None:
     all.
     """
     from artifactfs.desktop.desktop_files import Choice
+    from artifactfs.mount import checks
 
-    choice = Choice(_absolute(mountpoint), program(), with_bin, previews=not no_previews)
+    place = _absolute(mountpoint) if mountpoint else ""
+    # The launcher would fail at each click.
+    checks.resolve(place)
+    choice = Choice(place, program(), with_bin, previews=not no_previews)
     for path in _installation().install(choice):
         output.say(f"installed {path}")
     output.say(f"the launcher “Model Lab” mounts {choice.mountpoint} and opens it; keys: see `artifactfs mount --help`")

@@ -26,6 +26,8 @@ def download(paths: tuple[str, ...], directory: str, jobs: int, given: Arguments
     """
     if not paths:
         raise click.UsageError("give PATH… and, as the last argument, DIR: where the copies go")
+    if "" in (*paths, directory):
+        raise click.UsageError("'' is not a path")
     from artifactfs.download import source_files, transfers
     from artifactfs.mount import control_client
 

@@ -41,7 +41,9 @@ def login(
     """
     if sys.stdin is None or not sys.stdin.isatty():
         fix = "without one, set DD_API_KEY and DD_APP_KEY, or put key files into the config file"
-        raise UserError(ExitCode.USAGE, "the keys are asked for on a terminal, and standard input is none", fix)
+        raise UserError(
+            ExitCode.USAGE, "login asks for the keys on a terminal, and standard input is not a terminal", fix
+        )
     if profile is not None and not profile.isprintable():
         raise UserError(ExitCode.USAGE, "a profile's name has printable characters only", "give another", "--profile")
     path = settings.find_config_file(config_file)
@@ -77,7 +79,7 @@ def login(
     _warn_of_stronger(target, config_file, changes)
     selected = {"--config": config_file, "--profile": target}
     options = "".join(f"{option} {shell_word(value)} " for option, value in selected.items() if value is not None)
-    output.hint(f"mount: artifactfs mount {options}~/model-lab")
+    output.hint(f"mount: mkdir -p ~/model-lab && artifactfs mount {options}~/model-lab")
 
 
 def _refuse_other_ways(path: str, profile: str | None, config_file: str | None) -> None:

@@ -8,6 +8,7 @@ is exact: JSON, which is ASCII, and what `exact` prints.
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -31,6 +32,10 @@ _WAIT_SHOWN_S = 3.0
 # What a terminal obeys (ECMA-48, and DEC's private mode 25): the line is cleared; the cursor goes and comes.
 _CLEAR = "\r\x1b[K"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+# Of a line of progress: its bar, at most and at least; and all else but the label (percent, time left, bytes, rate).
+_BAR_CELLS, _LEAST_BAR_CELLS = 36, 3
+_TEXT_CELLS = len("   100%  00:00:00  1023 MiB of 1023 MiB, 1023 MiB/s")
+_COLUMNS = 80
 _quiet = False
 # The progress bar that is being shown.
 _bar: "_Bar | None" = None
@@ -70,7 +75,15 @@ def say_marked(mark: str, color: str, text: str) -> None:
 def redraw(*lines: str) -> None:
     """Replace the screen of a terminal by lines, as many as fit."""
     click.clear()
-    say(*lines[: shutil.get_terminal_size().lines - 1])
+    size = shutil.get_terminal_size()
+    left, fitting = size.lines - 1, list[str]()
+    for line in lines:
+        # A long one takes several lines of the terminal.
+        left -= max(1, -(-len(shown(line)) // size.columns))
+        if left < 0:
+            break
+        fitting.append(line)
+    say(*fitting)
 
 
 def tell(*lines: str) -> None:
@@ -194,10 +207,15 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     lock, done = threading.Lock(), 0
     is_hidden = _quiet or sys.stderr is None or not sys.stderr.isatty()
     place = _Bar(sys.stderr)
+    # A line that wraps is drawn below itself each time, and not over itself.
+    room = _columns(sys.stderr) - len(label)
+    is_narrow = room < _TEXT_CELLS
+    width = min(_BAR_CELLS, room - _TEXT_CELLS - 4)
 
     def told(_item: int | None) -> str:
         # click's own average over some seconds, as for the time left.
-        rate = f", {format_size(int(1 / bar.time_per_iteration))}/s" if bar.time_per_iteration > 0 else ""
+        is_known = bar.time_per_iteration > 0 and not is_narrow
+        rate = f", {format_size(int(1 / bar.time_per_iteration))}/s" if is_known else ""
         return f"{format_size(done)} of {format_size(size_bytes)}{rate}"
 
     bar: ProgressBar[int] = click.progressbar(
@@ -206,6 +224,9 @@ def progress(label: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
         file=place,
         hidden=is_hidden,
         item_show_func=told,
+        show_eta=not is_narrow,
+        width=max(0, width) or 1,
+        bar_template="%(label)s  [%(bar)s]  %(info)s" if width > _LEAST_BAR_CELLS else "%(label)s  %(info)s",
         update_min_steps=max(1, size_bytes // 1000),
     )
 
@@ -284,6 +305,14 @@ def _drawn(rows: Sequence[Sequence[str]], width: int) -> str:
     )
     console.print(grid)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+
+
+def _columns(stream: TextIO | None) -> int:
+    """Return the width of a stream's terminal; 80 where nothing tells."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS if stream is not None else _COLUMNS
+    except (OSError, ValueError, AttributeError):
+        return _COLUMNS
 
 
 def _encoding() -> str:

@@ -13,8 +13,9 @@ from artifactfs.cli import output
 from artifactfs.cli.completion import FILE
 from artifactfs.cli.help_layout import command
 from artifactfs.cli.status import ask_mount, of_this_version
-from artifactfs.cli.warm_cache import place_of, with_cache
+from artifactfs.cli.warm_cache import or_by_number, place_of, with_cache
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.util.escaping import shell_word
 from artifactfs.util.humanize import counted, format_size
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def _registered(paths: Sequence[str]) -> "Plan":
 
 def _check_is_in_run(path: str, answer: "PinAnswer") -> None:
     if answer.path is None:
-        fact = "this holds runs, and a pin is of runs or of what is in one"
-        raise UserError(ExitCode.USAGE, fact, "name a run in it", subject=path)
+        fact = "this is no run and in none, and a pin is of runs or of what is in one"
+        raise UserError(ExitCode.USAGE, fact, "name a run", subject=path)
 
 
 def _check_fits(path: str, todo: "Plan", answer: "PinAnswer", kept: "Kept") -> None:
@@ -172,24 +173,39 @@ def unpin(loaded: "Settings", store: "BlockStore", paths: tuple[str, ...], every
     for path in paths:
         with output.collected(failed):
             if (place := place_of(path)) is not None:
-                removed, fact = _removed(file, loaded.api_url, place), f"it is not pinned at {loaded.api_url}"
+                if not _removed(file, loaded.api_url, place):
+                    raise _not_pinned(path, loaded.api_url, place, [(each.site, each.place) for each in file.read()])
             else:
-                removed, fact = _unpinned_in_mount(control_client.run_in_mount(path)), "it is not pinned"
-            if not removed:
-                fix = "`artifactfs pins` lists what is; what is in it cannot be unpinned by itself"
-                raise UserError(ExitCode.INCOMPLETE, fact, fix, subject=path)
+                _unpin_in_mount(control_client.run_in_mount(path))
             output.say(f"{path}: unpinned; what is cached of it stays until its room is needed")
     output.raise_last(failed)
 
 
-def _unpinned_in_mount(path: str) -> int:
+def _unpin_in_mount(path: str) -> None:
     from artifactfs.mount import control_client
 
     try:
-        return _ask("unpin", path).removed
+        answer = _ask("unpin", path)
     except control_client.NoSuchPlace as error:
         fix = "what is gone from the service is unpinned as RUN or RUN/PATH, such as 70158/checkpoints"
         raise UserError(error.code, error.fact, fix) from None
+    except UserError as error:
+        raise or_by_number(error) from None
+    if not answer.removed:
+        own = [("", each.path.removeprefix("runs/")) for each in answer.pins if each.is_own]
+        raise _not_pinned(path, "", (answer.path or "").removeprefix("runs/"), own)
+
+
+def _not_pinned(path: str, site: str, place: str, pinned: Sequence[tuple[str, str]]) -> UserError:
+    """Return the error for a place that is not pinned itself. `pinned`: the sites and places that are."""
+    fact, fix = f"it is not pinned{f' at {site}' if site else ''}", "`artifactfs pins` lists what is"
+    whole = next((its for at, its in pinned if at == site and place.startswith(f"{its}/")), None)
+    others = sorted({at for at, its in pinned if its == place and at != site})
+    if whole is not None:
+        fact, fix = f"it is pinned as a part of {whole}", "a part cannot be unpinned by itself: unpin all of that"
+    elif others:
+        fix = f"it is pinned at {others[0]}: `ARTIFACTFS_API_URL={shell_word(others[0])} artifactfs unpin {place}`"
+    return UserError(ExitCode.INCOMPLETE, fact, fix, subject=path)
 
 
 def _removed(file: "PinFile", site: str | None, place: str | None) -> int:
@@ -231,8 +247,8 @@ def pins(_loaded: "Settings", store: "BlockStore", as_json: bool) -> None:
     if as_json:
         output.data(list(map(asdict, rows)))
     elif rows:
-        sites = {row.site for row in rows}
-        output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites) for row in rows)])
+        sites, caches = {row.site for row in rows}, {row.cache_dir for row in rows}
+        output.table([("pin", "size", "here", "current", "since"), *(_text(row, sites, caches) for row in rows)])
     else:
         output.hint("nothing is pinned; `artifactfs pin PATH` pins a run, directory or file of a mount")
 
@@ -295,6 +311,8 @@ def _on_disk(pin: "PinReport", cache_dir: str, held: list[tuple[str, str, int]])
         for site, held_place, size in held
         if site == pin.site and (held_place == place or held_place.startswith(f"{place}/"))
     )
+    # On the disk it has headers, and perhaps an older version, too.
+    here = min(here, pin.size_bytes) if pin.size_bytes else here
     return _Row(pin.path, pin.site, pin.since, pin.size_bytes, here, None, False, None, cache_dir)
 
 
@@ -307,7 +325,10 @@ def _held(cache_dir: str) -> list[tuple[str, str, int]]:
     return [(*site_and_path(place), size) for place, size in store.bytes_by_place().items()]
 
 
-def _text(row: _Row, sites: set[str]) -> tuple[str, ...]:
+def _text(row: _Row, sites: set[str], caches: set[str]) -> tuple[str, ...]:
     place = row.path.removeprefix("runs/") + (f" ({row.site})" if len(sites) > 1 else "")
+    if len(caches) > 1:
+        # Other commands than `pins` work on one cache, that of --cache-dir.
+        place += f" in {row.cache_dir}"
     current = "gone" if row.gone else {True: "yes", False: "no", None: "unknown"}[row.current]
     return place, format_size(row.size_bytes), format_size(row.here_bytes), current, row.since

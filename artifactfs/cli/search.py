@@ -40,4 +40,4 @@ def search(words: tuple[str, ...], limit: int, as_json: bool, given: Arguments) 
     elif found:
         output.table(render.found_rows(found))
     else:
-        output.hint("no run is such")
+        output.hint("no run matches")

@@ -39,6 +39,7 @@ def start(
     checks.memory()
     checks.fuse(loaded)
     point, warning = checks.mountpoint(mountpoint)
+    checks.cache_place(loaded, point)
     for notice in filter(None, (*loaded.warnings, warning, checks.cache(loaded))):
         output.warn(str(notice), program)
     target = settings.log_target(loaded, point, foreground=foreground)
@@ -61,7 +62,8 @@ def start(
 def start_sample(mountpoint: str, loaded: Settings, *, foreground: bool) -> None:
     """Mount the emulator's sample, and make a missing mount point for as long as it is mounted."""
     point = checks.resolve(mountpoint)
-    with checks.made_directory(point) as created:
+    fix = "give a place of your own, as in `artifactfs demo ~/demo-mount`"
+    with checks.made_directory(point, fix) as created:
 
         def serve_sample(chosen: Settings, at: str, target: LogDestination, parent: daemon.PipeToParent | None) -> int:
             try:

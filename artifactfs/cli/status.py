@@ -65,7 +65,9 @@ def refresh(paths: tuple[str, ...], contents: bool) -> None:
     failed: list[UserError] = []
     for path in paths:
         with output.collected(failed):
-            _, values = ask_mount("refresh", path, parent_too=True)
+            point, values = ask_mount("refresh", path, parent_too=True)
+            if values.get("is_offline"):
+                output.warn(f"{point} works offline: until it asks the service again, it shows what was stored")
             _warn_of_names(path, values)
     if len(failed) < len(paths):
         output.say("the next access asks for new listings; cached contents are kept (--contents drops them)")
@@ -77,7 +79,11 @@ def refresh_contents(paths: Sequence[str]) -> None:
     failed: list[UserError] = []
     for path in paths:
         with output.collected(failed):
-            _, values = ask_mount("refresh-contents", path)
+            point, values = ask_mount("refresh-contents", path)
+            if values.get("is_offline"):
+                fact = f"{point} works offline, so what is dropped could not be fetched again: nothing is dropped"
+                fix = "do it once the service can be reached, or delete it with `artifactfs cache clear RUN/PATH`"
+                raise UserError(ExitCode.INCOMPLETE, fact, fix, subject=path)
             size, blocks, ended = (values.get(name, 0) for name in ("deleted_bytes", "deleted_blocks", "ended_files"))
             output.say(
                 f"{path}: deleted {format_size(size)} in {counted(blocks, 'block')}; the next read asks the service"

@@ -18,6 +18,7 @@ from artifactfs.cli.options import Command, config_options, setting_option
 from artifactfs.cli.status import refresh_contents
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.settings import BY_NAME
+from artifactfs.util.escaping import shell_word
 from artifactfs.util.humanize import counted, format_size, format_span
 
 if TYPE_CHECKING:
@@ -179,10 +180,15 @@ def _clear_in_mounts(paths: list[str]) -> None:
     try:
         refresh_contents(paths)
     except UserError as error:
-        if error.code != ExitCode.NOT_MOUNTED:
-            raise
-        fix = "give a path in a mount, or RUN or RUN/PATH, such as 70158/checkpoints"
-        raise UserError(error.code, error.fact, fix, subject=error.subject) from None
+        raise or_by_number(error) from None
+
+
+def or_by_number(error: UserError) -> UserError:
+    """Return the error for a path of a command that takes RUN/PATH, too; others as they are."""
+    if error.code != ExitCode.NOT_MOUNTED:
+        return error
+    fix = "give a path in a mount, or RUN or RUN/PATH, such as 70158/checkpoints"
+    return UserError(error.code, error.fact, fix, subject=error.subject)
 
 
 @command()
@@ -197,6 +203,10 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     from artifactfs import warm as warming
 
     todo = warming.plan(paths)
+    for path, links in todo.links.items():
+        if not os.path.ismount(path):  # the whole mount: its runs are in it, too
+            fact = f"{path}: {counted(links, 'link')} to runs not followed"
+            output.warn(f"{fact}; name the runs, as in `artifactfs warm {shell_word(path)}/*`")
     if dry_run:
         output.say(warming.describe(todo))
     else:

@@ -128,7 +128,11 @@ class Control:
         is_meant, dropped = await self._mark_stale(node)
         await self._refresh_open(is_meant)
         log.info("refresh: %r is stale", mount_path(node) or "/")
-        return exact_json({"schema": SCHEMA, "refreshed": mount_path(node), "kernel_names_dropped": dropped})
+        told = {"kernel_names_dropped": dropped, "is_offline": self._is_offline()}
+        return exact_json({"schema": SCHEMA, "refreshed": mount_path(node)} | told)
+
+    def _is_offline(self) -> bool:
+        return self._components.breaker.offline is not None
 
     async def _refresh_open(self, is_meant: Callable[[tuple[int, str]], bool]) -> None:
         """Let the kernel see what the service has of files that are open: their growth is proven first (2.4)."""
@@ -141,6 +145,9 @@ class Control:
         node = operations.inodes.node(number)
         if isinstance(node, FacetDir | GeneratedFile):
             return await self._refresh_choice(node)
+        if self._is_offline():
+            # Nothing could be fetched again.
+            return exact_json({"schema": SCHEMA, "refreshed": mount_path(node), "is_offline": True})
         part = _cache_part(node, self._components.settings.api_url)
         inodes = {number} if isinstance(node, ArtifactFile) else operations.inodes.files(self._is_below(node))
         self._components.files.drop(part.covers)

@@ -171,7 +171,7 @@ def _check(finding: Finding, redactor: Redactor) -> dict[str, str]:
 
 def _not_writable(path: str, error: Exception) -> UserError:
     fact = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return UserError(ExitCode.NOT_WRITABLE, fact, "give --bundle another place", path)
+    return UserError(ExitCode.NOT_WRITABLE, fact, "give --bundle another place", path or "--bundle ''")
 
 
 def settings_shown(given: settings.Arguments, redactor: Redactor) -> dict[str, Any]:

@@ -74,8 +74,11 @@ def cache(mounts: Sequence[Mount], settings: Settings, point: str | None) -> Fin
     path = settings.cache_dir
     if settings.cache_size == 0:
         return good("cache", "turned off: repeated reads are fetched again")
-    if point is not None and os.path.realpath(path).startswith(os.path.realpath(point) + "/"):
-        return warning("cache", f"{path} is below the mount point, which is read-only", _CACHE)
+    if point is not None:
+        try:
+            checks.cache_place(settings, os.path.realpath(point))
+        except UserError as error:
+            return refused("cache", error, _CACHE)
     try:
         notice = checks.cache(settings)
     except cache_dir.ForeignDirectory as error:

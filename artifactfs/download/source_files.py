@@ -128,7 +128,10 @@ class Service:
                 at = await patiently(partial(self._step, at, name, path))
             except (errors.NoSuchEntry, errors.NotADirectory, errors.NotFound):
                 fact = f"there is no {os.fsdecode(name)} in /{mount_path(at)}"
-                raise UserError(ExitCode.INCOMPLETE, fact, "check its number or name", path) from None
+                # Perhaps meant for a mount that has ended.
+                is_local = name == names[0] and os.path.lexists(name)  # noqa: ASYNC240 - at the end of the command
+                fix = "; what is here by that name is in no mount of artifactfs" if is_local else ""
+                raise UserError(ExitCode.INCOMPLETE, fact, f"check its number or name{fix}", path) from None
         if not isinstance(at, ArtifactDir | ArtifactFile):
             raise UserError(ExitCode.USAGE, _ABOVE_RUNS, "name a run in it", path)
         return at
@@ -250,6 +253,9 @@ def is_in_a_mount(path: str) -> bool:
 async def walk_mount(top: str, found: Found) -> None:
     """Add the files at and below an absolute path in a mount to `found`. Raises UserError."""
     plan = await threads.run(warm.plan, [top], abandon_on_cancel=True)
+    if plan.links:
+        # Nothing in a run is a link, so it is a choice of runs: by/status/failed, for example.
+        raise UserError(ExitCode.USAGE, _ABOVE_RUNS, "name a run in it", top)
     inner = mount_table.innermost(top)
     # The time of the root is the time of the mount, which tells its inode numbers from those of others.
     is_whole = inner is not None and inner.root == "/"

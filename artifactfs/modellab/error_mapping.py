@@ -11,6 +11,13 @@ import httpx
 from artifactfs import errors
 from artifactfs.errors import NoThread
 
+# Where the system says nothing more of a lost connection.
+_LOST: dict[type[httpx.HTTPError], str] = {
+    httpx.RemoteProtocolError: "the answer broke off, or is no HTTP",
+    httpx.ReadError: "the other end closed it",
+    httpx.WriteError: "the other end closed it",
+}
+
 
 def error_from_response(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
     """Return the error for an answer that is no 2xx.
@@ -69,7 +76,9 @@ def error_from_exception(host: str, error: httpx.HTTPError, proxy: str | None = 
         return errors.Unreachable(f"cannot reach {host}: {reasons[0] if reasons else 'no connection'}")
     if isinstance(error, httpx.DecodingError):
         return errors.UnexpectedAnswer(f"{host} sent a body that does not decompress")
-    return errors.ConnectionLost(f"the connection to {host} was lost: {type(error).__name__}")
+    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    why = reasons[0] if reasons else _LOST.get(type(error), type(error).__name__)
+    return errors.ConnectionLost(f"the connection to {host} was lost: {why}")
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def looser(wanted: RunFilter) -> RunFilter:
 def shown(query: dict[str, str], unwritten: Iterable[str] = ()) -> str:
     """Return a query for a log line, and the filters of which it does not say all."""
     written = (f"{name} {value!r}" for name, value in query.items())
-    return ", ".join([*written, *(f"{name} with what cannot be sent" for name in sorted(unwritten))])
+    return ", ".join([*written, *(f"{name} (a part of it cannot be sent)" for name in sorted(unwritten))])
 
 
 def holds(wanted: RunFilter, record: RunRecord) -> bool:

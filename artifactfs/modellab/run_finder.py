@@ -72,8 +72,8 @@ class RunFinder:
         found = [record for record in found if not unproven_of[record.run.run_id] & unknown]
         if len(found) < len(rows) or (unsent and len(rows) >= count):
             log.warning(
-                "the service does not choose runs by all of %s: only those are listed that are among the %d runs last "
-                "updated and are seen to be such; others are entered by their id",
+                "the service does not choose runs by all of %s: of the %d runs last updated, those are shown that "
+                "match for certain; enter others by their id",
                 shown,
                 len(rows),
                 extra=NOTICE,

@@ -152,9 +152,21 @@ def existing_above(path: str) -> str:
     return path
 
 
+def cache_place(settings: Settings, point: str) -> None:
+    """Check that a mount does not hide its own cache, which other commands would not find. Raises UserError."""
+    path = settings.cache_dir
+    if settings.cache_size and _is_at_or_below(path, point):
+        fact = f"the cache directory {path} is at or below the mount point {point}, which would hide it"
+        raise UserError(ExitCode.CACHE_REFUSED, fact, "choose another with --cache-dir")
+
+
+def _is_at_or_below(path: str, point: str) -> bool:
+    return (os.path.realpath(path) + "/").startswith(point + "/")
+
+
 def log_file(path: str, point: str) -> None:
     """Check that a mount does not hide its own log, which it would wait for. Raises UserError."""
-    if (os.path.realpath(path) + "/").startswith(point + "/"):
+    if _is_at_or_below(path, point):
         fact = f"the log {path} is below the mount point {point}, which would hide it"
         raise _refused(fact, "choose another with --log-file")
 
@@ -187,14 +199,14 @@ def directory(point: str) -> Notice | None:
 
 
 @contextlib.contextmanager
-def made_directory(point: str) -> Iterator[bool]:
+def made_directory(point: str, fix: str = "") -> Iterator[bool]:
     """Make a missing mount point; yields whether it was missing. Removes it after an error, if nothing is in it."""
     missing = mount_table.mounted_at(point) is None and not os.path.lexists(point)
     try:
         if missing:
             os.makedirs(point)
     except OSError as error:
-        raise _refused(f"cannot create {point}: {error.strerror}") from None
+        raise _refused(f"cannot create {point}: {error.strerror}", fix) from None
     try:
         yield missing
     except UserError:

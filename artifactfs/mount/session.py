@@ -208,7 +208,8 @@ async def _serve(
             keys.start(root, on_keys)
             disk_cache.sweep_soon()
             await _mount(settings, point, operations, control, kernel_ready, notify, status, on_ready)
-            log.info("requests sent: %s", transports.usage().requests)
+            sent = transports.usage().requests
+            log.info("requests sent: %s", ", ".join(f"{kind} {count}" for kind, count in sent.items()) or "none")
             with trio.move_on_after(_FLUSH_S):
                 if metadata is not None:
                     await metadata.close()

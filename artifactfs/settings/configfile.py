@@ -103,7 +103,8 @@ def _parsed(path: str, text: bytes) -> tuple[dict[str, str], dict[str, dict[str,
         # Not TOML, not UTF-8, a number of thousands of digits, nesting without end.
         # The parser's message names a line and column, never the line's text, which may hold a key.
         said = " ".join(str(error).split())
-        raise _bad(path, f"the config file is not valid TOML: {said}") from None
+        fix = 'correct that line; texts, sizes and times are in quotes, as in listing_ttl = "5m"'
+        raise _bad(path, f"the config file is not valid TOML: {said}", fix) from None
     profile = raw.pop("profile", None)
     if isinstance(profile, dict):
         raise _bad(path, "a profile's table is called [profiles.NAME], with an s")

@@ -16,6 +16,9 @@ from artifactfs.settings.sources import Sources, collect
 from artifactfs.settings.suggestions import nearest
 from artifactfs.util.escaping import shell_word
 
+# Profiles that a message names, at most. Arbitrary.
+_MAX_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Settings(Values):
@@ -122,6 +125,8 @@ def _need(keys: KeySource, sources: Sources) -> None:
         return
     known = {name for setting in SETTINGS for name in setting.env}
     profile = sources.profile.text if sources.profile is not None else None
+    profiles = sorted(sources.config.profiles) if profile is None else []
+    choice = f"choose a profile with --profile ({', '.join(profiles[:_MAX_NAMED])}); or " if profiles else ""
     for key, kind, origin in (("api_key", "API", keys.api_key), ("app_key", "application", keys.app_key)):
         if origin is None:
             option, variable = BY_NAME[key].option, BY_NAME[key].more_env[0]
@@ -132,7 +137,7 @@ def _need(keys: KeySource, sources: Sources) -> None:
             raise UserError(
                 ExitCode.KEYS_MISSING,
                 f"there is no {kind} key",
-                f"`artifactfs login` asks for it and keeps it; or set {variable}"
+                f"{choice}`artifactfs login` asks for it and keeps it; or set {variable}"
                 f"{f' (there is {other})' if other else ''}, or use {option}-file FILE or {option}-command COMMAND, "
                 f"or put {key} into {section(sources.config.path, profile)}",
                 command="artifactfs login  # or: export DD_API_KEY=… DD_APP_KEY=…",

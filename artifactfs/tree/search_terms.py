@@ -30,7 +30,7 @@ def parse(words: str) -> RunFilter:
     try:
         parts = shlex.split(words)
     except ValueError:
-        raise BadTerm("a quotation mark has no other one") from None
+        raise BadTerm("a quotation mark is not closed") from None
     return parse_parts(parts)
 
 

@@ -74,7 +74,11 @@ def test_root_hears_of_a_users_mount(lab: Lab, user_shell: Shell, user: User) ->
     assert mounted.point in user_shell.cli("status").ok().text
     assert user_shell.cli("info", mounted.path("runs", sample.RUN)).code == 0
     user_shell.cli("refresh", mounted.path("runs", sample.RUN)).ok()
-    for asking in (("status", mounted.point), ("refresh", mounted.path("runs")), ("info", mounted.path("runs"))):
+    place, out = mounted.path("runs"), user_shell.path("out")
+    for asking in (
+        ("status", mounted.point), ("refresh", place), ("info", place), ("warm", f"{place}/{sample.RUN}"),
+        ("download", f"{place}/{sample.RUN}", out),
+    ):  # fmt: skip
         run_as_root = run(user.python, "-m", "artifactfs", *asking, env={**os.environ, **user.env})
         assert run_as_root.code == ExitCode.NO_ANSWER
         assert "answers only nobody, who mounted it, and not root either; run `sudo -u nobody" in run_as_root.err

@@ -162,15 +162,31 @@ def test_pins_without_a_mount(lab: Lab, shell: Shell, mounting: Mounting) -> Non
     mounted.umount()
     whole, part = listed(shell)
     assert (whole["current"], whole["size_bytes"], whole["mountpoint"]) == (None, ALL, None)
-    assert isinstance(whole["here_bytes"], int)
-    assert whole["here_bytes"] >= ALL
+    assert whole["here_bytes"] == ALL
     assert part["path"] == f"runs/{run_id}/model"
     env = {"ARTIFACTFS_API_URL": lab.url}
-    assert shell.cli("unpin", f"{run_id}/config.json", env=env).code == ExitCode.INCOMPLETE
+    done = shell.cli("unpin", f"{run_id}/config.json", env=env)
+    assert (done.code, f"it is pinned as a part of {run_id}; " in done.err) == (ExitCode.INCOMPLETE, True)
+    done = shell.cli("unpin", str(run_id), env={"ARTIFACTFS_API_URL": "https://api.datadoghq.eu"})
+    assert (done.code, f"`ARTIFACTFS_API_URL={lab.url} artifactfs unpin {run_id}`" in done.err) == (
+        ExitCode.INCOMPLETE,
+        True,
+    )
     shell.cli("unpin", f"{run_id}/model", env=env).ok()
     assert [row["path"] for row in listed(shell)] == [f"runs/{run_id}"]
     assert shell.cli("unpin", "--all").ok().text == "unpinned 1 place\n"
     assert listed(shell) == []
+
+
+def test_pins_of_two_caches(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+    """8.7: they are listed together, each with its cache, as the same run may be in both."""
+    run_id = settled_run(lab, {"config.json": 700})
+    own = shell.path("own")
+    for mounted in (mounting(), mounting("--cache-dir", own, name="other")):
+        shell.cli("pin", mounted.path("runs", run_id)).ok()
+    places = [row.split("  ")[0] for row in shell.cli("pins").ok().text.splitlines()[1:]]
+    assert places == [f"{run_id} in {row['cache_dir']}" for row in listed(shell)]
+    assert f"{run_id} in {own}" in places
 
 
 def test_a_list_that_cannot_be_read(lab: Lab, shell: Shell, mounting: Mounting) -> None:

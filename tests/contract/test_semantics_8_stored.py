@@ -144,6 +144,25 @@ def test_a_pin_while_offline(own_lab: Lab, shell: Shell) -> None:
     assert len(json.loads(shell.cli("pins", "--json").ok().out)) == 1
 
 
+def test_a_refresh_while_offline(own_lab: Lab, shell: Shell) -> None:
+    """3.6, 8.3: `refresh --contents` is refused, as what it drops could not be fetched again; `refresh` waits."""
+    shell.lab, url = own_lab, own_lab.url
+    run_id = own_lab.new_run(FILES)
+    mounted = mount(shell, url)
+    look_at(mounted, own_lab, run_id)
+    expected = [own_lab.sha256(run_id, name) for name in READ]
+    mounted.umount()
+    own_lab.stop()
+    mounted = mount(shell, url, "--offline")
+    place = mounted.path("runs", run_id)
+    for command in (("refresh", "--contents", place), ("cache", "clear", place)):
+        done = shell.cli(*command)
+        assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1)
+        assert "works offline, so what is dropped could not be fetched again: nothing is dropped" in done.err
+    assert f"{mounted.point} works offline: until it asks the service again" in shell.cli("refresh", place).ok().err
+    assert [read(mounted, "whole", "runs", run_id, name) for name in READ] == expected
+
+
 # Reads what is kept of a file, sees that its end is not, and reads the whole file once it is told to.
 _HOLDS = """
 import errno, hashlib, os, sys

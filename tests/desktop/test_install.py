@@ -260,6 +260,15 @@ def test_status_shows_the_mounts(at_desk: Shell) -> None:
     assert states() == ["installed"] * 4
 
 
+@pytest.mark.parametrize("place", ["", "/", "/tmp", "/proc/x"])
+def test_a_place_where_nothing_is_mounted(place: str, at_desk: Shell) -> None:
+    """5.8: what `mount` refuses whatever is there, the launcher is not given; nothing is installed."""
+    done = at_desk.cli("desktop", "install", "--mountpoint", place)
+    assert (done.code, done.err.count("\n")) == (ExitCode.MOUNT_REFUSED, 1)
+    assert "is no place for a mount" in done.err
+    assert everything(at_desk.path("data")) == {}
+
+
 def test_a_relative_data_directory_is_ignored(at_desk: Shell) -> None:
     """A relative XDG_DATA_HOME counts as none, as its specification says: ~/.local/share it is."""
     at_desk.cli("desktop", "install", env={"XDG_DATA_HOME": "share"}).ok()

@@ -382,3 +382,11 @@ def test_a_log_below_the_mount_point(shell: Shell, lab: Lab, point: str) -> None
         refused(
             shell, ExitCode.MOUNT_REFUSED, "below the mount point", "mount", "--api-url", lab.url, *more, point, env=env
         )
+
+
+def test_a_cache_at_or_below_the_mount_point(shell: Shell, lab: Lab, point: str) -> None:
+    """6.2: a mount would hide its own cache from all commands: it is refused, and nothing is left in the directory."""
+    for place in (point, f"{point}/cache"):
+        more = ("--api-url", lab.url, "--cache-dir", place)
+        refused(shell, ExitCode.CACHE_REFUSED, "below the mount point", "mount", *more, point)
+    assert os.listdir(point) == []

@@ -150,6 +150,16 @@ def test_a_path_in_a_mount(lab: Lab, shell: Shell) -> None:
         assert done.err.splitlines()[0].startswith("artifactfs: ")
 
 
+def test_a_choice_of_runs_in_a_mount(lab: Lab, shell: Shell) -> None:
+    """5.8: a directory of links to runs is refused, as a project is: of links nothing would be copied."""
+    mounted = shell.mount()
+    out = shell.path("out")
+    done = shell.cli("download", mounted.path("projects", sample.PROJECT, "by", "status", "completed"), out)
+    assert (done.code, done.err.count("\n")) == (ExitCode.USAGE, 1)
+    assert "this holds runs" in done.err
+    assert not os.path.lexists(out)
+
+
 def test_a_run_by_its_number_from_within_a_mount(lab: Lab, shell: Shell) -> None:
     """Where the working directory has no such name, it is the run of that mount; a name that is there comes first."""
     mounted = shell.mount()
@@ -199,6 +209,8 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
         ((str(sample.RUN), service.path("file")), {}, ExitCode.NOT_WRITABLE),
         ((str(sample.RUN), "/proc/1"), {}, ExitCode.NOT_WRITABLE),
         ((str(sample.RUN),), {}, ExitCode.USAGE),
+        (("", out), {}, ExitCode.USAGE),
+        ((str(sample.RUN), ""), {}, ExitCode.USAGE),
     ):
         lab.reset()
         done = service.cli("download", *arguments, env=env)
@@ -207,6 +219,16 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
             assert lab.total() == 0
         # Not made for nothing.
         assert not os.path.lexists(out)
+
+
+def test_a_path_of_a_mount_that_has_ended(service: Shell) -> None:
+    """5.8: what is taken for a project's name, and is here by that name, is said to be in no mount."""
+    service.make_directory("model-lab")
+    script = 'cd "$1" && exec "$2" download model-lab/runs/70158 out'
+    command = ("sh", "-c", script, "sh", service.directory, service.program[0])
+    done = run(*service.prefix, *command, env=service.env)
+    assert done.code == ExitCode.INCOMPLETE
+    assert "check its number or name; what is here by that name is in no mount of artifactfs\n" in done.err
 
 
 def test_names_of_a_hostile_server(service: Shell) -> None:

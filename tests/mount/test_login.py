@@ -91,6 +91,7 @@ def test_keys_are_asked_for_checked_and_kept(shell: Shell, lab: Lab, config: Pat
     warning = f"the keys will be sent without TLS to 127.0.0.1:{lab.port}, which is not Datadog's; Ctrl-C ends this"
     assert dialog.shown.index(warning) < dialog.shown.index(API)
     assert f"the keys are accepted, and are in {config}, which you alone can read" in dialog.shown
+    assert "mount: mkdir -p ~/model-lab && artifactfs mount ~/model-lab" in dialog.shown
     assert lab.total() == 1
     assert config.read_text().startswith("# mine\n")
     kept = {"listing_ttl": "5m", "api_url": lab.url, "api_key": lab.api_key, "app_key": lab.app_key}

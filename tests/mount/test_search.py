@@ -57,7 +57,7 @@ def test_a_name_that_is_meant_for_a_terminal(lab: Lab, service: Shell) -> None:
     assert "\x1b" not in done.text
     assert [line.split()[0] for line in done.text.splitlines()[1:]] == [str(run_id)]
     assert service.cli("search", "--json", "nothing is called so").ok().text == "[]\n"
-    assert "no run is such" in service.cli("search", "nothing is called so").ok().err
+    assert "no run matches" in service.cli("search", "nothing is called so").ok().err
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_warm_names_what_it_could_not_read(lab: Lab, shell: Shell) -> None:
     assert lab.stats()["content_bytes"] > DOWNLOADED
 
 
+def test_warm_of_links_alone(lab: Lab, shell: Shell) -> None:
+    """4.5: the links that `warm` finds are not followed, and it says so, with what to type in place of it."""
+    mounted = shell.mount()
+    project = mounted.path("projects", sample.PROJECT)
+    done = shell.cli("warm", project).ok()
+    assert f"to runs not followed; name the runs, as in `artifactfs warm {project}/*`\n" in done.err
+    assert shell.cli("warm", "--dry-run", mounted.path("runs", sample.RUN)).ok().err == ""
+
+
 def test_warm_outside_a_mount_is_refused(shell: Shell, tmp_path: os.PathLike[str]) -> None:
     """5.8: what lies in no mount of ours is not read, and the answer is one line."""
     done = shell.cli("warm", os.fspath(tmp_path))

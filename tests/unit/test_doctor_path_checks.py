@@ -117,7 +117,7 @@ def test_a_cache_on_an_odd_file_system(kind: str, said: str, tmp_path: Path) -> 
 
 def test_a_cache_below_the_mount_point(tmp_path: Path) -> None:
     its = loaded(tmp_path)
-    check(path_checks.cache(on("ext4"), its, str(tmp_path)), Mark.WARNING, "below the mount point", "--cache-dir")
+    check(path_checks.cache(on("ext4"), its, str(tmp_path)), Mark.FAULT, "below the mount point", "--cache-dir")
     check(path_checks.cache(on("ext4"), its, str(tmp_path / "cac")), Mark.GOOD)
 
 

@@ -4,9 +4,11 @@ import errno
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from artifactfs import errors
+from artifactfs.modellab.error_mapping import error_from_exception
 
 PAGE = Path(__file__).parents[2] / "docs" / "dev" / "model-lab-api.md"
 
@@ -197,3 +199,16 @@ def test_a_lack_of_the_systems_is_no_bug(error: BaseException, lack: str | None,
     except BaseException:
         said = errors.unexpected()
     assert ("please report it" in said) == (lack is None)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(httpx.ReadError(""), "the other end closed it"),
+     (httpx.RemoteProtocolError("http://user:s3cr3t@proxy/"), "the answer broke off, or is no HTTP")],
+    ids=repr,
+)  # fmt: skip
+def test_a_lost_connection_says_why(error: httpx.HTTPError, why: str) -> None:
+    """No name of Python's, nor its text: what the system says of it, else what it means."""
+    assert str(error_from_exception("api.test", error)) == f"the connection to api.test was lost: {why}"
+    error.__cause__ = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    assert str(error_from_exception("api.test", error)).endswith("was lost: Connection reset by peer")

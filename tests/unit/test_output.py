@@ -3,7 +3,10 @@
 import ast
 import contextlib
 import io
+import itertools
 import json
+import os
+import types
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,6 +265,32 @@ def test_a_progress_bar_on_a_terminal() -> None:
     assert "2 MiB of 2 MiB" in err.getvalue()
     # However the command ends, no terminal is left without one.
     assert obeyed(err.getvalue().replace("\r", "")) == set()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_a_line_of_progress_does_not_wrap(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn over itself, which a line that is wider than the terminal is not; bytes and share are in each."""
+    monkeypatch.setattr(output, "_columns", lambda _stream: columns)
+    ticks = itertools.count(0, 2)
+    monkeypatch.setattr("click._termui_impl.time", types.SimpleNamespace(time=lambda: next(ticks)))
+    err = Stream(tty=True)
+    with contextlib.redirect_stderr(err), output.progress("1023 files", 1023 << 20) as advance:
+        for _ in range(3):
+            advance(341 << 20)
+    drawn = [line.strip("\n") for line in err.getvalue().split("\r")]
+    assert max(map(len, drawn)) <= columns
+    assert "100%" in drawn[-1]
+    assert "1023 MiB of 1023 MiB" in drawn[-1]
+    assert ("[" in drawn[-1]) == (columns > 60)
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(6, 2), (24, 4)])
+def test_a_screen_holds_what_fits(lines: int, shown: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long line takes several of a terminal, and the first lines are the ones that stay in sight."""
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((10, lines)))
+    with standard() as (out, _):
+        output.redraw("a" * 10, "b" * 25, "c" * 11, "d")
+    assert [line[0] for line in out.getvalue().splitlines() if line[:1] in "abcd" and line] == list("abcd"[:shown])
 
 
 def test_lines_above_a_progress_bar() -> None:

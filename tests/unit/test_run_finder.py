@@ -184,7 +184,7 @@ async def test_a_filter_that_cannot_be_written(caplog: pytest.LogCaptureFixture)
     asked = Asked(record(1, tags={"a": "b,c"}), record(2, tags={"a": "b"}), record(3))
     assert await find(asked, RunFilter(10, tags=(("a", "b,c"),))) == [1]
     assert asked.queries == [{"filter[project_id]": "10"}]
-    assert "all of filter[project_id] '10', filter[tags] with what cannot be sent: only" in caplog.text
+    assert "all of filter[project_id] '10', filter[tags] (a part of it cannot be sent): of the" in caplog.text
 
 
 async def test_rows_without_parameters() -> None:

@@ -303,3 +303,20 @@ def test_what_is_no_account(name: str) -> None:
     """A name is what can be shown."""
     assert refusal({"account": name}).code is ExitCode.USAGE
     assert load({"account": " my team "}).account == "my team"
+
+
+def test_missing_keys_where_profiles_have_them(tmp_path: Path) -> None:
+    """The profiles are named, which a user of none has forgotten; where one is chosen they are not."""
+    file = config(tmp_path, "[profiles.us]\nsite = 'us5.datadoghq.com'\n[profiles.eu]\nsite = 'datadoghq.eu'\n")
+    for environ, is_named in (({}, True), ({"ARTIFACTFS_PROFILE": "eu"}, False)):
+        with pytest.raises(UserError) as caught:
+            settings.load({}, config_file=file, environ=environ)
+        assert caught.value.code is ExitCode.KEYS_MISSING
+        assert ("; choose a profile with --profile (eu, us); or `artifactfs login`" in str(caught.value)) == is_named
+
+
+def test_a_text_without_quotes(tmp_path: Path) -> None:
+    """The commonest slip in TOML: the parser says where, and the message how it is written."""
+    error = refusal(file=config(tmp_path, "listing_ttl = 5m\n"))
+    assert error.code is ExitCode.BAD_CONFIG
+    assert 'are in quotes, as in listing_ttl = "5m"' in str(error)
