@@ -39,5 +39,6 @@ def download(paths: tuple[str, ...], directory: str, jobs: int, given: Arguments
         paths, directory, loaded, jobs, lambda count, size: output.progress(counted(count, "file"), size)
     )
     present = f"; {counted(done.present, 'file')} already there" if done.present else ""
-    output.say(f"{counted(done.files, 'file')}, {format_size(done.received_bytes)}{present}")
+    if done.files or done.present or not done.failures:
+        output.say(f"{counted(done.files, 'file')}, {format_size(done.received_bytes)}{present}")
     output.give_up_on(done.failures, "could not be downloaded")

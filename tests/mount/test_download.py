@@ -221,6 +221,13 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
         assert not os.path.lexists(out)
 
 
+def test_a_run_that_is_not_there(service: Shell) -> None:
+    """A download of which nothing came says why, and no figures of nothing."""
+    done = service.cli("download", "99999999", service.path("out"))
+    assert (done.code, done.text) == (ExitCode.INCOMPLETE, "")
+    assert "99999999" in done.err
+
+
 def test_a_path_of_a_mount_that_has_ended(service: Shell) -> None:
     """5.8: what is taken for a project's name, and is here by that name, is said to be in no mount."""
     service.make_directory("model-lab")
