@@ -48,7 +48,7 @@ class SharedFile:
         # Of the last opening, or of the last growth.
         self.version = version
         size, stamp = version.size_bytes, version.content_stamp
-        self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators)
+        self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators, not version.settled)
         self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer, self._shrink_by_answer)
         self._growing = trio.Lock()
         self.sized_at = trio.current_time() if sized_at is None else sized_at
