@@ -61,6 +61,10 @@ class Provenance(msgspec.Struct, frozen=True):
     content_stamp: bytes | None = None
     parts: Parts | None = None
 
+    def contradicts(self, content_stamp: bytes | None) -> bool:
+        """Whether the block and a version have stamps that differ."""
+        return None not in (self.content_stamp, content_stamp) and self.content_stamp != content_stamp
+
 
 class Block(msgspec.Struct):
     """The first `len(data)` bytes of a block, or those of its parts, and their provenance."""

@@ -109,9 +109,23 @@ class FullBody:
         fetch = self._fetch
         self.at = offset + len(chunk)
         fetch.at = max(fetch.at, min(self.at, fetch.end))
+        if self._differs(offset, memoryview(chunk)):
+            # A body without a length and a validator shows nothing else of its version before its end.
+            raise await self._blocks.supersede(self._body.total, self._body.validator)
         await self._blocks.receive(offset, chunk, ahead=True)
         if fetch.at == fetch.end:
             fetch.finish(fetch)
+
+    def _differs(self, offset: int, view: memoryview) -> bool:
+        """Whether bytes of the body contradict those that memory has of an earlier answer."""
+        while view:
+            index, start = divmod(offset, self._context.tuning.block_bytes)
+            count = min(len(view), self._context.tuning.block_bytes - start)
+            block = self._blocks.block(index)
+            if block is not None and block.differs(start, view[:count]):
+                return True
+            offset, view = offset + count, view[count:]
+        return False
 
     async def _may_continue(self) -> bool:
         """Wait until the next bytes are wanted, or may be fetched ahead; False if that takes too long."""

@@ -53,13 +53,20 @@ class _Sample(msgspec.Struct, frozen=True):
 
 
 async def prove(
-    context: ContentContext, artifact: ArtifactRef, blocks: VersionBlocks, listed_bytes: int | None, *, moved: bool
+    context: ContentContext,
+    artifact: ArtifactRef,
+    blocks: VersionBlocks,
+    listed_bytes: int | None,
+    *,
+    moved: bool,
+    doubted_bytes: int | None = None,
 ) -> Growth:
     """Return how a file continues the version in `blocks`, which has a size.
 
     `listed_bytes`: the size by the listing, None where an answer, or nothing, says that it grew. `moved`: its time says
-    that it is another file, or a larger one, so its first bytes are compared even if it is as long. Waits at most the
-    deadline without progress. Raises Superseded for other contents, which are discarded; ServiceError.
+    that it is another file, or a larger one, so its first bytes are compared even if it is as long. `doubted_bytes`: a
+    smaller size that a listing gives; a body that comes to that is all of the file, whatever marks its end. Waits at
+    most the deadline without progress. Raises Superseded for other contents, which are discarded; ServiceError.
     """
     size = blocks.size or 0
     samples = await _samples(context, blocks)
@@ -75,9 +82,10 @@ async def prove(
     end = known_to
     if known_to == size:
         end = max(size + 1, min(listed_bytes or size + block_bytes, start + 2 * block_bytes))
-    found, whole = await _request(context, artifact, blocks, samples, start, end, listed_bytes)
+    sizes = listed_bytes, doubted_bytes
+    found, whole = await _request(context, artifact, blocks, samples, start, end, sizes)
     if not whole and len(samples) > 1 and (moved or found.size_bytes > size):
-        await _request(context, artifact, blocks, samples, samples[0].start, samples[0].end, listed_bytes)
+        await _request(context, artifact, blocks, samples, samples[0].start, samples[0].end, sizes)
     return found if samples else msgspec.structs.replace(found, compared=False)
 
 
@@ -109,21 +117,29 @@ async def _request(
     samples: Sequence[_Sample],
     start: int,
     end: int,
-    listed_bytes: int | None,
+    sizes: tuple[int | None, int | None],
 ) -> tuple[Growth, bool]:
-    """Request bytes [start, end), and compare them; returns also whether the answer was the whole file."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    """Request bytes [start, end), and compare them; returns also whether the answer was the whole file.
+
+    `sizes`: see `prove`, listed and doubted. A server may grant less than was asked for: the rest is requested, too.
+    """
+    attempt = 1
+    while True:
         try:
             with trio.CancelScope(deadline=trio.current_time() + context.deadline_s) as scope:
-                size = listed_bytes if listed_bytes is not None else blocks.size
+                size = sizes[0] if sizes[0] is not None else blocks.size
                 async with context.service.get(artifact, start, end, size=size) as body:
-                    return await _compare(context, blocks, samples, body, end, listed_bytes, scope), body.whole
+                    found = await _compare(context, blocks, samples, body, end, sizes, scope)
+                    if isinstance(found, Growth):
+                        return found, body.whole
+                    start, attempt = found, 1
+                    continue
             raise errors.TimedOut(f"no content came for {context.deadline_s:g} s")
         except errors.ConnectionLost:
             if attempt == _ATTEMPTS:
                 raise
         await trio.sleep(context.backoff_s(attempt))
-    raise AssertionError("the last attempt returns or raises")
+        attempt += 1
 
 
 async def _compare(
@@ -132,10 +148,11 @@ async def _compare(
     samples: Sequence[_Sample],
     body: ContentBody,
     end: int,
-    listed_bytes: int | None,
+    sizes: tuple[int | None, int | None],
     scope: trio.CancelScope,
-) -> Growth:
-    size, total = blocks.size or 0, body.total
+) -> Growth | int:
+    """Return how the file continues the version, or from which offset on more must be asked for to know that."""
+    size, total, (listed_bytes, doubted_bytes) = blocks.size or 0, body.total, sizes
     if total is not None and total < size:
         raise await blocks.supersede(total)
     # Of a body that comes whole the news are kept, as it would come whole again for them.
@@ -154,8 +171,10 @@ async def _compare(
         if at - progress_at >= context.tuning.min_progress_bytes:
             progress_at, scope.deadline = at, trio.current_time() + context.deadline_s
     known_to = max((min(sample.end, end) for sample in samples), default=0)
-    if body.whole and body.is_framed and total is None and at < size:
+    if body.whole and total is None and at < size and (body.is_framed or at == doubted_bytes):
         raise await blocks.supersede(at)
+    if not body.whole and body.start < at < known_to and at == body.end:
+        return at
     if at < max(known_to, min(enough, body.end or 0)):
         raise errors.ConnectionLost("an answer ended before what is known of the file")
     if total is None:

@@ -41,6 +41,14 @@ class MemoryBlock:
         """Return the offset at which the first part behind `start` begins."""
         return next((first for first, _ in self.parts if first > start), None)
 
+    def differs(self, start: int, view: memoryview) -> bool:
+        """Whether bytes that would be put at `start` contradict those that are there."""
+        for first, last in self.parts:
+            first, last = max(first, start), min(last, start + len(view))
+            if first < last and memoryview(self.data)[first:last] != view[first - start : last - start]:
+                return True
+        return False
+
     def fill(self, start: int, view: memoryview) -> None:
         """Put bytes at `start`, where there are none yet: those that are there may be in a reader's view."""
         for at, end in self._gaps(start, start + len(view)):

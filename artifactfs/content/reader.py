@@ -49,11 +49,13 @@ class OpenFile:
         """What names this version at the service; None before an answer, or where none names it."""
         return self._shared.current.blocks.validator
 
-    async def grow(self, version: ContentVersion, max_age_s: float | None = None, *, doubted: bool = False) -> None:
+    async def grow(
+        self, version: ContentVersion, max_age_s: float | None = None, *, doubted_bytes: int | None = None
+    ) -> None:
         """Let the file grow to the size that a listing gives, if its contents are continued (shared_file.py)."""
         while True:
             try:
-                return await self._shared.current.grow(version, max_age_s, doubted=doubted)
+                return await self._shared.current.grow(version, max_age_s, doubted_bytes=doubted_bytes)
             except HasSuccessor:
                 continue
 

@@ -48,7 +48,7 @@ class SharedFile:
         # Of the last opening, or of the last growth.
         self.version = version
         size, stamp = version.size_bytes, version.content_stamp
-        self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators)
+        self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators, not version.settled)
         self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer, self._shrink_by_answer)
         self._growing = trio.Lock()
         self.sized_at = trio.current_time() if sized_at is None else sized_at
@@ -87,11 +87,13 @@ class SharedFile:
 
     # --- growing -------------------------------------------------------------------------------------------
 
-    async def grow(self, version: ContentVersion, max_age_s: float | None = None, *, doubted: bool = False) -> None:
+    async def grow(
+        self, version: ContentVersion, max_age_s: float | None = None, *, doubted_bytes: int | None = None
+    ) -> None:
         """Let the version grow to the size that a listing gives, if its contents are continued (growth.py).
 
         Where no listing gives a size, the contents are asked once an answer has told it more than `max_age_s` ago
-        (None: the time to live of a listing); and where a listing gives less (`doubted`). The size may come out
+        (None: the time to live of a listing); and where a listing gives less (`doubted_bytes`). The size may come out
         smaller, where the listing runs ahead of the contents, or larger. Raises Superseded, ServiceError.
         """
         async with self._growing:
@@ -109,8 +111,9 @@ class SharedFile:
             max_age_s = self._context.listing_ttl_s if max_age_s is None else max_age_s
             sized_since = max(self._context.sizes_stale_at, trio.current_time() - max_age_s)
             is_old = not version.is_listed and self.sized_at < sized_since
-            if listed > size or ((is_old or doubted) and not version.settled):
-                await self._grow(version, listed if version.is_listed and not doubted else None)
+            is_doubted = doubted_bytes is not None
+            if listed > size or ((is_old or is_doubted) and not version.settled):
+                await self._grow(version, listed if version.is_listed and not is_doubted else None, doubted_bytes)
 
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""
@@ -138,10 +141,12 @@ class SharedFile:
         else:
             raise await self.blocks.supersede(size)
 
-    async def _grow(self, version: ContentVersion, listed_bytes: int | None) -> None:
+    async def _grow(self, version: ContentVersion, listed_bytes: int | None, doubted_bytes: int | None = None) -> None:
         artifact, old_size = _named(version), self.size or 0
         moved = version.content_stamp not in (None, self.blocks.content_stamp)
-        growth = await prove(self._context, artifact, self.blocks, listed_bytes, moved=moved)
+        growth = await prove(
+            self._context, artifact, self.blocks, listed_bytes, moved=moved, doubted_bytes=doubted_bytes
+        )
         self._become(version, artifact, growth, old_size)
         if growth.size_bytes > old_size and growth.news:
             await self.blocks.receive(old_size, growth.news, ahead=True)

@@ -48,8 +48,7 @@ class SmallerContent(Exception):
 class VersionBlocks:
     """See the module. `size` None: unknown so far. `key_of(size)`: the key, which stays when the size becomes another.
 
-    `content_stamp`: see ContentVersion.
-
+    `content_stamp`: see ContentVersion; `has_own_time`: it is of the file's own time, and not of its run's.
     `key`: the one that the version had before it grew, in place of `key_of`; `earlier_validators`: its validators then.
     """
 
@@ -61,12 +60,14 @@ class VersionBlocks:
         content_stamp: bytes | None,
         key: bytes | None = None,
         earlier_validators: Iterable[bytes] = (),
+        has_own_time: bool = False,
     ) -> None:
         self._context = context
         self._block_bytes = context.tuning.block_bytes
         self._key_of = key_of
         self.content_stamp = content_stamp
         self.earlier_validators = set(earlier_validators)
+        self._has_own_time = has_own_time
         # Readers have bytes that are cached no more, so whatever comes must have the same validator (3.6).
         self.must_match = False
         self._key = key or key_of(size)
@@ -83,8 +84,7 @@ class VersionBlocks:
         self.validator: bytes | None = None
         # Bytes that came for the first time, from the service or the disk: the measure of progress.
         self.received = 0
-        # The high-water mark of each block.
-        self._high_water: dict[int, int] = {}
+        self._high_water: dict[int, int] = {}  # of each block
         self.changed = Pulse()
         if size is not None:
             self.learn_size(size)
@@ -218,9 +218,7 @@ class VersionBlocks:
     def room(self, offset: int, end: int) -> list[memoryview]:
         """Return where the next bytes from `offset` belong, up to `end`, for `receive`: of each block what it lacks."""
         found: list[memoryview] = []
-        if self.dead:
-            return found
-        while offset < end and len(found) < _ROOM_BLOCKS:
+        while not self.dead and offset < end and len(found) < _ROOM_BLOCKS:
             index, start = divmod(offset, self._block_bytes)
             length = self.length_of(index)
             block = self._with_room(index, length)
@@ -386,14 +384,16 @@ class VersionBlocks:
     def _is_valid(self, stamp: Provenance) -> bool:
         """Whether a cached block may be served (docs/semantics.md 4.3)."""
         context = self._context
+        validator = None if context.validators_unreliable else stamp.validator
+        is_of_session = stamp.session == context.disk_cache.session
         if self.must_match and stamp.validator != self.validator:
             return False
-        validator = None if context.validators_unreliable else stamp.validator
         if validator is not None:
-            return self.validator in (None, validator) or validator in self.earlier_validators
-        if stamp.session == context.disk_cache.session:
-            return True
-        if stamp.content_stamp is not None:
-            return stamp.content_stamp == self.content_stamp
+            # Until an answer tells the validator, another time of the file itself is another version.
+            has_moved = self._has_own_time and stamp.contradicts(self.content_stamp)
+            is_its = is_of_session or not has_moved if self.validator is None else self.validator == validator
+            return is_its or validator in self.earlier_validators
+        if is_of_session or stamp.content_stamp is not None:
+            return is_of_session or stamp.content_stamp == self.content_stamp
         # A negative age: the clock was set back.
         return 0 <= context.wall_clock() - stamp.fetched_at <= context.listing_ttl_s

@@ -85,7 +85,7 @@ class ArtifactHandles:
         if inode.superseded:
             raise errors.Superseded("another version of this file is there by now")
         self._tree.ensure_current(file)
-        began = trio.current_time()
+        began, shown_bytes = trio.current_time(), inode.entry.size_bytes or 0
         try:
             opened = await self._files.open(await self._tree.locate_content(file), stream=stream)
         except errors.Superseded as error:
@@ -94,9 +94,9 @@ class ArtifactHandles:
             raise
         except _POSSIBLY_DELETED as error:
             raise await self._diagnose(inode, file, error, began, gone=errno.ENOENT) from error
-        # As the kernel has it by now: another program may have looked the name up meanwhile.
-        listed_bytes = inode.entry.size_bytes
-        if listed_bytes is not None and opened.size is not None and opened.size < listed_bytes:
+        # The kernel has that of before, which another opening may have corrected, or that of a lookup meanwhile.
+        shown_bytes = max(shown_bytes, inode.entry.size_bytes or 0)
+        if opened.size is not None and opened.size < shown_bytes:
             # The listing runs ahead of the contents. The kernel looks the name up again, and so learns their size.
             self.sizes.note(inode, opened)
             opened.close()
@@ -111,6 +111,10 @@ class ArtifactHandles:
         except BaseException:
             self.close(handle)
             raise
+        if handle.inode.superseded:
+            # A proof that began before this opening has shown that. The kernel has the size of what is gone.
+            self.close(handle)
+            raise errors.Superseded("another version of this file was found meanwhile")
         return handle
 
     def close(self, handle: FileHandle) -> None:
@@ -230,7 +234,7 @@ class ArtifactHandles:
         looked_at: OpenFile | None = None
         try:
             if (entry.size_bytes or 0) < (inode.entry.size_bytes or 0):
-                await self._compare(inode)
+                await self._compare(inode, entry.size_bytes or 0)
                 return
             version = await self._tree.locate_content(file)
             # A program that opens the file for each look may have closed it again: then the next `open` proves it.
@@ -256,13 +260,13 @@ class ArtifactHandles:
     def _opened_of(self, inode: Inode) -> OpenFile | None:
         return handles[0].opened if (handles := self._open.get(inode.number)) else None
 
-    async def _compare(self, inode: Inode) -> None:
+    async def _compare(self, inode: Inode, listed_bytes: int) -> None:
         """See whether the contents of a file, which a listing gives less, are still those that are shown, or more."""
         version = await self._tree.locate_content(cast(ArtifactFile, inode.node))
         opened = self._opened_of(inode)
         comparing = opened or await self._files.open(version)
         try:
-            await comparing.grow(version, doubted=True)
+            await comparing.grow(version, doubted_bytes=listed_bytes)
             await self.sizes.show(inode, inode.entry, comparing)
         finally:
             if comparing is not opened:

@@ -76,8 +76,8 @@ class ContentEndpoint:
         if self.ranges is not False:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         stream = await self._follow(artifact, headers)
-        if stream.status == 416 and start == 0 and _unsatisfied_total(stream.headers.get("content-range", "")) is None:
-            # An empty artifact has no first byte. Its emptiness must be proved: by a request without a range.
+        if stream.status == 416 and _unsatisfied_total(stream.headers.get("content-range", "")) is None:
+            # It has no such byte, so it is shorter, or empty. How long it is shows a request without a range.
             await stream.aclose()
             headers.pop("Range", None)
             stream = await self._follow(artifact, headers)

@@ -122,7 +122,6 @@ async def test_a_version_is_named(target: str, name_versions: bool, autojump_clo
         (chunked(b"<html>", Content_Type="TEXT/HTML"), errors.UnexpectedAnswer),
         (whole(b"{}", Content_Type="application/json"), errors.UnexpectedAnswer),
         (chunked(b' {"errors": ["x"]}', Content_Type="application/json"), errors.UnexpectedAnswer),
-        (said(416), errors.UnexpectedAnswer),
         (said(416, Content_Range="bytes */100"), errors.UnexpectedAnswer),
         (said(404, b'{"errors": ["no"]}'), errors.NotFound),
         (said(403, b"<h1>no</h1>"), errors.AccessDenied),
@@ -193,6 +192,14 @@ async def test_past_the_end(autojump_clock: MockClock) -> None:
     asked = Asked(said(416, b"no such range", Content_Range="bytes */100"))
     async with asked.endpoint.get(MODEL, 100, 200, size=None) as body:
         assert (body.start, body.end, body.total, body.whole) == (100, 100, 100, False)
+
+
+async def test_past_the_end_without_a_total(autojump_clock: MockClock) -> None:
+    """10: a 416 that tells no total is asked about without a range: the length shows how much is left of the file."""
+    asked = Asked(said(416), whole(DATA))
+    async with asked.endpoint.get(MODEL, 2 * len(DATA), 3 * len(DATA), size=4 * len(DATA)) as body:
+        assert (body.start, body.total, body.whole) == (0, len(DATA), True)
+    assert asked.endpoint.ranges is None
 
 
 async def test_an_empty_file_of_unknown_size(autojump_clock: MockClock) -> None:

@@ -74,6 +74,27 @@ async def test_programs_that_open_at_the_same_moment(
         assert made.dropped == []
 
 
+async def test_programs_that_open_one_inode_at_the_same_moment(autojump_clock: MockClock) -> None:
+    """4.1: each of them is sent to look the name up: the kernel has the size of a listing that runs ahead."""
+    async with live(9 * BLOCK) as made:
+        made.contents.data, made.contents.pause_s = WHOLE[:700], 0.1
+        inode = (await made.operations.lookup(made.parent, b"log", CONTEXT)).st_ino
+        failures: list[int] = []
+
+        async def program() -> None:
+            with pytest.raises(FUSEError) as caught:
+                await made.operations.open(inode, 0, CONTEXT)
+            failures.append(caught.value.errno)
+
+        async with trio.open_nursery() as programs:
+            for _ in range(3):
+                programs.start_soon(program)
+        assert failures == [errno.ESTALE] * 3
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == WHOLE[:700]
+        await made.operations.release(handle)
+
+
 async def test_a_file_that_was_cut_is_another(form: tuple[bool, bool], autojump_clock: MockClock) -> None:
     """2.4, 4.1: contents that are shorter than they were are no listing that runs ahead."""
     async with live(5 * BLOCK) as made:
@@ -294,4 +315,24 @@ async def test_an_open_after_a_refresh(form: tuple[bool, bool], autojump_clock: 
         made.files.expire_sizes()
         inode, handle = await opened(made)
         assert await made.read_all(handle, inode) == WHOLE[:900]
+        await made.operations.release(handle)
+
+
+async def test_an_open_during_the_proof_that_the_file_was_replaced(autojump_clock: MockClock) -> None:
+    """4.1: an inode that turns out to be of another version meanwhile is not opened: the kernel has its old size."""
+    async with live(700, lists_sizes=False) as made:
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == WHOLE[:700]
+        await made.operations.getattr(inode, CONTEXT)
+        made.contents.data, made.contents.pause_s = OTHER[:2000], 0.1
+        await trio.sleep(LIVE_TTL_S + 1)
+        await made.operations.getattr(inode, CONTEXT)  # which begins the proof
+        await trio.sleep(0.01)
+        await made.operations.release(handle)
+        made.files.drop(lambda _place: True)  # so that the opening, too, asks for contents
+        with pytest.raises(FUSEError) as caught:
+            await made.operations.open(inode, 0, CONTEXT)
+        assert caught.value.errno == errno.ESTALE
+        inode, handle = await opened(made)
+        assert await made.read_all(handle, inode) == OTHER[:2000]
         await made.operations.release(handle)

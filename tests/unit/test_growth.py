@@ -1,6 +1,7 @@
 """artifactfs.content.growth: a version grows where the larger file continues it, and only there (2.4, 3.5)."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
-from artifactfs.domain import ArtifactRef, ContentVersion
+from artifactfs.domain import ArtifactRef, ContentBody, ContentVersion
 from tests.content_harness import BLOCK, GLANCE, Bench, Server, bench, noise
 
 T = TypeVar("T")
@@ -232,4 +233,66 @@ async def test_a_proof_breaks_off(granted: bool, autojump_clock: MockClock) -> N
             await grown(made, handle, 7000)
         server.stall = False
         assert bytes(await handle.read(0, 100)) == WHOLE[:100]
+        handle.close()
+
+
+class Capped(Server):
+    """A server that grants at most so many bytes of a range."""
+
+    most = 100
+
+    @asynccontextmanager
+    async def get(
+        self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None
+    ) -> AsyncIterator[ContentBody]:
+        assert end is not None
+        async with super().get(artifact, start, min(end, start + self.most), size=size) as body:
+            yield body
+
+
+@pytest.mark.parametrize("data", [WHOLE[:900], OTHER[:900]], ids=["grown", "replaced"])
+async def test_a_server_that_grants_less_than_was_asked_for(data: bytes, autojump_clock: MockClock) -> None:
+    """2.4: growth is proven, or refuted, with as many answers as the known bytes need."""
+    server = Capped(WHOLE[:700])
+    async with bench(server) as made:
+        handle = await opened(made, 700)
+        assert await made.read_whole(handle) == WHOLE[:700]
+        server.data = data
+        if data == OTHER[:900]:
+            with pytest.raises(errors.Superseded):
+                await grown(made, handle, 900)
+        else:
+            await grown(made, handle, 900)
+            assert await made.read_whole(handle) == data
+        handle.close()
+
+
+async def test_a_body_whose_end_nothing_marks_is_all_where_the_listing_says_so(autojump_clock: MockClock) -> None:
+    """3.5: listing and contents agree on less than was read: another version, though the body may have been cut."""
+    server = Server(WHOLE[:700], granted=False, told=False, framed=False)
+    version = ContentVersion(ArtifactRef("10", "p/log.txt"), 700, settled=False, lineage=7)
+    async with bench(server) as made:
+        handle = await opened(made, 700)
+        assert await made.read_whole(handle) == WHOLE[:700]
+        server.data = WHOLE[:500]
+        with pytest.raises(errors.ConnectionLost):
+            await handle.grow(version, doubted_bytes=600)
+        with pytest.raises(errors.Superseded) as caught:
+            await handle.grow(version, doubted_bytes=500)
+        assert caught.value.size_bytes == 500
+        handle.close()
+
+
+async def test_a_second_body_without_length_and_validator(autojump_clock: MockClock) -> None:
+    """4.1: a body that contradicts what is known of the file is another version: no reader gets bytes of both."""
+    size = 8 * BLOCK
+    server = Server(WHOLE[:size], granted=False, told=False)
+    async with bench(server) as made:
+        handle = await opened(made, size, settled=True)
+        assert bytes(await handle.read(0, 100)) == WHOLE[:100]
+        await trio.sleep(60)  # nobody reads on: the body is given up
+        assert server.open_bodies == 0
+        server.data = OTHER[:size]
+        with pytest.raises(errors.Superseded):
+            await handle.read(5 * BLOCK, 100)
         handle.close()

@@ -1,5 +1,6 @@
 """artifactfs.content: one open file is one version, sizes that are found, and what holds over a remount, in small."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,20 @@ async def test_what_holds_over_a_remount(
 ) -> None:
     """4.3: what has a validator, what belongs to a settled run as it was; anything else for `listing_ttl`."""
     assert await kept_after(tmp_path, after_s, validator=validator, stamps=stamps) == kept
+
+
+@pytest.mark.parametrize("stamp", [b"r" * 16, b"s" * 16, None], ids=["same time", "another time", "no time"])
+async def test_a_file_of_another_time_after_a_remount(
+    autojump_clock: MockClock, tmp_path: Path, stamp: bytes | None
+) -> None:
+    """2.4, 4.3: a file of a run that goes on is another version at another time, whatever validator its blocks have."""
+    for now_s, data, validator, its in ((NOW_S, DATA, A, b"r" * 16), (NOW_S + 10, NEW, B, stamp)):
+        server = Server(data, validator=partial(bytes, validator))
+        async with bench(server, directory=str(tmp_path), now_s=[now_s]) as made:
+            version = ContentVersion(ArtifactRef("10", "p/f.bin"), SIZE, its, settled=False)
+            handle = await made.files.open(version)
+            assert await read_all(handle) == (data if its == b"s" * 16 else DATA)
+            handle.close()
 
 
 @pytest.mark.parametrize("owner", ["site\0other", "other\0account"])
