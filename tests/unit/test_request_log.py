@@ -40,7 +40,7 @@ def test_links_that_may_be_signed_are_not_logged(caplog: pytest.LogCaptureFixtur
     [
         ("/ok", "200, 4 bytes"),
         ("/no", "404, 4 bytes"),
-        ("/lost", "failed: the connection to api.test was lost: ReadError, 0 bytes"),
+        ("/lost", "failed: the connection to api.test was lost: the other end closed it, 0 bytes"),
         ("/slow", "given up, 0 bytes"),
     ],
 )
