@@ -13,6 +13,8 @@ from artifactfs.tree.nodes import Entry
 
 # How far the threads of one program overtake each other, in entries. Arbitrary.
 _SLACK = 8
+# So many entries without a gap, in whatever order, and then one behind them are a step in order. Arbitrary.
+_FEW = 2
 # Entries that follow none before them, until the directory is taken to be read at random. Arbitrary.
 _MAX_MISSES = 16
 # Steps in one order after which the other orders do not count. Arbitrary.
@@ -51,7 +53,7 @@ def kind_of(name: bytes) -> bytes:
 class _Candidate:
     """The entries in one order. `at`: the last that was reached; `steps`: how many in a row were in this order.
 
-    `taken`: the last that was handed out.
+    `taken`: the last that was handed out. `first`, `last`, `count`: before the first step, of those near each other.
     """
 
     def __init__(self, order: Order, entries: Sequence[Entry]) -> None:
@@ -60,10 +62,14 @@ class _Candidate:
         self.at = -1
         self.steps = 0
         self.taken = -1
+        self.first = self.last = -1
+        self.count = 0
 
     def place(self, name: bytes) -> None:
         """Start at an entry."""
         self.at = next((position for position, entry in enumerate(self.entries) if entry.name == name), -1)
+        self.first = self.last = self.at
+        self.count = 1
 
     def note(self, name: bytes) -> None:
         # The first step is to the very next entry, since any two entries are near each other in a small directory.
@@ -73,8 +79,17 @@ class _Candidate:
                 self.steps += 1
                 self.at = max(self.at, position)
                 return
+        before = self.first, self.last, self.count
         self.steps = 0
         self.place(name)
+        self._begin(*before)
+
+    def _begin(self, first: int, last: int, count: int) -> None:
+        """See whether an entry is near those before. Threads may read 3, 2, 1, 0, 7, 6, 5, 4: no two of them follow."""
+        if last < self.at <= last + _SLACK and count > _FEW and last - first < count:
+            self.steps = 1
+        elif max(0, first - _SLACK) <= self.at <= last + _SLACK:
+            self.first, self.last, self.count = min(first, self.at), max(last, self.at), count + 1
 
 
 class ReadingOrder:

@@ -64,6 +64,27 @@ def test_threads_overtake_each_other() -> None:
     assert reading.steps == 0
 
 
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 0, 3, 2), (2, 0, 3, 1)])
+def test_threads_that_always_overtake_each_other(order: tuple[int, ...]) -> None:
+    """No entry need follow another: those without a gap between them, and then one behind them, are in order, too."""
+    entries = listing(NAMES)
+    reading = ReadingOrder(lambda: entries)
+    for round_of_four in (0, 4):
+        for place in order:
+            reading.note(NAMES[round_of_four + place])
+    assert reading.steps
+    assert names(reading)[:3] == NAMES[8:11]
+
+
+def test_backwards_is_no_order() -> None:
+    """Entries from the last to the first have nothing behind them that is to come."""
+    entries = listing(NAMES)
+    reading = ReadingOrder(lambda: entries)
+    for name in reversed(NAMES[3:16]):
+        reading.note(name)
+        assert reading.steps == 0
+
+
 def test_an_expected_order_begins_with_the_first_file() -> None:
     """In the next directory the first file is enough, if it is the first."""
     entries = listing(SHUFFLED)
