@@ -40,6 +40,11 @@ class OpenFile:
         return self.size is not None and self._pattern.is_of_whole(self.size)
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of it is known but its size: no reader was given anything."""
+        return self._shared.current.blocks.is_untouched
+
+    @property
     def dead(self) -> bool:
         """Whether nothing more can be read of it."""
         return self._shared.current.dead

@@ -158,6 +158,9 @@ class ArtifactHandles:
         inode = self._opened.get(entry.number)
         if inode is None or inode.superseded or not inode.lookups:
             return False
+        if (opened := self._opened_of(inode)) is not None and opened.is_untouched:
+            # It was empty when it was opened: nobody has anything of it.
+            return False
         self._start_proof(inode, msgspec.structs.replace(inode.entry, size_bytes=listed_bytes))
         return True
 

@@ -118,6 +118,9 @@ FIXED: dict[str, list[Step]] = {
     "a read within the known size does not undo the listed one": [
         ("put", "a", 600_000), ("open", "a"), ("read", 0, 0, 16), ("append", "a", 9), ("refresh",), ("stat", "a"),
         ("read", 0, 300_000, 16), ("stat", "a"), ("read", 0, -1, 1), ("stat", "a")],
+    "of an empty file nothing was read that a smaller listing could contradict": [
+        ("put", "d/e/b", 0), ("open", "d/e/b"), ("put", "d/e/b", 7), ("refresh",), ("put", "d/e/b", 0), ("minute",),
+        ("walk", "")],
     "a file that was gone is another one": [
         ("put", "a", 7), ("stat", "a"), ("append", "a", 9), ("refresh",), ("stat", "a"), ("remove", "a"), ("refresh",),
         ("stat", "a"), ("put", "a", 5_000), ("refresh",), ("stat", "a")],
