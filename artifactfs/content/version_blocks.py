@@ -391,7 +391,7 @@ class VersionBlocks:
         if validator is not None:
             # Until an answer tells the validator, another time of the file itself is another version.
             has_moved = self._has_own_time and stamp.contradicts(self.content_stamp)
-            is_its = is_of_session or not has_moved if self.validator is None else self.validator == validator
+            is_its = (is_of_session or not has_moved) if self.validator is None else self.validator == validator
             return is_its or validator in self.earlier_validators
         if is_of_session or stamp.content_stamp is not None:
             return is_of_session or stamp.content_stamp == self.content_stamp

@@ -159,7 +159,7 @@ class ArtifactHandles:
         if inode is None or inode.superseded or not inode.lookups:
             return False
         if (opened := self._opened_of(inode)) is not None and opened.is_untouched:
-            # It was empty when it was opened: nobody has anything of it.
+            # It was empty when it was opened, so no program has bytes of it.
             return False
         self._start_proof(inode, msgspec.structs.replace(inode.entry, size_bytes=listed_bytes))
         return True

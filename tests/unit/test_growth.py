@@ -290,7 +290,7 @@ async def test_a_second_body_without_length_and_validator(autojump_clock: MockCl
     async with bench(server) as made:
         handle = await opened(made, size, settled=True)
         assert bytes(await handle.read(0, 100)) == WHOLE[:100]
-        await trio.sleep(60)  # nobody reads on: the body is given up
+        await trio.sleep(60)  # no read follows, so the body is given up
         assert server.open_bodies == 0
         server.data = OTHER[:size]
         with pytest.raises(errors.Superseded):
