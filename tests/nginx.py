@@ -19,6 +19,9 @@ NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr
 # How docs/fleets.md adds a line to the file of accounts.
 _APPEND = "sudo tee -a /etc/nginx/artifactfs/accounts >/dev/null"
 
+# How nginx names a file of its cache until the answer is whole.
+_BEING_WRITTEN = re.compile(r"\.\d{10}$")
+
 # What is around the file in /etc/nginx/nginx.conf, and no place of the system's.
 _MAIN = """
 {user}
@@ -68,13 +71,17 @@ class Nginx:
         return "".join(logs)
 
     def cached(self) -> dict[str, bytes]:
-        """Return the files of the cache, by their path."""
+        """Return the files of the cache, by their path, once none is still being written."""
+        # An answer is complete at its reader before its file has its name.
+        wait_until(lambda: not any(_BEING_WRITTEN.search(path) for path in self._files()), "the files of nginx's cache")
         found = {}
-        for top, _, names in os.walk(self.path("cache")):
-            for name in names:
-                with open(os.path.join(top, name), "rb") as file:
-                    found[os.path.join(top, name)] = file.read()
+        for path in self._files():
+            with open(path, "rb") as file:
+                found[path] = file.read()
         return found
+
+    def _files(self) -> list[str]:
+        return [os.path.join(top, name) for top, _, names in os.walk(self.path("cache")) for name in names]
 
 
 def configured(text: str, changes: Mapping[str, str]) -> str:
