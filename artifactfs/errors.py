@@ -225,6 +225,8 @@ class BodyTooLarge(AnswerTooLarge):
 class PassingError(ServiceError):
     """A failure that a later attempt may not meet. It never becomes a negative entry (docs/semantics.md 3.2)."""
 
+    retry_after_s = 0.0  # the pause that the answer asks for
+
 
 class RateLimited(PassingError):
     """429, and the reset lies beyond the deadline. `reset_s`: seconds until the server's reset."""
@@ -392,7 +394,7 @@ def what_to_do(error: BaseException) -> str:
     if row is not None:
         return row[1]
     if isinstance(error, UserError):
-        if error.fix:
-            return error.fix
-        return "fix what it names; `artifactfs config show` says where each setting comes from"
+        return error.fix or "fix what it names; `artifactfs config show` says where each setting comes from"
+    if (refused := of_the_system(error)) is not None:
+        return refused.fix or "see whether what it names can be read and written by this user"
     return "report it with the log: it is a bug in artifactfs"

@@ -172,7 +172,10 @@ class PinFile:
                 _, before = self._read(directory)
             except FileNotFoundError:
                 before = ()
-            if (after := tuple(change(before))) != before:
+            if not (after := tuple(change(before))) and before:
+                # Needs no room: a full disk may be the reason to unpin.
+                os.unlink(_NAME, dir_fd=directory)
+            elif after != before:
                 content = msgspec.json.encode(_Content(_FORMAT, after))
                 replace_file(self.path, msgspec.json.format(content) + b"\n", 0o600)
         return before

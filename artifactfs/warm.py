@@ -24,13 +24,15 @@ _READ_BYTES = 256 << 10
 class Plan:
     """The files to fetch with their sizes in bytes, their directories, and those that could not be listed.
 
-    `links`: how many links to runs were not followed, by the path of the plan that they lie below.
+    `links`: how many links to runs were not followed, by the path of the plan that they lie below. `mounts`: the bytes
+    in each mount, by its mount point.
     """
 
     files: list[tuple[str, int]] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     links: dict[str, int] = field(default_factory=dict)
+    mounts: dict[str, int] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -52,6 +54,7 @@ def plan(paths: Iterable[str]) -> Plan:
             if file not in seen:
                 seen.add(file)
                 found.files.append((file, size))
+                found.mounts[mount.point] = found.mounts.get(mount.point, 0) + size
     return found
 
 

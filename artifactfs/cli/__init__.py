@@ -29,8 +29,7 @@ def main() -> None:
     guard_standard_output()
     code = _run()
     with contextlib.suppress(UserError):
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     # Not sys.exit: Python would first free every object, a sixth of the time of `--version`.
     os._exit(code)
 
@@ -38,8 +37,7 @@ def main() -> None:
 def _run() -> int:
     try:
         cli.main(prog_name="artifactfs", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except SystemExit as asked:
         # Of a completion, or a mount in the foreground.
         return int(asked.code or 0)
@@ -121,8 +119,11 @@ def guard_standard_error() -> None:
 
 
 def guard_standard_output() -> None:
-    """Report the cause of a failed write to standard output, such as a full disk."""
+    """Report the cause of a failed write to standard output, such as a full disk. Replace one that was closed."""
     before = sys.stdout
+    if before is None:
+        # Libraries expect one: uvicorn asks whether it is a terminal.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
     if isinstance(before, io.TextIOWrapper):
         encoding, by_line = before.encoding, before.line_buffering or before.write_through
         below = before.detach()

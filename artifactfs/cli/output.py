@@ -196,7 +196,14 @@ def ask(
         except ValueError as error:
             raise click.UsageError(one_line(str(error))) from None
 
-    answer: str = click.prompt(one_line(question), default=default, hide_input=is_secret, value_proc=parsed, err=True)
+    try:
+        answer: str = click.prompt(
+            one_line(question), default=default, hide_input=is_secret, value_proc=parsed, err=True
+        )
+    except UnicodeDecodeError as error:
+        tell()  # the question's line has not ended
+        fact = f"what was typed is not valid {error.encoding.upper()}"
+        raise UserError(ExitCode.USAGE, fact, "type it again, or paste it from another place") from None
     return answer
 
 

@@ -1,6 +1,7 @@
 """`artifactfs pin`, `unpin` and `pins`: what stays in the cache on the local disk."""
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Sequence
@@ -9,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from artifactfs.cli import output
+from artifactfs.cli import kept_places, output
 from artifactfs.cli.completion import FILE
 from artifactfs.cli.help_layout import command
-from artifactfs.cli.status import ask_mount, of_this_version
 from artifactfs.cli.warm_cache import or_by_number, place_of, with_cache
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.util.escaping import shell_word
@@ -51,21 +51,17 @@ def pin(paths: tuple[str, ...], jobs: int) -> None:
             warm.fetch(todo, jobs=jobs, advance=advance, drop_pages=True)
         output.give_up_on(todo.failures, "could not be read")
         # The mount fetches what its disk still lacks, such as what its memory had.
-        looks = [_looked("keep", path) for path in meant]
+        looks = [kept_places.looked("keep", path) for path in meant]
     except (KeyboardInterrupt, UserError):
         output.hint(f"artifactfs: it is pinned, and not all of it is here; {_AGAIN}")
         raise
-    kept = [each for _, each in looks]
-    lacking = sum(each.files - each.kept_files for each in kept)
-    if lacking:
-        fact = f"{counted(lacking, 'file')} could not be kept whole: the cache or its disk may be full"
-        raise UserError(ExitCode.INCOMPLETE, fact, f"`artifactfs status` shows how full they are; {_AGAIN}")
+    kept_places.check_whole([each for _, each in looks], _AGAIN)
     if any(answer.is_stored is False for answer, _ in looks):
         fact = "its contents are here, but its listings could not be stored: without the service it does not show"
         raise UserError(ExitCode.INCOMPLETE, fact, "see metadata_size, and `artifactfs cache info`; then mount again")
     if any(answer.is_stored is None for answer, _ in looks):
         output.warn("this mount stores no listings (`artifactfs cache info`): without the service it does not show")
-    output.say(f"pinned {count}, {format_size(sum(each.kept_bytes for each in kept))}")
+    output.say(f"pinned {count}, {format_size(sum(each.kept_bytes for _, each in looks))}")
 
 
 def _registered(paths: Sequence[str]) -> "Plan":
@@ -75,28 +71,22 @@ def _registered(paths: Sequence[str]) -> "Plan":
     new: list[str] = []
     try:
         for path in paths:
-            answer = _ask("pin", path)
+            answer = kept_places.ask("pin", path)
             if answer.is_new:
                 new.append(path)
-            _check_is_in_run(path, answer)
+            kept_places.check_is_in_run(path, answer)
         todo = warm.plan(paths)
         output.give_up_on(todo.failures, "could not be listed, so nothing is pinned")
         for path in paths:
-            answer, kept = _looked("kept", path)
-            _check_fits(path, todo, answer, kept)
-            _check_can_fetch(path, answer, kept)
+            answer, here = kept_places.looked("kept", path)
+            _check_fits(path, todo, answer, here)
+            _check_can_fetch(path, answer, here)
     except BaseException:
         for path in new:
             with contextlib.suppress(UserError):  # the mount has ended
-                _ask("unpin", path)
+                kept_places.ask("unpin", path)
         raise
     return todo
-
-
-def _check_is_in_run(path: str, answer: "PinAnswer") -> None:
-    if answer.path is None:
-        fact = "this is no run and in none, and a pin is of runs or of what is in one"
-        raise UserError(ExitCode.USAGE, fact, "name a run", subject=path)
 
 
 def _check_fits(path: str, todo: "Plan", answer: "PinAnswer", kept: "Kept") -> None:
@@ -117,38 +107,6 @@ def _check_can_fetch(path: str, answer: "PinAnswer", kept: "Kept") -> None:
     if answer.is_offline and lacking:
         fact = f"the mount works offline, and of {counted(kept.files, 'file')} {lacking} cannot be fetched"
         raise UserError(ExitCode.INCOMPLETE, fact, "pin it once the service can be reached", subject=path)
-
-
-def _looked(order: str, path: str) -> "tuple[PinAnswer, Kept]":
-    """Return how much of a path is here: the mount is asked again as long as it gets on. Raises UserError."""
-    from artifactfs.control.pin_schema import Kept
-
-    best = (-1, -1)
-    while True:
-        answer = _ask(order, path)
-        _check_is_in_run(path, answer)
-        kept = answer.kept or Kept()
-        if kept.failure is not None:
-            raise UserError(ExitCode.INCOMPLETE, kept.failure, kept.what_to_do or "", subject=path)
-        is_whole = kept.is_listed and (order == "kept" or kept.kept_files == kept.files)
-        # Each answer begins with the first files again: it gets on if it comes further than any before.
-        gets_on = kept.files - kept.unsized > best[0] or kept.kept_bytes > best[1]
-        if is_whole or not gets_on:
-            return answer, kept
-        best = max(best[0], kept.files - kept.unsized), max(best[1], kept.kept_bytes)
-
-
-def _ask(order: str, path: str) -> "PinAnswer":
-    import msgspec
-
-    from artifactfs.control.pin_schema import PinAnswer
-
-    point, values = ask_mount(order, path)
-    with of_this_version(point):
-        answer = msgspec.convert(values, PinAnswer)
-    if answer.error is not None:
-        raise UserError(ExitCode.CACHE_REFUSED, answer.error, answer.what_to_do, subject=point)
-    return answer
 
 
 @command()
@@ -185,7 +143,7 @@ def _unpin_in_mount(path: str) -> None:
     from artifactfs.mount import control_client
 
     try:
-        answer = _ask("unpin", path)
+        answer = kept_places.ask("unpin", path)
     except control_client.NoSuchPlace as error:
         fix = "what is gone from the service is unpinned as RUN or RUN/PATH, such as 70158/checkpoints"
         raise UserError(error.code, error.fact, fix) from None
@@ -216,7 +174,9 @@ def _removed(file: "PinFile", site: str | None, place: str | None) -> int:
         return 0  # there is no cache yet
     except OSError as error:
         fact = f"the list of pins {file.path} cannot be changed: {error.strerror}"
-        raise UserError(ExitCode.CACHE_REFUSED, fact, "see whether its directory can be written") from None
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free space there: `artifactfs cache clear`" if is_full else "see whether its directory can be written"
+        raise UserError(ExitCode.CACHE_REFUSED, fact, fix) from None
 
 
 @dataclass(frozen=True)
@@ -263,7 +223,7 @@ def _rows(store: "BlockStore") -> list[_Row]:
     found: dict[_Key, _Row | PinReport] = {}
     for mount in control_client.my_mounts():
         try:
-            answer = _ask("pins", mount.point)
+            answer = kept_places.ask("pins", mount.point)
         except control_client.NoSuchCommand:
             continue  # it knows no pins
         except UserError as error:
@@ -289,7 +249,7 @@ def _in_mount(pin: "PinReport", cache_dir: str, point: str) -> _Row:
 
     size, here, current, is_gone = pin.size_bytes, 0, None, False
     try:
-        _, kept = _looked("kept", os.path.join(point, pin.path))
+        _, kept = kept_places.looked("kept", os.path.join(point, pin.path))
     except control_client.NoSuchPlace:
         current, is_gone = False, True
     except UserError as error:

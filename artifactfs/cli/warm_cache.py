@@ -23,8 +23,10 @@ from artifactfs.util.humanize import counted, format_size, format_span
 
 if TYPE_CHECKING:
     from artifactfs.content.block_store import BlockStore
+    from artifactfs.control.pin_schema import PinAnswer
     from artifactfs.metadata.metadata_store import MetadataStore
     from artifactfs.settings import Settings
+    from artifactfs.warm import Plan
 
 # What a place in the cache begins with: the number of a run.
 _RUN = re.compile(r"[1-9][0-9]*(/|$)")
@@ -209,12 +211,59 @@ def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
             output.warn(f"{fact}; name the runs, as in `artifactfs warm {shell_word(path)}/*`")
     if dry_run:
         output.say(warming.describe(todo))
-    else:
+    _check_fits(todo)
+    if not dry_run:
         count = counted(len(todo.files), "file")
         with output.progress(count, todo.size_bytes) as advance:
             read_bytes = warming.fetch(todo, jobs=jobs, advance=advance)
         output.say(f"{count}, {format_size(read_bytes)}")
     output.give_up_on(todo.failures, "could not be read")
+    if not dry_run:
+        _check_is_kept(paths)
+
+
+def _check_fits(todo: "Plan") -> None:
+    """Raise UserError for what the cache cannot hold: it would be fetched in vain."""
+    for point, size_bytes in todo.mounts.items():
+        if (answer := _cache_of(point)) is None:
+            continue
+        limits = (answer.limit_bytes, answer.disk_room_bytes)
+        limit = min(each for each in limits if each is not None)
+        if size_bytes > limit:
+            fact = f"this is {format_size(size_bytes)}, and the cache or its disk has room for {format_size(limit)}"
+            fix = "name less, raise cache_size, or mount with a cache_dir on another disk"
+            raise UserError(ExitCode.INCOMPLETE, fact, fix, subject=point)
+
+
+def _check_is_kept(paths: tuple[str, ...]) -> None:
+    """Let the mounts fetch what the disk still lacks, such as what memory had. Raises UserError where that fails."""
+    from artifactfs.cli import kept_places
+
+    looks = [
+        kept_places.looked("keep", path)[1]
+        for path in dict.fromkeys(paths)
+        # Of a place above the runs nothing is known in one piece.
+        if (answer := _cache_of(path)) is not None and answer.path is not None
+    ]
+    kept_places.check_whole(looks, "`artifactfs warm` again goes on where it stopped")
+
+
+def _cache_of(path: str) -> "PinAnswer | None":
+    """Return what the mount of a path says of its cache; None where it does not say. Raises UserError without a cache.
+
+    A mount of an earlier version does not, nor one of a part of a mount, which has no reports, or without threads.
+    """
+    from artifactfs.cli import kept_places
+    from artifactfs.mount import control_client
+
+    try:
+        return kept_places.ask("pins", path)
+    except control_client.NoSuchCommand:
+        return None
+    except UserError as error:
+        if error.code != ExitCode.NO_ANSWER:
+            raise
+        return None
 
 
 def _store(loaded: "Settings") -> "BlockStore":

@@ -231,8 +231,8 @@ class Installation:
         """
         has_packages = os.path.isdir(self._packages) and bool(os.listdir(self._packages))
         cached = set() if has_packages else set(self._cache())
-        for path in reversed(made):
-            if path in cached and not os.path.isdir(path):
+        for path in cached.intersection(made):
+            if not os.path.isdir(path):
                 os.unlink(path)
         for path in sorted(made, key=len, reverse=True):
             # Not empty, not a directory, or gone: not ours to remove.

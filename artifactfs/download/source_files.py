@@ -24,6 +24,7 @@ from artifactfs.domain import ContentVersion
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs.limiter import waiting
 from artifactfs.mount import mount_table
+from artifactfs.tree import control_dir
 from artifactfs.tree.facet_tree import BY, HIDDEN, SEARCH
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, ProjectDir, Symlink, mount_path
 from artifactfs.tree.safe_names import number_of, parse_id
@@ -79,18 +80,19 @@ class Found:
     failures: list[str] = field(default_factory=list)
 
 
-async def patiently(call: Callable[[], Awaitable[T]], progress: Callable[[], object] = lambda: None) -> T:
+async def patiently(call: Callable[[], Awaitable[T]], progress: Callable[[], int] = lambda: 0) -> T:
     """Return the result of a call, which is repeated after failures that may pass, and after the reset of a rate limit.
 
-    `progress()` tells whether something came since the last failure: it is another value then.
+    `progress()` tells how many bytes came. Only more than ever before end a row of failures: what begins again and
+    breaks off again gets nowhere.
     """
-    seen, failures, began = progress(), 0, trio.current_time()
+    most, failures, began = progress(), 0, trio.current_time()
     while True:
         try:
             return await call()
         except errors.PassingError as error:
-            if progress() != seen:
-                seen, failures, began = progress(), 0, trio.current_time()
+            if (came := progress()) > most:
+                most, failures, began = came, 0, trio.current_time()
             failures += not isinstance(error, errors.RateLimited)
             pause_s = error.reset_s if isinstance(error, errors.RateLimited) else min(2.0**failures, _LAST_PAUSE_S)
             # A 5xx has been retried by the client, and may mean that there is no such artifact.
@@ -237,7 +239,10 @@ def _version_name(service: Service, version: ContentVersion, handle: OpenFile) -
 
 def is_in_a_mount(path: str) -> bool:
     """Whether a path is in a mount of artifactfs, by its text. Raises UserError for one that can only be in another."""
-    inner = mount_table.innermost(path)
+    try:
+        inner = mount_table.innermost(path)
+    except OSError:
+        inner = None  # the working directory is gone: a relative path can only be a run's
     if inner is None or not inner.is_ours:
         if path.startswith(("/", "./", "../")):
             fix = "give a path in one, or a run's number, or PROJECT/RUN"
@@ -245,6 +250,8 @@ def is_in_a_mount(path: str) -> bool:
         return False
     below = os.path.join(inner.root, os.path.relpath(path, inner.point))
     parts = [part for part in os.path.normpath(below).split("/") if part not in ("", ".")]
+    if parts[:1] == [control_dir.NAME.decode()]:
+        raise UserError(ExitCode.USAGE, "this is the mount's own, and a download is of runs", "name a run", path)
     if len(parts) < (2 if parts[:1] == ["runs"] else 3):
         raise UserError(ExitCode.USAGE, _ABOVE_RUNS, "name a run in it", path)
     return True

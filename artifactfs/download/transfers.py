@@ -82,13 +82,14 @@ async def find(paths: Sequence[str], service: Service | None) -> Found:
     """List the files of all paths. `service`: for those that are in no mount. Raises UserError."""
     found, names = Found(), dict[str, str]()
     for path in dict.fromkeys(path.rstrip("/") for path in paths):
-        top = os.path.abspath(path)  # noqa: ASYNC240 - of its text alone
+        is_mounted = service is None or source_files.is_in_a_mount(path)
+        top = os.path.abspath(path) if is_mounted else path  # noqa: ASYNC240 - of its text alone
         name = os.path.basename(top)
         if (other := names.setdefault(name, path)) != path:
             fact = f"{other} and {path} would both be {name}"
             raise UserError(ExitCode.USAGE, fact, "download them into directories of their own")
         try:
-            if service is None or source_files.is_in_a_mount(path):
+            if service is None or is_mounted:
                 await source_files.walk_mount(top, found)
             else:
                 await service.walk(await service.find(path), name, found)

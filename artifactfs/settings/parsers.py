@@ -85,8 +85,10 @@ def flag(value: str) -> bool:
 
 
 def count(value: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", value.strip()):
+    if not re.fullmatch(r"\d+", value.strip()):
         raise ValueError(f"{value!r} is not a whole number")
+    if len(value.strip()) > 9:
+        raise ValueError(f"{value[:20]!r} is too large: a number has at most 9 digits")
     return int(value)
 
 

@@ -21,7 +21,7 @@ from artifactfs.settings.process_privacy import without_keys
 from artifactfs.settings.schema import BY_NAME, CONFIG, KEYS, PROFILE, SELECTORS, Setting
 from artifactfs.settings.suggestions import hint, nearest
 from artifactfs.util.escaping import shell_word
-from artifactfs.util.urls import SITES, parse_site, without_password
+from artifactfs.util.urls import SITES, without_password
 
 # Options of mount(8) without effect here: the mount is read-only, and the rest is for readers of fstab.
 _IGNORED_OPTIONS = frozenset(
@@ -169,8 +169,8 @@ class Sources:
         if given is None or given.name != "site":
             return
         try:
-            host = parse_site(given.text)
-        except ValueError:
+            host = str(given.parsed())
+        except UserError:
             return  # an error of its own
         if host not in SITES:
             yield Notice(f"{host} is not among Datadog's sites, and its API gets the keys", hint(host, SITES))

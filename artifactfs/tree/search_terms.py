@@ -37,6 +37,10 @@ def parse(words: str) -> RunFilter:
 def parse_parts(parts: Sequence[str]) -> RunFilter:
     """Return the filter that words stand for, which were split already. Raises BadTerm."""
     wanted, texts = RunFilter(), []
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError:
+        raise BadTerm("the words are not valid UTF-8") from None
     for part in parts:
         match = _TERM.fullmatch(part)
         if match is None:

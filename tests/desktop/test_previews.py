@@ -51,7 +51,7 @@ def types_of_png() -> int:
 
 
 def test_counts_in_the_list_of_thunar(user_desk: DesktopSession, user_shell: Shell, lab: Lab) -> None:
-    """7: whoever has Thunar's list view count items has that back; meanwhile a project of 200 runs is 3 requests."""
+    """7: Thunar's setting to count items comes back; meanwhile a project of 200 runs is 3 requests."""
     env = user_desk.env | ENV
     setting = ("xfconf-query", "--channel", "thunar", "--property", "/misc-folder-item-count")
     always = "THUNAR_FOLDER_ITEM_COUNT_ALWAYS"
@@ -119,6 +119,8 @@ def test_all_or_nothing(user_desk: DesktopSession, user_shell: Shell) -> None:
     assert (done.code, done.err.count("\n")) == (ExitCode.DESKTOP_FAILED, 1), done
     assert "in a terminal of your desktop" in done.err
     assert counts(user_desk, user_shell) == "'local-only'"
+    share = Path(user_shell.path("home/.local/share"))
+    assert not any((share / name).exists() for name in ("applications", "artifactfs", "icons", "mime"))
 
 
 @pytest.mark.parametrize(

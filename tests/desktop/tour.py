@@ -28,7 +28,7 @@ PLACES = {
     "50 pictures": {"listing": 1},
     "weights": {"listing": 1},
 }
-# Whoever clicks comes from the parent, which is listed by then.
+# A user who clicks comes from the parent, which is listed by then.
 _LISTED_PARENT = {"200 runs, from names": "names"}
 ACTIONS = ("search by name", "properties of 50 pictures", "copy a file", "eject")
 # Which are searched by typing, and answer for `org.freedesktop.FileManager1`.

@@ -131,6 +131,14 @@ def test_a_directory_that_is_gone(way: str, shell: Shell, lab: Lab) -> None:
     assert done.err == said * len(commands)
 
 
+def test_a_download_from_a_directory_that_is_gone(shell: Shell, lab: Lab) -> None:
+    """5.8: a run's number and an absolute directory need no working directory."""
+    here, to = shell.make_directory("here"), shell.path("to")
+    script = 'cd "$2" && rmdir "$2" && exec "$1" download --api-url "$3" 70158/lora_model/run_config.json "$4"'
+    run("sh", "-c", script, "sh", ARTIFACTFS, here, lab.url, to, env=shell.env).ok()
+    assert os.listdir(to) == ["run_config.json"]
+
+
 @pytest.mark.parametrize("words", ["status --json", "config show", "config show --json", "--help", "doctor --offline"])
 def test_closed_output(words: str, shell: Shell) -> None:
     """5.8: a full standard output is reported in one line; of one that is closed nothing is said, as `head` expects."""

@@ -33,13 +33,13 @@ class Dialog:
         self.shown = ""
         self._answered = 0
 
-    def answer(self, question: str, text: str) -> None:
+    def answer(self, question: str, text: str | bytes) -> None:
         """Wait for a question, and type the answer."""
         end = time.monotonic() + LIMIT_S
         while question not in self.shown[self._answered :]:
             assert self._read(end), f"not asked: {question!r}; but {self.shown!r}"
         self._answered = self.shown.index(question, self._answered) + len(question)
-        os.write(self._terminal, f"{text}\n".encode())
+        os.write(self._terminal, (text if isinstance(text, bytes) else text.encode()) + b"\n")
 
     def ends(self) -> int:
         """Return the exit code, once all is read."""
@@ -113,6 +113,15 @@ def test_a_new_file_for_a_machine(shell: Shell, lab: Lab) -> None:
     kept = {"api_url": lab.url, "api_key": lab.api_key, "app_key": lab.app_key}
     assert tomllib.loads(Path(path).read_text()) == {"profiles": {'a "b"': kept}}
     assert Path(path).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_no_text(shell: Shell, lab: Lab, config: Path) -> None:
+    """5.8: what is not UTF-8 was typed or pasted wrongly: one line says so, and nothing is written."""
+    with login(shell, "--api-url", lab.url) as dialog:
+        dialog.answer(API, b"caf\xe9")
+        assert dialog.ends() == ExitCode.USAGE
+    assert dialog.shown.splitlines()[-1].startswith("artifactfs: what was typed is not valid UTF-8; ")
+    assert not config.exists()
 
 
 @needs_root

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from artifactfs.content import cache_dir
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
@@ -39,6 +41,34 @@ def test_a_dry_run_says_what_it_would_cost(lab: Lab, shell: Shell) -> None:
     done = shell.cli("warm", "--dry-run", mounted.path("runs", sample.RUN, "lora_model")).ok()
     assert done.out.startswith(b"19 files in 2 directories, 29.6 MiB;")
     assert "content" not in lab.stats()["requests"]
+
+
+@pytest.mark.parametrize(
+    ("size", "code", "said"),
+    [
+        ("8MiB", ExitCode.INCOMPLETE, "this is 29.6 MiB, and the cache or its disk has room for "),
+        ("0", ExitCode.CACHE_REFUSED, "this mount has no cache on disk; "),
+    ],
+)
+def test_warm_of_what_does_not_fit(size: str, code: ExitCode, said: str, lab: Lab, shell: Shell) -> None:
+    """5.8: what the cache cannot hold is not fetched in vain, and `warm` says so; a dry run, too."""
+    run = shell.mount("--cache-size", size).path("runs", sample.RUN)
+    for options in ([], ["--dry-run"]):
+        done = shell.cli("warm", *options, run)
+        assert (done.code, done.err.count("\n")) == (code, 1)
+        assert said in done.err
+    assert "content" not in lab.requests()
+
+
+def test_warm_ends_only_when_the_disk_has_all(lab: Lab, shell: Shell) -> None:
+    """4.3: what memory or the kernel had of a run is saved, too: where that fails, the exit code says so."""
+    mounted = shell.mount()
+    run = mounted.path("runs", sample.RUN)
+    mounted.sh('cat "$1"/lora_model/*.json >/dev/null', run).ok()
+    for block in blocks_of(shell):
+        os.unlink(block)
+    shell.cli("warm", run).ok()
+    assert sum(map(os.path.getsize, blocks_of(shell))) > DOWNLOADED
 
 
 def test_warm_names_what_it_could_not_read(lab: Lab, shell: Shell) -> None:

@@ -1,6 +1,7 @@
 """artifactfs.errors: the tree of exceptions, and the one table to errno (docs/semantics.md 5.3)."""
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -121,6 +122,8 @@ def test_what_to_do_is_said_of_each(kind: type[errors.ArtifactfsError]) -> None:
 def test_what_to_do_about_a_bug() -> None:
     """5.3: what is no failure of the service's is ours, and to be reported."""
     assert "report" in errors.what_to_do(RuntimeError("x"))
+    for number in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EMFILE):
+        assert "report" not in errors.what_to_do(OSError(number, os.strerror(number), "/a/file"))
     assert errors.what_to_do(errors.ShortBody("x")) == errors.what_to_do(errors.ConnectionLost("x"))
 
 

@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 import types
 import unicodedata
 from collections.abc import Iterator
@@ -221,6 +223,14 @@ def test_streams_that_are_closed() -> None:
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         for print_ in (output.say, output.tell, output.complain, output.warn, output.exact, output.data):
             print_("x")
+
+
+def test_a_library_finds_a_stream_that_was_closed() -> None:
+    """What asks standard output whether it is a terminal, as uvicorn does for `serve`, has an answer."""
+    code = "import sys; from artifactfs import cli; cli.begin(); cli.guard_standard_output(); sys.stdout.write('x'); "
+    code += "sys.exit(3 if sys.stdout.isatty() else 0)"
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(("tty", "more", "colored"), [(True, {}, True), (True, {"NO_COLOR": "1"}, False),

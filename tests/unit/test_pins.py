@@ -1,5 +1,6 @@
 """artifactfs.pins: the list of what a user keeps is whole or as it was, whatever happens to its file."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -34,6 +35,22 @@ def test_pins_are_kept_over_processes(pins: PinFile, tmp_path: Path) -> None:
     assert pins.remove(lambda pin: pin.account == "=me") == [RUN, BELOW]
     assert PinFile(str(tmp_path)).load() == (OTHERS,)
     assert os.listdir(tmp_path) == ["pins.json"]
+
+
+def test_a_full_disk_can_be_unpinned(pins: PinFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no room is left for another list, all pins can still be removed: that is how room is made."""
+    pins.add(RUN)
+    pins.add(OTHERS)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("artifactfs.pins.replace_file", full)
+    with pytest.raises(OSError, match="No space"):
+        pins.remove(lambda pin: pin == RUN)
+    assert pins.remove(lambda _pin: True) == [RUN, OTHERS]
+    assert pins.load() == ()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_pin_replaces_the_one_of_its_place(pins: PinFile) -> None:

@@ -1,5 +1,7 @@
 """artifactfs.tree.search_terms: the words of a search (docs/semantics.md 1.8)."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,13 @@ def test_what_means_nothing(words: str) -> None:
 def test_words_that_a_shell_has_split() -> None:
     """1.8: `artifactfs search` takes each argument as it is: what quotes hold together stays so."""
     assert parse_parts(["tag:team=a b", "it's"]) == RunFilter(text="it's", tags=(("team", "a b"),))
+
+
+@pytest.mark.parametrize("word", [b"\xff", b"tag:x=\xff", b"param:\xff=1", b"status:\xff"])
+def test_words_that_are_no_text(word: bytes) -> None:
+    """1.8: bytes that are not UTF-8 cannot be looked for, wherever they stand."""
+    with pytest.raises(BadTerm, match="UTF-8"):
+        parse_parts(["lora", os.fsdecode(word)])
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), unique=True))

@@ -130,6 +130,7 @@ def test_a_wait_limit_without_a_wait(tmp_path: Path) -> None:
     [
         ("listing_ttl", "soon"), ("listing_ttl", "-1"), ("listing_ttl", "inf"), ("deadline", "0"),
         ("cache_size", "big"), ("cache_size", "1" * 400 + ".5"), ("runs_listed", "-1"), ("runs_listed", "1.5"),
+        ("runs_listed", "9" * 14),
         ("umask", "999"), ("dir_mode", "0o755"), ("file_mode", "4644"), ("prefetch", "all"), ("prefetch", "true"),
         ("umask", "0o22"), ("uid", "nobody-of-that-name"), ("gid", "nobody-of-that-name"), ("uid", "4294967295"),
         ("gid", "99999999999"), ("allow_other", "perhaps"), ("cache_dir", ""), ("site", "nowhere"), ("site", "a b.c"),

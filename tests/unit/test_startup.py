@@ -3,6 +3,7 @@
 import ast
 import gc
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_each_name_of_the_settings_has_a_module() -> None:
     table = {name: f"artifactfs.settings.{module}" for name, module in vars(settings)["_MODULES"].items()}
     assert seen == table
     assert all(getattr(settings, name) is not None for name in table)
+
+
+def test_ctrl_c_while_the_program_is_imported() -> None:
+    """A slow machine takes a while for that: the process ends as Ctrl-C ends it, and nothing is printed."""
+    code = """if True:
+        import os, signal, sys
+        class Typing:
+            def find_spec(self, name, *_):
+                if name == "artifactfs.cli":
+                    os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Typing())
+        from artifactfs.__main__ import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
 def test_the_pace_of_the_garbage_collector() -> None:
