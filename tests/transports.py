@@ -40,6 +40,16 @@ class Network:
         return await answer(request)
 
 
+class AppWire(httpx.ASGITransport):
+    """An application without a network; as a server does, it marks the end of a body whose length no header tells."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if "content-length" not in response.headers:
+            response.headers["transfer-encoding"] = "chunked"
+        return response
+
+
 def connect(*answers: Answer, url: str = "https://api.test", sizes: SizeLimits = DEFAULTS) -> tuple[Transport, Network]:
     network = Network(answers)
     sender = Transport(

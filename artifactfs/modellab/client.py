@@ -30,7 +30,17 @@ from artifactfs.domain import (
 )
 from artifactfs.logs import NOTICE
 from artifactfs.modellab import details, facet_answers, models, pagination, run_filters, size_limits
-from artifactfs.modellab.listing_dialects import Dialect, ListingKind, NormalListing, PathForm, forms, learn, normalize
+from artifactfs.modellab.listing_dialects import (
+    Dialect,
+    Leads,
+    ListingKind,
+    NormalListing,
+    PathForm,
+    forms,
+    learn,
+    learn_leads,
+    normalize,
+)
 from artifactfs.modellab.models import Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.run_finder import RunFinder
@@ -51,8 +61,9 @@ _INDEX_PIECE_BYTES = 64 << 10
 _S3_PAGE = 1000
 # The order of runs.
 _NEWEST = {"sort": "-updated_at"}
-# Directories whose logged oddities are remembered. Arbitrary.
+# Directories whose logged oddities are remembered, and runs whose paths begin oddly. Arbitrary.
 _MAX_LOGGED = 10_000
+_MAX_ODD_RUNS = 10_000
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -74,6 +85,8 @@ class ModelLab:
         self._deadline_s = deadline_s
         self._sizes = sizes
         self.dialect = Dialect()
+        # Of the runs that have paths with a prefix. No other run costs memory or a request.
+        self._leads: cachetools.LRUCache[int, Leads] = cachetools.LRUCache(_MAX_ODD_RUNS)
         # Lenient decoding needs the size of the body once more, so only one runs at a time.
         self._long_decoding = trio.Lock()
         # The lists (runs, projects) that the log already reports as cut.
@@ -114,8 +127,9 @@ class ModelLab:
 
     async def list_runs(self, count: int) -> list[Run]:
         """Return the `count` runs last updated, newest first."""
-        found = await self._pages("runs", "runs", _NEWEST, models.decode_runs, count, lambda run: run.run_id)
-        return [run for run in found if not run.deleted][:count]
+        return await self._pages(
+            "runs", "runs", _NEWEST, models.decode_runs, count, lambda run: run.run_id, lambda run: run.deleted
+        )
 
     async def find_runs(self, count: int, wanted: RunFilter, *, has_older: bool = False) -> list[RunRecord]:
         """Return the `count` runs last updated of those that are wanted, newest first; fewer see RunFinder."""
@@ -123,10 +137,15 @@ class ModelLab:
 
     async def _records(self, count: int, query: dict[str, str]) -> list[RunRecord]:
         what = f"runs by {run_filters.shown(query)}" if query else "runs"
-        rows = await self._pages(
-            "runs", what, _NEWEST | query, details.decode_records, count, lambda record: record.run.run_id
+        return await self._pages(
+            "runs",
+            what,
+            _NEWEST | query,
+            details.decode_records,
+            count,
+            lambda record: record.run.run_id,
+            lambda record: record.run.deleted,
         )
-        return [record for record in rows if not record.run.deleted][:count]
 
     async def facet_keys(self, project_id: int) -> FacetKeys:
         """Return the keys of parameters and tags that occur in a project's runs."""
@@ -140,10 +159,15 @@ class ModelLab:
 
     async def list_projects(self, count: int) -> list[Project]:
         """Return `count` projects in the server's own order: the last updated first, as recorded."""
-        found = await self._pages(
-            "projects", "projects", {}, models.decode_projects, count, lambda project: project.project_id
+        return await self._pages(
+            "projects",
+            "projects",
+            {},
+            models.decode_projects,
+            count,
+            lambda project: project.project_id,
+            lambda project: project.deleted,
         )
-        return [project for project in found if not project.deleted][:count]
 
     async def _pages(
         self,
@@ -153,8 +177,9 @@ class ModelLab:
         decode: Callable[[bytes], Page[T]],
         count: int,
         id_of: Callable[[T], int],
+        is_deleted: Callable[[T], bool],
     ) -> list[T]:
-        """Return the rows of a list's first pages. `what`: the list, in the log."""
+        """Return a list's first `count` rows that are not deleted. `what`: the list, in the log."""
         odd: list[str] = []
 
         async def ask(page: dict[str, str]) -> Page[T]:
@@ -162,7 +187,7 @@ class ModelLab:
             odd.extend(answer.odd)
             return answer
 
-        found = await pagination.fetch_pages(endpoint, ask, count, id_of, self._cut)
+        found = await pagination.fetch_pages(endpoint, ask, count, id_of, is_deleted, self._cut)
         # Once per list: the next refresh brings the same rows.
         if odd and what not in self._odd_logged:
             self._odd_logged[what] = True
@@ -177,11 +202,11 @@ class ModelLab:
     async def list_directory(self, run_id: int, path: str) -> DirectoryListing:
         """Return one directory of a run: one request, or two while the server's form is unknown.
 
-        Four requests, once, where the server writes `/` or `./` in front of its paths.
+        Four requests, once, where the run's paths begin with `/` or `./`; one for each such prefix where they differ.
 
         `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
-        first, *others = forms(self.dialect)
+        first, *others = forms(self.dialect, self._leads.get(run_id, Leads()))
         if not path or not others:
             return self._adopt(run_id, path, await self._list(run_id, path, first))
         answers: list[_Answer] = []
@@ -241,7 +266,10 @@ class ModelLab:
         found = answer.normal
         # Names that were left out prove nothing: they may come from anywhere.
         accepted = answer.form if path and found.kind is ListingKind.CHILDREN and found.children.by_name else None
-        self.dialect = learn(self.dialect, found.evidence, accepted)
+        self.dialect = learn(self.dialect, path, found.evidence, accepted)
+        leads = learn_leads(self._leads.get(run_id, Leads()), found.evidence, accepted)
+        if any(leads.written):
+            self._leads[run_id] = leads
         self._report(run_id, path, found.children, answer.rows)
         return DirectoryListing(found.children, answer.path_in_project)
 
@@ -249,7 +277,9 @@ class ModelLab:
         query = {"path": f"{form.lead}{path}{'/' if form.slash else ''}"} if path else {}
         # Rows take as much memory as their body, so its memory is held until they are sorted.
         async with self._asked("listing", f"/runs/{run_id}/artifacts", query, self._run_listing) as answer:
-            found = await _in_turns(normalize(answer.files, path, sent_slash=form.slash, known=self.dialect.base))
+            known = self.dialect
+            steps = normalize(answer.files, path, sent_slash=form.slash, known=known.base, is_proven=known.is_proven)
+            found = await _in_turns(steps)
         found.children.bad_names += answer.odd_rows
         return _Answer(form, found, answer.path_in_project, len(answer.files))
 

@@ -183,10 +183,11 @@ class Connections:
         self._sent_at = now
         if now - before > _KEEPALIVE_S:
             self._renew()
-        if self._retired and self.in_use <= 1:
-            retired, self._retired = self._retired, []
+        if self._retired:
+            unused = [sender for sender in self._retired if self.in_use <= 1 or _is_idle(sender)]
+            self._retired = [sender for sender in self._retired if sender not in unused]
             with trio.move_on_after(_CLOSE_S, shield=True):
-                for sender in retired:
+                for sender in unused:
                     await sender.aclose()
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s))
         request = httpx.Request("GET", url, headers=_HEADERS | headers, extensions={"timeout": timeout.as_dict()})
@@ -206,3 +207,9 @@ class Connections:
         """Close them all."""
         for sender in (*self._retired, self._sender):
             await sender.aclose()
+
+
+def _is_idle(sender: httpx.AsyncBaseTransport) -> bool:
+    """Whether no request uses a connection of a sender, as far as its pool shows that."""
+    connections = getattr(getattr(sender, "_pool", None), "connections", None)
+    return connections is not None and all(connection.is_idle() for connection in connections)

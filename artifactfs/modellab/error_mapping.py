@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 
 from artifactfs import errors
-from artifactfs.errors import NoThread
+from artifactfs.errors import ExitCode, NoThread, UserError
 
 # Where the system says nothing more of a lost connection.
 _LOST: dict[type[httpx.HTTPError], str] = {
@@ -19,11 +19,19 @@ _LOST: dict[type[httpx.HTTPError], str] = {
 }
 
 
-def error_from_response(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
+def error_from_response(host: str, status: int, said: str, reset_s: float, retry_after_s: float) -> errors.ServiceError:
     """Return the error for an answer that is no 2xx.
 
     `said`: the message in its body, without secrets. `reset_s`: seconds to the reset of its rate limit.
+    `retry_after_s`: those that its `Retry-After` names, 0 without one.
     """
+    failure = _failure(host, status, said, reset_s)
+    if isinstance(failure, errors.PassingError):
+        failure.retry_after_s = retry_after_s
+    return failure
+
+
+def _failure(host: str, status: int, said: str, reset_s: float) -> errors.ServiceError:
     fact = f"{host} answered {status}" + (f" ({said})" if said else "")
     if status in (401, 403):
         return errors.AccessDenied(fact, status)
@@ -122,3 +130,11 @@ def parse_url(text: str) -> httpx.URL:
         return httpx.URL(text)
     except httpx.InvalidURL as error:
         raise errors.BadRequest(f"the path is too long or odd for a URL: {error}") from error
+
+
+def parse_api_url(text: str) -> httpx.URL:
+    """Return the URL that `--api-url` gives. Raises UserError for one that httpx does not send."""
+    try:
+        return httpx.URL(text)
+    except (httpx.InvalidURL, UnicodeError):
+        raise UserError(ExitCode.USAGE, f"--api-url {text!r} is not a URL that can be asked") from None

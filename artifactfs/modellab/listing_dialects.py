@@ -24,8 +24,9 @@ from artifactfs.modellab.models import FileRow, ProjectFile
 log = logging.getLogger(__name__)
 
 _MAX_SIZE = 2**63 - 1
-# A longer prefix is not sent back. Arbitrary.
+# A longer prefix is not sent back, and of a run no more than so many. Arbitrary.
 _MAX_LEAD = 8
+_MAX_LEADS = 4
 # Rows between two turns of the event loop: about 5 ms of work.
 _STEP_ROWS = 2_000
 
@@ -55,13 +56,13 @@ class PathForm(msgspec.Struct, frozen=True):
 class Evidence(msgspec.Struct, frozen=True):
     """What one listing shows of the server's dialect.
 
-    `base`: what its paths are relative to. `echoed`: it names the queried directory. `lead`: the prefix of the first
-    directory's path. `slash`: whether that path ended in a slash. None: the listing does not show it.
+    `base`: what its paths are relative to. `echoed`: it names the queried directory. `leads`: the prefixes of its
+    directories' paths. `slash`: whether the first of those paths ended in a slash. None: the listing does not show it.
     """
 
     base: PathBase | None
     echoed: bool
-    lead: str
+    leads: tuple[str, ...]
     slash: bool | None
 
 
@@ -76,53 +77,83 @@ class NormalListing(msgspec.Struct, frozen=True):
 class Dialect(msgspec.Struct, frozen=True):
     """The forms that this server accepts and writes, as far as its listings have shown; None while unknown.
 
-    `written_slash`, `written_lead`: how the server writes a directory's path; this form is sent first.
+    `written_slash`: how the server writes a directory's path; this form is sent first. `shown_by`: the directory
+    whose listing showed the base last. `is_proven`: two directories have shown that paths are relative to the run's
+    root; listings to the contrary change nothing from then on.
     """
 
     slash: bool | None = None
     base: PathBase | None = None
-    lead: str | None = None
     written_slash: bool = True
-    written_lead: str = ""
+    shown_by: str = ""
+    is_proven: bool = False
 
 
-def forms(dialect: Dialect) -> list[PathForm]:
+class Leads(msgspec.Struct, frozen=True):
+    """The prefixes of the paths of one run: each is a part of an object's key, so runs differ, and objects may.
+
+    `written`: those of the directories that were listed. `accepted`: the prefix that brought children last; None
+    while unknown.
+    """
+
+    written: tuple[str, ...] = ()
+    accepted: str | None = None
+
+
+def forms(dialect: Dialect, leads: Leads) -> list[PathForm]:
     """Return the forms in which a directory may have to be requested, the likeliest first.
 
     The server's own ending comes first. The first lead is empty: `path` is documented as relative, and servers
     refuse absolute paths (MLflow: 400). Object storage whose keys begin with `/` or `./` needs them.
     """
     slashes = [dialect.written_slash, not dialect.written_slash] if dialect.slash is None else [dialect.slash]
-    leads = list(dict.fromkeys(["", dialect.written_lead])) if dialect.lead is None else [dialect.lead]
-    return [PathForm(lead, each) for lead in leads for each in slashes]
+    fronts = [leads.accepted or ""]
+    if leads.accepted is None or len(leads.written) > 1:
+        fronts = list(dict.fromkeys([*fronts, *leads.written]))
+    return [PathForm(front, each) for front in fronts for each in slashes]
 
 
-def learn(dialect: Dialect, evidence: Evidence, accepted: PathForm | None) -> Dialect:
-    """Learn from a listing. `accepted`: the form that brought children; None where that proves nothing."""
-    slash, base, lead = dialect.slash, evidence.base or dialect.base, dialect.lead
+def learn(dialect: Dialect, directory: str, evidence: Evidence, accepted: PathForm | None) -> Dialect:
+    """Learn from a listing of `directory`. `accepted`: the form that brought children; None where that proves nothing.
+
+    One listing may mislead: a directory may hold one of its own name. No two directories do so in a row.
+    """
+    slash, base, shown_by, is_proven = dialect.slash, dialect.base, dialect.shown_by, dialect.is_proven
+    if evidence.base is not None and not is_proven:
+        is_proven = evidence.base is base is PathBase.ROOT and shown_by != directory
+        base, shown_by = evidence.base, directory
     if base is not None and base is not dialect.base:
         log.info("the paths of this server's listings are relative to %s", base.value)
     if accepted is not None and slash is None:
         slash = accepted.slash
         log.info("this server lists a directory by its path %s a slash at the end", "with" if slash else "without")
-    if accepted is not None and lead is None and dialect.written_lead:
-        lead = accepted.lead
-        log.info("this server lists a directory by its path with %r in front", lead)
     written_slash = dialect.written_slash if evidence.slash is None else evidence.slash
-    return Dialect(slash, base, lead, written_slash, dialect.written_lead or evidence.lead)
+    return Dialect(slash, base, written_slash, shown_by, is_proven)
+
+
+def learn_leads(leads: Leads, evidence: Evidence, accepted: PathForm | None) -> Leads:
+    """Learn from a listing of the run, as `learn` does."""
+    written = tuple(dict.fromkeys([*leads.written, *evidence.leads]))[:_MAX_LEADS]
+    return Leads(written, leads.accepted if accepted is None else accepted.lead)
 
 
 def normalize(
-    rows: Sequence[FileRow], directory: str, *, sent_slash: bool = True, known: PathBase | None = None
+    rows: Sequence[FileRow],
+    directory: str,
+    *,
+    sent_slash: bool = True,
+    known: PathBase | None = None,
+    is_proven: bool = False,
 ) -> Generator[None, None, NormalListing]:
     """Sort the rows of a listing of `directory` ("" for a run's root) into children; yields every few milliseconds.
 
-    `sent_slash`: whether the query ended in a slash. `known`: the base that this server is known to use.
+    `sent_slash`: whether the query ended in a slash. `known`: the base that this server is known to use; `is_proven`
+    as in Dialect.
     """
-    base, echoed, has_namesakes = yield from _weigh(rows, directory, sent_slash, known)
+    base, echoed, has_namesakes = yield from _weigh(rows, directory, sent_slash, known, is_proven)
     children = Children({}, shadowed=[])
     by_name = children.by_name
-    lead, slash = "", None
+    leads, slash = dict[str, None](), None
     for count, (row, path) in enumerate(_below(rows, directory, base or known), 1):
         if count % _STEP_ROWS == 0:
             yield
@@ -139,9 +170,9 @@ def normalize(
         is_dir = has_slash or bool(row.is_dir)
         if is_dir and slash is None:
             slash = has_slash
-        if is_dir and not lead and row.path.startswith(("/", "./")):
+        if is_dir and len(leads) < _MAX_LEADS:
             lead = row.path[: len(row.path) - len(without_lead(row.path))]
-            lead = lead if len(lead) <= _MAX_LEAD else ""
+            leads[lead if len(lead) <= _MAX_LEAD else ""] = None
         child = ListedChild(encoded, is_dir, None if is_dir else size_of(row))
         first = by_name.setdefault(encoded, child)
         # Of duplicates the first counts; of a file and a directory, the directory.
@@ -152,17 +183,17 @@ def normalize(
     kind = ListingKind.ECHO if echoed or has_namesakes else ListingKind.EMPTY
     if by_name or children.bad_names:
         kind = ListingKind.CHILDREN
-    return NormalListing(kind, children, Evidence(base, echoed, lead, slash))
+    return NormalListing(kind, children, Evidence(base, echoed, tuple(leads), slash))
 
 
 def _weigh(
-    rows: Sequence[FileRow], directory: str, sent_slash: bool, known: PathBase | None
+    rows: Sequence[FileRow], directory: str, sent_slash: bool, known: PathBase | None, is_proven: bool
 ) -> Generator[None, None, tuple[PathBase | None, bool, bool]]:
     """Return the base that the rows show, whether they name the directory, and whether they name namesakes of it."""
     if not directory:
         return None, False, False
     prefix = directory + "/"
-    has_under = has_outside = has_namesakes = must_be_child = echoed = False
+    has_under = has_outside = has_namesakes = must_be_child = echoed = has_own_row = False
     for count, row in enumerate(rows, 1):
         if count % _STEP_ROWS == 0:
             yield
@@ -170,10 +201,12 @@ def _weigh(
         if path.startswith(prefix):
             if path.rstrip("/") == directory:
                 echoed = True
+                has_own_row = has_own_row or bool(row.is_dir)
             else:
                 has_under = True
         elif path == directory:
             echoed = True
+            has_own_row = has_own_row or bool(row.is_dir)
             # A directory cannot be a file that holds bytes: this row is a child of the same name.
             if not row.is_dir and size_of(row):
                 must_be_child = True
@@ -185,6 +218,9 @@ def _weigh(
     base = None
     if has_under and not ("/" not in directory and known is PathBase.DIRECTORY):
         base = PathBase.ROOT
+    # Such a server may answer with the whole run, whatever `path` is: a row outside is no child of this directory.
+    elif known is PathBase.ROOT and (is_proven or has_own_row):
+        base = None
     # On a server that is known to answer from the root, a child of the same name is the file that the directory has
     # become. Below `dir/` no prefix search finds `dirx`: with the slash sent it can only be a child.
     elif has_outside or (must_be_child and known is not PathBase.ROOT) or (has_namesakes and sent_slash):

@@ -30,16 +30,20 @@ def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None
     """Return seconds until the reset that an answer names; None where it names none.
 
     `X-RateLimit-Reset` is seconds until the reset, not a time (model-lab-api.md). `Retry-After` comes from
-    proxies: seconds or an HTTP date; the longer of the two counts.
+    proxies: seconds or an HTTP date; the longer of the two counts. `wall_clock`: for an answer without a `Date`.
     """
-    found = [_number(headers.get("x-ratelimit-reset")), _number(headers.get("retry-after"))]
-    if found[1] is None and (date := headers.get("retry-after")):
-        try:
-            found[1] = email.utils.parsedate_to_datetime(date).timestamp() - wall_clock
-        except (ValueError, OverflowError):
-            found[1] = None
-    known = [max(0.0, seconds) for seconds in found if seconds is not None]
-    return max(known) if known else None
+    found = (_number(headers.get("x-ratelimit-reset")), retry_after_s(headers, wall_clock))
+    return max((seconds for seconds in found if seconds is not None), default=None)
+
+
+def retry_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None:
+    """Return the seconds of an answer's `Retry-After`, 0 for a date that has passed; None where there is none."""
+    seconds, until = _number(headers.get("retry-after")), _date(headers.get("retry-after"))
+    if seconds is not None or until is None:
+        return seconds
+    # The server's own clock counts: this machine's may be wrong.
+    sent_at = _date(headers.get("date"))
+    return max(0.0, until - (wall_clock if sent_at is None else sent_at))
 
 
 class LimitState(msgspec.Struct, frozen=True):
@@ -73,12 +77,15 @@ class RateLimits:
     """The rate limits by name: how many requests are left, and until when requests pause (docs/semantics.md 5.4).
 
     Only an answer shows which limit an endpoint counts against, so endpoints without an answer share one nameless
-    limit.
+    limit. An endpoint may count against several, of which each answer names one: so an endpoint keeps its own pauses,
+    too.
     """
 
     def __init__(self) -> None:
         self._name_of: dict[str, str] = {}
         self._limits: defaultdict[str, _Limit] = defaultdict(_Limit)
+        # By endpoint: until when it pauses, whatever limit it was found to count against since.
+        self._paused_until: dict[str, float] = {}
 
     def observe(self, endpoint: str, status: int, headers: Mapping[str, str], now: float, wall_clock: float) -> None:
         """Record an answer's headers. `endpoint`: the kind of request, like "listing"."""
@@ -102,6 +109,7 @@ class RateLimits:
             if found.paused_until <= now:
                 found.paused_since = now
             found.paused_until = max(until, found.paused_until)
+            self._paused_until[endpoint] = max(until, self._paused_until.get(endpoint, until))
 
     def is_near(self, endpoint: str, now: float, in_flight: int = 0) -> bool:
         """Whether little is left of the limit that a request of this kind counts against.
@@ -110,7 +118,7 @@ class RateLimits:
         """
         found = self._of(endpoint)
         is_low = found.known_until > now and found.remaining - in_flight < found.limit * _NEAR
-        return found.paused_until > now or is_low
+        return is_low or self.pause_s(endpoint, now) > 0
 
     def turn_s(self, endpoint: str, now: float) -> float:
         """Return for how many seconds a request of this kind must wait so that the remaining ones last to the reset.
@@ -128,7 +136,7 @@ class RateLimits:
 
     def pause_s(self, endpoint: str, now: float) -> float:
         """Return for how many seconds a request of this kind must still wait; 0 if it may go."""
-        return max(0.0, self._of(endpoint).paused_until - now)
+        return max(0.0, self._of(endpoint).paused_until - now, self._paused_until.get(endpoint, now) - now)
 
     def states(self, now: float) -> list[LimitState]:
         """Return the state of each limit, by name."""
@@ -186,3 +194,10 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 <= value < 1e9 else None
+
+
+def _date(text: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None

@@ -20,7 +20,6 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
-from artifactfs.errors import ExitCode, UserError
 from artifactfs.modellab import error_mapping, models, rate_limits, request_stats, size_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, PendingRequest, pause, resume
@@ -73,10 +72,7 @@ class Transport:
         sizes: size_limits.SizeLimits = size_limits.DEFAULTS,
     ) -> None:
         self._base = api_url.rstrip("/")
-        try:
-            self._origin = httpx.URL(api_url)
-        except (httpx.InvalidURL, UnicodeError):
-            raise UserError(ExitCode.USAGE, f"--api-url {api_url!r} is not a URL that can be asked") from None
+        self._origin = error_mapping.parse_api_url(api_url)
         self.host = self._origin.netloc.decode("ascii")
         self._keys = keys if isinstance(keys, KeyRing) else KeyRing(keys)
         # Loopback never goes through a proxy, which would see the keys (docs/dev/pitfalls.md).
@@ -265,11 +261,13 @@ class Transport:
         max_attempts: int,
     ) -> T:
         attempts = renewals = 0
+        # The API's limits hold back no request to the storage that its redirect has just granted.
+        limits = self._limits if request.breaker is self.breaker else rate_limits.RateLimits()
         while True:
             attempts += 1
             try:
                 self._paused_s += await rate_limits.wait(
-                    self._limits, request.endpoint, self.host, end, self._clock, failures
+                    limits, request.endpoint, self.host, end, self._clock, failures
                 )
             except errors.RateLimited:
                 request_stats.not_sent(self._stats, request.endpoint, Outcome.RATE_LIMITED_LOCALLY)
@@ -295,8 +293,10 @@ class Transport:
                 if attempts >= max_attempts or not (error.status is None or error.status in RETRIED):
                     raise
                 # The top of the loop waits for a reset that the server named.
-                throttled = isinstance(error, errors.RateLimited) and self.is_held_back(request.endpoint)
-                pause_s = 0.0 if throttled else self._policy.backoff_s(attempts)
+                throttled = (
+                    isinstance(error, errors.RateLimited) and limits.pause_s(request.endpoint, self._clock()) > 0
+                )
+                pause_s = 0.0 if throttled else max(self._policy.backoff_s(attempts), error.retry_after_s)
                 if self._clock() + pause_s >= end:
                     raise
                 log.debug("%s; attempt %d, again in %.1f s", error, attempts, pause_s)
@@ -381,8 +381,9 @@ class Transport:
             return response, report
         body = await start_of(response, partial(self._received, request))
         said = models.error_text(body, response.headers.get("content-type", ""), self._keys.secrets)
-        reset_s = self._limits.pause_s(endpoint, self._clock())
-        failure = error_mapping.error_from_response(self.host, status, said, reset_s)
+        retry_after_s = rate_limits.retry_after_s(response.headers, self._wall_clock()) or 0.0
+        reset_s = self._limits.pause_s(endpoint, self._clock()) if to_api else retry_after_s
+        failure = error_mapping.error_from_response(self.host, status, said, reset_s, retry_after_s)
         report(status=status, size_bytes=len(body), error=failure)
         raise KeysRefused(failure, generation) if to_api and isinstance(failure, errors.AccessDenied) else failure
 

@@ -160,6 +160,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
             if self._is_new:
                 await self._refuse_greeting()
             elif not self._is_free or await self._has_more():
+                self._is_free = False
                 raise httpcore.ConnectionNotAvailable
             # A second look, at the socket: TLS yields between the first and the sending. On a new one, bytes may be a
             # ticket.
@@ -198,8 +199,9 @@ class GuardedStream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
-            # httpcore closes an idle connection that is readable.
-            return not self._is_free or self._wire.socket.is_readable()
+            # httpcore closes an idle connection that is readable. It asks for each of them twice in a request, 30 calls
+            # of poll(2), and `write` looks at the one that is used.
+            return not self._is_free
         if info == "ssl_object":
             return self._stream if isinstance(self._stream, trio.SSLStream) else None
         return self._wire.socket if info == "socket" else None

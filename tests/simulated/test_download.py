@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 from trio.testing import MockClock
@@ -37,6 +36,7 @@ from artifactfs.tree.tree import Tree
 from artifactfs.util.backoff import backoff_s
 from tests.content_harness import inline
 from tests.simulated.test_client_forms import KEYS
+from tests.transports import AppWire
 
 RUN = 7
 PROJECT = 10
@@ -58,7 +58,7 @@ class World:
         self.lab.create(RUN, PROJECT, self.files, name="r", status=status)
         app = create_app(self.lab, Switches().changed(switches))
         self.emulator: Emulator = app.state.emulator
-        self._wire = httpx.ASGITransport(app=app)
+        self._wire = AppWire(app=app)
         self.counted = 0
         self.on_advance: Callable[[], None] = lambda: None
 

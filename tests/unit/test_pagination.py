@@ -1,6 +1,7 @@
 """artifactfs.modellab.pagination: which pages are fetched, how many at once, and where they end."""
 
 import contextlib
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -76,8 +77,12 @@ class Preview(Service):
         return msgspec.structs.replace(found, **told)
 
 
-async def first(service: Service, count: int) -> list[int]:
-    return await pagination.fetch_pages("rows", service.page, count, lambda row: row, set())
+def never(_row: int) -> bool:
+    return False
+
+
+async def first(service: Service, count: int, is_deleted: Callable[[int], bool] = never) -> list[int]:
+    return await pagination.fetch_pages("rows", service.page, count, lambda row: row, is_deleted, set())
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -163,6 +168,32 @@ async def test_one_page_fails(number: int, autojump_clock: MockClock) -> None:
     with pytest.raises(errors.ServerFailed, match="answered 500"):
         await first(service, 2000)
     assert service.under_way == 0
+
+
+@pytest.mark.parametrize("refusal", [errors.NotFound("answered 404"), errors.BadRequest("answered 400")])
+async def test_a_page_past_the_end_that_is_refused(
+    refusal: errors.ServiceError, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1.2: 404 or 400 for a page past the end ends the list, as an empty page does: counted, or named and gone."""
+    counted = Preview(200, 0, "")
+    counted.fails[2] = refusal
+    assert await first(counted, 1000) == list(range(200))
+    gone = Shrinking(1000)
+    gone.fails |= dict.fromkeys(range(3, 10), refusal)
+    assert await first(gone, 1000) == list(range(250))
+    assert not caplog.records
+    # The first page is the list itself.
+    gone.fails[0] = refusal
+    with pytest.raises(type(refusal)):
+        await first(gone, 1000)
+
+
+async def test_a_server_that_refuses_every_number(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """1.2: where the total says that a page or more is missing, the log says so."""
+    service = Preview(250, 0, "number size total")
+    service.fails[1] = errors.BadRequest("answered 400")
+    assert await first(service, 1000) == list(range(100))
+    assert ["only the first 100 are listed" in record.getMessage() for record in caplog.records] == [True]
 
 
 async def test_a_waiting_caller_gives_up(autojump_clock: MockClock) -> None:
@@ -316,7 +347,7 @@ async def test_a_server_that_does_not_page(
 
     for _ in range(3):
         asked = 0
-        assert len(await pagination.fetch_pages("runs", page, 200, lambda row: row, told)) == 100
+        assert len(await pagination.fetch_pages("runs", page, 200, lambda row: row, never, told)) == 100
         assert asked <= requests
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == (requests > 1)
@@ -329,5 +360,30 @@ async def test_all_that_was_wanted_is_no_cut(caplog: pytest.LogCaptureFixture) -
     async def page(_query: dict[str, str]) -> Page[int]:
         return Page(list(range(100)), 0, None, 7, 800)
 
-    assert len(await pagination.fetch_pages("runs", page, 100, lambda row: row, set())) == 100
+    assert len(await pagination.fetch_pages("runs", page, 100, lambda row: row, never, set())) == 100
     assert not caplog.records
+
+
+# --- deleted rows -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "asked"), [(200, 4), (100, 3), (50, 4), (1, 4)])
+@pytest.mark.parametrize("tells_last", [True, False])
+async def test_deleted_rows_take_no_places(count: int, asked: int, tells_last: bool, autojump_clock: MockClock) -> None:
+    """1.2: others come in their places, at a request for each 100 rows, and one where fewer than 100 are shown."""
+    service = Service(65_614, tells_last=tells_last)
+    assert await first(service, count, lambda row: row < 200) == list(range(200, 200 + count))
+    assert len(service.asked) == asked
+    few = Service(30)
+    assert await first(few, 50, lambda row: row < 20) == list(range(20, 30))
+    assert few.asked == [None]
+
+
+async def test_deleted_rows_without_end(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """1.2: no more than 2,000 rows are looked through for others, and the log says so."""
+    service = Service(65_614)
+    assert await first(service, 200, lambda row: row >= 100) == list(range(100))
+    assert len(service.asked) == 22
+    assert [record.getMessage() for record in caplog.records] == [
+        "2100 of the first 2200 rows are deleted: only the others are listed, more are entered by their id"
+    ]

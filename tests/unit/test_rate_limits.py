@@ -100,11 +100,20 @@ def test_retry_after_as_a_date() -> None:
     assert reset_after_s({"retry-after": soon}, WALL + 60) == 0.0
 
 
+@pytest.mark.parametrize("ahead_s", [0, 60, -3600])
+def test_retry_after_as_a_date_goes_by_the_clock_of_the_server(ahead_s: int) -> None:
+    """5.4: where the answer has a Date, a wrong clock of this machine changes nothing."""
+    sent, until = (email.utils.formatdate(WALL - ahead_s + seconds, usegmt=True) for seconds in (0, 20))
+    assert reset_after_s({"date": sent, "retry-after": until}, WALL) == 20.0
+    assert reset_after_s({"date": "x", "retry-after": until}, WALL - ahead_s) == 20.0
+
+
 @given(st.text(max_size=40))
 def test_any_header_is_a_time_or_nothing(text: str) -> None:
     """No header raises, and none makes a pause that is negative or infinite."""
-    for name in ("x-ratelimit-reset", "retry-after"):
-        reset_s = reset_after_s({name: text}, WALL)
+    date = email.utils.formatdate(WALL, usegmt=True)
+    for headers in ({"x-ratelimit-reset": text}, {"retry-after": text}, {"retry-after": date, "date": text}):
+        reset_s = reset_after_s(headers, WALL)
         assert reset_s is None or 0 <= reset_s < float("inf")
 
 
@@ -177,6 +186,22 @@ def test_the_latest_reset_counts() -> None:
     limits.observe("listing", 429, limited("30"), 100.0, WALL)
     limits.observe("listing", 429, limited("5"), 101.0, WALL)
     assert limits.pause_s("listing", 101.0) == 29.0
+
+
+@pytest.mark.parametrize("throttled", [limited("600", "org"), {"retry-after": "600"}])
+def test_an_answer_that_names_another_limit_ends_no_pause(throttled: dict[str, str]) -> None:
+    """5.4: an endpoint that was throttled under one name, or none, waits whatever name its other answers have."""
+    limits = RateLimits()
+    limits.observe("listing", 429, throttled, 100.0, WALL)
+    limits.observe("listing", 200, {"x-ratelimit-name": "user"}, 101.0, WALL)
+    assert limits.pause_s("listing", 101.0) == 599.0
+    assert limits.is_near("listing", 101.0)
+    assert limits.pause_s("listing", 700.0) == 0.0
+    # Other endpoints under that other name go on; of two pauses the later counts.
+    limits.observe("run", 200, {"x-ratelimit-name": "user"}, 101.0, WALL)
+    assert limits.pause_s("run", 101.0) == 0.0
+    limits.observe("run", 429, limited("900", "user"), 101.0, WALL)
+    assert limits.pause_s("listing", 101.0) == 900.0
 
 
 def test_ordinary_answers_delay_no_request() -> None:

@@ -78,6 +78,63 @@ async def test_throttled_again_and_again(autojump_clock: MockClock) -> None:
     assert network.times == pytest.approx([0.0, 2.0, 4.0, 6.0])
 
 
+@pytest.mark.parametrize("left", [0, 1])
+async def test_a_limit_of_the_api_holds_no_request_to_another_origin(left: int, autojump_clock: MockClock) -> None:
+    """5.4: what the API's redirect has just granted is fetched at once from the storage: it has other limits."""
+    headers = {"X-RateLimit-Name": "a", "X-RateLimit-Limit": "100", "X-RateLimit-Remaining": str(left)}
+    redirect = httpx.Response(302, headers=headers | {"X-RateLimit-Reset": "40"})
+    sender, network = connect(redirect, OK)
+    api, storage = "https://api.test/x", "https://storage.test/x"
+    await (await sender.open("content", api, headers={}, deadline_s=30, expected={302})).aclose()
+    for _ in range(3):
+        await (await sender.open("content", storage, headers={}, deadline_s=30)).aclose()
+    assert network.times == [0.0] * 4
+    assert sender.cost().paused_s == 0
+    if left == 0:
+        with pytest.raises(errors.RateLimited):
+            await sender.open("content", api, headers={}, deadline_s=30)
+    assert len(network.requests) == 4
+
+
+async def test_a_throttled_request_to_another_origin_is_tried_again(autojump_clock: MockClock) -> None:
+    """5.4: a 429 of the storage, while a limit of the API is used up, is repeated after a backoff, not at once."""
+    used_up = httpx.Response(200, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "40"})
+    sender, network = connect(used_up, httpx.Response(429), OK)
+    await (await sender.open("content", "https://api.test/x", headers={}, deadline_s=30)).aclose()
+    await (await sender.open("content", "https://storage.test/x", headers={}, deadline_s=30)).aclose()
+    assert network.times == pytest.approx([0.0, 0.0, 0.4])
+
+
+@pytest.mark.parametrize("status", [408, 500, 503, 504])
+async def test_retry_after_of_a_failure(status: int, autojump_clock: MockClock) -> None:
+    """5.4: what a proxy names with a 503, say, is waited for; past the deadline the request fails at once."""
+    sender, network = connect(httpx.Response(status, headers={"Retry-After": "20"}), OK)
+    assert await sender.get("run", "/x", deadline_s=30) == b"body"
+    assert network.times == pytest.approx([0.0, 20.0])
+    # Without effect where it is shorter than the backoff.
+    sender, network = connect(httpx.Response(status, headers={"Retry-After": "0"}), OK)
+    await sender.get("run", "/x", deadline_s=30)
+    assert network.times == pytest.approx([20.0, 20.4])
+    sender, network = connect(httpx.Response(status, headers={"Retry-After": "40"}), OK)
+    with pytest.raises(errors.PassingError, match=f"answered {status}"):
+        await sender.get("run", "/x", deadline_s=30)
+    assert network.times == pytest.approx([20.4])
+    # Other requests were not throttled.
+    assert await sender.get("run", "/y", deadline_s=30) == b"body"
+
+
+async def test_retry_after_of_another_origin(autojump_clock: MockClock) -> None:
+    """5.4: a storage's 429 names its own pause, which holds no request to the API."""
+    sender, network = connect(httpx.Response(429, headers={"Retry-After": "20"}), OK)
+    await (await sender.open("content", "https://storage.test/x", headers={}, deadline_s=30)).aclose()
+    assert network.times == pytest.approx([0.0, 20.0])
+    sender, _ = connect(httpx.Response(429, headers={"Retry-After": "40"}), OK)
+    with pytest.raises(errors.RateLimited) as caught:
+        await sender.open("content", "https://storage.test/x", headers={}, deadline_s=30)
+    assert caught.value.reset_s == 40
+    assert await sender.get("content", "/x", deadline_s=30) == b"body"
+
+
 # --- bodies -------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import httpx
 import pytest
+import trio
 from trio.testing import MockClock
 
 from artifactfs.modellab.transport import Transport
@@ -68,3 +69,35 @@ async def test_what_is_under_way_keeps_its_connection(pools: list[Pool], autojum
     assert told(pools) == [(1, True), (2, False)]
     await sender.aclose()
     assert told(pools) == [(1, True), (2, True)]
+
+
+async def test_a_body_that_goes_on_for_hours_keeps_no_other_connection() -> None:
+    """5.5: while one body is read, a request now and then leaves no idle connections behind."""
+    open_now = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal open_now
+        open_now += 1
+        received = b""
+        while received := received + await stream.receive_some():
+            head, is_whole, received = received.partition(b"\r\n\r\n")
+            # Of the long body only the first byte comes.
+            size = b"1000" if b"/long" in head else b"1"
+            assert is_whole
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: " + size + b"\r\n\r\nx")
+        open_now -= 1
+
+    clock = TurnedClock()
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        sender = Transport(f"http://127.0.0.1:{listener.socket.getsockname()[1]}", KEYS, clock=clock)
+        stream = await sender.open("content", "/long", headers={}, deadline_s=30)
+        for _ in range(10):
+            clock.sleep_machine(31)
+            assert await sender.get("run", "/x", deadline_s=30) == b"x"
+        # That of the body, the last one, and one whose end has not been seen here yet.
+        assert open_now <= 3
+        await stream.aclose()
+        await sender.aclose()
+        nursery.cancel_scope.cancel()
