@@ -68,3 +68,8 @@ Make = Callable[..., StaleWhileRevalidateCache[str, int]]
 
 async def value(cache: StaleWhileRevalidateCache[str, int], key: str = "k") -> int:
     return (await cache.get(key)).value
+
+
+async def add_value(found: list[int], cache: StaleWhileRevalidateCache[str, int]) -> None:
+    """Add the value to those that callers found."""
+    found.append(await value(cache))

@@ -119,6 +119,12 @@ class Control:
         """Clear the details of runs: the keys may be another account's (docs/semantics.md 6.3)."""
         self._details.clear()
 
+    def switch_account(self) -> None:
+        """Show nothing more of the account before, and have the kernel drop all that it has (docs/semantics.md 6.3)."""
+        if self.operations is not None:
+            names, inodes = self._dentries_above(self._components.tree.root), self.operations.switch_account()
+            self._components.nursery.start_soon(self._dentries.drop_account, names, inodes)
+
     def end(self) -> None:
         """Stop invalidating dentries: the mount is about to be closed."""
         self._dentries.end()

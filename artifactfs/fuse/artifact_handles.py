@@ -119,6 +119,9 @@ class ArtifactHandles:
 
     def close(self, handle: FileHandle) -> None:
         """Close a file."""
+        if handle.opened.dead:
+            # No read may have seen that, and the kernel has pages of it.
+            self._supersede(handle.inode, handle.inode.node, errors.Superseded("the open version of this file is gone"))
         handle.opened.close()
         handles = self._open[handle.inode.number]
         handles.remove(handle)
@@ -339,7 +342,9 @@ class ArtifactHandles:
         """Make an inode superseded: the contents of `file`, as it is listed, are of another version."""
         if not inode.superseded and isinstance(file, ArtifactFile):
             inode.superseded = True
-            self._tree.record_size_conflict(file, error.size_bytes)
+            # Where the listing has another version by now, an old handle's end does not contradict it.
+            if file.entry.number == inode.entry.number:
+                self._tree.record_size_conflict(file, error.size_bytes)
             self.on_superseded(file.directory.entry.number, file.entry.name)
 
     async def _diagnose(

@@ -3,71 +3,61 @@
 pyfuse3's workers take a lock to wait for the next request, and release it with each. trio's lock is handed over to the
 worker that has waited longest, which runs in a turn of the loop of its own, although the worker that has the request
 mostly answers it in the turn in which it came, and could wait again. Hard: where that worker does wait for something
-else, another one must take the lock at once. So a release calls the worker that waits by a deadline that has passed:
-the loop looks at deadlines in its next turn, and a worker that comes back in this turn withdraws the call.
+else, another one must take the lock at once. So a release wakes no worker. trio says when a task has made a step
+(trio.abc.Instrument), and a worker that waits is woken if the lock is free then.
 """
 
-import math
+import contextlib
 from types import TracebackType
 
 import trio
+from trio.lowlevel import Abort, Task
 
 from artifactfs.util.no_checkpoint import no_checkpoint
 
 
-class BargingLock:
+class BargingLock(trio.abc.Instrument):
     """As `async with` has trio.Lock, without fairness, and without a checkpoint where it is free.
 
-    The last worker that began to wait is called first: its buffer is in the processor's cache.
+    The last worker that began to wait is woken first: its buffer is in the processor's cache.
     """
 
     def __init__(self) -> None:
         self._is_held = False
-        self._waiting: list[trio.CancelScope] = []
-        # The worker that is to take the lock, unless another comes first.
-        self._called: trio.CancelScope | None = None
+        self._waiting: list[Task] = []
+        # The worker that was woken, and has not run since.
+        self._called: Task | None = None
+        self._is_told = False
 
     async def __aenter__(self) -> None:
         while self._is_held:
             await self._wait()
-        self._take()
+        self._is_held = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_held = False
-        self._call()
 
     async def _wait(self) -> None:
-        scope = trio.CancelScope()
-        self._waiting.append(scope)
-        try:
-            with scope:
-                await trio.sleep_forever()
-        finally:
-            self._left(scope, is_called=scope.cancelled_caught)
+        task = trio.lowlevel.current_task()
+        if not self._is_told:
+            self._is_told = True
+            trio.lowlevel.add_instrument(self)
+        self._waiting.append(task)
+
+        def abort(_: object) -> Abort:
+            self._waiting.remove(task)
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._called = None
 
     @no_checkpoint
-    def _take(self) -> None:
-        self._is_held = True
-        if (called := self._called) is not None:
-            # Where the call has been heard already, it finds the lock held, and waits again.
-            called.deadline = math.inf
-            self._waiting.append(called)
-            self._called = None
-
-    @no_checkpoint
-    def _call(self) -> None:
-        if self._waiting:
-            self._called = self._waiting.pop()
-            self._called.deadline = -math.inf
-
-    @no_checkpoint
-    def _left(self, scope: trio.CancelScope, *, is_called: bool) -> None:
-        """Take note that a worker waits no more; one that was cancelled passes its call on."""
-        if scope in self._waiting:
-            self._waiting.remove(scope)
-        if self._called is scope:
-            self._called = None
-            if not is_called:
-                self._call()
+    def after_task_step(self, task: Task) -> None:  # noqa: ARG002 - whichever it was
+        """Wake a worker if the lock is free, unless one that was woken has yet to come."""
+        if not self._is_held and self._called is None and self._waiting:
+            # trio asks an instrument no more that raised. The worker that is busy has another step before it.
+            with contextlib.suppress(MemoryError):
+                trio.lowlevel.reschedule(self._waiting[-1])
+                self._called = self._waiting.pop()

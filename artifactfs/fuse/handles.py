@@ -11,7 +11,8 @@ from artifactfs.tree.nodes import AnyDirectory, DirSnapshot, Entry
 class DirectoryHandle(msgspec.Struct):
     """An open directory: its contents frozen when it was opened, so that cookies stay true. `tid`: who opened it.
 
-    Of packed contents, `fields` are those of the files, and `inodes` those that this handle has put into use.
+    `is_outdated`: they are another account's, and only a new beginning brings those of now. Of packed contents,
+    `fields` are those of the files, and `inodes` those that this handle has put into use.
     """
 
     inode: Inode
@@ -19,6 +20,7 @@ class DirectoryHandle(msgspec.Struct):
     contents: DirSnapshot
     tid: int
     started: bool = False
+    is_outdated: bool = False
     fields: list[bytes] = []
     inodes: PackedInodes | None = None
 

@@ -189,6 +189,10 @@ class InodeTable:
         if not (may_have_grown(inode.entry, new.entry) and self.holds_back(inode, new.entry)):
             inode.merge(new)
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of all inodes in use."""
+        return list(self._table)
+
     def files(self, is_meant: Callable[[ArtifactDir], bool] = lambda _directory: True) -> set[int]:
         """Return the numbers of all files in use, or of those in directories that are meant."""
         return {number for number, held in self._table.items() if _is_file(number, held, is_meant)}

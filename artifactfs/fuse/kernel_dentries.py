@@ -91,6 +91,17 @@ class KernelDentries:
             return await self._drop_of(inodes, attributes_only=False)
         return False
 
+    async def drop_account(self, names: Iterable[Name], inodes: Iterable[int]) -> None:
+        """Invalidate names and what is below them, and all that the kernel has of these inodes, however long it takes.
+
+        They are of an account that is used no more (docs/semantics.md 6.3).
+        """
+        have_names_gone = await self.drop(names)
+        if await self._drop_of(inodes, attributes_only=False) and have_names_gone:
+            log.info("the kernel has dropped what it had of the account before")
+        else:
+            log.warning("the kernel may show what it has of the account before until that is opened again")
+
     async def _drop_of(self, inodes: Iterable[int], *, attributes_only: bool) -> bool:
         rest = iter(inodes)
         try:

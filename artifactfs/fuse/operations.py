@@ -93,14 +93,23 @@ class Operations(pyfuse3.Operations):
         # When the kernel asked for the attributes of a file, or for a listing.
         self._polled_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_POLLED)
         self._handles = itertools.count(1)
+        # How often the account has changed.
+        self._switches = 0
         # Files whose pages the kernel must drop at the next open.
         self._invalid_pages: set[int] = set()
         self._readdir = ReaddirReplies(self.inodes, ownership, self._attributes)
 
-    def invalidate_pages(self) -> None:
-        """Make the kernel drop its pages of each file when the file is opened the next time (docs/semantics.md 6.3)."""
+    def switch_account(self) -> list[int]:
+        """Show nothing more of the account before (docs/semantics.md 6.3); returns the inodes that the kernel may have.
+
+        It is to drop what it has of them; of a file where that fails, when the file is opened the next time.
+        """
+        self._switches += 1
         self._invalid_pages = self.inodes.files()
         self._control_files.end_generated()
+        for handle in self._directories.values():
+            handle.started = handle.is_outdated = True
+        return self.inodes.numbers()
 
     def on_listed(self, run_id: int, path: str) -> None:
         """A directory was listed because programs follow files in it: see which of its open files have grown."""
@@ -151,7 +160,7 @@ class Operations(pyfuse3.Operations):
         try:
             found = self._tree.try_lookup(parent, name) or self._private(parent, name, ctx)
             if found is None:
-                found = await self._await_for_caller(ctx.pid, self._tree.lookup(parent, name))
+                found = await self._of_one_account(ctx.pid, lambda: self._tree.lookup(parent, name))
             if isinstance(found.node, ArtifactFile) and found.node.entry.size_bytes is None:
                 found = await self._await_for_caller(ctx.pid, self._artifacts.with_size(found), math.inf)
         except errors.NoSuchEntry as absence:
@@ -216,6 +225,9 @@ class Operations(pyfuse3.Operations):
         if start_id == 0 and handle.started:
             # rewinddir: POSIX wants the directory as it is now.
             handle.contents = await self._contents(handle.tid, handle.directory)
+            handle.is_outdated = False
+        if handle.is_outdated:
+            raise errors.Superseded("the rest of this directory is of another account")
         handle.started = True
         # The last question of each walk through a directory is what comes after its last entry.
         if start_id < DOTS + len(handle.contents.shown):
@@ -302,8 +314,22 @@ class Operations(pyfuse3.Operations):
     async def _contents(self, tid: int, directory: AnyDirectory) -> DirSnapshot:
         if isinstance(directory, ControlDir):
             return self._control_files.contents(directory)
-        contents = self._tree.try_list(directory)
-        return contents if contents is not None else await self._await_for_caller(tid, self._tree.contents(directory))
+        if (contents := self._tree.try_list(directory)) is not None:
+            return contents
+        return await self._of_one_account(tid, lambda: self._tree.contents(directory))
+
+    async def _of_one_account(self, tid: int, ask: Callable[[], Awaitable[T]]) -> T:
+        """Wait as `_await_for_caller` does; ask again where the account changed meanwhile (docs/semantics.md 6.3)."""
+        while True:
+            switches = self._switches
+            try:
+                found = await self._await_for_caller(tid, ask())
+            except errors.TreeError:
+                if switches == self._switches:
+                    raise
+            else:
+                if switches == self._switches:
+                    return found
 
     async def _await_for_caller(self, tid: int, answer: Awaitable[T], limit_s: float | None = None) -> T:
         """Wait for an answer on behalf of a thread, until a signal is pending for the thread (docs/semantics.md 5.2).

@@ -1,8 +1,9 @@
 """The metadata store as the event loop sees it: reads in a thread, and changes that are written behind the readers.
 
-Owns the order of changes. They are written at once, in one transaction what gathered while the one before was written:
-a process that is killed loses the last few milliseconds. The loop never waits for a disk. What is hard: a value that is
-read must not be older than a change that is not written yet.
+Owns the order of changes. They are written soon, in one transaction what gathers in 50 ms or while the one before is
+written: a process that is killed loses no more. Nothing is gathered while a task waits for it, nor before a deletion
+or a mark. The loop never waits for a disk. What is hard: a value that is read must not be older than a change that is
+not written yet.
 """
 
 import contextlib
@@ -19,11 +20,15 @@ from artifactfs.metadata.metadata_format import scope_of
 from artifactfs.metadata.metadata_store import Change, Marking, MetadataStore, Record, Removal, StoreUsage
 from artifactfs.util import threads
 from artifactfs.util.no_checkpoint import no_checkpoint
+from artifactfs.util.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
 # Changes in one transaction: some milliseconds of a thread, most of them without the interpreter's lock.
 _BATCH = 500
+# How long changes gather. Without it, `find` over 1,000 directories made 150 transactions, for which the loop lost the
+# interpreter's lock 6,000 times: 1.4 s in place of 1.1 (measured 2026-11-30).
+_GATHER_S = 0.05
 # Changes that wait to be written. Beyond that the disk is too slow, and values are not stored. Arbitrary.
 _MAX_PENDING = 100_000
 # How long a read waits for the writing of what it would miss; then it finds nothing.
@@ -97,6 +102,9 @@ class WriteBehind:
         self._ranges = self._batch_ranges = 0
         self._idle = trio.Event()
         self._idle.set()
+        # The number of tasks that wait until it is, and: one of them came, or a deletion or a mark.
+        self._waiting = 0
+        self._hurried = Pulse()
         # Reads that are under way, and what has changed since the first of them began.
         self._loading = 0
         self._touched: set[Name] = set()
@@ -139,7 +147,7 @@ class WriteBehind:
             return []
         if self._ranges or self._batch_ranges or name in self._pending or name in self._batch:
             with trio.move_on_after(_WAIT_S) as waited:
-                await self._idle.wait()
+                await self.flush()
             if waited.cancelled_caught:
                 return []
         self._loading += 1
@@ -209,7 +217,12 @@ class WriteBehind:
 
     async def flush(self) -> None:
         """Wait until every change is written."""
-        await self._idle.wait()
+        self._waiting += 1
+        self._hurried.notify()
+        try:
+            await self._idle.wait()
+        finally:
+            self._waiting -= 1
 
     def has_lost(self, run_id: int) -> bool:
         """Whether something of a run could not be stored, for lack of room, say."""
@@ -229,6 +242,7 @@ class WriteBehind:
             self._all_touched = self._loading > 0
         self._ranges += 1
         self._append(object(), change)
+        self._hurried.notify()
 
     def _touch(self, name: Name) -> None:
         if self._loading:
@@ -245,6 +259,11 @@ class WriteBehind:
     async def _write(self) -> None:
         try:
             while self._pending:
+                if not self._waiting and not self._ranges and len(self._pending) < _BATCH:
+                    with trio.move_on_after(_GATHER_S):
+                        await self._hurried.wait()
+                if not self._pending:
+                    break  # another owner's from now on
                 names = list(itertools.islice(self._pending, _BATCH))
                 changes = [self._pending.pop(name) for name in names]
                 self._batch = frozenset(names)

@@ -29,7 +29,7 @@ from artifactfs.fuse.request_loop import RequestLoop
 from artifactfs.logs import LogDestination
 from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab import liveness
-from artifactfs.modellab.auth import Credentials, KeyRing
+from artifactfs.modellab.auth import KeyRing
 from artifactfs.modellab.client import ModelLab
 from artifactfs.mount import (
     components,
@@ -40,11 +40,12 @@ from artifactfs.mount import (
     registry,
     unmount,
 )
+from artifactfs.mount.mount_events import MountEvents
 from artifactfs.mount.pinned_runs import PinnedRuns
 from artifactfs.mount.sd_notify import Notifier
 from artifactfs.pins import PinFile
 from artifactfs.settings import Settings
-from artifactfs.util import garbage, headroom
+from artifactfs.util import headroom
 from artifactfs.util.clock import boottime
 
 log = logging.getLogger(__name__)
@@ -54,8 +55,6 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _IGNORED_SIGNALS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL)
 # The grace period of requests in flight when the mount ends. Within the 3 s of docs/semantics.md 5.6.
 _GRACE_S = 0.5
-# From the first request of the kernel to the collection of what the start has left. Arbitrary.
-_SETTLE_S = 2.0
 _FLUSH_S = 1.0
 # pyfuse3's workers: more than the reads (12 in flight at most) and all the lookups that can wait on a busy machine, so
 # that a slow request never keeps an unrelated one from a worker (pitfalls.md).
@@ -121,9 +120,7 @@ async def _serve(
     transports = components.Transports(settings, keys)
     # Less than the deadline of an operation: so an operation fails with the cause, and not with its own deadline.
     service = ModelLab(transports.listings, deadline_s=settings.deadline * 0.95)
-
     breaker = transports.breaker
-
     try:
         account = components.account_of(settings, credentials)
         stored = components.stored_account(settings, account)
@@ -162,52 +159,14 @@ async def _serve(
             tree.watch_contents(operations.asks_contents)
             operations.on_superseded(control.drop_name)
             operations.on_growth(dentries.drop_pages, dentries.drop_attributes)
-
-            def on_keys(changed: Credentials) -> None:
-                new = components.owner(settings, components.account_of(settings, changed))
-                if new != files.owner:
-                    # It must not be served what the other keys have fetched (docs/semantics.md 6.3).
-                    log.info(
-                        "the new keys may be those of another account: all contents are fetched again; "
-                        "set `account` to keep the cache over a change of keys"
-                    )
-                    files.switch_account(new)
-                    tree.switch_account(new)
-                    operations.invalidate_pages()
-                control.forget()
-
-            def status() -> str:
-                mounted_at = f"{settings.origin} at {point}"
-                return mounted_at if breaker.offline is None else f"{mounted_at}, offline: {breaker.offline.fact}"
-
-            async def go_online() -> None:
-                breaker.go_online(boottime())
-                tree.go_online()
-                if metadata is not None:
-                    metadata.go_online()
-                await control.go_online()
-                notify.ready(status())
-
-            async def settle() -> None:
-                # Collections stop the loop, and the first program often comes as soon as the mount is there.
-                await trio.sleep(_SETTLE_S)
-                garbage.settle()
-                if metadata is not None:
-                    metadata.look_soon()
-
-            async def on_ready() -> None:
-                root.start_soon(settle)
-                if breaker.offline is not None and settings.offline == "auto":
-                    asking = ModelLab(transports.for_reconnecting(), deadline_s=min(offline.PROBE_S, settings.deadline))
-                    await offline.reconnect(asking, breaker, go_online)
-
+            events = MountEvents(mounted, control, transports, notify)
             if pins is not None:
                 pinned_runs = PinnedRuns(pins, tree, files, content.service.can_prefetch)
                 control.pins.changed = pinned_runs.look_again
                 root.start_soon(pinned_runs.run)
-            keys.start(root, on_keys)
+            keys.start(root, events.on_keys)
             disk_cache.sweep_soon()
-            await _mount(settings, point, operations, control, kernel_ready, notify, status, on_ready)
+            await _mount(settings, point, operations, control, kernel_ready, notify, events)
             sent = transports.usage().requests
             log.info("requests sent: %s", ", ".join(f"{kind} {count}" for kind, count in sent.items()) or "none")
             with trio.move_on_after(_FLUSH_S):
@@ -226,25 +185,21 @@ async def _mount(
     control: Control,
     kernel_ready: trio.Event,
     notify: Notifier,
-    status: Callable[[], str],
-    on_ready: Callable[[], Awaitable[None]],
+    events: MountEvents,
 ) -> None:
-    """Mount, serve until the end, unmount. `kernel_ready` is set at the first request of the kernel.
-
-    `status`: returns the state in a sentence. `on_ready` is called once the mount answers.
-    """
+    """Mount, serve until the end, unmount. `kernel_ready` is set at the first request of the kernel."""
     _register(point)
 
     async def announce() -> None:
         await kernel_ready.wait()
-        notify.ready(status())
-        await on_ready()
+        notify.ready(events.status())
+        await events.on_ready()
 
     async def refresh() -> None:
         notify.reloading()
         await control.refresh_all()
         log.info("SIGHUP: refreshed; all listings are stale")
-        notify.ready(status())
+        notify.ready(events.status())
 
     # The receiver below replaces the handler that this reads.
     on_hangup = None if notify.parent is None and _ends_with_its_terminal() else refresh
@@ -254,7 +209,7 @@ async def _mount(
         own: mount_table.Mount | None = None
         try:
             own = presence.find_own(point)
-            log.info("mounted %s", status())
+            log.info("mounted %s", events.status())
             async with trio.open_nursery() as nursery:
                 main = trio.CancelScope()
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 import cachetools
 import trio
 
-from artifactfs import errors
 from artifactfs.domain import ListedChild, Run
 from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.tree import file_times, following, listing
@@ -20,9 +19,10 @@ from artifactfs.tree.file_times import RunClock
 from artifactfs.tree.following import Following
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import Listing, ListingSource, Service, TreeTimes
-from artifactfs.tree.listing_providers import ListingAnswer, ListingProvider
+from artifactfs.tree.listing_providers import ANY_DIRECT, ListingAnswer, ListingProvider
 from artifactfs.tree.nodes import ATTRIBUTES_S, ArtifactDir, Entry
 from artifactfs.tree.run_clocks import RunClocks, clock_of, run_time_ns
+from artifactfs.tree.run_directories import RunDirectories, track
 from artifactfs.tree.size_changes import SizeChanges, keep, sizes_of
 from artifactfs.tree.stored_listings import StoredListings
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
@@ -69,16 +69,17 @@ class Directories:
         self.listings: StaleWhileRevalidateCache[tuple[int, str], DirectoryState] = caches.make(
             lambda key: f"run {key[0]}, directory {key[1] or '/'}",
             fetch=self._fetch_listing,
-            ttl_s=lambda found: self._ttl_s(found.run) - found.age_s,
+            ttl_s=lambda found: self._ttl_s(self._row(found.run)) - found.age_s,
             weight=lambda found: listing.count(found.listing) + 1,
             max_weight=_MAX_ENTRIES,
         )
         self.sizes = SizeChanges()
-        # By run, the directories that are in `listings`, or were.
-        self._dirs_by_run: cachetools.LRUCache[int, dict[str, None]] = cachetools.LRUCache(tuning.max_runs)
+        self._dirs = RunDirectories(
+            tuning.max_runs, listings=self.listings, runs=runs, sizes=self.sizes, wall_clock_ns=wall_clock_ns
+        )
         self.clocks = RunClocks(
             tuning.max_runs,
-            cached=lambda run_id: ((path, held.value.listing) for path, held in self._cached_dirs(run_id)),
+            cached=lambda run_id: ((path, held.value.listing) for path, held in self._dirs.cached(run_id)),
             indexed=self._stale_times,
             wall_clock_ns=wall_clock_ns,
         )
@@ -96,7 +97,7 @@ class Directories:
             else None
         )
         self._provider = ListingProvider(
-            service, tuning.max_runs, self.index, walks, caches.health, self._is_listed_since
+            service, tuning.max_runs, self.index, walks, caches.health, self._is_listed_since, clock
         )
         self._run_roots, self._needs_direct = self._provider.run_roots, self._provider.needs_direct
         self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
@@ -125,12 +126,13 @@ class Directories:
 
     def force_direct(self, directory: ArtifactDir, move: Callable[[tuple[int, str]], None]) -> None:
         """Let the next listing of a directory be direct; `move` marks the cached one stale, or invalidates it."""
-        self._needs_direct[directory.run_id, directory.path] = True
+        self._needs_direct[directory.run_id, directory.path] = self._clock()
         move((directory.run_id, directory.path))
 
     def attributes_left_s(self, held: CacheEntry[DirectoryState], ttl_left_s: float | None = None) -> float:
         """Return the attribute timeout of a listing's files (docs/semantics.md 3.5)."""
-        if listing.settled(held.value.run, self._wall_clock_ns()) and not self._health.is_offline:
+        run, now_ns = held.value.run, self._wall_clock_ns()
+        if listing.settled(run, now_ns) and not self._health.is_offline and listing.settled(self._row(run), now_ns):
             return ATTRIBUTES_S
         left_s = self.ttl_left_s(held) if ttl_left_s is None else ttl_left_s
         return following.attributes_left_s(self._times, left_s, self._age_s(held))
@@ -172,7 +174,8 @@ class Directories:
     def clear(self) -> None:
         """Remove everything (docs/semantics.md 6.3)."""
         self.listings.clear()
-        for known in (self._run_roots, self.sizes, self._dirs_by_run, self._needs_direct, self.clocks):
+        runs = (self._run_roots, self._dirs, self.clocks)
+        for known in (*runs, self.sizes, self._needs_direct, self._shown_as_stored):
             known.clear()
         for other in (self._stored, self.index):
             if other is not None:
@@ -191,19 +194,19 @@ class Directories:
             return held
         key = (directory.run_id, directory.path)
         with self._walks.asking(directory.run_id, directory.path):
-            held = await self._or_gone(directory, self.listings.get(key))
+            held = await self.listings.get(key)
         if held.value.is_stored:
             self._shown_as_stored[key] = True
         return held
 
     async def get_direct(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         """Return a directory's direct listing, fetched now if the cached one came from the index."""
-        self._needs_direct[directory.run_id, directory.path] = True
         key = (directory.run_id, directory.path)
-        held = await self._or_gone(directory, self.listings.refetch(key))
+        self._needs_direct.setdefault(key, ANY_DIRECT)
+        held = await self.listings.refetch(key)
         if held.value.source is not ListingSource.DIRECT:  # a fetch in flight was joined
-            self._needs_direct[directory.run_id, directory.path] = True
-            held = await self._or_gone(directory, self.listings.refetch(key))
+            self._needs_direct.setdefault(key, ANY_DIRECT)
+            held = await self.listings.refetch(key)
         return held
 
     def ttl_left_s(self, held: CacheEntry[DirectoryState]) -> float:
@@ -212,28 +215,17 @@ class Directories:
         # The index may be rejected later.
         return left_s if held.value.source is ListingSource.DIRECT else min(left_s, self._times.listing_ttl)
 
-    async def _or_gone(
-        self, directory: ArtifactDir, listing: Awaitable[CacheEntry[DirectoryState]]
-    ) -> CacheEntry[DirectoryState]:
-        try:
-            return await listing
-        except errors.NoSuchEntry:
-            # The parent's listing names a directory that is gone.
-            parent = directory.path.rpartition("/")[0]
-            self.listings.invalidate((directory.run_id, parent))
-            raise
-
     async def _fetch_listing(self, key: tuple[int, str], old: DirectoryState | None) -> DirectoryState:
         run_id, path = key
         run = (await self._runs.get(run_id)).value
-        state = await self._make(await self._provider.children(run, path, has_stale=old is not None), old)
+        has_stale = self.listings.get_any(key) is not None
+        state = await self._make(await self._provider.children(run, path, has_stale=has_stale), old)
         if not self._track_if_trusted(path, state):
             state = await self._make(await self._provider.direct(run, path), old)
-            self._track(run_id, path)
+            track(self._dirs, run_id, path)
         self._shown_as_stored.pop(key, None)
-        for below in listing.gone(path, old.listing if old else None, state.listing, self._dirs_by_run.get(run_id, {})):
-            self.listings.evict((run_id, below))
-            self.sizes.end((run_id, below))
+        for below in listing.gone(path, old.listing if old else None, state.listing, self._dirs.get(run_id, {})):
+            self._dirs.end(run_id, below)
         return state
 
     @no_checkpoint
@@ -244,7 +236,7 @@ class Directories:
         """
         if state.source is ListingSource.INDEX and (self.index is None or not self.index.is_trusted(state.run)):
             return False
-        self._track(state.run.run_id, path)
+        track(self._dirs, state.run.run_id, path)
         return True
 
     def _is_listed_since(self, key: tuple[int, str], then: float) -> bool:
@@ -286,14 +278,14 @@ class Directories:
     async def show_times(self, run: Run, prefix: str, *, own: bool) -> None:
         """Make all files of a run show their own times, or the run's, at once (docs/semantics.md 2.3)."""
         await self.clocks.show_times(run, prefix, own=own)
-        for path, _ in self._cached_dirs(run.run_id):
+        for path, _ in self._dirs.cached(run.run_id):
             self.listings.save_again((run.run_id, path))
 
     # --- DirectLister --------------------------------------------------------------------------------------
 
     def direct_listings(self, run: Run) -> Iterator[tuple[str, Mapping[bytes, Entry]]]:
         """Yield path and entries of every directory of a run whose direct listing is cached and fresh."""
-        for path, held in self._cached_dirs(run.run_id):
+        for path, held in self._dirs.cached(run.run_id):
             if held.value.source is ListingSource.DIRECT and self.listings.ttl_left_s(held) > 0:
                 yield path, held.value.listing.by_name
 
@@ -305,10 +297,12 @@ class Directories:
         found = await self._service.list_directory(run.run_id, path)
 
         async def keep() -> None:
-            old = self.listings.get_any(key)
-            answer = await self._provider.accept(run, path, found)
-            state = await self._make(answer, old.value if old is not None else None)
-            self._track(run.run_id, path)
+            if self.listings.is_outdated(key, requested_at):
+                return
+            old = self.listings.last_value(key)
+            answer = await self._provider.accept(run, path, found, requested_at)
+            state = await self._make(answer, old)
+            track(self._dirs, run.run_id, path)
             self.listings.store(key, state, requested_at)
 
         return found.children.by_name, keep
@@ -317,27 +311,18 @@ class Directories:
         """Evict the listings of a run that came from the index."""
         if self._stored is not None:
             self._stored.reject_index(run_id)
-        for path, held in self._cached_dirs(run_id):
-            if held.value.source is ListingSource.INDEX:
+        for path, last in self._dirs.known(run_id):
+            if last.source is ListingSource.INDEX:
                 # What grows in it stays the same file.
                 sizes = sizes_of(self.sizes, (run_id, path))
-                known = held.value.listing
+                known = last.listing
                 sizes.evicted = known.by_name if isinstance(known, Listing) else known
                 keep(self.sizes, (run_id, path), sizes)
                 self.listings.evict((run_id, path))
 
-    def _cached_dirs(self, run_id: int) -> Iterator[tuple[str, CacheEntry[DirectoryState]]]:
-        """Yield every directory of a run that is cached, fresh or stale."""
-        paths = self._dirs_by_run.get(run_id, {})
-        for path in list(paths):
-            if (held := self.listings.get_any((run_id, path))) is not None:
-                yield path, held
-            else:
-                paths.pop(path, None)
-
     def _on_recalled(self, key: DirectoryKey, state: DirectoryState) -> None:
         self._run_roots.setdefault(key[0], (state.run, state.prefix))
-        self._track(*key)
+        track(self._dirs, *key)
 
     @no_checkpoint
     def _clock_shown(self, key: DirectoryKey, state: DirectoryState) -> RunClock:
@@ -345,12 +330,6 @@ class Directories:
         held = self.listings.get_any(key)
         is_cached = held is not None and held.value.listing is state.listing
         return (self.clocks.get(key[0]) if is_cached else None) or state.clock
-
-    def _track(self, run_id: int, path: str) -> None:
-        """Record that a directory is cached from now on."""
-        paths = self._dirs_by_run.setdefault(run_id, {})
-        paths.pop(path, None)  # the latest at the end
-        paths[path] = None
 
     # --- ListingAccess -------------------------------------------------------------------------------------
 
@@ -361,7 +340,7 @@ class Directories:
 
     def all_fresh_entries(self, run_id: int) -> Iterable[tuple[str, Mapping[bytes, Entry]]]:
         """Return every directory of a run that is cached and fresh, without those whose index has what is below."""
-        for path, held in self._cached_dirs(run_id):
+        for path, held in self._dirs.cached(run_id):
             if self.listings.ttl_left_s(held) > 0 and not self.is_indexed(held):
                 yield path, held.value.listing.by_name
 
@@ -387,6 +366,11 @@ class Directories:
         if index is not None and run is not None and (index.is_trusted(run.value) or index.is_pending(run.value)):
             return False
         return self._service.can_prefetch()
+
+    def _row(self, run: Run) -> Run:
+        """Return a run as its row says now; as it was when it was listed, where there is none."""
+        held = self._runs.get_any(run.run_id)
+        return held.value if held is not None else run
 
     def _ttl_s(self, run: Run, age_s: float = 0.0) -> float:
         """Return the time to live of a listing that was requested `age_s` ago: its run may have ended since."""

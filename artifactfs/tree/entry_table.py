@@ -1,4 +1,7 @@
-"""The entries of a cache: each until it is too stale to be served, and the least recently used first to go.
+"""The entries of a cache: each is served until it is too stale, and the least recently used first to go.
+
+One that is too stale, or invalid, is still the value that the next fetch of its key continues: a file that grew keeps
+its inode number (docs/semantics.md 2.4), however long no program looked, or the machine slept.
 
 cachetools.TLRUCache does the same with an object and three dicts' slots for each entry, which the garbage collector
 visits: with 200,000 directories that stopped the event loop for 200 ms.
@@ -8,13 +11,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
+import msgspec
+
 from artifactfs.tree.inflight_fetch import CacheEntry
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Entries that are looked at with each that is stored, whether they are to go.
-_SWEPT = 2
+# Entries that are looked at with each that is stored, whether they are to go, while all weigh more than this share of
+# what they may: 150,000 files of listings.
+_SWEPT, _KEPT_SHARE = 2, 1 / 8
+_NEVER = float("-inf")
 
 
 class EntryTable(Generic[K, V]):
@@ -35,14 +42,28 @@ class EntryTable(Generic[K, V]):
         self._held.move_to_end(key)
         return entry
 
+    def last(self, key: K) -> V | None:
+        """Return a value, also one that can be served no more."""
+        entry = self._held.get(key)
+        return entry.value if entry is not None else None
+
+    def invalidate(self, key: K) -> None:
+        """Let an entry be served no more."""
+        if (entry := self._held.get(key)) is not None:
+            self._held[key] = msgspec.structs.replace(entry, fresh_until=_NEVER, stale_until=_NEVER)
+
+    def is_invalid(self, key: K) -> bool:
+        """Whether an entry was invalidated, and no other took its place."""
+        return (entry := self._held.get(key)) is not None and entry.stale_until == _NEVER
+
     def __setitem__(self, key: K, entry: CacheEntry[V]) -> None:
         if entry.weight > self._max_weight:
             raise ValueError("an entry weighs more than all of them may")
-        self.pop(key)
         now = self._clock()
         if entry.stale_until <= now:
             return
-        for _ in range(_SWEPT):
+        self.pop(key)
+        for _ in range(_SWEPT if self._weight > self._max_weight * _KEPT_SHARE else 0):
             if self._held and next(iter(self._held.values())).stale_until <= now:
                 self._pop_first()
         while self._weight + entry.weight > self._max_weight:

@@ -9,6 +9,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.tree.listing import TreeTimes
+from artifactfs.tree.listing_providers import ANY_DIRECT
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -40,7 +41,7 @@ class Following:
     def __init__(
         self,
         listings: StaleWhileRevalidateCache[Key, Any],
-        needs_direct: MutableMapping[Key, bool],
+        needs_direct: MutableMapping[Key, float],
         *,
         times: TreeTimes,
         nursery: trio.Nursery,
@@ -65,7 +66,7 @@ class Following:
             return
         if self._listings.may_revalidate(key):
             self._refreshed_at[key] = now
-            self._needs_direct[key] = True
+            self._needs_direct.setdefault(key, ANY_DIRECT)
             self._nursery.start_soon(self._refresh, key)
 
     async def _refresh(self, key: Key) -> None:

@@ -11,6 +11,7 @@ from artifactfs.tree.directory_state import DirectoryState
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import ListingSource, PackedListing
 from artifactfs.tree.nodes import ArtifactDir
+from artifactfs.tree.run_directories import track
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -35,7 +36,7 @@ class IndexedDirectories(Directories):
     def _made_at_once(self, key: tuple[int, str], index: ProjectIndex) -> CacheEntry[DirectoryState] | None:
         """Make a directory's listing, and cache it; None where anything else is known of the directory.
 
-        A stale listing of the same rows goes on: the kernel's inodes are packed with it.
+        The last listing of the same rows goes on: the kernel's inodes are packed with it.
         """
         (run_id, path), root = key, self._run_roots.get(key[0])
         if not path or root is None or (known := self._runs.get_fresh(run_id)) is None:
@@ -46,15 +47,15 @@ class IndexedDirectories(Directories):
         if key in self._needs_direct or key in self.sizes or not self.listings.is_quiet(key):
             return None
         rows, indexed_at = found
-        if (stale := self.listings.get_any(key)) is None:
+        if (last := self.listings.last_value(key)) is None:
             made = listing.build_at_once(rows, run, path, self._site)
         else:
-            listed = stale.value.listing
+            listed = last.listing
             made = listed if isinstance(listed, PackedListing) and listed.is_of(rows, run) else None
         if made is None:
             return None
         self._walks.asked(run_id, path)
-        self._track(run_id, path)
+        track(self._dirs, run_id, path)
         now = self._clock()
         state = DirectoryState(run, prefix, made, ListingSource.INDEX, clock, now - indexed_at)
         return self.listings.store(key, state, now)

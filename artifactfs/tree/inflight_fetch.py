@@ -1,11 +1,17 @@
-"""A fetch of the listing cache that is in flight, its waiters, and the entry that it results in."""
+"""The fetches of a cache that are in flight, their waiters, and the entries that they result in."""
 
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 import msgspec
 import trio
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+# A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
+# another fetch.
+_SUPERVISE_S = 1.0
 
 
 class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
@@ -47,13 +53,8 @@ def is_abandoned(fetch: InflightFetch[V]) -> bool:
     return fetch.first and not fetch.waiters and not fetch.done.is_set()
 
 
-async def wait(fetch: InflightFetch[V]) -> CacheEntry[V]:
-    """Wait for the entry; raises the exception of the fetch."""
-    fetch.waiters += 1
-    try:
-        await fetch.done.wait()
-    finally:
-        fetch.waiters -= 1
+def outcome(fetch: InflightFetch[V]) -> CacheEntry[V]:
+    """Return the entry of a fetch that is done; raises its exception."""
     if fetch.entry is None:
         raise fetch.error or RuntimeError("a fetch was resolved with neither an entry nor an error")
     return fetch.entry
@@ -64,3 +65,90 @@ def resolve(fetch: InflightFetch[V], entry: CacheEntry[V] | None, error: BaseExc
     if not fetch.done.is_set():
         fetch.entry, fetch.error = entry, error
         fetch.done.set()
+
+
+class InflightFetches(msgspec.Struct, Generic[K, V], eq=False):
+    """The fetches of one cache: `joined` by callers, by key, and all that are `running`.
+
+    What was discarded or replaced runs on, and may still be answered. `nursery` outlives them. `has_room`: whether a
+    fetch takes no other request's place.
+    """
+
+    nursery: trio.Nursery
+    has_room: Callable[[], bool]
+    joined: dict[K, InflightFetch[V]] = {}
+    running: set[InflightFetch[V]] = set()
+
+
+def to_join(fetches: InflightFetches[K, V], key: K, now: float, not_before: float) -> InflightFetch[V] | None:
+    """Return a key's fetch if it can be joined `now`: it started at `not_before` or later."""
+    fetch = fetches.joined.get(key)
+    # Its waiters gave up on it: it may hang.
+    if fetch is None or (is_abandoned(fetch) and now - fetch.started > _SUPERVISE_S):
+        return None
+    return fetch if fetch.started >= not_before else None
+
+
+def start(fetches: InflightFetches[K, V], key: K, now: float, *, first: bool) -> InflightFetch[V]:
+    """Return a fetch that starts `now`; it takes the place of another one."""
+    fetch: InflightFetch[V] = InflightFetch(now, first=first)
+    fetches.joined[key] = fetch
+    fetches.running.add(fetch)
+    return fetch
+
+
+def end(
+    fetches: InflightFetches[K, V],
+    key: K,
+    fetch: InflightFetch[V],
+    entry: CacheEntry[V] | None,
+    error: BaseException | None,
+    *,
+    counts: bool,
+) -> None:
+    """End a fetch, and wake its waiters. `counts`: its entry is no older than what its successor asks for."""
+    fetches.running.discard(fetch)
+    if (current := fetches.joined.get(key)) is fetch:
+        del fetches.joined[key]
+    elif current is not None and entry is not None and counts:
+        # It seemed to hang, and is done before its successor.
+        del fetches.joined[key]
+        resolve(current, entry, None)
+    resolve(fetch, entry, error)
+
+
+def discard(fetches: InflightFetches[K, V], key: K) -> None:
+    """Let a key's fetch be joined no more; its result goes to its waiters only."""
+    if (fetch := fetches.joined.pop(key, None)) is not None:
+        fetch.discarded = True
+
+
+def cancel_all(fetches: InflightFetches[K, V]) -> None:
+    """End all fetches, and wake their waiters with nothing: they ask again."""
+    for fetch in fetches.running:
+        fetch.discarded = True
+        fetch.scope.cancel()
+        fetch.done.set()
+    fetches.joined.clear()
+
+
+async def wait(fetches: InflightFetches[K, V], fetch: InflightFetch[V]) -> None:
+    """Wait until a fetch is done. A first one that its last waiter gives up on is supervised from then on."""
+    fetch.waiters += 1
+    try:
+        await fetch.done.wait()
+    finally:
+        fetch.waiters -= 1
+        if is_abandoned(fetch) and not fetch.supervised:
+            fetch.supervised = True
+            fetches.nursery.start_soon(_supervise, fetches, fetch)
+
+
+async def _supervise(fetches: InflightFetches[K, V], fetch: InflightFetch[V]) -> None:
+    """Let a fetch without waiters go on, as long as other requests do not need its place."""
+    while is_abandoned(fetch):
+        await trio.sleep(_SUPERVISE_S)
+        if is_abandoned(fetch) and not fetches.has_room():
+            fetch.scope.cancel()
+            break
+    fetch.supervised = False

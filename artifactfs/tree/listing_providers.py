@@ -16,6 +16,8 @@ from artifactfs.tree.listing import Service
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
 
+# A direct listing of any time will do.
+ANY_DIRECT = float("-inf")
 # Directories for which the index was contradicted: rare.
 _MAX_NEEDS_DIRECT = 10_000
 
@@ -51,17 +53,19 @@ class ListingProvider:
         walks: Traversals,
         health: BackendHealth,
         is_listed_since: Callable[[tuple[int, str], float], bool],
+        clock: Callable[[], float],
     ) -> None:
         self._service = service
         self._index = index
         self._walks = walks
         self._health = health
         self._is_listed_since = is_listed_since
+        self._clock = clock
         # Of runs that were listed: the run at that time, and its path in the project.
         self.run_roots: cachetools.LRUCache[int, tuple[Run, str]] = cachetools.LRUCache(max_runs)
         # Directories whose next listing must be direct: the index or contents were contradicted there. This outlives
-        # the listing, which may be invalidated for the same reason.
-        self.needs_direct: cachetools.LRUCache[tuple[int, str], bool] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
+        # the listing, which may be invalidated for the same reason. The value: when; a listing must be as new as that.
+        self.needs_direct: cachetools.LRUCache[tuple[int, str], float] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
 
     async def children(self, run: Run, path: str, *, has_stale: bool) -> ListingAnswer:
         """Return a directory's children. `has_stale`: a stale listing can be served, so the wait is to be short."""
@@ -78,18 +82,20 @@ class ListingProvider:
         """Return a directory's children by its own listing call; requests the index beside that, where it is due."""
         if self._index is not None and not self._health.is_degraded:
             self._index.request(run)
+        requested_at = self._clock()
         try:
             found = await self._service.list_directory(run.run_id, path)
         except errors.NotFound:
             if self._index is not None and (root := self.run_roots.get(run.run_id)) is not None:
                 await self._index.listed(run, root[1], path, {})
             raise
-        return await self.accept(run, path, found)
+        return await self.accept(run, path, found, requested_at)
 
-    async def accept(self, run: Run, path: str, found: DirectoryListing) -> ListingAnswer:
-        """Return the children in an answer to the listing call."""
+    async def accept(self, run: Run, path: str, found: DirectoryListing, requested_at: float) -> ListingAnswer:
+        """Return the children in an answer to the listing call, which was requested at `requested_at`."""
         prefix, children = found.path_in_project, found.children.by_name
         self.run_roots[run.run_id] = (run, prefix)
-        self.needs_direct.pop((run.run_id, path), None)
+        if requested_at >= self.needs_direct.get((run.run_id, path), ANY_DIRECT):
+            self.needs_direct.pop((run.run_id, path), None)
         indexed = await self._index.listed(run, prefix, path, children) if self._index is not None else {}
         return ListingAnswer(run, path, prefix, children, indexed=indexed)

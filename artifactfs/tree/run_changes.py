@@ -28,7 +28,8 @@ def watch(
         if is_watched(key[0]) and _differ(old.listing, new.listing):
             changed(key[0], False)
 
-    runs.on_replaced, listings.on_replaced = on_row, on_listing
+    runs.on_replaced.append(on_row)
+    listings.on_replaced.append(on_listing)
 
 
 def _differ(one: AnyListing, other: AnyListing) -> bool:

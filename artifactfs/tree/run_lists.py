@@ -155,22 +155,22 @@ class RunLists:
             )
         return tuple(sorted(text for text in found if text is not None))
 
-    async def _fetch(self, wanted: RunFilter, old: Records | None) -> Records:
-        asked_at = self._clock()
-        found = await self._service.find_runs(self._runs_listed, wanted, has_older=old is not None)
+    async def _fetch(self, wanted: RunFilter, _old: Records | None) -> Records:
+        asked_at, has_older = self._clock(), self._lists.get_any(wanted) is not None
+        found = await self._service.find_runs(self._runs_listed, wanted, has_older=has_older)
         records = tuple(record for record in found if is_id(record.run.run_id))
         for record in records:
             self._known_runs.store(record.run.run_id, record.run, asked_at)
         return records
 
-    async def _fetch_keys(self, project_id: int, old: FacetKeys | None) -> FacetKeys:
-        answer = self._service.facet_keys(project_id)
-        return await _or_none(answer, FacetKeys(), old, f"keys of project {project_id}")
+    async def _fetch_keys(self, project_id: int, _old: FacetKeys | None) -> FacetKeys:
+        answer, stale = self._service.facet_keys(project_id), self._keys.get_any(project_id)
+        return await _or_none(answer, FacetKeys(), stale, f"keys of project {project_id}")
 
-    async def _fetch_values(self, key: tuple[int, str, str], old: tuple[str, ...] | None) -> tuple[str, ...]:
+    async def _fetch_values(self, key: tuple[int, str, str], _old: tuple[str, ...] | None) -> tuple[str, ...]:
         project_id, kind, name = key
-        answer = self._service.facet_values(project_id, kind, name)
-        return await _or_none(answer, (), old, f"values of {kind} {name} in project {project_id}")
+        answer, stale = self._service.facet_values(project_id, kind, name), self._values.get_any(key)
+        return await _or_none(answer, (), stale, f"values of {kind} {name} in project {project_id}")
 
 
 def _key_of(value: object) -> bytes:
@@ -178,12 +178,12 @@ def _key_of(value: object) -> bytes:
     return ascii(value).encode()
 
 
-async def _or_none(answer: Awaitable[T], none: T, old: T | None, what: str) -> T:
+async def _or_none(answer: Awaitable[T], none: T, stale: CacheEntry[T] | None, what: str) -> T:
     try:
         return await answer
     except _REFUSED as error:
-        if old and isinstance(error, errors.PassingError):
-            raise  # the old ones are served
+        if stale is not None and stale.value and isinstance(error, errors.PassingError):
+            raise  # the stale ones are served
         log.warning("the %s: %s", what, error, extra=NOTICE)
         return none
 

@@ -13,9 +13,11 @@ import msgspec
 import trio
 
 from artifactfs import errors
+from artifactfs.tree import inflight_fetch, invalidation_times
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
-from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, is_abandoned, resolve, wait
+from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, InflightFetches
+from artifactfs.tree.invalidation_times import InvalidationTimes
 from artifactfs.tree.stored_values import RecalledValue, StoredCache
 
 log = logging.getLogger(__name__)
@@ -27,15 +29,10 @@ V = TypeVar("V")
 REFRESH_WAIT_S = 1.0
 # The same for a refresh that the user requested (docs/semantics.md 3.3). Arbitrary; well below the deadline.
 REQUESTED_WAIT_S = 10.0
-# A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
-# another fetch.
-_SUPERVISE_S = 1.0
 # For how long a value counts as fresh while the mount is offline: the kernel asks again soon, so that it sees what the
 # service has once that answers (docs/semantics.md 8.3).
 _OFFLINE_S = 2.0
-# Values of invalid entries, for their next fetch: rare. Arbitrary.
-_MAX_INVALID = 100
-# Negative entries, one small record each; arbitrary.
+# Negative entries, one small record each. Arbitrary.
 _MAX_ABSENCES = 10_000
 
 
@@ -53,12 +50,14 @@ class StaleWhileRevalidateCache(Generic[K, V]):
               | store, where there is one            |           |         | the store says; then as above
 
     To fresh: `store`, or a fetch that succeeds. To absent: a fetch that raises NotFound.
-    To stale: time, `mark_stale`, `mark_stale_where`, `mark_all_stale`; an absence becomes invalid instead.
+    To stale: time, `expire`, `mark_stale`, `mark_stale_where`, `mark_all_stale`; an absence becomes invalid instead.
     To invalid: `invalidate`, `clear`, more time; `evict`, which leaves an absence.
-    Fetches in flight are discarded by `mark_stale`, `mark_stale_where`, `invalidate` and `clear`: their waiters get the
-    result, and it is not stored. After `mark_all_stale` they are not joined any more.
+    Fetches in flight are discarded by `mark_stale`, `mark_stale_where` and `invalidate`: their waiters get the result,
+    and it is not stored; nor is any other value that was requested before. After `mark_all_stale` they are joined no
+    more. `clear` ends them: their waiters ask again.
 
-    `describe(key)` names a key in messages. `fetch(key, old)` asks the service; `old`: the stale or invalid value.
+    `describe(key)` names a key in messages. `fetch(key, old)` asks the service; `old`: the last value, which may be
+    too old to be served, or invalid.
     `ttl_s(value)` is for how long a value is fresh, `weight(value)` counts against `max_weight`. Exceptions of `fetch`
     other than NotFound go to the waiters and are not cached. `has_room`: whether a fetch takes no other's place.
     """
@@ -87,23 +86,25 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._kind = object()
         self._nursery = nursery
         self._clock = clock
-        self._has_room = has_room
-        self._inflight: dict[K, InflightFetch[V]] = {}
+        self._inflight: InflightFetches[K, V] = InflightFetches(nursery, has_room)
         self._weight = weight
         self._entries: EntryTable[K, V] = EntryTable(max_weight, clock)
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
-        self._invalid: cachetools.LRUCache[K, V] = cachetools.LRUCache(_MAX_INVALID)
         # What outlives the mount, if anything does: each value that is stored here is stored there, too.
         self.stored: StoredCache[K, V] | None = None
         # Counts what a value that is being recalled may not survive.
         self._removals = 0
-        # Called with a key, its value before, and another that replaces it. It must not raise.
-        self.on_replaced: Callable[[K, V, V], None] = lambda _key, _old, _new: None
+        # Called with a key that was found absent, and when that was requested. They must not raise.
+        self.on_absent: list[Callable[[K, float], None]] = []
+        # Called with a key, its value before, and another that replaces it. They must not raise.
+        self.on_replaced: list[Callable[[K, V, V], None]] = []
         # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
-        # Values requested until this moment are not stored.
-        self._cleared_at = float("-inf")
+        # Values of keys that were requested before are not stored.
+        self._invalidated: InvalidationTimes[K] = InvalidationTimes()
+        # Nor is what was requested until this moment. How often that was: what waited meanwhile asks again.
+        self._cleared_at, self._clears = float("-inf"), 0
 
     def ttl_left_s(self, entry: CacheEntry[V]) -> float:
         """Return for how many more seconds an entry is fresh; 0 for a stale one."""
@@ -126,6 +127,10 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Return the entry, fresh or stale, without a request; None if there is none."""
         return self._entries.get(key)
 
+    def last_value(self, key: K) -> V | None:
+        """Return the value that the next one continues: also one that is too old to be served, or invalid."""
+        return self._entries.last(key)
+
     async def refetch(self, key: K) -> CacheEntry[V]:
         """Return the entry of a fetch that starts now, or is in flight already. Raises as `get` does."""
         entry = self._entries.get(key)
@@ -137,8 +142,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         return held if held is not None and self.ttl_left_s(held) > 0 else await self.refetch(key)
 
     def is_quiet(self, key: K) -> bool:
-        """Whether no fetch is in flight, no absence is known, and no value waits for the next fetch."""
-        return not (key in self._inflight or key in self._absent or key in self._invalid)
+        """Whether no fetch is in flight, no absence is known, and no value was invalidated."""
+        return not (key in self._inflight.joined or key in self._absent or self._entries.is_invalid(key))
 
     def may_revalidate(self, key: K) -> bool:
         """Whether a fresh entry may be fetched again: not while the service is in trouble, but for a probe."""
@@ -158,7 +163,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         for key in [key for key in self._entries if applies(key)]:
             if (entry := self._entries.get(key)) is not None:
                 self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
-        for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight))}:
+        invalidation_times.add_where(self._invalidated, applies, self._clock())
+        for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight.joined))}:
             self._discard(key)
         self._removals += 1
 
@@ -171,7 +177,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         """Return the entry, or else the stored one, which becomes the entry; None if there is neither."""
         if (held := self._entries.get(key)) is not None or self.stored is None:
             return held
-        if key in self._inflight or key in self._invalid:
+        if key in self._inflight.joined or self._entries.is_invalid(key):
             return None
         removals = self._removals
         recalled = await self.stored.recall(key)
@@ -183,15 +189,11 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def _restore(self, key: K, recalled: RecalledValue[V]) -> None:
         """Make a stored value the entry."""
-        was_fresh_until = max(recalled.requested_at + self._ttl_s(recalled.value), recalled.fresh_until)
-        self._entries[key] = CacheEntry(
-            recalled.value,
-            recalled.requested_at,
-            recalled.fresh_until,
-            float("inf") if self._health.is_offline else was_fresh_until + self._stale_max_s,
-            recalled.refresh_requested,
-            self._weight(recalled.value),
-        )
+        value, requested_at, fresh_until = recalled.value, recalled.requested_at, recalled.fresh_until
+        was_fresh_until = max(requested_at + self._ttl_s(value), fresh_until)
+        stale_until = float("inf") if self._health.is_offline else was_fresh_until + self._stale_max_s
+        is_requested, weight = recalled.refresh_requested, self._weight(value)
+        self._entries[key] = CacheEntry(value, requested_at, fresh_until, stale_until, is_requested, weight)
 
     def save_again(self, key: K) -> None:
         """Store an entry whose value was changed in place."""
@@ -212,38 +214,53 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             return entry
         if entry is None:
             return await self._wait_for(key, self._join_or_start(key, None))
-        return await self._refresh(key, entry)
+        clears, held = self._clears, await self._refresh(key, entry)
+        # A stale value from before may be another account's.
+        return held if self._clears == clears else await self.get(key)
 
     def store(self, key: K, value: V, requested_at: float) -> CacheEntry[V]:
-        """Store a value from another answer, which was requested at `requested_at`."""
-        if requested_at <= self._cleared_at:
+        """Store a value from another answer, which was requested at `requested_at`, unless that is outdated."""
+        if self.is_outdated(key, requested_at):
             return self._entry(value, requested_at)
         return self._store_newer(key, value, requested_at, None)
 
+    def is_outdated(self, key: K, requested_at: float) -> bool:
+        """Whether a key was marked stale, invalidated or found absent after an answer was requested."""
+        is_cleared = requested_at <= self._cleared_at
+        return is_cleared or invalidation_times.is_outdated(self._invalidated, key, requested_at)
+
     def mark_stale(self, key: K) -> None:
         """Make an entry stale, and end an absence: the next `get` asks, and has the stale entry if that fails (3.2)."""
-        if (entry := self._entries.get(key)) is not None:
-            self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"))
+        if key in self._entries:
+            self.expire(key)
         elif self.stored is not None:
             self.stored.mark_stale(key)
-        self._discard(key)
+        self._removals += 1
+        self._invalidate(key)
+
+    def expire(self, key: K) -> None:
+        """Make an entry stale, as if its time were over: what was requested before is as good as anything."""
+        if (entry := self._entries.get(key)) is not None:
+            self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"))
 
     def invalidate(self, key: K) -> None:
         """Remove an entry and an absence: the next `get` asks. The fetch still gets the value, which is not served."""
-        if (entry := self._entries.pop(key)) is not None:
-            self._invalid[key] = entry.value
+        self._entries.invalidate(key)
         self._remove_stored(key)
-        self._discard(key)
+        self._invalidate(key)
 
     def _remove_stored(self, key: K) -> None:
         self._removals += 1
         if self.stored is not None:
             self.stored.remove(key)
 
+    def _invalidate(self, key: K) -> None:
+        invalidation_times.add(self._invalidated, key, self._clock())
+        self._discard(key)
+
     def _discard(self, key: K) -> None:
         self._absent.pop(key, None)
-        if (fetch := self._inflight.pop(key, None)) is not None:
-            fetch.discarded = True
+        inflight_fetch.discard(self._inflight, key)
 
     def mark_all_stale(self) -> None:
         """Request a refresh of everything (docs/semantics.md 3.3)."""
@@ -253,15 +270,13 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._absent.clear()
 
     def clear(self) -> None:
-        """Remove everything but what is stored, and discard all fetches in flight."""
+        """Remove everything but what is stored, and let what is being fetched be asked for again."""
         self._removals += 1
+        self._clears += 1
         self._cleared_at = self._clock()
         self._entries.clear()
-        self._invalid.clear()
         self._absent.clear()
-        for fetch in self._inflight.values():
-            fetch.discarded = True
-        self._inflight.clear()
+        inflight_fetch.cancel_all(self._inflight)
 
     async def _refresh(self, key: K, entry: CacheEntry[V]) -> CacheEntry[V]:
         now, health_key = self._clock(), (self._kind, key)
@@ -269,7 +284,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         wait_s = REQUESTED_WAIT_S if requested else REFRESH_WAIT_S
         granted = requested and self._health.refresh_grant()
         if self._health.is_degraded and not granted:
-            if key not in self._inflight and not self._health.try_probe(health_key, now):
+            if key not in self._inflight.joined and not self._health.try_probe(health_key, now):
                 return self._serve_stale(entry)
             wait_s = 0.0 if self._health.is_failing(health_key, now) else min(wait_s, REFRESH_WAIT_S)
         fetch = self._join_or_start(key, entry.value)
@@ -288,32 +303,20 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         return entry
 
     async def _wait_for(self, key: K, fetch: InflightFetch[V]) -> CacheEntry[V]:
+        clears = self._clears
         try:
-            return await wait(fetch)
+            await inflight_fetch.wait(self._inflight, fetch)
+            if self._clears != clears:
+                return await self._wait_for(key, self._join_or_start(key, None))
+            return inflight_fetch.outcome(fetch)
         except errors.NotFound as error:
             raise errors.NoSuchEntry(str(error), self._negative_ttl_s if key in self._absent else 0.0) from error
-        finally:
-            if is_abandoned(fetch) and not fetch.supervised:
-                fetch.supervised = True
-                self._nursery.start_soon(self._supervise, fetch)
-
-    async def _supervise(self, fetch: InflightFetch[V]) -> None:
-        """Let a fetch without waiters go on, as long as other requests do not need its place."""
-        while is_abandoned(fetch):
-            await trio.sleep(_SUPERVISE_S)
-            if is_abandoned(fetch) and not self._has_room():
-                fetch.scope.cancel()
-                break
-        fetch.supervised = False
 
     def _join_or_start(self, key: K, stale: V | None) -> InflightFetch[V]:
-        fetch = self._inflight.get(key)
         now = self._clock()
-        # Do not join a fetch that started before a refresh was requested: its result may be stale. Nor one that its
-        # waiters gave up on: it may hang.
-        hangs = fetch is not None and is_abandoned(fetch) and now - fetch.started > _SUPERVISE_S
-        if fetch is None or fetch.started < self._all_stale_at or hangs:
-            fetch = self._inflight[key] = InflightFetch(now, first=stale is None)
+        # The result of a fetch that started before a refresh was requested may be stale.
+        if (fetch := inflight_fetch.to_join(self._inflight, key, now, self._all_stale_at)) is None:
+            fetch = inflight_fetch.start(self._inflight, key, now, first=stale is None)
             self._nursery.start_soon(self._run_fetch, key, fetch, stale)
         return fetch
 
@@ -322,9 +325,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         error: BaseException | None = None
         try:
             with fetch.scope:
-                old = self._invalid.pop(key, None) if stale is None else stale
+                old = self._entries.last(key) if stale is None else stale
                 value = await self._fetch(key, old)
-                if fetch.discarded:
+                if fetch.discarded or invalidation_times.is_outdated(self._invalidated, key, fetch.started):
                     entry = self._entry(value, fetch.started)
                 else:
                     entry = self._store_newer(key, value, fetch.started, old)
@@ -341,32 +344,23 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             raise
         finally:
             # Also when cancelled: a fetch that ends wakes its waiters.
-            if (current := self._inflight.get(key)) is fetch:
-                del self._inflight[key]
-            elif (
-                current is not None
-                and entry is not None
-                and not fetch.discarded
-                and fetch.started >= self._all_stale_at
-            ):
-                # It seemed to hang, and is done before its successor.
-                del self._inflight[key]
-                resolve(current, entry, None)
-            resolve(fetch, entry, error)
+            inflight_fetch.end(self._inflight, key, fetch, entry, error, counts=not self._is_outdated(key, fetch))
 
-    def _may_store(self, fetch: InflightFetch[V]) -> bool:
-        return not fetch.discarded and fetch.started >= self._all_stale_at
+    def _is_outdated(self, key: K, fetch: InflightFetch[V]) -> bool:
+        is_invalidated = invalidation_times.is_outdated(self._invalidated, key, fetch.started)
+        return fetch.discarded or is_invalidated or fetch.started < self._all_stale_at
 
     def _store_newer(self, key: K, value: V, requested_at: float, old: V | None) -> CacheEntry[V]:
         entry = self._entry(value, requested_at)
         known = self._entries.get(key)
         if known is None or known.requested_at <= requested_at:
+            before = last if (last := self._entries.last(key)) is not None else old
             self._entries[key] = entry
-            before = known.value if known is not None else old
             if self.stored is not None:
-                self.stored.save(key, value, before, requested_at)
+                self.stored.save(key, value, known.value if known is not None else None, requested_at)
             if before is not None:
-                self.on_replaced(key, before, value)
+                for on_replaced in self.on_replaced:
+                    on_replaced(key, before, value)
         self._absent.pop(key, None)
         return entry
 
@@ -379,11 +373,14 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         if isinstance(error, errors.NotFound):
             self._health.on_success((self._kind, key), self._clock())
             known = self._entries.get(key)
-            if not self._may_store(fetch) or (known is not None and known.requested_at > fetch.started):
+            if self._is_outdated(key, fetch) or (known is not None and known.requested_at > fetch.started):
                 return  # a later request decides
             self._entries.pop(key)
             self._remove_stored(key)
             self._absent[key] = self._clock() + self._negative_ttl_s
+            invalidation_times.add(self._invalidated, key, fetch.started)
+            for on_absent in self.on_absent:
+                on_absent(key, fetch.started)
         elif isinstance(error, errors.Offline):
             pass  # the waiting operation logs it; nothing failed that could recover
         elif isinstance(error, errors.PassingError):
@@ -394,7 +391,5 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 log.warning("%s: %s", self._describe(key), error)
             self._health.on_failure((self._kind, key), self._clock())
         elif not fetch.waiters:
-            log.warning(
-                "%s: the refresh failed: %s", self._describe(key), error,
-                exc_info=not isinstance(error, errors.ArtifactfsError),
-            )  # fmt: skip
+            is_bug = not isinstance(error, errors.ArtifactfsError)
+            log.warning("%s: the refresh failed: %s", self._describe(key), error, exc_info=is_bug)

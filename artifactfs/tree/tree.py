@@ -316,9 +316,9 @@ class Tree:
         If a fresh listing still disagrees, the size of the contents counts (docs/semantics.md 4.1).
         """
         directory, entry = file.directory, file.entry
-        if (held := self._listings.get_any((directory.run_id, directory.path))) is not None:
+        if (last := self._listings.last_value((directory.run_id, directory.path))) is not None:
             # The next listing continues the entries of the other files, and not this one.
-            held.value.listing.by_name.pop(entry.name, None)
+            last.listing.by_name.pop(entry.name, None)
         self._directories.force_direct(directory, self._listings.invalidate)
         sizes, key = self._directories.sizes, (directory.run_id, directory.path)
         sizes.record_other_version(key, entry, size_bytes)

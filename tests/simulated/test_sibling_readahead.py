@@ -263,7 +263,7 @@ async def test_another_account(autojump_clock: MockClock) -> None:
         await made.read_all(paths[:30])
         made.contents.files.switch_account("site\0another")
         made.tree.switch_account("another")
-        made.operations.invalidate_pages()
+        made.operations.switch_account()
         made.shelf.files = {path: bytes(len(data)) for path, data in made.shelf.files.items()}
         await made.read_all(paths[30:])
         await made.rest()

@@ -103,6 +103,33 @@ async def test_a_worker_that_is_cancelled_passes_its_call_on() -> None:
     assert 0 in log
 
 
+async def test_a_lack_of_memory_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that could not be woken for lack of memory is woken at the next step of the one that is busy."""
+    lock, has_failed = BargingLock(), False
+    reschedule = trio.lowlevel.reschedule
+
+    def failing(task: trio.lowlevel.Task) -> None:
+        nonlocal has_failed
+        if not has_failed:
+            has_failed = True
+            raise MemoryError
+        reschedule(task)
+
+    async def worker() -> None:
+        async with lock:
+            pass
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            async with lock:
+                nursery.start_soon(worker)
+                await wait_all_tasks_blocked()
+                monkeypatch.setattr(trio.lowlevel, "reschedule", failing)
+            await trio.lowlevel.checkpoint()
+            assert has_failed
+            await trio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_one_at_a_time_and_none_is_forgotten(seed: int) -> None:
     """Whatever workers do, one has the lock, and each comes to have it."""

@@ -42,7 +42,7 @@ def test_the_least_recently_used_goes_first(clock: Clock) -> None:
 
 def test_an_entry_that_is_too_stale_is_not_there(clock: Clock) -> None:
     """3.2: past its time an entry is not found, not counted, and goes as others come."""
-    table: EntryTable[str, str] = EntryTable(100, clock)
+    table: EntryTable[str, str] = EntryTable(4, clock)
     table["a"], table["b"] = entry("a", until=110), entry("b", until=120)
     clock.now = 110
     assert table.get("a") is None
@@ -54,6 +54,28 @@ def test_an_entry_that_is_too_stale_is_not_there(clock: Clock) -> None:
     clock.now = 120
     table["d"] = entry("d")
     assert list(table._held) == ["d"]  # what is gone takes no memory
+
+
+def test_a_value_is_known_after_its_time(clock: Clock) -> None:
+    """2.4: too stale or invalid, a value is not served, and is still the last one of its key, while there is room."""
+    table: EntryTable[str, str] = EntryTable(100, clock)
+    table["a"], table["b"], table["heavy"] = entry("a", until=110), entry("b"), entry("c", until=110, weight=20)
+    table.invalidate("b")
+    table.invalidate("never there")
+    assert [table.is_invalid(key) for key in ("a", "b", "never there")] == [False, True, False]
+    clock.now = 110
+    assert (list(table), len(table), table.weight, table.get("b")) == ([], 0, 0, None)
+    table["d"], table["e"] = entry("d"), entry("e")
+    assert [table.last(key) for key in ("a", "b", "heavy", "d")] == [None, None, None, "d"]
+    table.invalidate("d")
+    table["d"] = entry("too late", until=110)
+    for each in range(10):
+        table[str(each)] = entry("x")
+    assert table.last("d") == "d"
+    table["d"] = entry("new")
+    assert not table.is_invalid("d")
+    table.pop("d")
+    assert table.last("d") is None
 
 
 @pytest.mark.parametrize("seed", range(10))

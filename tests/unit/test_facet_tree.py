@@ -262,12 +262,14 @@ async def test_facets_that_fail_or_are_empty(
 
 
 async def test_facets_that_fail_later_stay(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:
-    """3.2: the keys that were seen are served while the service fails."""
+    """3.2: the keys that were seen are served while the service fails, for an hour."""
     service.facets[10] = FacetKeys(("old",), ())
     assert await shown(tree, "projects/10/by/parameter") == ["old"]
     await trio.sleep(61)
     service.refusals = {("facet keys", 10): errors.ServerFailed("no", 500)}
     assert await shown(tree, "projects/10/by/parameter") == ["old"]
+    await trio.sleep(2 * 3600)
+    assert await shown(tree, "projects/10/by/parameter") == ["lr", "opt"]  # those of the rows
 
 
 async def test_5000_values(tree: Tree, service: FakeService, autojump_clock: MockClock) -> None:

@@ -61,7 +61,7 @@ async def agrees(own: Children, index: Mapping[bytes, ListedChild] | None) -> bo
             if there.size_bytes is not None and there.size_bytes != (child.size_bytes or 0):
                 return False
         await checkpoint_if_full(part)
-    for names in chunked(own):
+    for names in chunked(tuple(own)):
         if not all(name in index or own[name].is_dir for name in names):
             return False
         await checkpoint_if_full(names)

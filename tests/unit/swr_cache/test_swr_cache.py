@@ -8,7 +8,7 @@ from artifactfs import errors
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.fakes import TurnedClock, until
-from tests.swr_caches import NEGATIVE_S, Make, Source, value
+from tests.swr_caches import NEGATIVE_S, Make, Source, add_value, value
 
 # --- time to live -------------------------------------------------------------------------------------------
 
@@ -83,6 +83,34 @@ async def test_what_is_dropped_is_asked_for(make: Make, source: Source, autojump
     cache.invalidate("never there")
 
 
+@pytest.mark.parametrize("how", ["invalid", "old"])
+async def test_the_last_value_outlives_a_failed_fetch(
+    how: str, make: Make, source: Source, clock: TurnedClock, autojump_clock: MockClock
+) -> None:
+    """2.4: a value that may not be served goes to each fetch until one succeeds, or finds that the key is gone."""
+    cache = make()
+    await cache.get("k")
+    if how == "invalid":
+        cache.invalidate("k")
+    else:
+        clock.sleep_machine(8 * 3600.0)
+    source.error = errors.ServerFailed("answered 503", 503)
+    with pytest.raises(errors.ServerFailed):
+        await cache.get("k")
+    assert cache.last_value("k") == 1
+    source.error = None
+    assert await value(cache) == 3
+    assert source.olds == [None, 1, 1]
+    source.error = errors.NotFound("no")
+    cache.mark_stale("k")
+    with pytest.raises(errors.NoSuchEntry):
+        await cache.get("k")
+    source.error = None
+    await trio.sleep(11)
+    assert await value(cache) == 5
+    assert source.olds == [None, 1, 1, 3, None]
+
+
 # --- single flight ------------------------------------------------------------------------------------------
 
 
@@ -92,12 +120,9 @@ async def test_equal_questions_in_flight_are_one(make: Make, source: Source, aut
     cache = make()
     found: list[int] = []
 
-    async def ask() -> None:
-        found.append(await value(cache))
-
     async with trio.open_nursery() as callers:
         for _ in range(10):
-            callers.start_soon(ask)
+            callers.start_soon(add_value, found, cache)
     assert found == [1] * 10
     assert source.asked == ["k"]
     assert trio.current_time() == pytest.approx(5)

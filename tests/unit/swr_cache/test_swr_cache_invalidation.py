@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
 from tests.fakes import TurnedClock
-from tests.swr_caches import Make, Source, value
+from tests.swr_caches import Make, Source, add_value, value
 
 # --- refresh on demand --------------------------------------------------------------------------------------
 
@@ -119,24 +119,85 @@ async def test_all_is_forgotten(make: Make, source: Source, clock: TurnedClock, 
     assert await value(cache, "absent") == 5
 
 
-async def test_what_was_under_way_is_not_kept(make: Make, source: Source, autojump_clock: MockClock) -> None:
-    """6.3: a waiting caller gets it; a later one asks. What came by another way counts only if asked later."""
+@pytest.mark.parametrize("then", ["answered", "fails", "gone"])
+@pytest.mark.parametrize("state", ["invalid", "stale"])
+async def test_what_was_under_way_reaches_no_caller(
+    state: str, then: str, make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """6.3: a caller that waits for it sends another request, and gets no stale value either."""
+    cache = make(ttl_s=0.0 if state == "stale" else 60.0)
+    asked = 0
+    if state == "stale":
+        asked = await value(cache)
+    source.latency_s = 0.9
+    if then != "answered":
+        source.error = errors.ServerFailed("down") if then == "fails" else errors.NotFound("gone")
+    found: list[int] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(add_value, found, cache)
+        await trio.sleep(0.5)
+        source.error = None
+        cache.clear()
+        await add_value(found, cache)
+    assert found == [asked + 2, asked + 2]
+    assert source.finished == asked + 1
+
+
+@pytest.mark.parametrize("how", ["replaced", "marked", "invalidated", "hangs"])
+async def test_what_is_joined_no_more_reaches_no_caller(
+    how: str, make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """6.3: nor does a fetch that was discarded, or whose place another one took, and it is not stored either."""
+    cache = make()
+    source.latency_s = 5.0
+    found: list[int] = []
+
+    async with trio.open_nursery() as nursery:
+        if how == "hangs":
+            with trio.move_on_after(0.1):
+                await add_value(found, cache)
+            await trio.sleep(1.5)
+        nursery.start_soon(add_value, found, cache)
+        await trio.sleep(0.1)
+        if how == "replaced":
+            cache.mark_all_stale()
+            nursery.start_soon(add_value, found, cache)
+            await trio.sleep(0.1)
+        elif how == "marked":
+            cache.mark_stale("k")
+        elif how == "invalidated":
+            cache.invalidate("k")
+        asked = source.answers
+        cache.clear()
+    assert set(found) == {asked + 1}
+    await trio.sleep(10)
+    assert (await value(cache), source.finished) == (asked + 1, 1)
+
+
+async def test_what_came_in_the_same_moment_reaches_no_caller(
+    make: Make, source: Source, autojump_clock: MockClock
+) -> None:
+    """6.3: nor what has come when the caller that waits for it has not gone on yet: trio's order of tasks is random."""
     cache = make()
     source.latency_s = 1.0
     found: list[int] = []
 
-    async def ask() -> None:
-        found.append(await value(cache))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        await trio.sleep(0.5)
-        before = trio.current_time()
+    for _ in range(20):
         cache.clear()
-        await ask()
-    assert sorted(found) == [1, 2]
-    assert await value(cache) == 2
-    cache.store("other", 7, before)
+        asked = source.answers
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add_value, found, cache)
+            await trio.sleep(1.0)
+            cache.clear()
+        assert found.pop() == asked + 2
+
+
+async def test_what_came_by_another_way_counts_if_asked_later(make: Make, autojump_clock: MockClock) -> None:
+    """6.3: what was requested before the clearing, by a caller that stores it itself, is not kept."""
+    cache = make()
+    cache.clear()
+    cache.store("other", 7, trio.current_time())
     assert cache.get_any("other") is None
     await trio.sleep(0.1)
     cache.store("other", 8, trio.current_time())

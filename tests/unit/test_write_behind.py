@@ -1,0 +1,100 @@
+"""artifactfs.metadata.write_behind: when changes are written, on a virtual clock."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from artifactfs.metadata.metadata_store import Change, MetadataStore
+from artifactfs.metadata.write_behind import Name, WriteBehind
+from tests.fakes import NOW_NS
+from tests.stores import behind, store_in
+
+NAMES: list[Name] = [("listing", 7, bytes([number])) for number in range(3)]
+
+
+@asynccontextmanager
+async def writing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[WriteBehind, list[int]]]:
+    """Give a store as the loop sees it, and the number of changes in each of its transactions so far."""
+    transactions: list[int] = []
+    write = MetadataStore.write
+
+    def counted(self: MetadataStore, scope: int, changes: Sequence[Change]) -> bool:
+        transactions.append(len(changes))
+        return write(self, scope, changes)
+
+    monkeypatch.setattr(MetadataStore, "write", counted)
+    async with trio.open_nursery() as nursery:
+        yield behind(store_in(directory), nursery), transactions
+
+
+def put(made: WriteBehind, *names: Name) -> None:
+    for name in names:
+        made.put(name, NOW_NS / 1e9, lambda: lambda: b"a value")
+
+
+async def test_records_gather(autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8.1: what comes within a moment is written in one transaction, and no later than that."""
+    async with writing(tmp_path, monkeypatch) as (made, transactions):
+        for name in NAMES:
+            put(made, name)
+            await trio.sleep(0.01)
+        assert not transactions
+        await trio.sleep(0.03)
+        assert transactions == [3]
+
+
+async def test_many_records_do_not_wait(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.1: what fills a transaction is written at once, so a mount that is killed loses no more than a moment."""
+    async with writing(tmp_path, monkeypatch) as (made, transactions):
+        put(made, *(("listing", 7, b"%d" % number) for number in range(1_700)))
+        await trio.sleep(0.06)
+        assert transactions == [500, 500, 500, 200]
+
+
+async def test_what_gathers_at_a_change_of_accounts(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6.3: it is dropped, and the other account begins with what comes then."""
+    async with writing(tmp_path, monkeypatch) as (made, transactions):
+        put(made, *NAMES)
+        await trio.sleep(0.01)
+        made.switch_owner("site\0other")
+        await trio.sleep(0.1)
+        assert not transactions
+        put(made, NAMES[0])
+        await trio.sleep(0.1)
+        assert transactions == [1]
+
+
+async def test_a_reader_waits_for_no_others(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.1: a record that is asked for, and the end of a mount, have what gathers written at once."""
+    async with writing(tmp_path, monkeypatch) as (made, transactions):
+        began = trio.current_time()
+        put(made, *NAMES)
+        assert [record.key for record in await made.load(NAMES[1])] == [NAMES[1][2]]
+        put(made, NAMES[0])
+        await made.flush()
+        assert transactions == [3, 1]
+        assert trio.current_time() == began
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_deletion_does_not_wait(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """8.2: what is outdated is deleted or marked at once, whatever gathers: a killed mount must not leave it."""
+    async with writing(tmp_path, monkeypatch) as (made, transactions):
+        if not is_first:
+            put(made, *NAMES)
+            await trio.sleep(0.01)
+        made.mark_stale(7)
+        await wait_all_tasks_blocked()
+        assert transactions == [1 if is_first else 4]
