@@ -237,6 +237,16 @@ class ContentVersion(msgspec.Struct, frozen=True):
     is_listed: bool = True
     place: str = ""
 
+    @property
+    def named_artifact(self) -> ArtifactRef:
+        """The artifact, with the name of the version for a cache on the way (docs/fleets.md)."""
+        stamp, size = self.content_stamp, self.size_bytes
+        if stamp is None:
+            return self.artifact
+        # With the size, since a cache on the way would also answer with a file of another size.
+        version = stamp.hex() + (f"{size:x}" if size is not None else "")
+        return msgspec.structs.replace(self.artifact, version=version)
+
 
 # Returns pieces of memory for the next bytes of a body, in order; none if there is none for them now.
 Room = Callable[[], Sequence[memoryview]]

@@ -52,6 +52,7 @@ TUNING = ContentTuning(
     min_progress_bytes=32,
     full_body_ahead_bytes=8 * BLOCK,
     disk_queue_bytes=24 * BLOCK,
+    batch_wait_s=0.0,
 )
 
 
@@ -131,7 +132,8 @@ class Server:
             end = min(end, total)
             said = total if self.told else None
             rooms: list[Room] = []
-            body = ContentBody(start, end, said, False, self.validator(), self._chunks(data[start:end], rooms))
+            chunks = self._chunks(data[start:end] + self.extra, rooms)
+            body = ContentBody(start, end, said, False, self.validator(), chunks)
             if self.placed:
                 body.receive_into = rooms.append
         self.open_bodies += 1

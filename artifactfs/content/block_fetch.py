@@ -1,6 +1,24 @@
-"""One fetch of consecutive bytes, from its request to its end."""
+"""A fetch of blocks, which readers wait for, and what an answer to it may show of the file's size."""
 
 from collections.abc import Callable
+
+
+class LargerContent(Exception):
+    """An answer is of a larger file, which may continue the version. `total`: its size in bytes, where it says that."""
+
+    def __init__(self, total: int | None) -> None:
+        super().__init__(total)
+        self.total = total
+
+
+class SmallerContent(Exception):
+    """An answer is of a smaller file. `whole`: it is a whole body; `is_first`: see VersionBlocks.is_untouched."""
+
+    def __init__(self, size: int, *, whole: bool, is_first: bool) -> None:
+        super().__init__(size)
+        self.size = size
+        self.whole = whole
+        self.is_first = is_first
 
 
 class BlockFetch:

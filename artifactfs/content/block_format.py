@@ -223,8 +223,16 @@ def write(fd: int, key: bytes, first: int, blocks: Sequence[bytes | Buffer], sta
     )
     place = place_in(key)
     behind = place + _checksum(place).to_bytes(8, "little") if place else b""
+    together: list[memoryview] = []
     for part in (header, _checksum(header).to_bytes(8, "little"), *blocks, behind):
         for start in range(0, len(part), _WRITE_BYTES):
-            piece = memoryview(part)[start : start + _WRITE_BYTES]
-            if os.write(fd, piece) != len(piece):
-                raise OSError(errno.ENOSPC, "the disk took only part of a block")
+            together.append(memoryview(part)[start : start + _WRITE_BYTES])
+            if sum(map(len, together)) >= _WRITE_BYTES:
+                _write(fd, together)
+                together = []
+    _write(fd, together)
+
+
+def _write(fd: int, pieces: Sequence[memoryview]) -> None:
+    if os.writev(fd, pieces) != sum(map(len, pieces)):
+        raise OSError(errno.ENOSPC, "the disk took only part of a block")

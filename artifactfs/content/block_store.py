@@ -27,11 +27,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from artifactfs.content import block_eviction, block_format, block_tree, cache_dir, usage
+from artifactfs.content import block_eviction, block_format, block_tree, block_writes, cache_dir, usage
 from artifactfs.content.block_buffers import Buffer, NewBuffer
 from artifactfs.content.block_eviction import Pins
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
 from artifactfs.content.block_tree import Cleared, File, Usage, total
+from artifactfs.content.block_writes import NewFile
 from artifactfs.content.cache_places import DIGEST_BYTES
 from artifactfs.content.content_tuning import BLOCK_BYTES
 from artifactfs.content.usage import Total
@@ -150,42 +151,39 @@ class BlockStore:
 
         Returns whether they are cached. Evicts the least recently used blocks to make room.
         """
+        return self.save_all([NewFile(key, first, blocks, stamp)])
+
+    def save_all(self, files: Sequence[NewFile]) -> bool:
+        """Keep several files at once; returns whether they are cached: all of them, or some where the disk fails."""
         if time.monotonic() < self._paused_until:
             return False
         try:
-            return self._save(key, first, blocks, stamp)
+            return self._save(files)
         except FileNotFoundError:
             self._opened = None  # wiped, or discarded, in this moment
         except OSError as error:
             self._pause(error)
         return False
 
-    def _save(self, key: bytes, first: int, blocks: Sequence[bytes | Buffer], stamp: Provenance) -> bool:
-        size = block_tree.on_disk(block_format.extra_bytes(key, stamp) + sum(len(block) for block in blocks))
+    def _save(self, files: Sequence[NewFile]) -> bool:
         with contextlib.ExitStack() as stack:
+            begun: list[tuple[int, NewFile, Callable[[], None]]] = []
             with self._total(make=True) as held:
-                if not self._make_room(held, size):
+                if not self._make_room(held, sum(file.size_bytes for file in files)):
                     return False
                 # Still under the lock: nothing evicts a directory that is empty, or takes the file for a leftover.
-                directory = stack.enter_context(self._version(key, make=True))
-                name = block_format.file_name(first, len(blocks))
-                # The session's name, not the process's id: ids come again, and so would what a crash left.
-                aside = f".{self.session.hex()}-{next(self._counter)}-{size:x}"
-                fd = block_tree.set_aside(directory, aside)
-                held.value += size
-            # Not closed, and so locked, until it has its name.
-            stack.callback(os.close, fd)
-            try:
-                block_format.write(fd, key, first, blocks, stamp)
-                os.close(os.dup(fd))  # a disk in the network says only now what it could not write
-                os.rename(aside, name, src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(aside, dir_fd=directory)
-                raise
-            if len(blocks) > 1:
-                for index in range(first, first + len(blocks)):
-                    self._remove(directory, block_format.file_name(index, 1))
+                for file in files:
+                    directory = stack.enter_context(self._version(file.key, make=True))
+                    # The session's name, not the process's id: ids come again, and so would what a crash left.
+                    aside = f".{self.session.hex()}-{next(self._counter)}-{file.size_bytes:x}"
+                    finish = stack.enter_context(block_writes.begun(directory, file, aside))
+                    begun.append((directory, file, finish))
+                    held.value += file.size_bytes
+            for directory, file, finish in begun:
+                finish()
+                if len(file.blocks) > 1:
+                    for index in range(file.first, file.first + len(file.blocks)):
+                        self._remove(directory, block_format.file_name(index, 1))
         return True
 
     def discard(self, key: bytes) -> None:

@@ -77,6 +77,9 @@ def on_disk(size_bytes: int) -> int:
 def version(tree: int, key: bytes, *, make: bool = False) -> Iterator[int]:
     """Open the directory of a version's files; `make` it where it is missing."""
     name = key[:DIGEST_BYTES].hex()
+    if not make:
+        # Mostly there is none, which one call says in place of three. Nothing is read behind a link: see below.
+        os.stat(f"{name[:2]}/{name[2:]}", dir_fd=tree)
     upper = cache_dir.subdirectory(name[:2], tree, make=make)
     try:
         lower = cache_dir.subdirectory(name[2:], upper, make=make)

@@ -117,11 +117,12 @@ def _open(path: str, *, links: bool, make: bool) -> Directory:
 def _make(name: str, within: int) -> None:
     """Make a directory that is 0700 whatever the umask."""
     os.mkdir(name, 0o700, dir_fd=within)
+    if os.stat(name, dir_fd=within, follow_symlinks=False).st_mode & 0o700 == 0o700:
+        return
     made = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=within)
     try:
-        if stat.S_IMODE(os.fstat(made).st_mode) & 0o700 != 0o700:
-            # fchmod takes no such descriptor, and another cannot be had of a directory without these bits.
-            os.chmod(f"/proc/self/fd/{made}", 0o700)
+        # fchmod takes no such descriptor, and another cannot be had of a directory without these bits.
+        os.chmod(f"/proc/self/fd/{made}", 0o700)
     finally:
         os.close(made)
 

@@ -40,6 +40,8 @@ class ContentTuning(msgspec.Struct, frozen=True):
     disk_queue_bytes: int = 24 << 20
     # How long a block waits for the others of its group, with which it costs the disk far less.
     group_wait_s: float = 0.5
+    # How long any other block waits for more of its kind, to be written with them by one call of a thread.
+    batch_wait_s: float = 0.05
 
 
 DEFAULTS = ContentTuning()

@@ -18,6 +18,7 @@ from artifactfs.content.block_buffers import Buffer
 from artifactfs.content.block_format import Block, Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.block_tree import Cleared
+from artifactfs.content.block_writes import NewFile
 from artifactfs.content.cache_places import place_in
 from artifactfs.content.content_tuning import DEFAULTS, ContentTuning
 from artifactfs.content.read_stats import CacheState
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 _THREADS = 4
 # How long a fetch waits for room in the queue.
 _ROOM_WAIT_S = 2.0
-# Blocks written by one call of a thread, where they are no group: each call costs the loop about 0.1 ms.
-_BATCH = 8
+# Blocks written by one call of a thread, where they are no group, and their bytes: all wait for the last of them.
+_BATCH, _BATCH_BYTES = 16, 512 << 10
 
 _Place = tuple[bytes, int]
 _IsMeant = Callable[[bytes], bool]
@@ -43,7 +44,7 @@ _Save = Callable[[BlockStore, Sequence[tuple[_Place, Block]]], bool]
 
 
 class _Waiting(msgspec.Struct):
-    """A block in the queue. It is written without its group at `due` (of trio's clock) at the latest."""
+    """A block in the queue. At `due` (of trio's clock) it waits no more for its group, or for others."""
 
     block: Block
     due: float
@@ -85,10 +86,8 @@ class DiskCache:
         # The last call found no thread; and versions that are to be deleted since.
         self._without_threads = False
         self._doomed: set[bytes] = set()
-        # The parts of the cache that are being deleted, as tests of a place: nothing of them is loaded. And how many
-        # there were.
+        # The parts of the cache that are being deleted, as tests of a place: nothing of them is loaded.
         self._refused: list[_IsMeant] = []
-        self._refusals = 0
         # What fits on the disk; `room_bytes` is 0 if the last save failed.
         self.room_bytes = self.max_bytes = store.max_bytes if store is not None else 0
         self._idle = trio.Event()
@@ -117,12 +116,15 @@ class DiskCache:
                 found.update((index, block) for index, block in zip(missing, loaded, strict=True) if block is not None)
         return [found.get(index) for index in indices]
 
-    async def save(self, key: bytes, index: int, data: Buffer, size: int, stamp: Provenance) -> None:
-        """Queue the first `size` bytes of a block. Waits a little for room; without it the block is not saved."""
-        if self._store is None:
-            return
-        refusals = self._refusals
-        while self._waiting_bytes > self._tuning.disk_queue_bytes:
+    def queue(self, key: bytes, index: int, data: Buffer, size: int, stamp: Provenance) -> None:
+        """Queue the first `size` bytes of a block, to be saved; not where the disk does not keep up."""
+        if self._store is not None and not (self._stuck and self._is_full):
+            block = Block(data if size == len(data) else bytearray(data[:size]), stamp)
+            self._enqueue(self._store, (key, index), block)
+
+    async def wait_for_room(self) -> None:
+        """Wait a little where the queue is too long. What is queued before stays there, whatever memory evicts."""
+        while self._is_full:
             with trio.move_on_after(0 if self._stuck else _ROOM_WAIT_S) as waited:
                 await self._written.wait()
             if waited.cancelled_caught:
@@ -130,10 +132,10 @@ class DiskCache:
                     log.info("the cache's disk does not keep up: not every block is cached")
                 self._stuck = True
                 return
-        if refusals == self._refusals:
-            self._enqueue(
-                self._store, (key, index), Block(data if size == len(data) else bytearray(data[:size]), stamp)
-            )
+
+    @property
+    def _is_full(self) -> bool:
+        return self._waiting_bytes > self._tuning.disk_queue_bytes
 
     @no_checkpoint
     def _enqueue(self, store: BlockStore, place: _Place, block: Block) -> None:
@@ -163,7 +165,6 @@ class DiskCache:
     def refuse(self, is_meant: _IsMeant) -> None:
         """Load nothing more of the places that are meant, until `delete` has deleted what is cached of them."""
         self._refused.append(is_meant)
-        self._refusals += 1
         for place in [place for place in self._waiting if is_meant(place_in(place[0]))]:
             self._take(place)
 
@@ -293,7 +294,7 @@ class DiskCache:
 
     def _put(self, place: _Place, block: Block) -> None:
         group = self._group_of(place, block)
-        wait_s = 0.0 if group is None else self._tuning.group_wait_s
+        wait_s = self._tuning.batch_wait_s if group is None else self._tuning.group_wait_s
         self._waiting[place] = _Waiting(block, trio.current_time() + wait_s)
         self._waiting_bytes += len(block.data)
         if group is not None:
@@ -320,8 +321,10 @@ class DiskCache:
         hurry = self._flushing > 0 or self._waiting_bytes > self._tuning.disk_queue_bytes // 2
         now = trio.current_time()
         due: list[_Place] = []
+        due_bytes = 0
         for place, waiting in self._waiting.items():
-            if len(due) == _BATCH or not (hurry or waiting.due <= now):
+            due_bytes += len(waiting.block.data)
+            if not (hurry or waiting.due <= now) or (due and (len(due) == _BATCH or due_bytes > _BATCH_BYTES)):
                 break
             due.append(place)
         return due, _save_all
@@ -361,8 +364,7 @@ class DiskCache:
 
 
 def _save_all(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:
-    kept = [store.save(key, index, [block.data], block.stamp) for (key, index), block in batch]
-    return all(kept)
+    return store.save_all([NewFile(key, index, [block.data], block.stamp) for (key, index), block in batch])
 
 
 def _save_group(store: BlockStore, batch: Sequence[tuple[_Place, Block]]) -> bool:

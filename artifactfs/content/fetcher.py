@@ -15,10 +15,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_fetch import BlockFetch
+from artifactfs.content.block_fetch import BlockFetch, LargerContent, SmallerContent
 from artifactfs.content.context import ContentContext
 from artifactfs.content.full_body import FullBody
-from artifactfs.content.version_blocks import LargerContent, SmallerContent, VersionBlocks
+from artifactfs.content.growth import prove
+from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,26 @@ class Fetcher:
         self._shrink = shrink
         # Held by a request while its answer may be the whole file.
         self._turn = trio.Lock()
+        # Held while validators are compared with contents.
+        self._judging = trio.Lock()
         self._full_body: FullBody | None = None
+        self._restarts = 0
+
+    @property
+    def being_passed(self) -> set[int]:
+        """The block that a full body has come to. Without its first bytes the rest of it would be read for nothing."""
+        body = self._full_body
+        return set() if body is None else {body.at // self._context.tuning.block_bytes}
 
     def want(self, end: int) -> None:
         """A read waits for the bytes before `end`."""
         if self._full_body is not None:
             self._full_body.want(end)
+
+    def came_near(self, offset: int) -> int:
+        """Return how far a full body has come on its way to an offset; 0 for none, or if it is past that."""
+        body = self._full_body
+        return body.at if body is not None and body.at <= offset else 0
 
     async def run(self, fetch: BlockFetch) -> None:
         """Fetch the bytes from `at` to `upto`. Raises Superseded, ServiceError."""
@@ -73,7 +88,7 @@ class Fetcher:
             if self._full_body is not None:
                 await self._follow(fetch, self._full_body)
                 continue
-            began_at, size = fetch.at, blocks.size
+            began_at, size, restarts = fetch.at, blocks.size, self._restarts
             error: errors.ServiceError | None = None
             answered = False
             try:
@@ -83,13 +98,20 @@ class Fetcher:
                     answered = True
                     await self._receive(fetch, body, suspect, size)
             except _OtherValidator as other:
-                suspect = other.validator
+                if suspect is None:
+                    suspect = other.validator
+                    continue
+                await self._judge_validators()
+                fruitless += blocks.size == size
+                if fruitless >= _MAX_FRUITLESS:
+                    raise await blocks.supersede(blocks.size, other.validator) from other
+                suspect = None
                 continue
             except LargerContent as larger:
                 await self._grow(larger.total)
                 fruitless += blocks.size == size
-                if fruitless >= _MAX_FRUITLESS:
-                    raise await blocks.supersede(larger.total) from larger
+                if fruitless >= _MAX_FRUITLESS or (suspect is not None and blocks.size == size):
+                    raise await blocks.supersede(larger.total, suspect) from larger
                 continue
             except SmallerContent as smaller:
                 await self._shrink(smaller)
@@ -100,7 +122,8 @@ class Fetcher:
                 error = caught
             suspect = None
             # A better answer may follow one without anything new, but not for ever.
-            fruitless = 0 if fetch.at > began_at else fruitless + 1
+            # That another reader stepped back says nothing of the answer; the deadline of a read bounds that.
+            fruitless = 0 if fetch.at > began_at or self._restarts != restarts else fruitless + 1
             if fetch.done or (error is None and not fruitless):
                 continue
             if fruitless >= _MAX_FRUITLESS:
@@ -171,25 +194,58 @@ class Fetcher:
         if blocks.validator is None:
             blocks.set_validator(body.validator)
         elif body.validator != blocks.validator:
-            if suspect is None:
-                raise _OtherValidator(body.validator)
             if suspect == body.validator:
+                if body.total is None and not blocks.must_match:
+                    raise LargerContent(None)  # it may only have grown, which the comparison shows
                 raise await blocks.supersede(blocks.size, body.validator)
-            log.info("this server's validators differ from answer to answer; they are ignored")
-            self._context.validators_unreliable = True
+            if suspect is None or (blocks.size is not None and not body.whole):
+                raise _OtherValidator(body.validator)
+            # A whole body is compared with what memory has as it comes.
+            self._ignore_validators()
             if blocks.must_match:
                 raise await blocks.supersede(blocks.size)
+
+    async def _judge_validators(self) -> None:
+        """Find out what validators mean that differ from answer to answer: nothing where known bytes are the same.
+
+        Raises Superseded for other bytes, ServiceError.
+        """
+        context, blocks = self._context, self._blocks
+        async with self._judging:
+            if context.validators_unreliable:
+                return
+            found = await prove(context, self.artifact, blocks, None, moved=True)
+            if not found.compared:
+                blocks.validator = None  # no reader has anything that the next answer could contradict
+            elif found.size_bytes > (blocks.size or 0):
+                await self._grow(found.size_bytes)
+            elif found.validator not in (None, blocks.validator):
+                self._ignore_validators()
+
+    def _ignore_validators(self) -> None:
+        log.info("this server's validators differ from answer to answer; they are ignored")
+        self._context.validators_unreliable = True
 
     async def _take_range(self, fetch: BlockFetch, body: ContentBody) -> None:
         stop = min(fetch.upto, body.end) if body.end is not None else fetch.upto
         if stop <= fetch.at:
             return  # past the end of the file; `_check` has learned its size
-        body.receive_into(lambda: self._blocks.room(fetch.at, stop))
+        blocks = self._blocks
+        if blocks.size is not None and stop > blocks.size:
+            # Requested before another answer told the size, of a file that has grown since.
+            fetch.upto = blocks.size
+            raise errors.ConnectionLost("the file grew while it was requested")
+        # This answer may tell no size, and another one meanwhile.
+        shape = blocks.growths, blocks.size
+        body.receive_into(lambda: blocks.room(fetch.at, stop))
         async for chunk in body.chunks:
+            if (blocks.growths, blocks.size) != shape:
+                raise errors.ConnectionLost("the file's size became another while its answer came")
             if fetch.at + len(chunk) > stop:
-                raise errors.UnexpectedAnswer("more bytes came than the answer had announced")
+                # What came before them may be as wrong, and a program may have been given it: it must fail.
+                raise await blocks.reject("more bytes came than the answer had announced")
             at, fetch.at = fetch.at, fetch.at + len(chunk)
-            await self._blocks.receive(at, chunk, ahead=fetch.ahead)
+            await blocks.receive(at, chunk, ahead=fetch.ahead)
         if fetch.at < stop:
             raise errors.ConnectionLost(f"an answer ended {stop - fetch.at} bytes early")
 
@@ -208,6 +264,7 @@ class Fetcher:
             fetch.finish(fetch)
             return
         else:
+            self._restarts += 1
             full_body.restart()
         await blocks.changed.wait()
         # After its end only the blocks tell how far it came.

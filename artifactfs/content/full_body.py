@@ -9,10 +9,10 @@ import logging
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_fetch import BlockFetch
+from artifactfs.content.block_fetch import BlockFetch, LargerContent, SmallerContent
 from artifactfs.content.context import ContentContext
 from artifactfs.content.read_stats import Stream
-from artifactfs.content.version_blocks import LargerContent, SmallerContent, VersionBlocks
+from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, Chunk, ContentBody
 from artifactfs.util.pulse import Pulse
 
@@ -41,6 +41,7 @@ class FullBody:
         self._blocks = blocks
         self._body = body
         self._is_first = blocks.is_untouched
+        self._growths = blocks.uncompared_growths
         self._fetch = fetch
         # The offsets up to which reads wait, and up to which read-ahead is wanted.
         self._wanted_to = 0 if fetch.ahead else fetch.end
@@ -80,16 +81,17 @@ class FullBody:
             if not await self._may_continue():
                 return
         await self._advance(received - len(last), last)
-        if size is None:
+        if received == size:
+            blocks.is_listed_only = False
+        elif not self._body.is_framed:
+            # Nothing tells a connection that was cut from the end of the body.
+            of_all = "bytes, and nothing tells the length" if size is None else f"of {size} bytes"
+            raise errors.ShortBody(f"the connection ended after {received} {of_all}")
+        elif size is None:
             blocks.learn_size(received)
             await blocks.persist_range(0, received)
-        elif received == size:
-            blocks.is_listed_only = False
-        elif self._body.is_framed:
-            raise SmallerContent(received, whole=True, is_first=self._is_first)
         else:
-            # Nothing tells a connection that was cut from the end of the body.
-            raise errors.ShortBody(f"the connection ended after {received} of {size} bytes")
+            raise SmallerContent(received, whole=True, is_first=self._is_first)
 
     def want(self, end: int, *, ahead: bool = False) -> None:
         """A read waits for the bytes before `end`; or, with `ahead`, they are wanted as read-ahead."""
@@ -106,6 +108,9 @@ class FullBody:
         self._scope.cancel()
 
     async def _advance(self, offset: int, chunk: Chunk) -> None:
+        if self._blocks.uncompared_growths != self._growths:
+            # After a comparison it goes on: a file that grows all the time would never be read to its end.
+            raise errors.ConnectionLost("the file grew while its body came")
         fetch = self._fetch
         self.at = offset + len(chunk)
         fetch.at = max(fetch.at, min(self.at, fetch.end))

@@ -2,9 +2,9 @@
 
 A size, a time or a validator proves nothing: a log that was rotated is larger again one day. So the end of what is
 cached of the version (its last block), and its first bytes, are compared with the same range of the larger file, once
-for each growth, before anything of the larger file is shown (docs/semantics.md 2.4). New bytes that come with the
-answer are kept. Where nothing of the version is cached, and no reader was given anything, no bytes can be mixed, and
-no request is made.
+for each growth, before anything of the larger file is shown (docs/semantics.md 2.4). What the caches have lost is
+compared by its digest (known_bytes.py). New bytes that come with the answer are kept. Where nothing of the version ever
+came, no bytes can be mixed, and no request is made.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.content.context import ContentContext
+from artifactfs.content.known_bytes import Digest
 from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, Chunk, ContentBody
 
@@ -34,22 +35,58 @@ class Growth(msgspec.Struct, frozen=True):
     compared: bool = True
 
 
-class _Sample(msgspec.Struct, frozen=True):
-    """Known bytes of the version, from offset `start` on."""
+class _Sample:
+    """Known bytes [start, end) of the version."""
 
-    start: int
-    data: memoryview
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.data)
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
 
     def differs(self, offset: int, chunk: Chunk) -> bool:
-        """Whether a chunk at `offset` contradicts the sample."""
+        """Whether a chunk at `offset` contradicts the sample. The chunks of an answer come in order."""
         first, last = max(offset, self.start), min(offset + len(chunk), self.end)
-        if first >= last:
-            return False
-        return memoryview(chunk)[first - offset : last - offset] != self.data[first - self.start : last - self.start]
+        return first < last and self._differs(first, memoryview(chunk)[first - offset : last - offset])
+
+    def _differs(self, at: int, piece: memoryview) -> bool:
+        """Whether a piece at `at`, which lies within the sample, contradicts it."""
+        raise NotImplementedError
+
+
+class _Cached(_Sample):
+    """Bytes that are cached."""
+
+    def __init__(self, start: int, data: memoryview) -> None:
+        super().__init__(start, start + len(data))
+        self._data = data
+
+    def _differs(self, at: int, piece: memoryview) -> bool:
+        return piece != self._data[at - self.start : at - self.start + len(piece)]
+
+
+class _Lost(_Sample):
+    """Bytes of which only a digest is left: they are compared when all of them have come."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(digest.start, digest.end)
+        self._digest = digest
+        self._came = bytearray()
+
+    def _differs(self, at: int, piece: memoryview) -> bool:
+        if at - self.start > len(self._came):
+            return False  # an answer for other bytes, which begins within these
+        self._came[at - self.start :] = piece
+        return at + len(piece) == self.end and self._digest.differs(memoryview(self._came))
+
+
+class _News(msgspec.Struct):
+    """The bytes behind the version's end, as far as answers brought them, and the last validator of these."""
+
+    data: bytearray = msgspec.field(default_factory=bytearray)
+    validator: bytes | None = None
+
+    def take(self, offset: int, chunk: Chunk) -> None:
+        """Add the part of a chunk behind the version's end, from which `offset` counts, unless bytes before it lack."""
+        if offset <= len(self.data):
+            self.data[max(0, offset) :] = chunk[max(0, -offset) :]
 
 
 async def prove(
@@ -71,12 +108,14 @@ async def prove(
     size = blocks.size or 0
     samples = await _samples(context, blocks)
     if not samples:
-        if blocks.received or blocks.must_match:
-            # The caches have lost what the readers were given, so nothing can be compared with it.
+        if blocks.must_match:
+            # What readers were given may be wrong, so nothing can be compared with it.
             raise await blocks.supersede(listed_bytes)
         if listed_bytes is not None:
             return Growth(listed_bytes, compared=False)
-    start, known_to = (samples[-1].start, samples[-1].end) if samples else (size, size)
+    first = min(samples, key=lambda sample: sample.start, default=None)
+    last = max(samples, key=lambda sample: sample.end, default=None)
+    start, known_to = (last.start, last.end) if last is not None else (size, size)
     # News come with the answer where the known bytes reach to the version's end.
     block_bytes = context.tuning.block_bytes
     end = known_to
@@ -84,19 +123,28 @@ async def prove(
         end = max(size + 1, min(listed_bytes or size + block_bytes, start + 2 * block_bytes))
     sizes = listed_bytes, doubted_bytes
     found, whole = await _request(context, artifact, blocks, samples, start, end, sizes)
-    if not whole and len(samples) > 1 and (moved or found.size_bytes > size):
-        await _request(context, artifact, blocks, samples, samples[0].start, samples[0].end, sizes)
-    return found if samples else msgspec.structs.replace(found, compared=False)
+    if not whole and first is not None and first is not last and (moved or found.size_bytes > size):
+        await _request(context, artifact, blocks, samples, first.start, first.end, sizes)
+    if samples:
+        return found
+    if blocks.known.last is not None:
+        # Readers were given bytes while the answer was on its way, and these can be compared.
+        return await prove(context, artifact, blocks, listed_bytes, moved=moved, doubted_bytes=doubted_bytes)
+    return msgspec.structs.replace(found, compared=False)
 
 
 async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Sample]:
-    """Return the first and the last bytes that are cached, each as far as they meet, or less; one where they do."""
+    """Return the first and the last bytes that are cached, each as far as they meet, or less; one where they do.
+
+    Where bytes before or behind these came, and are cached no more, their digests, too.
+    """
     block_bytes = context.tuning.block_bytes
     last = max(0, (blocks.size or 0) - 1) // block_bytes
     await blocks.load({0, last}, ahead=False)
     highest = blocks.last_in_memory()
     last_known = last if blocks.block(last) is not None or highest is None else highest
     samples: list[_Sample] = []
+    known = blocks.known
     for index, part in (0, 0), (last_known, -1):
         block = blocks.block(index)
         if block is None or not block.parts:
@@ -106,7 +154,13 @@ async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Samp
         if (index, start) != (last_known, block.parts[-1][0]):
             end = min(end, start + context.tuning.head_bytes)
         if start < end and not any(sample.start == index * block_bytes + start for sample in samples):
-            samples.append(_Sample(index * block_bytes + start, memoryview(block.data)[start:end]))
+            samples.append(_Cached(index * block_bytes + start, memoryview(block.data)[start:end]))
+    if blocks.must_match:
+        return samples
+    if known.last is not None and known.last.end > max((sample.end for sample in samples), default=0):
+        samples.append(_Lost(known.last))
+    if known.first is not None and known.first.start < min((sample.start for sample in samples), default=0):
+        samples.append(_Lost(known.first))
     return samples
 
 
@@ -123,23 +177,25 @@ async def _request(
 
     `sizes`: see `prove`, listed and doubted. A server may grant less than was asked for: the rest is requested, too.
     """
-    attempt = 1
-    while True:
-        try:
-            with trio.CancelScope(deadline=trio.current_time() + context.deadline_s) as scope:
+    attempt, news = 1, _News()
+    # One deadline for all attempts: only bytes renew it.
+    with trio.CancelScope(deadline=trio.current_time() + context.deadline_s) as scope:
+        while True:
+            try:
                 size = sizes[0] if sizes[0] is not None else blocks.size
                 async with context.service.get(artifact, start, end, size=size) as body:
-                    found = await _compare(context, blocks, samples, body, end, sizes, scope)
+                    found = await _compare(context, blocks, samples, body, end, sizes, scope, news)
                     if isinstance(found, Growth):
                         return found, body.whole
-                    start, attempt = found, 1
+                    start, end, attempt = found, max(end, found + 1), 1
+                    scope.deadline = trio.current_time() + context.deadline_s
                     continue
-            raise errors.TimedOut(f"no content came for {context.deadline_s:g} s")
-        except errors.ConnectionLost:
-            if attempt == _ATTEMPTS:
-                raise
-        await trio.sleep(context.backoff_s(attempt))
-        attempt += 1
+            except errors.ConnectionLost:
+                if attempt == _ATTEMPTS:
+                    raise
+            await trio.sleep(context.backoff_s(attempt))
+            attempt += 1
+    raise errors.TimedOut(f"no content came for {context.deadline_s:g} s")
 
 
 async def _compare(
@@ -150,6 +206,7 @@ async def _compare(
     end: int,
     sizes: tuple[int | None, int | None],
     scope: trio.CancelScope,
+    news: _News,
 ) -> Growth | int:
     """Return how the file continues the version, or from which offset on more must be asked for to know that."""
     size, total, (listed_bytes, doubted_bytes) = blocks.size or 0, body.total, sizes
@@ -161,11 +218,12 @@ async def _compare(
         enough = min(enough, total)
     elif listed_bytes is not None:
         enough = min(enough, max(size, listed_bytes))
-    at, progress_at, news = body.start, body.start, bytearray()
+    at, progress_at = body.start, body.start
+    news.validator = body.validator or news.validator
     while at < enough and (chunk := await anext(body.chunks, None)) is not None:
         if any(sample.differs(at, chunk) for sample in samples):
             raise await blocks.supersede(total, body.validator)
-        news += chunk[max(0, size - at) :]
+        news.take(at - size, chunk)
         context.stats.fetched_bytes += min(len(chunk), max(0, size - at))
         at += len(chunk)
         if at - progress_at >= context.tuning.min_progress_bytes:
@@ -173,10 +231,18 @@ async def _compare(
     known_to = max((min(sample.end, end) for sample in samples), default=0)
     if body.whole and total is None and at < size and (body.is_framed or at == doubted_bytes):
         raise await blocks.supersede(at)
-    if not body.whole and body.start < at < known_to and at == body.end:
+    if not body.whole and body.start < at < (enough if total is None else known_to) and at == body.end:
+        # Less was granted, or the file ends here: the answer for what is behind shows which.
         return at
+    is_of_end = not body.whole and at >= end >= max((sample.end for sample in samples), default=0)
+    if is_of_end and total is None and (listed_bytes is None or at < listed_bytes):
+        # An answer for bytes behind the end tells the size. Doubled, so that few requests come to that.
+        return max(2 * at, size) if listed_bytes is None else listed_bytes - 1
     if at < max(known_to, min(enough, body.end or 0)):
         raise errors.ConnectionLost("an answer ended before what is known of the file")
+    if body.whole and not body.is_framed and listed_bytes is not None and at < enough:
+        # It may have been cut. Without a listed size, what came is there, and the next look may bring more.
+        raise errors.ShortBody(f"the connection ended after {at} of {listed_bytes} bytes")
     if total is None:
         total = max(at, listed_bytes or 0) if at >= enough else at
-    return Growth(max(total, size), body.validator, bytes(news[: max(0, total - size)]))
+    return Growth(max(total, size), news.validator, bytes(news.data[: max(0, total - size)]))

@@ -15,12 +15,13 @@ from artifactfs import errors
 from artifactfs.content import cache_places
 from artifactfs.content.cache_places import place_in
 from artifactfs.content.context import ContentContext
+from artifactfs.content.known_bytes import KnownBytes
 from artifactfs.content.reader import OpenFile, SharedVersion
 from artifactfs.content.shared_file import SharedFile
 from artifactfs.domain import ContentVersion
 from artifactfs.util.no_checkpoint import no_checkpoint
 
-# Versions that were closed and may grow, about 300 bytes each. Arbitrary.
+# Versions that were closed and may grow, about 600 bytes each. Arbitrary.
 _MAX_CLOSED = 20_000
 # Parts of the cache that were dropped, and whose files are checked at open since. Arbitrary.
 _MAX_DROPPED = 100
@@ -46,6 +47,7 @@ class _Lineage(msgspec.Struct, frozen=True):
     earlier_validators: frozenset[bytes]
     sized_at: float
     content_stamp: bytes | None
+    known: KnownBytes
 
 
 class OpenFileTable:
@@ -264,9 +266,11 @@ class OpenFileTable:
         known = msgspec.structs.replace(
             version, size_bytes=closed.size_bytes, content_stamp=closed.content_stamp or version.content_stamp
         )
-        return SharedFile(
+        file = SharedFile(
             self._context, known, self._key_of(version), closed.key, closed.earlier_validators, closed.sized_at
         )
+        file.blocks.known = closed.known
+        return file
 
     def _release(self, identity: ContentVersion, shared: SharedVersion) -> None:
         file = shared.current
@@ -281,7 +285,12 @@ class OpenFileTable:
         blocks = file.blocks
         if file.size is not None and not file.dead and identity.lineage is not None and not blocks.is_untouched:
             self._closed[identity] = _Lineage(
-                blocks.key, file.size, frozenset(blocks.earlier_validators), file.sized_at, blocks.content_stamp
+                blocks.key,
+                file.size,
+                frozenset(blocks.earlier_validators),
+                file.sized_at,
+                blocks.content_stamp,
+                blocks.known,
             )
 
     def _first_key(self, version: ContentVersion) -> bytes:

@@ -74,7 +74,7 @@ class OpenFile:
             await self._shared.current.blocks.load_size()
         if self.size is None:
             await self._fetch(0, head_bytes, (0, head_bytes))
-            await self._shared.current.blocks.persist_size()
+            self._shared.current.blocks.persist_size()
         end = min(head_bytes, self.size or 0)
         if revalidate and end and self._shared.current.try_view(0, end) is None:
             await self._fetch(0, end, (0, head_bytes))
@@ -95,7 +95,7 @@ class OpenFile:
             start = end
         if self.size is None:
             raise errors.BodyTooLarge("no answer tells the length of a body that no cache has room for")
-        await self._shared.current.blocks.persist_size()
+        self._shared.current.blocks.persist_size()
 
     async def save_cached(self) -> None:
         """Save the blocks that memory has of the file to the disk, which may have evicted them."""

@@ -11,11 +11,13 @@ import msgspec
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_fetch import BlockFetch
+from artifactfs.content.block_fetch import BlockFetch, SmallerContent
 from artifactfs.content.context import ContentContext
 from artifactfs.content.fetcher import Fetcher
 from artifactfs.content.growth import Growth, prove
-from artifactfs.content.version_blocks import HasSuccessor, SmallerContent, VersionBlocks
+from artifactfs.content.proof_turns import ProofTurns
+from artifactfs.content.stall import Stall
+from artifactfs.content.version_blocks import HasSuccessor, VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentVersion
 from artifactfs.util.no_checkpoint import no_checkpoint
 
@@ -23,9 +25,6 @@ log = logging.getLogger(__name__)
 
 # Fetches for one read that each succeeded and left nothing, since the pool evicted the bytes at once. Arbitrary.
 _MAX_FETCHES = 16
-# After a wait without progress, other reads fail at once for this long (docs/semantics.md 5.1: a probe at most every 5
-# s).
-_STALLED_S = 5.0
 
 
 class SharedFile:
@@ -49,15 +48,14 @@ class SharedFile:
         self.version = version
         size, stamp = version.size_bytes, version.content_stamp
         self.blocks = VersionBlocks(context, size, key_of, stamp, key, earlier_validators, not version.settled)
-        self._fetcher = Fetcher(context, _named(version), self.blocks, self._grow_by_answer, self._shrink_by_answer)
-        self._growing = trio.Lock()
+        artifact = version.named_artifact
+        self._fetcher = Fetcher(context, artifact, self.blocks, self._grow_by_answer, self._shrink_by_answer)
+        self._growing = ProofTurns()
         self.sized_at = trio.current_time() if sized_at is None else sized_at
         # The fetches that are under way. No two have a byte in common.
         self._fetches: list[BlockFetch] = []
         self._scopes: set[trio.CancelScope] = set()
-        # What was received when a wait ended without progress, and until when other waits fail at once.
-        self._stalled_at = -1
-        self._stalled_until = 0.0
+        self._stall = Stall(context, self.blocks)
         self.refcount = 0
 
     @property
@@ -96,7 +94,7 @@ class SharedFile:
         (None: the time to live of a listing); and where a listing gives less (`doubted_bytes`). The size may come out
         smaller, where the listing runs ahead of the contents, or larger. Raises Superseded, ServiceError.
         """
-        async with self._growing:
+        async with self._growing.turn():
             # A read past the end of a version that is gone must fail, and not find the end of the file.
             self.blocks.check_alive()
             size, listed = self.size, version.size_bytes
@@ -117,7 +115,7 @@ class SharedFile:
 
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""
-        async with self._growing:
+        async with self._growing.turn():
             size = self.size
             if size is None or (total is not None and total <= size):
                 return
@@ -142,7 +140,8 @@ class SharedFile:
             raise await self.blocks.supersede(size)
 
     async def _grow(self, version: ContentVersion, listed_bytes: int | None, doubted_bytes: int | None = None) -> None:
-        artifact, old_size = _named(version), self.size or 0
+        self._growing.check()
+        artifact, old_size = version.named_artifact, self.size or 0
         moved = version.content_stamp not in (None, self.blocks.content_stamp)
         growth = await prove(
             self._context, artifact, self.blocks, listed_bytes, moved=moved, doubted_bytes=doubted_bytes
@@ -260,7 +259,7 @@ class SharedFile:
         new.blocks.is_listed_only = False
         if self.blocks.validator is not None:
             new.blocks.set_validator(self.blocks.validator)
-        new.blocks.must_match = self.blocks.must_match
+        new.blocks.must_match, new.blocks.known = self.blocks.must_match, self.blocks.known
         new.refcount = self.refcount
         return new
 
@@ -272,17 +271,13 @@ class SharedFile:
         """Wait for bytes [start, upto) of the file, in block `index`; None if the file turns out to end before."""
         blocks, context = self.blocks, self._context
         base = index * self._block_bytes
-        min_progress_bytes = context.tuning.min_progress_bytes
-        received = blocks.received
+        # How far a full body has come on its way to here: after a step back it brings bytes again that count no more.
+        received, near = blocks.received, self._fetcher.came_near(start)
+        nearest = near
         fetch: BlockFetch | None = None
         fetches = 0
-        if (
-            trio.current_time() < self._stalled_until
-            and received - self._stalled_at < min_progress_bytes
-            and blocks.view(index, start - base, upto - base) is None
-        ):
-            # The kernel asks again, page by page, for what has just failed. Each would wait for a deadline.
-            raise errors.TimedOut("no content came a moment ago")
+        if blocks.view(index, start - base, upto - base) is None:
+            self._stall.check()
         while True:
             with trio.move_on_after(context.deadline_s):
                 while True:
@@ -303,10 +298,10 @@ class SharedFile:
                         fetch = self._fetch_of(missing)
                     self._fetcher.want(upto)
                     await blocks.changed.wait()
-            if blocks.received - received < min_progress_bytes:
-                self._stalled_at, self._stalled_until = blocks.received, trio.current_time() + _STALLED_S
-                raise errors.TimedOut(f"no content came for {context.deadline_s:g} s")
-            received = blocks.received
+                    nearest = max(nearest, self._fetcher.came_near(start))
+            if max(blocks.received - received, nearest - near) < context.tuning.min_progress_bytes:
+                raise self._stall.begin()
+            received, near = blocks.received, nearest
 
     # --- fetching ------------------------------------------------------------------------------------------
 
@@ -362,13 +357,12 @@ class SharedFile:
                 block = blocks.block(indices[-1])
                 if not fetch.done and block is not None and block.count < blocks.length_of(indices[-1]):
                     await blocks.persist(indices[-1], block)
-            except errors.Superseded as error:
-                fetch.error = error
-                # The other fetches are of the version that is gone.
-                self._scopes.discard(scope)
-                self._cancel()
             except Exception as error:
                 fetch.error = error
+                if blocks.dead or isinstance(error, errors.Superseded):
+                    # The other fetches are of the version that is gone.
+                    self._scopes.discard(scope)
+                    self._cancel()
                 if not isinstance(error, errors.ArtifactfsError):
                     log.exception("fetching content failed: %s", errors.unexpected())
             finally:
@@ -384,17 +378,8 @@ class SharedFile:
             fetch.done = True
             self._fetches.remove(fetch)
             self._context.active_downloads -= not self._fetches
-            busy = {index for other in self._fetches for index in other.blocks(self._block_bytes)}
-            self.blocks.unpin(set(fetch.blocks(self._block_bytes)) - busy)
             if fetch.give_back is not None:
                 fetch.give_back()
+        busy = {index for other in self._fetches for index in other.blocks(self._block_bytes)}
+        self.blocks.unpin(self.blocks.filling.keys() - busy - self._fetcher.being_passed)
         self.blocks.changed.notify()
-
-
-def _named(version: ContentVersion) -> ArtifactRef:
-    """Return a version's place, with the name of the version for a cache on the way (docs/fleets.md)."""
-    stamp, size = version.content_stamp, version.size_bytes
-    if stamp is None:
-        return version.artifact
-    # With the size, since a cache on the way would also answer with a file of another size.
-    return msgspec.structs.replace(version.artifact, version=stamp.hex() + (f"{size:x}" if size is not None else ""))

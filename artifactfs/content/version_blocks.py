@@ -6,46 +6,30 @@ of two versions of one size could meet under one key. So the validator of each k
 the key is without it, and the size is saved beside the blocks.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from artifactfs import errors
 from artifactfs.content.block_buffers import Buffer
 from artifactfs.content.block_format import Parts, Provenance
 from artifactfs.content.context import ContentContext
+from artifactfs.content.known_bytes import KnownBytes
 from artifactfs.content.memory_cache import MemoryBlock
+from artifactfs.content.version_memory import VersionMemory
 from artifactfs.domain import Chunk
-from artifactfs.util.pulse import Pulse
+
+E = TypeVar("E", bound=errors.ArtifactfsError)
 
 # Where the size of a file is saved that no listing gives one of: after every block.
-_SIZE_INDEX = (1 << 32) - 1
-_SIZE_BYTES = 8
-# Blocks that one read of a socket may fill: what arrives meanwhile is about a MiB. Arbitrary.
-_ROOM_BLOCKS = 3
+_SIZE_INDEX, _SIZE_BYTES = (1 << 32) - 1, 8
+_ANOTHER_VERSION = "the server has another version of this file"
 
 
 class HasSuccessor(Exception):
     """The version goes on with other blocks: the read starts again from its first byte (docs/semantics.md 3.6, 6.3)."""
 
 
-class LargerContent(Exception):
-    """An answer is of a larger file, which may continue the version. `total`: its size in bytes, where it says that."""
-
-    def __init__(self, total: int | None) -> None:
-        super().__init__(total)
-        self.total = total
-
-
-class SmallerContent(Exception):
-    """An answer is of a smaller file. `whole`: it is a whole body; `is_first`: see VersionBlocks.is_untouched."""
-
-    def __init__(self, size: int, *, whole: bool, is_first: bool) -> None:
-        super().__init__(size)
-        self.size = size
-        self.whole = whole
-        self.is_first = is_first
-
-
-class VersionBlocks:
+class VersionBlocks(VersionMemory):
     """See the module. `size` None: unknown so far. `key_of(size)`: the key, which stays when the size becomes another.
 
     `content_stamp`: see ContentVersion; `has_own_time`: it is of the file's own time, and not of its run's.
@@ -62,39 +46,27 @@ class VersionBlocks:
         earlier_validators: Iterable[bytes] = (),
         has_own_time: bool = False,
     ) -> None:
-        self._context = context
-        self._block_bytes = context.tuning.block_bytes
+        super().__init__(context, key or key_of(size))
         self._key_of = key_of
         self.content_stamp = content_stamp
         self.earlier_validators = set(earlier_validators)
         self._has_own_time = has_own_time
         # Readers have bytes that are cached no more, so whatever comes must have the same validator (3.6).
         self.must_match = False
-        self._key = key or key_of(size)
         # Whether the key is without the size, which is then saved beside the blocks.
         self.saves_size = key is None and size is None
         # Whether the size is the listing's alone, and whether answers are whole bodies that do not tell it.
         self.is_listed_only = key is None and size is not None
         self.lacks_length = False
-        # Blocks that are being filled: the pool might evict them.
-        self._filling: dict[int, MemoryBlock] = {}
-        self._end: Callable[[], Exception] | None = None
-        self.size: int | None = None
         # The validator that the bytes of this version came with; None before the first answer.
         self.validator: bytes | None = None
-        # Bytes that came for the first time, from the service or the disk: the measure of progress.
-        self.received = 0
-        self._high_water: dict[int, int] = {}  # of each block
-        self.changed = Pulse()
+        # How often the version grew, and how often of these without a comparison: what an answer that began before
+        # brings is of the smaller file.
+        self.growths = self.uncompared_growths = 0
         if size is not None:
             self.learn_size(size)
 
     # --- the version ---------------------------------------------------------------------------------------
-
-    @property
-    def dead(self) -> bool:
-        """Whether nothing more can be read of these blocks: the version is superseded, or has a successor."""
-        return self._end is not None
 
     def check_alive(self) -> None:
         """Raise Superseded if the server has another version, HasSuccessor if this one goes on with other blocks."""
@@ -109,32 +81,30 @@ class VersionBlocks:
 
     def set_validator(self, validator: bytes) -> None:
         """Set the validator that the bytes of this version come with."""
-        self.validator = self._context.validators[self._key] = validator
+        self.validator = self._context.validators[self.key] = validator
 
     def learn_size(self, size: int) -> None:
         """Set the size, which was not known, or only listed."""
         self.size = size
         if self.validator is None:
-            self.validator = self._context.validators.get(self._key)
+            self.validator = self._context.validators.get(self.key)
         self.changed.notify()
-
-    @property
-    def key(self) -> bytes:
-        """The key in the caches. It stays while the version grows."""
-        return self._key
 
     def grow(self, size: int, validator: bytes | None, *, compared: bool) -> None:
         """Set a larger size, and the validator of the answer that proved it. `compared`: see Growth."""
         if not compared:
             # Blocks that another handle left on the disk were compared with nothing.
-            self._context.pool.discard(self._key)
-            self._filling.clear()
-            self._key = self._key_of(size)
+            self._context.pool.discard(self.key)
+            self.filling.clear()
+            self.key = self._key_of(size)
             self.earlier_validators.clear()
+            self.uncompared_growths += 1
+            self.known = KnownBytes()
         elif self.validator is not None and validator != self.validator:
             self.earlier_validators.add(self.validator)
+        self.growths += 1
         self.size = size
-        self.validator = self._context.validators.get(self._key) if not compared else None
+        self.validator = self._context.validators.get(self.key) if not compared else None
         if validator is not None:
             self.set_validator(validator)
         self.changed.notify()
@@ -144,92 +114,40 @@ class VersionBlocks:
 
         Returns the error that readers get.
         """
+        return await self._end_all(lambda: errors.Superseded(_ANOTHER_VERSION, size), validator)
+
+    async def reject(self, fact: str) -> errors.UnexpectedAnswer:
+        """Discard everything, since an answer contradicted itself: what readers have of it may be wrong.
+
+        Returns the error that they get.
+        """
+        return await self._end_all(lambda: errors.UnexpectedAnswer(fact), None)
+
+    async def _end_all(self, error: Callable[[], E], validator: bytes | None) -> E:
         if self._end is None:
-            self._end = lambda: errors.Superseded("the server has another version of this file", size)
-        self._filling.clear()
-        self._context.pool.discard(self._key)
+            self._end = error
         # A block that is still on its way to the disk has the old validator, so `load` will refuse it.
         if validator is not None:
-            self._context.validators[self._key] = validator
+            self._context.validators[self.key] = validator
         else:
-            self._context.validators.pop(self._key, None)
+            self._context.validators.pop(self.key, None)
         self.changed.notify()
-        await self._context.disk_cache.discard(self._key)
-        return errors.Superseded("the server has another version of this file", size)
+        await self.discard()
+        return error()
+
+    async def discard(self) -> None:
+        """Discard everything that is cached."""
+        self.filling.clear()
+        self._context.pool.discard(self.key)
+        await self._context.disk_cache.discard(self.key)
 
     def end_scope(self, error: Callable[[], Exception]) -> None:
         """End all reads of these blocks with an error, and leave the caches as they are."""
         self._end = error
-        self._filling.clear()
+        self.filling.clear()
         self.changed.notify()
 
-    # --- in memory -----------------------------------------------------------------------------------------
-
-    def block(self, index: int) -> MemoryBlock | None:
-        """Return a block that is in memory, in part or whole."""
-        return self._filling.get(index) or self._context.pool.get(self._key, index)
-
-    def view(self, index: int, start: int, end: int) -> memoryview | None:
-        """Return bytes [start, end) of a block for a reader; None if memory does not have them all."""
-        block = self.block(index)
-        if block is None or block.end_from(start) < end:
-            return None
-        if end == len(block.data):
-            self._context.pool.mark_read(self._key, index)
-        return memoryview(block.data)[start:end]
-
-    def demote_readahead(self) -> None:
-        """Let the pool evict what was fetched ahead: it will not be read soon."""
-        self._context.pool.demote_readahead(self._key)
-
-    def last_in_memory(self) -> int | None:
-        """Return the index of the last block that is in memory."""
-        filling = (index for index, block in self._filling.items() if block.filled)
-        return max((*filling, *self._context.pool.indices(self._key)), default=None)
-
-    def length_of(self, index: int) -> int:
-        """Return the length of a whole block."""
-        size, block_bytes = self.size, self._block_bytes
-        return block_bytes if size is None else max(0, min(block_bytes, size - index * block_bytes))
-
-    def contiguous_end(self, start: int, end: int, loaded: Collection[int] = ()) -> int:
-        """Return the offset up to which all bytes from `start` are in memory or in blocks `loaded`; at most `end`."""
-        block_bytes = self._block_bytes
-        while start < end:
-            index, offset = divmod(start, block_bytes)
-            block = self.block(index)
-            reached = self.length_of(index) if index in loaded else block.end_from(offset) if block is not None else 0
-            if reached <= offset:
-                break
-            start = index * block_bytes + reached
-            if reached < block_bytes:
-                break
-        return min(start, end)
-
-    def next_cached(self, start: int, end: int, loaded: Collection[int] = ()) -> int:
-        """Return the offset of the next bytes after `start` that are in memory or in blocks `loaded`, or `end`."""
-        for index in range(start // self._block_bytes, -(-end // self._block_bytes)):
-            base, block = index * self._block_bytes, self.block(index)
-            first = 0 if index in loaded else block.next_from(start - base) if block is not None else None
-            if first is not None and base + first > start:
-                return min(base + first, end)
-        return end
-
-    def room(self, offset: int, end: int) -> list[memoryview]:
-        """Return where the next bytes from `offset` belong, up to `end`, for `receive`: of each block what it lacks."""
-        found: list[memoryview] = []
-        while not self.dead and offset < end and len(found) < _ROOM_BLOCKS:
-            index, start = divmod(offset, self._block_bytes)
-            length = self.length_of(index)
-            block = self._with_room(index, length)
-            following = block.next_from(start)
-            stop = min(length, end - index * self._block_bytes, length if following is None else following)
-            if block.end_from(start) > start or stop <= start:
-                break
-            self._filling[index] = block
-            found.append(memoryview(block.data)[start:stop])
-            offset += stop - start
-        return found
+    # --- receiving -----------------------------------------------------------------------------------------
 
     async def receive(self, offset: int, chunk: Chunk, *, ahead: bool) -> None:
         """Put bytes from the service into their blocks, wake the readers, then cache the blocks that came to their end.
@@ -251,55 +169,9 @@ class VersionBlocks:
             view = view[count:]
         self.changed.notify()
         for index, block in ended:
-            await self.persist(index, block)
-
-    def _put(self, index: int, start: int, view: memoryview, ahead: bool) -> MemoryBlock | None:
-        """Put bytes into a block; returns the block if it is whole now, or its last bytes came."""
-        block = self.block(index)
-        end = start + len(view)
-        if block is not None and block.end_from(start) >= end:
-            return None
-        length = self.length_of(index)
-        block = self._with_room(index, length)
-        if view.obj is memoryview(block.data).obj:
-            # They were received there, at `room`: nothing else has views of that before it is marked.
-            block.mark(start, end)
-        else:
-            block.fill(start, view)
-        # Only more than there ever was counts, so that restarts do not look like progress.
-        high_water, count = self._high_water.get(index, 0), block.count
-        self.received += max(0, count - high_water)
-        self._high_water[index] = max(count, high_water)
-        if count < length:
-            self._filling[index] = block
-            return block if end == length else None
-        self._filling.pop(index, None)
-        self._context.pool.put(self._key, index, block, ahead=ahead)
-        return block
-
-    def _with_room(self, index: int, length: int) -> MemoryBlock:
-        """Return what is there of a block, in a buffer for `length` bytes."""
-        block = self.block(index)
-        if block is not None and len(block.data) >= length:
-            return block
-        # Not resized: a reader may have a view of the shorter buffer.
-        larger = MemoryBlock(self._context.new_buffer(length), 0)
-        for first, last in block.parts if block is not None else ():
-            larger.fill(first, memoryview(block.data)[first:last])  # type: ignore[union-attr]
-        return larger
-
-    def pin(self, indices: Iterable[int]) -> None:
-        """Keep blocks that are there in part in memory: a fetch will bring more of them."""
-        for index in indices:
-            if (block := self.block(index)) is not None and block.count < self.length_of(index):
-                self._filling[index] = block
-
-    def unpin(self, indices: Iterable[int]) -> None:
-        """Give blocks to the pool as far as they are filled; the next fetch continues there."""
-        for index in indices:
-            block = self._filling.pop(index, None)
-            if block is not None and block.parts and not self.dead:
-                self._context.pool.put(self._key, index, block)
+            self._queue(index, block)
+        if ended:
+            await self._context.disk_cache.wait_for_room()
 
     # --- on disk -------------------------------------------------------------------------------------------
 
@@ -311,13 +183,14 @@ class VersionBlocks:
         loaded: set[int] = set()
         if self.size is None:
             return loaded
-        context = self._context
+        context, key = self._context, self.key
         # Where memory has a part, a fetch has looked already.
         wanted = [index for index in indices if self.block(index) is None]
-        found = await context.disk_cache.load(self._key, wanted, self._is_valid)
+        found = await context.disk_cache.load(key, wanted, self._is_valid)
         for index, cached in zip(wanted, found, strict=True):
-            # Checked again: the first block that is found determines the validator.
-            if cached is None or self.dead or not self._is_valid(cached.stamp):
+            # Checked again: the first block that is found determines the validator, and the version may have grown,
+            # compared with none of these blocks.
+            if cached is None or self.dead or key != self.key or not self._is_valid(cached.stamp):
                 continue
             its_validator = cached.stamp.validator
             if self.validator is None and its_validator is not None and its_validator not in self.earlier_validators:
@@ -328,7 +201,7 @@ class VersionBlocks:
                 loaded.add(index)
             if index in loaded and self.block(index) is None:
                 self.received += len(cached.data)
-                context.pool.put(self._key, index, MemoryBlock(cached.data, len(cached.data)), ahead=ahead)
+                self._give(index, MemoryBlock(cached.data, len(cached.data)), ahead=ahead)
                 continue
             at = 0
             for start, end in cached.stamp.parts or ((0, len(cached.data)),):
@@ -342,37 +215,39 @@ class VersionBlocks:
 
     async def persist(self, index: int, block: MemoryBlock | None) -> None:
         """Save a block to the disk, as far as it is filled."""
-        if not self.dead and block is not None and block.parts:
-            if (filled := block.filled) == block.count:
-                await self._save(index, block.data, filled)
-            else:
-                data = bytearray().join(memoryview(block.data)[start:end] for start, end in block.parts)
-                await self._save(index, data, len(data), tuple(block.parts))
+        if block is not None:
+            self._queue(index, block)
+            await self._context.disk_cache.wait_for_room()
 
-    async def persist_size(self) -> None:
+    def _queue(self, index: int, block: MemoryBlock) -> None:
+        if not self.dead and block.parts:
+            parts = tuple(block.parts) if block.filled < block.count else None
+            views = [memoryview(block.data)[start:end] for start, end in parts or ()]
+            self._save(index, bytearray().join(views) if views else block.data, block.count, parts)
+
+    def persist_size(self) -> None:
         """Save the size, which no listing gives."""
         if self.size is not None and self.saves_size and not self.dead:
-            await self._save(_SIZE_INDEX, bytearray(self.size.to_bytes(_SIZE_BYTES, "little")), _SIZE_BYTES)
+            self._save(_SIZE_INDEX, bytearray(self.size.to_bytes(_SIZE_BYTES, "little")), _SIZE_BYTES)
 
     async def load_size(self) -> None:
         """Learn the size that `persist_size` saved, if that is still valid; otherwise discard what is cached.
 
         Without the size nothing tells whether blocks under this key are of one version.
         """
-        found = (await self._context.disk_cache.load(self._key, [_SIZE_INDEX], self._is_valid))[0]
+        found = (await self._context.disk_cache.load(self.key, [_SIZE_INDEX], self._is_valid))[0]
         if found is not None and self.size is None and not self.dead and self._is_valid(found.stamp):
             if self.validator is None and found.stamp.validator is not None:
                 self.set_validator(found.stamp.validator)
             self.learn_size(int.from_bytes(found.data, "little"))
         if self.size is None and self.saves_size and not self.received:
-            self._context.pool.discard(self._key)
-            await self._context.disk_cache.discard(self._key)
+            await self.discard()
 
-    async def _save(self, index: int, data: Buffer, count: int, parts: Parts | None = None) -> None:
+    def _save(self, index: int, data: Buffer, count: int, parts: Parts | None = None) -> None:
         context = self._context
         validator = None if context.validators_unreliable else self.validator
         stamp = Provenance(context.wall_clock(), context.disk_cache.session, validator, self.content_stamp, parts)
-        await context.disk_cache.save(self._key, index, data, count, stamp)
+        context.disk_cache.queue(self.key, index, data, count, stamp)
 
     async def persist_range(self, start: int, end: int) -> None:
         """Save the blocks in memory of bytes [start, end), whole or not, and give them to the pool."""

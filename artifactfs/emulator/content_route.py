@@ -4,6 +4,7 @@ Owns ranges (RFC 9110 section 14), validators, redirects and every form of a wro
 """
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from artifactfs.emulator.lab_state import Emulator
 from artifactfs.emulator.model import Run
 from artifactfs.emulator.responses import LOGIN_PAGE, CutShort, error
 from artifactfs.emulator.switches import Switches
+
+# What each byte becomes in a body that is wrong throughout.
+_OTHER_BYTES = bytes(reversed(range(256)))
 
 STORAGE = "/_storage/content"  # target of redirects: like a signed URL of object storage, it needs no keys
 PORTIONS_PER_S = 10  # of a dripping body; arbitrary
@@ -143,6 +147,8 @@ def _file(switches: Switches, request: Request, run: Run, path: str, file: File,
         end = start + (end - start) // 2
     length = None if switches.length == "chunked" else end - start
     pieces = run.tree.read(path, file, start, end)
+    if switches.wrong_content == "surplus" and status == 206:
+        length, pieces = None, itertools.chain((bytes(piece).translate(_OTHER_BYTES) for piece in pieces), [b"!"])
     return Body(status=status, headers=headers, pieces=pieces, length=length, bytes_per_s=switches.bytes_per_s)
 
 

@@ -134,9 +134,10 @@ class Switches:
     redirect_to: str = ""
     """The origin ("http://127.0.0.1:8081") for redirect=other; a served emulator sets it to its second port."""
 
-    wrong_content: Literal["none", "html", "short", "wrong_range", "wrong_total"] = "none"
+    wrong_content: Literal["none", "html", "short", "wrong_range", "wrong_total", "surplus"] = "none"
     """html: 200 with a login page. short: half of the bytes and of the Content-Length. wrong_range: a 206 of
-    another span. wrong_total: a Content-Range with another total."""
+    another span. wrong_total: a Content-Range with another total. surplus: a 206 of other bytes, and of one more
+    than it announces."""
 
     missing_content: Literal["400", "404", "500"] = "404"
     """What content answers for a file that is not there."""

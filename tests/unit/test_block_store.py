@@ -152,7 +152,7 @@ def test_wiped_while_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
-@pytest.mark.parametrize("call", ["open", "write", "rename"])
+@pytest.mark.parametrize("call", ["open", "writev", "rename"])
 def test_a_disk_that_refuses(
     store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
@@ -183,7 +183,7 @@ def test_a_disk_that_refuses(
 def test_a_disk_that_takes_part_of_a_block(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4.4: a write that the disk cut short leaves no block."""
     with monkeypatch.context() as patched:
-        patched.setattr(os, "write", lambda fd, data: os.writev(fd, [data[: len(data) // 2]]))
+        patched.setattr(os, "writev", lambda fd, pieces: os.write(fd, (data := b"".join(pieces))[: len(data) // 2]))
         assert not store.save(KEY, 0, [DATA], stamp_of(store))
     assert not block_files(tmp_path)
 

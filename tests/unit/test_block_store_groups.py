@@ -243,18 +243,18 @@ def test_the_least_recently_used_group_goes_first(tmp_path: Path) -> None:
 def test_a_disk_that_takes_part_of_a_group(store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4.4: a write that the disk cut short, wherever in a group, leaves nothing of it and what was there before."""
     store.save(KEY, 0, [DATA], stamp_of(store))
-    real = os.write
     left = 0
 
-    def write(fd: int, data: memoryview) -> int:
+    def writev(fd: int, pieces: list[memoryview]) -> int:
         nonlocal left
+        data = b"".join(pieces)
         left -= len(data)
-        return real(fd, data if left >= 0 else data[: max(0, len(data) + left)])
+        return os.write(fd, data if left >= 0 else data[: max(0, len(data) + left)])
 
     for room in (0, 100, 150, 1000, 3 * SMALL, GROUP_BLOCKS * SMALL):
         left, store._paused_until = room, 0.0
         with monkeypatch.context() as patched:
-            patched.setattr(os, "write", write)
+            patched.setattr(os, "writev", writev)
             assert not store.save(KEY, 0, GROUP, stamp_of(store))
         assert bytes_of(store.load(KEY, [0, 1], anything)) == [DATA, None]
         assert len(block_files(tmp_path)) == 1

@@ -55,16 +55,16 @@ from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
 path, when, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = BlockStore(path, max_bytes=1 << 30, min_free_bytes=0)
-write = os.write
-def dying(fd, data):
-    write(fd, data[:len(data) // 2] if when == "half" else data)
+def dying(fd, pieces):
+    data = b"".join(pieces)
+    os.write(fd, data[:len(data) // 2] if when == "half" else data)
     os._exit(9)
 if when == "empty":
     block_format.write = lambda *_: os._exit(9)
 elif when == "full":
     os.rename = lambda *_, **__: os._exit(9)
 else:
-    os.write = dying
+    os.writev = dying
 for key in range(int(sys.argv[4])):
     if not os.fork():
         store.save(bytes([key]) * 16, 0, [bytes(size)], Provenance(0.0, store.session))

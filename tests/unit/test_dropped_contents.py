@@ -16,7 +16,7 @@ from artifactfs.content.cache_places import CachePart
 from artifactfs.content.reader import OpenFile
 from artifactfs.domain import ArtifactRef, ContentVersion
 from tests.content_harness import BLOCK, Bench, Server, bench, inline, noise
-from tests.unit.test_disk_cache import KEY, Disk, keeping, save
+from tests.disk_caches import KEY, Disk, keeping, save
 
 T = TypeVar("T")
 SIZE = 12 * BLOCK + 77
@@ -213,10 +213,10 @@ async def test_a_save_that_waits_for_room(autojump_clock: MockClock) -> None:
     """3.6: a block that waits for room in the queue when its file is dropped does not come on the disk after that."""
     disk = Disk(call_s=1.5)
     async with keeping(disk, queue=5) as made:
-        await save(made, 0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(save, made, 1)
-            await wait_all_tasks_blocked()
+            for index in (0, 1):
+                nursery.start_soon(save, made, index)
+                await wait_all_tasks_blocked()
             made.refuse(lambda _place: True)
         await made.flush()
     # The first one was being written; `delete` waits for that.

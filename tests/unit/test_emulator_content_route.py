@@ -218,6 +218,15 @@ async def test_wrong_content_wrong_total() -> None:
         assert (answer.headers["content-range"], len(answer.content)) == ("bytes 0-9/31", 10)
 
 
+async def test_wrong_content_surplus() -> None:
+    """wrong_content=surplus: other bytes than the file's, and one more than the Content-Range says."""
+    async with Api(wrong_content="surplus") as api:
+        answer = await api.content("dir.txt", "bytes=0-9")
+        assert (answer.headers["content-range"], len(answer.content)) == ("bytes 0-9/30", 11)
+        assert "content-length" not in answer.headers
+        assert all(sent != right for sent, right in zip(answer.content, api.bytes_of("dir.txt"), strict=False))
+
+
 @pytest.mark.parametrize("status", ["404", "500"])
 async def test_missing_content(status: str) -> None:
     """missing_content: the status for no such file, no such run, and a file of another project."""

@@ -94,3 +94,19 @@ async def test_a_version_that_ended_unread(autojump_clock: MockClock) -> None:
         assert await fails_with(operations.open(number, 0, CONTEXT)) == errno.ESTALE
         assert await number_of(operations, "runs/1/sub/f") != number
         await operations.release(held.fh)
+
+
+async def test_an_end_that_no_read_saw(autojump_clock: MockClock) -> None:
+    """4.1: bytes of an answer that turns out to be too long, after they were read, are no other opening's pages."""
+    server = Server(noise(SIZE), extra=b"!", chunk=64, pause_s=0.1)
+    async with serving(server) as (operations, _made):
+        number = await number_of(operations, "runs/1/sub/f")
+        held = await operations.open(number, 0, CONTEXT)
+        await operations.read(held.fh, 0, 10)
+        await trio.sleep(10)
+        await operations.release(held.fh)
+        server.extra = b""
+        assert await fails_with(operations.open(number, 0, CONTEXT)) == errno.ESTALE
+        again = await operations.open(new := await number_of(operations, "runs/1/sub/f"), 0, CONTEXT)
+        assert new != number
+        await operations.release(again.fh)

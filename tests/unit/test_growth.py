@@ -151,19 +151,6 @@ async def test_nothing_known_needs_no_proof(autojump_clock: MockClock) -> None:
         handle.close()
 
 
-async def test_the_caches_lost_it(autojump_clock: MockClock) -> None:
-    """2.4: what readers were given and the caches have lost can be compared with nothing: another version."""
-    server = Server(WHOLE[: 8 * BLOCK])
-    async with bench(server) as made:
-        handle = await opened(made, 8 * BLOCK)
-        assert await made.read_whole(handle) == WHOLE[: 8 * BLOCK]
-        made.shop.pool.clear()
-        server.data = WHOLE[: 9 * BLOCK]
-        with pytest.raises(errors.Superseded):
-            await grown(made, handle, 9 * BLOCK)
-        handle.close()
-
-
 @pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
 async def test_the_listing_runs_ahead(granted: bool, autojump_clock: MockClock) -> None:
     """3.5: contents that are shorter than the listing says are read to their end, and on when they come."""
@@ -188,6 +175,29 @@ async def test_the_listing_lags_behind(autojump_clock: MockClock) -> None:
         assert bytes(await handle.read(0, 100)) == WHOLE[:100]
         server.data = WHOLE[: 9 * BLOCK]
         assert await made.read_whole(handle) == WHOLE[: 9 * BLOCK]
+        handle.close()
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+@pytest.mark.parametrize("is_appended", [True, False], ids=["grown", "replaced"])
+async def test_another_validator_without_a_size(granted: bool, is_appended: bool, autojump_clock: MockClock) -> None:
+    """3.5, 4.1: where answers tell no size, a validator that changed may be that of a longer file: it is compared."""
+    size = 40 * BLOCK
+    server = Server(WHOLE[:size], granted=granted, told=False)
+    server.validator = lambda: server.data[10 * BLOCK :][:8] + version_of(server)
+    async with bench(server, pool=8 * BLOCK) as made:
+        handle = await opened(made, size)
+        assert bytes(await handle.read(0, 3 * BLOCK)) == WHOLE[: 3 * BLOCK]
+        await trio.sleep(60)  # no read follows, so a whole body is given up
+        if is_appended:
+            server.data = WHOLE[: size + BLOCK]
+            assert await made.read_whole(handle) == server.data
+        else:
+            asked = len(server.asked)
+            server.data = WHOLE[: 10 * BLOCK] + OTHER[10 * BLOCK : size]
+            with pytest.raises(errors.Superseded):
+                await made.read_whole(handle)
+            assert len(server.asked) - asked <= 7
         handle.close()
 
 
@@ -267,6 +277,32 @@ async def test_a_server_that_grants_less_than_was_asked_for(data: bytes, autojum
         handle.close()
 
 
+@pytest.mark.parametrize("most", [300, 700, 100 * BLOCK])
+@pytest.mark.parametrize("listed", [4000, 5000, None], ids=["listed", "ahead", "not listed"])
+async def test_ranges_that_do_not_tell_the_size(most: int, listed: int | None, autojump_clock: MockClock) -> None:
+    """3.5: the end of a range is the end of the file only where no bytes are behind it, however little is granted."""
+    server = Capped(WHOLE[:1000], told=False, validator=lambda: version_of(server))
+    server.most = most
+    async with bench(server) as made:
+        handle = await opened(made, 1000)
+        assert await made.read_whole(handle) == WHOLE[:1000]
+        size, asked, sent = 50 * BLOCK if listed is None else 4000, len(server.asked), server.sent
+        server.data = WHOLE[:size]
+        version = ContentVersion(
+            ArtifactRef("10", "p/log.txt"), listed or 1000, settled=False, lineage=7, is_listed=listed is not None
+        )
+        await trio.sleep(1)
+        await handle.grow(version, 0.0)
+        assert handle.size == size
+        if most == 100 * BLOCK:
+            assert len(server.asked) - asked <= 8
+        assert handle.validator == version_of(server)
+        assert await made.read_whole(handle) == WHOLE[:size]
+        # What the proof brought is not fetched again; the known bytes were.
+        assert server.sent - sent <= size + BLOCK
+        handle.close()
+
+
 async def test_a_body_whose_end_nothing_marks_is_all_where_the_listing_says_so(autojump_clock: MockClock) -> None:
     """3.5: listing and contents agree on less than was read: another version, though the body may have been cut."""
     server = Server(WHOLE[:700], granted=False, told=False, framed=False)
@@ -280,6 +316,24 @@ async def test_a_body_whose_end_nothing_marks_is_all_where_the_listing_says_so(a
         with pytest.raises(errors.Superseded) as caught:
             await handle.grow(version, doubted_bytes=500)
         assert caught.value.size_bytes == 500
+        handle.close()
+
+
+async def test_a_body_whose_end_nothing_marks_is_no_proof(autojump_clock: MockClock) -> None:
+    """4.1: less than is listed, up to the end of a connection, is a body that was cut: the file does not end there."""
+    server = Server(WHOLE[:700], granted=False, told=False, framed=False)
+    async with bench(server) as made:
+        handle = await opened(made, 700)
+        assert await made.read_whole(handle) == WHOLE[:700]
+        server.data = WHOLE[: 5 * BLOCK]
+        for end in (700, 900):
+            server.ends = [end] * 3
+            with pytest.raises(errors.ShortBody):
+                await grown(made, handle, 5 * BLOCK)
+            assert handle.size == 700
+        server.ends = [900]
+        await grown(made, handle, 5 * BLOCK)
+        assert await made.read_whole(handle) == WHOLE[: 5 * BLOCK]
         handle.close()
 
 

@@ -120,6 +120,64 @@ async def test_validators_that_are_noise(autojump_clock: MockClock) -> None:
     assert server.sent <= SIZE + BLOCK
 
 
+async def test_a_file_that_is_rewritten_between_any_two_answers(autojump_clock: MockClock) -> None:
+    """4.1: other bytes under validators that differ are other versions; the validators of other files still count."""
+    count = iter(range(1000))
+    server = Server(DATA, validator=lambda: next(count).to_bytes(16, "big"))
+    server.before_answer = lambda number: setattr(server, "data", noise(SIZE, seed=number % 5))
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        with pytest.raises(errors.Superseded):
+            await read_all(handle)
+        handle.close()
+        server.before_answer = lambda _number: None
+        server.data, server.validator = DATA, lambda: A
+        handle = await made.open(SIZE, "p/another")
+        assert await handle.read(0, 100) == DATA[:100]
+        changed(server)
+        with pytest.raises(errors.Superseded):
+            await read_all(handle)
+        handle.close()
+
+
+async def test_validators_that_are_noise_before_any_byte(autojump_clock: MockClock) -> None:
+    """4.1: where no byte of a file is known, validators that differ contradict nothing."""
+    count = iter(range(1000))
+    server = Server(DATA, validator=lambda: next(count).to_bytes(16, "big"), cuts=[0])
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await read_all(handle) == DATA
+        handle.close()
+
+
+async def test_validators_of_a_log_that_grows_with_each_answer(autojump_clock: MockClock) -> None:
+    """3.5, 4.1: where answers tell no size, validators that differ may be those of a file that grows."""
+    server = Server(DATA[: 20 * BLOCK], told=False)
+    server.validator = lambda: b"%d" % len(server.data)
+    server.before_answer = lambda _number: setattr(server, "data", DATA[: min(SIZE, len(server.data) + 50)])
+    async with bench(server) as made:
+        version = ContentVersion(ArtifactRef("10", "p/log"), 20 * BLOCK, settled=False, lineage=2)
+        handle = await made.files.open(version)
+        found = await made.read_whole(handle)
+        assert found == DATA[: len(found)]
+        assert len(found) > 20 * BLOCK
+        assert not made.shop.validators_unreliable
+        handle.close()
+
+
+async def test_validators_of_which_one_comes_again_and_again(autojump_clock: MockClock) -> None:
+    """4.1: validators that are neither proven nor noise end a read, and not the mount's trust in others."""
+    told = iter([A, B, b"C" * 16, *[A, A, B, b"C" * 16] * 10])
+    server = Server(DATA, validator=lambda: next(told))
+    async with bench(server) as made:
+        handle = await made.open(SIZE)
+        assert await handle.read(0, 2 * BLOCK) == DATA[: 2 * BLOCK]
+        with pytest.raises(errors.Superseded):
+            await read_all(handle)
+        assert not made.shop.validators_unreliable
+        handle.close()
+
+
 async def test_a_validator_that_comes_and_goes(autojump_clock: MockClock) -> None:
     """4.1: an answer of another replica, once, is asked for again and not trusted."""
     told = iter([A, A, B] + [A] * 100)

@@ -89,12 +89,12 @@ async def test_the_cache_is_done_without(
     store = BlockStore(str(tmp_path), max_bytes=1 << 20, min_free_bytes=0)
     async with trio.open_nursery() as nursery:
         keeper = DiskCache(store, nursery)
-        await keeper.save(KEY, 0, *limited(store))
+        keeper.queue(KEY, 0, *limited(store))
         await keeper.flush()
         machine.error = lack
         for index in range(1, 20):
             assert await keeper.load(KEY, [0, index], lambda _stamp: True) == [None, None]
-            await keeper.save(KEY, index, *limited(store))
+            keeper.queue(KEY, index, *limited(store))
             keeper.look_soon()
             keeper.sweep_soon()
             await keeper.flush()
@@ -108,7 +108,7 @@ async def test_the_cache_is_done_without(
         (found,) = await keeper.load(KEY, [0], lambda _stamp: True)
         assert found is not None
         assert "threads can be had again" in caplog.text
-        await keeper.save(KEY, 20, *limited(store))
+        keeper.queue(KEY, 20, *limited(store))
         await keeper.flush()
         assert keeper.room_bytes == store.max_bytes
         assert await keeper.held_bytes(KEY) == 20
@@ -124,14 +124,14 @@ async def test_a_version_that_is_gone_is_not_served_later(
     store = BlockStore(str(tmp_path), max_bytes=1 << 20, min_free_bytes=0)
     async with trio.open_nursery() as nursery:
         keeper = DiskCache(store, nursery)
-        await keeper.save(KEY, 0, *limited(store))
+        keeper.queue(KEY, 0, *limited(store))
         await keeper.flush()
         machine.error = RuntimeError("can't start new thread")
         await keeper.discard(KEY)
         assert await keeper.load(KEY, [0], lambda _stamp: True) == [None]
         machine.error = None
         assert await keeper.load(KEY, [0], lambda _stamp: True) == [None]
-        await keeper.save(KEY, 0, *limited(store, b"the new one"))
+        keeper.queue(KEY, 0, *limited(store, b"the new one"))
         await keeper.flush()
         (found,) = await keeper.load(KEY, [0], lambda _stamp: True)
         assert found is not None
