@@ -18,6 +18,7 @@ import artifactfs
 from tests.harness import Lab, Mount, Shell, mount_type, run
 
 Mounting = Callable[..., Mount]
+PATIENT = (sys.executable, "-m", "tests.launch", "patient")
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +73,13 @@ def mounting(shell: Shell) -> Mounting:
 
 
 @pytest.fixture
+def mounting_patiently(shell: Shell) -> Mounting:
+    """The same, with a mount that is patient (tests/launch.py): what it shows and costs depends on an index."""
+    shell.program = PATIENT
+    return shell.mount
+
+
+@pytest.fixture
 def mounted(mounting: Mounting) -> Mount:
     """The shared lab, mounted as it is by default."""
     return mounting()
@@ -79,14 +87,17 @@ def mounted(mounting: Mounting) -> Mount:
 
 @pytest.fixture(scope="module")
 def _standing_mount(_shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    shell = Shell(str(tmp_path_factory.mktemp("standing")), _shared_lab)
+    shell = Shell(str(tmp_path_factory.mktemp("standing")), _shared_lab, PATIENT)
     yield shell.mount()
     shell.close()
 
 
 @pytest.fixture
 def standing(_standing_mount: Mount, lab: Lab) -> Iterator[Mount]:
-    """One default mount of the shared lab for all tests of a module that only look; the log is checked test by test."""
+    """One mount of the shared lab for all tests of a module that only look; the log is checked test by test.
+
+    It is patient (tests/launch.py): with `index="stall"`, use `mounting`.
+    """
     with _standing_mount.log.watched():
         yield _standing_mount
 

@@ -238,6 +238,17 @@ class Mount:
         found = self.walk("runs", run_id, limit_s=limit_s)
         return {path: None if seen.is_dir else seen.size for path, seen in found.items()}
 
+    def wait_for_index(self, *run_ids: int) -> None:
+        """Wait until files show their own times: until the index comes, the run's, as its directories do (2.3)."""
+
+        def has_own_times(run_id: int) -> bool:
+            found = self.walk("runs", run_id).values()
+            return {seen.mtime_ns for seen in found if seen.is_dir}.isdisjoint(
+                seen.mtime_ns for seen in found if not seen.is_dir
+            )
+
+        wait_until(lambda: all(has_own_times(run_id) for run_id in run_ids), "the files' own times")
+
     def error_of(self, *parts: object, limit_s: float = LIMIT_S) -> int:
         """Return the errno that `stat` of a path fails with; 0 if it does not."""
         code = "import os, sys\ntry: os.stat(sys.argv[2]); print(0)\nexcept OSError as e: print(e.errno)"

@@ -12,6 +12,7 @@ long as the file $TEST_THREADS, if it is named, says `none`.
 and when all of it but its name is written as long as that says `full`.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
 not resolve, with `stalls` never.
+`patient`: a mount waits ten times as long for an index, whose server may be on a busy machine.
 `quick-probes`: a mount that is offline asks for the service several times a second.
 """
 
@@ -33,6 +34,7 @@ from artifactfs.fuse.operations import Operations
 from artifactfs.mount import components, offline, session
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, LookupResult, Node
 from artifactfs.tree.tree import Tree
+from artifactfs.tree.walk import project_index
 from artifactfs.util.clock import boottime
 
 BOOM = "boom"
@@ -166,11 +168,17 @@ def quick_probes() -> None:
     vars(offline)["PROBE_INTERVAL_S"] = 0.2
 
 
+def patient() -> None:
+    """Let every wait for an index be ten times as long."""
+    for wait in ("_WAIT_S", "_STALE_WAIT_S", "_MOMENT_S"):
+        vars(project_index)[wait] *= 10
+
+
 if __name__ == "__main__":
     plants = {
         "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
         "old-kernel": old_kernel, "hasty-threads": hasty_threads,
-        "stuck-disk": stuck_disk, "quick-probes": quick_probes,
+        "stuck-disk": stuck_disk, "quick-probes": quick_probes, "patient": patient,
     }  # fmt: skip
     plants[sys.argv.pop(1)]()
     cli.main()

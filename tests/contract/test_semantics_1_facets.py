@@ -10,7 +10,7 @@ from artifactfs.emulator import sample
 from artifactfs.emulator.model import OWNER
 from tests.contract.test_semantics_7_cost import DESKTOP_PROBES
 from tests.fixtures import Mounting
-from tests.harness import Lab, Mount
+from tests.harness import ARTIFACTFS, Lab, Mount
 
 MANY = f"projects/{sample.MANY_PROJECT}"
 
@@ -184,7 +184,7 @@ def test_a_table_of_a_page_that_changes(lab: Lab, standing: Mount) -> None:
     script = 'cd "$M/projects/$1"; exec 3< runs.jsonl; "$2" "$3" "$4" > /dev/null; cat <&3; echo; cat runs.jsonl'
     standing.sh('ls "$M/projects/$1"', project).ok()
     second = lab.new_run(project=project)
-    refresh = (*standing.shell.program, "refresh", standing.path("projects", project))
+    refresh = (ARTIFACTFS, "refresh", standing.path("projects", project))
     before, after = standing.sh(script, project, *refresh).ok().text.split("\n\n")
     assert [json.loads(line)["id"] for line in before.splitlines()] == [first]
     assert sorted(json.loads(line)["id"] for line in after.splitlines()) == [first, second]

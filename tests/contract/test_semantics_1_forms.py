@@ -73,8 +73,9 @@ def test_every_form_shows_the_same_tree(form: dict[str, object], lab: Lab, mount
     done = mounted.sh('sha256sum <"$M/runs/$1/$2"', sample.RUN, FILE).ok()
     assert done.text.split()[0] == lab.sha256(sample.RUN, FILE)
     assert set(lab.asked_with("content", "artifact_path")) == {f"f635c73b70594ab6bb6e212cdf87d0d5/artifacts/{FILE}"}
-    # A bare marker may be a file: which of both is found out by trying.
-    if form.get("self_marker") != "bare":
+    # A bare marker may be a file: which of both is found out by trying. And where paths of one run begin differently,
+    # an empty answer counts when each way was tried.
+    if form.get("self_marker") != "bare" and form.get("path_start") != "mixed":
         assert not any(path.startswith(("/", ".")) for path in lab.asked_with("listing", "path"))
 
 

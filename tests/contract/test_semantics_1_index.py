@@ -82,10 +82,10 @@ def test_a_right_index(form: dict[str, object], lab: Lab, standing: Mount) -> No
 
 
 @pytest.mark.parametrize("form", LISTINGS, ids=name_of)
-def test_a_right_index_beside_any_listings(form: dict[str, object], lab: Lab, mounting: Mounting) -> None:
+def test_a_right_index_beside_any_listings(form: dict[str, object], lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6, 7: so it does whatever form the listings beside it have."""
     lab.switch(**form)
-    shows_by_the_index(mounting(), lab)
+    shows_by_the_index(mounting_patiently(), lab)
 
 
 def costs_one_request_more(mounted: Mount, lab: Lab, run_id: int) -> None:
@@ -138,10 +138,10 @@ def test_an_index_that_is_held_up(then: dict[str, object], lab: Lab, mounting: M
 
 
 @pytest.mark.parametrize("form", ["full", "partial", "ghosts", "no_sizes"])
-def test_the_awkward_runs(form: str, lab: Lab, mounting: Mounting) -> None:
+def test_the_awkward_runs(form: str, lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6, 1.3 to 1.5: odd names, deep paths, namesakes and empty directories are shown by an index as without one."""
     lab.switch(index=form)
-    mounted = mounting()
+    mounted = mounting_patiently()
     mounted.log.announce("names are both file and directory", optional=True)
     for run_id in (sample.RUN, 80001, 80002, 80003, 80012, 80014, 80032):
         shown, truth = found(mounted, run_id), lab.truth(run_id)
@@ -155,13 +155,13 @@ def test_the_awkward_runs(form: str, lab: Lab, mounting: Mounting) -> None:
         assert found(mounted, run_id) == truth
 
 
-def test_times_are_the_files_own(lab: Lab, mounting: Mounting) -> None:
+def test_times_are_the_files_own(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.3: the mtime of every file is its `created_at`, and stays that after a refresh."""
     run_id = new_run(lab, 40)
     files = [path for path in many(40) if path.endswith("f3")]
     times = {path: f"2026-05-16T07:{place % 60:02d}:00Z" for place, path in enumerate(files)}
     lab.files(run_id, touch=times)
-    mounted = mounting()
+    mounted = mounting_patiently()
 
     shown = {path.decode(): seen.mtime_ns for path, seen in mounted.walk("runs", run_id).items()}
     assert {path: shown[path] for path in files} == {path: time_ns(times[path]) for path in files}
@@ -170,11 +170,11 @@ def test_times_are_the_files_own(lab: Lab, mounting: Mounting) -> None:
     assert again == shown
 
 
-def test_another_time_is_another_version(lab: Lab, mounting: Mounting) -> None:
+def test_another_time_is_another_version(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.4: a file that was replaced by one of the same size at another time is another inode, with other bytes."""
     run_id = new_run(lab, 40)
     path = "g1/d25/f3"
-    mounted = mounting()
+    mounted = mounting_patiently()
     before = mounted.walk("runs", run_id)[path.encode()]
     first = mounted.sh('sha256sum "$M/runs/$1/$2" | cut -c1-64', run_id, path).ok().text.strip()
     assert first == lab.sha256(run_id, path)
@@ -193,10 +193,10 @@ def test_another_time_is_another_version(lab: Lab, mounting: Mounting) -> None:
 # --- when it is wrong ---------------------------------------------------------------------------------------
 
 
-def test_a_name_that_the_index_lacks(lab: Lab, mounting: Mounting) -> None:
+def test_a_name_that_the_index_lacks(lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6: a file that came after the index is found by its name, and then shown, with all that came besides."""
     run_id = new_run(lab)
-    mounted = mounting()
+    mounted = mounting_patiently()
     found(mounted, run_id)
     first, *others = unlisted(lab)[::10]
     lab.files(run_id, add={f"{path}/new": 5 for path in (first, *others)})
@@ -208,10 +208,10 @@ def test_a_name_that_the_index_lacks(lab: Lab, mounting: Mounting) -> None:
     assert found(mounted, run_id) == lab.truth(run_id)
 
 
-def test_a_name_that_is_nowhere(lab: Lab, mounting: Mounting) -> None:
+def test_a_name_that_is_nowhere(lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6, 7: it is ENOENT after its directory's own listing was asked, once; then for nothing."""
     run_id = new_run(lab)
-    mounted = mounting()
+    mounted = mounting_patiently()
     found(mounted, run_id)
     path = unlisted(lab)[-1]
     lab.reset()
@@ -222,10 +222,10 @@ def test_a_name_that_is_nowhere(lab: Lab, mounting: Mounting) -> None:
     assert not mounted.log.has("is wrong about run")
 
 
-def test_a_file_that_is_gone(lab: Lab, mounting: Mounting) -> None:
+def test_a_file_that_is_gone(lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6: a file that the index named and that is gone is found out when it is read, and not shown after that."""
     run_id = new_run(lab)
-    mounted = mounting()
+    mounted = mounting_patiently()
     mounted.log.announce("content of /runs/|answered 404")
     found(mounted, run_id)
     path, *others = unlisted(lab)[::10]
@@ -237,22 +237,22 @@ def test_a_file_that_is_gone(lab: Lab, mounting: Mounting) -> None:
     assert found(mounted, run_id) == lab.truth(run_id)
 
 
-def test_an_empty_directory(lab: Lab, mounting: Mounting) -> None:
+def test_an_empty_directory(lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6: no index has a directory without files: beside one that shows, directories are listed on their own."""
     run_id = new_run(lab)
     lab.files(run_id, mkdir=["top", "g2/hollow", "g2/d50/hollow"])
-    mounted = mounting()
+    mounted = mounting_patiently()
 
     assert found(mounted, run_id) == lab.truth(run_id)
 
 
 @pytest.mark.parametrize("status", ["running", "completed"])
 @pytest.mark.parametrize("before", ["true", 'find "$M/runs/$1/g0" "$M/runs/$1/g1" >/dev/null'])
-def test_empty_directories_below_others(before: str, status: str, lab: Lab, mounting: Mounting) -> None:
+def test_empty_directories_below_others(before: str, status: str, lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6: where several levels have no file, each level that shows another has that listed on its own."""
     run_id = new_run(lab, files=1, status=status)
     lab.files(run_id, mkdir=["a/b/c/d/empty", "a/b/c2/empty2", "g2/x/y/z/empty", "g1/d25/e/e/empty", "g2/z"])
-    mounted = mounting()
+    mounted = mounting_patiently()
     mounted.sh(before, run_id).ok()
 
     truth = lab.truth(run_id)
@@ -268,11 +268,11 @@ def test_empty_directories_below_others(before: str, status: str, lab: Lab, moun
     assert copied >= {path for path, size in truth.items() if size is None and path not in below}
 
 
-def test_an_empty_directory_that_nothing_shows(lab: Lab, mounting: Mounting) -> None:
+def test_an_empty_directory_that_nothing_shows(lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6: one far below, in a directory that the index answered for, is found by its name, and shown from then on."""
     run_id = new_run(lab)
     lab.files(run_id, mkdir=["g2/d50/hollow"])
-    mounted = mounting()
+    mounted = mounting_patiently()
 
     assert found(mounted, run_id).items() <= lab.truth(run_id).items()
     assert mounted.error_of("runs", run_id, "g2/d50/hollow") == 0
@@ -280,10 +280,10 @@ def test_an_empty_directory_that_nothing_shows(lab: Lab, mounting: Mounting) -> 
 
 
 @pytest.mark.parametrize("before", ["", 'find "$M/runs/$1/a" "$M/runs/$1/z" | wc -l'])
-def test_a_copy_of_a_git_repository(before: str, lab: Lab, mounting: Mounting) -> None:
+def test_a_copy_of_a_git_repository(before: str, lab: Lab, mounting_patiently: Mounting) -> None:
     """1.6: `cp -r` of a repository keeps the directories that git needs and leaves empty, in a traversal, too."""
     run_id = lab.new_run({}, project=lab.new_project())
-    mounted = mounting()
+    mounted = mounting_patiently()
     repository = mounted.shell.make_directory("repository")
     made = """cd "$1" && git init -q && mkdir -p src/a src/b && echo 1 >src/a/f && echo 2 >src/b/g && git add . &&
         git -c user.name=n -c user.email=e commit -qm m && git pack-refs --all && git gc -q && rm -rf .git/hooks &&
@@ -307,11 +307,11 @@ def test_a_copy_of_a_git_repository(before: str, lab: Lab, mounting: Mounting) -
     assert lab.requests()["index"] == 1
 
 
-def test_a_refresh_in_the_middle_of_a_walk(lab: Lab, mounting: Mounting) -> None:
+def test_a_refresh_in_the_middle_of_a_walk(lab: Lab, mounting_patiently: Mounting) -> None:
     """3.3, 1.6: refreshes while `find` walks lose nothing and show nothing twice."""
     run_id = new_run(lab, 200)
     lab.switch(latency_s=0.01)
-    mounted = mounting()
+    mounted = mounting_patiently()
     truth, pid = lab.truth(run_id), mounted.pid
 
     for _ in range(3):

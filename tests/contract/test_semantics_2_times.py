@@ -119,14 +119,14 @@ def test_whatever_is_opened_first(first: str, lab: Lab, standing: Mount) -> None
     assert lab.requests()["index"] == 1
 
 
-def test_rsync_after_a_remount(lab: Lab, mounting: Mounting) -> None:
+def test_rsync_after_a_remount(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.3: `rsync -a` into a copy that another mount made finds nothing to do, whatever was looked at before."""
     run_id = new_checkpoints(lab)
-    mounted = mounting()
+    mounted = mounting_patiently()
     copy = mounted.shell.make_directory("copy")
     mounted.sh('ls "$M/runs/$1/z/a" && rsync -a "$M/runs/$1/" "$2"', run_id, copy).ok()
     mounted.umount()
-    again = mounting()
+    again = mounting_patiently()
     again.sh('cat "$M/runs/$1/b/c/d/new.pt" >"$2"', run_id, again.shell.path("read")).ok()
     assert again.sh('rsync -ai "$M/runs/$1/" "$2"', run_id, copy).ok().text == ""
 

@@ -60,7 +60,8 @@ def test_opens_at_the_same_moment(lab: Lab, mounting: Mounting, size: int, forms
     lab.reset()
     command = 'for i in $(seq 20); do sha256sum <"$1" & done; wait'
     assert mounted.sh(command, path).ok().text.split() == [there, "-"] * 20
-    assert lab.requests().get("listing", 0) <= 1
+    # Not one for each: a reader may find the listing due again, every half second.
+    assert lab.requests().get("listing", 0) < 10
     lab.switch(content_lag_s=0)
     wait_until(
         lambda: mounted.sh('sha256sum <"$1"', path).text.startswith(lab.sha256(run_id, "sub/log.txt")), "all of it"

@@ -122,6 +122,7 @@ def test_a_settled_run_is_read_again_without_a_request(lab: Lab, mounting: Mount
 
 def test_a_run_that_goes_on_is_fetched_again(lab: Lab, mounting: Mounting) -> None:
     """4.3: without a validator, what belongs to a run that goes on is kept over a remount for `listing_ttl` only."""
+    lab.switch(index="404")  # which has the times of files
     run_id = running_run(lab, {"log.txt": 5_000})
     mounted = mounting("--listing-ttl", "1h")
     read(mounted, "whole", "runs", run_id, "log.txt")

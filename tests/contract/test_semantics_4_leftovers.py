@@ -39,7 +39,10 @@ def writing(lab: Lab, shell: Shell, cache: str, state: str) -> Iterator[Mount]:
     shell.program = program
     run_id = settled_run(lab, {"half.bin": SIZE})
     with start_process(["cat", mounted.path("runs", run_id, "half.bin")]):
-        wait_until(lambda: asides(cache), "a file that is being written")
+        is_full = state == "full"
+        wait_until(
+            lambda: any(path.stat().st_size > 0 or not is_full for path in asides(cache)), "a file being written"
+        )
         yield mounted
 
 

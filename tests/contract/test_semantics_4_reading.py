@@ -119,6 +119,17 @@ def test_a_wrong_body_fails_the_read(
     assert read(mounted, "whole", "runs", run_id, "model.bin") == lab.sha256(run_id, "model.bin")
 
 
+def test_a_body_with_more_bytes_than_it_announces(lab: Lab, mounting: Mounting) -> None:
+    """4.1: it ends what is open, whose programs may have some of it; that stays nowhere, not in the kernel either."""
+    run_id = lab.new_run({"model.bin": SIZE})
+    mounted = mounting()
+    mounted.log.announce("more bytes came than")
+    lab.switch(wrong_content="surplus", bytes_per_s=SIZE)
+    assert read(mounted, "whole", "runs", run_id, "model.bin") == errno.EBADMSG
+    lab.switch(wrong_content="none", bytes_per_s=0)
+    assert read(mounted, "whole", "runs", run_id, "model.bin") == lab.sha256(run_id, "model.bin")
+
+
 def test_a_body_that_always_breaks_off_at_half_is_an_error(lab: Lab, mounting: Mounting) -> None:
     """4.1: without ranges, a body that never gets past its middle fails the read with EIO."""
     lab.switch(ranges="ignored")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures import Mounting
-from tests.harness import Lab, Mount
+from tests.harness import Lab, Mount, wait_until
 
 FILES = {f"g/d{directory}/f{number:02d}.json": 500 + number for directory in range(6) for number in range(15)}
 # Each goes through the directory $1; what they write goes to $2.
@@ -34,7 +34,13 @@ def test_programs_that_read_file_by_file(program: str, lab: Lab, mounting: Mount
         lab.reset()
         place = mounted.path("runs", run_id, "g")
         mounted.sh(PROGRAMS[program], place, tmp_path / status).ok()
-        assert lab.requests()["content"] == len(FILES)
+        asked = lab.requests()["content"]
+        if program == "cp" and status == "running":
+            # It goes by inode numbers, which may begin like the names: what was fetched for that is forgotten, and is
+            # asked for again when its turn comes.
+            assert len(FILES) <= asked < 2 * len(FILES)
+        else:
+            assert asked == len(FILES)
         assert lab.stats()["peak"] > 4
         digests = mounted.sh('cd "$1" && find . -type f | sort | xargs sha256sum', place).ok().text.split()[::2]
         assert digests == [lab.sha256(run_id, path) for path in sorted(FILES)]
@@ -48,6 +54,7 @@ def test_pictures(lab: Lab, mounting: Mounting, tmp_path: Path) -> None:
     run_id = lab.new_run(files)
     place = mounted.path("runs", run_id, "g")
     mounted.sh('ls "$1"', place).ok()
+    wait_until(lambda: lab.stats()["in_flight"] == 0, "the index")
     lab.reset()
     mounted.sh('cd "$1" && for p in p0*.png; do head -c 100 "$p" >/dev/null; done', place).ok()
     assert lab.stats()["peak"] == 1

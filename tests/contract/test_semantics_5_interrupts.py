@@ -11,6 +11,7 @@ import pytest
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, start_process, wait_until
 from tests.processes import state_of
+from tests.status import status
 
 # The contract's limit, with twice the margin.
 FREED_S = 4.0
@@ -144,7 +145,7 @@ def test_what_was_waited_for_is_not_given_up(lab: Lab, patient: Mount) -> None:
     with waiting(["ls", patient.path("runs", run_id)], patient, lab) as process:
         process.send_signal(signal.SIGINT)
         process.wait(FREED_S)
-    wait_until(lambda: lab.stats()["in_flight"] == 0, "the answer")
+    wait_until(lambda: status(patient)["listings"]["cached"] == 1, "the answer")
 
     assert patient.sh('ls "$M/runs/$1"', run_id).ok().text == "a.txt\nsub\n"
     assert lab.requests() == {"listing": 1, "index": 1}

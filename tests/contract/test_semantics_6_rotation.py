@@ -13,7 +13,7 @@ import pytest
 from artifactfs.errors import ExitCode
 from tests.answers import Answer, Asked, ok
 from tests.attacked import mount
-from tests.harness import END_S, Lab, Mount, Shell, holding, wait_until
+from tests.harness import END_S, LIMIT_S, Lab, Mount, Shell, holding, start_process, wait_until
 from tests.hostile import hostile_server
 from tests.leaks import Watched
 from tests.processes import command_line
@@ -285,6 +285,55 @@ def test_other_keys_are_another_account(own_lab: Lab, own_shell: Shell, keeper: 
         asked = own_lab.requests()
         assert {"listing", "runs", "projects"} <= asked.keys()
         assert held.go_on() == b"of another\n"
+
+
+def test_what_is_open_is_not_the_other_accounts(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
+    """6.3: after a change of keys nothing that the old ones brought comes from the kernel: not to a file that was open
+    and read, not through a mapping, no name to a directory that was open, and no attribute of a path."""
+    own_lab.switch(keys_refused="401")
+    mounted = own_shell.mount(*keeper.files)
+    run_id = own_lab.new_run(status="completed", completed_at="2026-01-01T00:00:00Z")
+    own_lab.files(run_id, change={"a.txt": {"text": "of one...."}}, add={"c.txt": {"text": "seen"}})
+    assert content(mounted, run_id) == b"of one...."
+    reader = mounted.python_command(
+        "import mmap, os, sys\npath, below = sys.argv[2:]\n"
+        "f = open(path, 'rb', 0)\nm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\nassert f.read() == m[:]\n"
+        "new, begun = (os.open(below, os.O_RDONLY) for _ in range(2))\nlisted = os.listdir(begun)\n"
+        "assert os.stat(os.path.dirname(path) + '/c.txt').st_size == 4\n"
+        "print('ready', flush=True)\ninput()\n"
+        "print(os.pread(f.fileno(), 100, 0).decode(), m[:].decode())\n"
+        "print('b.bin' in listed, 'b.bin' in os.listdir(new), 'b.bin' in os.listdir(begun))\n"
+        "print(os.path.exists(os.path.dirname(path) + '/c.txt'))",
+        mounted.path("runs", run_id, "a.txt"),
+        mounted.path("runs", run_id, "sub"),
+    )
+    with holding(reader) as held:
+        # The other account has another file there, of the same size and time, and less.
+        own_lab.files(run_id, change={"a.txt": {"text": "of another"}}, remove=["sub/b.bin", "c.txt"])
+        keeper.put(*rotate(own_lab))
+        assert works(mounted, own_lab.new_run())
+        wait_until(lambda: mounted.log.has("the kernel has dropped"), "the kernel's answer")
+        assert held.go_on() == b"of another of another\nTrue False False\nFalse\n"
+
+
+def test_a_listing_that_is_waited_for_is_the_new_accounts(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:
+    """6.3: what the old keys have asked for, and is not answered yet, is asked for again with the new ones."""
+    own_lab.switch(keys_refused="401")
+    mounted = own_shell.mount(*keeper.files)
+    run_ids = [own_lab.new_run({"old.txt": 1}) for _ in range(12)]
+    mounted.sh('cd "$M/runs" && stat "$@"', *run_ids).ok()
+    for old, new in (("old.txt", "new.txt"), ("new.txt", "newest.txt")):
+        own_lab.fault("listing", {"stall": True}, times=len(run_ids))
+        own_lab.reset()
+        with contextlib.ExitStack() as stack:
+            processes = [stack.enter_context(start_process(["ls", mounted.path("runs", each)])) for each in run_ids]
+            wait_until(lambda: own_lab.requests().get("listing") == len(run_ids), "the requests")
+            for run_id in run_ids:
+                own_lab.files(run_id, add={new: 1}, remove=[old])
+            keeper.put(*rotate(own_lab))
+            assert works(mounted, own_lab.new_run())
+            assert {process.communicate(timeout=LIMIT_S)[0] for process in processes} == {f"{new}\n".encode()}
+        mounted.shell.cli("refresh", mounted.point).ok()
 
 
 def test_a_named_account(own_lab: Lab, own_shell: Shell, keeper: KeyFiles) -> None:

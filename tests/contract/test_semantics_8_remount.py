@@ -11,6 +11,7 @@ import pytest
 from tests.contract.test_semantics_4_cache import MIB, remount, running_run, settled_run
 from tests.fixtures import Mounting
 from tests.harness import Lab, Mount, Shell, wait_until
+from tests.status import status
 
 TREE = {f"g{i // 10}/d{i}/f{j}": 100 * i + j for i in range(60) for j in range(3)}
 DATABASE = "cache/artifactfs/metadata-1.sqlite"
@@ -22,8 +23,14 @@ def shown(mounted: Mount, run_id: int) -> list[str]:
     return mounted.sh(script, run_id).ok().text.splitlines()
 
 
+def shown_with_index(mounted: Mount, run_id: int) -> list[str]:
+    mounted.wait_for_index(run_id)
+    return shown(mounted, run_id)
+
+
 def kill(mounted: Mount) -> None:
-    """End the process of a mount at once, and remove what it leaves in the mount table."""
+    """End the process of a mount at once, once all is written (8.1), and remove what it leaves in the mount table."""
+    wait_until(lambda: not status(mounted)["metadata"]["waiting"], "the writing")
     os.kill(mounted.pid, signal.SIGKILL)
     mounted.shell.cli("umount", mounted.point).ok()
 
@@ -55,7 +62,7 @@ def test_a_finished_run_costs_one_request(
     )
     mounted = mounting()
     shown(mounted, run_id)
-    before = shown(mounted, run_id)
+    before = (shown_with_index if index == "full" else shown)(mounted, run_id)
     end(mounted)
     mounted = mounting()
     assert shown(mounted, run_id) == before
@@ -102,7 +109,7 @@ def test_a_run_that_goes_on_is_shown_as_it_was_while_its_listing_fails(lab: Lab,
     """8.2, 3.2: a stored listing of a run that goes on is a stale one."""
     run_id = running_run(lab, {"a": 1, "sub/b": 2})
     mounted = mounting()
-    before = shown(mounted, run_id)
+    before = shown_with_index(mounted, run_id)
     mounted.umount()
     mounted = mounting()
     # Where the request is still being repeated when the test ends, nothing was logged.
@@ -145,7 +152,7 @@ def test_damage_costs_requests(damage: str, lab: Lab, shell: Shell, mounting: Mo
     """8.1: whatever happens to the database, the next mount shows the truth, and the one after is warm again."""
     run_id = settled_run(lab, TREE)
     mounted = mounting()
-    before = shown(mounted, run_id)
+    before = shown_with_index(mounted, run_id)
     mounted.umount()
     path = Path(shell.path(DATABASE))
     content = path.read_bytes()
@@ -161,12 +168,12 @@ def test_damage_costs_requests(damage: str, lab: Lab, shell: Shell, mounting: Mo
     mounted = shell.expected_mount()
     mounted.log.announce("metadata", optional=damage == "gone")
     mounting()
-    assert shown(mounted, run_id) == before
+    assert shown_with_index(mounted, run_id) == before
     mounted.umount()
     if damage == "a directory":
         path.rmdir()
         mounting()
-        assert shown(mounted, run_id) == before
+        assert shown_with_index(mounted, run_id) == before
         mounted.umount()
     lab.reset()
     mounting()
@@ -179,13 +186,13 @@ def test_two_mounts_and_another_account(lab: Lab, shell: Shell, mounting: Mounti
     run_id = settled_run(lab, TREE)
     first, second = mounting(), mounting(name="second")
     other = mounting("--account", "other", name="third")
-    before = shown(first, run_id)
+    before = shown_with_index(first, run_id)
     wait_until(lambda: "waiting 0" in shell.cli("status", first.point).ok().text, "the changes to be written")
     lab.reset()
     assert shown(second, run_id) == before
     assert lab.requests() == {"run": 1}
     lab.reset()
-    assert shown(other, run_id) == before
+    assert shown_with_index(other, run_id) == before
     assert lab.requests()["listing"] > 2
 
 

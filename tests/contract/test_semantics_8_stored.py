@@ -49,6 +49,7 @@ def look_at(mounted: Mount, lab: Lab, run_id: int) -> list[object]:
     """List two runs, read some files of one, and return what is seen."""
     for name in READ:
         assert read(mounted, "whole", "runs", run_id, name) == lab.sha256(run_id, name)
+    mounted.wait_for_index(run_id, sample.RUN)
     return seen(mounted, run_id, sample.RUN)
 
 

@@ -335,6 +335,10 @@ class KeptModel(Model):
         if not self.troubles and not self.is_offline and self.last_read == b"":
             self.kept.whole[path] = len(self.moments) - 1
 
+    def not_stored(self) -> None:
+        """Check that a mount may say that it cannot store what it lists: it has found the database damaged."""
+        assert self.is_damaged, "what was listed could not be stored"
+
     def pinned(self) -> None:
         """All of the run was listed and read: of a finished one it stays here."""
         now = len(self.moments) - 1

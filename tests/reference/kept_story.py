@@ -89,9 +89,11 @@ class KeptStory(Story):
         if self._mode == "offline" or self._model.troubles:
             return
         self._script.append("pin")
-        self._there.pin(self._run)
         self._is_pinned = True
-        self._kept.pinned()
+        if self._there.pin(self._run):
+            self._kept.pinned()
+        else:
+            self._saw("pin", "not stored", self._kept.not_stored)
         self.walk("")
 
     def _is_gone(self, answer: object) -> None:

@@ -12,7 +12,10 @@ from tests.harness import END_S, Lab, mount_type, run, wait_until
 from tests.reference.driver import DEADLINE, World, world
 
 # What the log may say of a mount that was killed, that works offline, and of a damaged database.
-_SAID = ("works offline", "metadata", "so there is nothing to mount", "is dead|was dead|left behind|dead mount")
+_SAID = (
+    "works offline", "metadata", "so there is nothing to mount", "is dead|was dead|left behind|dead mount",
+    "it was mounted last with another account",
+)  # fmt: skip
 # Options of the mounts by their mode.
 MODES: dict[str, tuple[str, ...]] = {
     "normal": (),
@@ -60,9 +63,13 @@ class KeptWorld(World):
         self.is_up = True
         return True
 
-    def pin(self, run_id: int) -> None:
-        """Keep a run."""
-        self._shell.cli("pin", "--quiet", self.mount.path("runs", run_id)).ok()
+    def pin(self, run_id: int) -> bool:
+        """Keep a run; says whether all of it is kept, which a database that was found damaged does not do."""
+        done = self._shell.cli("pin", "--quiet", self.mount.path("runs", run_id))
+        if done.code == ExitCode.INCOMPLETE and "could not be stored" in done.err:
+            return False
+        done.ok()
+        return True
 
     def unpin(self) -> None:
         """Keep nothing."""

@@ -245,7 +245,11 @@ class Model(Trust[dict[str, Version]]):
         if before != number:
             self._retire(path)
             was = self.retired.get(path, {}).pop(number, size)
-            assert size == was, f"inode {number} was of {was} bytes, then of another file, and is of {size} bytes"
+            sizes = {files[path].size for files in self.moments[since:] if path in files}
+            # The file itself may have come back, and have grown since, before this look.
+            assert size == was or (was in sizes and size > was), (
+                f"inode {number} was of {was} bytes, then of another file, and is of {size} bytes"
+            )
         inode.size = size
         self.last[path] = number
         self.lost.discard(path)

@@ -24,6 +24,8 @@ class Story(Steps[Model]):
         self._versions = 0
         self._opened = 0
         self._open: list[tuple[int, Handle]] = []  # of files
+        # The kernel says a moment later that a file was closed.
+        self._last_closed: list[Handle] = []
 
     def end(self) -> None:
         """Close what is open, and leave the server as it was found."""
@@ -84,7 +86,7 @@ class Story(Steps[Model]):
         """SIGHUP, taken in."""
         self._script.append("SIGHUP")
         self._world.refresh()
-        self._model.refreshed(handle for _, handle in self._open)
+        self._model.refreshed([*self._last_closed, *(handle for _, handle in self._open)])
 
     # --- looks ----------------------------------------------------------------------------------------------
 
@@ -148,6 +150,7 @@ class Story(Steps[Model]):
             self._script.append(f"close {number}")
             self._world.close(number)
             self._model.closed(handle)
+            self._last_closed = [handle]
 
     # --------------------------------------------------------------------------------------------------------
 

@@ -121,6 +121,12 @@ FIXED: dict[str, list[Step]] = {
     "of an empty file nothing was read that a smaller listing could contradict": [
         ("put", "d/e/b", 0), ("open", "d/e/b"), ("put", "d/e/b", 7), ("refresh",), ("put", "d/e/b", 0), ("minute",),
         ("walk", "")],
+    "a file that was closed a moment ago may be asked for at a refresh": [
+        ("put", "b", 7), ("ls", ""), ("put", "b", 5_000), ("cat", "b", 200_000), ("refresh",), ("append", "b", 1),
+        ("walk", "")],
+    "an old handle's end says nothing of the version that came": [
+        ("put", "a", 150_000), ("finish",), ("hour",), ("ls", ""), ("open", "a"), ("read", -1, 0, 200_000),
+        ("put", "a", 7), ("hour",), ("stat", "a"), ("append", "a", 600_000), ("refresh",), ("stat", "a")],
     "a file that was gone is another one": [
         ("put", "a", 7), ("stat", "a"), ("append", "a", 9), ("refresh",), ("stat", "a"), ("remove", "a"), ("refresh",),
         ("stat", "a"), ("put", "a", 5_000), ("refresh",), ("stat", "a")],

@@ -133,6 +133,7 @@ FIXED: dict[str, list[Step]] = {
     "what was stored beside a listing goes on": [
         ("put", "d/a", 7), *SETTLED, ("walk", ""), ("umount",), ("walk", ""), ("append", "d/a", 9), ("refresh",),
         ("stat", "d/a")],
+    "a pin in a damaged database": [("walk", ""), ("damage", "garbage", 0.7), ("put", "a", 0), ("pin",)],
 }  # fmt: skip
 
 
