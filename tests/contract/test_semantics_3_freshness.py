@@ -13,6 +13,8 @@ from tests.harness import Lab, Mount, Shell, wait_until
 AT_ONCE = ("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
 # Semantics 3.2: a refresh is waited for 1 s. With twice the margin; what else a walk needs comes on top.
 REFRESH_S = 2.0
+# For a busy machine; with REFRESH_S, less than a second for each of nine directories.
+BUSY_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_an_old_tree_is_served_while_the_server_fails(
 
     start = time.monotonic()
     assert mounted.tree(run_id) == truth
-    assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
+    assert time.monotonic() - start < REFRESH_S + 2 * base_s + BUSY_S
     wait_until(lambda: mounted.log.has(said), "the warning in the log")
 
 
@@ -126,7 +128,7 @@ def test_an_old_tree_is_served_while_the_server_stalls(lab: Lab, mounting: Mount
 
     start = time.monotonic()
     assert mounted.tree(run_id) == truth
-    assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
+    assert time.monotonic() - start < REFRESH_S + 2 * base_s + BUSY_S
 
 
 def test_an_old_tree_is_served_during_an_outage(own_lab: Lab, shell: Shell) -> None:
@@ -145,7 +147,7 @@ def test_an_old_tree_is_served_during_an_outage(own_lab: Lab, shell: Shell) -> N
 
     start = time.monotonic()
     assert mounted.tree(sample.RUN) == truth
-    assert time.monotonic() - start < REFRESH_S + 2 * base_s + 1.0
+    assert time.monotonic() - start < REFRESH_S + 2 * base_s + BUSY_S
     wait_until(lambda: mounted.log.has("refuses connections"), "the warning in the log")
     own_lab.start(port)  # a new one: it never heard of `run_id`
     wait_until(lambda: mounted.error_of("runs", run_id) == errno.ENOENT, "the run's absence")
