@@ -38,50 +38,54 @@ class PendingCall(msgspec.Struct, eq=False):
     ended: bool = False
 
 
-class InterruptWatcher:
-    """The calls of one mount that wait. `is_interrupted(tid)`: whether a thread has a pending signal; see below."""
+class PendingCalls(msgspec.Struct, eq=False):
+    """The calls of one mount that wait: of threads that are watched, and of threads that cannot be seen.
 
-    def __init__(self, is_interrupted: Callable[[int], bool] | None = None) -> None:
-        self._is_interrupted = is_interrupted or signal_is_pending
-        self._waits: dict[PendingCall, None] = {}
-        self._unseen: dict[PendingCall, None] = {}
-        self._some = trio.Event()
+    `some`: set once a call is watched.
+    """
 
-    @contextlib.contextmanager
-    def waiting(self, tid: int, scope: trio.CancelScope) -> Iterator[PendingCall]:
-        """Cancel `scope` if the thread gets a pending signal. `tid`: 0 for a thread that cannot be seen."""
-        wait = PendingCall(tid, scope)
-        waits = self._waits if tid else self._unseen
-        waits[wait] = None
-        if tid:
-            self._some.set()
-        try:
-            yield wait
-        finally:
-            waits.pop(wait, None)
+    watched: dict[PendingCall, None] = {}
+    unseen: dict[PendingCall, None] = {}
+    some: trio.Event = msgspec.field(default_factory=trio.Event)
 
-    def end(self) -> None:
-        """Cancel all calls: the mount ends."""
-        for wait in [*self._waits, *self._unseen]:
-            wait.ended = True
-            wait.scope.cancel()
 
-    async def watch(self) -> None:
-        """Poll the threads of all calls, until cancelled."""
-        while True:
-            if not self._waits:
-                self._some = trio.Event()
-                await self._some.wait()
-            await trio.sleep(_LOOK_S)
-            for count, wait in enumerate(list(self._waits), 1):
-                pending = self._is_interrupted(wait.tid)
-                if pending and wait.seen:
-                    log.debug("thread %d has a pending signal: its call is interrupted", wait.tid)
-                    wait.interrupted = True
-                    wait.scope.cancel()
-                wait.seen = pending
-                if count % _LOOKS == 0:
-                    await trio.lowlevel.checkpoint()
+@contextlib.contextmanager
+def pending(calls: PendingCalls, tid: int, scope: trio.CancelScope) -> Iterator[PendingCall]:
+    """Cancel `scope` if the thread gets a pending signal. `tid`: 0 for a thread that cannot be seen."""
+    call = PendingCall(tid, scope)
+    waits = calls.watched if tid else calls.unseen
+    waits[call] = None
+    if tid:
+        calls.some.set()
+    try:
+        yield call
+    finally:
+        waits.pop(call, None)
+
+
+def end(calls: PendingCalls) -> None:
+    """Cancel all calls: the mount ends."""
+    for call in [*calls.watched, *calls.unseen]:
+        call.ended = True
+        call.scope.cancel()
+
+
+async def watch(calls: PendingCalls, is_interrupted: Callable[[int], bool]) -> None:
+    """Poll the threads of all calls, until cancelled. `is_interrupted(tid)`: whether a thread has a pending signal."""
+    while True:
+        if not calls.watched:
+            calls.some = trio.Event()
+            await calls.some.wait()
+        await trio.sleep(_LOOK_S)
+        for count, call in enumerate(list(calls.watched), 1):
+            is_pending = is_interrupted(call.tid)
+            if is_pending and call.seen:
+                log.debug("thread %d has a pending signal: its call is interrupted", call.tid)
+                call.interrupted = True
+                call.scope.cancel()
+            call.seen = is_pending
+            if count % _LOOKS == 0:
+                await trio.lowlevel.checkpoint()
 
 
 def signal_is_pending(tid: int) -> bool:

@@ -21,14 +21,13 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
-from artifactfs.fuse import attributes
+from artifactfs.fuse import attributes, interrupts
 from artifactfs.fuse.artifact_handles import ArtifactHandles, FileHandle
 from artifactfs.fuse.attributes import Ownership
 from artifactfs.fuse.control_files import ControlFiles
 from artifactfs.fuse.error_boundary import fuse_handler
 from artifactfs.fuse.handles import DirectoryHandle, KernelState
 from artifactfs.fuse.inodes import Inode, InodeTable
-from artifactfs.fuse.interrupts import InterruptWatcher
 from artifactfs.fuse.readdir import DOTS, ReaddirReplies
 from artifactfs.fuse.sibling_readahead import SiblingReadahead
 from artifactfs.tree.nodes import (
@@ -87,7 +86,7 @@ class Operations(pyfuse3.Operations):
         self.inodes = InodeTable([tree.root])
         self.inodes.holds_back = self._artifacts.holds_back
         # Its `watch` is to run as long as the mount does.
-        self.callers = InterruptWatcher()
+        self.calls = interrupts.PendingCalls()
         self._directories: dict[int, DirectoryHandle] = {}
         self._open_files: dict[int, FileHandle] = {}
         # When the kernel asked for the attributes of a file, or for a listing.
@@ -337,7 +336,7 @@ class Operations(pyfuse3.Operations):
         Metadata has the deadline as its total limit; contents have a limit of their own (docs/semantics.md 5.1).
         """
         limit_s = self.deadline_s if limit_s is None else limit_s
-        with trio.move_on_after(limit_s) as scope, self.callers.waiting(tid, scope) as wait:
+        with trio.move_on_after(limit_s) as scope, interrupts.pending(self.calls, tid, scope) as wait:
             return await answer
         if wait.interrupted:
             raise FUSEError(errno.EINTR)

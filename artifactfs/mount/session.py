@@ -23,6 +23,7 @@ from artifactfs.control.commands import Control
 from artifactfs.control.recent_errors import RecentErrors
 from artifactfs.control.snapshot import MountComponents
 from artifactfs.errors import ExitCode, UserError
+from artifactfs.fuse import interrupts
 from artifactfs.fuse.kernel_dentries import KernelDentries
 from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.request_loop import RequestLoop
@@ -219,12 +220,12 @@ async def _mount(
                     await trio.sleep(_GRACE_S)
                     if control.is_invalidating:
                         # A thread waits in the kernel for a process that waits for this mount.
-                        operations.callers.end()
+                        interrupts.end(operations.calls)
                         await trio.sleep(_GRACE_S)
                     main.cancel()
 
                 nursery.start_soon(_handle_signals, received, on_hangup, end, nursery)
-                nursery.start_soon(operations.callers.watch)
+                nursery.start_soon(interrupts.watch, operations.calls, interrupts.signal_is_pending)
                 nursery.start_soon(announce)
                 if own is not None:
                     nursery.start_soon(presence.end_when_unmounted, own.device, end)

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from artifactfs.fuse.interrupts import InterruptWatcher, signal_is_pending
+from artifactfs.fuse.interrupts import PendingCalls, pending, signal_is_pending, watch
 from tests.harness import wait_until
 
 
@@ -27,10 +27,10 @@ class Looked:
         return tid in self.pending
 
 
-async def wait(callers: InterruptWatcher, tid: int, seconds: float) -> tuple[bool, float]:
+async def wait(calls: PendingCalls, tid: int, seconds: float) -> tuple[bool, float]:
     """Wait on behalf of a thread; returns whether it was interrupted, and how long that took."""
     began = trio.current_time()
-    with trio.CancelScope() as scope, callers.waiting(tid, scope) as waiting:
+    with trio.CancelScope() as scope, pending(calls, tid, scope) as waiting:
         await trio.sleep(seconds)
     assert scope.cancelled_caught == waiting.interrupted
     return waiting.interrupted, round(trio.current_time() - began, 3)
@@ -39,12 +39,12 @@ async def wait(callers: InterruptWatcher, tid: int, seconds: float) -> tuple[boo
 async def test_a_signal_ends_a_wait_and_no_other(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.2: within 2 s; another caller that waits goes on to wait."""
     looked = Looked({7})
-    callers = InterruptWatcher(looked)
-    nursery.start_soon(callers.watch)
+    calls = PendingCalls()
+    nursery.start_soon(watch, calls, looked)
     results: dict[int, tuple[bool, float]] = {}
 
     async def one(tid: int) -> None:
-        results[tid] = await wait(callers, tid, 30)
+        results[tid] = await wait(calls, tid, 30)
 
     async with trio.open_nursery() as waiters:
         for tid in (7, 8, 9):
@@ -55,10 +55,10 @@ async def test_a_signal_ends_a_wait_and_no_other(nursery: trio.Nursery, autojump
 async def test_a_short_wait_is_not_watched(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.2: an answer that comes soon costs nothing; nor does a mount that is idle."""
     looked = Looked()
-    callers = InterruptWatcher(looked)
-    nursery.start_soon(callers.watch)
+    calls = PendingCalls()
+    nursery.start_soon(watch, calls, looked)
     for _ in range(3):
-        assert await wait(callers, 7, 0.02) == (False, 0.02)
+        assert await wait(calls, 7, 0.02) == (False, 0.02)
         await trio.sleep(100)
     assert looked.looks == []
 
@@ -71,18 +71,18 @@ async def test_a_signal_for_another_thread_interrupts_no_call(nursery: trio.Nurs
         looks.append(tid)
         return len(looks) % 2 == 0
 
-    callers = InterruptWatcher(every_other_time)
-    nursery.start_soon(callers.watch)
-    assert await wait(callers, 7, 10) == (False, 10)
+    calls = PendingCalls()
+    nursery.start_soon(watch, calls, every_other_time)
+    assert await wait(calls, 7, 10) == (False, 10)
     assert len(looks) > 30
 
 
 async def test_a_caller_hidden_from_proc_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """5.2: thread 0 is one of another pid namespace."""
     looked = Looked({0})
-    callers = InterruptWatcher(looked)
-    nursery.start_soon(callers.watch)
-    assert await wait(callers, 0, 10) == (False, 10)
+    calls = PendingCalls()
+    nursery.start_soon(watch, calls, looked)
+    assert await wait(calls, 0, 10) == (False, 10)
     assert looked.looks == []
 
 
