@@ -105,6 +105,7 @@ def describe(todo: Plan) -> str:
 
 
 def _mount_of(path: str) -> Mount:
+    control_client.check_is_path(path)
     inner = mount_table.innermost(path)
     if inner is None or not inner.is_ours:
         raise UserError(ExitCode.NOT_MOUNTED, f"{path} is in no mount of artifactfs", "give a path in one")

@@ -61,6 +61,10 @@ def report(error: Exception, program: str = "artifactfs") -> ExitCode:
         known: UserError | None = UserError(ExitCode.USAGE, fact, f"see `{command} --help`")
     elif isinstance(error, UserError):
         known = error
+    elif isinstance(error, LookupError | ValueError) and "_ARTIFACTFS_COMPLETE" in settings.environment(keys=False):
+        # Of click, which takes what it is to complete from the environment.
+        fact = "what to complete is not in COMP_WORDS and COMP_CWORD, as the shell's own completion has it"
+        known = UserError(ExitCode.USAGE, fact, "see `artifactfs completion --help`")
     else:
         from artifactfs.mount import mount_table
 

@@ -78,13 +78,18 @@ def check_answers(mount: mount_table.Mount) -> None:
         raise _late(mount.point, _REPORT_S)
 
 
+def check_is_path(path: str) -> None:
+    """Raise UserError for text that can be no path."""
+    if not path or "\0" in path:
+        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path", _IN_A_MOUNT)
+
+
 def ask(name: str, path: str, *, parent_too: bool = False) -> Answer:
     """Read the report `name` of the mount that contains `path`, or send it a command about `path`. Raises UserError.
 
     `parent_too`: if the path does not exist, use the directory that would contain it.
     """
-    if not path or "\0" in path:
-        raise UserError(ExitCode.NOT_MOUNTED, f"{path!r} is not a path", _IN_A_MOUNT)
+    check_is_path(path)
     point = point_of(path)
     timeout_s = _COMMAND_S
     if name in ask_child.REPORTS:

@@ -86,11 +86,6 @@ def test_a_mistyped_command(shell: Shell) -> None:
         refused(shell, ExitCode.USAGE, f"No such command '{typed}'; did you mean {meant}?", typed)
 
 
-def test_umount_of_nothing(shell: Shell) -> None:
-    """5.8: an empty argument, of a variable that is not set, is not the current directory."""
-    refused(shell, ExitCode.NOT_MOUNTED, "empty", "umount", "")
-
-
 @pytest.mark.parametrize("place", ["", "/", "/..", "//", "/proc", "/usr/bin", "/boot", "/bin", "link", "link/below"])
 def test_a_place_that_is_none(place: str, shell: Shell, lab: Lab) -> None:
     """5.8: over the root, in the system's directories, and at no place at all, nothing is mounted."""

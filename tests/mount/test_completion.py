@@ -123,6 +123,14 @@ def test_a_shell_that_is_none(arguments: tuple[str, ...], shell: Shell) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [{}, {"COMP_WORDS": "artifactfs m", "COMP_CWORD": "x"}], ids=["none", "odd"])
+def test_a_completion_without_a_shell(words: dict[str, str], shell: Shell) -> None:
+    """5.8: called by hand, without the words that a shell gives: one line, and no bug."""
+    done = shell.cli("status", env={"_ARTIFACTFS_COMPLETE": "bash_complete"} | words)
+    assert (done.code, done.out, done.err.count("\n")) == (ExitCode.USAGE, b"", 1)
+    assert "COMP_WORDS" in done.err
+
+
 def test_a_key_press_says_nothing_of_mistakes(shell: Shell) -> None:
     """A malformed config file: no values, no message into the line that is being typed."""
     directory = os.path.join(shell.path("config"), "artifactfs")

@@ -346,3 +346,11 @@ def test_info_of_what_went(lab: Lab, standing: Mount) -> None:
     assert "deleted" in line_of(done.err)
     assert "gone" in done.text
     assert mount_type(standing.point) is not None
+
+
+@pytest.mark.parametrize("words", ["umount", "warm", "pin", "unpin", "refresh", "refresh --contents", "info"])
+def test_a_path_that_is_empty(words: str, shell: Shell) -> None:
+    """5.8: an empty argument, of a variable that is not set, is not the current directory."""
+    done = shell.cli(*words.split(), "")
+    assert (done.code, done.out, done.err.count("\n")) == (ExitCode.NOT_MOUNTED, b"", 1)
+    assert ("empty" if words == "umount" else "'' is not a path") in done.err
