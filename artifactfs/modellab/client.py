@@ -7,7 +7,7 @@ writes its listings. Source: docs/dev/model-lab-api.md.
 import logging
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TypeVar
 
 import cachetools
@@ -35,16 +35,21 @@ from artifactfs.modellab.listing_dialects import (
     Leads,
     ListingKind,
     NormalListing,
+    PathBase,
     PathForm,
+    fingerprint,
     forms,
     learn,
     learn_leads,
+    learn_whole_run,
     normalize,
+    nothing,
 )
 from artifactfs.modellab.models import Page
 from artifactfs.modellab.project_decoder import ProjectDecoder
 from artifactfs.modellab.run_finder import RunFinder
 from artifactfs.modellab.transport import Transport
+from artifactfs.modellab.turns import in_one_step, in_turns
 from artifactfs.util.urls import API_PREFIX
 
 log = logging.getLogger(__name__)
@@ -61,18 +66,24 @@ _INDEX_PIECE_BYTES = 64 << 10
 _S3_PAGE = 1000
 # The order of runs.
 _NEWEST = {"sort": "-updated_at"}
-# Directories whose logged oddities are remembered, and runs whose paths begin oddly. Arbitrary.
+# Directories whose logged oddities are remembered, and runs whose prefixes are. Arbitrary.
 _MAX_LOGGED = 10_000
-_MAX_ODD_RUNS = 10_000
+_MAX_LEADS = 10_000
+# A run's root is listed without a path.
+_ROOT_FORM = PathForm("", slash=False)
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """A listing for one form of a directory's path. `rows`: how many there were."""
+    """A listing for one form of a directory's path. `rows`: how many there were.
+
+    `fingerprint`: of their paths, where these are compared with those of another listing.
+    """
 
     form: PathForm
     normal: NormalListing
     path_in_project: str
     rows: int
+    fingerprint: int | None
 
 
 class ModelLab:
@@ -85,8 +96,8 @@ class ModelLab:
         self._deadline_s = deadline_s
         self._sizes = sizes
         self.dialect = Dialect()
-        # Of the runs that have paths with a prefix. No other run costs memory or a request.
-        self._leads: cachetools.LRUCache[int, Leads] = cachetools.LRUCache(_MAX_ODD_RUNS)
+        # Of the runs whose root was listed, or that have paths with a prefix.
+        self._leads: cachetools.LRUCache[int, Leads] = cachetools.LRUCache(_MAX_LEADS)
         # Lenient decoding needs the size of the body once more, so only one runs at a time.
         self._long_decoding = trio.Lock()
         # The lists (runs, projects) that the log already reports as cut.
@@ -203,30 +214,59 @@ class ModelLab:
         """Return one directory of a run: one request, or two while the server's form is unknown.
 
         Four requests, once, where the run's paths begin with `/` or `./`; one for each such prefix where they differ.
+        One more, of the run's root, where only that shows how to read the answer: see `_forms_by_root`, `_list_below`.
 
         `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
-        first, *others = forms(self.dialect, self._leads.get(run_id, Leads()))
-        if not path or not others:
-            return self._adopt(run_id, path, await self._list(run_id, path, first))
+        todo = forms(self.dialect, self._leads.get(run_id, Leads()))
+        if not path:
+            return self._adopt(run_id, path, await self._list(run_id, path, todo[0]))
+        tried: list[PathForm] = []
         answers: list[_Answer] = []
         refusal: errors.ServiceError | None = None
-        for form in (first, *others):
+        while todo:
+            tried.append(form := todo.pop(0))
             try:
-                answer = await self._list(run_id, path, form)
+                answer = await self._list_below(run_id, path, form)
             except (errors.NotFound, errors.BadRequest) as error:
                 # An unknown `path` may be a 400 or 404 here; the other form may be the known one.
                 refusal = refusal or error
-                continue
-            found = answer.normal
-            if found.kind is ListingKind.CHILDREN and not (found.evidence.echoed and not form.slash):
-                return self._adopt(run_id, path, answer)
-            answers.append(answer)
+            else:
+                found = answer.normal
+                if found.kind is ListingKind.CHILDREN and not (found.evidence.echoed and not form.slash):
+                    return self._adopt(run_id, path, answer)
+                answers.append(answer)
+            if not todo and run_id not in self._leads:
+                todo = [form for form in await self._forms_by_root(run_id) if form not in tried]
         if refusal is not None and not answers:
             raise refusal
         # Children that came with an echo of the prefix count if the other form brought none.
         best = next((each for each in answers if each.normal.kind is ListingKind.CHILDREN), answers[0])
         return self._adopt(run_id, path, best)
+
+    async def _forms_by_root(self, run_id: int) -> list[PathForm]:
+        """List a run's root, which shows the prefixes of its paths, and return the forms of its directories.
+
+        The root of a run that an earlier mount listed was not listed by this one.
+        """
+        with suppress(errors.NotFound, errors.BadRequest):
+            self._adopt(run_id, "", await self._list(run_id, "", _ROOT_FORM))
+        return forms(self.dialect, self._leads.get(run_id, Leads()))
+
+    async def _list_below(self, run_id: int, path: str, form: PathForm) -> _Answer:
+        """List a directory below the root. The first answer whose paths seem relative to it is compared with the root.
+
+        Where they are the same the server ignores `path`, and the directory is empty, or gone.
+        """
+        answer = await self._list(run_id, path, form)
+        if answer.fingerprint is None:
+            return answer
+        root = await self._list(run_id, "", _ROOT_FORM, is_compared=True)
+        if root.fingerprint != answer.fingerprint:
+            return answer
+        self._adopt(run_id, "", root)
+        self.dialect = learn_whole_run(self.dialect)
+        return msgspec.structs.replace(answer, normal=nothing())
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Stream a project's listing: pass its files to `add` as they arrive.
@@ -268,20 +308,22 @@ class ModelLab:
         accepted = answer.form if path and found.kind is ListingKind.CHILDREN and found.children.by_name else None
         self.dialect = learn(self.dialect, path, found.evidence, accepted)
         leads = learn_leads(self._leads.get(run_id, Leads()), found.evidence, accepted)
-        if any(leads.written):
+        if any(leads.written) or not path:
             self._leads[run_id] = leads
         self._report(run_id, path, found.children, answer.rows)
         return DirectoryListing(found.children, answer.path_in_project)
 
-    async def _list(self, run_id: int, path: str, form: PathForm) -> _Answer:
+    async def _list(self, run_id: int, path: str, form: PathForm, *, is_compared: bool = False) -> _Answer:
         query = {"path": f"{form.lead}{path}{'/' if form.slash else ''}"} if path else {}
         # Rows take as much memory as their body, so its memory is held until they are sorted.
         async with self._asked("listing", f"/runs/{run_id}/artifacts", query, self._run_listing) as answer:
             known = self.dialect
             steps = normalize(answer.files, path, sent_slash=form.slash, known=known.base, is_proven=known.is_proven)
-            found = await _in_turns(steps)
+            found = await in_turns(steps)
+            is_compared |= found.evidence.base is PathBase.DIRECTORY is not known.base
+            seen = await in_turns(fingerprint(answer.files)) if is_compared else None
         found.children.bad_names += answer.odd_rows
-        return _Answer(form, found, answer.path_in_project, len(answer.files))
+        return _Answer(form, found, answer.path_in_project, len(answer.files), seen)
 
     def _report(self, run_id: int, path: str, children: Children, rows: int) -> None:
         cut = bool(rows) and rows % _S3_PAGE == 0
@@ -303,7 +345,7 @@ class ModelLab:
             log.warning(may_be_cut, where, rows, extra=NOTICE)
 
     async def _ask(self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], T]) -> T:
-        async with self._asked(endpoint, path, query, _in_one_step(decode)) as found:
+        async with self._asked(endpoint, path, query, in_one_step(decode)) as found:
             return found
 
     @asynccontextmanager
@@ -339,7 +381,7 @@ class ModelLab:
         ):
             return None, errors.AnswerTooLarge(f"a listing has more than {max_rows:,} entries")
         try:
-            return await _in_turns(decode(body), self._long_decoding), None
+            return await in_turns(decode(body), self._long_decoding), None
         except (errors.UnexpectedAnswer, errors.AnswerTooLarge) as error:
             return None, type(error)(error.fact, error.status)
 
@@ -348,28 +390,6 @@ class ModelLab:
         if len(listing.files) > self._sizes.rows:
             raise errors.AnswerTooLarge(f"a listing has more than {self._sizes.rows:,} entries")
         return listing
-
-
-async def _in_turns(steps: Generator[None, None, T], lock: trio.Lock | None = None) -> T:
-    """Run a generator to its result, with a checkpoint after each step. After the first step, `lock` is held."""
-    found: T
-    try:
-        next(steps)
-        async with lock or nullcontext():
-            while True:
-                await trio.lowlevel.checkpoint()
-                next(steps)
-    except StopIteration as done:
-        found = done.value
-    return found
-
-
-def _in_one_step(decode: Callable[[bytes], T]) -> Callable[[bytes], Generator[None, None, T]]:
-    def steps(body: bytes) -> Generator[None, None, T]:
-        yield from ()
-        return decode(body)
-
-    return steps
 
 
 def _check(kind: str, requested_id: int, found_id: int, found: Run | Project) -> None:

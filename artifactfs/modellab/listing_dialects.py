@@ -74,6 +74,11 @@ class NormalListing(msgspec.Struct, frozen=True):
     evidence: Evidence
 
 
+def nothing() -> NormalListing:
+    """Return the listing of a directory that is empty, or gone, on a server that answers with the whole run."""
+    return NormalListing(ListingKind.EMPTY, Children({}, shadowed=[]), Evidence(None, False, (), None))
+
+
 class Dialect(msgspec.Struct, frozen=True):
     """The forms that this server accepts and writes, as far as its listings have shown; None while unknown.
 
@@ -129,6 +134,11 @@ def learn(dialect: Dialect, directory: str, evidence: Evidence, accepted: PathFo
         log.info("this server lists a directory by its path %s a slash at the end", "with" if slash else "without")
     written_slash = dialect.written_slash if evidence.slash is None else evidence.slash
     return Dialect(slash, base, written_slash, shown_by, is_proven)
+
+
+def learn_whole_run(dialect: Dialect) -> Dialect:
+    """Learn that this server answers with the whole run, whatever `path` is."""
+    return msgspec.structs.replace(dialect, base=PathBase.ROOT, is_proven=True)
 
 
 def learn_leads(leads: Leads, evidence: Evidence, accepted: PathForm | None) -> Leads:
@@ -245,6 +255,16 @@ def _below(rows: Sequence[FileRow], directory: str, base: PathBase | None) -> It
             is_itself = bare == directory and bare != basename
             is_marker = bare == basename and bare != path and not row.is_dir and not size_of(row)
             yield row, "" if is_itself or is_marker else path
+
+
+def fingerprint(rows: Sequence[FileRow]) -> Generator[None, None, int]:
+    """Return a number that is the same for the same paths in whatever order; yields every few milliseconds."""
+    seen = len(rows)
+    for count, row in enumerate(rows, 1):
+        if count % _STEP_ROWS == 0:
+            yield
+        seen = (seen + hash(row.path)) & _MAX_SIZE
+    return seen
 
 
 def size_of(row: FileRow | ProjectFile) -> int | None:

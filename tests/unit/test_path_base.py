@@ -47,6 +47,37 @@ async def test_a_base_that_two_directories_have_shown_stays(autojump_clock: Mock
     assert lab.dialect.base is PathBase.ROOT
 
 
+@pytest.mark.parametrize("gone", ["gone", "model/gone", "logsx"])
+@pytest.mark.parametrize("before", [(), ("model",)])
+async def test_a_directory_that_is_gone_before_the_base_is_proven(
+    before: tuple[str, ...], gone: str, autojump_clock: MockClock
+) -> None:
+    """1.1, form 2: the whole run in answer to a directory that is gone is nothing of it, and teaches nothing wrong."""
+    lab, server = connect(lambda _request: listing(*ROWS))
+    for path in ("", *before):
+        await names(lab, path)
+    assert await names(lab, gone) == []
+    assert await names(lab, "model") == ["w.pt"]
+    assert await names(lab, "logs") == ["a.log"]
+    asked = len(server.requests)
+    assert await names(lab, "gone") == []
+    assert len(server.requests) - asked <= 2
+
+
+async def test_paths_that_are_relative_to_the_directory_cost_one_request(autojump_clock: MockClock) -> None:
+    """7: the first directory of such a server is compared with the root of its run, and no other."""
+    tree = {"": ["a/", "b/", "x"], "a": ["x"], "b": ["a/", "x"], "b/a": ["x"]}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        rows = tree[request.url.params.get("path", "").rstrip("/")]
+        return listing(*({"path": path, "is_dir": path.endswith("/")} for path in rows))
+
+    lab, server = connect(handler)
+    for path in ("", "a", "b", "b/a"):
+        assert await names(lab, path) == [name.rstrip("/") for name in tree[path]]
+    assert [request.url.params.get("path", "") for request in server.requests] == ["", "a/", "", "b/", "b/a/"]
+
+
 async def test_a_directory_that_holds_its_namesake_misleads_once(autojump_clock: MockClock) -> None:
     """1.1, form 2: where paths are relative to the directory, `data/x` in `data` misleads until the next answer."""
     tree = {"data": ["data/x"], "other": ["y"], "data/data": ["x"]}

@@ -1,9 +1,12 @@
 """artifactfs.modellab.client: runs whose paths begin with `/` or `./`, beside runs whose paths do not."""
 
+from contextlib import suppress
+
 import httpx
 import pytest
 from trio.testing import MockClock
 
+from artifactfs import errors
 from tests.unit.test_client import Handler, connect, listing
 
 # The keys of each run, as an object storage holds them.
@@ -64,6 +67,27 @@ async def test_a_prefix_costs_requests_in_its_own_run_only(autojump_clock: MockC
     assert [request.url.params["path"] for request in server.requests] == [
         "logs/", "gone/", "./odd/", "./gone/", "/abs/",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [200, 400, 404])
+async def test_the_root_was_listed_by_an_earlier_mount(status: int, autojump_clock: MockClock) -> None:
+    """8.2: where the store had the root of a run, its prefixes are asked for before a directory counts as empty."""
+    answer = storage(False)
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        found = answer(request)
+        return found if found.json()["data"]["attributes"]["files"] else httpx.Response(status)
+
+    lab, server = connect(answer if status == 200 else handler)
+    for run, path in ((2, "odd"), (3, "abs"), (4, "odd"), (4, "model"), (1, "model")):
+        found = await lab.list_directory(run, path)
+        assert [name.decode() for name in found.children.by_name] == TRUTH[run][path], (run, path)
+    server.requests.clear()
+    for _ in range(2):
+        with suppress(errors.ServiceError):
+            assert not (await lab.list_directory(1, "gone")).children.by_name
+    # The root once.
+    assert [request.url.params.get("path") for request in server.requests] == ["gone/", None, "gone/"]
 
 
 @pytest.mark.parametrize("status", [400, 404])
