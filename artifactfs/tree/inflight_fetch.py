@@ -1,10 +1,15 @@
 """The fetches of a cache that are in flight, their waiters, and the entries that they result in."""
 
+import logging
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 import msgspec
 import trio
+
+from artifactfs import errors
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -130,6 +135,19 @@ def cancel_all(fetches: InflightFetches[K, V]) -> None:
         fetch.scope.cancel()
         fetch.done.set()
     fetches.joined.clear()
+
+
+def log_failure(fetch: InflightFetch[V], what: str, error: Exception, *, had_stale: bool) -> None:
+    """Log a failure that the waiting operation does not log, or not with what it means. `what`: was fetched."""
+    if isinstance(error, errors.Offline):
+        return  # nothing failed
+    if isinstance(error, errors.PassingError):
+        # Without a stale value the waiting operation logs the advice.
+        advice = f"; the stale one is served; {errors.what_to_do(error)}" if had_stale else ""
+        log.warning("%s: %s%s", what, error, advice)
+    elif not fetch.waiters:
+        is_bug = not isinstance(error, errors.ArtifactfsError)
+        log.warning("%s: the refresh failed: %s", what, error, exc_info=error if is_bug else None)
 
 
 async def wait(fetches: InflightFetches[K, V], fetch: InflightFetch[V]) -> None:

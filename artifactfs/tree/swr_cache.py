@@ -4,7 +4,6 @@ Everything that the tree remembers of the service is in a `StaleWhileRevalidateC
 nursery, so a waiter that gives up does not end it; a fetch without waiters ends only if other requests need its place.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -20,8 +19,6 @@ from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, InflightFe
 from artifactfs.tree.invalidation_times import InvalidationTimes
 from artifactfs.tree.stored_values import RecalledValue, StoredCache
 
-log = logging.getLogger(__name__)
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -32,8 +29,11 @@ REQUESTED_WAIT_S = 10.0
 # For how long a value counts as fresh while the mount is offline: the kernel asks again soon, so that it sees what the
 # service has once that answers (docs/semantics.md 8.3).
 _OFFLINE_S = 2.0
-# Negative entries, one small record each. Arbitrary.
-_MAX_ABSENCES = 10_000
+# Negative entries, one small record each, and refusals. Arbitrary.
+_MAX_ABSENCES, _MAX_REFUSALS = 10_000, 1_000
+# Failures that another attempt would meet again, and for how long the first answers for it (docs/semantics.md 3.2).
+_REFUSALS = (errors.AccessDenied, errors.BadRequest, errors.UnexpectedAnswer, errors.AnswerTooLarge)
+_REFUSED_S = 2.0
 
 
 class StaleWhileRevalidateCache(Generic[K, V]):
@@ -45,12 +45,15 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     stale     | past that, or marked stale (`stale_max_s`)   | None      | entry   | refreshes; else the stale entry
     invalid   | no entry                                     | None      | None    | fetches
     absent    | NotFound, less than `negative_ttl_s` ago     | None      | None    | raises NoSuchEntry
+    refused   | invalid or stale; a failure that does not    | None      | as that | raises it; so does `refetch`
+              | pass, less than 2 s ago                      |           |         |
     in flight | single flight: `refetch` and `get` join it, unless `get` has a fresh entry or an absence
     stored    | invalid here, and in the metadata    | None      | None    | becomes fresh or stale (`recall`), as
               | store, where there is one            |           |         | the store says; then as above
 
     To fresh: `store`, or a fetch that succeeds. To absent: a fetch that raises NotFound.
     To stale: time, `expire`, `mark_stale`, `mark_stale_where`, `mark_all_stale`; an absence becomes invalid instead.
+    All but the first two end a refusal.
     To invalid: `invalidate`, `clear`, more time; `evict`, which leaves an absence.
     Fetches in flight are discarded by `mark_stale`, `mark_stale_where` and `invalidate`: their waiters get the result,
     and it is not stored; nor is any other value that was requested before. After `mark_all_stale` they are joined no
@@ -59,7 +62,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     `describe(key)` names a key in messages. `fetch(key, old)` asks the service; `old`: the last value, which may be
     too old to be served, or invalid.
     `ttl_s(value)` is for how long a value is fresh, `weight(value)` counts against `max_weight`. Exceptions of `fetch`
-    other than NotFound go to the waiters and are not cached. `has_room`: whether a fetch takes no other's place.
+    go to the waiters; bugs and what passes are not cached. `has_room`: whether a fetch takes no other's place.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._entries: EntryTable[K, V] = EntryTable(max_weight, clock)
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
+        self._refused: cachetools.TTLCache[K, Exception] = cachetools.TTLCache(_MAX_REFUSALS, _REFUSED_S, timer=clock)
         # What outlives the mount, if anything does: each value that is stored here is stored there, too.
         self.stored: StoredCache[K, V] | None = None
         # Counts what a value that is being recalled may not survive.
@@ -164,7 +168,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             if (entry := self._entries.get(key)) is not None:
                 self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
         invalidation_times.add_where(self._invalidated, applies, self._clock())
-        for key in {*filter(applies, list(self._absent)), *filter(applies, list(self._inflight.joined))}:
+        for key in set(filter(applies, (*self._absent, *self._refused, *self._inflight.joined))):
             self._discard(key)
         self._removals += 1
 
@@ -260,6 +264,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def _discard(self, key: K) -> None:
         self._absent.pop(key, None)
+        self._refused.pop(key, None)
         inflight_fetch.discard(self._inflight, key)
 
     def mark_all_stale(self) -> None:
@@ -268,6 +273,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._all_stale_at = self._clock()
         self._removals += 1
         self._absent.clear()
+        self._refused.clear()
 
     def clear(self) -> None:
         """Remove everything but what is stored, and let what is being fetched be asked for again."""
@@ -276,6 +282,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._cleared_at = self._clock()
         self._entries.clear()
         self._absent.clear()
+        self._refused.clear()
         inflight_fetch.cancel_all(self._inflight)
 
     async def _refresh(self, key: K, entry: CacheEntry[V]) -> CacheEntry[V]:
@@ -316,6 +323,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         now = self._clock()
         # The result of a fetch that started before a refresh was requested may be stale.
         if (fetch := inflight_fetch.to_join(self._inflight, key, now, self._all_stale_at)) is None:
+            if (refusal := self._refused.get(key)) is not None:
+                # Not one traceback on top of the other, with all that their frames hold.
+                raise refusal.with_traceback(None)
             fetch = inflight_fetch.start(self._inflight, key, now, first=stale is None)
             self._nursery.start_soon(self._run_fetch, key, fetch, stale)
         return fetch
@@ -362,6 +372,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 for on_replaced in self.on_replaced:
                     on_replaced(key, before, value)
         self._absent.pop(key, None)
+        self._refused.pop(key, None)
         return entry
 
     def _entry(self, value: V, requested_at: float) -> CacheEntry[V]:
@@ -381,15 +392,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             invalidation_times.add(self._invalidated, key, fetch.started)
             for on_absent in self.on_absent:
                 on_absent(key, fetch.started)
-        elif isinstance(error, errors.Offline):
-            pass  # the waiting operation logs it; nothing failed that could recover
-        elif isinstance(error, errors.PassingError):
-            # Without a stale value the waiting operation logs the advice.
-            if had_stale:
-                log.warning("%s: %s; the stale one is served; %s", self._describe(key), error, errors.what_to_do(error))
-            else:
-                log.warning("%s: %s", self._describe(key), error)
+            return
+        if isinstance(error, errors.PassingError) and not isinstance(error, errors.Offline):
             self._health.on_failure((self._kind, key), self._clock())
-        elif not fetch.waiters:
-            is_bug = not isinstance(error, errors.ArtifactfsError)
-            log.warning("%s: the refresh failed: %s", self._describe(key), error, exc_info=is_bug)
+        elif isinstance(error, _REFUSALS) and not self._is_outdated(key, fetch):
+            self._refused[key] = error
+        inflight_fetch.log_failure(fetch, self._describe(key), error, had_stale=had_stale)

@@ -131,14 +131,14 @@ async def test_equal_questions_in_flight_are_one(make: Make, source: Source, aut
 async def test_all_waiters_get_the_error_and_it_is_not_cached(
     make: Make, source: Source, autojump_clock: MockClock
 ) -> None:
-    """3.2: an error goes to a caller that waits; the next caller asks again."""
-    source.latency_s, source.error = 1, errors.AccessDenied("no", 403)
+    """3.2: an error that may pass goes to a caller that waits; the next caller asks again."""
+    source.latency_s, source.error = 1, errors.ServerFailed("no", 503)
     cache = make()
     failed = 0
 
     async def ask() -> None:
         nonlocal failed
-        with pytest.raises(errors.AccessDenied):
+        with pytest.raises(errors.ServerFailed):
             await cache.get("k")
         failed += 1
 
