@@ -1,7 +1,7 @@
 """The runs of a list as a table, in the order of the list (docs/semantics.md 1.9): a JSON object a line, or CSV. Pure.
 
-A parameter or a tag that is written as a number or a truth is one. CSV has a column for each key of any run, and an
-empty field where a run lacks it.
+A parameter or a tag that is written as a number or a truth is one. Of a key with several values all are shown, as a
+JSON array. CSV has a column for each key of any run, and an empty field where a run lacks it.
 """
 
 import json
@@ -77,8 +77,13 @@ def _row(record: RunRecord) -> dict[str, object]:
     return row | {"params": _by_key(details.params), "tags": _by_key(details.tags), "metrics": metrics}
 
 
-def _by_key(pairs: Sequence[Pair]) -> dict[str, Typed]:
-    return {pair.key: _typed(pair.value) for pair in pairs}
+def _by_key(pairs: Sequence[Pair]) -> dict[str, Typed | list[Typed]]:
+    # A run may have several tags with one key: each is a choice of its own in `by`, too.
+    found: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        found.setdefault(pair.key, {})[pair.value] = None
+    typed = {key: [_typed(value) for value in values] for key, values in found.items()}
+    return {key: values[0] if len(values) == 1 else values for key, values in typed.items()}
 
 
 def _typed(text: str) -> Typed:
@@ -113,5 +118,7 @@ def _csv_line(values: Sequence[object]) -> bytes:
 def _field(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        value = json.dumps(value, ensure_ascii=False)
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

@@ -5,11 +5,12 @@ import io
 import json
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.domain import Metric, RunRecord
+from artifactfs.domain import Metric, Pair, RunDetails, RunRecord
 from artifactfs.tree.run_tables import FORMATS
 from tests.fakes import described, run
 
@@ -41,6 +42,20 @@ def test_types() -> None:
     }  # fmt: skip
     (row,) = as_rows(table(b"runs.csv", record(1, params=params)))
     assert (row["params.yes"], row["params.rate"], row["params.padded"]) == ("true", "1e-05", "007")
+
+
+def test_several_values_of_one_key() -> None:
+    """1.9: of several tags, or parameters, with one key none is lost: they are an array, in CSV as JSON."""
+    pairs = (("team", "a"), ("n", "1"), ("team", 'b, "c"'), ("n", "1"), ("team", "2"), ("team", "a"))
+    several = tuple(Pair(key, value) for key, value in pairs)
+    details = msgspec.json.decode(described(run(1)), type=RunDetails)
+    made = RunRecord(run(1), msgspec.json.encode(msgspec.structs.replace(details, tags=several, params=several[:3])))
+    (line,) = table(b"runs.jsonl", made).splitlines()
+    assert json.loads(line)["tags"] == {"team": ["a", 'b, "c"', 2], "n": 1}
+    assert json.loads(line)["params"] == {"team": ["a", 'b, "c"'], "n": 1}
+    (row,) = as_rows(table(b"runs.csv", made))
+    assert json.loads(row["tags.team"]) == ["a", 'b, "c"', 2]
+    assert row["tags.n"] == "1"
 
 
 def test_columns() -> None:
