@@ -33,7 +33,7 @@ _MOST_BYTES = 4 << 20
 _USE_NOTED_S = 3600.0
 # Evicting down to this share of the limit, and what records of no run may keep of it.
 _LOW_WATER, _OF_NO_RUN = 0.9, 0.25
-# Deletions and marks that failed, and damaged records to delete: more are not remembered.
+# Deletions and marks that failed, damaged records to delete, and noted uses: more are not remembered.
 _MOST_REMEMBERED = 10_000
 # Pages given back to the disk after a write, where the file is larger than its limit: about 30 ms.
 _SHRINK_PAGES = 500
@@ -314,8 +314,12 @@ class MetadataStore:
         """Have the next write note that a run was used, once an hour."""
         now = self._clock()
         if not now - _USE_NOTED_S < self._noted.get((scope, run_id), -math.inf) <= now:
+            if len(self._noted) >= _MOST_REMEMBERED:
+                self._noted.clear()  # they are noted again
             self._noted[scope, run_id] = now
-            self._uses.add((scope, run_id))
+            # Nothing is written while the mount is offline, say.
+            if len(self._uses) < _MOST_REMEMBERED:
+                self._uses.add((scope, run_id))
 
     # --- the whole -----------------------------------------------------------------------------------------
 

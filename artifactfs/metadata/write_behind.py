@@ -37,6 +37,8 @@ _WAIT_S = 1.0
 _PAUSE_S = 1.0
 # Between looks at what the store holds, while it is written; at least so many times as long as one takes. Arbitrary.
 _LOOK_S, _LOOK_FACTOR = 1.0, 20
+# Runs that are known not to be in the store: of others it is read. Arbitrary.
+_MAX_UNKNOWN = 10_000
 # Records that are read with another, beside the first.
 _FOLLOWING_BYTES = 256 << 10
 
@@ -109,8 +111,8 @@ class WriteBehind:
         self._loading = 0
         self._touched: set[Name] = set()
         self._all_touched = False
-        # Runs of which the store has nothing of a kind.
-        self._unknown: set[tuple[str, int]] = set()
+        # Runs of which the store has nothing of a kind, the latest at the end.
+        self._unknown: dict[tuple[str, int], None] = {}
 
     def state(self) -> MetadataState:
         """Return the state of the store as of the last look (`look_soon`)."""
@@ -164,7 +166,9 @@ class WriteBehind:
         if all_touched or name in touched:
             return []
         if found is None:
-            self._unknown.add((kind, run_id))
+            self._unknown[kind, run_id] = None
+            if len(self._unknown) > _MAX_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
             return []
         return [record for record in found if (kind, run_id, record.key) not in touched]
 
@@ -187,7 +191,7 @@ class WriteBehind:
         """
         if len(self._pending) >= _MAX_PENDING:
             return
-        self._unknown.discard(name[:2])
+        self._unknown.pop(name[:2], None)
         self._touch(name)
         self._append(name, _Put(name, requested_at, freeze))
 

@@ -24,6 +24,8 @@ _DEFAULT_RESET_S = 5.0
 # them is bounded.
 _NEAR = 0.2
 _MAX_PACE_S = 1.0
+# The names of limits that are known at once: the documented API has few. Arbitrary.
+_MAX_LIMITS = 100
 
 
 def reset_after_s(headers: Mapping[str, str], wall_clock: float) -> float | None:
@@ -98,6 +100,9 @@ class RateLimits:
             self._name_of[endpoint] = name
         if not is_throttled and (remaining is None or not limit):
             return
+        if name not in self._limits and len(self._limits) >= _MAX_LIMITS:
+            # A proxy may put a name of its own into each answer. The one that is over first goes.
+            del self._limits[min(self._limits, key=self._over_at)]
         found = self._limits[name]
         reset_s = _DEFAULT_RESET_S if reset_s is None else reset_s
         if remaining is not None and limit:
@@ -153,6 +158,10 @@ class RateLimits:
         """Return when the last pause was over; minus infinity where there was none."""
         ends = (found.paused_until for found in self._limits.values())
         return max((until for until in ends if 0.0 < until <= now), default=float("-inf"))
+
+    def _over_at(self, name: str) -> float:
+        limit = self._limits[name]
+        return max(limit.paused_until, limit.known_until)
 
     def _of(self, endpoint: str) -> _Limit:
         return self._limits.get(self._name_of.get(endpoint, "")) or _Limit()

@@ -271,3 +271,18 @@ def test_limits_are_near_by_name() -> None:
     assert limits.is_near("index", 1.0)
     assert not limits.is_near("run", 1.0)
     assert not limits.is_near("never asked", 1.0)
+
+
+# --- how many -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_for_each_answer_takes_no_memory() -> None:
+    """5.4: of names without end the ones that are over first are forgotten, and a pause is not."""
+    limits = RateLimits()
+    limits.observe("run", 429, limited("600", "org"), 0.0, WALL)
+    for number in range(1, 5_000):
+        limits.observe("listing", 200, left("50", reset="30", name=f"request-{number}"), number / 100, WALL)
+    limits.observe("content", 200, {"x-ratelimit-name": "org"}, 50.0, WALL)
+    assert len(limits.states(50.0)) <= 100
+    assert limits.pause_s("run", 50.0) == 550.0
+    assert limits.pause_s("content", 50.0) == 550.0

@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from artifactfs.metadata.metadata_store import Change, MetadataStore
+from artifactfs.metadata import write_behind
+from artifactfs.metadata.metadata_store import Change, MetadataStore, Record
 from artifactfs.metadata.write_behind import Name, WriteBehind
 from tests.fakes import NOW_NS
 from tests.stores import behind, store_in
@@ -98,3 +99,24 @@ async def test_a_deletion_does_not_wait(
         made.mark_stale(7)
         await wait_all_tasks_blocked()
         assert transactions == [1 if is_first else 4]
+
+
+async def test_runs_that_are_not_there_take_no_memory(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.1: which runs the store lacks is known of some of them; of the others, the latest first, it is read again."""
+    monkeypatch.setattr(write_behind, "_MAX_UNKNOWN", 5)
+    reads: list[int] = []
+    load = MetadataStore.load
+
+    def counted(self: MetadataStore, scope: int, kind: str, run_id: int, key: bytes, **more: int) -> list[Record]:
+        reads.append(run_id)
+        return load(self, scope, kind, run_id, key, **more)
+
+    monkeypatch.setattr(MetadataStore, "load", counted)
+    async with writing(tmp_path, monkeypatch) as (made, _):
+        for run_id in (*range(1, 9), 8, 5, 1):
+            assert await made.load(("listing", run_id, b"")) == []
+        assert reads == [*range(1, 9), 1]
+        put(made, ("listing", 8, b""))
+        assert len(await made.load(("listing", 8, b""))) == 1
