@@ -5,7 +5,7 @@ modellab makes them from the service's answers; tree and content work with them 
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -53,6 +53,14 @@ class Pair(msgspec.Struct, frozen=True):
 
     key: str
     value: str
+
+
+def by_key(pairs: Iterable[Pair]) -> dict[str, str | list[str]]:
+    """Return pairs by their keys; of one with several values all of them, each once, in order."""
+    found: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        found.setdefault(pair.key, {})[pair.value] = None
+    return {key: list(values) if len(values) > 1 else next(iter(values)) for key, values in found.items()}
 
 
 class Metric(msgspec.Struct, frozen=True):

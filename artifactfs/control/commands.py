@@ -22,7 +22,7 @@ from artifactfs.control.place_info import Child, FileInfo, Info, Listed, Project
 from artifactfs.control.recent_errors import errors_text
 from artifactfs.control.snapshot import MountComponents, readings_of, status_of
 from artifactfs.control.status_schema import SCHEMA, exact_json, status_json
-from artifactfs.domain import Pair, RunDetails, RunFilter
+from artifactfs.domain import Pair, RunDetails, RunFilter, by_key
 from artifactfs.fuse.control_files import ControlCommand, ReportGenerator
 from artifactfs.fuse.inodes import Inode
 from artifactfs.fuse.kernel_dentries import KernelDentries, Name
@@ -240,7 +240,7 @@ class Control:
         self._components.nursery.start_soon(self._dentries.drop, [(parent, name)])
 
     def show_new_times(self, run_id: int) -> None:
-        """Let the kernel ask again for the times of a run's files (docs/semantics.md 2.3)."""
+        """Let the kernel ask again for the attributes of a run's files (docs/semantics.md 2.3, 3.1)."""
         if self.operations is not None:
             inodes = self.operations.show_new_times(run_id)
             self._components.nursery.start_soon(self._dentries.drop_attributes, inodes)
@@ -357,7 +357,7 @@ class Control:
         return found
 
     async def _pairs(self, run_id: int, pairs: Callable[[RunDetails], tuple[Pair, ...]]) -> bytes:
-        found = {pair.key: pair.value for pair in pairs((await self._details.get(run_id)).value)}
+        found = by_key(pairs((await self._details.get(run_id)).value))
         return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace")
 
     def _inode(self, number: int) -> Inode:

@@ -157,6 +157,10 @@ class Directories:
             root = self._run_roots[run_id] = (known.run, known.prefix)
         return root
 
+    def watch_times(self, changed: Callable[[int], None]) -> None:
+        """See Tree."""
+        self.clocks.on_new_times = self._dirs.on_resumed = changed
+
     def mark_stale_where(self, run_id: int, is_meant: Callable[[DirectoryKey], bool]) -> None:
         """Make listings of a run stale; of those that are only stored, all of the run (docs/semantics.md 3.3)."""
         self.listings.mark_stale_where(is_meant)

@@ -37,6 +37,8 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
         self._listings = listings
         self._sizes = sizes
         self._wall_clock_ns = wall_clock_ns
+        # Called with the id of a run that was settled and goes on: the kernel has its files' attributes for an hour.
+        self.on_resumed: Callable[[int], None] = lambda _run_id: None
         runs.on_replaced.append(self._on_row)
         runs.on_absent.append(lambda run_id, _requested_at: self._expire(run_id))
         listings.on_absent.append(self._on_absent)
@@ -67,6 +69,7 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
         is_same = (old.status, old.completed_ns) == (new.status, new.completed_ns) and settled(new, now_ns)
         if settled(old, now_ns) and not is_same:
             self._expire(run_id)
+            self.on_resumed(run_id)
 
     def _expire(self, run_id: int) -> None:
         for path, _ in self.cached(run_id):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from artifactfs.domain import Pair, RunDetails, RunRecord
+from artifactfs.domain import Pair, RunDetails, RunRecord, by_key
 
 # A number as JSON writes it: `007` and `1_0` are none.
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,300})(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,3})?")
@@ -79,11 +79,10 @@ def _row(record: RunRecord) -> dict[str, object]:
 
 def _by_key(pairs: Sequence[Pair]) -> dict[str, Typed | list[Typed]]:
     # A run may have several tags with one key: each is a choice of its own in `by`, too.
-    found: dict[str, dict[str, None]] = {}
-    for pair in pairs:
-        found.setdefault(pair.key, {})[pair.value] = None
-    typed = {key: [_typed(value) for value in values] for key, values in found.items()}
-    return {key: values[0] if len(values) == 1 else values for key, values in typed.items()}
+    return {
+        key: _typed(told) if isinstance(told, str) else [_typed(text) for text in told]
+        for key, told in by_key(pairs).items()
+    }
 
 
 def _typed(text: str) -> Typed:

@@ -247,8 +247,8 @@ class Tree:
         self._directories.sizes.asks_contents = asks
 
     def watch_times(self, changed: Callable[[int], None]) -> None:
-        """Call `changed` with the id of each run whose files show other times from now on (docs/semantics.md 2.3)."""
-        self._directories.clocks.on_new_times = changed
+        """Call `changed` with the id of each run whose files' attributes are to be asked for again (2.3, 3.1)."""
+        self._directories.watch_times(changed)
 
     def watch_runs(self, is_watched: Callable[[int], bool], changed: Callable[[int, bool], None]) -> None:
         """Call `changed` with the id of each run that is watched when its row (True), or a listing, is another."""

@@ -88,10 +88,14 @@ async def test_which_rows_end_a_listing(
     row: Run, is_listed: bool, tree: Tree, service: FakeService, autojump_clock: MockClock
 ) -> None:
     """3.1: a run that went on and ended again meanwhile is listed again; one that was only edited is not."""
+    resumed: list[int] = []
+    tree.watch_times(resumed.append)
     root = await root_of(tree)
     await tree.contents(root)
     service.runs[1] = row
     await tree.contents(tree.runs)
+    # The kernel had the attributes of its files for an hour.
+    assert resumed == ([1] if is_listed else [])
     service.asked()
     await tree.contents(root)
     assert service.asked() == ([LISTING] if is_listed else [])

@@ -61,8 +61,9 @@ async def agrees(own: Children, index: Mapping[bytes, ListedChild] | None) -> bo
             if there.size_bytes is not None and there.size_bytes != (child.size_bytes or 0):
                 return False
         await checkpoint_if_full(part)
+    # Contents that contradict a listing, and directories that are gone, leave it meanwhile.
     for names in chunked(tuple(own)):
-        if not all(name in index or own[name].is_dir for name in names):
+        if not all(name in index or (there := own.get(name)) is None or there.is_dir for name in names):
             return False
         await checkpoint_if_full(names)
     return True
