@@ -17,6 +17,9 @@ V = TypeVar("V")
 # A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
 # another fetch.
 _SUPERVISE_S = 1.0
+# The pause after what the service refuses, or answers with nothing of use. The longest that a `Retry-After` makes: it
+# may be hours, while the service is there again in minutes. Arbitrary.
+_REFUSED_S, _MAX_PAUSE_S = 2.0, 30.0
 
 
 class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
@@ -135,6 +138,16 @@ def cancel_all(fetches: InflightFetches[K, V]) -> None:
         fetch.scope.cancel()
         fetch.done.set()
     fetches.joined.clear()
+
+
+def pause_s(error: errors.ServiceError) -> float:
+    """Return for how many seconds a failure answers for other attempts, which would meet it, too (semantics.md 3.2).
+
+    A throttled request waits in the client, for the reset of its limit.
+    """
+    if isinstance(error, errors.PassingError):
+        return 0.0 if isinstance(error, errors.RateLimited) else min(error.retry_after_s, _MAX_PAUSE_S)
+    return _REFUSED_S
 
 
 def log_failure(fetch: InflightFetch[V], what: str, error: Exception, *, had_stale: bool) -> None:

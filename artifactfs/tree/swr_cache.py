@@ -31,9 +31,6 @@ REQUESTED_WAIT_S = 10.0
 _OFFLINE_S = 2.0
 # Negative entries, one small record each, and refusals. Arbitrary.
 _MAX_ABSENCES, _MAX_REFUSALS = 10_000, 1_000
-# Failures that another attempt would meet again, and for how long the first answers for it (docs/semantics.md 3.2).
-_REFUSALS = (errors.AccessDenied, errors.BadRequest, errors.UnexpectedAnswer, errors.AnswerTooLarge)
-_REFUSED_S = 2.0
 
 
 class StaleWhileRevalidateCache(Generic[K, V]):
@@ -45,8 +42,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     stale     | past that, or marked stale (`stale_max_s`)   | None      | entry   | refreshes; else the stale entry
     invalid   | no entry                                     | None      | None    | fetches
     absent    | NotFound, less than `negative_ttl_s` ago     | None      | None    | raises NoSuchEntry
-    refused   | invalid or stale; a failure that does not    | None      | as that | raises it; so does `refetch`
-              | pass, less than 2 s ago                      |           |         |
+    refused   | invalid or stale; a failure that pauses the  | None      | as that | raises it, or has the stale entry
+              | key (`pause_s`)                              |           |         | if it may pass; `refetch` raises it
     in flight | single flight: `refetch` and `get` join it, unless `get` has a fresh entry or an absence
     stored    | invalid here, and in the metadata    | None      | None    | becomes fresh or stale (`recall`), as
               | store, where there is one            |           |         | the store says; then as above
@@ -59,10 +56,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     and it is not stored; nor is any other value that was requested before. After `mark_all_stale` they are joined no
     more. `clear` ends them: their waiters ask again.
 
-    `describe(key)` names a key in messages. `fetch(key, old)` asks the service; `old`: the last value, which may be
-    too old to be served, or invalid.
-    `ttl_s(value)` is for how long a value is fresh, `weight(value)` counts against `max_weight`. Exceptions of `fetch`
-    go to the waiters; bugs and what passes are not cached. `has_room`: whether a fetch takes no other's place.
+    `describe(key)` names a key in messages. `fetch(key, old)` asks the service; `old`: the last value, which may be too
+    old to be served, or invalid. `ttl_s(value)` is for how long a value is fresh, `weight(value)` counts against
+    `max_weight`. Exceptions of `fetch` go to the waiters. `has_room`: whether a fetch takes no other's place.
     """
 
     def __init__(
@@ -94,7 +90,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._entries: EntryTable[K, V] = EntryTable(max_weight, clock)
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
-        self._refused: cachetools.TTLCache[K, Exception] = cachetools.TTLCache(_MAX_REFUSALS, _REFUSED_S, timer=clock)
+        self._refused: cachetools.TLRUCache[K, errors.ServiceError] = cachetools.TLRUCache(
+            _MAX_REFUSALS, lambda _key, error, now: now + inflight_fetch.pause_s(error), timer=clock
+        )
         # What outlives the mount, if anything does: each value that is stored here is stored there, too.
         self.stored: StoredCache[K, V] | None = None
         # Counts what a value that is being recalled may not survive.
@@ -194,8 +192,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def _restore(self, key: K, recalled: RecalledValue[V]) -> None:
         """Make a stored value the entry."""
         value, requested_at, fresh_until = recalled.value, recalled.requested_at, recalled.fresh_until
-        was_fresh_until = max(requested_at + self._ttl_s(value), fresh_until)
-        stale_until = float("inf") if self._health.is_offline else was_fresh_until + self._stale_max_s
+        stale_until = max(requested_at + self._ttl_s(value), fresh_until) + self._stale_max_s
+        stale_until = float("inf") if self._health.is_offline else stale_until
         is_requested, weight = recalled.refresh_requested, self._weight(value)
         self._entries[key] = CacheEntry(value, requested_at, fresh_until, stale_until, is_requested, weight)
 
@@ -277,8 +275,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def clear(self) -> None:
         """Remove everything but what is stored, and let what is being fetched be asked for again."""
-        self._removals += 1
-        self._clears += 1
+        self._removals, self._clears = self._removals + 1, self._clears + 1
         self._cleared_at = self._clock()
         self._entries.clear()
         self._absent.clear()
@@ -294,7 +291,10 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             if key not in self._inflight.joined and not self._health.try_probe(health_key, now):
                 return self._serve_stale(entry)
             wait_s = 0.0 if self._health.is_failing(health_key, now) else min(wait_s, REFRESH_WAIT_S)
-        fetch = self._join_or_start(key, entry.value)
+        try:
+            fetch = self._join_or_start(key, entry.value)
+        except errors.PassingError:
+            return self._serve_stale(entry)  # Retry-After
         # The wait counts from the start of the fetch, so that later callers do not wait a second each.
         wait_s = max(0.0, wait_s - (now - fetch.started))
         with trio.move_on_after(wait_s):
@@ -395,6 +395,6 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             return
         if isinstance(error, errors.PassingError) and not isinstance(error, errors.Offline):
             self._health.on_failure((self._kind, key), self._clock())
-        elif isinstance(error, _REFUSALS) and not self._is_outdated(key, fetch):
+        if isinstance(error, errors.ServiceError) and not self._is_outdated(key, fetch):
             self._refused[key] = error
         inflight_fetch.log_failure(fetch, self._describe(key), error, had_stale=had_stale)

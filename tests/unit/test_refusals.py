@@ -155,3 +155,42 @@ async def test_a_program_that_retries(answer: str, autojump_clock: MockClock) ->
             await tree.contents(bad)
         assert len(server.requests) > asked
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_stale", [True, False])
+async def test_a_failure_that_names_a_pause(is_stale: bool, autojump_clock: MockClock) -> None:
+    """5.4: what failed with a `Retry-After` beyond the deadline is not asked for again before, nor hidden if stale."""
+    failing = False
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/runs/1001"):
+            return httpx.Response(200, json={"data": row(1001, project_id="7")})
+        if failing:
+            return httpx.Response(503, headers={"Retry-After": "120"})
+        return listing({"path": "f", "file_size": 1})
+
+    service, server = connect(handler)
+    async with trio.open_nursery() as nursery:
+        tree = Tree(service, site="site", nursery=nursery, clock=trio.current_time)
+        root = await walk(tree, "runs/1001")
+        if is_stale:
+            await tree.contents(root)
+            await trio.sleep(61)
+        failing = True
+        await tree.lookup(tree.runs, b"1001")
+        server.requests.clear()
+        for _ in range(100):
+            if is_stale:
+                assert [each.name for each in (await tree.contents(root)).entries] == [b"f"]
+            else:
+                with pytest.raises(errors.ServerFailed):
+                    await tree.contents(root)
+            await trio.sleep(0.2)
+        assert len(server.requests) == 1
+        failing = False
+        await trio.sleep(11)
+        await tree.contents(root)
+        await trio.sleep(1)
+        assert [each.name for each in (await tree.contents(root)).entries] == [b"f"]
+        assert len(server.requests) >= 2
+        nursery.cancel_scope.cancel()
