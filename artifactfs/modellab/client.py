@@ -262,11 +262,10 @@ class ModelLab:
         if answer.fingerprint is None:
             return answer
         root = await self._list(run_id, "", _ROOT_FORM, is_compared=True)
-        if root.fingerprint != answer.fingerprint:
-            return answer
+        is_whole = root.fingerprint == answer.fingerprint
         self._adopt(run_id, "", root)
-        self.dialect = learn_whole_run(self.dialect)
-        return msgspec.structs.replace(answer, normal=nothing())
+        self.dialect = learn_whole_run(self.dialect, is_whole=is_whole)
+        return answer if not is_whole else msgspec.structs.replace(answer, normal=nothing())
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Stream a project's listing: pass its files to `add` as they arrive.
@@ -320,7 +319,7 @@ class ModelLab:
             known = self.dialect
             steps = normalize(answer.files, path, sent_slash=form.slash, known=known.base, is_proven=known.is_proven)
             found = await in_turns(steps)
-            is_compared |= found.evidence.base is PathBase.DIRECTORY is not known.base
+            is_compared |= found.evidence.base is PathBase.DIRECTORY is not known.base and not known.has_own_answers
             seen = await in_turns(fingerprint(answer.files)) if is_compared else None
         found.children.bad_names += answer.odd_rows
         return _Answer(form, found, answer.path_in_project, len(answer.files), seen)

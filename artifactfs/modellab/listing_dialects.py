@@ -84,7 +84,8 @@ class Dialect(msgspec.Struct, frozen=True):
 
     `written_slash`: how the server writes a directory's path; this form is sent first. `shown_by`: the directory
     whose listing showed the base last. `is_proven`: two directories have shown that paths are relative to the run's
-    root; listings to the contrary change nothing from then on.
+    root; listings to the contrary change nothing from then on. `has_own_answers`: the answer to a directory was seen to
+    be another than that to the run's root.
     """
 
     slash: bool | None = None
@@ -92,6 +93,7 @@ class Dialect(msgspec.Struct, frozen=True):
     written_slash: bool = True
     shown_by: str = ""
     is_proven: bool = False
+    has_own_answers: bool = False
 
 
 class Leads(msgspec.Struct, frozen=True):
@@ -133,11 +135,13 @@ def learn(dialect: Dialect, directory: str, evidence: Evidence, accepted: PathFo
         slash = accepted.slash
         log.info("this server lists a directory by its path %s a slash at the end", "with" if slash else "without")
     written_slash = dialect.written_slash if evidence.slash is None else evidence.slash
-    return Dialect(slash, base, written_slash, shown_by, is_proven)
+    return Dialect(slash, base, written_slash, shown_by, is_proven, dialect.has_own_answers)
 
 
-def learn_whole_run(dialect: Dialect) -> Dialect:
-    """Learn that this server answers with the whole run, whatever `path` is."""
+def learn_whole_run(dialect: Dialect, *, is_whole: bool) -> Dialect:
+    """Learn whether this server answers with the whole run, whatever `path` is."""
+    if not is_whole:
+        return msgspec.structs.replace(dialect, has_own_answers=True)
     return msgspec.structs.replace(dialect, base=PathBase.ROOT, is_proven=True)
 
 
