@@ -154,7 +154,7 @@ class BlockStore:
         return self.save_all([NewFile(key, first, blocks, stamp)])
 
     def save_all(self, files: Sequence[NewFile]) -> bool:
-        """Keep several files at once; returns whether they are cached: all of them, or some where the disk fails."""
+        """Keep several files at once, as many as there is room for; returns whether all of them are cached."""
         if time.monotonic() < self._paused_until:
             return False
         try:
@@ -169,22 +169,24 @@ class BlockStore:
         with contextlib.ExitStack() as stack:
             begun: list[tuple[int, NewFile, Callable[[], None]]] = []
             with self._total(make=True) as held:
-                if not self._make_room(held, sum(file.size_bytes for file in files)):
-                    return False
+                waiting_bytes = 0  # room for each: all together may be more than the cache, or its disk, can hold
                 # Still under the lock: nothing evicts a directory that is empty, or takes the file for a leftover.
                 for file in files:
+                    if not self._make_room(held, file.size_bytes, waiting_bytes):
+                        break
                     directory = stack.enter_context(self._version(file.key, make=True))
                     # The session's name, not the process's id: ids come again, and so would what a crash left.
                     aside = f".{self.session.hex()}-{next(self._counter)}-{file.size_bytes:x}"
                     finish = stack.enter_context(block_writes.begun(directory, file, aside))
                     begun.append((directory, file, finish))
                     held.value += file.size_bytes
+                    waiting_bytes += file.size_bytes
             for directory, file, finish in begun:
                 finish()
                 if len(file.blocks) > 1:
                     for index in range(file.first, file.first + len(file.blocks)):
                         self._remove(directory, block_format.file_name(index, 1))
-        return True
+        return len(begun) == len(files)
 
     def discard(self, key: bytes) -> None:
         """Delete every block of a version."""
@@ -346,13 +348,16 @@ class BlockStore:
 
     # --- room ----------------------------------------------------------------------------------------------
 
-    def _make_room(self, held: Total, size: int) -> bool:
-        """Evict the least recently used blocks until a file of `size` bytes fits; returns whether it does."""
-        over = held.value + size > self.max_bytes
-        lacking = self._lacking(held, size)
-        if over or lacking > 0:
-            held.value = self._evict(held, size, lacking)
-            if held.value + size > self.max_bytes or self._lacking(held, size) > 0:
+    def _make_room(self, held: Total, size: int, waiting_bytes: int) -> bool:
+        """Evict the least recently used blocks until a file of `size` bytes fits; returns whether it does.
+
+        `waiting_bytes`: of files that are counted, and not yet written.
+        """
+        if size > self.max_bytes:
+            return False  # whatever is evicted
+        if held.value + size > self.max_bytes or self._lacking(held, size + waiting_bytes) > 0:
+            held.value = self._evict(held, size, self._lacking(held, size + waiting_bytes))
+            if held.value + size > self.max_bytes or self._lacking(held, size + waiting_bytes) > 0:
                 self._paused_until = time.monotonic() + _PAUSE_S
                 log.info("the cache has no room left on its disk, or is too small; not caching for a while")
                 return False

@@ -14,6 +14,7 @@ import pytest
 
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
+from artifactfs.content.block_writes import NewFile
 from artifactfs.content.content_tuning import BLOCK_BYTES
 from tests.block_store_harness import DATA, KEY, OTHER, PAGE, SMALL, block_files, load, mount_path, stamp_of, store_in
 
@@ -353,3 +354,26 @@ def test_what_is_evicted_while_it_is_verified_is_not_damaged(store: BlockStore) 
     store._files = lambda: iter(found)  # type: ignore[method-assign]
     store.discard(KEY)
     assert list(store.verify()) == []
+
+
+def test_more_at_once_than_the_cache_can_hold(tmp_path: Path) -> None:
+    """4.4: several small blocks that are written together are cached as far as there is room, not refused together."""
+    store = store_in(tmp_path, max_bytes=6 * PAGE)
+    assert store.save(OTHER, 0, [DATA], stamp_of(store))
+    files = [NewFile(KEY, index, [DATA], stamp_of(store)) for index in range(16)]
+    assert not store.save_all(files)
+    kept = [index for index in range(16) if load(store, KEY, index) is not None]
+    assert kept == list(range(len(kept)))
+    assert 3 <= len(kept) <= 5
+    assert store.usage().size_bytes <= store.max_bytes
+    assert store.total_bytes is not None
+    assert store.total_bytes >= store.usage().size_bytes
+
+
+def test_a_block_that_is_larger_than_the_cache(tmp_path: Path) -> None:
+    """4.4: what can never fit evicts nothing, and keeps nothing else from being cached."""
+    store = store_in(tmp_path, max_bytes=6 * PAGE)
+    assert store.save(KEY, 0, [DATA], stamp_of(store))
+    assert not store.save(KEY, 1, [bytes(8 * PAGE)], stamp_of(store))
+    assert load(store, KEY, 0) is not None
+    assert store.save(KEY, 2, [DATA], stamp_of(store))
