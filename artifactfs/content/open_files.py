@@ -40,8 +40,12 @@ class CachedBytes(msgspec.Struct, frozen=True):
 
 
 class _Lineage(msgspec.Struct, frozen=True):
-    """A version that is not open and may grow: its key and its validators in the caches, and how far it came."""
+    """A version that is not open and may grow: its key and its validators in the caches, and how far it came.
 
+    `version`: as it was opened or grew last.
+    """
+
+    version: ContentVersion
     key: bytes
     size_bytes: int
     earlier_validators: frozenset[bytes]
@@ -138,7 +142,12 @@ class OpenFileTable:
         Open files stay open, and what is read of them from now on is requested with the new keys.
         """
         self.owner = owner
-        self._closed.clear()
+        for identity, closed in list(self._closed.items()):
+            # What programs were given of it must be there in a larger file, whoever's the keys are (2.4).
+            key = self._key_of(closed.version)(closed.size_bytes)
+            if (validator := self._context.validators.get(closed.key)) is not None:
+                self._context.validators[key] = validator
+            self._closed[identity] = msgspec.structs.replace(closed, key=key, earlier_validators=frozenset())
         for shared in self._open.values():
             if not (old := shared.current).dead:
                 shared.current = old.successor(self._key_of(old.version))
@@ -285,6 +294,7 @@ class OpenFileTable:
         blocks = file.blocks
         if file.size is not None and not file.dead and identity.lineage is not None and not blocks.is_untouched:
             self._closed[identity] = _Lineage(
+                file.version,
                 blocks.key,
                 file.size,
                 frozenset(blocks.earlier_validators),

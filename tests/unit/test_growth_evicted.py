@@ -105,6 +105,30 @@ async def test_under_other_keys(validators: bool, replaced: bool, autojump_clock
         handle.close()
 
 
+@pytest.mark.parametrize("disk", [True, False], ids=["disk", "memory"])
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "appended to"])
+async def test_closed_while_the_keys_changed(
+    replaced: bool, disk: bool, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """2.4, 6.3: a program that reads on in a file which it closed gets nothing of a larger one in its place."""
+    server = Server(WHOLE[: 8 * BLOCK], validator=lambda: server.data[:8] + b"%8d" % len(server.data))
+    async with bench(server, directory=str(tmp_path / "cache") if disk else None) as made:
+        handle = await opened(made, 8 * BLOCK)
+        assert await made.read_whole(handle) == WHOLE[: 8 * BLOCK]
+        handle.close()
+        made.files.switch_account("site\0another")
+        server.data, sent = (OTHER if replaced else WHOLE)[: 9 * BLOCK], server.sent
+        if replaced:
+            with pytest.raises(errors.Superseded):
+                await opened(made, 9 * BLOCK)
+        else:
+            handle = await opened(made, 9 * BLOCK)
+            assert await made.read_whole(handle) == server.data
+            # Nothing of the account before was served (6.3).
+            assert server.sent - sent >= 9 * BLOCK
+            handle.close()
+
+
 async def test_the_end_that_came_counts(autojump_clock: MockClock) -> None:
     """2.4: where the first bytes are cached and the last ones are lost, these are compared, too."""
     server = Server(WHOLE[: 8 * BLOCK])
