@@ -23,6 +23,8 @@ from artifactfs.modellab.circuit_breaker import PendingRequest, pause, resume
 _MAX_PIECE_BYTES = 1 << 20
 # Chunks of a body between two turns of the event loop: a chunk may be a byte long, and many arrive at once.
 _CHUNKS = 256
+# The start of a member of a gzip body, of which there may be several (RFC 1952).
+_GZIP = b"\x1f\x8b"
 # Bytes that are read of an error's body: enough for a sentence.
 _MAX_ERROR_BYTES = 64 << 10
 _CLOSE_S = 1.0
@@ -149,7 +151,7 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise httpx.DecodingError(f"Content-Encoding {encoding!r} was not asked for")
-    inflater = None
+    inflater, behind, is_over = None, b"", False
     count = 0
     async with aclosing(
         cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
@@ -160,18 +162,26 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
             if encoding in ("identity", ""):
                 yield chunk
                 continue
-            # Deflate comes with a header (RFC 1950), and without one from servers that took its name literally.
-            if inflater is None and chunk:
-                bare = encoding == "deflate" and chunk[0] & 0x0F != zlib.DEFLATED
-                inflater = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
-            rest = chunk
-            # Bytes after the end of the compressed body are left out.
-            while rest and inflater is not None and not inflater.eof:
+            rest, behind = behind + chunk, b""
+            while rest and not is_over:
+                if inflater is None:
+                    # Deflate comes with a header (RFC 1950), and without one from servers that took its name literally.
+                    bare = encoding == "deflate" and rest[0] & 0x0F != zlib.DEFLATED
+                    inflater = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+                elif inflater.eof:
+                    if encoding != "deflate" and rest[:2] == _GZIP:
+                        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                    elif encoding != "deflate" and rest == _GZIP[:1]:
+                        behind = rest
+                        break
+                    else:
+                        is_over = True  # bytes after the end of the compressed body are left out
+                        break
                 try:
                     piece = inflater.decompress(rest, _MAX_PIECE_BYTES)
                 except zlib.error as error:
                     raise httpx.DecodingError(str(error)) from error
-                rest = inflater.unconsumed_tail
+                rest = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
                 yield piece
     if inflater is not None:
         yield inflater.flush()

@@ -102,8 +102,9 @@ RAW_DEFLATE = zlib.compressobj(wbits=-15)
         ("gzip", gzip.compress(LARGE)), ("GZIP", gzip.compress(LARGE)), ("x-gzip", gzip.compress(LARGE)),
         ("deflate", zlib.compress(LARGE)), ("deflate", RAW_DEFLATE.compress(LARGE) + RAW_DEFLATE.flush()),
         ("identity", LARGE), ("", LARGE), ("gzip", gzip.compress(LARGE) + b"behind the end" * 100),
+        ("gzip", b"".join(gzip.compress(part) for part in (LARGE[:999], b"", LARGE[999:2000], LARGE[2000:])) + b"\x1f"),
     ],
-    ids=["gzip", "GZIP", "x-gzip", "deflate", "bare", "identity", "none", "more"],
+    ids=["gzip", "GZIP", "x-gzip", "deflate", "bare", "identity", "none", "more", "members"],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [100, 777, 1 << 20])
 async def test_encoded(encoding: str, packed: bytes, size: int, autojump_clock: MockClock) -> None:
