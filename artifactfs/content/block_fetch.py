@@ -3,12 +3,31 @@
 from collections.abc import Callable
 
 
-class LargerContent(Exception):
+class UnprovenContent(Exception):
+    """An answer may be of another version, which only a proof shows (growth.py).
+
+    `held`: what it brought of the bytes that it was requested for; they count if a proof succeeds that began when
+    `proofs` had begun (VersionMemory).
+    """
+
+    held: bytes = b""
+    proofs = 0
+
+
+class LargerContent(UnprovenContent):
     """An answer is of a larger file, which may continue the version. `total`: its size in bytes, where it says that."""
 
     def __init__(self, total: int | None) -> None:
         super().__init__(total)
         self.total = total
+
+
+class OtherValidator(UnprovenContent):
+    """An answer has another validator than the version."""
+
+    def __init__(self, validator: bytes) -> None:
+        super().__init__()
+        self.validator = validator
 
 
 class SmallerContent(Exception):

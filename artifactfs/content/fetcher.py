@@ -6,6 +6,8 @@ What is hard:
   fetches follow it.
 - An answer may be of another version. Then none of its bytes count (docs/semantics.md 4.1).
 - An answer may break off. It is resumed where it broke, as long as that makes progress.
+- A file may grow between any two answers. An answer that shows that counts once the growth is proven: by then, the next
+  one would be of a still larger file. The first one is requested again, as it mostly does, and what follows is held.
 """
 
 import logging
@@ -15,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from artifactfs import errors
-from artifactfs.content.block_fetch import BlockFetch, LargerContent, SmallerContent
+from artifactfs.content.block_fetch import BlockFetch, LargerContent, OtherValidator, SmallerContent, UnprovenContent
 from artifactfs.content.context import ContentContext
 from artifactfs.content.full_body import FullBody
 from artifactfs.content.growth import prove
@@ -24,17 +26,14 @@ from artifactfs.domain import ArtifactRef, ContentBody
 
 log = logging.getLogger(__name__)
 
+_TOO_MUCH = "more bytes came than the answer had announced"
 # Answers in a row that broke off without anything new.
 _MAX_FRUITLESS = 4
+# Blocks of an answer that are held until a proof shows that they count: memory that nothing else bounds. Arbitrary.
+_HELD_BLOCKS = 4
 # How long a request waits while another file's request finds out whether this server grants ranges: that request may
 # stall. Arbitrary.
 _PROBE_WAIT_S = 1.0
-
-
-class _OtherValidator(Exception):
-    def __init__(self, validator: bytes) -> None:
-        super().__init__()
-        self.validator = validator
 
 
 class Fetcher:
@@ -82,36 +81,33 @@ class Fetcher:
     async def run(self, fetch: BlockFetch) -> None:
         """Fetch the bytes from `at` to `upto`. Raises Superseded, ServiceError."""
         blocks = self._blocks
-        fruitless = 0
+        # `outgrown`: answers in a row whose file had grown when the next one came.
+        fruitless = outgrown = 0
         suspect: bytes | None = None
         while not fetch.done and fetch.at < fetch.upto and (blocks.size is None or fetch.at < blocks.size):
             if self._full_body is not None:
                 await self._follow(fetch, self._full_body)
                 continue
-            began_at, size, restarts = fetch.at, blocks.size, self._restarts
+            began_at, size, growths, restarts = fetch.at, blocks.size, blocks.growths, self._restarts
             error: errors.ServiceError | None = None
             answered = False
             try:
-                async with self._answer(fetch) as body:
+                async with self._answer(fetch, self._end_of(fetch, outgrown)) as body:
                     if body is None:
                         continue
                     answered = True
-                    await self._receive(fetch, body, suspect, size)
-            except _OtherValidator as other:
-                if suspect is None:
-                    suspect = other.validator
+                    await self._receive(fetch, body, suspect, size, outgrown)
+            except UnprovenContent as unproven:
+                if isinstance(unproven, OtherValidator) and suspect is None:
+                    suspect = unproven.validator
                     continue
-                await self._judge_validators()
-                fruitless += blocks.size == size
-                if fruitless >= _MAX_FRUITLESS:
-                    raise await blocks.supersede(blocks.size, other.validator) from other
+                await self._prove(unproven, suspect, growths)
+                outgrown += blocks.growths != growths
+                if not await self._take_held(fetch, unproven):
+                    fruitless += blocks.growths == growths
+                    if fruitless >= _MAX_FRUITLESS:
+                        raise await self._supersede_by(unproven, suspect) from unproven
                 suspect = None
-                continue
-            except LargerContent as larger:
-                await self._grow(larger.total)
-                fruitless += blocks.size == size
-                if fruitless >= _MAX_FRUITLESS or (suspect is not None and blocks.size == size):
-                    raise await blocks.supersede(larger.total, suspect) from larger
                 continue
             except SmallerContent as smaller:
                 await self._shrink(smaller)
@@ -120,7 +116,7 @@ class Fetcher:
                 if not answered:
                     raise  # the client has retried it already
                 error = caught
-            suspect = None
+            suspect, outgrown = None, 0
             # A better answer may follow one without anything new, but not for ever.
             # That another reader stepped back says nothing of the answer; the deadline of a read bounds that.
             fruitless = 0 if fetch.at > began_at or self._restarts != restarts else fruitless + 1
@@ -133,8 +129,8 @@ class Fetcher:
                 await trio.sleep(self._context.backoff_s(fruitless))
 
     @asynccontextmanager
-    async def _answer(self, fetch: BlockFetch) -> AsyncIterator[ContentBody | None]:
-        """Request the bytes of a fetch; None if a full body has begun meanwhile.
+    async def _answer(self, fetch: BlockFetch, end: int) -> AsyncIterator[ContentBody | None]:
+        """Request the bytes of a fetch up to `end`; None if a full body has begun meanwhile.
 
         A server that ignores ranges would answer several requests with the whole file each. So where that may be, one
         request of a file is in flight; and, for a moment, one of the mount while nothing is known of the server.
@@ -149,13 +145,21 @@ class Fetcher:
             if self._full_body is not None:
                 yield None
                 return
-            async with context.service.get(self.artifact, fetch.at, fetch.upto, size=size) as body:
+            async with context.service.get(self.artifact, fetch.at, end, size=size) as body:
                 # Atomic from here until a full body has begun: releasing the locks does not yield to the loop.
                 await turn.aclose()
                 yield body
 
-    async def _receive(self, fetch: BlockFetch, body: ContentBody, suspect: bytes | None, size: int | None) -> None:
-        await self._check(body, suspect, size)
+    async def _receive(
+        self, fetch: BlockFetch, body: ContentBody, suspect: bytes | None, size: int | None, outgrown: int
+    ) -> None:
+        try:
+            await self._check(body, suspect, size, outgrown)
+        except UnprovenContent as unproven:
+            if outgrown and not body.whole and (isinstance(unproven, LargerContent) or suspect is not None):
+                unproven.held = await self._hold(fetch, body, self._end_of(fetch, outgrown))
+                unproven.proofs = self._blocks.proofs
+            raise
         if not body.whole:
             await self._take_range(fetch, body)
         elif self._full_body is None:  # otherwise the server began to ignore ranges, and another fetch was first
@@ -169,21 +173,28 @@ class Fetcher:
                 self._full_body = None
                 self._blocks.changed.notify()
 
-    async def _check(self, body: ContentBody, suspect: bytes | None, size: int | None) -> None:
+    async def _check(self, body: ContentBody, suspect: bytes | None, size: int | None, outgrown: int) -> None:
         """Compare an answer with this version, which had `size` when the request was sent.
 
-        Raises Superseded; SmallerContent, LargerContent and _OtherValidator to ask again.
+        Raises Superseded; SmallerContent, LargerContent and OtherValidator to ask again.
         """
         blocks = self._blocks
         if size is not None and size != blocks.size:
             raise errors.ConnectionLost("the file grew while it was requested")
+        # A whole body that follows a proof of growth. Where it comes to the end of what is known, the next one would be
+        # of a still larger file.
+        is_compared = body.whole and outgrown > 0 and not blocks.must_match
         if blocks.size is None:
             if body.total is not None:
                 blocks.learn_size(body.total)
         elif body.total is not None and body.total != blocks.size:
-            if body.total > blocks.size:
+            if body.total < blocks.size:
+                raise SmallerContent(body.total, whole=body.whole, is_first=blocks.is_untouched)
+            is_known = blocks.must_match or blocks.known.last is not None
+            if not outgrown or (is_known and not is_compared):
                 raise LargerContent(body.total)
-            raise SmallerContent(body.total, whole=body.whole, is_first=blocks.is_untouched)
+            # It is compared, or no reader has anything that it could contradict.
+            blocks.grow(body.total, None, compared=is_known)
         elif body.total is not None:
             blocks.is_listed_only = False
         blocks.lacks_length = body.whole and body.total is None
@@ -194,16 +205,60 @@ class Fetcher:
         if blocks.validator is None:
             blocks.set_validator(body.validator)
         elif body.validator != blocks.validator:
+            if is_compared:
+                blocks.go_on(body.validator)
+                return
             if suspect == body.validator:
                 if body.total is None and not blocks.must_match:
                     raise LargerContent(None)  # it may only have grown, which the comparison shows
                 raise await blocks.supersede(blocks.size, body.validator)
-            if suspect is None or (blocks.size is not None and not body.whole):
-                raise _OtherValidator(body.validator)
-            # A whole body is compared with what memory has as it comes.
-            self._ignore_validators()
-            if blocks.must_match:
-                raise await blocks.supersede(blocks.size)
+            raise OtherValidator(body.validator)
+
+    async def _prove(self, unproven: UnprovenContent, suspect: bytes | None, growths: int) -> None:
+        """Find out whether an answer is of this version. Raises Superseded, ServiceError.
+
+        `growths`: of the version when the answer was requested.
+        """
+        if isinstance(unproven, LargerContent):
+            await self._grow(unproven.total)
+            if suspect is not None and self._blocks.growths == growths:
+                # Two answers agree that it is another version, and it is no larger one.
+                raise await self._supersede_by(unproven, suspect)
+        else:
+            await self._judge_validators()
+
+    async def _supersede_by(self, unproven: UnprovenContent, suspect: bytes | None) -> errors.Superseded:
+        if isinstance(unproven, OtherValidator):
+            return await self._blocks.supersede(self._blocks.size, unproven.validator)
+        total = unproven.total if isinstance(unproven, LargerContent) else None
+        return await self._blocks.supersede(total, suspect)
+
+    def _end_of(self, fetch: BlockFetch, outgrown: int) -> int:
+        """Return up to where the bytes of a fetch are requested: less where they may have to be held."""
+        if not outgrown:
+            return fetch.upto
+        return min(fetch.upto, fetch.at + _HELD_BLOCKS * self._context.tuning.block_bytes)
+
+    async def _hold(self, fetch: BlockFetch, body: ContentBody, end: int) -> bytes:
+        """Return the bytes of an answer that count only once a proof succeeds that begins now."""
+        stop, held = min(end, body.end) if body.end is not None else end, bytearray()
+        async for chunk in body.chunks:
+            held += chunk
+            if fetch.at + len(held) > stop:
+                raise await self._blocks.reject(_TOO_MUCH)
+            self._blocks.came_to_compare(len(held))
+        if fetch.at + len(held) < stop:
+            raise errors.ConnectionLost(f"an answer ended {stop - fetch.at - len(held)} bytes early")
+        return bytes(held)
+
+    async def _take_held(self, fetch: BlockFetch, unproven: UnprovenContent) -> bool:
+        """Take what was held of an answer, if that counts by now; returns whether it did."""
+        held, blocks = unproven.held, self._blocks
+        if not held or blocks.proven <= unproven.proofs:
+            return False
+        at, fetch.at = fetch.at, fetch.at + len(held)
+        await blocks.receive(at, held, ahead=fetch.ahead)
+        return True
 
     async def _judge_validators(self) -> None:
         """Find out what validators mean that differ from answer to answer: nothing where known bytes are the same.
@@ -214,11 +269,16 @@ class Fetcher:
         async with self._judging:
             if context.validators_unreliable:
                 return
+            growths, known_bytes = blocks.growths, blocks.known_bytes
             found = await prove(context, self.artifact, blocks, None, moved=True)
+            if blocks.growths != growths:
+                return  # by another proof: this one was of the smaller file
             if not found.compared:
                 blocks.validator = None  # no reader has anything that the next answer could contradict
-            elif found.size_bytes > (blocks.size or 0):
-                await self._grow(found.size_bytes)
+            elif found.size_bytes > known_bytes:
+                await self._grow(found.size_bytes if blocks.size is not None else None)
+            elif blocks.size is None:
+                blocks.go_on(found.validator)  # it may have grown: nothing tells
             elif found.validator not in (None, blocks.validator):
                 self._ignore_validators()
 
@@ -243,7 +303,7 @@ class Fetcher:
                 raise errors.ConnectionLost("the file's size became another while its answer came")
             if fetch.at + len(chunk) > stop:
                 # What came before them may be as wrong, and a program may have been given it: it must fail.
-                raise await blocks.reject("more bytes came than the answer had announced")
+                raise await blocks.reject(_TOO_MUCH)
             at, fetch.at = fetch.at, fetch.at + len(chunk)
             await blocks.receive(at, chunk, ahead=fetch.ahead)
         if fetch.at < stop:

@@ -11,6 +11,8 @@ import trio
 from artifactfs import errors
 from artifactfs.content.block_fetch import BlockFetch, LargerContent, SmallerContent
 from artifactfs.content.context import ContentContext
+from artifactfs.content.growth import LostBytes
+from artifactfs.content.known_bytes import KnownBytes
 from artifactfs.content.read_stats import Stream
 from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, Chunk, ContentBody
@@ -42,6 +44,9 @@ class FullBody:
         self._body = body
         self._is_first = blocks.is_untouched
         self._growths = blocks.uncompared_growths
+        # What the caches have lost of that, this body has to have, too; after a drop, its validator proves that (3.6).
+        known = blocks.known if not blocks.must_match else KnownBytes()
+        self._lost = [LostBytes(digest) for digest in {known.first, known.last} if digest is not None]
         self._fetch = fetch
         # The offsets up to which reads wait, and up to which read-ahead is wanted.
         self._wanted_to = 0 if fetch.ahead else fetch.end
@@ -122,7 +127,9 @@ class FullBody:
             fetch.finish(fetch)
 
     def _differs(self, offset: int, view: memoryview) -> bool:
-        """Whether bytes of the body contradict those that memory has of an earlier answer."""
+        """Whether bytes of the body contradict those that are known of an earlier answer."""
+        if any(lost.differs(offset, view) for lost in self._lost):
+            return True
         while view:
             index, start = divmod(offset, self._context.tuning.block_bytes)
             count = min(len(view), self._context.tuning.block_bytes - start)

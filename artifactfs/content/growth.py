@@ -62,7 +62,7 @@ class _Cached(_Sample):
         return piece != self._data[at - self.start : at - self.start + len(piece)]
 
 
-class _Lost(_Sample):
+class LostBytes(_Sample):
     """Bytes of which only a digest is left: they are compared when all of them have come."""
 
     def __init__(self, digest: Digest) -> None:
@@ -78,13 +78,21 @@ class _Lost(_Sample):
 
 
 class _News(msgspec.Struct):
-    """The bytes behind the version's end, as far as answers brought them, and the last validator of these."""
+    """The bytes behind the version's end `size`, as far as answers brought them, and the validators of these."""
 
+    size: int
     data: bytearray = msgspec.field(default_factory=bytearray)
     validator: bytes | None = None
+    validators: set[bytes | None] = msgspec.field(default_factory=set)
+
+    def begin(self, validator: bytes | None) -> None:
+        """Take note of the next answer."""
+        self.validators.add(validator)
+        self.validator = validator or self.validator
 
     def take(self, offset: int, chunk: Chunk) -> None:
-        """Add the part of a chunk behind the version's end, from which `offset` counts, unless bytes before it lack."""
+        """Add the part of a chunk at `offset` that is behind the version's end, unless bytes before it lack."""
+        offset -= self.size
         if offset <= len(self.data):
             self.data[max(0, offset) :] = chunk[max(0, -offset) :]
 
@@ -98,15 +106,16 @@ async def prove(
     moved: bool,
     doubted_bytes: int | None = None,
 ) -> Growth:
-    """Return how a file continues the version in `blocks`, which has a size.
+    """Return how a file continues the version in `blocks`.
 
     `listed_bytes`: the size by the listing, None where an answer, or nothing, says that it grew. `moved`: its time says
     that it is another file, or a larger one, so its first bytes are compared even if it is as long. `doubted_bytes`: a
     smaller size that a listing gives; a body that comes to that is all of the file, whatever marks its end. Waits at
     most the deadline without progress. Raises Superseded for other contents, which are discarded; ServiceError.
     """
-    size = blocks.size or 0
+    size = blocks.known_bytes
     samples = await _samples(context, blocks)
+    blocks.proofs = number = blocks.proofs + 1
     if not samples:
         if blocks.must_match:
             # What readers were given may be wrong, so nothing can be compared with it.
@@ -121,11 +130,19 @@ async def prove(
     end = known_to
     if known_to == size:
         end = max(size + 1, min(listed_bytes or size + block_bytes, start + 2 * block_bytes))
-    sizes = listed_bytes, doubted_bytes
-    found, whole = await _request(context, artifact, blocks, samples, start, end, sizes)
+    sizes, news = (listed_bytes, doubted_bytes), _News(size)
+    found, whole = await _request(context, artifact, blocks, samples, start, end, sizes, news)
+    if last is not None and len(news.validators) > 1:
+        # The size, or news, may be of a file that took the place of the one that was compared, or grew further.
+        again, _ = await _request(context, artifact, blocks, samples, start, known_to, (known_to, None), _News(size))
+        found = msgspec.structs.replace(found, validator=again.validator)
     if not whole and first is not None and first is not last and (moved or found.size_bytes > size):
-        await _request(context, artifact, blocks, samples, first.start, first.end, sizes)
+        await _request(context, artifact, blocks, samples, first.start, first.end, sizes, _News(size))
+    if whole and blocks.size is None:
+        # Without a length such a body shows its size at its end, and it was not read so far.
+        found = msgspec.structs.replace(found, size_bytes=size, news=b"")
     if samples:
+        blocks.proven = max(blocks.proven, number)
         return found
     if blocks.known.last is not None:
         # Readers were given bytes while the answer was on its way, and these can be compared.
@@ -139,7 +156,7 @@ async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Samp
     Where bytes before or behind these came, and are cached no more, their digests, too.
     """
     block_bytes = context.tuning.block_bytes
-    last = max(0, (blocks.size or 0) - 1) // block_bytes
+    last = max(0, blocks.known_bytes - 1) // block_bytes
     await blocks.load({0, last}, ahead=False)
     highest = blocks.last_in_memory()
     last_known = last if blocks.block(last) is not None or highest is None else highest
@@ -158,9 +175,9 @@ async def _samples(context: ContentContext, blocks: VersionBlocks) -> list[_Samp
     if blocks.must_match:
         return samples
     if known.last is not None and known.last.end > max((sample.end for sample in samples), default=0):
-        samples.append(_Lost(known.last))
+        samples.append(LostBytes(known.last))
     if known.first is not None and known.first.start < min((sample.start for sample in samples), default=0):
-        samples.append(_Lost(known.first))
+        samples.append(LostBytes(known.first))
     return samples
 
 
@@ -172,17 +189,17 @@ async def _request(
     start: int,
     end: int,
     sizes: tuple[int | None, int | None],
+    news: _News,
 ) -> tuple[Growth, bool]:
     """Request bytes [start, end), and compare them; returns also whether the answer was the whole file.
 
     `sizes`: see `prove`, listed and doubted. A server may grant less than was asked for: the rest is requested, too.
     """
-    attempt, news = 1, _News()
+    attempt, size = 1, sizes[0] if sizes[0] is not None else blocks.size
     # One deadline for all attempts: only bytes renew it.
     with trio.CancelScope(deadline=trio.current_time() + context.deadline_s) as scope:
         while True:
             try:
-                size = sizes[0] if sizes[0] is not None else blocks.size
                 async with context.service.get(artifact, start, end, size=size) as body:
                     found = await _compare(context, blocks, samples, body, end, sizes, scope, news)
                     if isinstance(found, Growth):
@@ -209,7 +226,7 @@ async def _compare(
     news: _News,
 ) -> Growth | int:
     """Return how the file continues the version, or from which offset on more must be asked for to know that."""
-    size, total, (listed_bytes, doubted_bytes) = blocks.size or 0, body.total, sizes
+    size, total, (listed_bytes, doubted_bytes) = news.size, body.total, sizes
     if total is not None and total < size:
         raise await blocks.supersede(total)
     # Of a body that comes whole the news are kept, as it would come whole again for them.
@@ -219,13 +236,14 @@ async def _compare(
     elif listed_bytes is not None:
         enough = min(enough, max(size, listed_bytes))
     at, progress_at = body.start, body.start
-    news.validator = body.validator or news.validator
+    news.begin(body.validator)
     while at < enough and (chunk := await anext(body.chunks, None)) is not None:
         if any(sample.differs(at, chunk) for sample in samples):
             raise await blocks.supersede(total, body.validator)
-        news.take(at - size, chunk)
+        news.take(at, chunk)
         context.stats.fetched_bytes += min(len(chunk), max(0, size - at))
         at += len(chunk)
+        blocks.came_to_compare(at - body.start)
         if at - progress_at >= context.tuning.min_progress_bytes:
             progress_at, scope.deadline = at, trio.current_time() + context.deadline_s
     known_to = max((min(sample.end, end) for sample in samples), default=0)

@@ -116,8 +116,7 @@ class SharedFile:
     async def _grow_by_answer(self, total: int | None) -> None:
         """Do the same for a size that an answer gives (None: unknown), while the run goes on."""
         async with self._growing.turn():
-            size = self.size
-            if size is None or (total is not None and total <= size):
+            if total is not None and total <= (self.size or 0):
                 return
             if self.version.settled or self.version.lineage is None:
                 raise await self.blocks.supersede(total)
@@ -141,26 +140,32 @@ class SharedFile:
 
     async def _grow(self, version: ContentVersion, listed_bytes: int | None, doubted_bytes: int | None = None) -> None:
         self._growing.check()
-        artifact, old_size = version.named_artifact, self.size or 0
+        artifact, old_size = version.named_artifact, self.blocks.known_bytes
         moved = version.content_stamp not in (None, self.blocks.content_stamp)
         growth = await prove(
             self._context, artifact, self.blocks, listed_bytes, moved=moved, doubted_bytes=doubted_bytes
         )
-        self._become(version, artifact, growth, old_size)
-        if growth.size_bytes > old_size and growth.news:
+        if self._become(version, artifact, growth, old_size) and growth.news:
             await self.blocks.receive(old_size, growth.news, ahead=True)
             await self.blocks.persist_range(old_size, old_size + len(growth.news))
 
     @no_checkpoint
-    def _become(self, version: ContentVersion, artifact: ArtifactRef, growth: Growth, old_size: int) -> None:
-        """Be the larger version from now on, if that is still wanted: place, stamp and size change together."""
+    def _become(self, version: ContentVersion, artifact: ArtifactRef, growth: Growth, old_size: int) -> bool:
+        """Be the larger version from now on, if that is still wanted: place, stamp and size change together.
+
+        Returns whether it is larger.
+        """
         self.blocks.check_alive()
         self.version = version
         self.sized_at = trio.current_time()
         self._fetcher.artifact = artifact
         self.blocks.content_stamp = version.content_stamp
-        if growth.size_bytes > old_size:
+        if growth.size_bytes > max(old_size, self.size or 0):
             self.blocks.grow(growth.size_bytes, growth.validator, compared=growth.compared)
+            return True
+        if self.size is None:
+            self.blocks.go_on(growth.validator)
+        return False
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -272,7 +277,7 @@ class SharedFile:
         blocks, context = self.blocks, self._context
         base = index * self._block_bytes
         # How far a full body has come on its way to here: after a step back it brings bytes again that count no more.
-        received, near = blocks.received, self._fetcher.came_near(start)
+        progress, near = blocks.progress, self._fetcher.came_near(start)
         nearest = near
         fetch: BlockFetch | None = None
         fetches = 0
@@ -299,9 +304,9 @@ class SharedFile:
                     self._fetcher.want(upto)
                     await blocks.changed.wait()
                     nearest = max(nearest, self._fetcher.came_near(start))
-            if max(blocks.received - received, nearest - near) < context.tuning.min_progress_bytes:
+            if max(blocks.progress - progress, nearest - near) < context.tuning.min_progress_bytes:
                 raise self._stall.begin()
-            received, near = blocks.received, nearest
+            progress, near = blocks.progress, nearest
 
     # --- fetching ------------------------------------------------------------------------------------------
 

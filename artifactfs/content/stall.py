@@ -19,17 +19,17 @@ class Stall:
     def __init__(self, context: ContentContext, blocks: VersionBlocks) -> None:
         self._context = context
         self._blocks = blocks
-        # What was received when a wait ended, and until when other waits fail.
-        self._received = -1
+        # What had come when a wait ended, and until when other waits fail.
+        self._progress = -1
         self._until = 0.0
 
     def check(self) -> None:
         """Raise TimedOut if a wait ended a moment ago, and nothing came since."""
-        came = self._blocks.received - self._received
+        came = self._blocks.progress - self._progress
         if trio.current_time() < self._until and came < self._context.tuning.min_progress_bytes:
             raise errors.TimedOut("no content came a moment ago")
 
     def begin(self) -> errors.TimedOut:
         """Note that a wait has ended without progress, and return its error."""
-        self._received, self._until = self._blocks.received, trio.current_time() + _STALLED_S
+        self._progress, self._until = self._blocks.progress, trio.current_time() + _STALLED_S
         return errors.TimedOut(f"no content came for {self._context.deadline_s:g} s")

@@ -60,8 +60,8 @@ class VersionBlocks(VersionMemory):
         self.lacks_length = False
         # The validator that the bytes of this version came with; None before the first answer.
         self.validator: bytes | None = None
-        # How often the version grew, and how often of these without a comparison: what an answer that began before
-        # brings is of the smaller file.
+        # How often the version grew, or went on as far as is known, and how often of these without a comparison: what
+        # an answer that began before brings is of the smaller file.
         self.growths = self.uncompared_growths = 0
         if size is not None:
             self.learn_size(size)
@@ -100,10 +100,14 @@ class VersionBlocks(VersionMemory):
             self.earlier_validators.clear()
             self.uncompared_growths += 1
             self.known = KnownBytes()
-        elif self.validator is not None and validator != self.validator:
+        self.size = size
+        self.go_on(validator, compared=compared)
+
+    def go_on(self, validator: bytes | None, *, compared: bool = True) -> None:
+        """Go on with what an answer was of that proved that it continues the version, or grew otherwise: see `grow`."""
+        if compared and self.validator is not None and validator != self.validator:
             self.earlier_validators.add(self.validator)
         self.growths += 1
-        self.size = size
         self.validator = self._context.validators.get(self.key) if not compared else None
         if validator is not None:
             self.set_validator(validator)

@@ -25,6 +25,11 @@ class VersionMemory:
         # Bytes that came for the first time, from the service or the disk: the measure of progress.
         self.received = 0
         self._high_water: dict[int, int] = {}  # of each block
+        # Bytes that came to be compared with the version (`came_to_compare`), in all; and since when, and how many.
+        self._compared = 0
+        self._compared_since = (-1, 0)
+        # The proofs that the file continues the version (growth.py): how many began, and the last that succeeded.
+        self.proofs = self.proven = 0
         # Of blocks that were given to the pool.
         self._known = KnownBytes()
         self.changed = Pulse()
@@ -34,6 +39,31 @@ class VersionMemory:
     def dead(self) -> bool:
         """Whether nothing more can be read of these blocks: the version is superseded, or has a successor."""
         return self._end is not None
+
+    @property
+    def progress(self) -> int:
+        """The measure of progress of those that wait: what was received, and what came to be compared with it."""
+        return self.received + self._compared
+
+    def came_to_compare(self, count: int) -> None:
+        """Take note that `count` bytes of an answer came which is compared with the version before its bytes count.
+
+        Only more than any other such answer brought since bytes were received: the next one brings the same again.
+        """
+        since, most = self._compared_since
+        if since != self.received:
+            most = 0
+        if count > most:
+            self._compared += count - most
+            self._compared_since = self.received, count
+
+    @property
+    def known_bytes(self) -> int:
+        """The size; or how far the bytes reach that came, where that is unknown."""
+        if self.size is not None:
+            return self.size
+        last = self.known.last
+        return last.end if last is not None else 0
 
     def block(self, index: int) -> MemoryBlock | None:
         """Return a block that is in memory, in part or whole."""
