@@ -118,8 +118,10 @@ class Fetcher:
                 error = caught
             suspect, outgrown = None, 0
             # A better answer may follow one without anything new, but not for ever.
-            # That another reader stepped back says nothing of the answer; the deadline of a read bounds that.
-            fruitless = 0 if fetch.at > began_at or self._restarts != restarts else fruitless + 1
+            # That another reader stepped back, or that an answer for another showed growth, says nothing of this one; the
+            # deadline of a read bounds that.
+            has_excuse = self._restarts != restarts or blocks.growths != growths
+            fruitless = 0 if fetch.at > began_at or has_excuse else fruitless + 1
             if fetch.done or (error is None and not fruitless):
                 continue
             if fruitless >= _MAX_FRUITLESS:
@@ -179,7 +181,7 @@ class Fetcher:
         Raises Superseded; SmallerContent, LargerContent and OtherValidator to ask again.
         """
         blocks = self._blocks
-        if size is not None and size != blocks.size:
+        if size is not None and size != blocks.size and (body.total is None or body.total < (blocks.size or 0)):
             raise errors.ConnectionLost("the file grew while it was requested")
         # A whole body that follows a proof of growth. Where it comes to the end of what is known, the next one would be
         # of a still larger file.

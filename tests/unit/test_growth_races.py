@@ -57,6 +57,32 @@ async def test_it_grows_before_each_answer(
         handle.close()
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["total", "no total"])
+@pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
+@pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
+async def test_several_readers_of_a_file_that_grows(
+    granted: bool, told: bool, validators: bool, autojump_clock: MockClock
+) -> None:
+    """3.5, 4.1: growth that one answer shows does not fail the reads that wait for others."""
+    size = 60 * BLOCK
+    server = Server(WHOLE[:size], granted=granted, told=told, pause_s=0.05)
+    if validators:
+        server.validator = lambda: version_of(server)
+    async with bench(server) as made:
+        handle = await made.files.open(version(size))
+        server.before_answer = growing(server)
+
+        async def read(start: int) -> None:
+            await trio.sleep(start / BLOCK / 100)
+            for at in range(start, start + 10 * BLOCK, BLOCK):
+                assert await handle.read(at, BLOCK) == WHOLE[at : at + BLOCK]
+
+        async with trio.open_nursery() as nursery:
+            for start in range(0, size, 10 * BLOCK):
+                nursery.start_soon(read, start)
+        handle.close()
+
+
 @pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
 async def test_it_is_replaced_after_it_grew(validators: bool, autojump_clock: MockClock) -> None:
     """2.4, 4.1: what an answer brought of a larger file counts only if that is still the same file afterwards."""
