@@ -118,8 +118,8 @@ class Fetcher:
                 error = caught
             suspect, outgrown = None, 0
             # A better answer may follow one without anything new, but not for ever.
-            # That another reader stepped back, or that an answer for another showed growth, says nothing of this one; the
-            # deadline of a read bounds that.
+            # That another reader stepped back, or that its answer showed growth, says nothing of this one. The deadline
+            # of a read bounds that.
             has_excuse = self._restarts != restarts or blocks.growths != growths
             fruitless = 0 if fetch.at > began_at or has_excuse else fruitless + 1
             if fetch.done or (error is None and not fruitless):

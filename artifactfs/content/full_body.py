@@ -44,8 +44,8 @@ class FullBody:
         self._body = body
         self._is_first = blocks.is_untouched
         self._growths = blocks.uncompared_growths
-        # What the caches have lost of that, this body has to have, too; after a drop, its validator proves that (3.6).
-        known = blocks.known if not blocks.must_match else KnownBytes()
+        # What the caches have lost of that, this body has to have, too; not what came before a drop or with other keys.
+        known = blocks.known if blocks.received and not blocks.must_match else KnownBytes()
         self._lost = [LostBytes(digest) for digest in {known.first, known.last} if digest is not None]
         self._fetch = fetch
         # The offsets up to which reads wait, and up to which read-ahead is wanted.

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
+from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
 from artifactfs.domain import ArtifactRef, Chunk, ContentVersion, Room
 from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Bench, Broken, Server, bench, noise
@@ -118,7 +119,7 @@ async def test_a_block_that_is_being_loaded(tmp_path: Path, autojump_clock: Mock
         await made.settle()
         made.shop.pool.clear()
         # As in the next mount, which does not know that a reader was given this.
-        made.files.switch_account(made.files.owner)
+        made.files = OpenFileTable(made.shop, owner=made.files.owner)
         handle = await made.files.open(version(5 * BLOCK, settled=True))
         waits += [5.0]
 
