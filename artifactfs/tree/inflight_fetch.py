@@ -140,6 +140,17 @@ def cancel_all(fetches: InflightFetches[K, V]) -> None:
     fetches.joined.clear()
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """What the last fetch of a key failed with. `pauses`: until its time is over, no other is started.
+
+    One failure may be of a moment: the next attempt shows, and only then pauses others, unless the service asked for
+    a pause.
+    """
+
+    error: errors.ServiceError
+    pauses: bool
+
+
 def pause_s(error: errors.ServiceError) -> float:
     """Return for how many seconds a failure answers for other attempts, which would meet it, too (semantics.md 3.2).
 

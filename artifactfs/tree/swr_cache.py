@@ -15,7 +15,7 @@ from artifactfs import errors
 from artifactfs.tree import inflight_fetch, invalidation_times
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
-from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, InflightFetches
+from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, InflightFetches, Refusal
 from artifactfs.tree.invalidation_times import InvalidationTimes
 from artifactfs.tree.stored_values import RecalledValue, StoredCache
 
@@ -42,8 +42,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     stale     | past that, or marked stale (`stale_max_s`)   | None      | entry   | refreshes; else the stale entry
     invalid   | no entry                                     | None      | None    | fetches
     absent    | NotFound, less than `negative_ttl_s` ago     | None      | None    | raises NoSuchEntry
-    refused   | invalid or stale; a failure that pauses the  | None      | as that | raises it, or has the stale entry
-              | key (`pause_s`)                              |           |         | if it may pass; `refetch` raises it
+    refused   | invalid or stale; the second failure in a    | None      | as that | raises it, or has the stale entry
+              | row that pauses the key (`Refusal`)          |           |         | if it may pass; `refetch` raises it
     in flight | single flight: `refetch` and `get` join it, unless `get` has a fresh entry or an absence
     stored    | invalid here, and in the metadata    | None      | None    | becomes fresh or stale (`recall`), as
               | store, where there is one            |           |         | the store says; then as above
@@ -90,8 +90,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._entries: EntryTable[K, V] = EntryTable(max_weight, clock)
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
-        self._refused: cachetools.TLRUCache[K, errors.ServiceError] = cachetools.TLRUCache(
-            _MAX_REFUSALS, lambda _key, error, now: now + inflight_fetch.pause_s(error), timer=clock
+        self._refused: cachetools.TLRUCache[K, Refusal] = cachetools.TLRUCache(
+            _MAX_REFUSALS, lambda _key, refusal, now: now + inflight_fetch.pause_s(refusal.error), timer=clock
         )
         # What outlives the mount, if anything does: each value that is stored here is stored there, too.
         self.stored: StoredCache[K, V] | None = None
@@ -323,9 +323,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         now = self._clock()
         # The result of a fetch that started before a refresh was requested may be stale.
         if (fetch := inflight_fetch.to_join(self._inflight, key, now, self._all_stale_at)) is None:
-            if (refusal := self._refused.get(key)) is not None:
+            if (refusal := self._refused.get(key)) is not None and refusal.pauses:
                 # Not one traceback on top of the other, with all that their frames hold.
-                raise refusal.with_traceback(None)
+                raise refusal.error.with_traceback(None)
             fetch = inflight_fetch.start(self._inflight, key, now, first=stale is None)
             self._nursery.start_soon(self._run_fetch, key, fetch, stale)
         return fetch
@@ -396,5 +396,5 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         if isinstance(error, errors.PassingError) and not isinstance(error, errors.Offline):
             self._health.on_failure((self._kind, key), self._clock())
         if isinstance(error, errors.ServiceError) and not self._is_outdated(key, fetch):
-            self._refused[key] = error
+            self._refused[key] = Refusal(error, isinstance(error, errors.PassingError) or key in self._refused)
         inflight_fetch.log_failure(fetch, self._describe(key), error, had_stale=had_stale)
