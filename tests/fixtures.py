@@ -25,7 +25,7 @@ PATIENT = (sys.executable, "-m", "tests.launch", "patient")
 def _shared_lab() -> Iterator[Lab]:
     lab = Lab()
     yield lab
-    lab.stop()
+    lab.close()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def own_lab() -> Iterator[Lab]:
     """An emulator for this test alone, which may stop and start it."""
     lab = Lab()
     yield lab
-    lab.stop()
+    lab.close()
 
 
 @pytest.fixture
@@ -74,7 +74,8 @@ def mounting(shell: Shell) -> Mounting:
 
 @pytest.fixture
 def mounting_patiently(shell: Shell) -> Mounting:
-    """The same, with a mount that is patient (tests/launch.py): what it shows and costs depends on an index."""
+    """The same, with a mount that is patient (tests/launch.py): what it shows depends on an index, or on a refresh that
+    must not take longer than its second."""
     shell.program = PATIENT
     return shell.mount
 

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from tests.ports import held_port
 from tests.processes import LIMIT_S
 
 Truth = dict[bytes, int | None]  # path below a run's root -> size, None for a directory
@@ -19,17 +20,19 @@ class Lab:
 
     program = ("-m", "artifactfs.emulator")  # what Python runs; tests/soak has another
 
-    def __init__(self, *arguments: str, port: int = 0) -> None:
+    def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._next_run = 900_001
         self._next_project = 90_000
-        self.start(port)
+        self._held = held_port()
+        self.port: int = self._held.getsockname()[1]
+        self.start()
         self._switches = self._ask("GET", "switches")
 
-    def start(self, port: int = 0) -> None:
-        """Start it, or start it again at the port that it had."""
-        command = [sys.executable, *self.program, "--until-stdin-closes", "--port", str(port)]
+    def start(self) -> None:
+        """Start it, or start it again at its port."""
+        command = [sys.executable, *self.program, "--until-stdin-closes", "--port", str(self.port)]
         process = subprocess.Popen(
             [*command, *self._arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -43,10 +46,6 @@ class Lab:
         self.app_key: str = told["app_key"]
         self.access_token: str = told["access_token"]
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
     def stop(self) -> None:
         """End it at once: from then on its port refuses connections."""
         if self._process is None:
@@ -57,6 +56,11 @@ class Lab:
             if pipe is not None:
                 pipe.close()
         self._process = None
+
+    def close(self) -> None:
+        """End it for good: its port is given back."""
+        self.stop()
+        self._held.close()
 
     def settle(self) -> None:
         """Back to how it was started: switches, faults, counts. What was done to runs stays."""
@@ -108,7 +112,8 @@ class Lab:
     ) -> int:
         """Make a run that no other test knows, with files of these sizes. Returns its id.
 
-        `project`: where, in place of the one of all such runs, whose index has too little to be of use.
+        `project`: where, in place of the one of all such runs, whose index has too little to be of use. A run of
+        thousands of files takes one: each test of the common project would wait for an index with all of them.
         """
         run_id = self._next_run
         self._next_run += 1

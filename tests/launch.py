@@ -12,7 +12,8 @@ long as the file $TEST_THREADS, if it is named, says `none`.
 and when all of it but its name is written as long as that says `full`.
 `names`: the host name $TEST_NAME is this machine's as long as the file $TEST_RESOLVER says `up`; with `down` it does
 not resolve, with `stalls` never.
-`patient`: a mount waits ten times as long for an index, whose server may be on a busy machine.
+`patient`: a mount waits ten times as long for an index, and before it shows what is stale: on a busy machine its server
+may take longer than the second that a refresh has.
 `quick-probes`: a mount that is offline asks for the service several times a second.
 """
 
@@ -32,6 +33,7 @@ from artifactfs.content import block_format
 from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.operations import Operations
 from artifactfs.mount import components, offline, session
+from artifactfs.tree import swr_cache
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, LookupResult, Node
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.walk import project_index
@@ -169,9 +171,10 @@ def quick_probes() -> None:
 
 
 def patient() -> None:
-    """Let every wait for an index be ten times as long."""
+    """Let every wait for an index, and for a refresh, be ten times as long."""
     for wait in ("_WAIT_S", "_STALE_WAIT_S", "_MOMENT_S"):
         vars(project_index)[wait] *= 10
+    vars(swr_cache)["REFRESH_WAIT_S"] *= 10
 
 
 if __name__ == "__main__":

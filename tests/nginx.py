@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.harness import CHECKOUT, END_S, run, wait_until
+from tests.ports import held_port
 from tests.processes import state_of
 
 CONFIGURATION = os.path.join(CHECKOUT, "docs", "nginx", "artifactfs.conf")
@@ -115,10 +116,22 @@ def nginx(
 
     `certificate`: its own, for 127.0.0.1, and its key. `accounts`: the text of the file of accounts.
     """
+    with held_port() as held:
+        port: int = held.getsockname()[1]
+        places = {
+            "set $artifactfs_upstream $artifactfs_host:443;": f"set $artifactfs_upstream {upstream};",
+            "/etc/ssl/certs/ca-certificates.crt": trusted,
+            **(changes or {}),
+        }
+        with _serving(prefix, port, certificate, accounts, places) as its:
+            yield its
+
+
+@contextlib.contextmanager
+def _serving(
+    prefix: str, port: int, certificate: tuple[str, str], accounts: str, changes: Mapping[str, str]
+) -> Iterator[Nginx]:
     assert NGINX is not None, "nginx is missing: .ci/setup.sh tests installs it"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     its = Nginx(prefix, port, certificate[0])
     os.makedirs(its.path("cache"), exist_ok=True)
     with open(its.path("accounts"), "w", encoding="ascii") as file:
@@ -134,9 +147,7 @@ def nginx(
         "listen 8443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "/etc/nginx/artifactfs/server.pem": certificate[0],
         "/etc/nginx/artifactfs/server.key": certificate[1],
-        "set $artifactfs_upstream $artifactfs_host:443;": f"set $artifactfs_upstream {upstream};",
-        "/etc/ssl/certs/ca-certificates.crt": trusted,
-        **(changes or {}),
+        **changes,
     })  # fmt: skip
     with open(its.path("artifactfs.conf"), "w", encoding="utf-8") as file:
         file.write(text)

@@ -26,9 +26,9 @@ class _Pair:
 class TcpProxy:
     """Where it is, and how many connections it took."""
 
-    def __init__(self, lab_port: int) -> None:
+    def __init__(self, lab_port: int, port: int) -> None:
         self._lab_port = lab_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.taken = 0
         # All that clients sent, in pieces.
@@ -91,9 +91,9 @@ class TcpProxy:
 
 
 @contextlib.contextmanager
-def tcp_proxy(lab_port: int) -> Iterator[TcpProxy]:
-    """Run a proxy on loopback."""
-    proxy = TcpProxy(lab_port)
+def tcp_proxy(lab_port: int, port: int = 0) -> Iterator[TcpProxy]:
+    """Run a proxy on loopback, at a free port unless another one is given."""
+    proxy = TcpProxy(lab_port, port)
     acceptor = threading.Thread(target=proxy.serve)
     acceptor.start()
     try:

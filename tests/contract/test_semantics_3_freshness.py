@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from artifactfs.emulator import sample
-from tests.fixtures import Mounting
+from tests.fixtures import PATIENT, Mounting
 from tests.harness import Lab, Mount, Shell, wait_until
 
 AT_ONCE = ("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
@@ -19,7 +19,7 @@ BUSY_S = 4.0
 
 @pytest.fixture(scope="module")
 def _asking_mount(_shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    shell = Shell(str(tmp_path_factory.mktemp("asking")), _shared_lab)
+    shell = Shell(str(tmp_path_factory.mktemp("asking")), _shared_lab, PATIENT)
     yield shell.mount(*AT_ONCE)
     shell.close()
 
@@ -45,10 +45,10 @@ def test_a_listing_is_fresh_for_its_time(lab: Lab, mounting: Mounting) -> None:
     wait_until(lambda: names(mounted, run_id) == ["a.txt", "new.txt", "sub"], "the new name", limit_s=4.0)
 
 
-def test_the_listing_of_a_finished_run_is_fresh_for_longer(lab: Lab, mounting: Mounting) -> None:
+def test_the_listing_of_a_finished_run_is_fresh_for_longer(lab: Lab, mounting_patiently: Mounting) -> None:
     """3.1: a run finished for more than ten minutes stays fresh for `finished_ttl`, a running one for `listing_ttl`."""
     running, finished = lab.new_run(status="running"), lab.new_run()
-    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
+    mounted = mounting_patiently("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
     for run_id in (running, finished):
         names(mounted, run_id)
         lab.files(run_id, add={"new.txt": 1})
@@ -57,11 +57,11 @@ def test_the_listing_of_a_finished_run_is_fresh_for_longer(lab: Lab, mounting: M
     assert names(mounted, finished) == ["a.txt", "sub"]
 
 
-def test_the_listing_of_a_run_just_finished_has_the_short_ttl(lab: Lab, mounting: Mounting) -> None:
+def test_the_listing_of_a_run_just_finished_has_the_short_ttl(lab: Lab, mounting_patiently: Mounting) -> None:
     """3.1: in the first ten minutes after its end a run stays fresh for `listing_ttl` only: uploads trail behind."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run_id = lab.new_run(status="completed", completed_at=now)
-    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
+    mounted = mounting_patiently("--listing-ttl", "0", "--finished-ttl", "1h", "--negative-ttl", "0")
     names(mounted, run_id)
     lab.files(run_id, add={"new.txt": 1})
 
@@ -142,14 +142,13 @@ def test_an_old_tree_is_served_during_an_outage(own_lab: Lab, shell: Shell) -> N
     mounted.log.announce("refuses connections")
     mounted.log.announce("was lost", optional=True)
     base_s = walk_s(mounted, sample.RUN)
-    port = own_lab.port
     own_lab.stop()
 
     start = time.monotonic()
     assert mounted.tree(sample.RUN) == truth
     assert time.monotonic() - start < REFRESH_S + 2 * base_s + BUSY_S
     wait_until(lambda: mounted.log.has("refuses connections"), "the warning in the log")
-    own_lab.start(port)  # a new one: it never heard of `run_id`
+    own_lab.start()  # a new one: it never heard of `run_id`
     wait_until(lambda: mounted.error_of("runs", run_id) == errno.ENOENT, "the run's absence")
 
 

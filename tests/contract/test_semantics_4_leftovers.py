@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.reading import read
-from tests.contract.test_semantics_4_cache import MIB, cached_bytes, settled_run
+from tests.contract.test_semantics_4_cache import MIB, cached_bytes, kept_bytes, settled_run
 from tests.harness import CHECKOUT, END_S, Lab, Mount, Shell, start_process, wait_until
 from tests.launch import tell
 
@@ -63,9 +63,9 @@ def leave(lab: Lab, shell: Shell, cache: str, state: str) -> None:
 def check_keeps(lab: Lab, mounted: Mount, cache: str) -> None:
     """See that a mount keeps what is read of it, at once."""
     run_id = settled_run(lab, {"new.bin": SIZE})
-    before = cached_bytes(cache)
+    before = kept_bytes(cache)
     assert read(mounted, "whole", "runs", run_id, "new.bin") == lab.sha256(run_id, "new.bin")
-    wait_until(lambda: cached_bytes(cache) >= before + SIZE, "the blocks of new.bin")
+    wait_until(lambda: kept_bytes(cache) >= before + SIZE, "the blocks of new.bin")
 
 
 @pytest.mark.parametrize("state", ["empty", "full"])
@@ -85,8 +85,9 @@ def test_leftovers_of_a_neighbour(state: str, lab: Lab, shell: Shell, cache: str
     check_keeps(lab, mounted, cache)
     run_id = settled_run(lab, {"large.bin": 30 * MIB})
     assert read(mounted, "whole", "runs", run_id, "large.bin") == lab.sha256(run_id, "large.bin")
-    wait_until(lambda: not asides(cache), "the end of the leftovers")
-    assert 16 * MIB < cached_bytes(cache) <= 24 * MIB
+    # What was read may still be being written.
+    wait_until(lambda: not asides(cache) and cached_bytes(cache) > 16 * MIB, "the end of the leftovers, and the blocks")
+    assert cached_bytes(cache) <= 24 * MIB
     assert not mounted.log.has("no room left")
 
 
@@ -99,7 +100,8 @@ def test_what_a_neighbour_writes_is_no_leftover(state: str, lab: Lab, shell: She
         run_id = settled_run(lab, {"large.bin": 40 * MIB})
         assert read(mounted, "whole", "runs", run_id, "large.bin") == lab.sha256(run_id, "large.bin")
         shell.cli("cache", "clear").ok()
-        assert asides(cache) == before
+        # Those that the other mount still writes come and go.
+        assert set(before) <= set(asides(cache))
         tell(shell.path("disk"), "")
         wait_until(lambda: not asides(cache), "the end of writing")
         assert list(before[0].parent.iterdir())

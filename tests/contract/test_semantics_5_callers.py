@@ -234,7 +234,7 @@ def test_a_hangup_that_is_ignored_stops_no_mount_that_waits(own_lab: Lab, shell:
         assert process.stderr is not None
         assert b"waiting" in process.stderr.readline()
         os.killpg(process.pid, signal.SIGHUP)
-        own_lab.start(own_lab.port)
+        own_lab.start()
         assert process.wait(LIMIT_S) == 0
     mounted.umount()
 

@@ -50,14 +50,12 @@ def find(mounted: Mount, run_id: int) -> tuple[set[str], float]:
     return set(done.text.splitlines()), done.seconds
 
 
-def away(how: str, lab: Lab) -> int:
-    """Let the service be away. Returns the port that it had."""
-    port = lab.port
+def away(how: str, lab: Lab) -> None:
+    """Let the service be away."""
     if how == "refuses":
         lab.stop()
     else:
         lab.fault("any", {"stall": True})
-    return port
 
 
 # One that fails: tests/simulated/test_outages.py.
@@ -78,7 +76,7 @@ def test_half_an_hour_without_a_service(how: str, own_lab: Lab, shell: Shell, cl
     assert mounted.tree(sample.RUN) == truth
     clock.advance(61)  # listings of running runs are old
     own_lab.reset()
-    port = away(how, own_lab)
+    away(how, own_lab)
 
     found, took_s = find(mounted, run_id)
     assert found == before
@@ -97,7 +95,7 @@ def test_half_an_hour_without_a_service(how: str, own_lab: Lab, shell: Shell, cl
         own_lab.files(run_id, add={"new": 1})
         wait_until(lambda: "new f 1" in find(mounted, run_id)[0], "what came meanwhile")
         return
-    own_lab.start(port)  # another one: it never heard of `run_id`
+    own_lab.start()  # another one: it never heard of `run_id`
     clock.advance(3600)
     wait_until(lambda: mounted.sh('ls "$M/runs/$1"', run_id).code != 0, "the run's absence")
     assert mounted.tree(sample.RUN) == truth
@@ -116,14 +114,14 @@ def test_a_service_that_dies_and_comes_back(own_lab: Lab, shell: Shell) -> None:
     assert read(mounted, "whole", *other, known) == own_lab.sha256(sample.FIRST_OF_MANY, known)
     digest = own_lab.sha256(sample.FIRST_OF_MANY, known)
     config = own_lab.sha256(sample.FIRST_OF_MANY, "config.json")
-    port = away("refuses", own_lab)
+    away("refuses", own_lab)
 
     assert "Connection refused" in mounted.sh('ls "$M/runs/$1"', sample.FIRST_OF_MANY + 1).err
     assert "Connection refused" in mounted.sh('cat "$M/runs/$1/config.json"', sample.FIRST_OF_MANY).err
     assert mounted.tree(sample.RUN) == truth
     assert read(mounted, "whole", *other, known) == digest
     assert mounted.sh('ls "$M"; stat "$M/runs"; df "$M"').code == 0
-    own_lab.start(port)
+    own_lab.start()
     assert mounted.tree(sample.FIRST_OF_MANY + 1) == own_lab.truth(sample.FIRST_OF_MANY + 1)
     assert read(mounted, "whole", *other, "config.json") == config
 

@@ -84,7 +84,6 @@ def test_ready_is_sent_when_the_mount_answers(systemd: Systemd, shell: Shell, la
 
 def test_the_log_names_the_process_that_umount_waits_for(systemd: Systemd, shell: Shell, own_lab: Lab) -> None:
     """5.8: with `--wait` systemd hears why there is nothing yet, and gives it more time, until it is there."""
-    port = own_lab.port
     shell.lab = own_lab
     own_lab.stop()
     mounted = shell.expected_mount()
@@ -96,7 +95,7 @@ def test_the_log_names_the_process_that_umount_waits_for(systemd: Systemd, shell
         assert waiting["STATUS"].startswith("waiting: ")
         assert "refuses" in waiting["STATUS"]
         assert int(waiting["EXTEND_TIMEOUT_USEC"]) >= 3e6
-        own_lab.start(port)
+        own_lab.start()
         while "READY" not in (word := systemd.next()):
             assert word["STATUS"].startswith("waiting: ")
         assert mounted.tree(sample.RUN) == own_lab.truth(sample.RUN)

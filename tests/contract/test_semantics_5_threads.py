@@ -6,7 +6,7 @@ from pathlib import Path
 
 from artifactfs.errors import ExitCode
 from tests.contract.reading import read
-from tests.contract.test_semantics_4_cache import cached_bytes, settled_run
+from tests.contract.test_semantics_4_cache import cached_bytes, kept_bytes, settled_run
 from tests.harness import CHECKOUT, Lab, Mount, Shell, run, wait_until
 from tests.launch import tell
 
@@ -65,10 +65,10 @@ def test_no_thread_can_be_had(lab: Lab, shell: Shell, tmp_path: Path) -> None:
     done = shell.cli("warm", mounted.path("runs", run_id))
     assert (done.code, done.err.count("\n")) == (ExitCode.INCOMPLETE, 1)
     assert "no thread left" in done.err
-    before = cached_bytes(cache)
+    before = kept_bytes(cache)
     tell(said, "any")
     assert read(mounted, "whole", "runs", run_id, "later.bin") == lab.sha256(run_id, "later.bin")
-    wait_until(lambda: cached_bytes(cache) >= before + SIZE, "the blocks of later.bin")
+    wait_until(lambda: kept_bytes(cache) >= before + SIZE, "the blocks of later.bin")
     tell(said, "none")
     mounted.umount()
     wait_until(lambda: not shell.processes(), "the end of the mount")
@@ -85,10 +85,9 @@ def test_a_new_name_without_a_thread(own_lab: Lab, shell: Shell, tmp_path: Path)
     mounted.log.announce(LACK)
     mounted.log.announce("refuses connections|was lost|cannot reach", optional=True)
     tell(said, "none")
-    port = own_lab.port
     own_lab.stop()
     assert mounted.error_of("runs", run_id) != 0
-    own_lab.start(port)
+    own_lab.start()
     run_id = settled_run(own_lab, {"a.bin": SIZE})
     wait_until(lambda: mounted.error_of("runs", run_id, "a.bin") == 0, "the service")
     assert read(mounted, "whole", "runs", run_id, "a.bin") == own_lab.sha256(run_id, "a.bin")

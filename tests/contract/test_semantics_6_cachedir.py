@@ -11,7 +11,7 @@ import pytest
 
 from artifactfs.errors import ExitCode
 from tests.contract.reading import read
-from tests.contract.test_semantics_4_cache import MIB, blocks_in, cached_bytes, settled_run
+from tests.contract.test_semantics_4_cache import MIB, blocks_in, cached_bytes, kept_bytes, settled_run
 from tests.fixtures import User
 from tests.harness import Lab, Mount, Shell, mount_type, needs_root, run, wait_until
 
@@ -176,7 +176,7 @@ def test_a_link_that_appears_under_a_mount(place: str, way: str, lab: Lab, shell
     mounted.log.announce("the cache", optional=True)
     cache = Path(shell.path("cache"), "artifactfs")
     read(mounted, "whole", "runs", run_id, "a.bin")
-    wait_until(lambda: cached_bytes(str(cache)) >= SIZE, "the blocks of a.bin")
+    wait_until(lambda: kept_bytes(str(cache)) >= SIZE, "the blocks of a.bin")
     # The victim has whatever would be looked for in it.
     victim = tmp_path / "victim"
     shutil.copytree(cache, victim)
@@ -210,11 +210,11 @@ def test_wiped_in_use_it_is_made_again(wiped: str, lab: Lab, shell: Shell) -> No
     mounted = shell.mount()
     cache = Path(shell.path("cache"), "artifactfs")
     read(mounted, "whole", "runs", run_id, "a.bin")
-    wait_until(lambda: cached_bytes(str(cache)) >= SIZE, "the blocks of a.bin")
+    wait_until(lambda: kept_bytes(str(cache)) >= SIZE, "the blocks of a.bin")
     paths = {"all": [cache], "inside": [*cache.iterdir()], "the tree": [cache / "blocks-1"], "the mark": [cache / TAG]}
     run("rm", "-r", *map(str, paths[wiped])).ok()
     assert read(mounted, "whole", "runs", run_id, "b.bin") == lab.sha256(run_id, "b.bin")
-    wait_until(lambda: cached_bytes(str(cache)) >= SIZE, "the blocks of b.bin")
+    wait_until(lambda: kept_bytes(str(cache)) >= SIZE, "the blocks of b.bin")
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     mounted.umount()
     shell.mount().umount()
@@ -237,5 +237,5 @@ def test_many_mounts_begin_at_once(lab: Lab, shell: Shell) -> None:
     lab.reset()
     for each in mounts[:3]:
         assert read(each, "whole", "runs", run_id, "a.bin") == lab.sha256(run_id, "a.bin")
-        wait_until(lambda: cached_bytes(cache) >= SIZE, "the blocks of a.bin")
+        wait_until(lambda: kept_bytes(cache) >= SIZE, "the blocks of a.bin")
     assert lab.stats()["content_bytes"] <= SIZE * 1.2

@@ -52,7 +52,7 @@ def main(directory: str) -> None:
                 user.close()
                 shell.close()
     finally:
-        lab.stop()
+        lab.close()
 
 
 def _take(desk: DesktopSession, lab: Lab, mounted: Mount, directory: str) -> None:

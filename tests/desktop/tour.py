@@ -176,7 +176,7 @@ def main(programs: list[str]) -> None:
                         out(f"| {tour.version(program)} | `{' '.join(options)}` | {' | '.join(cells)} |\n")
                         sys.stdout.flush()
     finally:
-        lab.stop()
+        lab.close()
 
 
 def _cell(requests: dict[str, int], content_bytes: int) -> str:

@@ -28,7 +28,7 @@ def _place(form: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         directory.mkdir(parents=True)
         with contextlib.ExitStack() as stack:
             lab = Lab(str(directory.parent))
-            stack.callback(lab.stop)
+            stack.callback(lab.close)
             shell = Shell(str(tmp_path / "shell"), lab)
             stack.callback(shell.close)
             mounted = _looked_at(shell.mount(*OPTIONS))

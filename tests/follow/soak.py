@@ -177,7 +177,7 @@ def places(directory: str, forms: Sequence[str], local: bool) -> Iterator[list[F
                 found.append(Followed(form, files(CutByReplacing(here), form)))
                 continue
             lab = Lab(*(word for name, value in FORMS[form].items() for word in ("--switch", f"{name}={value}")))
-            stack.callback(lab.stop)
+            stack.callback(lab.close)
             shell = Shell(os.path.join(directory, form), lab)
             stack.callback(shell.close)
             mounted = shell.mount("--live-ttl", f"{LIVE_TTL_S:g}s", "--deadline", "10s")

@@ -249,7 +249,6 @@ def test_at_boot(machine: Machine, lab: Lab, shell: Shell) -> None:
 def test_the_service_comes_later(machine: Machine, own_lab: Lab, point: str, shell: Shell) -> None:
     """5.8: with nofail or _netdev it goes on trying while no server answers; without, it fails at once with 32."""
     shell.lab = own_lab
-    port = own_lab.port
     own_lab.stop()
     at_once = machine.run("mount", "-t", "artifactfs", "-o", "deadline=2s", own_lab.url, point)
     assert at_once.code == MOUNT_FAILED
@@ -261,7 +260,7 @@ def test_the_service_comes_later(machine: Machine, own_lab: Lab, point: str, she
     with start_process(machine.inside(("mount", "-a")), env=shell.env) as process:
         wait_until(lambda: "trying again" in read(log_file), "the first try")
         assert process.poll() is None
-        own_lab.start(port)
+        own_lab.start()
         assert process.wait(END_S + 16) == 0
     machine.check_tree(point)
 

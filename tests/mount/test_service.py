@@ -156,13 +156,12 @@ def test_a_unit_waits_for_its_service(manager: Manager, own_lab: Lab, shell: She
     """5.8: while no server answers the unit is starting and says why; then it is there."""
     shell.lab = own_lab
     write_config(shell, own_lab)
-    port = own_lab.port
     own_lab.stop()
     with installed(manager, shell.path("mnt")) as unit:
         manager.systemctl("start", "--no-block", unit).ok()
         wait_until(lambda: "waiting: 127.0.0.1" in manager.show(unit, "StatusText"), "its word")
         assert manager.show(unit, "ActiveState") == "activating"
-        own_lab.start(port)
+        own_lab.start()
         wait_until(lambda: manager.show(unit, "ActiveState") == "active", "the start")
         assert mount_type(shell.path("mnt"), manager.pid) == FUSE_TYPE
 

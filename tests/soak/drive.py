@@ -10,7 +10,6 @@ The crew stops for each look, and the service is at rest.
 import json
 import os
 import random
-import socket
 import sys
 import time
 from collections import Counter
@@ -79,7 +78,7 @@ class Soak:
         self._make_tree()
         forms = {name: self.rng.choice(values) for name, values in CONSTANT_FORMS.items()}
         switches = [word for name, value in forms.items() for word in ("--switch", f"{name}={value}")]
-        self.lab = SoakLab("--journal", self.journal.path, self.counts, *switches, port=_free_port())
+        self.lab = SoakLab("--journal", self.journal.path, self.counts, *switches)
         self.shell = Shell(self.directory, self.lab)
         try:
             self.mount = self.shell.mount(*OPTIONS)
@@ -92,7 +91,7 @@ class Soak:
             finally:
                 self.crew.abort()
         finally:
-            self.lab.stop()
+            self.lab.close()
             close(self.shell)
 
     def _phases(self) -> Result:
@@ -190,7 +189,7 @@ class Soak:
 
     def _end_outage(self) -> None:
         if self.up_at is not None:
-            self.lab.start(self.lab.port)
+            self.lab.start()
             self.up_at = None
 
     def hang_up(self, _: Facts) -> None:
@@ -302,18 +301,6 @@ def _picked(names: list[str], pick: float) -> str | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _free_port() -> int:
-    """Return a port that no other program is given by chance while the service is down."""
-    for port in random.Random(os.getpid()).sample(range(20_000, 30_000), 100):
-        with socket.socket() as trial:
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 def close(shell: Shell) -> None:
