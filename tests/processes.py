@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,21 @@ def run(
         except subprocess.TimeoutExpired:
             raise AssertionError(f"hung for {limit_s:g} s: {describe(process)}") from None
     return Done(command, process.returncode, out, err.decode("utf-8", "replace"), time.monotonic() - start)
+
+
+def without_reader(*command: str) -> tuple[str, ...]:
+    """Return a command that runs this one with a pipe whose other end is closed, and prints its code as a shell would.
+
+    `COMMAND | true` is not that: on a busy machine the other end may still be open when COMMAND writes.
+    """
+    code = (
+        "import os, subprocess, sys\n"
+        "reader, writer = os.pipe()\n"
+        "os.close(reader)\n"
+        "code = subprocess.run(sys.argv[1:], stdout=writer).returncode\n"
+        "print(code if code >= 0 else 128 - code)"
+    )
+    return (sys.executable, "-c", code, *command)
 
 
 def _heed_interrupts() -> None:

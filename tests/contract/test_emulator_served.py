@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -225,15 +224,15 @@ def test_large_listings(served: Served) -> None:
 
 
 def test_small_answers_do_not_wait_for_an_ack(served: Served) -> None:
-    """Most of fifty small requests on one connection take less than a delayed ACK (40 ms)."""
+    """Of fifty small requests on one connection some take less than a delayed ACK, 40 ms, with which all would wait."""
 
-    def seconds() -> float:
+    def took_s() -> float:
         started = time.monotonic()
         served.client.get(f"{API}/runs/70158/artifacts")
         return time.monotonic() - started
 
-    # A busy machine may take longer for a while; with delayed ACKs, no fifty of them would do.
-    assert any(statistics.median(seconds() for _ in range(50)) < 0.04 for _ in range(20))
+    # The first ones are never delayed; and a busy machine makes some of the others wait, but not all.
+    assert min([took_s() for _ in range(50)][25:]) < 0.035
 
 
 def test_a_deep_path_of_multi_byte_names_fits_a_request(served: Served) -> None:

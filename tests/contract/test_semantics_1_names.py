@@ -193,10 +193,10 @@ def test_a_real_organisation(own_lab: Lab, mounting: Mounting, shell: Shell) -> 
     assert own_lab.requests() == {"runs": 2}
 
 
-def test_a_renamed_run_shows_by_its_new_name(lab: Lab, mounting: Mounting) -> None:
+def test_a_renamed_run_shows_by_its_new_name(lab: Lab, mounting_patiently: Mounting) -> None:
     """3.1, 3.4: a run that gets another name is found by it once its page is old, and no longer by the old one."""
     project, (run_id,) = project_of(lab, "before")
-    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
+    mounted = mounting_patiently("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
     above = f"vision~{project}"
     assert links_in(mounted, "names", above) == [f"before~{run_id}"]
     lab.change_run(run_id, set={"name": "after"})

@@ -107,7 +107,7 @@ def test_tree_sees_the_servers_tree(lab: Lab, standing: Mount) -> None:
 
 def test_many_directories_are_all_seen(lab: Lab, standing: Mount) -> None:
     """1.1: 1,000 directories of 20 files look to os.walk, find and du exactly as the server has them."""
-    run_id = lab.new_run({})
+    run_id = lab.new_run({}, project=lab.new_project())
     lab.files(run_id, grid={"dirs": 1000, "files": 20})
     truth = lab.truth(run_id)
 
@@ -173,9 +173,9 @@ def test_a_run_that_is_not_listed_can_be_entered(lab: Lab, mounting: Mounting) -
     assert mounted.tree(60001) == lab.truth(60001)
 
 
-def test_a_deleted_run_is_not_there(lab: Lab, mounting: Mounting) -> None:
+def test_a_deleted_run_is_not_there(lab: Lab, mounting_patiently: Mounting) -> None:
     """1.2: a run is ENOENT once it was deleted, softly or for good."""
-    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
+    mounted = mounting_patiently("--listing-ttl", "0", "--finished-ttl", "0", "--negative-ttl", "0")
     softly, for_good = lab.new_run(), lab.new_run()
     assert mounted.error_of("runs", softly) == mounted.error_of("runs", for_good) == 0
     lab.change_run(softly, delete=True)

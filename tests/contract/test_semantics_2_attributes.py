@@ -136,10 +136,10 @@ def test_directories_of_ours_have_the_time_of_the_mount(mounting: Mounting) -> N
         assert before <= look(mounted, place)["st_mtime_ns"] <= after
 
 
-def test_a_run_that_ends(lab: Lab, mounting: Mounting) -> None:
+def test_a_run_that_ends(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.3: without an index all files of a run that ends show the time of its end: those seen before, and new ones."""
     run_id = lab.new_run(status="running", created_at="2025-01-01T00:00:00Z")
-    mounted = mounting(*AT_ONCE, "--prefetch", "off")
+    mounted = mounting_patiently(*AT_ONCE, "--prefetch", "off")
     first = look(mounted, "runs", run_id, "a.txt")
     assert first["st_mtime_ns"] == ns("2025-01-01T00:00:00Z")
     lab.change_run(run_id, set={"status": "completed", "completed_at": "2025-06-01T00:00:00Z"})
@@ -151,10 +151,10 @@ def test_a_run_that_ends(lab: Lab, mounting: Mounting) -> None:
     assert (again["st_ino"], again["st_mtime_ns"]) == (first["st_ino"], ended)
 
 
-def test_a_runs_time_is_no_part_of_a_version(lab: Lab, mounting: Mounting) -> None:
+def test_a_runs_time_is_no_part_of_a_version(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.4: a run that is updated leaves the inodes of its files and directories as they were."""
     run_id = lab.new_run()
-    mounted = mounting(*AT_ONCE)
+    mounted = mounting_patiently(*AT_ONCE)
     before = {path: seen.inode for path, seen in mounted.walk("runs", run_id).items()}
     run_before = look(mounted, "runs", run_id)
     lab.change_run(run_id, set={"updated_at": "2025-06-01T00:00:00Z", "completed_at": "2025-06-01T00:00:00Z"})
@@ -165,10 +165,10 @@ def test_a_runs_time_is_no_part_of_a_version(lab: Lab, mounting: Mounting) -> No
     assert run_after["st_mtime_ns"] == ns("2025-06-01T00:00:00Z")
 
 
-def test_a_changed_file_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:
+def test_a_changed_file_is_a_new_inode(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.4: a file whose size shrank is another inode with the new size; its neighbours stay what they were."""
     run_id = lab.new_run({"changes": 10, "stays": 20})
-    mounted = mounting(*AT_ONCE)
+    mounted = mounting_patiently(*AT_ONCE)
     changes, stays = look(mounted, "runs", run_id, "changes"), look(mounted, "runs", run_id, "stays")
     lab.files(run_id, change={"changes": {"size": 9}})
 
@@ -179,10 +179,12 @@ def test_a_changed_file_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:
 
 
 @pytest.mark.parametrize(("change", "same"), [("append", True), ("replace", False)])
-def test_a_larger_file_is_compared_with_what_was_read(change: str, same: bool, lab: Lab, mounting: Mounting) -> None:
+def test_a_larger_file_is_compared_with_what_was_read(
+    change: str, same: bool, lab: Lab, mounting_patiently: Mounting
+) -> None:
     """2.4: once a larger file is opened, it is the same inode if it was appended to, and a new one if replaced."""
     run_id = lab.new_run({"log.txt": 1000})
-    mounted = mounting(*AT_ONCE)
+    mounted = mounting_patiently(*AT_ONCE)
     assert read(mounted, "whole", "runs", run_id, "log.txt") == lab.sha256(run_id, "log.txt")
     before = look(mounted, "runs", run_id, "log.txt")
     if change == "append":
@@ -196,10 +198,10 @@ def test_a_larger_file_is_compared_with_what_was_read(change: str, same: bool, l
     assert (after["st_ino"] == before["st_ino"]) is same
 
 
-def test_a_file_that_becomes_a_directory_is_a_new_inode(lab: Lab, mounting: Mounting) -> None:
+def test_a_file_that_becomes_a_directory_is_a_new_inode(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.4: the kind is part of what an inode number stands for: a file that becomes a directory, and back, shows."""
     run_id = lab.new_run({"thing": 10})
-    mounted = mounting(*AT_ONCE)
+    mounted = mounting_patiently(*AT_ONCE)
     as_file = look(mounted, "runs", run_id, "thing")
     lab.files(run_id, remove=["thing"])
     lab.files(run_id, add={"thing/inside": 5})
@@ -212,10 +214,10 @@ def test_a_file_that_becomes_a_directory_is_a_new_inode(lab: Lab, mounting: Moun
     assert look(mounted, "runs", run_id, "thing")["st_ino"] == as_file["st_ino"]
 
 
-def test_a_directory_keeps_its_inode_when_its_contents_change(lab: Lab, mounting: Mounting) -> None:
+def test_a_directory_keeps_its_inode_when_its_contents_change(lab: Lab, mounting_patiently: Mounting) -> None:
     """2.4: what changes in a directory does not make it another one: a shell that stands in it sees the change."""
     run_id = lab.new_run()
-    mounted = mounting(*AT_ONCE)
+    mounted = mounting_patiently(*AT_ONCE)
     before = look(mounted, "runs", run_id, "sub")["st_ino"]
     lab.files(run_id, add={"sub/new": 1})
 

@@ -134,12 +134,13 @@ def test_rsync_after_a_remount(lab: Lab, mounting_patiently: Mounting) -> None:
 def test_an_index_that_comes_late(lab: Lab, mounting: Mounting) -> None:
     """2.3: the whole run shows the run's time until it is there; then all of it changes, what the kernel has, too."""
     run_id = new_checkpoints(lab)
-    lab.fault("index", {"delay_s": 3})
+    # Longer than a busy machine takes for the walk below.
+    lab.fault("index", {"delay_s": 8})
     mounted = mounting()
 
     before = mounted.sh('cd "$M/runs/$1" && exec 9<top-1.pt && find . -type f -printf "%T@ %P\\n"', run_id).ok()
     assert {int(float(row.split()[0])) for row in before.text.splitlines()} == {seconds(ENDED_AT)}
-    assert before.seconds < 2.5
+    assert before.seconds < 7
     wait_until(lambda: shown_by_find(mounted, run_id) != dict.fromkeys(BY_AGE, seconds(ENDED_AT)), "other times")
     assert shown_by_find(mounted, run_id) == TIMES
     places = [mounted.path("runs", run_id, path) for path in BY_AGE]

@@ -78,6 +78,13 @@ def shows_it_all(mounted: Mount, lab: Lab, run_id: int) -> None:
         assert read(mounted, "whole", "runs", run_id, path) == lab.sha256(run_id, path)
 
 
+def asked_but_index(lab: Lab) -> dict[str, int]:
+    """Return the requests except for one for the index: that rests twenty times as long as it took (section 7)."""
+    asked = lab.requests()
+    assert asked.pop("index", 0) <= 1
+    return asked
+
+
 @pytest.mark.parametrize("where", ["", "runs", "runs/{run}"])
 def test_a_refresh_shows_what_is_new(where: str, lab: Lab, believing: Mount) -> None:
     """3.3: artifactfs refresh PATH of the mount, of /runs, of the run: all below is fresh, by name and content."""
@@ -118,7 +125,7 @@ def test_a_refresh_of_a_directory(lab: Lab, believing: Mount) -> None:
     assert names(believing, run_id, "sub", "deep") == ["c.txt", "d.txt"]
     assert size(believing, run_id, "sub", "b.bin") == 99
     assert names(believing, run_id) == ["a.txt", "gone.txt", "old.txt", "sub"]
-    assert lab.requests() == {"listing": 2, "run": 1, "index": 1}
+    assert asked_but_index(lab) == {"listing": 2, "run": 1}
 
 
 def test_a_refresh_of_what_only_came(lab: Lab, believing: Mount) -> None:
@@ -141,7 +148,7 @@ def test_a_refresh_of_a_file(name: str, lab: Lab, believing: Mount) -> None:
     assert names(believing, run_id) == AFTER[0]
     assert size(believing, run_id, "a.txt") == 77
     assert names(believing, run_id, "sub") == ["b.bin", "deep", "gone.bin"]
-    assert lab.requests() == {"listing": 1, "run": 1, "index": 1}
+    assert asked_but_index(lab) == {"listing": 1, "run": 1}
 
 
 def test_a_refresh_keeps_contents(lab: Lab, believing: Mount) -> None:

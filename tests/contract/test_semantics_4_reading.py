@@ -207,10 +207,10 @@ def path_in_project(lab: Lab, run_id: int) -> str:
     return found
 
 
-def test_a_deleted_file_is_stale_for_its_open_handle(lab: Lab, mounting: Mounting) -> None:
+def test_a_deleted_file_is_stale_for_its_open_handle(lab: Lab, mounting_patiently: Mounting) -> None:
     """4.1: reading a file that was deleted on the server fails with ESTALE, and looking it up again with ENOENT."""
     run_id = lab.new_run({"gone.bin": SIZE, "stays": 1})
-    mounted = mounting("--listing-ttl", "0", "--finished-ttl", "0")
+    mounted = mounting_patiently("--listing-ttl", "0", "--finished-ttl", "0")
     mounted.log.announce("content of /runs/")
     with_open = """
 import json, os, sys

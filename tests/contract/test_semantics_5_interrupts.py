@@ -44,11 +44,11 @@ except KeyboardInterrupt: print("interrupted")
 
 
 @contextlib.contextmanager
-def waiting(command: list[str], mounted: Mount, lab: Lab) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a command, and yield it when it waits for a request."""
-    before = lab.stats()["in_flight"]
+def waiting(command: list[str], mounted: Mount, lab: Lab, kind: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a command, and yield it when it waits for a request of a kind: others come and go, for the index, say."""
+    before = lab.requests().get(kind, 0)
     with start_process(command, env={**os.environ, "M": mounted.point}) as process:
-        wait_until(lambda: lab.stats()["in_flight"] > before, "the request")
+        wait_until(lambda: lab.requests().get(kind, 0) > before, "the request")
         wait_until(lambda: state_of(process.pid) in "DS", "the wait")
         yield process
 
@@ -89,7 +89,7 @@ def test_a_signal_frees_a_waiting_caller(what: str, lab: Lab, patient: Mount) ->
         run_ids = stalled_runs(what, len(numbers), lab, patient)
         commands = [["sh", "-c", f"exec {WAITS[what][0]}", "sh", str(run_id)] for run_id in run_ids]
         with contextlib.ExitStack() as stack:
-            processes = [stack.enter_context(waiting(command, patient, lab)) for command in commands]
+            processes = [stack.enter_context(waiting(command, patient, lab, WAITS[what][1])) for command in commands]
             for process, number in zip(processes, numbers, strict=True):
                 process.send_signal(number)
             for process, number in zip(processes, numbers, strict=True):
@@ -105,7 +105,7 @@ def test_a_signal_that_is_caught_frees_as_well(what: str, lab: Lab, patient: Mou
         run_ids = stalled_runs(what, len(numbers), lab, patient)
         commands = [patient.python_command(CATCHING, what, run_id) for run_id in run_ids]
         with contextlib.ExitStack() as stack:
-            processes = [stack.enter_context(waiting(command, patient, lab)) for command in commands]
+            processes = [stack.enter_context(waiting(command, patient, lab, WAITS[what][1])) for command in commands]
             for process, number in zip(processes, numbers, strict=True):
                 process.send_signal(number)
             for process in processes:
@@ -123,9 +123,9 @@ def test_an_ignored_signal_frees_no_caller(lab: Lab, patient: Mount) -> None:
     )
     ignoring, blocking, neither = stalled_runs("opendir", 3, lab, patient)
     with (
-        waiting(patient.python_command(deaf, ignoring, "ignores"), patient, lab) as one,
-        waiting(patient.python_command(deaf, blocking, "blocks"), patient, lab) as two,
-        waiting(["ls", patient.path("runs", neither)], patient, lab) as freed,
+        waiting(patient.python_command(deaf, ignoring, "ignores"), patient, lab, "listing") as one,
+        waiting(patient.python_command(deaf, blocking, "blocks"), patient, lab, "listing") as two,
+        waiting(["ls", patient.path("runs", neither)], patient, lab, "listing") as freed,
     ):
         for process in (one, two, freed):
             process.send_signal(signal.SIGTERM)
@@ -142,7 +142,7 @@ def test_what_was_waited_for_is_not_given_up(lab: Lab, patient: Mount) -> None:
     patient.sh('stat "$M/runs/$1"', run_id).ok()
     lab.fault("listing", {"delay_s": 2.0}, times=1)
     lab.reset()
-    with waiting(["ls", patient.path("runs", run_id)], patient, lab) as process:
+    with waiting(["ls", patient.path("runs", run_id)], patient, lab, "listing") as process:
         process.send_signal(signal.SIGINT)
         process.wait(FREED_S)
     wait_until(lambda: status(patient)["listings"]["cached"] == 1, "the answer")

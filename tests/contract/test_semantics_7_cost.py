@@ -114,7 +114,7 @@ def test_a_walk_costs_a_listing_for_each_directory(prefetch: str, lab: Lab, moun
 
 def test_a_thousand_directories(lab: Lab, mounting: Mounting) -> None:
     """7: walking 1,000 directories of 20 files twice costs no more than once, and once no more than D + 4."""
-    run_id = lab.new_run({})
+    run_id = lab.new_run({}, project=lab.new_project())
     lab.files(run_id, grid={"dirs": 1000, "files": 20})
     directories = 1 + sum(size is None for size in lab.truth(run_id).values())
     mounted = mounting("--prefetch", "tree")

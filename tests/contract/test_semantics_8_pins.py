@@ -11,7 +11,7 @@ import pytest
 from artifactfs.errors import ExitCode
 from tests.contract.test_semantics_4_cache import MIB, remount, running_run, settled_run
 from tests.fixtures import Mounting
-from tests.harness import END_S, Lab, Mount, Shell, needs_root, run, wait_until
+from tests.harness import END_S, LIMIT_S, Lab, Mount, Shell, needs_root, run, wait_until
 
 SMALL_CACHE = ("--cache-size", "20MiB")
 FILES = {"model/a.bin": 5 * MIB + 123, "model/b.bin": MIB, "config.json": 700, "empty": 0}
@@ -260,11 +260,13 @@ def test_a_disk_that_becomes_full(lab: Lab, shell: Shell, mounting: Mounting, sm
     """8.6: what waits to be written is not kept yet: a disk without room for it is said, and the pin is not done."""
     run_id = settled_run(lab, {f"{number}": 300_000 for number in range(20)})
     mounted = mounting("--cache-dir", small_disk, "--cache-min-free", "0")
-    lab.switch(bytes_per_s=4e6)
+    # So slowly that it is not all there before the other program has written.
+    lab.switch(bytes_per_s=3e5)
     with shell.background("pin", mounted.path("runs", run_id)) as process:
         wait_until(lambda: lab.stats()["content_bytes"] > 300_000, "some content")
         Path(small_disk, "of another program").write_bytes(bytes(4 * MIB))
-        _, err = process.communicate(timeout=END_S)
+        lab.switch(bytes_per_s=0)
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == ExitCode.INCOMPLETE, err
     assert b"could not be kept whole: the cache or its disk may be full" in err
 

@@ -89,10 +89,10 @@ def test_a_projects_page_confirms_its_runs(lab: Lab, mounting: Mounting) -> None
     assert set(lab.requests()) <= {"runs", "project"}
 
 
-def test_runs_that_changed_between_two_mounts(lab: Lab, mounting: Mounting) -> None:
+def test_runs_that_changed_between_two_mounts(lab: Lab, mounting_patiently: Mounting) -> None:
     """8.2: a run that is gone, one whose row is another, and one that goes on, are shown as the service has them."""
     gone, changed, running = settled_run(lab, {"a": 1}), settled_run(lab, {"a": 1}), running_run(lab, {"a": 1})
-    mounted = mounting()
+    mounted = mounting_patiently()
     for run_id in (gone, changed, running):
         assert len(shown(mounted, run_id)) == 2
     mounted.umount()
@@ -100,7 +100,7 @@ def test_runs_that_changed_between_two_mounts(lab: Lab, mounting: Mounting) -> N
     for run_id in (changed, running):
         lab.files(run_id, add={"b": 2})
     lab.change_run(changed, set={"updated_at": "2026-01-02T03:04:07Z"})
-    mounted = mounting()
+    mounted = mounting_patiently()
     assert mounted.sh('ls "$M/runs/$1"', gone).code != 0
     assert [len(shown(mounted, run_id)) for run_id in (changed, running)] == [3, 3]
 
@@ -118,15 +118,15 @@ def test_a_run_that_goes_on_is_shown_as_it_was_while_its_listing_fails(lab: Lab,
     assert shown(mounted, run_id) == before
 
 
-def test_a_refresh_counts_in_the_next_mount(lab: Lab, shell: Shell, mounting: Mounting) -> None:
+def test_a_refresh_counts_in_the_next_mount(lab: Lab, shell: Shell, mounting_patiently: Mounting) -> None:
     """8.2, 3.3: what was refreshed, and not listed since, is asked for."""
     run_id = settled_run(lab, {"a": 1, "sub/b": 2})
-    mounted = mounting()
+    mounted = mounting_patiently()
     shown(mounted, run_id)
     shell.cli("refresh", mounted.path("runs", run_id)).ok()
     mounted.umount()
     lab.files(run_id, add={"sub/c": 3})
-    mounted = mounting()
+    mounted = mounting_patiently()
     assert len(shown(mounted, run_id)) == 5
 
 

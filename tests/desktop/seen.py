@@ -40,18 +40,19 @@ def main(application: str) -> None:
             "children": [look(child, depth + 1) for child in children if child is not None],
         }
 
-    desktop = Atspi.get_desktop(0)
-    running = [desktop.get_child_at_index(index) for index in range(desktop.get_child_count())]
     found = []
-    for program in running:
-        try:
+    try:
+        desktop = Atspi.get_desktop(0)
+        for index in range(desktop.get_child_count()):
+            program = desktop.get_child_at_index(index)
             if program is not None and program.get_name() == application:
                 found += look(program)["children"]
-        except GLib.Error as error:
-            # A window that closes, or a row that is replaced, while it is looked at: the next look is whole.
-            sys.stdout.write("null\n")
-            sys.stderr.write(f"{error}\n")
-            return
+    except GLib.Error as error:
+        # A program that ends, a window that closes, or a row that is replaced, while it is looked at: the next look is
+        # whole.
+        sys.stdout.write("null\n")
+        sys.stderr.write(f"{error}\n")
+        return
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -13,6 +13,12 @@ MANY_RUNS = f"many-runs~{sample.MANY_PROJECT}"
 MANY = 100  # files of each of two names, in a directory
 
 
+@pytest.fixture
+def lab(own_lab: Lab) -> Lab:
+    """An emulator for each test: /runs shows the runs that were updated last, which other tests would have made."""
+    return own_lab
+
+
 def runs_to_see(lab: Lab) -> list[int]:
     """Return the runs that /runs shows: 200 except for the deleted among them."""
     found = lab.newest_runs(200)

@@ -12,6 +12,7 @@ import pytest
 from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.harness import ARTIFACTFS, Lab, Shell, mount_type, needs_root, run, wait_until
+from tests.processes import without_reader
 
 
 def refused(
@@ -140,8 +141,7 @@ def test_closed_output(words: str, shell: Shell) -> None:
     full = run("sh", "-c", f'exec "$1" {words} >/dev/full', "sh", ARTIFACTFS, env=shell.env)
     assert full.code == ExitCode.NOT_WRITABLE
     assert full.err == "artifactfs: cannot write to standard output: No space left on device\n"
-    script = f'{{ "$1" {words}; echo $? >"$2"; }} | true; cat "$2"'
-    closed = run("sh", "-c", script, "sh", ARTIFACTFS, shell.path("code"), env=shell.env)
+    closed = run(*without_reader(ARTIFACTFS, *words.split()), env=shell.env)
     assert (closed.text, closed.err) == ("141\n", "")
 
 

@@ -104,7 +104,8 @@ def test_a_directory_served_and_mounted(shell: Shell, tmp_path: Path, lab: Lab) 
         assert mounted.sh('ls "$M/runs"').text == "7\n"
         assert mounted.tree(7) == {b"deep": None, b"deep/er": None, "deep/er/caf\u00e9 1%.txt".encode(): 5}
         (served / "7" / "new").write_bytes(b"1")
-        assert mounted.tree(7)[b"new"] == 1
+        # Its refresh may take longer than the second after which the old listing is shown.
+        wait_until(lambda: mounted.tree(7).get(b"new") == 1, "the new file")
         mounted.umount()
 
 

@@ -14,6 +14,7 @@ from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.answers import ok, raw
 from tests.contract.test_semantics_6_hostile_names import IMPOSSIBLE, POSSIBLE
+from tests.fixtures import PATIENT
 from tests.harness import END_S, Lab, Shell, needs_root, run, wait_until
 from tests.hostile import hostile_server
 from tests.terminal import terminal
@@ -85,6 +86,7 @@ def test_a_file_that_is_replaced_between_two_calls(way: str, lab: Lab, service: 
     run_id = lab.new_run({"big.bin": BIG}, status="running")
     path = str(run_id)
     if way == "mount":
+        service.program = PATIENT
         mounted = service.mount("--listing-ttl", "0")
         mounted.log.announce("changed while it was read")
         path = mounted.path("runs", run_id)
