@@ -20,11 +20,11 @@ ODD_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e400", "9" * 5000, "-1", "1.5",
 
 @pytest.mark.parametrize("form", ["empty", "slash"])
 @pytest.mark.parametrize("start", ["none", "mixed"])
-def test_a_run_at_its_projects_root(form: str, start: str, lab: Lab, mounting: Mounting) -> None:
+def test_a_run_at_its_projects_root(form: str, start: str, lab: Lab, mounting_patiently: Mounting) -> None:
     """1.1: where `path_in_project` is empty, or the root, content is asked for by the path alone."""
     lab.switch(path_in_project=form, path_start=start)
     run_id = lab.new_run({f"d{i}/e/f{j}.bin": 10 + j for i in range(6) for j in range(3)}, project=lab.new_project())
-    mounted = mounting()
+    mounted = mounting_patiently()
 
     assert mounted.tree(run_id) == lab.truth(run_id)
     assert mounted.sh('cat "$M/runs/$1/d3/e/f2.bin" | sha256sum', run_id).ok().text.split()[0] == lab.sha256(

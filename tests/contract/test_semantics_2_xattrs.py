@@ -29,8 +29,8 @@ except OSError as error:
 
 
 @pytest.fixture
-def telling(mounting: Mounting) -> Mount:
-    return mounting("--xattrs")
+def telling(mounting_patiently: Mounting) -> Mount:
+    return mounting_patiently("--xattrs")
 
 
 def attributes(mounted: Mount, *parts: object) -> Any:

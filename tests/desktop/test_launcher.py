@@ -40,7 +40,13 @@ def test_a_click_mounts_and_shows(name: str, desk: DesktopSession, lab: Lab, she
         assert mount_type(point) == FUSE_TYPE
         with start_process(["gio", "launch", entry], env=env):
             desk.wait_until(lambda: len(desk.windows("thunar")) == 2, "another window")
-        (manager,) = [pid for pid in shell.processes() if command_line(pid).split("\0")[0].endswith("thunar")]
+
+        def managers() -> list[int]:
+            return [pid for pid in shell.processes() if command_line(pid).split("\0")[0].endswith("thunar")]
+
+        # The second one leaves its window to the first.
+        desk.wait_until(lambda: len(managers()) == 1, "one file manager")
+        (manager,) = managers()
         with open(f"/proc/{manager}/environ", "rb") as file:
             environ = file.read()
     assert lab.url.encode() in environ

@@ -10,6 +10,7 @@ from artifactfs.emulator import sample
 from artifactfs.errors import ExitCode
 from tests.doctoring import Told, ask
 from tests.harness import Lab, Shell, run, start_process, wait_until
+from tests.ports import held_port
 from tests.processes import without_reader
 from tests.tlsproxy import certificate, tls_proxy
 
@@ -262,16 +263,18 @@ def test_a_proxy(shell: Shell, lab: Lab) -> None:
             "doctor", "--json", *options, "--proxy", f"http://127.0.0.1:{front.port}", env={"DD_APP_KEY": "x"}
         )
         Told(wrong_keys).says("service", "fault", "datadoghq.eu rejects the keys", "another site", "DD_SITE")
-    proxy = ("--proxy", f"http://me:pass-word@127.0.0.1:{front.port}")
-    told = Told(shell.cli("doctor", "--json", *options, *proxy))
-    refused = f"the proxy http://***@127.0.0.1:{front.port} refuses connections"
-    told.says("service", "fault", refused, "artifactfs doctor --proxy")
-    done = shell.cli("mount", *options, *proxy, shell.directory_for_mount())
-    assert (done.code, done.err) == (
-        11,
-        f"artifactfs: {refused}; check --site, --api-url and --proxy, and that the service is up; "
-        "`artifactfs doctor` says more\n",
-    )
+    # Held: it might be another test's server by now.
+    with held_port(front.port):
+        proxy = ("--proxy", f"http://me:pass-word@127.0.0.1:{front.port}")
+        told = Told(shell.cli("doctor", "--json", *options, *proxy))
+        refused = f"the proxy http://***@127.0.0.1:{front.port} refuses connections"
+        told.says("service", "fault", refused, "artifactfs doctor --proxy")
+        done = shell.cli("mount", *options, *proxy, shell.directory_for_mount())
+        assert (done.code, done.err) == (
+            11,
+            f"artifactfs: {refused}; check --site, --api-url and --proxy, and that the service is up; "
+            "`artifactfs doctor` says more\n",
+        )
 
 
 # --- how it is reported -------------------------------------------------------------------------------------

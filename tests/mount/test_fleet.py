@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from artifactfs.errors import ExitCode
+from tests.fixtures import PATIENT
 from tests.harness import Lab, Mount, Shell
 from tests.leaks import found
 from tests.mount.fleet import CONTENT, HOST, LONG, RUNS, Fleet, read, running
@@ -136,6 +137,7 @@ def test_a_file_of_a_finished_run_with_another_time(fleet: Fleet) -> None:
     """Who has seen that a file is another, by its own time, gets it, though size and the run's times are the same."""
     files = {f"d{number}/e/f.bin": 5000 for number in range(12)}
     run_id = fleet.lab.new_run(files, project=fleet.lab.new_project())
+    fleet.shell.program = PATIENT
     first = fleet.mount("one", "--prefetch", "auto")
 
     def told(mounted: Mount) -> dict[str, tuple[str, str]]:
