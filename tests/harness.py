@@ -138,7 +138,9 @@ class Shell:
         assert self.lab is not None
         mounted = self.expected_mount(name)
         log_option = ("--log-file", mounted.log_file)
-        self.cli("mount", "--api-url", self.lab.url, *log_option, *options, mounted.point, env=env).ok()
+        # What it costs most is to start Python twice, for which a starved machine has taken more than LIMIT_S.
+        command = ("mount", "--api-url", self.lab.url, *log_option, *options, mounted.point)
+        self.cli(*command, env=env, limit_s=3 * LIMIT_S).ok()
         assert mount_type(mounted.point) == FUSE_TYPE
         self.lab.reset()
         return mounted
