@@ -1,6 +1,6 @@
 """`artifactfs` with a fault of our own planted in it: what no server and no user can provoke from outside.
 
-    python -m tests.launch lookup-raises mount …
+    python -m tests.launch lookup-raises mount …    # several: clock+patient
 
 `lookup-raises`: the tree's lookup raises for the name `boom`, its listing for a directory of that name.
 `count-inodes`: the size of the inode table is written to the file $TEST_INODE_COUNT after each forget.
@@ -183,5 +183,6 @@ if __name__ == "__main__":
         "old-kernel": old_kernel, "hasty-threads": hasty_threads,
         "stuck-disk": stuck_disk, "quick-probes": quick_probes, "patient": patient,
     }  # fmt: skip
-    plants[sys.argv.pop(1)]()
+    for each in sys.argv.pop(1).split("+"):
+        plants[each]()
     cli.main()
