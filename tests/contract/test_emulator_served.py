@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from artifactfs.emulator.app import API
-from tests.processes import cpu_s
 
 COMMAND = [sys.executable, "-m", "artifactfs.emulator"]
 DEADLINE_S = 20  # of one wait on a shared machine
