@@ -4,6 +4,7 @@ A docstring names them at its start: "5.2: ...", "5.1, 5.3: ...", "3.1 and 3.2: 
 """
 
 import ast
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def documented(source: str) -> Iterator[tuple[str, str]]:
             yield node.name, " ".join((ast.get_docstring(node) or "").split())
 
 
+@functools.cache
 def contract_tests() -> dict[str, list[str]]:
     """Return the docstrings of the tests of real mounts, by the statements that they name."""
     found: dict[str, list[str]] = {}

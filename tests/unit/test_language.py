@@ -1,8 +1,6 @@
 """The words that the project does not use, counted in code, documentation and tests (docs/dev/glossary.md)."""
 
-import io
 import re
-import tokenize
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,26 @@ PUT_AWAY = re.compile(
     re.IGNORECASE,
 )
 
+# A comment or a string of a module. Searched from the start, each begins where none is open, as for `tokenize`, which
+# takes ten times as long.
+COMMENT_OR_STRING = re.compile(
+    r"""
+    \#.*
+    | "{3} (?: [^"\\] | \\[\s\S] | "(?!"") )* "{3}
+    | '{3} (?: [^'\\] | \\[\s\S] | '(?!'') )* '{3}
+    | " (?: [^"\\\n] | \\[\s\S] )* "
+    | ' (?: [^'\\\n] | \\[\s\S] )* '
+    """,
+    re.VERBOSE,
+)
+
 
 def prose(path: Path) -> str:
     """Return the comments and strings of a module, or a whole page without its code blocks."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return re.sub(r"```.*?```|`[^`\n]*`", " ", text, flags=re.DOTALL)
-    kinds = (tokenize.COMMENT, tokenize.STRING)
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return "\n".join(token.string for token in tokens if token.type in kinds)
+    return "\n".join(match[0] for match in COMMENT_OR_STRING.finditer(text))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 import ast
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "artifactfs"
+from tests.parsed import PACKAGE, modules
 
 # From the bottom up; a room imports rooms with a lower number, and itself. A module of the package's top that is not
 # named here (cachecli, say) is a command's and belongs to the top.
@@ -39,18 +38,6 @@ def layer(name: str) -> int:
     return LAYER.get(name, TOP)
 
 
-@functools.cache
-def modules() -> list[tuple[str, ast.Module]]:
-    """Return every module of the package by its dotted name, parsed."""
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = [PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts]
-        if parts[-1] == "__init__":
-            parts.pop()
-        found.append((".".join(parts), ast.parse(path.read_bytes())))
-    return found
-
-
 def imports(name: str, tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
     """Yield (line, imported module, whether when the module itself is imported) of every import in a module."""
 
@@ -73,21 +60,26 @@ def imports(name: str, tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
 
 
 @functools.cache
+def all_imports() -> list[tuple[str, int, str, bool]]:
+    """Return (module, line, imported module, at top) of every import."""
+    return [(module.name, *found) for module in modules() for found in imports(module.name, module.tree)]
+
+
+@functools.cache
 def ours() -> list[tuple[str, int, str, str, bool]]:
     """Return (module, line, its room, the room imported, at top) of every import within the package."""
     found = []
-    tops = {room(name) for name, _ in modules()}
-    for name, tree in modules():
-        for line, imported, at_top in imports(name, tree):
-            if imported.split(".")[0] == PACKAGE.name:
-                target = room(imported)
-                found.append((name, line, room(name), target if target in tops else "__init__", at_top))
+    tops = {room(module.name) for module in modules()}
+    for name, line, imported, at_top in all_imports():
+        if imported.split(".")[0] == PACKAGE.name:
+            target = room(imported)
+            found.append((name, line, room(name), target if target in tops else "__init__", at_top))
     return found
 
 
 def test_the_package_was_found() -> None:
     """The tests below look at something: the rooms that must be there are, and imports are seen."""
-    rooms = {room(name) for name, _ in modules()}
+    rooms = {room(module.name) for module in modules()}
     assert rooms >= {"cli", "mount", "fuse", "tree", "modellab", "settings", "errors", "logs", "emulator", "__init__"}
     edges = {(source, target) for _, _, source, target, _ in ours()}
     assert {("tree", "domain"), ("fuse", "tree"), ("mount", "fuse"), ("modellab", "errors")} <= edges
@@ -128,12 +120,7 @@ def test_tree_and_content_do_not_know_the_service(room_above: str) -> None:
 @pytest.mark.parametrize("library", sorted(KNOWS))
 def test_rooms_that_import_a_library(library: str) -> None:
     """Only modellab knows httpx, only fuse and mount know pyfuse3, only the emulator knows its server."""
-    who = {
-        room(name)
-        for name, tree in modules()
-        for _, imported, _ in imports(name, tree)
-        if imported.split(".")[0] == library
-    }
+    who = {room(name) for name, _, imported, _ in all_imports() if imported.split(".")[0] == library}
     assert who, f"no room imports {library}: has this test lost sight of it?"
     assert who <= KNOWS[library]
 
@@ -162,8 +149,8 @@ def test_only_the_settings_read_the_environment() -> None:
     """os.environ and os.getenv are the settings' alone; `os.environ` handed on whole to a child process counts too."""
     wrong = []
     seen = False
-    for name, tree in modules():
-        for node in ast.walk(tree):
+    for module in modules():
+        for node in module.nodes:
             attribute = isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb")
             imported = (
                 isinstance(node, ast.ImportFrom)
@@ -172,10 +159,10 @@ def test_only_the_settings_read_the_environment() -> None:
             )
             if not isinstance(node, ast.expr | ast.stmt) or not (attribute or imported):
                 continue
-            if room(name) == "settings":
+            if room(module.name) == "settings":
                 seen = True
-            elif room(name) != "emulator":
-                wrong.append(f"{name}:{node.lineno}")
+            elif room(module.name) != "emulator":
+                wrong.append(f"{module.name}:{node.lineno}")
     assert seen
     assert not wrong
 
@@ -185,8 +172,7 @@ def test_the_standard_library_does_not_reach_the_network() -> None:
     doors = {"urllib.request", "http.client", "requests", "aiohttp", "urllib3"}
     wrong = [
         f"{name}:{line}: {imported}"
-        for name, tree in modules()
-        for line, imported, _ in imports(name, tree)
+        for name, line, imported, _ in all_imports()
         if any(imported == door or imported.startswith(door + ".") for door in doors)
     ]
     assert not wrong

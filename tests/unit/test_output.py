@@ -10,8 +10,7 @@ import subprocess
 import sys
 import types
 import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -19,8 +18,8 @@ from artifactfs.cli import output
 from artifactfs.errors import UserError
 from artifactfs.util.escaping import one_line
 from tests.nasty import NASTY, NOT_UTF8, obeyed
+from tests.parsed import Module, modules
 
-PACKAGE = Path(__file__).parents[2] / "artifactfs"
 THE_ONE = "cli/output.py"
 
 # Calls that print, by the last part of their names.
@@ -42,59 +41,54 @@ MAY_NAME = {
 }
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Yield all modules but the one, and the emulator, which stands alone."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = str(path.relative_to(PACKAGE))
-        if name != THE_ONE and not name.startswith("emulator/"):
-            yield name, ast.parse(path.read_bytes())
+def looked_at() -> list[Module]:
+    """Return all modules but the one, and the emulator, which stands alone."""
+    return [each for each in modules() if each.path != THE_ONE and not each.path.startswith("emulator/")]
 
 
-def prints(tree: ast.AST) -> Iterator[tuple[int, str]]:
+def prints(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Yield (line, what) of each call that prints, and each name of a stream."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and node.value in ("/dev/stdout", "/dev/stderr"):
             yield node.lineno, str(node.value)
-        if not isinstance(node, ast.Call):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
             continue
-        *owner, name = ast.unparse(node.func).split(".")
-        if name in PRINTING and owner not in OURS:
+        name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        owner = [] if isinstance(node.func, ast.Name) else [node.func.value]
+        if name in PRINTING and [ast.unparse(each) for each in owner] not in OURS:
             yield node.lineno, name
         if name == "write" and node.args and ast.unparse(node.args[0]) in ("1", "2"):
             yield node.lineno, "os.write"
 
 
-def named(tree: ast.AST) -> set[str]:
+def named(nodes: Iterable[ast.AST]) -> set[str]:
     """Return which of the standard streams a module names."""
-    return {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and node.attr in STREAMS
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "sys"
-    } | {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "sys"
-        for alias in node.names
-        if alias.name in STREAMS
-    }
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            if node.attr in STREAMS and isinstance(node.value, ast.Name) and node.value.id == "sys":
+                found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module == "sys":
+            found |= {alias.name for alias in node.names if alias.name in STREAMS}
+    return found
 
 
 def test_nothing_else_prints() -> None:
     """6.5: no module but the one prints, makes a console, or names a standard stream without a reason."""
-    assert [f"{name}:{line}: {what}" for name, tree in modules() for line, what in prints(tree)] == []
-    assert {name for name, tree in modules() if named(tree)} == set(MAY_NAME)
+    assert [f"{each.path}:{line}: {what}" for each in looked_at() for line, what in prints(each.nodes)] == []
+    assert {each.path for each in looked_at() if named(each.nodes)} == set(MAY_NAME)
 
 
 def test_words_for_a_shell_need_no_escape() -> None:
     """6.5: a command that is to be pasted has its words from `shell_word`: escaped by `shlex.quote` they are others."""
     quoting = [
-        f"{name}:{node.lineno}"
-        for name, tree in modules()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "shlex.quote" and name != "util/escaping.py"
+        f"{each.path}:{node.lineno}"
+        for each in looked_at()
+        for node in each.nodes
+        if isinstance(node, ast.Attribute)
+        and node.attr == "quote"
+        and ast.unparse(node) == "shlex.quote"
+        and each.path != "util/escaping.py"
     ]
     assert quoting == []
 
@@ -108,12 +102,12 @@ def test_words_for_a_shell_need_no_escape() -> None:
 )  # fmt: skip
 def test_what_prints_is_seen(source: str) -> None:
     """The test above finds what it looks for."""
-    assert len(list(prints(ast.parse(source)))) == 1
+    assert len(list(prints(ast.walk(ast.parse(source))))) == 1
 
 
 def test_the_name_of_a_stream_is_logged() -> None:
     for source in ("import sys\nsys.stderr.write('x')", "from sys import stdout\nstdout.write('x')", "sys.__stdout__"):
-        assert named(ast.parse(source))
+        assert named(ast.walk(ast.parse(source)))
 
 
 # --- what it does -----------------------------------------------------------------------------------------
