@@ -202,12 +202,12 @@ def test_memory_of_a_file() -> None:
     prefix = "0123456789abcdef0123456789abcdef/artifacts"
     tracemalloc.start()
     files = PackedIndex()
-    for i in range(1000):
+    for i in range(300):
         paths = [f"{prefix}/g{i // 32}/d{i:05d}/f{j:05d}.json" for j in range(50)]
         files.add(IndexedFile(path, 500 + j, CREATED_NS) for j, path in enumerate(paths))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert files.count == 50_000
+    assert files.count == 15_000
     assert taken / files.count < 60
     assert 0.8 < taken / files.size_bytes < 1.25
 
@@ -219,19 +219,19 @@ def test_what_is_left_out_takes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "bound_kib", "more_kib"),
     [
-        lambda i: IndexedFile(f"{i:06d}/" + "a/" * 2000 + "f", 1),
-        lambda i: IndexedFile(f"{i:06d}\U0001f600/" + "b/" * 2000 + "f", 1),
-        lambda i: IndexedFile(f"d{i}/f", 1),
-        lambda i: IndexedFile(f"{i:0250d}", 2**62, -(10**18)),
-        lambda _: IndexedFile("f", 1, CREATED_NS),
+        # One row of 2,000 directories more.
+        (lambda i: IndexedFile(f"{i:06d}/" + "a/" * 2000 + "f", 1), 6 << 10, 18 << 10),
+        (lambda i: IndexedFile(f"{i:06d}\U0001f600/" + "b/" * 2000 + "f", 1), 6 << 10, 18 << 10),
+        (lambda i: IndexedFile(f"d{i}/f", 1), 512, 256),
+        (lambda i: IndexedFile(f"{i:0250d}", 2**62, -(10**18)), 512, 256),
+        (lambda _: IndexedFile("f", 1, CREATED_NS), 512, 256),
     ],
 )
-def test_a_hostile_index_is_given_up(row: Callable[[int], IndexedFile]) -> None:
+def test_a_hostile_index_is_given_up(row: Callable[[int], IndexedFile], bound_kib: int, more_kib: int) -> None:
     """6.4: past a bound of about bytes an index is refused, and never took much more than that."""
-    bound_bytes = 6 << 20
-    files = PackedIndex(bound_bytes)
+    files = PackedIndex(bound_kib << 10)
     tracemalloc.start()
 
     def add_all() -> None:
@@ -242,7 +242,7 @@ def test_a_hostile_index_is_given_up(row: Callable[[int], IndexedFile]) -> None:
         add_all()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < bound_bytes + (18 << 20)  # one row of 2,000 directories more
+    assert peak < (bound_kib + more_kib) << 10
 
 
 async def test_a_large_directory_lets_others_run() -> None:
