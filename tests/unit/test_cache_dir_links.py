@@ -111,14 +111,24 @@ def test_a_file_is_no_cache(tmp_path: Path, inside: bool) -> None:
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
+# Twenty processes, each of which begins when its standard input is closed: all at that moment.
 _CLAIMING = """
+import os
 import sys
 from artifactfs.content.block_format import Provenance
 from artifactfs.content.block_store import BlockStore
-sys.stdin.read()
-store = BlockStore(sys.argv[1], max_bytes=1 << 30, min_free_bytes=0)
-assert store.claim()
-assert store.save(sys.argv[2].encode() * 16, 0, [b"kept"], Provenance(0.0, store.session))
+started = []
+for number in range(20):
+    if pid := os.fork():
+        started.append(pid)
+        continue
+    sys.stdin.read()
+    store = BlockStore(sys.argv[1], max_bytes=1 << 30, min_free_bytes=0)
+    assert store.claim()
+    assert store.save(chr(97 + number).encode() * 16, 0, [b"kept"], Provenance(0.0, store.session))
+    os._exit(0)
+print("ready", flush=True)
+sys.exit([os.waitpid(pid, 0)[1] for pid in started] != [0] * 20)
 """
 
 
@@ -126,15 +136,9 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
     """6.2: twenty mounts that start at once on a new directory all take it for theirs, and all keep in it."""
     path = tmp_path / "above" / "cache"
     command = [sys.executable, "-c", _CLAIMING, str(path)]
-    started = [
-        subprocess.Popen([*command, chr(97 + number)], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-        for number in range(20)
-    ]
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.stdin = None
-    for process in started:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
         assert process.communicate(timeout=60)[1] == b""
         assert process.returncode == 0
     assert (path / TAG).read_bytes() == cache_dir._MARK
