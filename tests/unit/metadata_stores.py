@@ -38,11 +38,11 @@ def opened(
 
 
 def filled(path: Path) -> int:
-    """Make a database of 29 runs of two accounts, in which run 7 is stale for the first; returns the first's scope."""
+    """Make a database of 11 runs of two accounts, in which run 7 is stale for the first; returns the first's scope."""
     with opened(path) as store:
         other = store.scope("https://api.datadoghq.eu", "you")
         scope = store.scope(SITE, "me")
-        for run_id in range(1, 30):
+        for run_id in range(1, 12):
             assert store.write(scope, of_run(run_id))
             assert store.write(other, of_run(run_id, at=300.0))
         assert store.write(scope, [*of_run(0), Marking(7)])
