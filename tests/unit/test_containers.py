@@ -1,5 +1,6 @@
 """docs/containers.md, docs/kubernetes and the Dockerfile, as far as they can be checked without an engine."""
 
+import functools
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import kubernetes_validate.utils
 import pytest
 import yaml
 from kubernetes_validate import SchemaNotFoundError, ValidationError, validate
@@ -29,6 +31,7 @@ HADOLINT = os.path.join(sysconfig.get_path("scripts"), "hadolint")
 Row = dict[str, Any]
 
 
+@functools.cache
 def documents(path: Path) -> list[Row]:
     return list(yaml.safe_load_all(path.read_text("utf-8")))
 
@@ -64,11 +67,14 @@ def releases(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_a_manifest_is_valid(path: Path) -> None:
+def test_a_manifest_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By Kubernetes' own schemas, with every field known, for each release from the oldest that it is for."""
+    # Of each release the definitions of all kinds are a megabyte, and the same for each document.
+    read = functools.lru_cache(maxsize=4)(kubernetes_validate.utils.schema_contents)
+    monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", read)
     assert len(releases(path)) >= 1
-    for document in documents(path):
-        for release in releases(path):
+    for release in releases(path):
+        for document in documents(path):
             validate(document, release, strict=True)
 
 

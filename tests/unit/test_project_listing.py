@@ -133,12 +133,12 @@ def test_cut_anywhere(cuts: list[int], many_bytes: int, whole: bytes) -> None:
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n ", ":")])
 def test_names_like_the_end_of_a_row(name: str, separators: tuple[str, str]) -> None:
     """What looks like the end of a row inside of a name, or of something else in a row, ends nothing."""
-    files = [row(f"a/{name}{i}", filename=name, more=[{name: {}}, {"artifact_path": name}]) for i in range(50)]
+    files = [row(f"a/{name}{i}", filename=name, more=[{name: {}}, {"artifact_path": name}]) for i in range(20)]
     whole = json.dumps({"data": {"attributes": {name: [{}, {}], "files": files}}}, separators=separators).encode()
     for many_bytes in (1, 200, 1 << 30):
         for size in (7, 300, 1 << 20):
             found = decode(whole, *range(0, len(whole), size), many_bytes=many_bytes)
-            assert [file.path for file in found] == [f"a/{name}{i}" for i in range(50)]
+            assert [file.path for file in found] == [f"a/{name}{i}" for i in range(20)]
 
 
 def test_one_odd_row_of_many() -> None:
@@ -272,14 +272,14 @@ def test_rows_hold_no_more_than_they_must() -> None:
     decoder = ProjectDecoder()
     tracemalloc.start()
     decoder.feed(b'{"data":{"attributes":{"files":[{"artifact_path":"a","x":[0')
-    for _ in range(100):
+    for _ in range(25):
         decoder.feed(b",[[],{}]" * 1000)
         decoder.feed(b",0" * 4000)
     found = decoder.feed(b"]}]}}}")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == [IndexedFile("a")]
-    assert peak < 4 << 20
+    assert peak < 1 << 20
 
 
 def test_many_fields_in_a_row() -> None:
