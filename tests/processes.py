@@ -172,6 +172,13 @@ def state_of(pid: int) -> str:
         return "gone"
 
 
+def cpu_s(pid: int) -> float:
+    """Return how much time of the processor a process has had."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 # --- the kernel's tables --------------------------------------------------------------------------
 
 

@@ -17,9 +17,9 @@ V = TypeVar("V")
 # A first fetch without waiters is supervised at this interval. A caller that comes when it has taken longer starts
 # another fetch.
 _SUPERVISE_S = 1.0
-# The pause after what the service refuses, or answers with nothing of use. The longest that a `Retry-After` makes: it
-# may be hours, while the service is there again in minutes. Arbitrary.
-_REFUSED_S, _MAX_PAUSE_S = 2.0, 30.0
+# The pause after an answer that is too large, each of which brings all the bytes that are permitted. The longest that a
+# `Retry-After` makes: it may be hours, while the service is there again in minutes. Arbitrary.
+_TOO_LARGE_S, _MAX_PAUSE_S = 2.0, 30.0
 
 
 class CacheEntry(msgspec.Struct, Generic[V], frozen=True, gc=False, eq=False):
@@ -140,25 +140,16 @@ def cancel_all(fetches: InflightFetches[K, V]) -> None:
     fetches.joined.clear()
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """What the last fetch of a key failed with. `pauses`: until its time is over, no other is started.
-
-    One failure may be of a moment: the next attempt shows, and only then pauses others, unless the service asked for
-    a pause.
-    """
-
-    error: errors.ServiceError
-    pauses: bool
-
-
 def pause_s(error: errors.ServiceError) -> float:
-    """Return for how many seconds a failure answers for other attempts, which would meet it, too (semantics.md 3.2).
+    """Return for how many seconds a failure answers for other attempts, too (docs/semantics.md 3.2).
 
     A throttled request waits in the client, for the reset of its limit.
     """
-    if isinstance(error, errors.PassingError):
-        return 0.0 if isinstance(error, errors.RateLimited) else min(error.retry_after_s, _MAX_PAUSE_S)
-    return _REFUSED_S
+    if isinstance(error, errors.AnswerTooLarge):
+        return _TOO_LARGE_S
+    if isinstance(error, errors.PassingError) and not isinstance(error, errors.RateLimited):
+        return min(error.retry_after_s, _MAX_PAUSE_S)
+    return 0.0
 
 
 def log_failure(fetch: InflightFetch[V], what: str, error: Exception, *, had_stale: bool) -> None:

@@ -15,7 +15,7 @@ from artifactfs import errors
 from artifactfs.tree import inflight_fetch, invalidation_times
 from artifactfs.tree.backend_health import BackendHealth
 from artifactfs.tree.entry_table import EntryTable
-from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, InflightFetches, Refusal
+from artifactfs.tree.inflight_fetch import CacheEntry, InflightFetch, InflightFetches
 from artifactfs.tree.invalidation_times import InvalidationTimes
 from artifactfs.tree.stored_values import RecalledValue, StoredCache
 
@@ -29,8 +29,8 @@ REQUESTED_WAIT_S = 10.0
 # For how long a value counts as fresh while the mount is offline: the kernel asks again soon, so that it sees what the
 # service has once that answers (docs/semantics.md 8.3).
 _OFFLINE_S = 2.0
-# Negative entries, one small record each, and refusals. Arbitrary.
-_MAX_ABSENCES, _MAX_REFUSALS = 10_000, 1_000
+# Negative entries, one small record each, and pauses. Arbitrary.
+_MAX_ABSENCES, _MAX_PAUSES = 10_000, 1_000
 
 
 class StaleWhileRevalidateCache(Generic[K, V]):
@@ -42,15 +42,15 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     stale     | past that, or marked stale (`stale_max_s`)   | None      | entry   | refreshes; else the stale entry
     invalid   | no entry                                     | None      | None    | fetches
     absent    | NotFound, less than `negative_ttl_s` ago     | None      | None    | raises NoSuchEntry
-    refused   | invalid or stale; the second failure in a    | None      | as that | raises it, or has the stale entry
-              | row that pauses the key (`Refusal`)          |           |         | if it may pass; `refetch` raises it
+    paused    | invalid or stale; a failure that pauses the  | None      | as that | raises it, or has the stale entry
+              | key (`pause_s`)                              |           |         | if it may pass; `refetch` raises it
     in flight | single flight: `refetch` and `get` join it, unless `get` has a fresh entry or an absence
     stored    | invalid here, and in the metadata    | None      | None    | becomes fresh or stale (`recall`), as
               | store, where there is one            |           |         | the store says; then as above
 
     To fresh: `store`, or a fetch that succeeds. To absent: a fetch that raises NotFound.
     To stale: time, `expire`, `mark_stale`, `mark_stale_where`, `mark_all_stale`; an absence becomes invalid instead.
-    All but the first two end a refusal.
+    All but the first two end a pause.
     To invalid: `invalidate`, `clear`, more time; `evict`, which leaves an absence.
     Fetches in flight are discarded by `mark_stale`, `mark_stale_where` and `invalidate`: their waiters get the result,
     and it is not stored; nor is any other value that was requested before. After `mark_all_stale` they are joined no
@@ -90,8 +90,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._entries: EntryTable[K, V] = EntryTable(max_weight, clock)
         self._absent: cachetools.TTLCache[K, float] = cachetools.TTLCache(_MAX_ABSENCES, negative_ttl_s, timer=clock)
         self._negative_ttl_s = negative_ttl_s
-        self._refused: cachetools.TLRUCache[K, Refusal] = cachetools.TLRUCache(
-            _MAX_REFUSALS, lambda _key, refusal, now: now + inflight_fetch.pause_s(refusal.error), timer=clock
+        self._paused: cachetools.TLRUCache[K, errors.ServiceError] = cachetools.TLRUCache(
+            _MAX_PAUSES, lambda _key, error, now: now + inflight_fetch.pause_s(error), timer=clock
         )
         # What outlives the mount, if anything does: each value that is stored here is stored there, too.
         self.stored: StoredCache[K, V] | None = None
@@ -166,7 +166,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             if (entry := self._entries.get(key)) is not None:
                 self._entries[key] = msgspec.structs.replace(entry, fresh_until=float("-inf"), refresh_requested=True)
         invalidation_times.add_where(self._invalidated, applies, self._clock())
-        for key in set(filter(applies, (*self._absent, *self._refused, *self._inflight.joined))):
+        for key in set(filter(applies, (*self._absent, *self._paused, *self._inflight.joined))):
             self._discard(key)
         self._removals += 1
 
@@ -262,7 +262,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def _discard(self, key: K) -> None:
         self._absent.pop(key, None)
-        self._refused.pop(key, None)
+        self._paused.pop(key, None)
         inflight_fetch.discard(self._inflight, key)
 
     def mark_all_stale(self) -> None:
@@ -271,7 +271,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._all_stale_at = self._clock()
         self._removals += 1
         self._absent.clear()
-        self._refused.clear()
+        self._paused.clear()
 
     def clear(self) -> None:
         """Remove everything but what is stored, and let what is being fetched be asked for again."""
@@ -279,7 +279,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._cleared_at = self._clock()
         self._entries.clear()
         self._absent.clear()
-        self._refused.clear()
+        self._paused.clear()
         inflight_fetch.cancel_all(self._inflight)
 
     async def _refresh(self, key: K, entry: CacheEntry[V]) -> CacheEntry[V]:
@@ -323,9 +323,9 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         now = self._clock()
         # The result of a fetch that started before a refresh was requested may be stale.
         if (fetch := inflight_fetch.to_join(self._inflight, key, now, self._all_stale_at)) is None:
-            if (refusal := self._refused.get(key)) is not None and refusal.pauses:
+            if (failure := self._paused.get(key)) is not None:
                 # Not one traceback on top of the other, with all that their frames hold.
-                raise refusal.error.with_traceback(None)
+                raise failure.with_traceback(None)
             fetch = inflight_fetch.start(self._inflight, key, now, first=stale is None)
             self._nursery.start_soon(self._run_fetch, key, fetch, stale)
         return fetch
@@ -372,7 +372,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
                 for on_replaced in self.on_replaced:
                     on_replaced(key, before, value)
         self._absent.pop(key, None)
-        self._refused.pop(key, None)
+        self._paused.pop(key, None)
         return entry
 
     def _entry(self, value: V, requested_at: float) -> CacheEntry[V]:
@@ -396,5 +396,5 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         if isinstance(error, errors.PassingError) and not isinstance(error, errors.Offline):
             self._health.on_failure((self._kind, key), self._clock())
         if isinstance(error, errors.ServiceError) and not self._is_outdated(key, fetch):
-            self._refused[key] = Refusal(error, isinstance(error, errors.PassingError) or key in self._refused)
+            self._paused[key] = error
         inflight_fetch.log_failure(fetch, self._describe(key), error, had_stale=had_stale)

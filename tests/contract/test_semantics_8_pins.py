@@ -355,7 +355,7 @@ def test_files_whose_size_no_listing_gives(
     mounted = remount(mounted, mounting, *SMALL_CACHE)
     (row,) = listed(shell)
     assert isinstance(row["here_bytes"], int)
-    # What the contents told of a settled run is stored (2.2); a run that goes on is listed again.
+    # What the contents showed of a settled run is stored (2.2); a run that goes on is listed again.
     current = None if is_running else True
     assert (row["size_bytes"], row["here_bytes"] >= ALL, row["current"]) == (ALL, True, current)
     assert sums(mounted, run_id) == truth(lab, run_id)

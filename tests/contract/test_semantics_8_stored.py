@@ -87,7 +87,7 @@ def test_the_same_tree_without_the_service(state: str, own_lab: Lab, shell: Shel
 
 
 def test_sizes_that_no_listing_gives(own_lab: Lab, shell: Shell) -> None:
-    """8.3, 2.2: a size that contents told is kept; of what nobody looked at, `ls -l` shows none, and does not fail."""
+    """8.3, 2.2: a size that contents showed is kept; of what no program looked at, `ls -l` shows none."""
     shell.lab, url = own_lab, own_lab.url
     own_lab.switch(size_form="absent", index_size_form="absent")
     run_id = own_lab.new_run({"d/known.bin": 5000, "d/unknown.bin": 6000})
@@ -164,7 +164,7 @@ def test_a_refresh_while_offline(own_lab: Lab, shell: Shell) -> None:
     assert [read(mounted, "whole", "runs", run_id, name) for name in READ] == expected
 
 
-# Reads what is kept of a file, sees that its end is not, and reads the whole file once it is told to.
+# Reads what is kept of a file, sees that its end is not, and reads the whole file when asked to.
 _HOLDS = """
 import errno, hashlib, os, sys
 held = os.open(sys.argv[2], os.O_RDONLY)

@@ -140,7 +140,7 @@ class KeptModel(Model):
         self._become(next(account for account, kept in self._accounts.items() if kept is now))
 
     def vanished(self) -> None:
-        """A mount was told that the run is gone, and has ended. The run is back."""
+        """A mount learned that the run is gone, and has ended. The run is back."""
         kept = self.kept
         for known in (kept.lowest, kept.oldest):
             for path in set(known) - {NAMES, PROJECT}:

@@ -70,7 +70,7 @@ class KeptStory(Story):
         self._kept.damaged()
 
     def vanish(self) -> None:
-        """The run is deleted, a mount is told so, and another one finds it back."""
+        """The run is deleted, a mount learns it, and another one finds it back."""
         self.heal()
         self.mount("normal")
         self._script.append("server: the run is deleted")

@@ -105,7 +105,7 @@ class Model(Trust[dict[str, Version]]):
             grew = inode.handles and file.size > inode.size
             was_cut = inode.opened and file.size < inode.size and not self.finished
             if grew or was_cut:
-                sizes.add(inode.size)  # until the contents have proven the one, or told the other
+                sizes.add(inode.size)  # until the contents have proven the one, or shown the other
         return {self.entry(moment, path)} | {f"file of {size} bytes" for size in sizes}
 
     def number(self, moment: int, path: str) -> int | None:

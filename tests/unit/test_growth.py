@@ -39,12 +39,12 @@ def version_of(server: Server) -> bytes:
 @pytest.mark.parametrize("more", [1, 500, 5 * BLOCK + 3])
 @pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
 @pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
-@pytest.mark.parametrize("told", [True, False], ids=["total", "no total"])
+@pytest.mark.parametrize("says_total", [True, False], ids=["total", "no total"])
 async def test_an_open_file_reads_on(
-    size: int, more: int, granted: bool, validators: bool, told: bool, autojump_clock: MockClock
+    size: int, more: int, granted: bool, validators: bool, says_total: bool, autojump_clock: MockClock
 ) -> None:
     """3.5: an open handle reads past the old end; what was read stays; each byte is the server's."""
-    server = Server(WHOLE[:size], granted=granted, told=told)
+    server = Server(WHOLE[:size], granted=granted, told=says_total)
     if validators:
         server.validator = lambda: version_of(server)
     async with bench(server) as made:

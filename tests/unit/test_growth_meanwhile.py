@@ -34,13 +34,13 @@ async def contents(made: Bench, handle: OpenFile) -> bytes:
 
 
 @pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
-@pytest.mark.parametrize("told", [True, False], ids=["total", "no total"])
+@pytest.mark.parametrize("says_total", [True, False], ids=["total", "no total"])
 @pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
 async def test_an_answer_that_has_its_head_alone(
-    granted: bool, told: bool, validators: bool, autojump_clock: MockClock
+    granted: bool, says_total: bool, validators: bool, autojump_clock: MockClock
 ) -> None:
     """2.4, 4.1: where a file is replaced by a larger one before its first byte comes, no reader gets bytes of both."""
-    server = Server(WHOLE[:3000], granted=granted, told=told, pause_s=1.0)
+    server = Server(WHOLE[:3000], granted=granted, told=says_total, pause_s=1.0)
     if validators:
         server.validator = lambda: b"%16d" % len(server.data)
     async with bench(server) as made, trio.open_nursery() as nursery:

@@ -34,15 +34,15 @@ def version_of(server: Server) -> bytes:
 
 
 @pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
-@pytest.mark.parametrize("told", [True, False], ids=["total", "no total"])
+@pytest.mark.parametrize("says_total", [True, False], ids=["total", "no total"])
 @pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
 async def test_it_grows_before_each_answer(
-    granted: bool, told: bool, validators: bool, is_known: bool, autojump_clock: MockClock
+    granted: bool, says_total: bool, validators: bool, is_known: bool, autojump_clock: MockClock
 ) -> None:
     """3.5, 4.1: what is there of a file that is appended to all the time can be read, with few requests."""
     size = 60 * BLOCK
-    server = Server(WHOLE[:size], granted=granted, told=told)
+    server = Server(WHOLE[:size], granted=granted, told=says_total)
     if validators:
         server.validator = lambda: version_of(server)
     async with bench(server) as made:
@@ -52,20 +52,20 @@ async def test_it_grows_before_each_answer(
         server.before_answer = growing(server)
         for start, end in (0, 10 * BLOCK), (30 * BLOCK, 40 * BLOCK), (10 * BLOCK, 12 * BLOCK):
             assert await handle.read(start, end - start) == WHOLE[start:end]
-        assert len(server.asked) <= (40 if told else 150)
+        assert len(server.asked) <= (40 if says_total else 150)
         assert not made.shop.validators_unreliable
         handle.close()
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["total", "no total"])
+@pytest.mark.parametrize("says_total", [True, False], ids=["total", "no total"])
 @pytest.mark.parametrize("granted", [True, False], ids=["ranges", "whole"])
 @pytest.mark.parametrize("validators", [True, False], ids=["validators", "none"])
 async def test_several_readers_of_a_file_that_grows(
-    granted: bool, told: bool, validators: bool, autojump_clock: MockClock
+    granted: bool, says_total: bool, validators: bool, autojump_clock: MockClock
 ) -> None:
     """3.5, 4.1: growth that one answer shows does not fail the reads that wait for others."""
     size = 60 * BLOCK
-    server = Server(WHOLE[:size], granted=granted, told=told, pause_s=0.05)
+    server = Server(WHOLE[:size], granted=granted, told=says_total, pause_s=0.05)
     if validators:
         server.validator = lambda: version_of(server)
     async with bench(server) as made:
