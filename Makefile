@@ -78,7 +78,7 @@ test: $(VENV)/.developing ## Run every test, real mounts included
 	@.ci/setup.sh tests
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(TESTS)
 
-test-unit: $(VENV)/.developing ## Run the tests of single modules: half a minute, no FUSE
+test-unit: $(VENV)/.developing ## Run the tests of single modules: two minutes, no FUSE
 	$(VENV)/bin/python -m pytest $(UNIT) tests/unit
 
 test-smoke: $(VENV)/.developing ## Run what a change usually breaks, with real mounts: a minute and a half
