@@ -143,7 +143,7 @@ class OpenFileTable:
         """
         self.owner = owner
         for identity, closed in list(self._closed.items()):
-            # What programs were given of it must be there in a larger file, whoever's the keys are (2.4).
+            # What programs were given of it must be there in a larger file, with any account's keys (2.4).
             key = self._key_of(closed.version)(closed.size_bytes)
             if (validator := self._context.validators.get(closed.key)) is not None:
                 self._context.validators[key] = validator

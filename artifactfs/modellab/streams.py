@@ -169,14 +169,13 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
                     bare = encoding == "deflate" and rest[0] & 0x0F != zlib.DEFLATED
                     inflater = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
                 elif inflater.eof:
-                    if encoding != "deflate" and rest[:2] == _GZIP:
-                        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                    elif encoding != "deflate" and rest == _GZIP[:1]:
-                        behind = rest
-                        break
-                    else:
+                    if encoding == "deflate" or not rest.startswith(_GZIP[: len(rest)]):
                         is_over = True  # bytes after the end of the compressed body are left out
                         break
+                    if len(rest) < len(_GZIP):
+                        behind = rest
+                        break
+                    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
                 try:
                     piece = inflater.decompress(rest, _MAX_PIECE_BYTES)
                 except zlib.error as error:

@@ -80,8 +80,8 @@ def _row(record: RunRecord) -> dict[str, object]:
 def _by_key(pairs: Sequence[Pair]) -> dict[str, Typed | list[Typed]]:
     # A run may have several tags with one key: each is a choice of its own in `by`, too.
     return {
-        key: _typed(told) if isinstance(told, str) else [_typed(text) for text in told]
-        for key, told in by_key(pairs).items()
+        key: _typed(found) if isinstance(found, str) else [_typed(text) for text in found]
+        for key, found in by_key(pairs).items()
     }
 
 
