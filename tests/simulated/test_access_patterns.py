@@ -138,8 +138,8 @@ LIMITS: dict[Pattern, tuple[int, float, float]] = {
     backwards: (40, 1.0, 0.6),
     # The first 5 MiB a little at a time: they may be a tensor.
     backwards_in_small_steps: (80, 1.0, 1.4),
-    forwards: (30, 1.0, 0.6),
-    forwards_by_a_mapping: (30, 1.0, 0.6),
+    forwards: (30, 1.0, 0.25),
+    forwards_by_a_mapping: (30, 1.0, 0.25),
     one_tensor: (20, 1.08, 0.4),
     one_tensor_from_its_end: (40, 1.1, 0.8),
     places_of_tensors: (50, 4.0, 0.4),

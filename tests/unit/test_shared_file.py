@@ -98,6 +98,24 @@ async def test_the_window_of_a_read_from_the_middle(autojump_clock: MockClock) -
     assert any(ahead > read for read, ahead in found)
 
 
+async def test_the_window_of_a_long_read_is_never_nearly_empty(autojump_clock: MockClock) -> None:
+    """4.5: at least three quarters of it are requested at any time, in few requests: their latency is no gap."""
+    size = 200 * BLOCK
+    data, window = noise(size), TUNING.window_bytes
+    server = Server(data)
+    async with bench(server, pool=96 * BLOCK, budget=80 * BLOCK) as made:
+        handle = await made.open(size)
+        ahead = []
+        for start in range(0, size - window, GLANCE):
+            assert await handle.read(start, GLANCE) == data[start : start + GLANCE]
+            await wait_all_tasks_blocked()
+            ahead.append(max(to for _, to in server.asked) - start - GLANCE)
+        handle.close()
+    assert min(ahead[window // GLANCE :]) >= window * 3 // 4 - BLOCK
+    assert max(ahead) <= window
+    assert len(server.asked) < 18
+
+
 async def test_a_first_read_and_its_window_are_one_request(autojump_clock: MockClock) -> None:
     """4.3: what a reader begins with is not asked for in two pieces; nor what follows a glance, or a read elsewhere."""
     server = Server(DATA)
