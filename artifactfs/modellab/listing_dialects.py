@@ -277,6 +277,8 @@ def size_of(row: FileRow | ProjectFile) -> int | None:
     A row with an unreadable size is kept: its name is valid, and `open` finds the size (docs/semantics.md 2.2).
     """
     size = row.file_size
+    if type(size) is int:  # as nearly all are: a project has many
+        return size if 0 <= size <= _MAX_SIZE else None
     if isinstance(size, str):
         text = size.strip()
         if not (text.isascii() and text.isdecimal() and len(text) < 20):

@@ -6,6 +6,7 @@ that follow, after a repair (lenient_json.py). ijson's own `items` would need 10
 brackets.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import ijson
@@ -26,6 +27,10 @@ _MAX_TEXT_BYTES = 1 << 20
 # Rows are decoded by so many bytes at once, where that many come; one row may have as many as a path in JSON's escapes.
 _MANY_BYTES = 4 << 10
 _MAX_ROW_BYTES = 64 << 10
+# Times that are remembered, since many files share one: in the recordings they are whole seconds. And the length of one
+# at most: RFC 3339 needs 35 characters for nanoseconds and an offset.
+_TIMES = 4096
+_MAX_TIME_CHARS = 64
 # How many lists may begin before that of the rows.
 _MAX_LISTS = 16
 
@@ -143,10 +148,15 @@ class ProjectDecoder:
 def indexed_file(row: ProjectFile) -> IndexedFile:
     """Return a row's file; a size or a time that cannot be read is unknown."""
     created_at = row.created_at
-    # datetime reads past a NUL, and takes any letter between date and time.
-    if created_at is None or not created_at.isascii() or "\0" in created_at:
+    if created_at is None or len(created_at) > _MAX_TIME_CHARS:
         return IndexedFile(row.path, size_of(row))
-    return IndexedFile(row.path, size_of(row), parse_time_ns(created_at))
+    return IndexedFile(row.path, size_of(row), _created_ns(created_at))
+
+
+@lru_cache(_TIMES)
+def _created_ns(text: str) -> int | None:
+    # datetime reads past a NUL, and takes any letter between date and time.
+    return parse_time_ns(text) if text.isascii() and "\0" not in text else None
 
 
 def _project_file(row: dict[str, Any]) -> ProjectFile | None:
