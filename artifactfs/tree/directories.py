@@ -85,17 +85,12 @@ class Directories:
         )
         self.index = (
             ProjectIndex(
-                service.project_files,
-                self,
-                nursery=nursery,
-                clock=clock,
-                ttl_s=self._ttl_s,
-                settled=lambda run: listing.settled(run, wall_clock_ns()),
-                tuning=tuning,
+                service.project_files, self, nursery=nursery, clock=clock, ttl_s=self._ttl_s,
+                settled=lambda run: listing.settled(run, wall_clock_ns()), tuning=tuning,
             )
             if prefetch == "auto"
             else None
-        )
+        )  # fmt: skip
         self._provider = ListingProvider(
             service, tuning.max_runs, self.index, walks, caches.health, self._is_listed_since, clock
         )
@@ -103,20 +98,14 @@ class Directories:
         self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
         self._stored = (
             StoredListings(
-                store,
-                runs,
-                clocks=self.clocks,
-                clock_shown=self._clock_shown,
-                on_recalled=self._on_recalled,
+                store, runs, clocks=self.clocks, clock_shown=self._clock_shown, on_recalled=self._on_recalled,
                 has_times=lambda run: self.index is not None and self.index.has_times(run),
                 is_barred=lambda key: key in self._needs_direct or key in self.sizes,
-                health=caches.health,
-                clock=clock,
-                times=WallTimes(clock, wall_clock_ns),
+                health=caches.health, clock=clock, times=WallTimes(clock, wall_clock_ns),
             )
             if store is not None
             else None
-        )
+        )  # fmt: skip
         self.listings.stored = self._stored
         # Directories that programs saw as they were stored: their files go on as they were seen.
         self._shown_as_stored: cachetools.LRUCache[DirectoryKey, bool] = cachetools.LRUCache(tuning.max_runs)
@@ -187,11 +176,30 @@ class Directories:
 
     @no_checkpoint
     def try_get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState] | None:
-        """Return a directory's listing if it is cached and fresh."""
+        """Return a directory's listing if it is cached and fresh, or if a trusted index has it."""
         held = self.listings.get_fresh(key := (directory.run_id, directory.path))
-        if held is not None and held.value.is_stored:
+        if held is None:
+            return self._make_at_once(*key) if self.index is not None else None
+        if held.value.is_stored:
             self._shown_as_stored[key] = True
         return held
+
+    def _make_at_once(self, run_id: int, path: str) -> CacheEntry[DirectoryState] | None:
+        """Make a listing of the index, and cache it, without a fetch; None where more may be known of the directory."""
+        key, known, clock = (run_id, path), self._runs.get_fresh(run_id), self.clocks.get(run_id)
+        if known is None or clock is None or not clock.own or key in self.sizes or not self.listings.is_quiet(key):
+            return None
+        if (found := self._provider.rows(known.value, path)) is None:
+            return None
+        (rows, prefix, indexed_at), last = found, self.listings.last_value(key)
+        made = listing.build_at_once(rows, known.value, path, self._site, last.listing if last is not None else None)
+        if made is None:
+            return None
+        self._walks.asked(run_id, path)
+        track(self._dirs, run_id, path)
+        now = self._clock()
+        state = DirectoryState(known.value, prefix, made, ListingSource.INDEX, clock, now - indexed_at)
+        return self.listings.store(key, state, now)
 
     async def get(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         if (held := self.try_get(directory)) is not None:
@@ -202,6 +210,12 @@ class Directories:
         if held.value.is_stored:
             self._shown_as_stored[key] = True
         return held
+
+    async def prepare(self, run: Run) -> None:
+        """List a run's root, and validate the index for the run, before a walk over runs comes to it."""
+        held = await self.listings.recall_fresh((run.run_id, ""))
+        if self.index is not None and not held.value.is_stored:
+            await self.index.verify(held.value.run, held.value.prefix)
 
     async def get_direct(self, directory: ArtifactDir) -> CacheEntry[DirectoryState]:
         """Return a directory's direct listing, fetched now if the cached one came from the index."""

@@ -288,11 +288,14 @@ async def build(
 
 
 @no_checkpoint
-def build_at_once(rows: Rows, run: Run, path: str, site: bytes) -> PackedListing | None:
-    """Make the first listing of a directory of an index, packed. It has the entries that `build` makes of the same.
+def build_at_once(rows: Rows, run: Run, path: str, site: bytes, last: AnyListing | None = None) -> PackedListing | None:
+    """Make a listing of a directory of an index, packed. It has the entries that `build` makes of the same.
 
-    None where that would have to look closer: a file without a size or a time, a name or number that is there twice.
+    The `last` listing of the same rows goes on: the kernel's inodes are packed with it. None after any other, and where
+    `build` would have to look closer: a file without a size or a time, a name or number that is there twice.
     """
+    if last is not None:
+        return last if isinstance(last, PackedListing) and last.is_of(rows, run) else None
     directories, fields = rows.directories, rows.files.split(b"\0")
     names = fields[:-1:3]
     if b"" in fields[:-1] or len({*directories, *names}) < len(directories) + len(names):

@@ -12,9 +12,10 @@ import msgspec
 from artifactfs import errors
 from artifactfs.domain import DirectoryListing, ListedChild, Run
 from artifactfs.tree.backend_health import BackendHealth
-from artifactfs.tree.listing import Service
+from artifactfs.tree.listing import Rows, Service
 from artifactfs.tree.walk.project_index import ProjectIndex
 from artifactfs.tree.walk.traversals import Traversals
+from artifactfs.util.no_checkpoint import no_checkpoint
 
 # A direct listing of any time will do.
 ANY_DIRECT = float("-inf")
@@ -66,6 +67,18 @@ class ListingProvider:
         # Directories whose next listing must be direct: the index or contents were contradicted there. This outlives
         # the listing, which may be invalidated for the same reason. The value: when; a listing must be as new as that.
         self.needs_direct: cachetools.LRUCache[tuple[int, str], float] = cachetools.LRUCache(_MAX_NEEDS_DIRECT)
+
+    @no_checkpoint
+    def rows(self, run: Run, path: str) -> tuple[Rows, str, float] | None:
+        """Return a directory's rows from the index, its run's prefix, and when the index was requested; never waits.
+
+        None where the index may not answer, or not at once.
+        """
+        root = self.run_roots.get(run.run_id)
+        if self._index is None or not path or root is None or (run.run_id, path) in self.needs_direct:
+            return None
+        found = self._index.try_directory(run, root[1], path)
+        return None if found is None else (found[0], root[1], found[1])
 
     async def children(self, run: Run, path: str, *, has_stale: bool) -> ListingAnswer:
         """Return a directory's children. `has_stale`: a stale listing can be served, so the wait is to be short."""

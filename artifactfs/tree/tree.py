@@ -21,7 +21,6 @@ from artifactfs.tree.caches import Caches
 from artifactfs.tree.catalog import Catalog
 from artifactfs.tree.directories import Directories
 from artifactfs.tree.directory_state import DirectoryState
-from artifactfs.tree.indexed_directories import IndexedDirectories
 from artifactfs.tree.inflight_fetch import CacheEntry
 from artifactfs.tree.listing import ListingSource, Service, TreeTimes
 from artifactfs.tree.nodes import (
@@ -99,7 +98,7 @@ class Tree:
         )
         self._runs = self._catalogue.known_runs
         self._walks = Traversals(nursery=nursery, clock=clock, cost=service.cost)
-        self._directories = (IndexedDirectories if prefetch == "auto" else Directories)(
+        self._directories = Directories(
             service,
             runs=self._runs,
             caches=caches,
@@ -113,7 +112,7 @@ class Tree:
             prefetch=prefetch,
             store=store,
         )
-        if isinstance(self._directories, IndexedDirectories):
+        if self._directories.index is not None:
             self._walks.over_runs = RunWalks(
                 find=self.known_run,
                 listed=self._catalogue.listed_runs,

@@ -99,7 +99,7 @@ async def mounted(prefetch: str = "auto") -> AsyncIterator[tuple[Operations, pyf
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(("prefetch", "classes"), [("off", 13), ("auto", 15)])
+@pytest.mark.parametrize(("prefetch", "classes"), [("off", 13), ("auto", 14)])
 async def test_a_cold_lookup(prefetch: str, classes: int, autojump_clock: MockClock) -> None:
     """A lookup in a directory that is not cached: without the project's index, and with it."""
     async with mounted(prefetch) as (handlers, directory):
