@@ -127,8 +127,9 @@ class Network(httpcore.AsyncNetworkBackend):
     def transport(self, url: str = "http://127.0.0.1:1", **options: Any) -> Transport:
         """Return a Transport that has this network."""
         sender = Transport(url, KEYS, clock=TurnedClock(), **options)
-        pool = sender._connections._sender._pool  # type: ignore[attr-defined]  # as connections.py does
-        pool._network_backend = unsolicited.GuardedNetwork(self)
+        if "shares" not in options:
+            pool = sender._connections._sender._pool  # type: ignore[attr-defined]  # as connections.py does
+            pool._network_backend = unsolicited.GuardedNetwork(self)
         self.senders.append(sender)
         return sender
 

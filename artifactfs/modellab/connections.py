@@ -1,13 +1,11 @@
-"""The connections to one origin: TLS, proxy, how long they are kept, which requests get one, and a machine's sleep.
+"""The connections to one origin: TLS, proxy, how long they are kept, and a machine's sleep.
 
 httpx's transport itself, not a client around it: no redirect is followed, no cookie is kept, nothing comes from the
 environment, and the client's part costs 0.07 ms of CPU a request (measured 2026-11-23, httpx 0.28.1). What is hard:
 
 - httpx's clock stands still while the machine sleeps, so that it takes dead connections for live ones;
 - httpcore's pool is poisoned by cancellations while requests queue inside it (encode/httpcore#1093), so each request
-  acquires a place here first, and nothing ever queues in the pool;
-- a request that stalls keeps its place for a whole deadline. So targets that stalled before share few places, and a
-  request that has queued for half of its time takes an extra place.
+  acquires a place first (places.py), and nothing ever queues in the pool.
 """
 
 import functools
@@ -21,10 +19,11 @@ import certifi
 import httpx
 import trio
 
-from artifactfs import __version__, errors
+from artifactfs import __version__
 from artifactfs.errors import ExitCode, UserError
 from artifactfs.logs import NOTICE
-from artifactfs.modellab import h11_buffer, placed_bodies, resolver, unsolicited
+from artifactfs.modellab import h11_buffer, placed_bodies, places, resolver, unsolicited
+from artifactfs.modellab.places import MOST_PLACES, Places
 from artifactfs.settings import bounded_read
 from artifactfs.util.urls import without_password
 
@@ -37,17 +36,10 @@ _UNACKNOWLEDGED_MS = 10_000
 _SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)]
 _CLOSE_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
+# Who may share one pool of connections: listings and contents.
+USERS = 2
 USER_AGENT = f"artifactfs/{__version__} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-# Requests at once, as long as none stalls; and how many of those places a prefetch leaves free.
-CONCURRENCY = 16
-RESERVED = 2
-# Places beyond the width, for requests that have queued for half of their time.
-_EXTRA = 16
-# Places of targets that stalled before, and how long others of these wait for one: below the 12 reads that the kernel
-# lets be under way on a mount, of which a sequential reader has two (pitfalls.md).
-_STALLED = 4
-_STALLED_WAIT_S = 1.0
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
@@ -84,14 +76,13 @@ def _read_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 class Connections:
-    """Places for CONCURRENCY requests, as long as none stalls, and as many connections.
+    """As many connections as there are places (`add_places`); whoever has one uses whatever connection is free.
 
     `clock` goes on while the machine sleeps; `transport` replaces httpx's in tests.
     """
 
     def __init__(
         self,
-        *,
         tls: ssl.SSLContext,
         proxy: str | None,
         clock: Callable[[], float],
@@ -105,7 +96,7 @@ class Connections:
         def connect() -> httpx.AsyncBaseTransport:
             if transport is not None:
                 return transport
-            most = CONCURRENCY + _EXTRA
+            most = MOST_PLACES * USERS
             keep = most if self._may_keep else 0
             sender = httpx.AsyncHTTPTransport(
                 verify=tls,
@@ -122,9 +113,7 @@ class Connections:
             return sender
 
         self.proxy_shown = None if proxy is None else without_password(proxy)
-        self._places = trio.CapacityLimiter(CONCURRENCY)
-        self._extra_places = trio.CapacityLimiter(_EXTRA)
-        self._stalled_places = trio.CapacityLimiter(_STALLED)
+        self._places: list[Places] = []
         # Whether connections may be used again: not where a test's network, or another httpx, makes them itself.
         self._may_keep = transport is None
         self._clock = clock
@@ -134,48 +123,10 @@ class Connections:
         self._retired: list[httpx.AsyncBaseTransport] = []
         self._sent_at = clock()
 
-    @property
-    def may_prefetch(self) -> bool:
-        """Whether so many places are free that a prefetch delays no reader."""
-        return self._places.available_tokens > RESERVED
-
-    @property
-    def in_use(self) -> int:
-        """How many requests have a place."""
-        return self._places.borrowed_tokens + self._extra_places.borrowed_tokens
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait for a place."""
-        return self._places.statistics().tasks_waiting
-
-    async def acquire(self, left_s: float, *, has_stalled: bool) -> Callable[[], None]:
-        """Wait for a place; returns what gives it back, which any task may call. Raises NotAsked."""
-        place = object()
-        taken: list[trio.CapacityLimiter] = []
-
-        def leave() -> None:
-            for limiter in taken:
-                limiter.release_on_behalf_of(place)
-
-        async def take(limiter: trio.CapacityLimiter) -> None:
-            await limiter.acquire_on_behalf_of(place)
-            taken.append(limiter)
-
-        if has_stalled:
-            with trio.move_on_after(min(_STALLED_WAIT_S, left_s / 2)):
-                await take(self._stalled_places)
-            if not taken:
-                raise errors.NotAsked("this did not answer a moment ago, nor did others that are asked again just now")
-        try:
-            with trio.move_on_after(left_s / 2):
-                await take(self._places)
-                return leave
-            await take(self._extra_places)
-        except BaseException:
-            leave()
-            raise
-        return leave
+    def add_places(self) -> Places:
+        """Return places for one more user of these connections; there may be USERS."""
+        self._places.append(Places())
+        return self._places[-1]
 
     async def send(self, url: httpx.URL, headers: dict[str, str], timeout_s: float) -> httpx.Response:
         """Send a GET; returns the answer's head. Each step may take `timeout_s` seconds. Raises httpx.HTTPError."""
@@ -184,7 +135,8 @@ class Connections:
         if now - before > _KEEPALIVE_S:
             self._renew()
         if self._retired:
-            unused = [sender for sender in self._retired if self.in_use <= 1 or _is_idle(sender)]
+            in_use = sum(map(places.in_use, self._places))
+            unused = [sender for sender in self._retired if in_use <= 1 or _is_idle(sender)]
             self._retired = [sender for sender in self._retired if sender not in unused]
             with trio.move_on_after(_CLOSE_S, shield=True):
                 for sender in unused:

@@ -20,7 +20,7 @@ import trio
 
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
-from artifactfs.modellab import error_mapping, models, rate_limits, request_stats, size_limits
+from artifactfs.modellab import error_mapping, models, places, rate_limits, request_stats, size_limits
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker, PendingRequest, pause, resume
 from artifactfs.modellab.connections import Connections, tls_context
@@ -51,7 +51,7 @@ class Transport:
     `clock` gives seconds that go on while the machine sleeps; it must run at the rate of trio's deadlines.
     The transports of one mount share `keys`, `limits`, `breaker` and `tally`. `on_answer` is called with the kind,
     status and headers (names in lower case) of every answer; it must not await or raise. `transport` replaces the
-    network in tests.
+    network in tests. `shares`: one of the same origin and proxy, whose connections it uses.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Transport:
         on_answer: Callable[[str, int, Mapping[str, str]], None] | None = None,
         retry_policy: RetryPolicy | None = None,
         sizes: size_limits.SizeLimits = size_limits.DEFAULTS,
+        shares: "Transport | None" = None,
     ) -> None:
         self._base = api_url.rstrip("/")
         self._origin = error_mapping.parse_api_url(api_url)
@@ -77,7 +78,10 @@ class Transport:
         self._keys = keys if isinstance(keys, KeyRing) else KeyRing(keys)
         # Loopback never goes through a proxy, which would see the keys (docs/dev/pitfalls.md).
         proxy = None if is_loopback(self._origin.host) else proxy
-        self._connections = Connections(tls=tls_context(ca_file), proxy=proxy, clock=clock, transport=transport)
+        self._connections: Connections = (
+            shares._connections if shares else Connections(tls_context(ca_file), proxy, clock, transport)
+        )
+        self._places = self._connections.add_places()
         self._sizes = sizes
         self._memory = BodyMemory(sizes.shared_bytes)
         self._limits = limits or rate_limits.RateLimits()
@@ -100,15 +104,15 @@ class Transport:
     def can_prefetch(self, endpoint: str) -> bool:
         """Whether a prefetch may be sent: it delays no reader, and the rate limit is far."""
         return (
-            self._connections.may_prefetch
+            places.may_prefetch(self._places)
             and not self.breaker.is_open(endpoint)
-            and not self._limits.is_near(endpoint, self._clock(), self._connections.in_use)
+            and not self._limits.is_near(endpoint, self._clock(), places.in_use(self._places))
         )
 
     @property
     def is_saturated(self) -> bool:
         """Whether requests queue because all connections are in use."""
-        return self._connections.waiting > 0
+        return places.waiting(self._places) > 0
 
     async def aclose(self) -> None:
         """Close the pool and its connections."""
@@ -130,7 +134,7 @@ class Transport:
 
         async def attempt(left_s: float) -> io.BytesIO:
             until = self._clock() + left_s
-            leave = await self._place(request, left_s)
+            leave = await places.acquire(self._places, request, self._clock(), left_s)
             try:
                 with request_stats.attempt(self._stats, endpoint, until):
                     return await self._fetch_body(request, left_s)
@@ -194,7 +198,7 @@ class Transport:
 
         async def attempt(left_s: float) -> Stream:
             until = self._clock() + left_s
-            leave = await self._place(request, left_s)
+            leave = await places.acquire(self._places, request, self._clock(), left_s)
             try:
                 with request_stats.attempt(self._stats, endpoint, until, to_api=to_api):
                     response, report = await self._respond(request, absolute, headers, deadline_s, expected)
@@ -304,10 +308,6 @@ class Transport:
             else:
                 request.breaker.on_success(request, self._clock())
                 return found
-
-    async def _place(self, request: PendingRequest, left_s: float) -> Callable[[], None]:
-        has_stalled = request.breaker.has_stalled(request.target, self._clock())
-        return await self._connections.acquire(left_s, has_stalled=has_stalled)
 
     async def _fetch_body(self, request: PendingRequest, left_s: float) -> io.BytesIO:
         """Make one attempt; return its body, whose memory the caller releases. Raises AnswerTooLarge."""

@@ -18,8 +18,8 @@ from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.modellab.auth import Credentials, KeyRing
 from artifactfs.modellab.circuit_breaker import PROBE_INTERVAL_S, CircuitBreaker
 from artifactfs.modellab.client import ModelLab
-from artifactfs.modellab.connections import CONCURRENCY, RESERVED
 from artifactfs.modellab.content_endpoint import ContentEndpoint
+from artifactfs.modellab.places import CONCURRENCY, RESERVED
 from artifactfs.modellab.rate_limits import RateLimits
 from artifactfs.modellab.request_stats import RequestStats
 from artifactfs.modellab.retry import RetryPolicy
@@ -60,9 +60,10 @@ def owner(settings: Settings, account: str) -> str:
 
 
 class Transports:
-    """Three pools of connections, with common limits, breaker and counts.
+    """Transports with places of their own, and common limits, breaker and counts.
 
-    Slow bodies must not keep a listing from a connection, and stuck requests must not keep a probe from one.
+    Slow bodies must not keep a listing from a place, and stuck requests must not keep a probe from one. Contents use
+    the connections of listings: a new one costs two round trips or three. A probe must not meet one that is dead.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
@@ -71,9 +72,10 @@ class Transports:
         self.request_stats = RequestStats(boottime)
         self._settings, self._keys = settings, keys
         self._all: list[Transport] = []
-        self.listings, self.contents, self.probes = (
-            self._new(breaker=self.breaker, tally=self.request_stats) for _ in range(3)
-        )
+        common: dict[str, Any] = {"breaker": self.breaker, "tally": self.request_stats}
+        self.listings = self._new(**common)
+        self.contents = self._new(**common, shares=self.listings)
+        self.probes = self._new(**common)
 
     def for_reconnecting(self) -> Transport:
         """Return one that asks while the breaker lets nothing through: one attempt, and its failures count nowhere."""

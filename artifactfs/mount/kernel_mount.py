@@ -18,7 +18,7 @@ from artifactfs.fuse.operations import Operations
 from artifactfs.fuse.sibling_readahead import SiblingReadahead, SiblingTuning
 from artifactfs.fuse.trace import trace
 from artifactfs.fuse.xattrs import OperationsWithXattrs
-from artifactfs.modellab.connections import CONCURRENCY, RESERVED
+from artifactfs.modellab.places import CONCURRENCY, RESERVED
 from artifactfs.mount import mount_owner
 from artifactfs.settings import Settings
 from artifactfs.tree.control_dir import ControlNames

@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef
+from artifactfs.modellab import places
 from artifactfs.modellab.content_endpoint import ContentEndpoint
 from tests.transports import ABANDONED, connect
 
@@ -63,14 +64,14 @@ class Asked:
     ) -> bytes:
         async with self.endpoint.get(artifact, start, end, size=size) as self.body:
             found = b"".join([chunk async for chunk in self.body.chunks])
-        assert self.transport._connections.in_use == 0
+        assert places.in_use(self.transport._places) == 0
         return found
 
     async def refused(self, kind: type[errors.ServiceError], **how: object) -> None:
         with pytest.raises(kind) as caught:
             await self.get(**how)  # type: ignore[arg-type]  # as get has them
         assert type(caught.value) is kind
-        assert self.transport._connections.in_use == 0
+        assert places.in_use(self.transport._places) == 0
 
 
 async def test_what_is_asked(autojump_clock: MockClock) -> None:
@@ -325,5 +326,5 @@ async def test_a_body_that_is_left_gives_its_place_back(autojump_clock: MockCloc
     with pytest.raises(RuntimeError):
         async with asked.endpoint.get(MODEL, 0, 100, size=100):
             raise RuntimeError
-    assert asked.transport._connections.in_use == 0
+    assert places.in_use(asked.transport._places) == 0
     assert not asked.endpoint.is_saturated

@@ -185,7 +185,7 @@ async def test_a_name_is_remembered_for_want_of_a_thread(machine: Threads, addre
 
 async def test_a_name_without_a_thread_fails_its_request_only(machine: Threads) -> None:
     """5.3, 5.5: a request to a name that is not known yet fails as a passing error that says why."""
-    connections = Connections(tls=tls_context(None), proxy=None, clock=trio.current_time)
+    connections = Connections(tls_context(None), None, trio.current_time)
     machine.error = RuntimeError("can't start new thread")
     with pytest.raises(httpx.HTTPError) as failed:
         await connections.send(httpx.URL("http://api.test/x"), {}, 5.0)

@@ -1,5 +1,7 @@
 """artifactfs.modellab.transport: attempts and deadlines; the network is a function, time virtual."""
 
+from functools import partial
+
 import httpx
 import pytest
 import trio
@@ -8,10 +10,11 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.domain import RequestUsage
 from artifactfs.modellab.auth import Credentials
-from artifactfs.modellab.connections import CONCURRENCY, RESERVED
+from artifactfs.modellab.places import CONCURRENCY, RESERVED
 from artifactfs.modellab.retry import RetryPolicy
 from artifactfs.modellab.transport import Transport
 from artifactfs.settings import Secret
+from tests import scripted
 from tests.fakes import TurnedClock
 from tests.transports import ABANDONED, OK, Answer, Network, connect, limited
 
@@ -177,6 +180,34 @@ async def test_no_more_requests_at_once_than_connections(autojump_clock: MockClo
     assert most == CONCURRENCY
     assert len(network.requests) == 3 * CONCURRENCY
     assert trio.current_time() == pytest.approx(3)
+
+
+async def test_transports_that_share_connections(autojump_clock: MockClock) -> None:
+    """5.4: contents use the connections that listings have made, and none of their places."""
+    held, go_on = trio.Event(), trio.Event()
+
+    async def serve(connection: scripted.Connection) -> None:
+        while (head := await connection.request()) is not None:
+            if b"/slow" in head:
+                held.set()
+                await go_on.wait()
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with scripted.scripted(serve) as network:
+        listings = network.transport()
+        contents = network.transport(shares=listings)
+        for sender in (listings, contents, listings):
+            assert await sender.get("run", "/x", deadline_s=5) == b"ok"
+        assert len(network.connections) == 1
+        async with trio.open_nursery() as nursery:
+            for _ in range(CONCURRENCY):
+                nursery.start_soon(partial(contents.get, "content", "/slow", deadline_s=60))
+            await held.wait()
+            assert not contents.can_prefetch("content")
+            assert listings.can_prefetch("run")
+            assert await listings.get("run", "/x", deadline_s=5) == b"ok"
+            go_on.set()
+        assert len(network.connections) == CONCURRENCY + 1
 
 
 async def test_room_for_requests_ahead(autojump_clock: MockClock) -> None:

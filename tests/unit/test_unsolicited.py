@@ -307,7 +307,7 @@ async def test_an_httpx_that_takes_no_network(
 
     monkeypatch.setattr(httpx, "AsyncHTTPTransport", Unguarded)
     caplog.set_level(logging.WARNING)
-    sender = connections.Connections(tls=ssl.create_default_context(), proxy=None, clock=trio.current_time)
+    sender = connections.Connections(ssl.create_default_context(), None, trio.current_time)
     for _ in range(3):
         await sender.send(httpx.URL("http://127.0.0.1:1/"), {}, 5.0)
     assert [bool(count) for count in made] == [True, False]
