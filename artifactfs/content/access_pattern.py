@@ -144,9 +144,10 @@ class AccessPattern:
         tuning, block_end = self._tuning, self._block_end(end)
         window = min(tuning.window_bytes, file.readahead_capacity(), read_bytes * 2)
         # Once there is room for a large request, or half of a small window: requests are few, and several under way.
-        ahead_to, goal = max(self._ahead_to, block_end), self._end + window - (self._end + window) % tuning.block_bytes
-        if goal - ahead_to >= max(tuning.block_bytes, min(window // 2, tuning.step_bytes)):
-            self._ahead_to = max(ahead_to, file.start_readahead(ahead_to, goal))
+        step_bytes = min(window // 2, tuning.step_bytes)
+        if window >= tuning.block_bytes and self._ahead_to < self._end + window - step_bytes:
+            goal = self._block_end(self._end + window)
+            self._ahead_to = max(self._ahead_to, file.start_readahead(max(self._ahead_to, block_end), goal))
         return block_end
 
     def _fetch_runs(self, file: Readahead) -> None:
