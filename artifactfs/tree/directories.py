@@ -73,6 +73,7 @@ class Directories:
             weight=lambda found: listing.count(found.listing) + 1,
             max_weight=_MAX_ENTRIES,
         )
+        self.listings.on_entry.append(self._on_entry)
         self.sizes = SizeChanges()
         self._dirs = RunDirectories(
             tuning.max_runs, listings=self.listings, runs=runs, sizes=self.sizes, wall_clock_ns=wall_clock_ns
@@ -98,7 +99,7 @@ class Directories:
         self.following = Following(self.listings, self._needs_direct, times=times, nursery=nursery, clock=clock)
         self._stored = (
             StoredListings(
-                store, runs, clocks=self.clocks, clock_shown=self._clock_shown, on_recalled=self._on_recalled,
+                store, runs, clocks=self.clocks, clock_shown=self._clock_shown,
                 has_times=lambda run: self.index is not None and self.index.has_times(run),
                 is_barred=lambda key: key in self._needs_direct or key in self.sizes,
                 health=caches.health, clock=clock, times=WallTimes(clock, wall_clock_ns),
@@ -141,7 +142,7 @@ class Directories:
         """Return the same for the run of a directory; lists the directory only if it is not known."""
         run_id = directory.run_id
         if (root := self._run_roots.get(run_id)) is None:
-            # A cached listing does not fill `_run_roots`, and may outlive the run's place there.
+            # A cached listing may outlive the run's place there.
             known = (await self.get(directory)).value
             root = self._run_roots[run_id] = (known.run, known.prefix)
         return root
@@ -196,7 +197,6 @@ class Directories:
         if made is None:
             return None
         self._walks.asked(run_id, path)
-        track(self._dirs, run_id, path)
         now = self._clock()
         state = DirectoryState(known.value, prefix, made, ListingSource.INDEX, clock, now - indexed_at)
         return self.listings.store(key, state, now)
@@ -238,24 +238,24 @@ class Directories:
         run = (await self._runs.get(run_id)).value
         has_stale = self.listings.get_any(key) is not None
         state = await self._make(await self._provider.children(run, path, has_stale=has_stale), old)
-        if not self._track_if_trusted(path, state):
+        # A later rejection evicts what is cached.
+        if state.source is ListingSource.INDEX and (self.index is None or not self.index.is_trusted(state.run)):
             state = await self._make(await self._provider.direct(run, path), old)
-            track(self._dirs, run_id, path)
-        self._shown_as_stored.pop(key, None)
-        for below in listing.gone(path, old.listing if old else None, state.listing, self._dirs.get(run_id, {})):
-            self._dirs.end(run_id, below)
         return state
 
-    @no_checkpoint
-    def _track_if_trusted(self, path: str, state: DirectoryState) -> bool:
-        """Record that a directory is cached from now on, unless its index was rejected while the state was made.
-
-        A later rejection evicts what is recorded.
-        """
-        if state.source is ListingSource.INDEX and (self.index is None or not self.index.is_trusted(state.run)):
-            return False
-        track(self._dirs, state.run.run_id, path)
-        return True
+    def _on_entry(self, key: DirectoryKey, before: DirectoryState | None, state: DirectoryState) -> None:
+        """Take note of a listing that is cached from now on; one that comes too late for that changes nothing."""
+        run_id, path = key
+        if state.source is ListingSource.DIRECT and not state.is_stored:
+            self._run_roots[run_id] = (state.run, state.prefix)
+        else:
+            self._run_roots.setdefault(run_id, (state.run, state.prefix))
+        track(self._dirs, run_id, path)
+        if state.is_stored:
+            return
+        self._shown_as_stored.pop(key, None)
+        for below in listing.gone(path, before.listing if before else None, state.listing, self._dirs[run_id]):
+            self._dirs.end(run_id, below)
 
     def _is_listed_since(self, key: tuple[int, str], then: float) -> bool:
         held = self.listings.get_any(key)
@@ -320,7 +320,6 @@ class Directories:
             old = self.listings.last_value(key)
             answer = await self._provider.accept(run, path, found, requested_at)
             state = await self._make(answer, old)
-            track(self._dirs, run.run_id, path)
             self.listings.store(key, state, requested_at)
 
         return found.children.by_name, keep
@@ -337,10 +336,6 @@ class Directories:
                 sizes.evicted = known.by_name if isinstance(known, Listing) else known
                 keep(self.sizes, (run_id, path), sizes)
                 self.listings.evict((run_id, path))
-
-    def _on_recalled(self, key: DirectoryKey, state: DirectoryState) -> None:
-        self._run_roots.setdefault(key[0], (state.run, state.prefix))
-        track(self._dirs, *key)
 
     @no_checkpoint
     def _clock_shown(self, key: DirectoryKey, state: DirectoryState) -> RunClock:

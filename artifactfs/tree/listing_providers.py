@@ -43,7 +43,7 @@ class ListingProvider:
 
     These validate the index; without one, they are all that there is. A key is (run id, path).
     `is_listed_since(key, then)`: whether a direct listing that was requested later than `then` is cached. Methods raise
-    ServiceError.
+    ServiceError. `directories.py` fills `run_roots` with what is cached.
     """
 
     def __init__(
@@ -107,7 +107,6 @@ class ListingProvider:
     async def accept(self, run: Run, path: str, found: DirectoryListing, requested_at: float) -> ListingAnswer:
         """Return the children in an answer to the listing call, which was requested at `requested_at`."""
         prefix, children = found.path_in_project, found.children.by_name
-        self.run_roots[run.run_id] = (run, prefix)
         if requested_at >= self.needs_direct.get((run.run_id, path), ANY_DIRECT):
             self.needs_direct.pop((run.run_id, path), None)
         indexed = await self._index.listed(run, prefix, path, children) if self._index is not None else {}

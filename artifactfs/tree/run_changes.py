@@ -20,16 +20,16 @@ def watch(
 ) -> None:
     """Call `changed` with the id of each run that is watched and has changed, and whether its row has."""
 
-    def on_row(run_id: int, old: Run, new: Run) -> None:
-        if is_watched(run_id) and old != new:
+    def on_row(run_id: int, old: Run | None, new: Run) -> None:
+        if old is not None and is_watched(run_id) and old != new:
             changed(run_id, True)
 
-    def on_listing(key: tuple[int, str], old: DirectoryState, new: DirectoryState) -> None:
-        if is_watched(key[0]) and _differ(old.listing, new.listing):
+    def on_listing(key: tuple[int, str], old: DirectoryState | None, new: DirectoryState) -> None:
+        if old is not None and is_watched(key[0]) and _differ(old.listing, new.listing):
             changed(key[0], False)
 
-    runs.on_replaced.append(on_row)
-    listings.on_replaced.append(on_listing)
+    runs.on_entry.append(on_row)
+    listings.on_entry.append(on_listing)
 
 
 def _differ(one: AnyListing, other: AnyListing) -> bool:

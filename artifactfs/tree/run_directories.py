@@ -39,7 +39,7 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
         self._wall_clock_ns = wall_clock_ns
         # Called with the id of a run that was settled and goes on: the kernel has its files' attributes for an hour.
         self.on_resumed: Callable[[int], None] = lambda _run_id: None
-        runs.on_replaced.append(self._on_row)
+        runs.on_entry.append(self._on_row)
         runs.on_absent.append(lambda run_id, _requested_at: self._expire(run_id))
         listings.on_absent.append(self._on_absent)
 
@@ -63,8 +63,10 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
         self._listings.evict((run_id, path))
         self._sizes.end((run_id, path))
 
-    def _on_row(self, run_id: int, old: Run, new: Run) -> None:
+    def _on_row(self, run_id: int, old: Run | None, new: Run) -> None:
         """Make the listings of a run stale whose new row shows that it did not stay as it was settled."""
+        if old is None:
+            return
         now_ns = self._wall_clock_ns()
         is_same = (old.status, old.completed_ns) == (new.status, new.completed_ns) and settled(new, now_ns)
         if settled(old, now_ns) and not is_same:

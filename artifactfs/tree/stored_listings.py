@@ -62,7 +62,7 @@ class StoredListings:
 
     `is_barred(key)`: whether the directory must be listed by the service. `has_times(run)`: whether this mount has an
     index with the own times of a run's files. `clock_shown(key, state)`: the clock whose times the files of a cached
-    state show now. `on_recalled(key, state)`: called with each state that is returned.
+    state show now.
     """
 
     def __init__(
@@ -74,7 +74,6 @@ class StoredListings:
         is_barred: Callable[[DirectoryKey], bool],
         has_times: Callable[[Run], bool],
         clock_shown: Callable[[DirectoryKey, DirectoryState], RunClock],
-        on_recalled: Callable[[DirectoryKey, DirectoryState], None],
         health: BackendHealth,
         clock: Callable[[], float],
         times: WallTimes,
@@ -85,30 +84,32 @@ class StoredListings:
         self._is_barred = is_barred
         self._has_times = has_times
         self._clock_shown = clock_shown
-        self._on_recalled = on_recalled
         self._health = health
         self._clock = clock
         self._times = times
         # When an index was last wrong about a run, in seconds since the epoch, of runs whose listings were read.
         self._rejected_at: cachetools.LRUCache[int, float] = cachetools.LRUCache(_MAX_RUNS)
+        self._clears = 0
 
     async def recall(self, key: DirectoryKey) -> RecalledValue[DirectoryState] | None:
         """Return a stored listing, for which the run's row is requested unless that is fresh. Raises as that does.
 
         Listings that follow it are its neighbours, where they are fresh: most of those below it.
         """
-        run_id = key[0]
+        run_id, clears = key[0], self._clears
         if self._is_barred(key) or not (records := await self._store.load(_name(key), _NEIGHBOURS)):
             return None
-        if run_id not in self._rejected_at:
-            rejections = await self._store.load((_REJECTION, run_id, b""))
-            self._rejected_at[run_id] = rejections[0].requested_at if rejections else _NEVER
+        is_known = run_id in self._rejected_at
+        rejections = [] if is_known else await self._store.load((_REJECTION, run_id, b""))
         row = await self._runs.get(run_id)
         try:
             decode = partial(_decoded, records[0])
             state = decode() if len(records[0].value) <= _AT_ONCE_BYTES else await threads.run(decode)
         except NoThread:
             return None  # as if nothing were stored
+        if self._clears != clears:
+            return None  # of the account before
+        self._rejected_at.setdefault(run_id, rejections[0].requested_at if rejections else _NEVER)
         found = self._judged(key, state, records[0], row)
         if found is None:
             return None
@@ -118,9 +119,7 @@ class StoredListings:
         clock = self._clocks.adopt(run_id, told)
         if clock is None:
             clock = await self._clocks.retime(found.value.listing, row.value, found.value.prefix, key[1], told)
-        return msgspec.structs.replace(
-            self._adopted(key, found, clock), neighbours=tuple(self._fresh(records[1:], row, clock))
-        )
+        return _with_clock(found, clock, tuple(self._fresh(records[1:], row, clock)))
 
     def _are_own_times_known(self, others: Sequence[Record], run: Run) -> bool:
         """Whether files of a run show their own times, or are stored with them, which this mount has not for all.
@@ -146,7 +145,7 @@ class StoredListings:
             if found is not None and (found.fresh_until > self._clock() or self._health.is_offline):
                 told = found.value.clock
                 if (told.own, told.run_ns) == (clock.own, clock.run_ns):
-                    yield key, self._adopted(key, found, clock)
+                    yield key, _with_clock(found, clock)
 
     def save(
         self, key: DirectoryKey, value: DirectoryState, _before: DirectoryState | None, requested_at: float
@@ -175,6 +174,7 @@ class StoredListings:
     def clear(self) -> None:
         """Forget what is known of runs: they are another account's from now on."""
         self._rejected_at.clear()
+        self._clears += 1
 
     def _frozen(self, key: DirectoryKey, state: DirectoryState) -> Encode:
         """Return a function that encodes a state as it is now."""
@@ -204,12 +204,14 @@ class StoredListings:
         state = msgspec.structs.replace(state, run=run, age_s=age_s - (now - requested_at))
         return RecalledValue(state, requested_at, fresh_until, record.is_stale)
 
-    def _adopted(
-        self, key: DirectoryKey, found: RecalledValue[DirectoryState], clock: RunClock
-    ) -> RecalledValue[DirectoryState]:
-        state = msgspec.structs.replace(found.value, clock=clock)
-        self._on_recalled(key, state)
-        return msgspec.structs.replace(found, value=state)
+
+def _with_clock(
+    found: RecalledValue[DirectoryState],
+    clock: RunClock,
+    neighbours: tuple[tuple[DirectoryKey, RecalledValue[DirectoryState]], ...] = (),
+) -> RecalledValue[DirectoryState]:
+    state = msgspec.structs.replace(found.value, clock=clock)
+    return msgspec.structs.replace(found, value=state, neighbours=neighbours)
 
 
 def _is_same(run: Run, then: Run) -> bool:

@@ -99,8 +99,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         self._removals = 0
         # Called with a key that was found absent, and when that was requested. They must not raise.
         self.on_absent: list[Callable[[K, float], None]] = []
-        # Called with a key, its value before, and another that replaces it. They must not raise.
-        self.on_replaced: list[Callable[[K, V, V], None]] = []
+        # Called with a key, its value before (None: none, or recalled), and the one from now on. They must not raise.
+        self.on_entry: list[Callable[[K, V | None, V], None]] = []
         # Values requested before this moment are stale, whatever their time to live (docs/semantics.md 3.3).
         self._all_stale_at = float("-inf")
         # Values of keys that were requested before are not stored.
@@ -181,8 +181,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             return held
         if key in self._inflight.joined or self._entries.is_invalid(key):
             return None
-        removals = self._removals
-        recalled = await self.stored.recall(key)
+        removals, recalled = self._removals, await self.stored.recall(key)
         if recalled is not None and removals == self._removals:
             for each, its_value in (*recalled.neighbours, (key, recalled)):
                 if self.is_quiet(each) and each not in self._entries:
@@ -196,6 +195,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         stale_until = float("inf") if self._health.is_offline else stale_until
         is_requested, weight = recalled.refresh_requested, self._weight(value)
         self._entries[key] = CacheEntry(value, requested_at, fresh_until, stale_until, is_requested, weight)
+        for on_entry in self.on_entry:
+            on_entry(key, None, value)
 
     def save_again(self, key: K) -> None:
         """Store an entry whose value was changed in place."""
@@ -368,9 +369,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
             self._entries[key] = entry
             if self.stored is not None:
                 self.stored.save(key, value, known.value if known is not None else None, requested_at)
-            if before is not None:
-                for on_replaced in self.on_replaced:
-                    on_replaced(key, before, value)
+            for on_entry in self.on_entry:
+                on_entry(key, before, value)
         self._absent.pop(key, None)
         self._paused.pop(key, None)
         return entry

@@ -109,6 +109,28 @@ async def test_a_sample_from_before(how: str, nursery: trio.Nursery, autojump_cl
     assert found == [(b"f", 20), (b"new", 1)]
 
 
+async def test_an_answer_from_before_a_refresh_ends_no_directory(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """3.2, 3.3: a directory that an outdated answer lacks, and a later one has, stays as it was listed since."""
+    service = Answering(runs={1: run(1)}, listings={(1, "d"): directory({"f": 10})})
+    service.listings[1, ""] = directory(dirs=["d"])
+    tree = tree_of(service, nursery)
+    root, below = await walk(tree, "runs/1"), await walk(tree, "runs/1/d")
+    await trio.sleep(61)
+    service.listings[1, ""], service.slow = directory(), ("",)
+    async with trio.open_nursery() as callers:
+        callers.start_soon(tree.contents, root)
+        await trio.sleep(0.5)
+        service.listings[1, ""], service.slow = directory(dirs=["d"]), ()
+        tree.refresh(root)
+        for node in (root, below):
+            await tree.contents(node)
+        await trio.sleep(SLOW_S)
+    service.broken = errors.ServerFailed("answered 503", 503)
+    assert [each.name for each in (await tree.contents(below)).entries] == [b"f"]
+
+
 async def test_a_listing_from_before_a_contradiction_does_not_answer_for_a_direct_one(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from artifactfs import errors
 from artifactfs.domain import IndexedFile, Project
 from artifactfs.metadata.metadata_store import MetadataStore
 from artifactfs.metadata.write_behind import WriteBehind
+from artifactfs.tree import stored_listings
 from artifactfs.tree.nodes import ArtifactFile, Entry
 from artifactfs.tree.tree import Tree
 from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, finished_run, run
@@ -214,6 +216,36 @@ async def test_another_account_sees_nothing(mount: Mount, service: FakeService) 
     assert listed(service.asked()) == ["", "g0"]
 
 
+async def test_an_account_changes_while_a_stored_listing_is_read(
+    mount: Mount, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6.3: nothing is known of a run of the account before, which the account of now has not."""
+    await seen(mount, service, prefetch="off")
+    reading, gate = trio.Event(), trio.Event()
+
+    async def run_in_thread(call: Callable[[], object]) -> object:
+        reading.set()
+        await gate.wait()
+        return call()
+
+    monkeypatch.setattr(stored_listings, "_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(stored_listings, "threads", SimpleNamespace(run=run_in_thread))
+    tree, _ = mount("off")
+    root = await node(tree, 1)
+
+    async def look_in_vain() -> None:
+        with pytest.raises(errors.NoSuchEntry):
+            await tree.contents(root)
+
+    async with trio.open_nursery() as callers:
+        callers.start_soon(look_in_vain)
+        await reading.wait()
+        del service.runs[1]
+        tree.switch_account("https://api.test\0two")
+        gate.set()
+    assert tree.known_run(1) is None
+
+
 async def test_rows_and_pages_are_served_while_the_service_fails(mount: Mount, service: FakeService) -> None:
     """8.2: stored pages, projects and lists are stale ones: served where a refresh fails, and refreshed otherwise."""
     tree, metadata = mount()
@@ -296,6 +328,24 @@ async def test_what_was_shown_as_stored_goes_on(mount: Mount, service: FakeServi
     await trio.sleep(6.0)
     service.latency_s = 0.0
     await trio.sleep(61.0)
+    assert (await look(tree, 1))["log"].number == before["log"].number
+
+
+async def test_an_outdated_answer_does_not_end_what_was_shown_as_stored(
+    mount: Mount, service: FakeService, autojump_clock: MockClock
+) -> None:
+    """2.4, 3.3: nor is it another after an answer that a refresh has made void."""
+    service.runs[1] = run()
+    service.listings[1, ""] = listed_directory({"log": 10})
+    before = await seen(mount, service, prefetch="off")
+    tree, _ = mount("off")
+    root = await node(tree, 1)
+    service.latency_s = 5.0
+    assert (await look(tree, 1))["log"] == before["log"]
+    tree.refresh(root)
+    await trio.sleep(6.0)
+    service.latency_s = 0.0
+    service.listings[1, ""] = listed_directory({"log": 20})
     assert (await look(tree, 1))["log"].number == before["log"].number
 
 
