@@ -42,6 +42,8 @@ _DEADLINE_S = 60.0
 # A directory of this name, and all below it, are listed on their own: git needs directories that it leaves empty (refs,
 # and those of submodules); without them a copy is no repository.
 _DIRECT_NAME = ".git"
+# What a project takes beside its files, about: indexes that failed are bounded, too.
+_RECORD_BYTES = 1000
 # Projects whose indexes took longer than a moment.
 _MAX_SLOW = 10_000
 
@@ -65,8 +67,8 @@ class _Project(msgspec.Struct):
 
     @property
     def size_bytes(self) -> int:
-        """The memory of its files."""
-        return sum(files.size_bytes for files in (self.files, self.previous) if files is not None)
+        """Its memory."""
+        return _RECORD_BYTES + sum(files.size_bytes for files in (self.files, self.previous) if files is not None)
 
 
 class IndexState(msgspec.Struct, frozen=True):
@@ -106,7 +108,7 @@ class ProjectIndex:
         self._clock = clock
         self._ttl_s = ttl_s
         self._settled = settled
-        self._max_bytes = tuning.max_index_bytes
+        self._max_bytes = tuning.max_index_bytes - _RECORD_BYTES
         self._projects: cachetools.LRUCache[str, _Project] = cachetools.LRUCache(
             tuning.max_index_bytes, getsizeof=lambda project: project.size_bytes
         )

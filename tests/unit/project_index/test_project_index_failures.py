@@ -10,7 +10,8 @@ from artifactfs import errors
 from artifactfs.domain import IndexedFile
 from artifactfs.tree.tree import Tree
 from artifactfs.tree.tree_tuning import TreeTuning
-from tests.fakes import FakeService, run
+from artifactfs.tree.walk.packed_index import PackedIndex
+from tests.fakes import FakeService, directory, run
 from tests.unit.project_index.harness import FEW, looks, refuse
 from tests.walking import count, listed, many, mounted, node, truth, walk
 
@@ -68,6 +69,34 @@ async def test_an_index_that_is_huge(service: FakeService, nursery: trio.Nursery
     assert await walk(tree, 1) == truth(service, 1)
     asked = service.asked()
     assert (count(asked, "index"), len(listed(asked))) == (1, ALL)
+
+
+async def test_indexes_that_fail_are_bounded(
+    service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """1.6: of many projects whose index fails, the first are forgotten."""
+    tree = mounted(service, nursery, tuning=TreeTuning(max_index_bytes=10_000))
+    for each in range(100, 120):
+        service.runs[each] = run(each, project_id=str(each))
+        service.listings[each, ""] = directory({"f": 1})
+        await tree.contents(await node(tree, each))
+        await tree.wait_for_indexes()
+    known = [index.project_id for index in tree.state().indexes]
+    assert 1 < len(known) < 20
+    assert known[-1] == "119"
+
+
+@pytest.mark.parametrize("room_bytes", [0, 500, 999, 1000, 2000])
+async def test_an_index_that_barely_fits(
+    room_bytes: int, service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """6.4: it is taken whole, or given up; in both cases the walk ends."""
+    files = PackedIndex()
+    files.add(service.projects["10"])
+    tree = mounted(service, nursery, tuning=TreeTuning(max_index_bytes=files.size_bytes + room_bytes))
+    assert await walk(tree, 1) == truth(service, 1)
+    await tree.wait_for_indexes()
+    assert [index.state for index in tree.state().indexes] == ["trusted" if room_bytes >= 1000 else "failed"]
 
 
 async def test_an_index_that_breaks_off(service: FakeService, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
