@@ -71,6 +71,8 @@ _MAX_LOGGED = 10_000
 _MAX_LEADS = 10_000
 # A run's root is listed without a path.
 _ROOT_FORM = PathForm("", slash=False)
+# A path that no run has.
+_NOWHERE = ".artifactfs-nowhere"
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -214,7 +216,7 @@ class ModelLab:
         """Return one directory of a run: one request, or two while the server's form is unknown.
 
         Four requests, once, where the run's paths begin with `/` or `./`; one for each such prefix where they differ.
-        One more, of the run's root, where only that shows how to read the answer: see `_forms_by_root`, `_list_below`.
+        One or two more where only these show how to read the answer: see `_forms_by_root`, `_list_below`.
 
         `path`: relative to the run's root, without slashes at its ends, "" for the root.
         """
@@ -256,16 +258,22 @@ class ModelLab:
     async def _list_below(self, run_id: int, path: str, form: PathForm) -> _Answer:
         """List a directory below the root. The first answer whose paths seem relative to it is compared with the root.
 
-        Where they are the same the server ignores `path`, and the directory is empty, or gone.
+        Where they are the same, as for a path of no run, the server ignores `path`: the directory is empty, or gone.
         """
         answer = await self._list(run_id, path, form)
         if answer.fingerprint is None:
             return answer
         root = await self._list(run_id, "", _ROOT_FORM, is_compared=True)
-        is_whole = root.fingerprint == answer.fingerprint
+        is_whole = root.fingerprint == answer.fingerprint and await self._is_everywhere(run_id, answer)
         self._adopt(run_id, "", root)
         self.dialect = learn_whole_run(self.dialect, is_whole=is_whole)
         return answer if not is_whole else msgspec.structs.replace(answer, normal=nothing())
+
+    async def _is_everywhere(self, run_id: int, answer: _Answer) -> bool:
+        with suppress(errors.NotFound, errors.BadRequest):
+            nowhere = await self._list(run_id, _NOWHERE, answer.form, is_compared=True)
+            return nowhere.fingerprint == answer.fingerprint
+        return False
 
     async def project_files(self, project_id: str, add: Callable[[Sequence[IndexedFile]], None]) -> None:
         """Stream a project's listing: pass its files to `add` as they arrive.
@@ -282,9 +290,8 @@ class ModelLab:
                 async for piece in pieces:
                     size_bytes += len(piece)
                     if size_bytes > self._sizes.index_bytes:
-                        raise errors.AnswerTooLarge(
-                            f"a project's listing of more than {self._sizes.index_bytes >> 20} MiB"
-                        )
+                        limit = f"{self._sizes.index_bytes >> 20} MiB"
+                        raise errors.AnswerTooLarge(f"a project's listing of more than {limit}")
                     for start in range(0, len(piece), _INDEX_PIECE_BYTES):
                         add(decoder.feed(bytes(piece[start : start + _INDEX_PIECE_BYTES])))
                         await trio.lowlevel.checkpoint()
@@ -335,10 +342,8 @@ class ModelLab:
             left_out = "%s: left out %d entries whose names no filesystem can hold"
             log.warning(left_out, where, children.bad_names, extra=NOTICE)
         for name in children.shadowed[:1]:
-            log.warning(
-                "%s: %d names are both file and directory, the directories are shown; one is %s",
-                where, len(children.shadowed), name.decode(), extra=NOTICE,
-            )  # fmt: skip
+            both = "%s: %d names are both file and directory, the directories are shown; one is %s"
+            log.warning(both, where, len(children.shadowed), name.decode(), extra=NOTICE)
         if cut:
             may_be_cut = "%s: exactly %d entries: the server may have cut the listing at a page's end"
             log.warning(may_be_cut, where, rows, extra=NOTICE)
@@ -352,9 +357,7 @@ class ModelLab:
         self, endpoint: str, path: str, query: dict[str, str], decode: Callable[[bytes], Generator[None, None, T]]
     ) -> AsyncIterator[T]:
         # Each value is encoded exactly once, by us; names hold %, #, +, & and ? (model-lab-api.md, 9).
-        encoded = "&".join(
-            f"{urllib.parse.quote(k, safe='')}={urllib.parse.quote(v, safe='')}" for k, v in query.items()
-        )
+        encoded = urllib.parse.urlencode(query, safe="", quote_via=urllib.parse.quote)
         target = f"{API_PREFIX}{path}" + (f"?{encoded}" if encoded else "")
         async with self._transport.get_buffered(endpoint, target, deadline_s=self._deadline_s) as body:
             found, failure = await self._decoded(decode, body)
@@ -368,8 +371,7 @@ class ModelLab:
     async def _decoded(
         self, decode: Callable[[bytes], Generator[None, None, T]], body: bytes
     ) -> tuple[T | None, errors.ServiceError | None]:
-        """Decode a body; a failure is returned without its traceback, which would keep the body (docs/semantics.md
-        6.4).
+        """Decode a body; a failure is returned without its traceback, which would keep the body (semantics.md 6.4).
 
         Values are counted before they are made: a body of 256 MiB can become 10 GB of empty lists.
         """

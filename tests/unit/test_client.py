@@ -143,7 +143,7 @@ def test_any_name_is_encoded_exactly_once(name: str) -> None:
     """1.4: the same for any name that a filesystem can hold."""
 
     async def ask() -> list[httpx.Request]:
-        lab, server = connect(lambda _request: listing({"path": "x", "is_dir": False}))
+        lab, server = connect(lambda request: listing({"path": "x" if request.url.query else "y", "is_dir": False}))
         await lab.list_directory(1, name)
         return [request for request in server.requests if request.url.query]
 

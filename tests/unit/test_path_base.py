@@ -78,6 +78,22 @@ async def test_paths_that_are_relative_to_the_directory_cost_one_request(autojum
     assert [request.url.params.get("path", "") for request in server.requests] == ["", "a/", "", "b/", "b/a/"]
 
 
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_a_directory_with_the_names_of_the_root(is_refused: bool, autojump_clock: MockClock) -> None:
+    """1.1, form 2: a run that was copied into itself is not taken for one whose server ignores `path`."""
+    tree = {"": ["data/", "a"], "data": ["data/", "a"], "data/data": ["x"], "other": ["y"]}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        rows = tree.get(request.url.params.get("path", "").rstrip("/"))
+        if rows is None and is_refused:
+            return httpx.Response(404, json={"errors": []})
+        return listing(*({"path": path, "is_dir": path.endswith("/"), "file_size": 1} for path in rows or ()))
+
+    lab, _ = connect(handler)
+    for path in ("", "data", "data/data", "other", "data"):
+        assert await names(lab, path) == [name.rstrip("/") for name in tree[path]]
+
+
 async def test_a_directory_that_holds_its_namesake_misleads_once(autojump_clock: MockClock) -> None:
     """1.1, form 2: where paths are relative to the directory, `data/x` in `data` misleads until the next answer."""
     tree = {"data": ["data/x"], "other": ["y"], "data/data": ["x"]}
