@@ -95,6 +95,15 @@ class UnreadablePins(UserError):
         super().__init__(ExitCode.CACHE_REFUSED, f"the list of pins {path} {why}", fix)
 
 
+class UnchangedPins(UserError):
+    """The list of pins cannot be changed."""
+
+    def __init__(self, path: str, error: OSError) -> None:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free space there: `artifactfs cache clear`" if is_full else "see whether its directory can be written"
+        super().__init__(ExitCode.CACHE_REFUSED, f"the list of pins {path} cannot be changed: {error.strerror}", fix)
+
+
 class PinFile:
     """The pins of one cache directory, an absolute path without links. Safe for threads and processes."""
 
@@ -112,10 +121,9 @@ class PinFile:
         """Return the pins; read again only if the file is another. Where it cannot be read, which is logged, none."""
         try:
             self.read()
-        except (UnreadablePins, OSError) as error:
+        except UnreadablePins as error:
             self._adopt(None, ())
-            said = str(error) if isinstance(error, UnreadablePins) else f"{self.path}: {error.strerror}"
-            if said != self._said:
+            if (said := str(error)) != self._said:
                 log.warning("%s; until then nothing is kept from eviction", said)
             self._said = said
         else:
@@ -123,12 +131,14 @@ class PinFile:
         return self._pins
 
     def read(self) -> tuple[Pin, ...]:
-        """Return the same. Raises UnreadablePins, OSError."""
+        """Return the same. Raises UnreadablePins."""
         try:
             with self._opened() as directory:
                 self._adopt(*self._read(directory))
         except (FileNotFoundError, NotADirectoryError):  # there is no cache, or a link in its place
             self._adopt(None, ())
+        except OSError as error:
+            raise UnreadablePins(self.path, f"cannot be read: {error.strerror}") from None
         return self._pins
 
     def covers(self, site: str, place: str) -> bool:
@@ -144,16 +154,16 @@ class PinFile:
         return any(pin.run_id == run_id for pin in self.load())
 
     def add(self, pin: Pin) -> None:
-        """Add a pin, in place of one of the same place. Raises UnreadablePins, OSError."""
+        """Add a pin, in place of one of the same place. Raises UnreadablePins, UnchangedPins."""
         self._change(lambda pins: [*(each for each in pins if not each.is_of(pin.owner, pin.place)), pin])
 
     def remove(self, is_meant: Callable[[Pin], bool]) -> list[Pin]:
-        """Remove pins; returns them. Raises UnreadablePins, OSError."""
+        """Remove pins; returns them. Raises UnreadablePins, UnchangedPins."""
         before = self._change(lambda pins: [each for each in pins if not is_meant(each)])
         return [each for each in before if is_meant(each)]
 
     def update(self, owner: str, place: str, **changes: object) -> None:
-        """Change fields of the pin of a place, if there is one still. Raises UnreadablePins, OSError."""
+        """Change fields of the pin of a place, if there is one still. Raises UnreadablePins, UnchangedPins."""
 
         def changed(pin: Pin) -> Pin:
             return msgspec.structs.replace(pin, **changes) if pin.is_of(owner, place) else pin
@@ -162,6 +172,16 @@ class PinFile:
 
     def _change(self, change: Callable[[Sequence[Pin]], Sequence[Pin]]) -> tuple[Pin, ...]:
         """Replace the pins by others; returns those before."""
+        try:
+            return self._changed(change)
+        except FileNotFoundError as error:
+            if not change(()):
+                return ()  # there is no cache yet
+            raise UnchangedPins(self.path, error) from None
+        except OSError as error:
+            raise UnchangedPins(self.path, error) from None
+
+    def _changed(self, change: Callable[[Sequence[Pin]], Sequence[Pin]]) -> tuple[Pin, ...]:
         with self._opened() as directory:
             # Not the file, which is another one after each change.
             fcntl.flock(directory, fcntl.LOCK_EX)

@@ -1,7 +1,6 @@
 """`artifactfs pin`, `unpin` and `pins`: what stays in the cache on the local disk."""
 
 import contextlib
-import errno
 import functools
 import os
 from collections.abc import Sequence
@@ -168,15 +167,7 @@ def _not_pinned(path: str, site: str, place: str, pinned: Sequence[tuple[str, st
 
 def _removed(file: "PinFile", site: str | None, place: str | None) -> int:
     """Remove the pin of a place, of whatever account, or all; returns how many there were."""
-    try:
-        return len(file.remove(lambda each: place is None or (each.site, each.place) == (site, place)))
-    except FileNotFoundError:
-        return 0  # there is no cache yet
-    except OSError as error:
-        fact = f"the list of pins {file.path} cannot be changed: {error.strerror}"
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fix = "free space there: `artifactfs cache clear`" if is_full else "see whether its directory can be written"
-        raise UserError(ExitCode.CACHE_REFUSED, fact, fix) from None
+    return len(file.remove(lambda each: place is None or (each.site, each.place) == (site, place)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from artifactfs.control.pin_schema import Kept, PinAnswer, report
 from artifactfs.control.pinned_files import PinnedFiles, Place
 from artifactfs.control.snapshot import MountComponents
 from artifactfs.control.status_schema import SCHEMA, exact_json
-from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
+from artifactfs.pins import Pin, PinFile, UnchangedPins, UnreadablePins, needs_bytes
 from artifactfs.tree.nodes import ArtifactDir, ArtifactFile, Node, mount_path
 from artifactfs.util import threads
 
@@ -68,11 +68,8 @@ class PinCommands:
                     disk_room_bytes=await self._components.content.disk_cache.disk_room_bytes(),
                     cache_dir=self._pins.directory,
                 )
-            except UnreadablePins as error:
+            except (UnreadablePins, UnchangedPins) as error:
                 answer = PinAnswer(SCHEMA, error=error.fact, what_to_do=error.fix)
-            except OSError as error:
-                fact = f"the list of pins in {self._pins.directory} cannot be changed: {error.strerror}"
-                answer = PinAnswer(SCHEMA, error=fact, what_to_do="see whether that directory can be written")
         path = mount_path(place) if place is not None else None
         state = {"limit_bytes": self._limit_bytes, "is_offline": self._components.breaker.offline is not None}
         answer = msgspec.structs.replace(answer, path=path, **state)

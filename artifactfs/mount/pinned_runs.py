@@ -19,7 +19,7 @@ from artifactfs.content.open_files import OpenFileTable
 from artifactfs.control.pinned_files import PinnedFiles, Place
 from artifactfs.errors import NoThread
 from artifactfs.logs import NOTICE
-from artifactfs.pins import Pin, PinFile, UnreadablePins
+from artifactfs.pins import Pin, PinFile, UnchangedPins, UnreadablePins
 from artifactfs.tree import listing
 from artifactfs.tree.nodes import ArtifactFile, mount_path
 from artifactfs.tree.tree import Tree
@@ -170,7 +170,7 @@ class PinnedRuns:
             if pin.is_settled != is_settled:
                 update = partial(self._file.update, pin.owner, pin.place, is_settled=is_settled)
                 await self._run_in_thread(update)
-        except (NoThread, UnreadablePins, OSError) as error:
+        except (NoThread, UnreadablePins, UnchangedPins, OSError) as error:
             log.info("%s is pinned: %s", where, error)
         log.info("%s is pinned and has changed: the cache has it as it is now", where)
         return True

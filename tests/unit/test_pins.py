@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from artifactfs.pins import Pin, PinFile, UnreadablePins, needs_bytes
+from artifactfs.pins import Pin, PinFile, UnchangedPins, UnreadablePins, needs_bytes
 from tests.harness import needs_root
 
 SITE = "https://api.example.org"
@@ -46,11 +46,20 @@ def test_a_full_disk_can_be_unpinned(pins: PinFile, tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("artifactfs.pins.replace_file", full)
-    with pytest.raises(OSError, match="No space"):
+    sentence = "the list of pins .*/pins.json cannot be changed: No space left on device; free space there"
+    with pytest.raises(UnchangedPins, match=sentence):
         pins.remove(lambda pin: pin == RUN)
     assert pins.remove(lambda _pin: True) == [RUN, OTHERS]
     assert pins.load() == ()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_cache_that_is_not_there_yet(tmp_path: Path) -> None:
+    """It has no pins, so there is nothing to remove; what cannot be pinned there is said in one line."""
+    pins = PinFile(str(tmp_path / "none"))
+    assert pins.remove(lambda _pin: True) == []
+    with pytest.raises(UnchangedPins, match="No such file or directory"):
+        pins.add(RUN)
 
 
 def test_a_pin_replaces_the_one_of_its_place(pins: PinFile) -> None:
@@ -157,7 +166,7 @@ def test_a_directory_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "cache").rename(tmp_path / "other")
     (tmp_path / "cache").symlink_to("other")
     assert pins.load() == ()
-    with pytest.raises(OSError, match="cache"):
+    with pytest.raises(UnchangedPins, match="see whether its directory can be written"):
         pins.add(BELOW)
 
 
