@@ -25,7 +25,7 @@ class Plan:
     """The files to fetch with their sizes in bytes, their directories, and those that could not be listed.
 
     `links`: how many links to runs were not followed, by the path of the plan that they lie below. `mounts`: the bytes
-    in each mount, by its mount point.
+    in each mount, by its mount point. `errors`: why a path as a whole is not in the plan, by path.
     """
 
     files: list[tuple[str, int]] = field(default_factory=list)
@@ -33,6 +33,7 @@ class Plan:
     failures: list[str] = field(default_factory=list)
     links: dict[str, int] = field(default_factory=dict)
     mounts: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, UserError] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -41,21 +42,34 @@ class Plan:
 
 
 def plan(paths: Iterable[str]) -> Plan:
-    """List the files at and below `paths`, each once. Raises UserError for a path in no mount of ours that answers."""
+    """List the files at and below `paths`, each once. One in no mount of ours that answers is an error of the plan."""
     found = Plan()
     seen: set[str] = set()
-    asked = set[str]()
+    # By device: why a mount does not answer. It is asked once, and not for each path in it.
+    silent: dict[str, UserError | None] = {}
     for path in paths:
-        mount = _mount_of(path)
-        if mount.device not in asked:
-            control_client.check_answers(mount)
-            asked.add(mount.device)
-        for file, size in _walk(path, found):
-            if file not in seen:
-                seen.add(file)
-                found.files.append((file, size))
-                found.mounts[mount.point] = found.mounts.get(mount.point, 0) + size
+        try:
+            mount = _mount_of(path)
+            if mount.device not in silent:
+                silent[mount.device] = _silence(mount)
+            if (error := silent[mount.device]) is not None:
+                raise error
+            for file, size in _walk(path, found):
+                if file not in seen:
+                    seen.add(file)
+                    found.files.append((file, size))
+                    found.mounts[mount.point] = found.mounts.get(mount.point, 0) + size
+        except UserError as error:
+            found.errors[path] = error
     return found
+
+
+def _silence(mount: Mount) -> UserError | None:
+    try:
+        control_client.check_answers(mount)
+    except UserError as error:
+        return error
+    return None
 
 
 def fetch(todo: Plan, *, jobs: int, advance: Callable[[int], object], drop_pages: bool = False) -> int:

@@ -75,6 +75,7 @@ def _registered(paths: Sequence[str]) -> "Plan":
                 new.append(path)
             kept_places.check_is_in_run(path, answer)
         todo = warm.plan(paths)
+        output.raise_last(list(todo.errors.values()))
         output.give_up_on(todo.failures, "could not be listed, so nothing is pinned")
         for path in paths:
             answer, here = kept_places.looked("kept", path)

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -200,11 +200,21 @@ def or_by_number(error: UserError) -> UserError:
 def warm(paths: tuple[str, ...], jobs: int, dry_run: bool) -> None:
     """Fetch trees or files of a mount into the cache ahead of time.
 
-    After an interruption, call it again: it continues where it stopped.
+    Where one PATH fails, the others are fetched. After an interruption, call it again: it continues where it stopped.
     """
     from artifactfs import warm as warming
 
     todo = warming.plan(paths)
+    failed = list(todo.errors.values())
+    if found := [path for path in paths if path not in todo.errors]:
+        with output.collected(failed):
+            _warm(found, todo, jobs, dry_run)
+    output.raise_last(failed)
+
+
+def _warm(paths: Sequence[str], todo: "Plan", jobs: int, dry_run: bool) -> None:
+    from artifactfs import warm as warming
+
     for path, links in todo.links.items():
         if not os.path.ismount(path):  # the whole mount: its runs are in it, too
             fact = f"{path}: {counted(links, 'link')} to runs not followed"
@@ -235,7 +245,7 @@ def _check_fits(todo: "Plan") -> None:
             raise UserError(ExitCode.INCOMPLETE, fact, fix, subject=point)
 
 
-def _check_is_kept(paths: tuple[str, ...]) -> None:
+def _check_is_kept(paths: Sequence[str]) -> None:
     """Let the mounts fetch what the disk still lacks, such as what memory had. Raises UserError where that fails."""
     from artifactfs.cli import kept_places
 

@@ -119,6 +119,22 @@ def test_warm_of_what_is_not_there(lab: Lab, shell: Shell) -> None:
     shell.cli("umount", mounted.point).ok()
 
 
+def test_warm_of_several_paths_of_which_some_fail(lab: Lab, shell: Shell) -> None:
+    """5.8: as with cp and rsync, the others are fetched, each that fails is a line, and the exit code says it."""
+    mounted = shell.mount()
+    run_id = lab.new_run()
+    gone, good = mounted.path("runs", run_id, "none"), mounted.path("runs", run_id)
+    done = shell.cli("warm", shell.path("none"), good, gone)
+    assert (done.code, done.text, done.err.count("\n")) == (ExitCode.INCOMPLETE, "2 files, 30 B\n", 2), done.err
+    said = done.err.splitlines()
+    assert (shell.path("none") in said[0], gone in said[1]) == (True, True)
+    lab.reset()
+    mounted.sh('cat "$M/runs/$1/a.txt" "$M/runs/$1/sub/b.bin"', run_id).ok()
+    assert "content" not in lab.requests()
+    done = shell.cli("warm", "-n", gone, gone)
+    assert (done.code, done.out, done.err.count("\n")) == (ExitCode.INCOMPLETE, b"", 1)
+
+
 def test_warm_ends_with_ctrl_c_and_goes_on_where_it_was(lab: Lab, shell: Shell) -> None:
     """4.3: interrupted, `warm` ends at once; called again, it fetches no byte twice."""
     mounted = shell.mount()
