@@ -165,12 +165,13 @@ class Directories:
         if self.index is not None:
             self.index.mark_all_stale()
 
-    def clear(self) -> None:
-        """Remove everything (docs/semantics.md 6.3)."""
+    def clear(self, *, is_other_account: bool = True) -> None:
+        """Remove everything (docs/semantics.md 6.3). Programs of the same account still have what they were shown."""
         self.listings.clear()
-        runs = (self._run_roots, self._dirs, self.clocks)
-        for known in (*runs, self.sizes, self._needs_direct, self._shown_as_stored):
+        for known in (self._run_roots, self._dirs, self.clocks, self.sizes, self._needs_direct):
             known.clear()
+        if is_other_account:
+            self._shown_as_stored.clear()
         for other in (self._stored, self.index):
             if other is not None:
                 other.clear()
@@ -234,13 +235,13 @@ class Directories:
         return left_s if held.value.source is ListingSource.DIRECT else min(left_s, self._times.listing_ttl)
 
     async def _fetch_listing(self, key: tuple[int, str], old: DirectoryState | None) -> DirectoryState:
-        run_id, path = key
+        (run_id, path), began = key, self._clock()
         run = (await self._runs.get(run_id)).value
         has_stale = self.listings.get_any(key) is not None
-        state = await self._make(await self._provider.children(run, path, has_stale=has_stale), old)
+        state = await self._make(await self._provider.children(run, path, has_stale=has_stale), old, began)
         # A later rejection evicts what is cached.
         if state.source is ListingSource.INDEX and (self.index is None or not self.index.is_trusted(state.run)):
-            state = await self._make(await self._provider.direct(run, path), old)
+            state = await self._make(await self._provider.direct(run, path), old, began)
         return state
 
     def _on_entry(self, key: DirectoryKey, before: DirectoryState | None, state: DirectoryState) -> None:
@@ -261,8 +262,11 @@ class Directories:
         held = self.listings.get_any(key)
         return held is not None and held.value.source is ListingSource.DIRECT and held.requested_at > then
 
-    async def _make(self, answer: ListingAnswer, old: DirectoryState | None) -> DirectoryState:
-        """Make a listing of a provider's answer, with the times of the run's clock as that is when this returns."""
+    async def _make(self, answer: ListingAnswer, old: DirectoryState | None, began: float) -> DirectoryState:
+        """Make a listing of a provider's answer, with the times of the run's clock as that is when this returns.
+
+        An answer to a request that `began` too early to be cached says nothing of what comes after it.
+        """
         run, prefix, path, children = answer.run, answer.prefix, answer.path, answer.children
         is_direct = answer.indexed_at is None
         if is_direct:
@@ -273,19 +277,22 @@ class Directories:
                 await self.show_times(run, prefix, own=clock.own and has_index)
             children = await listing.completed(children, answer.indexed, times=clock_of(self.clocks, run).own)
         key = (run.run_id, path)
-        sizes = sizes_of(self.sizes, key)
-        began = clock = clock_of(self.clocks, run)
+        held, sizes = self.listings.get_any(key), sizes_of(self.sizes, key)
+        is_void = self.listings.is_outdated(key, began) or (held is not None and held.requested_at > began)
+        sizes = sizes.copied() if is_void else sizes
+        before = clock = clock_of(self.clocks, run)
         time_ns = self.clocks.seen_ns(run) if clock.own else clock.run_ns
         known = old.listing if old is not None else None
         if old is not None and old.is_stored and key not in self._shown_as_stored:
             # What a file is the same as cannot be told between two mounts: nothing is known that it was compared with.
             known = None
         made = await listing.build(children, run, path, known, self._site, self._wall_clock_ns(), sizes, time_ns)
-        keep(self.sizes, key, sizes)
+        if not is_void:
+            keep(self.sizes, key, sizes)
         # The old listing, and the index, may have the times of another clock.
         is_current = (old is None or old.clock is clock) and (clock.own or is_direct)
         if not is_current or self.clocks.get(run.run_id) is not clock or (clock.own and file_times.lacks_times(made)):
-            clock = await self.clocks.retime(made, run, prefix, path, began)
+            clock = await self.clocks.retime(made, run, prefix, path, before)
         if answer.indexed_at is None:
             return DirectoryState(run, prefix, made, ListingSource.DIRECT, clock)
         return DirectoryState(run, prefix, made, ListingSource.INDEX, clock, self._clock() - answer.indexed_at)
@@ -319,7 +326,7 @@ class Directories:
                 return
             old = self.listings.last_value(key)
             answer = await self._provider.accept(run, path, found, requested_at)
-            state = await self._make(answer, old)
+            state = await self._make(answer, old, requested_at)
             self.listings.store(key, state, requested_at)
 
         return found.children.by_name, keep

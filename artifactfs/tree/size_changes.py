@@ -114,6 +114,11 @@ class DirectorySizes(msgspec.Struct):
     grown: dict[bytes, GrownFile] = {}
     evicted: _Entries = {}
 
+    def copied(self) -> "DirectorySizes":
+        """Return the same for a listing that changes nothing here."""
+        grown = {name: GrownFile(each.entry, set(each.numbers)) for name, each in self.grown.items()}
+        return DirectorySizes(self.asks_contents, dict(self.overrides), grown, self.evicted)
+
     def overridden(self, item: ListedChild, now_ns: int, *, live: bool) -> ListedChild:
         """Return a listed child with the size that counts. `live`: see SizeOverride."""
         override = self.overrides.pop(item.name, None)

@@ -345,7 +345,7 @@ class Tree:
         """Ask the service from now on: what was shown so far is as good as its store says."""
         self._health.set_offline(False)
         self._catalogue.clear()
-        self._directories.clear()
+        self._directories.clear(is_other_account=False)
 
     def refresh(self, node: Node) -> Callable[[tuple[int, str]], bool]:
         """Make a node and everything below it stale (3.3); for a file, its directory.

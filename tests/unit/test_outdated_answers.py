@@ -131,6 +131,30 @@ async def test_an_answer_from_before_a_refresh_ends_no_directory(
     assert [each.name for each in (await tree.contents(below)).entries] == [b"f"]
 
 
+async def test_an_answer_from_before_a_refresh_ends_no_file(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """2.4, 3.3: nor is a file another one that such an answer lacks, and that grew since."""
+    service = Answering(runs={1: run(1)}, listings={(1, ""): directory()})
+    tree = tree_of(service, nursery)
+    root = await walk(tree, "runs/1")
+    await tree.contents(root)
+    await trio.sleep(61)
+    service.slow = ("",)
+    numbers = set()
+    async with trio.open_nursery() as callers:
+        callers.start_soon(tree.contents, root)
+        await trio.sleep(0.5)
+        service.slow = ()
+        for size in (10, 20):
+            service.listings[1, ""] = directory({"log": size})
+            tree.refresh(root)
+            numbers.add((await tree.lookup(root, b"log")).node.entry.number)
+        await trio.sleep(SLOW_S)
+    service.listings[1, ""] = directory({"log": 30})
+    tree.refresh(root)
+    numbers.add((await tree.lookup(root, b"log")).node.entry.number)
+    assert len(numbers) == 1
+
+
 async def test_a_listing_from_before_a_contradiction_does_not_answer_for_a_direct_one(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

@@ -315,38 +315,32 @@ async def test_what_changed_between_two_mounts_has_a_number_of_its_own(mount: Mo
     assert now["log"].number != before["log"].number
 
 
-async def test_what_was_shown_as_stored_goes_on(mount: Mount, service: FakeService, autojump_clock: MockClock) -> None:
-    """2.4, 8.2: a file that programs saw as it was stored is the same file when it grows."""
-    service.runs[1] = run()
-    service.listings[1, ""] = listed_directory({"log": 10})
-    before = await seen(mount, service, prefetch="off")
-    tree, _ = mount("off")
-    await node(tree, 1)
-    service.latency_s = 5.0
-    assert (await look(tree, 1))["log"] == before["log"]
-    service.listings[1, ""] = listed_directory({"log": 20})
-    await trio.sleep(6.0)
-    service.latency_s = 0.0
-    await trio.sleep(61.0)
-    assert (await look(tree, 1))["log"].number == before["log"].number
-
-
-async def test_an_outdated_answer_does_not_end_what_was_shown_as_stored(
-    mount: Mount, service: FakeService, autojump_clock: MockClock
+@pytest.mark.parametrize("how", ["slow", "outdated", "offline"])
+async def test_what_was_shown_as_stored_goes_on(
+    how: str, mount: Mount, service: FakeService, autojump_clock: MockClock
 ) -> None:
-    """2.4, 3.3: nor is it another after an answer that a refresh has made void."""
+    """2.4, 8.2: a file that programs saw as it was stored is the same when it grows; also where an answer is void that
+    came meanwhile (3.3), and where they saw it offline (8.5).
+    """
     service.runs[1] = run()
     service.listings[1, ""] = listed_directory({"log": 10})
     before = await seen(mount, service, prefetch="off")
     tree, _ = mount("off")
+    if how == "offline":
+        tree.go_offline()
     root = await node(tree, 1)
     service.latency_s = 5.0
     assert (await look(tree, 1))["log"] == before["log"]
-    tree.refresh(root)
+    if how == "outdated":
+        tree.refresh(root)
+    service.listings[1, ""] = listed_directory({"log": 20})
     await trio.sleep(6.0)
     service.latency_s = 0.0
-    service.listings[1, ""] = listed_directory({"log": 20})
-    assert (await look(tree, 1))["log"].number == before["log"].number
+    if how == "offline":
+        tree.go_online()
+    await trio.sleep(61.0)
+    now = (await look(tree, 1))["log"]
+    assert (now.number, now.size_bytes) == (before["log"].number, 20)
 
 
 async def test_what_was_stored_beside_it_goes_on_as_well(mount: Mount, service: FakeService) -> None:
