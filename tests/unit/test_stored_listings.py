@@ -333,6 +333,7 @@ async def test_what_was_shown_as_stored_goes_on(
     assert (await look(tree, 1))["log"] == before["log"]
     if how == "outdated":
         tree.refresh(root)
+        await trio.sleep(6.0)
     service.listings[1, ""] = listed_directory({"log": 20})
     await trio.sleep(6.0)
     service.latency_s = 0.0
