@@ -62,11 +62,15 @@ class MetadataState(msgspec.Struct, frozen=True):
 
 
 class _Put(msgspec.Struct, frozen=True):
-    """A record to be written: `freeze` is called in the loop, and its result in a thread; None: it is left out."""
+    """A record to be written: `freeze` is called in the loop, and its result in a thread; None: it is left out.
+
+    `is_stale`: a refresh was requested since it was.
+    """
 
     name: Name
     requested_at: float
     freeze: Callable[[], Encode]
+    is_stale: bool
 
 
 class WriteBehind:
@@ -184,7 +188,7 @@ class WriteBehind:
     # --- changing ------------------------------------------------------------------------------------------
 
     @no_checkpoint
-    def put(self, name: Name, requested_at: float, freeze: Callable[[], Encode]) -> None:
+    def put(self, name: Name, requested_at: float, freeze: Callable[[], Encode], *, is_stale: bool = False) -> None:
         """Store a value that was requested at `requested_at` (seconds since the epoch).
 
         `freeze` is called soon, and returns a function that makes the value's bytes, which is called in a thread.
@@ -193,7 +197,7 @@ class WriteBehind:
             return
         self._unknown.pop(name[:2], None)
         self._touch(name)
-        self._append(name, _Put(name, requested_at, freeze))
+        self._append(name, _Put(name, requested_at, freeze, is_stale))
 
     @no_checkpoint
     def remove(self, run_id: int, kind: str | None = None, key: bytes | None = None) -> None:
@@ -273,10 +277,7 @@ class WriteBehind:
                 self._batch = frozenset(names)
                 self._batch_ranges = sum(not isinstance(change, _Put) for change in changes)
                 self._ranges -= self._batch_ranges
-                frozen = [
-                    (change.name, change.requested_at, change.freeze()) if isinstance(change, _Put) else change
-                    for change in changes
-                ]
+                frozen = [(each, each.freeze()) if isinstance(each, _Put) else each for each in changes]
                 await self._in_thread(self._store_all, self._owner, frozen)
                 self._batch, self._batch_ranges = frozenset(), 0
         except Exception:
@@ -295,16 +296,16 @@ class WriteBehind:
                 log.debug("the metadata store: %s", error)
                 await trio.sleep(_PAUSE_S)
 
-    def _store_all(self, owner: str, changes: Sequence[tuple[Name, float, Encode] | Removal | Marking]) -> None:
+    def _store_all(self, owner: str, changes: Sequence[tuple[_Put, Encode] | Removal | Marking]) -> None:
         """Write changes in their order. Called in a thread."""
         found: list[Change] = []
         for change in changes:
             if not isinstance(change, tuple):
                 found.append(change)
                 continue
-            (kind, run_id, key), requested_at, encode = change
+            put, encode = change
             if (value := encode()) is not None:
-                found.append(Record(kind, run_id, key, value, requested_at))
+                found.append(Record(*put.name, value, put.requested_at, put.is_stale))
         self._store.write(self._scope(owner), found)
 
     def _scope(self, owner: str) -> int:

@@ -148,11 +148,16 @@ class StoredListings:
                     yield key, _with_clock(found, clock)
 
     def save(
-        self, key: DirectoryKey, value: DirectoryState, _before: DirectoryState | None, requested_at: float
+        self,
+        key: DirectoryKey,
+        value: DirectoryState,
+        _before: DirectoryState | None,
+        requested_at: float,
+        is_stale: bool,
     ) -> None:
         """Store a listing as it is when it is written, soon."""
         requested_s = self._times.of(requested_at - value.age_s)
-        self._store.put(_name(key), requested_s, partial(self._frozen, key, value))
+        self._store.put(_name(key), requested_s, partial(self._frozen, key, value), is_stale=is_stale)
 
     def remove(self, key: DirectoryKey) -> None:
         """Remove a listing."""

@@ -42,8 +42,8 @@ class StoredCache(Protocol[K_contra, V]):
     async def recall(self, key: K_contra) -> RecalledValue[V] | None:
         """Return a stored value; None if there is none. Raises ServiceError where one must be confirmed."""
 
-    def save(self, key: K_contra, value: V, before: V | None, requested_at: float) -> None:
-        """Store a value, which takes the place of the value `before` in the cache."""
+    def save(self, key: K_contra, value: V, before: V | None, requested_at: float, is_stale: bool) -> None:
+        """Store a value, which takes the place of the value `before` in the cache. `is_stale`: when it is read, too."""
 
     def remove(self, key: K_contra) -> None:
         """Remove a value, which is no more."""
@@ -95,7 +95,7 @@ class StoredValues(Generic[K, V]):
         fresh_until = now + self._fresh_s if self._fresh_s and not record.is_stale else _STALE
         return RecalledValue(value, now if fresh_until > now else now - age_s, fresh_until)
 
-    def save(self, key: K, value: V, before: V | None, requested_at: float) -> None:
+    def save(self, key: K, value: V, before: V | None, requested_at: float, is_stale: bool) -> None:
         """Store a value, unless it is as before."""
         if value == before:
             return
@@ -104,7 +104,7 @@ class StoredValues(Generic[K, V]):
         def freeze() -> Encode:
             return lambda: _encoded(encoder, to_form, value)
 
-        self._store.put(self._name(key), self._times.of(requested_at), freeze)
+        self._store.put(self._name(key), self._times.of(requested_at), freeze, is_stale=is_stale)
 
     def remove(self, key: K) -> None:
         """Remove a value; with a run's row all that is stored of the run."""

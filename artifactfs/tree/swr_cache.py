@@ -201,7 +201,8 @@ class StaleWhileRevalidateCache(Generic[K, V]):
     def save_again(self, key: K) -> None:
         """Store an entry whose value was changed in place."""
         if self.stored is not None and (entry := self._entries.get(key)) is not None:
-            self.stored.save(key, entry.value, None, entry.requested_at)
+            is_stale = entry.refresh_requested or entry.requested_at < self._all_stale_at
+            self.stored.save(key, entry.value, None, entry.requested_at, is_stale)
 
     async def get(self, key: K) -> CacheEntry[V]:
         """Return a fresh entry, or a stale one if its refresh fails for a passing reason or takes too long.
@@ -362,13 +363,13 @@ class StaleWhileRevalidateCache(Generic[K, V]):
         return fetch.discarded or is_invalidated or fetch.started < self._all_stale_at
 
     def _store_newer(self, key: K, value: V, requested_at: float, old: V | None) -> CacheEntry[V]:
-        entry = self._entry(value, requested_at)
-        known = self._entries.get(key)
+        entry, known = self._entry(value, requested_at), self._entries.get(key)
         if known is None or known.requested_at <= requested_at:
             before = last if (last := self._entries.last(key)) is not None else old
             self._entries[key] = entry
             if self.stored is not None:
-                self.stored.save(key, value, known.value if known is not None else None, requested_at)
+                last = known.value if known is not None else None
+                self.stored.save(key, value, last, requested_at, requested_at < self._all_stale_at)
             for on_entry in self.on_entry:
                 on_entry(key, before, value)
         self._absent.pop(key, None)
@@ -377,8 +378,7 @@ class StaleWhileRevalidateCache(Generic[K, V]):
 
     def _entry(self, value: V, requested_at: float) -> CacheEntry[V]:
         fresh_until = requested_at + self._ttl_s(value)
-        stale_until = fresh_until + self._stale_max_s
-        return CacheEntry(value, requested_at, fresh_until, stale_until, weight=self._weight(value))
+        return CacheEntry(value, requested_at, fresh_until, fresh_until + self._stale_max_s, weight=self._weight(value))
 
     def _note_failure(self, key: K, fetch: InflightFetch[V], error: Exception, had_stale: bool) -> None:
         if isinstance(error, errors.NotFound):

@@ -179,11 +179,12 @@ async def test_a_name_that_a_stored_listing_lacks_is_absent(mount: Mount, servic
     assert service.asked() == [("run", 1)]
 
 
-async def test_a_refresh_outlives_the_mount(mount: Mount, service: FakeService) -> None:
+@pytest.mark.parametrize("of_all", [True, False])
+async def test_a_refresh_outlives_the_mount(of_all: bool, mount: Mount, service: FakeService) -> None:
     """3.3, 8.2: what was refreshed and not listed since is asked for by the next mount, too."""
     await seen(mount, service)
     tree, metadata = mount()
-    tree.refresh(await node(tree, 1))
+    tree.mark_all_stale() if of_all else tree.refresh(await node(tree, 1))
     await metadata.flush()
     service.asked()
     later, _ = mount("off")
@@ -191,15 +192,20 @@ async def test_a_refresh_outlives_the_mount(mount: Mount, service: FakeService) 
     assert listed(service.asked()) == ["", "g0"]
 
 
-async def test_a_refresh_of_everything_outlives_the_mount(mount: Mount, service: FakeService) -> None:
-    """3.3, 8.2: the same of SIGHUP."""
-    await seen(mount, service)
+@pytest.mark.parametrize("of_all", [True, False])
+async def test_a_refresh_outlives_what_changes_the_listings(of_all: bool, mount: Mount, service: FakeService) -> None:
+    """3.3, 8.2: a listing that is stored again, with other times, say, and was not listed since, is as stale."""
     tree, metadata = mount()
-    tree.mark_all_stale()
+    await entries(tree, 1)
+    await tree.wait_for_indexes()
+    tree.mark_all_stale() if of_all else tree.refresh(await node(tree, 1))
+    await look(tree, 1)
+    await trio.sleep(10)  # until the index is checked
     await metadata.flush()
+    service.asked()
     later, _ = mount("off")
-    await look(later, 1)
-    assert listed(service.asked()) == [""]
+    await look(later, 1, "g2/d25")
+    assert listed(service.asked()) == ["g2/d25"]
 
 
 async def test_another_account_sees_nothing(mount: Mount, service: FakeService) -> None:
