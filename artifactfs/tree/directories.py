@@ -267,7 +267,9 @@ class Directories:
 
         An answer to a request that `began` too early to be cached says nothing of what comes after it.
         """
-        run, prefix, path, children = answer.run, answer.prefix, answer.path, answer.children
+        prefix, path, children = answer.prefix, answer.path, answer.children
+        # Not as it was when this was requested: it may have ended since, and all of its files show that.
+        run = self._row(answer.run)
         is_direct = answer.indexed_at is None
         if is_direct:
             clock = clock_of(self.clocks, run)
@@ -279,23 +281,22 @@ class Directories:
         key = (run.run_id, path)
         held, sizes = self.listings.get_any(key), sizes_of(self.sizes, key)
         is_void = self.listings.is_outdated(key, began) or (held is not None and held.requested_at > began)
-        sizes = sizes.copied() if is_void else sizes
         before = clock = clock_of(self.clocks, run)
         time_ns = self.clocks.seen_ns(run) if clock.own else clock.run_ns
         known = old.listing if old is not None else None
         if old is not None and old.is_stored and key not in self._shown_as_stored:
             # What a file is the same as cannot be told between two mounts: nothing is known that it was compared with.
             known = None
-        made = await listing.build(children, run, path, known, self._site, self._wall_clock_ns(), sizes, time_ns)
-        if not is_void:
-            keep(self.sizes, key, sizes)
+        its_sizes = sizes.copied() if is_void else sizes
+        made = await listing.build(children, run, path, known, self._site, self._wall_clock_ns(), its_sizes, time_ns)
+        keep(self.sizes, key, sizes)
         # The old listing, and the index, may have the times of another clock.
         is_current = (old is None or old.clock is clock) and (clock.own or is_direct)
         if not is_current or self.clocks.get(run.run_id) is not clock or (clock.own and file_times.lacks_times(made)):
             clock = await self.clocks.retime(made, run, prefix, path, before)
         if answer.indexed_at is None:
-            return DirectoryState(run, prefix, made, ListingSource.DIRECT, clock)
-        return DirectoryState(run, prefix, made, ListingSource.INDEX, clock, self._clock() - answer.indexed_at)
+            return DirectoryState(answer.run, prefix, made, ListingSource.DIRECT, clock)
+        return DirectoryState(answer.run, prefix, made, ListingSource.INDEX, clock, self._clock() - answer.indexed_at)
 
     async def _stale_times(self, run: Run, prefix: str, path: str) -> Mapping[bytes, ListedChild]:
         return await self.index.stale_times(run, prefix, path) if self.index is not None else {}

@@ -155,6 +155,28 @@ async def test_an_answer_from_before_a_refresh_ends_no_file(nursery: trio.Nurser
     assert len(numbers) == 1
 
 
+@pytest.mark.parametrize("is_void", [True, False])
+async def test_an_answer_from_before_the_end_of_the_run(
+    is_void: bool, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """2.3: once all files of a run show when it ended, an answer that was requested before does not undo that."""
+    service = Answering(runs={1: run(1)}, listings={(1, "d"): directory({"g": 1}, ["e"])})
+    service.listings[1, ""] = directory({"f": 5}, ["d"])
+    tree = tree_of(service, nursery)
+    root, below, file = [await walk(tree, path) for path in ("runs/1", "runs/1/d", "runs/1/f")]
+    await trio.sleep(61)
+    service.slow = ("d",)
+    async with trio.open_nursery() as callers:
+        callers.start_soon(tree.contents, below)
+        await trio.sleep(0.5)
+        service.runs[1] = ended = finished_run(1, minutes_ago=1)
+        tree.refresh(root if is_void else file)
+        await tree.contents(root)
+        await trio.sleep(SLOW_S)
+    found = [*(await tree.contents(root)).entries, *(await tree.contents(below)).entries]
+    assert {each.mtime_ns for each in found} == {ended.completed_ns}
+
+
 async def test_a_listing_from_before_a_contradiction_does_not_answer_for_a_direct_one(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
