@@ -3,14 +3,14 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.answers import FILES
-from tests.harness import FUSE_TYPE, Done, Mount, Shell, mount_type
+from tests.harness import ARTIFACTFS, FUSE_TYPE, Done, Mount, Shell, mount_type
 from tests.hostile import HostileServer, hostile_server
 
 # No key is judged by its shape: these look otherwise in a URL, in JSON and in a page.
@@ -54,9 +54,9 @@ class Attacked:
 
 
 @contextlib.contextmanager
-def attacked(directory: str, *options: str) -> Iterator[Attacked]:
+def attacked(directory: str, *options: str, program: Sequence[str] = (ARTIFACTFS,)) -> Iterator[Attacked]:
     """Run a hostile server and mount it."""
-    shell = Shell(directory, None, more_env=dict(KEYS))
+    shell = Shell(directory, None, program, more_env=dict(KEYS))
     with hostile_server() as server:
         try:
             yield Attacked(server, mount(shell, server.url, *options))

@@ -15,6 +15,7 @@ not resolve, with `stalls` never.
 `patient`: a mount waits ten times as long for an index, and before it shows what is stale: on a busy machine its server
 may take longer than the second that a refresh has.
 `quick-probes`: a mount that is offline asks for the service several times a second.
+`small-answers`: answers may be 1/16 as large.
 """
 
 import functools
@@ -26,12 +27,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from trio._core import _thread_cache
 
 from artifactfs import cli
 from artifactfs.content import block_format
 from artifactfs.fuse import kernel_dentries as kernel_names
 from artifactfs.fuse.operations import Operations
+from artifactfs.modellab import size_limits
 from artifactfs.mount import components, offline, session
 from artifactfs.tree import swr_cache
 from artifactfs.tree.nodes import ArtifactDir, DirSnapshot, LookupResult, Node
@@ -40,6 +43,8 @@ from artifactfs.tree.walk import project_index
 from artifactfs.util.clock import boottime
 
 BOOM = "boom"
+# By how much what `small-answers` bounds is smaller than in a mount.
+SCALE = 16
 
 
 class Planted(RuntimeError):
@@ -177,11 +182,19 @@ def patient() -> None:
     vars(swr_cache)["REFRESH_WAIT_S"] *= 10
 
 
+def small_answers() -> None:
+    """Let every bound of an answer be smaller. The defaults themselves change: they are bound where they are used."""
+    limits = size_limits.DEFAULTS
+    for name in limits.__struct_fields__:
+        msgspec.structs.force_setattr(limits, name, getattr(limits, name) // SCALE)
+
+
 if __name__ == "__main__":
     plants = {
         "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
         "old-kernel": old_kernel, "hasty-threads": hasty_threads,
         "stuck-disk": stuck_disk, "quick-probes": quick_probes, "patient": patient,
+        "small-answers": small_answers,
     }  # fmt: skip
     for each in sys.argv.pop(1).split("+"):
         plants[each]()

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.answers import (
 from tests.attacked import Attacked, attacked, check_failed, memory
 from tests.harness import LIMIT_S, Done, start_process, wait_until
 from tests.hostile import API
+from tests.launch import SCALE
 
 JSON = "Content-Type: application/json"
 GOOD = listing([{"path": "a.bin", "is_dir": False, "file_size": len(FILES["a.bin"])}])
@@ -33,7 +35,15 @@ OPEN = b'{"data":{"id":"1","attributes":{"path_in_project":"p/artifacts","files"
 CLOSE = b"]}}}"
 CHUNKED = head("200 OK", JSON, "Transfer-Encoding: chunked")
 GZIP = head("200 OK", JSON, "Content-Encoding: gzip")
+MIB = 1 << 20
+# The bounds of a mount, and of one whose answers are bounded to a part of them (tests/launch.py).
 MANY = 1_000_000
+BODY_BYTES = 256 * MIB
+# What glibc maps, and gives back at once, is from 32 MiB on whatever the program did before: that is scaled, too.
+SMALL = ("env", f"MALLOC_MMAP_THRESHOLD_={32 * MIB // SCALE}", sys.executable, "-m", "tests.launch", "small-answers")
+MANY_SMALL, BODY_SMALL_BYTES = MANY // SCALE, BODY_BYTES // SCALE
+# What a process grows by besides what it holds: pieces under way, modules, the allocator.
+BESIDES_BYTES = 16 * MIB
 # The deadline of a mount whose server drips, and how long its commands may take: twice that (docs/semantics.md 5.1).
 DEADLINE_S = 2.0
 
@@ -173,25 +183,45 @@ def list_while_others_work(attack: Attacked, halt: Halt, run_id: int) -> Done:
     return Done(command, process.returncode, out, err.decode(), 0.0)
 
 
-def test_a_million_entries(own_attack: Attacked) -> None:
-    """6.4, 1.1: of 10^6 entries all are listed; one more is EFBIG. Others are answered meanwhile."""
-    rows = b",".join(b'{"path":"f%07d","is_dir":false,"file_size":%d}' % (i, i) for i in range(MANY))
+def rows_of(first: int, count: int) -> bytes:
+    return b",".join(b'{"path":"f%07d","is_dir":false,"file_size":%d}' % (i, i) for i in range(first, first + count))
+
+
+@pytest.fixture
+def small_attack(tmp_path: Path) -> Iterator[Attacked]:
+    """The same, where an answer may be 1/16 as large."""
+    with attacked(str(tmp_path), program=SMALL) as each:
+        yield each
+
+
+def test_the_most_entries(small_attack: Attacked) -> None:
+    """6.4, 1.1: of as many entries as there may be all are listed; one more is EFBIG. Others are answered meanwhile."""
+    half = MANY_SMALL // 2
     halt = Halt()
     start = head("200 OK", JSON) + OPEN
-    most = own_attack.server.plant(
-        listing=halfway(halt, start + rows[: len(rows) // 2], raw(rows[len(rows) // 2 :] + CLOSE))
-    )
-    more = own_attack.server.plant(listing=raw(start, rows, b',{"path":"one more"}', CLOSE))
+    first, second = rows_of(0, half) + b",", rows_of(half, MANY_SMALL - half)
+    most = small_attack.server.plant(listing=halfway(halt, start + first, raw(second + CLOSE)))
+    more = small_attack.server.plant(listing=raw(start, first, second, b',{"path":"one more"}', CLOSE))
+
+    with small_attack.survives(growth_bytes=(1 << 30) // SCALE):
+        check_failed(small_attack.mounted.sh('ls "$M/runs/$1"', more), errno.EFBIG)
+        done = list_while_others_work(small_attack, halt, most)
+        assert sorted(done.ok().out.split()) == sorted([b".", b"..", *(b"f%07d" % i for i in range(MANY_SMALL))])
+        last = MANY_SMALL - 1
+        assert small_attack.mounted.sh('stat -c %s "$M/runs/$1/f$2"', most, f"{last:07d}").ok().text == f"{last}\n"
+
+
+def test_a_million_entries(own_attack: Attacked) -> None:
+    """6.4, 1.1: with the bounds as they are in a mount: of 10^6 entries the last is there, and one more is EFBIG."""
+    rows = raw(head("200 OK", JSON) + OPEN, rows_of(0, MANY))
+    most = own_attack.server.plant(listing=lambda asked: itertools.chain(rows(asked), [CLOSE]))
+    more = own_attack.server.plant(listing=lambda asked: itertools.chain(rows(asked), [b',{"path":"one more"}', CLOSE]))
 
     with own_attack.survives(growth_bytes=1 << 30):
         check_failed(own_attack.mounted.sh('ls "$M/runs/$1"', more), errno.EFBIG)
-        done = list_while_others_work(own_attack, halt, most)
-        names = set(done.ok().out.split())
-        assert len(names) == MANY + 2
-        assert {b"f0000000", b"f0500000", b"f%07d" % (MANY - 1)} < names
-        assert (
-            own_attack.mounted.sh('stat -c %s "$M/runs/$1/f$2"', most, f"{MANY - 1:07d}").ok().text == f"{MANY - 1}\n"
-        )
+        last = f"{MANY - 1:07d}"
+        done = own_attack.mounted.sh('cd "$M/runs/$1" && stat -c %s f0000000 f0500000 "f$2"', most, last)
+        assert done.ok().text.split() == ["0", "500000", str(MANY - 1)]
 
 
 def test_a_listing_of_two_gigabytes(own_attack: Attacked) -> None:
@@ -202,22 +232,22 @@ def test_a_listing_of_two_gigabytes(own_attack: Attacked) -> None:
         listing=halfway(halt, head("200 OK", JSON) + OPEN + row * 100_000, endless(b"", row))
     )
 
-    with own_attack.survives(growth_bytes=512 << 20):
+    with own_attack.survives(growth_bytes=2 * BODY_BYTES):
         check_failed(list_while_others_work(own_attack, halt, run_id), errno.EFBIG)
     # What sockets hold comes on top.
-    assert 256 << 20 < own_attack.server.sent[f"{API}/runs/{run_id}/artifacts"] < 320 << 20
+    assert BODY_BYTES < own_attack.server.sent[f"{API}/runs/{run_id}/artifacts"] < 320 * MIB
 
 
-def test_a_compressed_bomb(own_attack: Attacked) -> None:
+def test_a_compressed_bomb(small_attack: Attacked) -> None:
     """6.4: a listing of 2 MB that inflates to 2 GiB is EFBIG, and takes no more memory than a plain one."""
-    run_id = own_attack.server.plant(listing=lambda _: itertools.chain([GZIP], bomb(2048)))
+    run_id = small_attack.server.plant(listing=lambda _: itertools.chain([GZIP], bomb(2048)))
 
-    with own_attack.survives(growth_bytes=512 << 20):
-        check_failed(own_attack.mounted.sh('ls "$M/runs/$1"', run_id), errno.EFBIG)
+    with small_attack.survives(growth_bytes=2 * BODY_SMALL_BYTES + BESIDES_BYTES):
+        check_failed(small_attack.mounted.sh('ls "$M/runs/$1"', run_id), errno.EFBIG)
 
 
 # One body at its most, what others may hold beside it, and what goes with them.
-TOGETHER_BYTES = (256 + 16 + 64) << 20
+TOGETHER_BYTES = (256 + 16 + 64) * MIB // SCALE + BESIDES_BYTES
 TOGETHER_S = 300.0
 
 
@@ -230,9 +260,9 @@ def packed(filler: bytes, count: int) -> Answer:
 # How listings are made that are refused, with what, and how many of them are enough to go past the bound.
 REFUSED: dict[str, tuple[Callable[[], Answer], int, int]] = {
     "too long": (lambda: lambda _: itertools.chain([GZIP], bomb(2048)), errno.EFBIG, 3),
-    "no listing": (lambda: lambda _: itertools.chain([GZIP], bomb(250)), errno.EBADMSG, 3),
-    "too many rows": (lambda: packed(b'{"path":"f"},', 5 * MANY), errno.EFBIG, 8),
-    "too many lists": (lambda: packed(b"[],", 20 * MANY), errno.EFBIG, 8),
+    "no listing": (lambda: lambda _: itertools.chain([GZIP], bomb(250 // SCALE)), errno.EBADMSG, 3),
+    "too many rows": (lambda: packed(b'{"path":"f"},', 5 * MANY_SMALL), errno.EFBIG, 8),
+    "too many lists": (lambda: packed(b"[],", 20 * MANY_SMALL), errno.EFBIG, 8),
 }
 
 
@@ -241,8 +271,8 @@ def test_refused_listings_side_by_side(name: str, tmp_path: Path) -> None:
     """6.4: several listings at once that are refused take the memory of one, and keep none of it."""
     make, expected, count = REFUSED[name]
     answer = make()
-    # They are inflated one after the other: seconds of one processor, which others may need.
-    with attacked(str(tmp_path), "--deadline", f"{TOGETHER_S:g}s") as attack:
+    # They are inflated one after the other: time of one processor, which others may need.
+    with attacked(str(tmp_path), "--deadline", f"{TOGETHER_S:g}s", program=SMALL) as attack:
         mounted = attack.mounted
         runs = [attack.server.plant(listing=answer) for _ in range(count)]
         attack.works()
@@ -252,7 +282,8 @@ def test_refused_listings_side_by_side(name: str, tmp_path: Path) -> None:
                 done = list(pool.map(lambda run: mounted.sh('ls "$M/runs/$1"', run, limit_s=2 * TOGETHER_S), runs))
             for each in done:
                 check_failed(each, expected)
-            assert memory(mounted.pid, "VmRSS") - before < 64 << 20
+            # Far below what one of them took.
+            assert memory(mounted.pid, "VmRSS") - before < BODY_SMALL_BYTES // 2
 
 
 DRIPS: dict[str, bytes] = {
