@@ -72,7 +72,7 @@ def test_copies_of_files_without_a_size(
     """
     lab.switch(size_form="absent", index="404", ranges="ignored", length="chunked")
     mounted = mounting(*options)
-    size = 128 << 20
+    size = 80 << 20
     run_id = lab.new_run({"cp/a.bin": size, "tar/b.bin": size})
     for name in ("cp/a.bin", "tar/b.bin"):
         shown = look(mounted, "runs", run_id, name)
