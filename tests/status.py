@@ -44,3 +44,9 @@ def metrics(mounted: Mount) -> dict[tuple[str, tuple[tuple[str, str], ...]], flo
     found = dict(samples)
     assert len(found) == len(samples)
     return found
+
+
+def failed_requests(mounted: Mount, *outcomes: str) -> int:
+    """Return how many requests ended with one of these outcomes; each attempt counts."""
+    counted = {name: value for name, value in metrics(mounted).items() if name[0] == "artifactfs_requests_total"}
+    return int(sum(value for (_, labels), value in counted.items() if dict(labels)["outcome"] in outcomes))
