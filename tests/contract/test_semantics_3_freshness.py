@@ -119,14 +119,15 @@ def test_an_old_tree_is_served_while_the_server_stalls(lab: Lab, mounting: Mount
     """3.2: with a server that accepts and never answers, a whole walk waits 1 s once, not at each directory."""
     run_id = lab.new_run({f"d{i}/f": i for i in range(DIRECTORIES)})
     truth = lab.truth(run_id)
-    mounted = mounting(*AT_ONCE, "--deadline", "5s")
+    mounted = mounting(*AT_ONCE)
     mounted.log.announce("did not answer|found no end|no answer within", optional=True)
     mounted.tree(run_id)
     lab.fault("any", {"stall": True})
     lab.reset()
 
     assert mounted.tree(run_id) == truth
-    assert lab.total() < DIRECTORIES
+    # One, and a probe each 5 s; where each directory waits its second, 17.
+    assert lab.total() <= DIRECTORIES // 2
 
 
 def test_an_old_tree_is_served_during_an_outage(own_lab: Lab, shell: Shell) -> None:
