@@ -22,7 +22,7 @@ GROWTH_BYTES = 128 << 20
 def mount(shell: Shell, url: str, *options: str, name: str = "mnt") -> Mount:
     """Mount what is at `url` in the background."""
     mounted = shell.expected_mount(name)
-    shell.cli("mount", "--api-url", url, "--log-file", mounted.log_file, *options, mounted.point).ok()
+    shell.run_forked("mount", "--api-url", url, "--log-file", mounted.log_file, *options, mounted.point).ok()
     assert mount_type(mounted.point) == FUSE_TYPE
     return mounted
 

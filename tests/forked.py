@@ -11,6 +11,7 @@ import ctypes
 import functools
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -20,6 +21,8 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+
+import artifactfs.__main__
 
 # Room for the environment and for the arguments of a mount, in place of those of the process that is forked.
 _ENVIRON_BYTES, _ARGUMENTS_BYTES = 32 << 10, 8 << 10
@@ -148,15 +151,12 @@ def _become(command: list[str], env: dict[str, str], directory: str, mask: int, 
 
 
 def _main(command: list[str]) -> int:
-    from artifactfs.__main__ import main
-    from tests import launch
-
     if command[1] == "-m":
-        sys.argv = [launch.__file__, *command[3:]]
-        launch.main()
+        sys.argv = [command[2], *command[3:]]
+        runpy.run_module(command[2], run_name="__main__", alter_sys=True)
     else:
         sys.argv = command
-        main()
+        artifactfs.__main__.main()
     return 0
 
 
@@ -189,6 +189,5 @@ def _show(command: list[str], env: dict[str, str]) -> None:
 if __name__ == "__main__":
     from artifactfs.cli import starting  # noqa: F401
     from artifactfs.mount import session  # noqa: F401
-    from tests import launch  # noqa: F401
 
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -139,17 +139,17 @@ class Shell:
         assert self.lab is not None
         mounted = self.expected_mount(name)
         log_option = ("--log-file", mounted.log_file)
-        self._run_forked("mount", "--api-url", self.lab.url, *log_option, *options, mounted.point, env=env).ok()
+        self.run_forked("mount", "--api-url", self.lab.url, *log_option, *options, mounted.point, env=env).ok()
         assert mount_type(mounted.point) == FUSE_TYPE
         self.lab.reset()
         return mounted
 
-    def _run_forked(self, *arguments: str, env: Mapping[str, str | None] | None) -> Done:
+    def run_forked(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> Done:
         """Do what `cli` does by a fork of a process that has done the imports, where there is one (tests/forked.py)."""
         # What it costs most is to start Python, for which a starved machine has taken more than LIMIT_S.
         limit_s = 3 * LIMIT_S
         command, changed = [*self.program, *arguments], self._changed(env)
-        is_ours = self.program[0] == ARTIFACTFS or tuple(self.program[:3]) == (sys.executable, "-m", "tests.launch")
+        is_ours = self.program[0] == ARTIFACTFS or tuple(self.program[:2]) == (sys.executable, "-m")
         starter = forked.starter_for(command, changed) if is_ours and not self.prefix else None
         if starter is None or not starter.busy.acquire(blocking=False):
             return self.cli(*arguments, env=env, limit_s=limit_s)

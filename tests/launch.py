@@ -189,20 +189,13 @@ def small_answers() -> None:
         msgspec.structs.force_setattr(limits, name, getattr(limits, name) // SCALE)
 
 
-PLANTS = {
-    "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
-    "old-kernel": old_kernel, "hasty-threads": hasty_threads,
-    "stuck-disk": stuck_disk, "quick-probes": quick_probes, "patient": patient,
-    "small-answers": small_answers,
-}  # fmt: skip
-
-
-def main() -> None:
-    """Plant what the first argument says, and run the command line; never returns."""
-    for each in sys.argv.pop(1).split("+"):
-        PLANTS[each]()
-    cli.main()
-
-
 if __name__ == "__main__":
-    main()
+    plants = {
+        "lookup-raises": lookup_raises, "count-inodes": count_inodes, "clock": clock, "names": names,
+        "old-kernel": old_kernel, "hasty-threads": hasty_threads,
+        "stuck-disk": stuck_disk, "quick-probes": quick_probes, "patient": patient,
+        "small-answers": small_answers,
+    }  # fmt: skip
+    for each in sys.argv.pop(1).split("+"):
+        plants[each]()
+    cli.main()

@@ -55,7 +55,7 @@ class KeptWorld(World):
         with open(self._shell.path("refreshes"), "w", encoding="ascii") as file:
             file.write("0")
         options = ("--api-url", self.lab.url, "--log-file", self.mount.log_file, "--deadline", DEADLINE)
-        done = self._shell.cli("mount", *options, "--prefetch", "off", *MODES[mode], self.mount.point)
+        done = self._shell.run_forked("mount", *options, "--prefetch", "off", *MODES[mode], self.mount.point)
         if mode == "offline" and done.code == ExitCode.MOUNT_REFUSED and "so there is nothing to mount" in done.err:
             return False
         done.ok()
