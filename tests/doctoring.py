@@ -42,7 +42,7 @@ class Told:
 def ask(shell: Shell, *arguments: str, env: Mapping[str, str | None] | None = None, code: int | None = None) -> Told:
     assert shell.lab is not None
     shell.lab.reset()
-    done = shell.cli("doctor", "--json", "--api-url", shell.lab.url, *arguments, env=env)
+    done = shell.run_forked("doctor", "--json", "--api-url", shell.lab.url, *arguments, env=env)
     for key in (shell.lab.api_key, shell.lab.app_key):
         assert key not in done.text + done.err
     told = Told(done)

@@ -1,8 +1,8 @@
-"""`artifactfs mount` without the third of a second in which Python starts and imports: a fork of one that has.
+"""`artifactfs` without the third of a second in which Python starts and imports: a fork of a process that has.
 
 Hundreds of mounts are started only to look at them. What is started so is a process of its own with the arguments, the
 environment and the descriptors of the real one, in the places where the kernel shows them; only its imports are done.
-Whoever tests the start itself runs the command (`Shell.cli`), and so does every mount with ARTIFACTFS_UNFORKED=1.
+Whoever tests the start itself runs the command (`Shell.cli`), and with ARTIFACTFS_UNFORKED=1 everything does.
 """
 
 import atexit
@@ -34,7 +34,7 @@ _PR_SET_NAME = 15
 
 
 class Starter:
-    """A process that has imported all that a mount needs. `busy`: while it starts one; it does one at a time."""
+    """A process that has done the imports. `busy`: while it runs a command; it runs one at a time."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.busy = threading.Lock()
@@ -98,7 +98,7 @@ def _starter(env: tuple[tuple[str, str], ...]) -> Starter:
 
 
 def starter_for(command: Sequence[str], env: Mapping[str, str]) -> Starter | None:
-    """Return the process to fork for a command with this environment; None where there is no such."""
+    """Return the process to fork for a command with this environment; None where there is none."""
     words = sum(len(os.fsencode(word)) + 1 for word in (sys.executable, *command))
     pairs = sum(len(os.fsencode(name + value)) + 2 for name, value in env.items())
     if os.environ.get("ARTIFACTFS_UNFORKED") == "1" or words > _ARGUMENTS_BYTES or pairs > _ENVIRON_BYTES:
@@ -187,7 +187,10 @@ def _show(command: list[str], env: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    from artifactfs.cli import starting  # noqa: F401
-    from artifactfs.mount import session  # noqa: F401
+    # What mount, umount, refresh, info, doctor and download import.
+    from artifactfs.cli import doctor, download, starting  # noqa: F401
+    from artifactfs.doctor import examine  # noqa: F401
+    from artifactfs.download import source_files, transfers  # noqa: F401
+    from artifactfs.mount import session, unmount  # noqa: F401
 
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -139,15 +139,17 @@ class Shell:
         assert self.lab is not None
         mounted = self.expected_mount(name)
         log_option = ("--log-file", mounted.log_file)
-        self.run_forked("mount", "--api-url", self.lab.url, *log_option, *options, mounted.point, env=env).ok()
+        command = ("mount", "--api-url", self.lab.url, *log_option, *options, mounted.point)
+        # What it costs most is to start Python, for which a starved machine has taken more than LIMIT_S.
+        self.run_forked(*command, env=env, limit_s=3 * LIMIT_S).ok()
         assert mount_type(mounted.point) == FUSE_TYPE
         self.lab.reset()
         return mounted
 
-    def run_forked(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> Done:
+    def run_forked(
+        self, *arguments: str, env: Mapping[str, str | None] | None = None, limit_s: float = LIMIT_S
+    ) -> Done:
         """Do what `cli` does by a fork of a process that has done the imports, where there is one (tests/forked.py)."""
-        # What it costs most is to start Python, for which a starved machine has taken more than LIMIT_S.
-        limit_s = 3 * LIMIT_S
         command, changed = [*self.program, *arguments], self._changed(env)
         is_ours = self.program[0] == ARTIFACTFS or tuple(self.program[:2]) == (sys.executable, "-m")
         starter = forked.starter_for(command, changed) if is_ours and not self.prefix else None
@@ -273,7 +275,7 @@ class Mount:
         return error
 
     def umount(self) -> None:
-        self.shell.cli("umount", self.point).ok()
+        self.shell.run_forked("umount", self.point).ok()
 
     @property
     def pid(self) -> int:

@@ -24,13 +24,13 @@ def status(mounted: Mount) -> dict[str, Any]:
 
 def refresh(mounted: Mount, *parts: object) -> None:
     """Run `artifactfs refresh` on a path of the mount; it must say what it keeps, and nothing else."""
-    done = mounted.shell.cli("refresh", mounted.path(*parts)).ok()
+    done = mounted.shell.run_forked("refresh", mounted.path(*parts)).ok()
     assert (done.text, done.err) == (f"{KEPT}\n", "")
 
 
 def info(mounted: Mount, *parts: object) -> dict[str, Any]:
     """Return what `artifactfs info --json` says of a path of the mount."""
-    told: dict[str, Any] = json.loads(mounted.shell.cli("info", "--json", mounted.path(*parts)).ok().text)
+    told: dict[str, Any] = json.loads(mounted.shell.run_forked("info", "--json", mounted.path(*parts)).ok().text)
     return told
 
 

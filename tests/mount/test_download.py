@@ -71,7 +71,7 @@ def test_an_end_in_the_middle(sign: signal.Signals, way: str, lab: Lab, service:
     assert copied(f"{out}/{run_id}").keys() != {b"big.bin"}
     lab.switch(bytes_per_s=0)
     lab.reset()
-    done = service.cli("download", path, out).ok()
+    done = service.run_forked("download", path, out).ok()
     assert done.text.startswith("1 file, ")
     # A mount reads ahead, and has some of it in its cache.
     assert lab.stats()["content_bytes"] < BIG - kept + (2 << 20)
@@ -99,7 +99,7 @@ def test_a_file_that_is_replaced_between_two_calls(way: str, lab: Lab, service: 
     lab.switch(bytes_per_s=0)
     for size in (BIG, BIG + 1):
         lab.files(run_id, change={"big.bin": {"size": size}})
-        service.cli("download", path, out).ok()
+        service.run_forked("download", path, out).ok()
         assert copied(f"{out}/{run_id}") == {b"big.bin": size}
         assert digest(file) == lab.sha256(run_id, "big.bin")
 
@@ -109,21 +109,21 @@ def test_many_small_files(lab: Lab, service: Shell) -> None:
     run_id = lab.new_run({f"d{number % 4}/f{number}.txt": number for number in range(200)})
     out = service.path("out")
     lab.reset()
-    assert service.cli("download", str(run_id), out, "--jobs", "3").ok().text == "200 files, 19.4 KiB\n"
+    assert service.run_forked("download", str(run_id), out, "--jobs", "3").ok().text == "200 files, 19.4 KiB\n"
     stats = lab.stats()
     assert stats["requests"]["content"] <= 200
     assert stats["total"] <= 200 + 12
     assert stats["peak"] <= 3 + 4
     assert copied(f"{out}/{run_id}") == lab.truth(run_id)
     lab.reset()
-    assert service.cli("download", str(run_id), out).ok().text == "0 files, 0 B; 200 files already there\n"
+    assert service.run_forked("download", str(run_id), out).ok().text == "0 files, 0 B; 200 files already there\n"
     assert "content" not in lab.stats()["requests"]
 
 
 def test_without_fuse(lab: Lab, service: Shell) -> None:
     """Where the binding of FUSE cannot be imported, it works; `mount` does not, so that the test means something."""
     service.program = (sys.executable, "-c", _WITHOUT_FUSE)
-    service.cli("download", str(sample.RUN), service.path("out")).ok()
+    service.run_forked("download", str(sample.RUN), service.path("out")).ok()
     assert copied(service.path(f"out/{sample.RUN}")) == lab.truth(sample.RUN)
     assert service.cli("mount", service.directory_for_mount()).code != 0
 
@@ -189,12 +189,12 @@ def test_a_full_disk(lab: Lab, service: Shell) -> None:
     out = service.make_directory("out")
     run("mount", "-t", "tmpfs", "-o", "size=4m", "none", out).ok()
     try:
-        done = service.cli("download", str(run_id), out)
+        done = service.run_forked("download", str(run_id), out)
         assert done.code == ExitCode.INCOMPLETE
         said = f"there is no room left in {out} (No space left on device); free some, and call again to go on"
         assert done.err == f"artifactfs: {said}\n"
         run("mount", "-o", "remount,size=8m", out).ok()
-        service.cli("download", str(run_id), out).ok()
+        service.run_forked("download", str(run_id), out).ok()
         assert copied(f"{out}/{run_id}") == lab.truth(run_id)
     finally:
         run("umount", out)
@@ -215,7 +215,7 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
         ((str(sample.RUN), ""), {}, ExitCode.USAGE),
     ):
         lab.reset()
-        done = service.cli("download", *arguments, env=env)
+        done = service.run_forked("download", *arguments, env=env)
         assert (done.code, done.err.count("\n")) == (code, 1), done.err
         if code != ExitCode.KEYS_REJECTED:
             assert lab.total() == 0
@@ -225,7 +225,7 @@ def test_what_fails_at_once(lab: Lab, service: Shell) -> None:
 
 def test_a_run_that_is_not_there(service: Shell) -> None:
     """A download of which nothing came says why, and no figures of nothing."""
-    done = service.cli("download", "99999999", service.path("out"))
+    done = service.run_forked("download", "99999999", service.path("out"))
     assert (done.code, done.text) == (ExitCode.INCOMPLETE, "")
     assert "99999999" in done.err
 
@@ -249,7 +249,7 @@ def test_names_of_a_hostile_server(service: Shell) -> None:
     with hostile_server() as server:
         run_id = server.plant(listing=raw(ok(body)), files={})
         out = service.path("out")
-        done = service.cli("download", str(run_id), out, env={"ARTIFACTFS_API_URL": server.url})
+        done = service.run_forked("download", str(run_id), out, env={"ARTIFACTFS_API_URL": server.url})
         assert "Traceback" not in done.err
         left_out = rf"warning: run {run_id}, directory /: left out \d\d entries whose names no filesystem can hold\n"
         assert re.search(left_out, done.err)
