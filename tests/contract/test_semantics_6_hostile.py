@@ -1,10 +1,11 @@
 """Sections 1.3, 5 and 6.4 of the contract: what a server says of runs and directories, however it says it."""
 
+import contextlib
 import errno
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -251,38 +252,61 @@ TOGETHER_BYTES = (256 + 16 + 64) * MIB // SCALE + BESIDES_BYTES
 TOGETHER_S = 300.0
 
 
-def packed(filler: bytes, count: int) -> Answer:
-    """Send the gzip of a listing of so many of these, which is made once."""
-    body = GZIP + gzipped(OPEN + filler * count + b"{}" + CLOSE)
-    return lambda _: iter([body])
+def packed(filler: bytes, count: int) -> list[bytes]:
+    """Return the gzip of a listing of so many of these, in two pieces: the end of the gzip comes by itself."""
+    body = gzipped(OPEN + filler * count + b"{}" + CLOSE)
+    return [GZIP, body[:-8], body[-8:]]
 
 
-# How listings are made that are refused, with what, and how many of them are enough to go past the bound.
-REFUSED: dict[str, tuple[Callable[[], Answer], int, int]] = {
-    "too long": (lambda: lambda _: itertools.chain([GZIP], bomb(2048)), errno.EFBIG, 3),
-    "no listing": (lambda: lambda _: itertools.chain([GZIP], bomb(250 // SCALE)), errno.EBADMSG, 3),
-    "too many rows": (lambda: packed(b'{"path":"f"},', 5 * MANY_SMALL), errno.EFBIG, 8),
-    "too many lists": (lambda: packed(b"[],", 20 * MANY_SMALL), errno.EFBIG, 8),
+# How listings are made that are refused, at which piece they are nearly all there, with what they are refused, and how
+# many of them are enough to go past the bound.
+REFUSED: dict[str, tuple[Callable[[], Iterable[bytes]], int, int, int]] = {
+    "too long": (lambda: itertools.chain([GZIP], bomb(2048)), 16, errno.EFBIG, 3),
+    "no listing": (lambda: itertools.chain([GZIP], bomb(250 // SCALE)), 16, errno.EBADMSG, 3),
+    "too many rows": (lambda: packed(b'{"path":"f"},', 5 * MANY_SMALL), 2, errno.EFBIG, 12),
+    "too many lists": (lambda: packed(b"[],", 20 * MANY_SMALL), 2, errno.EFBIG, 12),
 }
+
+
+def held(halt: Halt, pieces: Iterable[bytes], nearly_all: int) -> Answer:
+    """Send these, and wait for the test's word before that piece."""
+
+    def answer(_: Asked) -> Iterator[bytes]:
+        for number, piece in enumerate(pieces):
+            if number == nearly_all:
+                halt.here()
+            yield piece
+
+    return answer
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_listings_side_by_side(name: str, tmp_path: Path) -> None:
     """6.4: several listings at once that are refused take the memory of one, and keep none of it."""
-    make, expected, count = REFUSED[name]
-    answer = make()
+    make, nearly_all, expected, count = REFUSED[name]
     # They are inflated one after the other: time of one processor, which others may need.
     with attacked(str(tmp_path), "--deadline", f"{TOGETHER_S:g}s", program=SMALL) as attack:
         mounted = attack.mounted
-        runs = [attack.server.plant(listing=answer) for _ in range(count)]
+
+        def refused() -> None:
+            halts = [Halt() for _ in range(count)]
+            runs = [attack.server.plant(listing=held(halt, list(make()), nearly_all)) for halt in halts]
+            with ThreadPoolExecutor(count) as pool:
+                ended = pool.map(lambda run: mounted.sh('ls "$M/runs/$1"', run, limit_s=2 * TOGETHER_S), runs)
+                with contextlib.ExitStack() as all_there:
+                    for halt in halts:
+                        all_there.enter_context(halt.reached())
+                    attack.works()  # others are answered, and the mount has taken what was sent
+                for each in list(ended):
+                    check_failed(each, expected)
+
         attack.works()
+        with attack.survives(growth_bytes=TOGETHER_BYTES):
+            refused()
+        # The allocator has what it needs for so many by now: from here on far less than one of them may be left.
         before = memory(mounted.pid, "VmRSS")
         with attack.survives(growth_bytes=TOGETHER_BYTES):
-            with ThreadPoolExecutor(len(runs)) as pool:
-                done = list(pool.map(lambda run: mounted.sh('ls "$M/runs/$1"', run, limit_s=2 * TOGETHER_S), runs))
-            for each in done:
-                check_failed(each, expected)
-            # Far below what one of them took.
+            refused()
             assert memory(mounted.pid, "VmRSS") - before < BODY_SMALL_BYTES // 2
 
 
