@@ -277,10 +277,10 @@ class Fetcher:
                 return  # by another proof: this one was of the smaller file
             if not found.compared:
                 blocks.validator = None  # no reader has anything that the next answer could contradict
-            elif found.size_bytes > known_bytes:
-                await self._grow(found.size_bytes if blocks.size is not None else None)
             elif blocks.size is None:
                 blocks.go_on(found.validator)  # it may have grown: nothing tells
+            elif found.size_bytes > known_bytes:
+                await self._grow(found.size_bytes)
             elif found.validator not in (None, blocks.validator):
                 self._ignore_validators()
 
