@@ -195,8 +195,8 @@ async def _request(
 
     `sizes`: see `prove`, listed and doubted. A server may grant less than was asked for: the rest is requested, too.
     """
-    attempt, size = 1, sizes[0] if sizes[0] is not None else blocks.size
-    # One deadline for all attempts: only bytes renew it.
+    attempt, renewed_at, size = 1, start, sizes[0] if sizes[0] is not None else blocks.size
+    # One deadline for all attempts and answers: only bytes renew it.
     with trio.CancelScope(deadline=trio.current_time() + context.deadline_s) as scope:
         while True:
             try:
@@ -205,7 +205,8 @@ async def _request(
                     if isinstance(found, Growth):
                         return found, body.whole
                     start, end, attempt = found, max(end, found + 1), 1
-                    scope.deadline = trio.current_time() + context.deadline_s
+                    if start - renewed_at >= context.tuning.min_progress_bytes:
+                        renewed_at, scope.deadline = start, trio.current_time() + context.deadline_s
                     continue
             except errors.ConnectionLost:
                 if attempt == _ATTEMPTS:

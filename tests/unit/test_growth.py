@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
 from artifactfs.domain import ArtifactRef, ContentBody, ContentVersion
-from tests.content_harness import BLOCK, GLANCE, Bench, Server, bench, noise
+from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Bench, Server, bench, noise
 
 T = TypeVar("T")
 
@@ -274,6 +274,23 @@ async def test_a_server_that_grants_less_than_was_asked_for(data: bytes, autojum
         else:
             await grown(made, handle, 900)
             assert await made.read_whole(handle) == data
+        handle.close()
+
+
+async def test_a_server_that_grants_a_byte_at_a_time(autojump_clock: MockClock) -> None:
+    """5.1: answers that bring next to nothing are no progress of a proof, however many they are."""
+    server = Capped(WHOLE[:700])
+    async with bench(server) as made:
+        handle = await opened(made, 700)
+        assert await made.read_whole(handle) == WHOLE[:700]
+        server.data, server.most, server.pause_s = WHOLE[:900], 1, 0.4 * DEADLINE_S
+        began = trio.current_time()
+        with pytest.raises(errors.TimedOut):
+            await grown(made, handle, 900)
+        assert trio.current_time() - began == DEADLINE_S
+        # Slow answers that bring something are.
+        server.most = made.shop.tuning.min_progress_bytes
+        await grown(made, handle, 900)
         handle.close()
 
 
