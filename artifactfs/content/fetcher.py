@@ -188,7 +188,7 @@ class Fetcher:
         is_compared = body.whole and outgrown > 0 and not blocks.must_match
         if blocks.size is None:
             if body.total is not None:
-                blocks.learn_size(body.total)
+                self._learn_size(body.total, body)
         elif body.total is not None and body.total != blocks.size:
             if body.total < blocks.size:
                 raise SmallerContent(body.total, whole=body.whole, is_first=blocks.is_untouched)
@@ -215,6 +215,19 @@ class Fetcher:
                     raise LargerContent(None)  # it may only have grown, which the comparison shows
                 raise await blocks.supersede(blocks.size, body.validator)
             raise OtherValidator(body.validator)
+
+    def _learn_size(self, total: int, body: ContentBody) -> None:
+        """Learn the size by an answer, unless that may be of a file which changed since bytes of this version came.
+
+        An answer for bytes behind the end has no validator.
+        """
+        blocks, known_bytes = self._blocks, self._blocks.known_bytes
+        if total < known_bytes:
+            raise SmallerContent(total, whole=body.whole, is_first=False)
+        names_another = blocks.validator not in (None, body.validator) and not self._context.validators_unreliable
+        if known_bytes and names_another:
+            raise LargerContent(total)
+        blocks.learn_size(total)
 
     async def _prove(self, unproven: UnprovenContent, suspect: bytes | None, growths: int) -> None:
         """Find out whether an answer is of this version. Raises Superseded, ServiceError.

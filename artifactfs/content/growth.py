@@ -138,7 +138,7 @@ async def prove(
         found = msgspec.structs.replace(found, validator=again.validator)
     if not whole and first is not None and first is not last and (moved or found.size_bytes > size):
         await _request(context, artifact, blocks, samples, first.start, first.end, sizes, _News(size))
-    if whole and blocks.size is None:
+    if whole and blocks.size is None and listed_bytes is None:
         # Without a length such a body shows its size at its end, and it was not read so far.
         found = msgspec.structs.replace(found, size_bytes=size, news=b"")
     if samples:

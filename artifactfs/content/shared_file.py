@@ -119,7 +119,10 @@ class SharedFile:
             if total is not None and total <= (self.size or 0):
                 return
             if self.version.settled or self.version.lineage is None:
-                raise await self.blocks.supersede(total)
+                if total is None or self.size is not None:
+                    raise await self.blocks.supersede(total)
+                self.blocks.learn_size(total)
+                return
             await self._grow(msgspec.structs.replace(self.version, size_bytes=total), total)
 
     async def _shrink_by_answer(self, smaller: SmallerContent) -> None:
@@ -153,14 +156,15 @@ class SharedFile:
     def _become(self, version: ContentVersion, artifact: ArtifactRef, growth: Growth, old_size: int) -> bool:
         """Be the larger version from now on, if that is still wanted: place, stamp and size change together.
 
-        Returns whether it is larger.
+        Returns whether it is larger, or its size was not known.
         """
         self.blocks.check_alive()
         self.version = version
         self.sized_at = trio.current_time()
         self._fetcher.artifact = artifact
         self.blocks.content_stamp = version.content_stamp
-        if growth.size_bytes > max(old_size, self.size or 0):
+        is_first = self.size is None and version.size_bytes is not None
+        if is_first or growth.size_bytes > max(old_size, self.size or 0):
             self.blocks.grow(growth.size_bytes, growth.validator, compared=growth.compared)
             return True
         if self.size is None:
