@@ -105,6 +105,7 @@ async def prove(
     *,
     moved: bool,
     doubted_bytes: int | None = None,
+    is_second: bool = False,
 ) -> Growth:
     """Return how a file continues the version in `blocks`.
 
@@ -115,6 +116,7 @@ async def prove(
     """
     size = blocks.known_bytes
     samples = await _samples(context, blocks)
+    sampled = blocks.known.first, blocks.known.last
     blocks.proofs = number = blocks.proofs + 1
     if not samples:
         if blocks.must_match:
@@ -138,6 +140,14 @@ async def prove(
         found = msgspec.structs.replace(found, validator=again.validator)
     if not whole and first is not None and first is not last and (moved or found.size_bytes > size):
         await _request(context, artifact, blocks, samples, first.start, first.end, sizes, _News(size))
+    if samples and not whole and found.size_bytes > size and not is_second:
+        came = blocks.known.first, blocks.known.last
+        if came != sampled:
+            # Readers were given bytes of answers that were on their way: these are compared, too, and no more come.
+            blocks.growths += 1
+            return await prove(
+                context, artifact, blocks, listed_bytes, moved=moved, doubted_bytes=doubted_bytes, is_second=True
+            )
     if whole and blocks.size is None and listed_bytes is None:
         # Without a length such a body shows its size at its end, and it was not read so far.
         found = msgspec.structs.replace(found, size_bytes=size, news=b"")

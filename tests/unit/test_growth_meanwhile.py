@@ -103,6 +103,31 @@ async def test_bytes_that_come_while_the_size_is_asked(autojump_clock: MockClock
             await made.files.open(version(3000, is_listed=False))
 
 
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "appended to"])
+async def test_bytes_that_come_while_growth_is_proven(replaced: bool, autojump_clock: MockClock) -> None:
+    """2.4: what readers get meanwhile of an answer that was on its way is compared with the larger file, too."""
+    server = Server(WHOLE[: 20 * BLOCK])
+    async with bench(server) as made, trio.open_nursery() as nursery:
+        handle = await made.files.open(version(20 * BLOCK))
+        server.pause_s = 1.0
+
+        async def read() -> None:
+            assert await handle.read(2 * BLOCK, 500) == WHOLE[2 * BLOCK : 2 * BLOCK + 500]
+
+        nursery.start_soon(read)
+        await trio.sleep(0.5)
+        # It begins as the other one does, as far as that is known by now.
+        server.data = WHOLE[:BLOCK] + (OTHER if replaced else WHOLE)[BLOCK : 30 * BLOCK]
+        if replaced:
+            with pytest.raises(errors.Superseded):
+                await handle.grow(version(30 * BLOCK))
+        else:
+            await handle.grow(version(30 * BLOCK))
+            server.pause_s = 0.0
+            assert await made.read_whole(handle) == server.data
+        handle.close()
+
+
 async def test_a_block_that_is_being_loaded(tmp_path: Path, autojump_clock: MockClock) -> None:
     """2.4, 4.3: a block on the disk that was not compared with the larger file is not taken for that file's."""
     waits: list[float] = []
