@@ -23,13 +23,14 @@ _ATTEMPTS = 3
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """A larger file that continues a version. `news`: its bytes from the version's end on, as far as they came.
+    """A larger file that continues a version of `known_bytes`. `news`: its bytes from there on, as far as they came.
 
     `size_bytes`: its size; not larger than the version's where the listing runs ahead of the contents.
     `compared`: whether anything of the version was known.
     """
 
     size_bytes: int
+    known_bytes: int
     validator: bytes | None = None
     news: bytes = b""
     compared: bool = True
@@ -123,7 +124,7 @@ async def prove(
             # What readers were given may be wrong, so nothing can be compared with it.
             raise await blocks.supersede(listed_bytes)
         if listed_bytes is not None:
-            return Growth(listed_bytes, compared=False)
+            return Growth(listed_bytes, size, compared=False)
     first = min(samples, key=lambda sample: sample.start, default=None)
     last = max(samples, key=lambda sample: sample.end, default=None)
     start, known_to = (last.start, last.end) if last is not None else (size, size)
@@ -274,4 +275,4 @@ async def _compare(
         raise errors.ShortBody(f"the connection ended after {at} of {listed_bytes} bytes")
     if total is None:
         total = max(at, listed_bytes or 0) if at >= enough else at
-    return Growth(max(total, size), news.validator, bytes(news.data[: max(0, total - size)]))
+    return Growth(max(total, size), size, news.validator, bytes(news.data[: max(0, total - size)]))

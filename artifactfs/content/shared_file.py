@@ -143,17 +143,18 @@ class SharedFile:
 
     async def _grow(self, version: ContentVersion, listed_bytes: int | None, doubted_bytes: int | None = None) -> None:
         self._growing.check()
-        artifact, old_size = version.named_artifact, self.blocks.known_bytes
+        artifact = version.named_artifact
         moved = version.content_stamp not in (None, self.blocks.content_stamp)
         growth = await prove(
             self._context, artifact, self.blocks, listed_bytes, moved=moved, doubted_bytes=doubted_bytes
         )
-        if self._become(version, artifact, growth, old_size) and growth.news:
-            await self.blocks.receive(old_size, growth.news, ahead=True)
-            await self.blocks.persist_range(old_size, old_size + len(growth.news))
+        if self._become(version, artifact, growth) and growth.news:
+            start = growth.known_bytes
+            await self.blocks.receive(start, growth.news, ahead=True)
+            await self.blocks.persist_range(start, start + len(growth.news))
 
     @no_checkpoint
-    def _become(self, version: ContentVersion, artifact: ArtifactRef, growth: Growth, old_size: int) -> bool:
+    def _become(self, version: ContentVersion, artifact: ArtifactRef, growth: Growth) -> bool:
         """Be the larger version from now on, if that is still wanted: place, stamp and size change together.
 
         Returns whether it is larger, or its size was not known.
@@ -164,7 +165,7 @@ class SharedFile:
         self._fetcher.artifact = artifact
         self.blocks.content_stamp = version.content_stamp
         is_first = self.size is None and version.size_bytes is not None
-        if is_first or growth.size_bytes > max(old_size, self.size or 0):
+        if is_first or growth.size_bytes > max(growth.known_bytes, self.size or 0):
             self.blocks.grow(growth.size_bytes, growth.validator, compared=growth.compared)
             return True
         if self.size is None:

@@ -1,7 +1,7 @@
 """artifactfs.content: a version grows while answers, or other proofs, are on their way (semantics.md 2.4, 4.1, 5.1)."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from artifactfs import errors
 from artifactfs.content.open_files import OpenFileTable
 from artifactfs.content.reader import OpenFile
-from artifactfs.domain import ArtifactRef, Chunk, ContentVersion, Room
+from artifactfs.domain import ArtifactRef, Chunk, ContentBody, ContentVersion, Room
 from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Bench, Broken, Server, bench, noise
 
 T = TypeVar("T")
@@ -125,6 +125,49 @@ async def test_bytes_that_come_while_growth_is_proven(replaced: bool, autojump_c
             await handle.grow(version(30 * BLOCK))
             server.pause_s = 0.0
             assert await made.read_whole(handle) == server.data
+        handle.close()
+
+
+class Late(Server):
+    """A server whose answers come late."""
+
+    delay_s: Callable[[int], float] = staticmethod(lambda _start: 0.0)
+
+    @asynccontextmanager
+    async def get(
+        self, artifact: ArtifactRef, start: int, end: int | None, *, size: int | None
+    ) -> AsyncIterator[ContentBody]:
+        await trio.sleep(self.delay_s(start))
+        async with super().get(artifact, start, end, size=size) as body:
+            yield body
+
+
+async def test_a_version_that_grows_while_growth_is_proven(autojump_clock: MockClock) -> None:
+    """2.4: the bytes that a proof brings are those behind the end that the version had when it was made."""
+    server, at = Late(WHOLE[: 39 * BLOCK]), 5 * BLOCK
+    async with bench(server) as made, trio.open_nursery() as nursery:
+        handle = await made.files.open(version(39 * BLOCK))
+        server.data = WHOLE[: 40 * BLOCK]
+        # Of the first proof and the second; and of the read, which another answer shows to be of a larger file.
+        proofs, reads = [1.0, 2.0], [0.0, 1.0]
+        server.delay_s = lambda start: ({0: proofs, at: reads}.get(start) or [0.0]).pop(0)
+
+        async def read() -> None:
+            assert await handle.read(at, BLOCK) == WHOLE[at : at + BLOCK]
+
+        # The second answer to the read, and to the second proof, is the whole file.
+        server.before_answer = lambda number: setattr(server, "granted", number not in (3, 5))
+        nursery.start_soon(read)
+        await trio.sleep(0.5)
+        nursery.start_soon(handle.grow, version(40 * BLOCK + 100))
+        await trio.sleep(1.0)
+        server.data, server.pause_s = WHOLE[: 41 * BLOCK], 0.3
+        await trio.sleep(1.0)
+        server.data = WHOLE[: 42 * BLOCK]
+        await trio.sleep(30.0)
+        assert (proofs, reads) == ([], [])
+        server.pause_s = 0.0
+        assert await made.read_whole(handle) == server.data
         handle.close()
 
 
