@@ -48,7 +48,7 @@ class _Lineage(msgspec.Struct, frozen=True):
     version: ContentVersion
     key: bytes
     size_bytes: int
-    earlier_validators: frozenset[bytes]
+    earlier_validators: tuple[bytes, ...]
     sized_at: float
     content_stamp: bytes | None
     known: KnownBytes
@@ -147,7 +147,7 @@ class OpenFileTable:
             key = self._key_of(closed.version)(closed.size_bytes)
             if (validator := self._context.validators.get(closed.key)) is not None:
                 self._context.validators[key] = validator
-            self._closed[identity] = msgspec.structs.replace(closed, key=key, earlier_validators=frozenset())
+            self._closed[identity] = msgspec.structs.replace(closed, key=key, earlier_validators=())
         for shared in self._open.values():
             if not (old := shared.current).dead:
                 shared.current = old.successor(self._key_of(old.version))
@@ -297,7 +297,7 @@ class OpenFileTable:
                 file.version,
                 blocks.key,
                 file.size,
-                frozenset(blocks.earlier_validators),
+                tuple(blocks.earlier_validators),
                 file.sized_at,
                 blocks.content_stamp,
                 blocks.known,

@@ -22,6 +22,9 @@ E = TypeVar("E", bound=errors.ArtifactfsError)
 
 # Where the size of a file is saved that no listing gives one of: after every block.
 _SIZE_INDEX, _SIZE_BYTES = (1 << 32) - 1, 8
+# Validators that a version had before it grew, at most: blocks on the disk that have an earlier one are fetched again.
+# 200 bytes each. Arbitrary.
+_MAX_EARLIER = 1_000
 _ANOTHER_VERSION = "the server has another version of this file"
 
 
@@ -49,7 +52,8 @@ class VersionBlocks(VersionMemory):
         super().__init__(context, key or key_of(size))
         self._key_of = key_of
         self.content_stamp = content_stamp
-        self.earlier_validators = set(earlier_validators)
+        # In the order in which they were given up.
+        self.earlier_validators = dict.fromkeys(earlier_validators)
         self._has_own_time = has_own_time
         # Readers have bytes that are cached no more, so whatever comes must have the same validator (3.6).
         self.must_match = False
@@ -106,7 +110,9 @@ class VersionBlocks(VersionMemory):
     def go_on(self, validator: bytes | None, *, compared: bool = True) -> None:
         """Go on with what an answer was of that proved that it continues the version, or grew otherwise: see `grow`."""
         if compared and self.validator is not None and validator != self.validator:
-            self.earlier_validators.add(self.validator)
+            self.earlier_validators[self.validator] = None
+            if len(self.earlier_validators) > _MAX_EARLIER:
+                del self.earlier_validators[next(iter(self.earlier_validators))]
         self.growths += 1
         self.validator = self._context.validators.get(self.key) if not compared else None
         if validator is not None:

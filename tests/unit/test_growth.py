@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from artifactfs import errors
 from artifactfs.content.reader import OpenFile
+from artifactfs.content.version_blocks import VersionBlocks
 from artifactfs.domain import ArtifactRef, ContentBody, ContentVersion
 from tests.content_harness import BLOCK, DEADLINE_S, GLANCE, Bench, Server, bench, noise
 
@@ -367,3 +368,12 @@ async def test_a_second_body_without_length_and_validator(autojump_clock: MockCl
         with pytest.raises(errors.Superseded):
             await handle.read(5 * BLOCK, 100)
         handle.close()
+
+
+async def test_a_file_that_grows_for_months(autojump_clock: MockClock) -> None:
+    """4.3: what is remembered of a file does not grow with how often it grew; its latest validators are kept."""
+    async with bench(Server(b"")) as made:
+        blocks = VersionBlocks(made.shop, 100, lambda _size: b"key", None)
+        for number in range(5_000):
+            blocks.grow(100 + number, b"%16d" % number, compared=True)
+        assert list(blocks.earlier_validators) == [b"%16d" % number for number in range(3_999, 4_999)]
