@@ -79,23 +79,31 @@ class LostBytes(_Sample):
 
 
 class _News(msgspec.Struct):
-    """The bytes behind the version's end `size`, as far as answers brought them, and the validators of these."""
+    """The bytes behind the version's end `size`, as far as answers brought them, and the validators of these.
+
+    `sources`: the validators of answers that brought any of the bytes.
+    """
 
     size: int
     data: bytearray = msgspec.field(default_factory=bytearray)
     validator: bytes | None = None
     validators: set[bytes | None] = msgspec.field(default_factory=set)
+    sources: set[bytes | None] = msgspec.field(default_factory=set)
 
     def begin(self, validator: bytes | None) -> None:
         """Take note of the next answer."""
         self.validators.add(validator)
         self.validator = validator or self.validator
 
-    def take(self, offset: int, chunk: Chunk) -> None:
+    def take(self, validator: bytes | None, offset: int, chunk: Chunk) -> None:
         """Add the part of a chunk at `offset` that is behind the version's end, unless bytes before it lack."""
         offset -= self.size
         if offset <= len(self.data):
             self.data[max(0, offset) :] = chunk[max(0, -offset) :]
+            if offset <= 0:
+                self.sources.clear()
+            if self.data:
+                self.sources.add(validator)
 
 
 async def prove(
@@ -135,6 +143,9 @@ async def prove(
         end = max(size + 1, min(listed_bytes or size + block_bytes, start + 2 * block_bytes))
     sizes, news = (listed_bytes, doubted_bytes), _News(size)
     found, whole = await _request(context, artifact, blocks, samples, start, end, sizes, news)
+    if len(news.sources) > 1:
+        # They may be of two files.
+        found = msgspec.structs.replace(found, validator=None, news=b"")
     if last is not None and len(news.validators) > 1:
         # The size, or news, may be of a file that took the place of the one that was compared, or grew further.
         again, _ = await _request(context, artifact, blocks, samples, start, known_to, (known_to, None), _News(size))
@@ -252,7 +263,7 @@ async def _compare(
     while at < enough and (chunk := await anext(body.chunks, None)) is not None:
         if any(sample.differs(at, chunk) for sample in samples):
             raise await blocks.supersede(total, body.validator)
-        news.take(at, chunk)
+        news.take(body.validator, at, chunk)
         context.stats.fetched_bytes += min(len(chunk), max(0, size - at))
         at += len(chunk)
         blocks.came_to_compare(at - body.start)

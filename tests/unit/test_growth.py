@@ -278,6 +278,24 @@ async def test_a_server_that_grants_less_than_was_asked_for(data: bytes, autojum
         handle.close()
 
 
+@pytest.mark.parametrize("size", [0, 300])
+async def test_news_of_two_files(size: int, autojump_clock: MockClock) -> None:
+    """2.4, 4.1: where a file is replaced between two answers of a proof, no reader gets bytes of both."""
+    server = Capped(WHOLE[:size], told=False, validator=lambda: server.data[-8:] + b"%8d" % len(server.data))
+    artifact = ArtifactRef("10", "p/log.txt")
+    async with bench(server) as made:
+        handle = await made.files.open(ContentVersion(artifact, size, settled=False, lineage=7, is_listed=False))
+        assert await made.read_whole(handle) == WHOLE[:size]
+        await trio.sleep(1)
+        server.data, server.most, begun = WHOLE[:900], 400, len(server.asked)
+        # It begins with what is known of the other one.
+        other = WHOLE[:size] + OTHER[size:1500]
+        server.before_answer = lambda number: setattr(server, "data", other) if number > begun else None
+        await handle.grow(ContentVersion(artifact, size, settled=False, lineage=7, is_listed=False), 0.0)
+        assert await made.read_whole(handle) == other
+        handle.close()
+
+
 async def test_a_server_that_grants_a_byte_at_a_time(autojump_clock: MockClock) -> None:
     """5.1: answers that bring next to nothing are no progress of a proof, however many they are."""
     server = Capped(WHOLE[:700])
