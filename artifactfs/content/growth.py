@@ -152,7 +152,7 @@ async def prove(
         found = msgspec.structs.replace(found, validator=again.validator)
     if not whole and first is not None and first is not last and (moved or found.size_bytes > size):
         await _request(context, artifact, blocks, samples, first.start, first.end, sizes, _News(size))
-    if samples and not whole and found.size_bytes > size and not is_second:
+    if samples and not whole and blocks.size is not None and found.size_bytes > size and not is_second:
         came = blocks.known.first, blocks.known.last
         if came != sampled:
             # Readers were given bytes of answers that were on their way: these are compared, too, and no more come.
