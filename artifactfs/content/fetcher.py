@@ -235,8 +235,9 @@ class Fetcher:
         `growths`: of the version when the answer was requested.
         """
         if isinstance(unproven, LargerContent):
+            size = self._blocks.size
             await self._grow(unproven.total)
-            if suspect is not None and self._blocks.growths == growths:
+            if suspect is not None and (self._blocks.growths, self._blocks.size) == (growths, size):
                 # Two answers agree that it is another version, and it is no larger one.
                 raise await self._supersede_by(unproven, suspect)
         else:
