@@ -132,7 +132,7 @@ def growth_unproven() -> None:
     """A larger file is taken for a continued one."""
 
     async def trusting(_context: object, _artifact: object, _blocks: object, listed: int | None, **_: object) -> Growth:
-        return Growth(listed or 0)
+        return Growth(listed or 0, 0)
 
     vars(shared_file)["prove"] = trusting
 
