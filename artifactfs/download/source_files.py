@@ -260,6 +260,8 @@ def is_in_a_mount(path: str) -> bool:
 async def walk_mount(top: str, found: Found) -> None:
     """Add the files at and below an absolute path in a mount to `found`. Raises UserError."""
     plan = await threads.run(warm.plan, [top], abandon_on_cancel=True)
+    if top in plan.errors:
+        raise plan.errors[top]
     if plan.links:
         # Nothing in a run is a link, so it is a choice of runs: by/status/failed, for example.
         raise UserError(ExitCode.USAGE, _ABOVE_RUNS, "name a run in it", top)
