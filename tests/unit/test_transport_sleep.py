@@ -55,11 +55,15 @@ async def test_after_a_night_nothing_goes_to_an_old_connection(pools: list[Pool]
     assert told(pools) == [(3, True), (2, True)]
 
 
-async def test_what_is_under_way_keeps_its_connection(pools: list[Pool], autojump_clock: MockClock) -> None:
-    """5.1: a body that is being read is not cut off by that; its connections are closed after their last use."""
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_is_under_way_keeps_its_connection(
+    shared: bool, pools: list[Pool], autojump_clock: MockClock
+) -> None:
+    """5.1: a body that is being read, by whoever shares the connections, is not cut off by that; they end after it."""
     clock = TurnedClock()
     sender = Transport("https://api.test", KEYS, clock=clock)
-    stream = await sender.open("content", "/x", headers={}, deadline_s=30)
+    reader = Transport("https://api.test", KEYS, clock=clock, shares=sender) if shared else sender
+    stream = await reader.open("content", "/x", headers={}, deadline_s=30)
     clock.sleep_machine(60)
     await sender.get("run", "/x", deadline_s=30)
     assert told(pools) == [(1, False), (1, False)]
@@ -69,23 +73,6 @@ async def test_what_is_under_way_keeps_its_connection(pools: list[Pool], autojum
     assert told(pools) == [(1, True), (2, False)]
     await sender.aclose()
     assert told(pools) == [(1, True), (2, True)]
-
-
-async def test_what_another_has_under_way_keeps_its_connection(pools: list[Pool], autojump_clock: MockClock) -> None:
-    """5.1: nor is a body that is read by another transport on the same connections."""
-    clock = TurnedClock()
-    sender = Transport("https://api.test", KEYS, clock=clock)
-    stream = await Transport("https://api.test", KEYS, clock=clock, shares=sender).open(
-        "content", "/x", headers={}, deadline_s=30
-    )
-    clock.sleep_machine(60)
-    await sender.get("run", "/x", deadline_s=30)
-    assert told(pools) == [(1, False), (1, False)]
-    assert b"".join([chunk async for chunk in stream.chunks()]) == b"body"
-    await stream.aclose()
-    await sender.get("run", "/x", deadline_s=30)
-    assert told(pools) == [(1, True), (2, False)]
-    await sender.aclose()
 
 
 async def test_a_body_that_goes_on_for_hours_keeps_no_other_connection() -> None:
