@@ -2,7 +2,7 @@
 
 Hundreds of mounts are started only to look at them. What is started so is a process of its own with the arguments, the
 environment and the descriptors of the real one, in the places where the kernel shows them; only its imports are done.
-Whoever tests the start itself runs the command (`Shell.cli`), and with ARTIFACTFS_UNFORKED=1 everything does.
+Tests of the start itself run the command (`Shell.cli`), and with ARTIFACTFS_UNFORKED=1 all tests do.
 """
 
 import atexit

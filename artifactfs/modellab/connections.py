@@ -36,8 +36,8 @@ _UNACKNOWLEDGED_MS = 10_000
 _SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)]
 _CLOSE_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
-# Who may share one pool of connections: listings and contents.
-USERS = 2
+# Transports that share one pool of connections, at most: those of listings and of contents.
+_USERS = 2
 USER_AGENT = f"artifactfs/{__version__} (pyfuse3/{version('pyfuse3')}; httpx/{httpx.__version__})"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
@@ -76,7 +76,7 @@ def _read_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 class Connections:
-    """As many connections as there are places (`add_places`); whoever has one uses whatever connection is free.
+    """As many connections as there are places (`add_places`); a request that has a place uses any free connection.
 
     `clock` goes on while the machine sleeps; `transport` replaces httpx's in tests.
     """
@@ -96,7 +96,7 @@ class Connections:
         def connect() -> httpx.AsyncBaseTransport:
             if transport is not None:
                 return transport
-            most = MOST_PLACES * USERS
+            most = MOST_PLACES * _USERS
             keep = most if self._may_keep else 0
             sender = httpx.AsyncHTTPTransport(
                 verify=tls,
@@ -124,7 +124,7 @@ class Connections:
         self._sent_at = clock()
 
     def add_places(self) -> Places:
-        """Return places for one more user of these connections; there may be USERS."""
+        """Return places for one more transport on these connections; there may be `_USERS`."""
         self._places.append(Places())
         return self._places[-1]
 

@@ -14,7 +14,7 @@ settings.load_profile("house")
 def _same_chances() -> None:
     """Let backoff, what an index is compared with, and whose turn it is in the loop be the same each time.
 
-    What a rare order shows is for hypothesis and `make soak` to find, not for whoever runs this test next.
+    What a rare order shows is for hypothesis and `make soak` to find, not for the next run of this test.
     """
     random.seed(20261201)
     _run._r.seed(20261201)  # pytest-trio has trio sort its tasks before it shuffles them

@@ -59,7 +59,7 @@ async def test_after_a_night_nothing_goes_to_an_old_connection(pools: list[Pool]
 async def test_what_is_under_way_keeps_its_connection(
     shared: bool, pools: list[Pool], autojump_clock: MockClock
 ) -> None:
-    """5.1: a body that is being read, by whoever shares the connections, is not cut off by that; they end after it."""
+    """5.1: a body that a transport on the same connections reads is not cut off by that; they are closed after it."""
     clock = TurnedClock()
     sender = Transport("https://api.test", KEYS, clock=clock)
     reader = Transport("https://api.test", KEYS, clock=clock, shares=sender) if shared else sender
