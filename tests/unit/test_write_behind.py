@@ -101,22 +101,65 @@ async def test_a_deletion_does_not_wait(
         assert transactions == [1 if is_first else 4]
 
 
+@asynccontextmanager
+async def reading(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[WriteBehind, list[Name]]]:
+    """Give a store as the loop sees it, and the names for which it was read so far."""
+    reads: list[Name] = []
+    load = MetadataStore.load
+
+    def counted(self: MetadataStore, scope: int, kind: str, run_id: int, key: bytes, **more: int) -> list[Record]:
+        reads.append((kind, run_id, key))
+        return load(self, scope, kind, run_id, key, **more)
+
+    monkeypatch.setattr(MetadataStore, "load", counted)
+    async with writing(directory, monkeypatch) as (made, _):
+        yield made, reads
+
+
 async def test_runs_that_are_not_there_take_no_memory(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """8.1: which runs the store lacks is known of some of them; of the others, the latest first, it is read again."""
-    monkeypatch.setattr(write_behind, "_MAX_UNKNOWN", 5)
-    reads: list[int] = []
-    load = MetadataStore.load
-
-    def counted(self: MetadataStore, scope: int, kind: str, run_id: int, key: bytes, **more: int) -> list[Record]:
-        reads.append(run_id)
-        return load(self, scope, kind, run_id, key, **more)
-
-    monkeypatch.setattr(MetadataStore, "load", counted)
-    async with writing(tmp_path, monkeypatch) as (made, _):
+    monkeypatch.setattr(write_behind, "_MAX_NEW_RUNS", 5)
+    async with reading(tmp_path, monkeypatch) as (made, reads):
         for run_id in (*range(1, 9), 8, 5, 1):
             assert await made.load(("listing", run_id, b"")) == []
-        assert reads == [*range(1, 9), 1]
+        assert [run_id for _, run_id, _ in reads] == [*range(1, 9), 1]
         put(made, ("listing", 8, b""))
         assert len(await made.load(("listing", 8, b""))) == 1
+
+
+async def test_a_new_run_is_read_for_what_was_stored_since(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.1: a cold walk takes no thread for each directory; what a mount stored itself is found."""
+    async with reading(tmp_path, monkeypatch) as (made, reads):
+        assert await made.load(NAMES[0]) == []
+        put(made, NAMES[0])
+        for name in NAMES[1:]:
+            assert await made.load(name) == []
+        assert len(await made.load(NAMES[0])) == 1
+        assert reads == [NAMES[0]] * 2
+
+
+async def test_what_waits_at_the_first_read_of_a_new_run(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.1: a record that was stored before its run was looked for, and is not written yet, is found."""
+    async with reading(tmp_path, monkeypatch) as (made, _):
+        put(made, NAMES[0])
+        assert await made.load(NAMES[1]) == []
+        assert len(await made.load(NAMES[0])) == 1
+
+
+async def test_new_records_are_bounded(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.1: of a run of which more is stored than is remembered, the store is read again."""
+    monkeypatch.setattr(write_behind, "_MAX_NEW_RECORDS", 2)
+    async with reading(tmp_path, monkeypatch) as (made, reads):
+        assert await made.load(NAMES[0]) == []
+        put(made, *NAMES)
+        assert len(await made.load(NAMES[2])) == 1
+        assert await made.load(("listing", 7, b"another")) == []
+        assert reads[1:] == [NAMES[2], ("listing", 7, b"another")]
