@@ -109,14 +109,14 @@ class BlockStore:
         `key`: names a version of a file (cache_places.py).
         """
         found: dict[int, Block] = {}
+        groups = sorted({index // GROUP_BLOCKS * GROUP_BLOCKS for index in indices})
+        files = [*((group, GROUP_BLOCKS) for group in groups), *((index, 1) for index in indices)]
         with contextlib.suppress(OSError), self._version(key) as directory:
-            for group in sorted({index // GROUP_BLOCKS * GROUP_BLOCKS for index in indices}):
-                wanted = [index for index in indices if group <= index < group + GROUP_BLOCKS]
-                if blocks := self._load(directory, key, group, GROUP_BLOCKS, wanted, accept):
-                    found.update(blocks)
-                    continue
-                for index in wanted:
-                    found.update(self._load(directory, key, index, 1, [index], accept))
+            present = block_tree.present(directory, [block_format.file_name(*file) for file in files])
+            for first, count in files:
+                wanted = [index for index in indices if first <= index < first + count and index not in found]
+                if wanted and block_format.file_name(first, count) in present:
+                    found.update(self._load(directory, key, first, count, wanted, accept))
         return [found.get(index) for index in indices]
 
     def _load(
@@ -184,8 +184,8 @@ class BlockStore:
             for directory, file, finish in begun:
                 finish()
                 if len(file.blocks) > 1:
-                    for index in range(file.first, file.first + len(file.blocks)):
-                        self._remove(directory, block_format.file_name(index, 1))
+                    for name in block_tree.present(directory, file.single_names):
+                        self._remove(directory, name)
         return len(begun) == len(files)
 
     def discard(self, key: bytes) -> None:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +25,8 @@ _UPPER, _LOWER = re.compile(r"[0-9a-f]{2}"), re.compile(r"[0-9a-f]{30}")
 # The name holds the final size of the file on disk.
 _ASIDE = re.compile(r"\.[0-9a-f]+-[0-9]+-([0-9a-f]{1,16})")
 _DISK_PAGE = 4096
+# A directory of at most this size has some thousand names. Arbitrary, as is what counts as few.
+SMALL_BYTES, _FEW_NAMES = 64 << 10, 4
 
 
 class File(NamedTuple):
@@ -89,6 +91,17 @@ def version(tree: int, key: bytes, *, make: bool = False) -> Iterator[int]:
         yield lower
     finally:
         os.close(lower)
+
+
+def present(directory: int, names: Collection[str]) -> Collection[str]:
+    """Return which of some names are in the directory of a version; all of them where that costs more to find out.
+
+    One call that lists a small directory costs less than one for each of many names: it is not the calls that cost, but
+    the interpreter's lock, which each hands over. Raises OSError.
+    """
+    if len(names) <= _FEW_NAMES or os.fstat(directory).st_size > SMALL_BYTES:
+        return names
+    return set(os.listdir(directory)).intersection(names)
 
 
 def set_aside(directory: int, name: str) -> int:

@@ -27,6 +27,11 @@ class NewFile(NamedTuple):
         return block_format.file_name(self.first, len(self.blocks))
 
     @property
+    def single_names(self) -> list[str]:
+        """The names that its blocks have where each is a file of its own."""
+        return [block_format.file_name(self.first + number, 1) for number in range(len(self.blocks))]
+
+    @property
     def size_bytes(self) -> int:
         """Its size on disk."""
         contents = sum(len(block) for block in self.blocks)

@@ -116,8 +116,8 @@ class WriteBehind:
         self._touched: set[Name] = set()
         self._all_touched = False
         # Runs of which the store had nothing of a kind, the latest at the end, with hashes of the keys that are stored
-        # since: it is read for those only. A thread for each directory of a run that is new made a cold walk a third slower (measured
-        # 2026-12-01).
+        # since: it is read for those only. A thread for each directory of a run that is new made a cold walk a third
+        # slower (measured 2026-12-01).
         self._new_runs: dict[tuple[str, int], set[int]] = {}
         self._new_records = 0
 

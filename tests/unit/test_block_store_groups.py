@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.content import block_tree
 from artifactfs.content.block_format import GROUP_BLOCKS, Block, Provenance
 from artifactfs.content.block_store import BlockStore
 from artifactfs.content.content_tuning import BLOCK_BYTES
@@ -28,8 +29,12 @@ def block_bytes() -> int:
     return BLOCK_BYTES
 
 
-@pytest.fixture
-def store(tmp_path: Path, block_bytes: int) -> BlockStore:
+@pytest.fixture(params=[block_tree.SMALL_BYTES, 0], ids=["listed", "too large to list"])
+def store(
+    tmp_path: Path, block_bytes: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> BlockStore:
+    """A store whose directories of versions are small, or not: then each name is looked for by itself."""
+    monkeypatch.setattr(block_tree, "SMALL_BYTES", request.param)
     return store_in(tmp_path, block_bytes=block_bytes)
 
 
