@@ -2,6 +2,7 @@
 
 import compileall
 import ctypes
+import inspect
 import os
 import re
 import subprocess
@@ -15,10 +16,16 @@ _CLONE_NEWNS = 0x00020000
 
 # Much of these is waiting: begun first, they wait beside what computes, and not alone at the end.
 _WAITING = ("tests/follow/", "tests/reference/", "tests/desktop/")
+_CLOCK = "autojump_clock"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that wait; the rest stays in its order."""
+    for item in items:
+        # pytest-trio looks for a clock in a test's own arguments alone: a fixture's would turn nothing.
+        own = inspect.signature(item.function).parameters if isinstance(item, pytest.Function) else ()
+        if _CLOCK in getattr(item, "fixturenames", ()) and _CLOCK not in own:
+            raise pytest.UsageError(f"{item.nodeid} sleeps in real time: let it take {_CLOCK} itself")
     items.sort(key=lambda item: not item.nodeid.startswith(_WAITING))
 
 

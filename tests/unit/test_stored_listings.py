@@ -39,9 +39,7 @@ def store(tmp_path: Path) -> MetadataStore:
 
 
 @pytest.fixture
-async def mount(
-    service: FakeService, store: MetadataStore, nursery: trio.Nursery, autojump_clock: MockClock
-) -> AsyncIterator[Mount]:
+async def mount(service: FakeService, store: MetadataStore, nursery: trio.Nursery) -> AsyncIterator[Mount]:
     """Make a tree over the store, as a mount that begins does."""
 
     def make(prefetch: str = "auto", account: str = "one") -> tuple[Tree, WriteBehind]:
@@ -64,7 +62,9 @@ async def seen(mount: Mount, service: FakeService, run_id: int = 1, prefetch: st
 
 
 @pytest.mark.parametrize("prefetch", ["auto", "tree", "off"])
-async def test_a_finished_run_costs_its_row_after_a_remount(mount: Mount, service: FakeService, prefetch: str) -> None:
+async def test_a_finished_run_costs_its_row_after_a_remount(
+    mount: Mount, autojump_clock: MockClock, service: FakeService, prefetch: str
+) -> None:
     """8.2: every listing of a settled run is served without a request once the run's row was seen, all as before."""
     before = await seen(mount, service, prefetch=prefetch)
     tree, _ = mount(prefetch)
@@ -72,7 +72,9 @@ async def test_a_finished_run_costs_its_row_after_a_remount(mount: Mount, servic
     assert service.asked() == [("run", 1)]
 
 
-async def test_a_page_of_runs_counts_as_having_seen_the_row(mount: Mount, service: FakeService) -> None:
+async def test_a_page_of_runs_counts_as_having_seen_the_row(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """8.2: after a project's page, which has the run's row, a walk over the run costs nothing."""
     before = await seen(mount, service)
     tree, _ = mount()
@@ -94,7 +96,7 @@ async def test_a_page_of_runs_counts_as_having_seen_the_row(mount: Mount, servic
     ids=lambda changed: "+".join(changed),
 )
 async def test_a_run_whose_row_changed_is_listed_again(
-    mount: Mount, service: FakeService, changed: dict[str, object]
+    mount: Mount, autojump_clock: MockClock, service: FakeService, changed: dict[str, object]
 ) -> None:
     """8.2: where the row says something else, no stored listing of the run is shown, not even if the service fails."""
     await seen(mount, service)
@@ -108,7 +110,9 @@ async def test_a_run_whose_row_changed_is_listed_again(
     assert set(await look(tree, 1)) == {"new"}
 
 
-async def test_a_row_that_nothing_confirmed_changes_no_listing(mount: Mount, service: FakeService) -> None:
+async def test_a_row_that_nothing_confirmed_changes_no_listing(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """8.2: a listing that was shown beside a newer row while the service failed is not taken for one of that row."""
     await seen(mount, service, prefetch="off")
     service.runs[1] = finished_run(minutes_ago=30.0)
@@ -131,7 +135,9 @@ async def test_a_row_that_nothing_confirmed_changes_no_listing(mount: Mount, ser
     assert set(await look(tree, 1, "g0/d0")) == {"new"}
 
 
-async def test_a_run_that_is_gone_leaves_the_store(mount: Mount, service: FakeService, store: MetadataStore) -> None:
+async def test_a_run_that_is_gone_leaves_the_store(
+    mount: Mount, autojump_clock: MockClock, service: FakeService, store: MetadataStore
+) -> None:
     """8.2: a run that the service has no more is not shown, and nothing of it stays."""
     await seen(mount, service)
     assert store.usage().runs == 1
@@ -145,7 +151,7 @@ async def test_a_run_that_is_gone_leaves_the_store(mount: Mount, service: FakeSe
 
 
 async def test_a_running_run_is_listed_again_and_served_as_it_was_if_that_fails(
-    mount: Mount, service: FakeService
+    mount: Mount, autojump_clock: MockClock, service: FakeService
 ) -> None:
     """8.2: a stored listing of a run that goes on is stale: refreshed, and served where that fails."""
     service.runs[1] = run()
@@ -161,7 +167,9 @@ async def test_a_running_run_is_listed_again_and_served_as_it_was_if_that_fails(
     }
 
 
-async def test_a_listing_of_just_after_the_end_is_not_trusted(mount: Mount, service: FakeService) -> None:
+async def test_a_listing_of_just_after_the_end_is_not_trusted(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """8.2: a run is settled ten minutes after its end; what was listed before that is asked for again."""
     service.runs[1] = finished_run(minutes_ago=5)
     await seen(mount, service)
@@ -170,7 +178,9 @@ async def test_a_listing_of_just_after_the_end_is_not_trusted(mount: Mount, serv
     assert listed(service.asked()) == [""]
 
 
-async def test_a_name_that_a_stored_listing_lacks_is_absent(mount: Mount, service: FakeService) -> None:
+async def test_a_name_that_a_stored_listing_lacks_is_absent(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """1.1, 8.2: a stored direct listing answers for names that are not there; one from an index never does."""
     await seen(mount, service, prefetch="off")
     tree, _ = mount("off")
@@ -180,7 +190,9 @@ async def test_a_name_that_a_stored_listing_lacks_is_absent(mount: Mount, servic
 
 
 @pytest.mark.parametrize("of_all", [True, False])
-async def test_a_refresh_outlives_the_mount(of_all: bool, mount: Mount, service: FakeService) -> None:
+async def test_a_refresh_outlives_the_mount(
+    of_all: bool, mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """3.3, 8.2: what was refreshed and not listed since is asked for by the next mount, too."""
     await seen(mount, service)
     tree, metadata = mount()
@@ -193,12 +205,16 @@ async def test_a_refresh_outlives_the_mount(of_all: bool, mount: Mount, service:
 
 
 @pytest.mark.parametrize("of_all", [True, False])
-async def test_a_refresh_outlives_what_changes_the_listings(of_all: bool, mount: Mount, service: FakeService) -> None:
+async def test_a_refresh_outlives_what_changes_the_listings(
+    of_all: bool, mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """3.3, 8.2: a listing that is stored again, with other times, say, and was not listed since, is as stale."""
     tree, metadata = mount()
     await entries(tree, 1)
     await tree.wait_for_indexes()
+    await trio.sleep(1)
     tree.mark_all_stale() if of_all else tree.refresh(await node(tree, 1))
+    await trio.sleep(1)
     await look(tree, 1)
     await trio.sleep(10)  # until the index is checked
     await metadata.flush()
@@ -208,7 +224,7 @@ async def test_a_refresh_outlives_what_changes_the_listings(of_all: bool, mount:
     assert listed(service.asked()) == ["g2/d25"]
 
 
-async def test_another_account_sees_nothing(mount: Mount, service: FakeService) -> None:
+async def test_another_account_sees_nothing(mount: Mount, autojump_clock: MockClock, service: FakeService) -> None:
     """6.3, 8.1: what one account saw is not shown to another; nor after a switch of accounts in one mount."""
     await seen(mount, service)
     other, _ = mount("off", account="two")
@@ -223,7 +239,7 @@ async def test_another_account_sees_nothing(mount: Mount, service: FakeService) 
 
 
 async def test_an_account_changes_while_a_stored_listing_is_read(
-    mount: Mount, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    mount: Mount, autojump_clock: MockClock, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """6.3: nothing is known of a run of the account before, which the account of now has not."""
     await seen(mount, service, prefetch="off")
@@ -252,7 +268,9 @@ async def test_an_account_changes_while_a_stored_listing_is_read(
     assert tree.known_run(1) is None
 
 
-async def test_rows_and_pages_are_served_while_the_service_fails(mount: Mount, service: FakeService) -> None:
+async def test_rows_and_pages_are_served_while_the_service_fails(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """8.2: stored pages, projects and lists are stale ones: served where a refresh fails, and refreshed otherwise."""
     tree, metadata = mount()
     paths = ["runs", "projects", "names", "projects/10", "names/first~10"]
@@ -266,7 +284,9 @@ async def test_rows_and_pages_are_served_while_the_service_fails(mount: Mount, s
         ]
 
 
-async def test_a_project_costs_only_its_pages_after_a_remount(mount: Mount, service: FakeService) -> None:
+async def test_a_project_costs_only_its_pages_after_a_remount(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """8.2: a project's row is fresh from its first use on: `ls -l /names/PROJECT` asks for pages alone."""
     tree, metadata = mount()
     await tree.contents(await go(tree, "names/first~10"))
@@ -280,7 +300,9 @@ async def test_a_project_costs_only_its_pages_after_a_remount(mount: Mount, serv
     assert service.asked() == [("runs", 200, 10)]
 
 
-async def test_offline_everything_stored_is_shown_and_nothing_is_asked(mount: Mount, service: FakeService) -> None:
+async def test_offline_everything_stored_is_shown_and_nothing_is_asked(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """8.3: offline a tree shows what is stored, also of runs that go on; going online it asks again."""
     service.runs[1] = run()
     before = await seen(mount, service)
@@ -297,7 +319,9 @@ async def test_offline_everything_stored_is_shown_and_nothing_is_asked(mount: Mo
     assert set(await look(tree, 1)) == {"new"}
 
 
-async def test_a_size_that_contents_told_is_stored(mount: Mount, service: FakeService) -> None:
+async def test_a_size_that_contents_told_is_stored(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """2.2, 8.1: sizes that no listing gives are as they were shown last."""
     service.listings[1, "g0/d0"] = listed_directory({"f": None})
     tree, metadata = mount("off")
@@ -309,7 +333,9 @@ async def test_a_size_that_contents_told_is_stored(mount: Mount, service: FakeSe
     assert (await look(later, 1, "g0/d0"))["f"].size_bytes == 77
 
 
-async def test_what_changed_between_two_mounts_has_a_number_of_its_own(mount: Mount, service: FakeService) -> None:
+async def test_what_changed_between_two_mounts_has_a_number_of_its_own(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """2.4: a larger file is only the same file if its contents were compared, which no later mount can do."""
     service.runs[1] = run()
     service.listings[1, ""] = listed_directory({"log": 10, "same": 5})
@@ -350,7 +376,9 @@ async def test_what_was_shown_as_stored_goes_on(
     assert (now.number, now.size_bytes) == (before["log"].number, 20)
 
 
-async def test_what_was_stored_beside_it_goes_on_as_well(mount: Mount, service: FakeService) -> None:
+async def test_what_was_stored_beside_it_goes_on_as_well(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """2.4, 8.2: so is one in a directory whose listing was read from the store with another one."""
     service.listings[1, "g0"] = listed_directory({"log": 10})
     before = await seen(mount, service, prefetch="off")
@@ -361,7 +389,9 @@ async def test_what_was_stored_beside_it_goes_on_as_well(mount: Mount, service: 
     assert (await look(tree, 1, "g0"))["log"].number == before["g0/log"].number
 
 
-async def test_a_rejected_index_leaves_nothing_in_the_store(mount: Mount, service: FakeService) -> None:
+async def test_a_rejected_index_leaves_nothing_in_the_store(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """1.6, 8.1: what came from an index that turned out to be wrong is not there after a remount."""
     service.listings[1, "g0/d1"] = listed_directory({"other": 1})
     tree, metadata = mount()
@@ -376,7 +406,9 @@ async def test_a_rejected_index_leaves_nothing_in_the_store(mount: Mount, servic
     assert set(await look(later, 1, "g0/d1")) == {"other"}
 
 
-async def test_another_file_of_the_same_size_has_its_own_time(mount: Mount, service: FakeService) -> None:
+async def test_another_file_of_the_same_size_has_its_own_time(
+    mount: Mount, autojump_clock: MockClock, service: FakeService
+) -> None:
     """2.3, 4.3: of a run that goes on, no time of before the mount is shown for what the service has now."""
     service.runs[1] = run()
     service.listings[1, ""] = listed_directory({"log": 10})
