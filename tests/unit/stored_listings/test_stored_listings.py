@@ -1,7 +1,6 @@
 """artifactfs.tree over a metadata store: what a tree knows of what an earlier one saw (semantics.md 8.1, 8.2)."""
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import msgspec
@@ -10,55 +9,13 @@ import trio
 from trio.testing import MockClock
 
 from artifactfs import errors
-from artifactfs.domain import IndexedFile, Project
 from artifactfs.metadata.metadata_store import MetadataStore
-from artifactfs.metadata.write_behind import WriteBehind
 from artifactfs.tree import stored_listings
-from artifactfs.tree.nodes import ArtifactFile, Entry
-from artifactfs.tree.tree import Tree
-from tests.fakes import CREATED_NS, MINUTE_NS, NOW_NS, FakeService, finished_run, run
+from tests.fakes import MINUTE_NS, NOW_NS, FakeService, finished_run, run
 from tests.fakes import directory as listed_directory
 from tests.fakes import walk as go
-from tests.stores import behind, store_in
-from tests.walking import count, entries, listed, look, many, mounted, node
-
-Mount = Callable[..., tuple[Tree, WriteBehind]]
-
-
-@pytest.fixture
-def service() -> FakeService:
-    """A finished run of 40 directories in project 10."""
-    service = FakeService({1: finished_run()}, catalogue={10: Project(10, "first")})
-    service.add_tree(1, many(40))
-    return service
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> MetadataStore:
-    return store_in(tmp_path)
-
-
-@pytest.fixture
-async def mount(service: FakeService, store: MetadataStore, nursery: trio.Nursery) -> AsyncIterator[Mount]:
-    """Make a tree over the store, as a mount that begins does."""
-
-    def make(prefetch: str = "auto", account: str = "one") -> tuple[Tree, WriteBehind]:
-        metadata = behind(store, nursery, account)
-        return mounted(service, nursery, prefetch, store=metadata), metadata
-
-    yield make
-    store.close()
-
-
-async def seen(mount: Mount, service: FakeService, run_id: int = 1, prefetch: str = "auto") -> dict[str, Entry]:
-    """Walk over a run in a mount of its own, and return what it showed, once that is stored."""
-    tree, metadata = mount(prefetch)
-    found = await entries(tree, run_id)
-    await tree.wait_for_indexes()
-    found = await entries(tree, run_id)
-    await metadata.flush()
-    service.asked()
-    return found
+from tests.unit.stored_listings.harness import Mount, seen
+from tests.walking import count, entries, listed, look, node
 
 
 @pytest.mark.parametrize("prefetch", ["auto", "tree", "off"])
@@ -317,106 +274,6 @@ async def test_offline_everything_stored_is_shown_and_nothing_is_asked(
     tree.go_online()
     service.listings[1, ""] = listed_directory({"new": 1})
     assert set(await look(tree, 1)) == {"new"}
-
-
-async def test_a_size_that_contents_told_is_stored(
-    mount: Mount, autojump_clock: MockClock, service: FakeService
-) -> None:
-    """2.2, 8.1: sizes that no listing gives are as they were shown last."""
-    service.listings[1, "g0/d0"] = listed_directory({"f": None})
-    tree, metadata = mount("off")
-    file = await node(tree, 1, "g0/d0/f")
-    assert isinstance(file, ArtifactFile)
-    tree.record_size(file, 77)
-    await metadata.flush()
-    later, _ = mount("off")
-    assert (await look(later, 1, "g0/d0"))["f"].size_bytes == 77
-
-
-async def test_what_changed_between_two_mounts_has_a_number_of_its_own(
-    mount: Mount, autojump_clock: MockClock, service: FakeService
-) -> None:
-    """2.4: a larger file is only the same file if its contents were compared, which no later mount can do."""
-    service.runs[1] = run()
-    service.listings[1, ""] = listed_directory({"log": 10, "same": 5})
-    before = await seen(mount, service, prefetch="off")
-    service.listings[1, ""] = listed_directory({"log": 20, "same": 5})
-    tree, _ = mount("off")
-    now = await look(tree, 1)
-    assert now["same"].number == before["same"].number
-    assert now["log"].number != before["log"].number
-
-
-@pytest.mark.parametrize("how", ["slow", "outdated", "offline"])
-async def test_what_was_shown_as_stored_goes_on(
-    how: str, mount: Mount, service: FakeService, autojump_clock: MockClock
-) -> None:
-    """2.4, 8.2: a file that programs saw as it was stored is the same when it grows; also where an answer is void that
-    came meanwhile (3.3), and where they saw it offline (8.5).
-    """
-    service.runs[1] = run()
-    service.listings[1, ""] = listed_directory({"log": 10})
-    before = await seen(mount, service, prefetch="off")
-    tree, _ = mount("off")
-    if how == "offline":
-        tree.go_offline()
-    root = await node(tree, 1)
-    service.latency_s = 5.0
-    assert (await look(tree, 1))["log"] == before["log"]
-    if how == "outdated":
-        tree.refresh(root)
-        await trio.sleep(6.0)
-    service.listings[1, ""] = listed_directory({"log": 20})
-    await trio.sleep(6.0)
-    service.latency_s = 0.0
-    if how == "offline":
-        tree.go_online()
-    await trio.sleep(61.0)
-    now = (await look(tree, 1))["log"]
-    assert (now.number, now.size_bytes) == (before["log"].number, 20)
-
-
-async def test_what_was_stored_beside_it_goes_on_as_well(
-    mount: Mount, autojump_clock: MockClock, service: FakeService
-) -> None:
-    """2.4, 8.2: so is one in a directory whose listing was read from the store with another one."""
-    service.listings[1, "g0"] = listed_directory({"log": 10})
-    before = await seen(mount, service, prefetch="off")
-    tree, _ = mount("off")
-    assert (await look(tree, 1, "g0"))["log"] == before["g0/log"]
-    service.listings[1, "g0"] = listed_directory({"log": 20})
-    tree.mark_all_stale()
-    assert (await look(tree, 1, "g0"))["log"].number == before["g0/log"].number
-
-
-async def test_a_rejected_index_leaves_nothing_in_the_store(
-    mount: Mount, autojump_clock: MockClock, service: FakeService
-) -> None:
-    """1.6, 8.1: what came from an index that turned out to be wrong is not there after a remount."""
-    service.listings[1, "g0/d1"] = listed_directory({"other": 1})
-    tree, metadata = mount()
-    await entries(tree, 1)
-    await tree.wait_for_indexes()
-    assert set(await look(tree, 1, "g0/d1")) <= {"other", "f0", "f1", "f2"}
-    await trio.sleep(1.0)
-    await entries(tree, 1)
-    await node(tree, 1, "g0/d1/other")
-    await metadata.flush()
-    later, _ = mount()
-    assert set(await look(later, 1, "g0/d1")) == {"other"}
-
-
-async def test_another_file_of_the_same_size_has_its_own_time(
-    mount: Mount, autojump_clock: MockClock, service: FakeService
-) -> None:
-    """2.3, 4.3: of a run that goes on, no time of before the mount is shown for what the service has now."""
-    service.runs[1] = run()
-    service.listings[1, ""] = listed_directory({"log": 10})
-    service.projects["10"] = [IndexedFile("prefix/artifacts/log", 10, CREATED_NS)]
-    assert (await seen(mount, service))["log"].created_ns == CREATED_NS
-    service.projects["10"] = [IndexedFile("prefix/artifacts/log", 10, CREATED_NS + 5)]
-    tree, _ = mount()
-    assert (await look(tree, 1))["log"].created_ns == CREATED_NS + 5
 
 
 async def test_the_state_follows_what_is_written(mount: Mount, autojump_clock: MockClock) -> None:
