@@ -81,6 +81,7 @@ class PinCommands:
         if known is None:
             await self._run(pins.add, new)
             self.changed()
+        self._components.tree.save_again(new.run_id)
         return PinAnswer(SCHEMA, is_new=known is None)
 
     async def _unpin(self, pins: PinFile, place: Place) -> PinAnswer:

@@ -222,6 +222,16 @@ class MetadataStore:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return metadata_format.scope_of(site, account)
 
+    def restore_site(self, site: str, account: str) -> bool:
+        """Let a site be one that is used where nothing says so any more; returns whether that was so."""
+        row = metadata_format.packed_account(site, account)
+        with self._database.writing() as db:
+            if db is not None and _row_of_site(db, row[0]) is None:
+                with self._database.transaction(db):
+                    db.execute("INSERT OR IGNORE INTO site VALUES (?, ?, ?)", row)
+                return True
+        return False
+
     def write(self, scope: int, changes: Sequence[Change]) -> bool:
         """Make changes in order, all of them or none; returns whether they are made.
 

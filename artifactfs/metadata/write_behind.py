@@ -94,6 +94,9 @@ class WriteBehind:
         self._nursery = nursery
         self._run_in_thread = run_in_thread
         self._scopes: dict[str, int] = {}
+        # Grows each time that what was stored may be there no more, or not as it was: with a deletion, a mark, a failed
+        # write, another owner, and a database that another process has cleared.
+        self.epoch = 0
         self._reads, self._writes = trio.CapacityLimiter(2), trio.CapacityLimiter(1)
         # A limiter of its own: a look must not hold up readers.
         self._looks = trio.CapacityLimiter(1)
@@ -221,6 +224,7 @@ class WriteBehind:
     @no_checkpoint
     def switch_owner(self, owner: str) -> None:
         """Read and write the records of another owner from now on (docs/semantics.md 6.3)."""
+        self.epoch += 1
         # What is pending belongs to the account before: the writer has taken it with that name, or it is dropped.
         self._pending.clear()
         self._ranges = 0
@@ -258,6 +262,7 @@ class WriteBehind:
         else:
             self._all_touched = self._loading > 0
         self._ranges += 1
+        self.epoch += 1
         self._append(object(), change)
         self._hurried.notify()
 
@@ -292,7 +297,8 @@ class WriteBehind:
                 self._batch_ranges = sum(not isinstance(change, _Put) for change in changes)
                 self._ranges -= self._batch_ranges
                 frozen = [(each, each.freeze()) if isinstance(each, _Put) else each for each in changes]
-                await self._in_thread(self._store_all, self._owner, frozen)
+                if not await self._in_thread(self._store_all, self._owner, frozen):
+                    self.epoch += 1
                 self._batch, self._batch_ranges = frozenset(), 0
         except Exception:
             log.exception("writing to the metadata store failed; what was seen just now is not stored")
@@ -302,7 +308,7 @@ class WriteBehind:
             self._is_writing = False
             self._idle.set()
 
-    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+    async def _in_thread(self, call: Callable[..., bool], *args: object) -> bool:
         while True:
             try:
                 return await self._run_in_thread(call, *args, limiter=self._writes)
@@ -310,8 +316,8 @@ class WriteBehind:
                 log.debug("the metadata store: %s", error)
                 await trio.sleep(_PAUSE_S)
 
-    def _store_all(self, owner: str, changes: Sequence[tuple[_Put, Encode] | Removal | Marking]) -> None:
-        """Write changes in their order. Called in a thread."""
+    def _store_all(self, owner: str, changes: Sequence[tuple[_Put, Encode] | Removal | Marking]) -> bool:
+        """Write changes in their order; returns whether they, and those before, are there. Called in a thread."""
         found: list[Change] = []
         for change in changes:
             if not isinstance(change, tuple):
@@ -320,7 +326,9 @@ class WriteBehind:
             put, encode = change
             if (value := encode()) is not None:
                 found.append(Record(*put.name, value, put.requested_at, put.is_stale))
-        self._store.write(self._scope(owner), found)
+        # A database that another process has cleared lacks the site, too: `mount --offline` looks for it there.
+        was_cleared = owner in self._scopes and self._store.restore_site(*owner.split("\0", 1))
+        return self._store.write(self._scope(owner), found) and not was_cleared
 
     def _scope(self, owner: str) -> int:
         """Return the number of an owner in the store. Called in a thread."""

@@ -48,6 +48,8 @@ _PROJECTS_LISTED = 1_000
 _FIXED_VALID_S = 3600.0
 # The ending of the name of a run's description.
 _DESCRIBED = b".json"
+# Kind of the records of projects.
+_PROJECT = "project"
 
 
 class Catalog:
@@ -108,12 +110,13 @@ class Catalog:
         self._lists = RunLists(
             service, self.known_runs, caches=caches, times=times, runs_listed=runs_listed, clock=clock
         )
+        self._store = store
         if store is not None:
-            kind = StoredKinds(store, clock, WallTimes(clock, now_ns))
+            kind = StoredKinds(store, clock, WallTimes(clock, now_ns), times.stale_max)
             self.known_runs.stored = kind("run", Run, lambda run_id: (run_id, b""))
             # By its id a project is found at once: its runs, which are requested then, are what changes.
             self._known_projects.stored = kind(
-                "project", Project, lambda project_id: (0, b"%d" % project_id), fresh_s=times.listing_ttl
+                _PROJECT, Project, lambda project_id: (0, _project_key(project_id)), fresh_s=times.listing_ttl
             )
             self._page.stored = kind("runs", tuple[Run, ...], lambda _: (0, b""))
             self._project_pages.stored = kind("projects", tuple[Project, ...], lambda _: (0, b""))
@@ -172,7 +175,7 @@ class Catalog:
             place = self._place(node)
             found = await self._lists.get(place.chosen)
             links = [self._facets.run_link(place, record.run, by_name=node.by_name) for record in found.value]
-            others = [*self._facets.beside(place, found), *self._facets.tables(place)]
+            others = [*self._facets.beside(place, found), *self._facets.tables(place, found)]
             return snapshot([*links, *others], lambda: self._lists.left_s(found))
         if isinstance(node, FacetDir):
             return await self._facets.contents(node)
@@ -204,7 +207,7 @@ class Catalog:
         """Make a project's links, a choice of runs, or the names of projects, stale (docs/semantics.md 3.3)."""
         chosen = self._chosen(node)
         if chosen is None:
-            self._known_projects.mark_stale_where(lambda _: True)
+            self._mark_projects(None)
             self._page.mark_stale_where(lambda _: True)
             self._project_pages.mark_stale_where(lambda _: True)
             self._lists.refresh(lambda _wanted: True, None)
@@ -214,7 +217,7 @@ class Catalog:
         self.known_runs.mark_stale_where(lambda run_id: run_id in runs)
         project_id = chosen.project_id
         if isinstance(node, ProjectDir):
-            self._known_projects.mark_stale_where(lambda known: known == project_id)
+            self._mark_projects(project_id)
             self._lists.refresh(lambda wanted: wanted.project_id == project_id, project_id)
             if node.by_name:
                 # Its name came from the list of projects, which would still have the stale one.
@@ -226,6 +229,12 @@ class Catalog:
     async def project_name(self, project_id: int) -> str:
         """Return a project's name; a request unless it is cached."""
         return (await self._known_projects.get(project_id)).value.name
+
+    def _mark_projects(self, project_id: int | None) -> None:
+        """Make the row of a project stale, or all rows: also what is stored, which alone counts as fresh there."""
+        self._known_projects.mark_stale_where(lambda known: project_id in (None, known))
+        if self._store is not None:
+            self._store.mark_stale(0, _PROJECT, None if project_id is None else _project_key(project_id))
 
     def facts(self, node: Node) -> ListingFacts | None:
         """Return the facts of a directory's cached page; None without one. No request."""
@@ -349,6 +358,10 @@ class Catalog:
         if len(projects) == _PROJECTS_LISTED:
             log.info("there are more than %d projects: others are entered by id or name", _PROJECTS_LISTED)
         return tuple(projects)
+
+
+def _project_key(project_id: int) -> bytes:
+    return b"%d" % project_id
 
 
 async def _undescribed(run_id: int) -> bytes:

@@ -304,8 +304,11 @@ class Directories:
     async def show_times(self, run: Run, prefix: str, *, own: bool) -> None:
         """Make all files of a run show their own times, or the run's, at once (docs/semantics.md 2.3)."""
         await self.clocks.show_times(run, prefix, own=own)
-        for path, _ in self._dirs.cached(run.run_id):
-            self.listings.save_again((run.run_id, path))
+        self._dirs.save_again(run.run_id)
+
+    def save_again(self, run_id: int) -> None:
+        """Store all that is cached of a run, whatever the store should have."""
+        self._dirs.save_again(run_id)
 
     # --- DirectLister --------------------------------------------------------------------------------------
 
@@ -381,8 +384,7 @@ class Directories:
         """Whether a prefetch may start now."""
         if self._health.is_degraded or not self._walks.is_active(run_id):
             return False
-        run = self._runs.get_any(run_id)
-        index = self.index
+        run, index = self._runs.get_any(run_id), self.index
         # A trusted index may still be rejected later in this traversal.
         if index is not None and run is not None and (index.is_trusted(run.value) or index.is_pending(run.value)):
             return False

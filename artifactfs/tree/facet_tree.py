@@ -219,11 +219,15 @@ class Facets:
 
     # --- generated files -----------------------------------------------------------------------------------
 
-    def tables(self, here: Place) -> Iterator[GeneratedFile]:
-        """Yield the tables of a directory as they are listed: without a size, which a lookup tells."""
+    def tables(self, here: Place, held: CacheEntry[Records]) -> Iterator[GeneratedFile]:
+        """Yield the tables of a directory as they are listed: until a lookup makes them, without a size."""
         for name in FORMATS:
+            path = here.path + b"/" + name
+            if (known := self._generated.get(path)) is not None and known.source is held.value:
+                yield known.file
+                continue
             number = inode_numbers.fixed(self._site, here.key + b"/" + name)
-            yield GeneratedFile(here.path + b"/" + name, Entry(name, False, number, self._mounted_ns), here.number)
+            yield GeneratedFile(path, Entry(name, False, number, self._mounted_ns), here.number)
 
     async def table(self, here: Place, name: bytes) -> LookupResult | None:
         """Return a table with its size; None for another name."""

@@ -35,6 +35,7 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
     ) -> None:
         super().__init__(max_runs)
         self._listings = listings
+        self._runs = runs
         self._sizes = sizes
         self._wall_clock_ns = wall_clock_ns
         # Called with the id of a run that was settled and goes on: the kernel has its files' attributes for an hour.
@@ -57,6 +58,12 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
                 yield path, last
             else:
                 paths.pop(path, None)
+
+    def save_again(self, run_id: int) -> None:
+        """Store the row of a run, and its listings, as they are cached."""
+        self._runs.save_again(run_id)
+        for path, _ in self.cached(run_id):
+            self._listings.save_again((run_id, path))
 
     def end(self, run_id: int, path: str) -> None:
         """Let nothing continue a directory that is gone (docs/semantics.md 2.4)."""

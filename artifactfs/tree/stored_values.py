@@ -7,6 +7,7 @@ that fails (8.2). stored_listings.py has the listings of directories, which may 
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
+import cachetools
 import msgspec
 
 from artifactfs.domain import RunDetails, RunRecord
@@ -18,6 +19,10 @@ V = TypeVar("V")
 K_contra = TypeVar("K_contra", contravariant=True)
 
 _STALE = float("-inf")
+# An equal value is stored again after this, or an eighth of what a stale one is served for: else one that was confirmed
+# a minute ago would be too old for the next mount. Arbitrary.
+_AGAIN_S, _AGAIN_SHARE = 300.0, 8
+_MAX_SAVED = 10_000
 
 _details = msgspec.json.Decoder(RunDetails)
 
@@ -56,8 +61,8 @@ class StoredValues(Generic[K, V]):
     """The values of one cache, each a record of its own.
 
     `kind`, `name_of(key)`: the kind of record, and run id and key in it. `form`: the type that values are encoded as,
-    `to_form` makes that of one. `fresh_s`: for how long a value counts as fresh from when it is read.
-    `clock` gives the cache's seconds.
+    `to_form` makes that of one. `fresh_s`: for how long a value counts as fresh from when it is read. `stale_max_s`:
+    for how long a stale one is served. `clock` gives the cache's seconds.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class StoredValues(Generic[K, V]):
         name_of: Callable[[K], tuple[int, bytes]],
         clock: Callable[[], float],
         times: WallTimes,
+        stale_max_s: float,
         to_form: Callable[[V], object] = lambda value: value,
         fresh_s: float = 0.0,
     ) -> None:
@@ -79,6 +85,9 @@ class StoredValues(Generic[K, V]):
         self._times = times
         self._to_form = to_form
         self._fresh_s = fresh_s
+        self._again_s = min(_AGAIN_S, stale_max_s / _AGAIN_SHARE)
+        # The values that were stored last: when each was requested, and the store's epoch then.
+        self._saved: cachetools.LRUCache[K, tuple[float, int]] = cachetools.LRUCache(_MAX_SAVED)
         self._encoder, self._decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(form)
 
     async def recall(self, key: K) -> RecalledValue[V] | None:
@@ -96,9 +105,12 @@ class StoredValues(Generic[K, V]):
         return RecalledValue(value, now if fresh_until > now else now - age_s, fresh_until)
 
     def save(self, key: K, value: V, before: V | None, requested_at: float, is_stale: bool) -> None:
-        """Store a value, unless it is as before."""
-        if value == before:
+        """Store a value, unless an equal one was stored a moment ago, and is there still."""
+        saved_at, epoch = self._saved.get(key, (_STALE, -1))
+        is_there = epoch == self._store.epoch and requested_at < saved_at + self._again_s
+        if value == before and is_there and not is_stale:
             return
+        self._saved[key] = requested_at, self._store.epoch
         encoder, to_form = self._encoder, self._to_form
 
         def freeze() -> Encode:
@@ -129,6 +141,7 @@ class StoredKinds(msgspec.Struct, frozen=True):
     store: WriteBehind
     clock: Callable[[], float]
     times: WallTimes
+    stale_max_s: float
 
     def __call__(
         self,
@@ -147,6 +160,7 @@ class StoredKinds(msgspec.Struct, frozen=True):
             name_of=name_of,
             clock=self.clock,
             times=self.times,
+            stale_max_s=self.stale_max_s,
             to_form=to_form,
             fresh_s=fresh_s,
         )

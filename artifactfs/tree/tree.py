@@ -368,6 +368,10 @@ class Tree:
             self._catalogue.refresh(node)
         return lambda _key: is_all
 
+    def save_again(self, run_id: int) -> None:
+        """See Directories: another process may have deleted what is stored."""
+        self._directories.save_again(run_id)
+
     def known_run(self, run_id: int) -> Run | None:
         """Return a cached run, fresh or stale. No request."""
         held, root = self._runs.get_any(run_id), self._directories.cached_run_root(run_id)

@@ -352,6 +352,7 @@ async def test_a_table_of_a_list_that_was_refreshed(
     assert len(tree.contents_of(first)) == first.entry.size_bytes
     service.asked()
     assert await walk(tree, "projects/10/runs.jsonl") == first
+    assert first.entry in (await tree.contents(await walk(tree, "projects/10"))).entries
     assert (await walk(tree, "names/vision~10/runs.jsonl")).entry.size_bytes == first.entry.size_bytes
     assert service.asked() == []
     service.runs[9] = run(9, name="more")
