@@ -85,15 +85,17 @@ def _shown(loaded: "Settings", store: "BlockStore") -> str:
 @with_cache
 def cache_verify(loaded: "Settings", store: "BlockStore") -> None:
     """Read every block and the metadata, and delete what is damaged. It is fetched again when it is needed."""
-    damaged = 0
-    for path, size in store.verify():
+    damaged, left = 0, 0
+    for path, size, is_deleted in store.verify():
         damaged += 1
-        output.say(f"damaged, deleted: {path} ({format_size(size)})")
+        left += not is_deleted
+        output.say(f"damaged, {'deleted' if is_deleted else 'and cannot be deleted'}: {path} ({format_size(size)})")
     usage = store.usage()
     output.say(f"{usage.blocks} blocks are intact ({format_size(usage.size_bytes)}), {damaged} were damaged")
     metadata = _metadata(loaded, store)
     if metadata.exists() and not metadata.open():
         output.say(f"metadata: not usable: {metadata.failure}")
+        left += 1
     elif metadata.exists():
         found = metadata.verify()
         metadata.close()
@@ -101,6 +103,10 @@ def cache_verify(loaded: "Settings", store: "BlockStore") -> None:
             output.say(f"metadata: {counted(found.good, 'record')} intact, {found.damaged} damaged and deleted")
         else:
             output.say(f"metadata: the database was damaged, and is {'' if found.is_replaced else 'not yet '}deleted")
+            left += not found.is_replaced
+    if left:
+        fact = f"not all that is damaged in {store.directory} could be deleted"
+        raise UserError(ExitCode.INCOMPLETE, fact, "you need to be able to write there")
 
 
 @cache.command("clear")
@@ -162,7 +168,10 @@ def _clear_metadata(loaded: "Settings", store: "BlockStore", is_pinned: Callable
         return
     if not metadata.open():
         raise UserError(ExitCode.INCOMPLETE, f"the metadata could not be deleted: {metadata.failure}")
-    output.say(f"deleted {format_size(metadata.clear())} of metadata")
+    if (freed := metadata.clear()) is None:
+        fix = "free some room on its disk; `artifactfs cache verify` deletes a damaged one"
+        raise UserError(ExitCode.INCOMPLETE, f"the metadata in {metadata.path} could not be deleted", fix)
+    output.say(f"deleted {format_size(freed)} of metadata")
     metadata.close()
 
 

@@ -242,16 +242,15 @@ class BlockStore:
             found[place] += file.size_bytes
         return found
 
-    def verify(self) -> Iterator[tuple[str, int]]:
-        """Read every block; delete and yield (path, bytes on disk) of those that are damaged."""
+    def verify(self) -> Iterator[tuple[str, int, bool]]:
+        """Read every block; delete and yield those that are damaged: path, bytes on disk, and whether it is gone."""
         for file in self._files():
             first, count = block_format.first_in(file.name), block_format.count_in(file.name)
             damaged = True
             try:
                 with self._version(file.key) as directory, block_format.opened(file.name, directory) as fd:
                     wanted = range(first, first + count)
-                    found = block_format.read(fd, file.key, first, count, wanted, self.block_bytes)
-                    damaged = found is None
+                    damaged = not block_format.read(fd, file.key, first, count, wanted, self.block_bytes)
             except FileNotFoundError:
                 continue  # evicted in this moment
             except OSError as error:
@@ -259,7 +258,8 @@ class BlockStore:
             if damaged:
                 with contextlib.suppress(OSError), self._version(file.key) as directory:
                     self._remove(directory, file.name)
-                yield os.path.join(self.directory, _FORMAT, file.upper, file.lower, file.name), file.size_bytes
+                path = os.path.join(self.directory, _FORMAT, file.upper, file.lower, file.name)
+                yield path, file.size_bytes, not os.path.lexists(path)
 
     def clear(self, is_meant: Callable[[bytes], bool] | None = None, but_keys: Collection[bytes] = ()) -> Cleared:
         """Delete every block, or those whose place is meant (cache_places.py). Mounts that use them fetch again.

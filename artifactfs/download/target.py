@@ -2,17 +2,20 @@
 
 An unfinished file lies beside its place as `.NAME.VERSION.part`. VERSION is a digest of what names the version, so that
 bytes of two versions never meet in one file. Hard: names are the server's, and another process may put a link where a
-directory was. So each directory is opened from the root on without following a link, and used by its descriptor.
+directory was. So each directory is opened from the root on without following a link, and used by its descriptor. And
+a file system that ignores case has one place for names that differ in it alone: the second of them is refused.
 """
 
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from artifactfs.domain import NAME_MAX_BYTES
@@ -43,6 +46,9 @@ class Target:
     def __init__(self, directory: str) -> None:
         self._named = directory
         self._known: dict[tuple[str, ...], dict[str, set[str]]] = {}
+        # The names in directories, composed, as far as they were needed; and the directories that have their own.
+        self._names: dict[tuple[str, ...], set[str]] = {}
+        self._exact: set[tuple[str, ...]] = {()}
         cause: str | None = "it is read-only, or not yours to write"
         self._is_new = not os.path.lexists(directory)
         try:
@@ -56,6 +62,8 @@ class Target:
             cause = "it is no directory"
         except OSError as error:
             cause = error.strerror
+        except RecursionError:  # of makedirs
+            cause = "it is below too many directories"
         raise UserError(ExitCode.NOT_WRITABLE, f"cannot write to {directory}: {cause}", "give another directory")
 
     def forget(self) -> None:
@@ -75,6 +83,10 @@ class Target:
             path, flags = os.path.join(self._top, *place), os.O_DIRECTORY | os.O_CLOEXEC
             fd, _ = path_walk.open_path(path, flags, links=False, make=lambda name, at: os.mkdir(name, dir_fd=at))
         try:
+            if tuple(place) not in self._exact:
+                with self.directory(place[:-1]) as above:
+                    self._see_exact(above, place)
+                self._exact.add(tuple(place))
             yield fd
         finally:
             os.close(fd)
@@ -96,6 +108,7 @@ class Target:
         if not stat.S_ISREG(found.st_mode):
             kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
             raise Obstacle(f"{self.path(place)} is there, and {kind}; move it away")
+        self._see_exact(directory, place)
         is_same_time = any(found.st_mtime_ns == mtime_ns // grain * grain for grain in _GRAINS_NS)
         return found.st_size == size_bytes and is_same_time
 
@@ -122,10 +135,30 @@ class Target:
                     known[name] = {part}
                 if version is None:
                     os.ftruncate(fd, 0)
-                yield Unfinished(fd, directory, part, place[-1], os.fstat(fd).st_size)
+                see_free = functools.partial(self._see_free, directory, place)
+                yield Unfinished(fd, directory, part, place[-1], os.fstat(fd).st_size, see_free)
                 known.pop(name, None)
             finally:
                 os.close(fd)
+
+    def _see_free(self, directory: int, place: Sequence[str]) -> None:
+        """See that a place is free, or has a file of that very name. Raises Obstacle, OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(place[-1], dir_fd=directory, follow_symlinks=False)
+            self._see_exact(directory, place)
+
+    def _see_exact(self, directory: int, place: Sequence[str]) -> None:
+        """See that what was found by a name has that name, and not one that is the same to this file system.
+
+        Composed or not is no difference: some file systems keep names in one of the two forms. Raises Obstacle.
+        """
+        names, name = self._names.setdefault(tuple(place[:-1]), set()), _composed(place[-1])
+        with self._obstacles(place):
+            if name not in names:
+                names.update(map(_composed, os.listdir(directory)))
+        if name not in names:
+            fact = "to this file system its name is that of something else that is there"
+            raise Obstacle(f"{self.path(place)}: {fact}; give a directory on another one")
 
     def _claim(self, fd: int, directory: int, part: str, place: Sequence[str]) -> None:
         """See that an open unfinished file is a file, and no other process's."""
@@ -175,10 +208,17 @@ class Target:
         return Obstacle(f"{self.path(place)}: {error.strerror}")
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 class Unfinished:
     """A file that is written to its end, with `size_bytes` so far. Its methods block and raise OSError."""
 
-    def __init__(self, fd: int, directory: int, part: str, name: str, size_bytes: int) -> None:
+    def __init__(
+        self, fd: int, directory: int, part: str, name: str, size_bytes: int, see_free: Callable[[], None]
+    ) -> None:
+        self._see_free = see_free
         self._fd = fd
         self._directory = directory
         self._part = part
@@ -203,6 +243,7 @@ class Unfinished:
             view = view[count:]
 
     def finish(self, mtime_ns: int) -> None:
-        """Give the file its time and its name; what had the name before is replaced."""
+        """Give the file its time and its name; what had the name before is replaced. Raises Obstacle."""
+        self._see_free()
         os.utime(self._fd, ns=(mtime_ns, mtime_ns))
         os.rename(self._part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)

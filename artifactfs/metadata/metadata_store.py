@@ -352,8 +352,9 @@ class MetadataStore:
             return Verified(good, damaged)
         return Verified(0, 0, is_whole=False, is_replaced=self.open())
 
-    def clear(self, *, keep_pinned: bool = True) -> int:
-        """Delete everything, or all except pinned runs; returns the bytes that were freed."""
+    def clear(self, *, keep_pinned: bool = True) -> int | None:
+        """Delete everything, or all except pinned runs; returns the bytes that were freed, None if that failed."""
+        freed: int | None = None
         with self._database.writing() as db:
             if db is not None:
                 before = metadata_format.used_bytes(db)
@@ -372,8 +373,7 @@ class MetadataStore:
                 else:
                     db.execute("VACUUM")
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                return freed
-        return 0
+        return freed  # also where only giving pages back to the disk failed
 
 
 def _fits(run_id: int) -> bool:

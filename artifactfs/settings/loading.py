@@ -88,9 +88,7 @@ def load(
             before_commands()
         found, keys = keys.read()
     else:
-        literal = {key: given for key in KEYS if (given := sources.find(key)) is not None}
-        found = Keys(**{key: checked_key(given.text, given.subject) for key, given in literal.items()})
-        keys = KeySource()
+        found, keys = _literal_keys(sources, warnings), KeySource()
     return Settings(
         **values,
         api_key=found.api_key,
@@ -104,6 +102,18 @@ def load(
         warnings=tuple(warnings),
         keys=keys,
     )
+
+
+def _literal_keys(sources: Sources, warnings: list[Notice]) -> Keys:
+    """Return the keys that are given as they are. Adds a warning for one that can be none."""
+    found: dict[str, Secret] = {}
+    for key in KEYS:
+        if (given := sources.find(key)) is not None:
+            try:
+                found[key] = checked_key(given.text, given.subject)
+            except UserError as error:
+                warnings.append(Notice(str(error)))
+    return Keys(**found)
 
 
 def _keys_at_hand(sources: Sources, warnings: list[Notice]) -> Keys:

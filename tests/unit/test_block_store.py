@@ -329,7 +329,7 @@ def test_a_damaged_count_is_repaired(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
-    """4.4: what is there is counted, what is damaged is found and deleted, and all of it goes when asked."""
+    """4.4: what is there is counted, what is damaged is found and deleted."""
     for index in range(3):
         store.save(KEY, index, [DATA], stamp_of(store))
     store.save(OTHER, 0, [DATA], stamp_of(store))
@@ -337,9 +337,32 @@ def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
     assert (usage.size_bytes, usage.blocks, usage.files) == (4 * PAGE, 4, 2)
     victim = block_files(tmp_path)[1]
     victim.write_bytes(victim.read_bytes()[:-1] + b"!")
-    assert [path for path, _ in store.verify()] == [str(victim)]
+    assert [(path, is_deleted) for path, _, is_deleted in store.verify()] == [(str(victim), True)]
     assert list(store.verify()) == []
     assert store.usage().blocks == 3
+
+
+def test_a_damaged_block_that_cannot_be_deleted(
+    tmp_path: Path, store: BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4.4: on a disk that is read-only by now, say: nothing says that it is gone."""
+    store.save(KEY, 0, [DATA], stamp_of(store))
+    (victim,) = block_files(tmp_path)
+    victim.write_bytes(b"!")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        assert [is_deleted for _, _, is_deleted in store.verify()] == [False]
+    assert [is_deleted for _, _, is_deleted in store.verify()] == [True]
+
+
+def test_clear(tmp_path: Path, store: BlockStore) -> None:
+    """4.4: all of it goes when asked."""
+    for index in range(3):
+        store.save(KEY, index, [DATA], stamp_of(store))
     assert store.clear().blocks == 3
     assert store.usage().size_bytes == 0
     assert not block_files(tmp_path)

@@ -209,7 +209,7 @@ def test_usage_verify_and_clear_of_groups(tmp_path: Path, store: BlockStore) -> 
         bad = bytearray(good)
         bad[-1 - index * SMALL] ^= 1
         victim.write_bytes(bad)
-        assert list(store.verify()) == [(str(victim), GROUP_ON_DISK)]
+        assert list(store.verify()) == [(str(victim), GROUP_ON_DISK, True)]
         assert not victim.exists()
     assert store.usage().blocks == 2 * GROUP_BLOCKS + 1
     assert store.clear().blocks == 2 * GROUP_BLOCKS + 1

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import unicodedata
 from pathlib import Path
 from typing import NoReturn
 
@@ -230,3 +231,64 @@ def test_a_link_to_the_directory_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     put(Target(str(tmp_path / "link")), "f")
     assert (tmp_path / "real" / "f").read_bytes() == b"data"
+
+
+def ignoring_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let names be found as file systems find them that ignore case, and a new file take the place of such a one."""
+    find, rename, look = os.stat, os.rename, os.open
+
+    def called(name: object, at: int | None) -> object:
+        names = (
+            os.listdir(f"/proc/self/fd/{at}") if isinstance(name, str) and at is not None and "/" not in name else ()
+        )
+        return next((each for each in names if each.lower() == str(name).lower()), name)
+
+    def stat(path: object, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        return find(called(path, dir_fd), dir_fd=dir_fd, follow_symlinks=follow_symlinks)  # type: ignore[arg-type]
+
+    def opened(path: object, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        return look(called(path, dir_fd), flags, mode, dir_fd=dir_fd)  # type: ignore[arg-type]
+
+    def move(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        rename(source, str(called(target, dst_dir_fd)), src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    for name, fake in (("stat", stat), ("open", opened), ("rename", move)):
+        monkeypatch.setattr(os, name, fake)
+
+
+def test_a_file_system_that_ignores_case(target: Target, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of names that are one to it the first is written; no other replaces that, nor counts as there, now or later."""
+    (top / "a").mkdir()
+    ignoring_case(monkeypatch)
+    put(target, "a", "Model")
+    for again in (target, Target(str(top))):
+        assert has(again, "a", "Model")
+        with pytest.raises(Obstacle, match="something else that is there"):
+            has(again, "a", "model")
+        with pytest.raises(Obstacle, match="something else that is there"):
+            put(again, "a", "MODEL", data=b"else")
+        with pytest.raises(Obstacle, match="something else that is there"):
+            put(again, "A", "other")
+        put(again, "a", "Model")
+    assert sorted(os.listdir(top)) == ["a"]
+    assert (top / "a" / "Model").read_bytes() == b"data"
+
+
+def test_names_that_are_kept_in_another_form(target: Target, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that the file system has decomposed is there."""
+    put(target, "a", unicodedata.normalize("NFD", "h\u00e9llo"))
+    find = os.stat
+
+    def stat(path: object, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        name = unicodedata.normalize("NFD", path) if isinstance(path, str) else path
+        return find(name, dir_fd=dir_fd, follow_symlinks=follow_symlinks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert has(target, "a", "h\u00e9llo")
+
+
+def test_below_too_many_directories(tmp_path: Path) -> None:
+    """An odd argument is no bug."""
+    with pytest.raises(UserError, match="too many directories") as caught:
+        Target(str(tmp_path) + "/a" * 1500)
+    assert caught.value.code is ExitCode.NOT_WRITABLE

@@ -255,7 +255,7 @@ def refused(path: Path, caplog: pytest.LogCaptureFixture) -> str:
     assert store.load(1, "listing", 1, b"dir/0000") == []
     assert list(store.records(1, 1, "listing")) == []
     assert store.last_account(SITE) is None
-    assert (store.usage().records, store.verify(), store.clear()) == (0, Verified(0, 0), 0)
+    assert (store.usage().records, store.verify(), store.clear()) == (0, Verified(0, 0), None)
     store.close()
     return store.failure
 

@@ -190,5 +190,16 @@ def test_clear(keep_pinned: bool, tmp_path: Path) -> None:
         # Offline, what is pinned is shown by the account that the site was used with last.
         assert store.last_account(SITE) == ("me" if keep_pinned else None)
         assert os.path.getsize(tmp_path / DATABASE) < before / 3
-        assert store.clear(keep_pinned=False) >= 0
+        assert store.clear(keep_pinned=False) is not None
         assert store.usage().records == 0
+
+
+def test_what_is_locked_is_not_cleared(tmp_path: Path) -> None:
+    """8.9: while another process writes, nothing is deleted, and nothing says that it is."""
+    with opened(tmp_path) as store:
+        assert store.write(SCOPE, of_run(1))
+        other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert store.clear() is None
+        other.close()
+        assert store.usage().records == 20

@@ -191,6 +191,14 @@ def test_without_keys_nothing_is_read_or_run(said: Said) -> None:
     assert not marker.exists()
 
 
+def test_a_key_that_can_be_none_is_no_obstacle_without_need(said: Said) -> None:
+    """`login`, which is how it is mended, and what needs no keys, go on with a warning."""
+    said.say("top", "api_key", "paste your key")
+    found = said.load(need_keys=False)
+    assert found.api_key is None
+    assert [each.fact for each in found.warnings if "the key holds spaces" in each.fact]
+
+
 # --- commands -----------------------------------------------------------------------------------------------
 
 
