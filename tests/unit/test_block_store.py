@@ -329,7 +329,7 @@ def test_a_damaged_count_is_repaired(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
-    """4.4: what is there is counted, what is damaged is found and deleted."""
+    """4.4: what is there is counted, what is damaged is found and deleted, and all of it goes when asked."""
     for index in range(3):
         store.save(KEY, index, [DATA], stamp_of(store))
     store.save(OTHER, 0, [DATA], stamp_of(store))
@@ -340,6 +340,9 @@ def test_usage_verify_and_clear(tmp_path: Path, store: BlockStore) -> None:
     assert [(path, is_deleted) for path, _, is_deleted in store.verify()] == [(str(victim), True)]
     assert list(store.verify()) == []
     assert store.usage().blocks == 3
+    assert store.clear().blocks == 3
+    assert store.usage().size_bytes == 0
+    assert not block_files(tmp_path)
 
 
 def test_a_damaged_block_that_cannot_be_deleted(
@@ -357,15 +360,6 @@ def test_a_damaged_block_that_cannot_be_deleted(
         patched.setattr(os, "unlink", refuse)
         assert [is_deleted for _, _, is_deleted in store.verify()] == [False]
     assert [is_deleted for _, _, is_deleted in store.verify()] == [True]
-
-
-def test_clear(tmp_path: Path, store: BlockStore) -> None:
-    """4.4: all of it goes when asked."""
-    for index in range(3):
-        store.save(KEY, index, [DATA], stamp_of(store))
-    assert store.clear().blocks == 3
-    assert store.usage().size_bytes == 0
-    assert not block_files(tmp_path)
     assert store.save(KEY, 0, [DATA], stamp_of(store))
 
 
