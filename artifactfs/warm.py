@@ -166,11 +166,25 @@ def _walk(path: str, found: Plan) -> Iterator[tuple[str, int]]:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
-                        yield entry.path, entry.stat(follow_symlinks=False).st_size
+                        if (size := _size(entry, found)) is not None:
+                            yield entry.path, size
                     elif entry.is_symlink():
                         found.links[path] = found.links.get(path, 0) + 1
         except OSError as error:
             found.failures.append(f"{directory}: {error.strerror}")
+
+
+def _size(entry: os.DirEntry[str], found: Plan) -> int | None:
+    """Return the size of a file; None for one that is gone, or fails: others are there. Raises OSError of the mount."""
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise
+        found.failures.append(f"{entry.path}: {error.strerror}")
+        return None
 
 
 def _read(path: str, stop: threading.Event, advance: Callable[[int], object], drop_pages: bool) -> int:

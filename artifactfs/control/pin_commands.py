@@ -81,6 +81,8 @@ class PinCommands:
         if known is None:
             await self._run(pins.add, new)
             self.changed()
+        if self._components.metadata is not None:
+            self._components.metadata.forget_loss(new.run_id)
         self._components.tree.save_again(new.run_id)
         return PinAnswer(SCHEMA, is_new=known is None)
 

@@ -81,7 +81,17 @@ class Target:
         """Yield the descriptor of a directory, which is made if it is missing."""
         with self._obstacles(place):
             path, flags = os.path.join(self._top, *place), os.O_DIRECTORY | os.O_CLOEXEC
-            fd, _ = path_walk.open_path(path, flags, links=False, make=lambda name, at: os.mkdir(name, dir_fd=at))
+            made: list[str] = []
+
+            def make(name: str, at: int) -> None:
+                os.mkdir(name, dir_fd=at)
+                made.append(name)
+
+            fd, _ = path_walk.open_path(path, flags, links=False, make=make)
+        # What was made has its very name: no directory of thousands is listed for each of them.
+        if made and list(place[-len(made) :]) == made:
+            for depth in range(len(place) - len(made), len(place)):
+                self._names.setdefault(tuple(place[:depth]), set()).add(_composed(place[depth]))
         try:
             if tuple(place) not in self._exact:
                 with self.directory(place[:-1]) as above:

@@ -246,6 +246,10 @@ class MetadataStore:
             self._lost |= {(scope, change.run_id) for change in changes if isinstance(change, Record)}
         return is_written
 
+    def forget_loss(self, scope: int, run_id: int) -> None:
+        """Begin again: what is known of a run is written anew."""
+        self._lost.discard((scope, run_id))
+
     def has_lost(self, scope: int, run_id: int) -> bool:
         """Whether records of a run could not be written by this process, and were not marked since."""
         return (scope, run_id) in self._lost

@@ -95,7 +95,7 @@ class WriteBehind:
         self._run_in_thread = run_in_thread
         self._scopes: dict[str, int] = {}
         # Grows each time that what was stored may be there no more, or not as it was: with a deletion, a mark, a failed
-        # write, another owner, and a database that another process has cleared.
+        # write, another owner, and a database that another process has cleared of everything.
         self.epoch = 0
         self._reads, self._writes = trio.CapacityLimiter(2), trio.CapacityLimiter(1)
         # A limiter of its own: a look must not hold up readers.
@@ -244,6 +244,10 @@ class WriteBehind:
             await self._idle.wait()
         finally:
             self._waiting -= 1
+
+    def forget_loss(self, run_id: int) -> None:
+        """Begin again: what is known of a run is put again from now on."""
+        self._store.forget_loss(scope_of(*self._owner.split("\0", 1)), run_id)
 
     def has_lost(self, run_id: int) -> bool:
         """Whether something of a run could not be stored, for lack of room, say."""

@@ -65,8 +65,6 @@ class PinnedRuns:
         self._not_before: dict[int, float] = {}
         # Those whose row is another: what is cached of a settled run may not be valid any more (docs/semantics.md 4.3).
         self._other_rows: set[int] = set()
-        # The sites and runs of which another account has pinned something.
-        self._of_others: set[tuple[str, int]] = set()
         # When older versions were deleted last, by place.
         self._cleaned_at: dict[str, float] = {}
         self._wake = Pulse()
@@ -111,7 +109,6 @@ class PinnedRuns:
         except NoThread:
             return  # the next look finds one
         mine = [pin for pin in pins if pin.owner == self._files.owner]
-        self._of_others = {(pin.site, pin.run_id) for pin in pins if pin.owner != self._files.owner}
         self._pins.clear()
         for pin in mine:
             if not any(other is not pin and other.covers(pin) for other in mine):
@@ -176,11 +173,13 @@ class PinnedRuns:
         return True
 
     async def _clean(self, pin: Pin, keys: set[bytes], *, at_once: bool) -> None:
-        """Delete what the disk has of a place, except the versions with these keys. Raises NoThread."""
+        """Delete what the disk has of a place, except the versions with these keys. Raises NoThread, UnreadablePins."""
         part, now = CachePart(pin.site, pin.place), trio.current_time()
         is_due = at_once or now >= self._cleaned_at.get(pin.place, 0.0) + _CLEAN_S
-        # A block does not say of which account it is.
-        if is_due and (pin.site, pin.run_id) not in self._of_others:
+        # A block does not say of which account it is; and another one may have pinned something since the last look.
+        pins = await self._run_in_thread(self._file.load) if is_due else ()
+        owners = {other.owner for other in pins if (other.site, other.run_id) == (pin.site, pin.run_id)}
+        if is_due and owners <= {pin.owner}:
             await self._files.delete_others(lambda place: bool(place) and part.covers(place), keys)
             self._cleaned_at[pin.place] = now
 

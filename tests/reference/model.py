@@ -43,7 +43,8 @@ from tests.reference.versions import Version
 class Inode:
     """An inode number. `what`: a directory or a file; `size`: the largest that was shown of it; `opened`: ever.
 
-    `read`: (offset, bytes) of what was read through the handles that are open, `handles` of them.
+    `read`: (offset, bytes) of what was read through the handles that are open, `handles` of them. `proven`: the moment,
+    at the earliest, of the last open, which compares what is known of the file with what it has become (2.4).
     """
 
     path: str
@@ -51,6 +52,7 @@ class Inode:
     size: int
     handles: int = 0
     opened: bool = False
+    proven: int | None = None
     read: list[tuple[int, bytes]] = field(default_factory=list)
 
 
@@ -237,7 +239,10 @@ class Model(Trust[dict[str, Version]]):
         assert (inode.path, inode.what) == (path, what), f"inode {number} is of {inode.path}, and of {path}"
         before = self.last.get(path)
         if what == "file":
-            numbers = {self.number(moment, path) for moment in range(since, len(self.moments))}
+            proven = self.inodes[before].proven if before is not None else None
+            first = since if proven is None else min(since, proven)
+            # A larger file that took its place shows as growth until an open compares the two.
+            numbers = {self.number(moment, path) for moment in range(first, len(self.moments))}
             if before is not None and len(numbers) == 1 and path not in self.lost:
                 assert number == before, f"a file that only grew was inode {before}, and is {number}"
             # Of what was never open nothing was given: an answer's length counts before it, under the number (4.1).
@@ -258,7 +263,7 @@ class Model(Trust[dict[str, Version]]):
         """Return a handle for a file that `looked_up` and `identified` have checked."""
         inode = self.inodes[number]
         inode.handles += 1
-        inode.opened = True
+        inode.opened, inode.proven = True, self.seen[path]
         return Handle(path, inode, size, self.seen[path])
 
     def closed(self, handle: Handle) -> None:

@@ -131,13 +131,17 @@ FIXED: dict[str, list[Step]] = {
     "a file that was gone is another one": [
         ("put", "a", 7), ("stat", "a"), ("append", "a", 9), ("refresh",), ("stat", "a"), ("remove", "a"), ("refresh",),
         ("stat", "a"), ("put", "a", 5_000), ("refresh",), ("stat", "a")],
+    "a larger replacement shows as growth until it is opened": [
+        ("put", "a", 5_000), ("cat", "a", 200_000), ("put", "a", 600_000), ("stat", "a"), ("cat", "a", 200_000),
+        ("stat", "a")],
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("believes", [True, False], ids=["with times to live", "without"])
 @pytest.mark.parametrize("script", FIXED.values(), ids=FIXED)
-def test_what_was_fixed_once(script: list[Step], lab: Lab, tmp_path: Path) -> None:
+def test_what_was_fixed_once(script: list[Step], believes: bool, lab: Lab, tmp_path: Path) -> None:
     """2.4, 4.1: inode numbers change for replacements alone, and no handle has bytes of two versions."""
-    with world(lab, tmp_path, believes=True) as there:
+    with world(lab, tmp_path, believes=believes) as there:
         play(there, script)
 
 

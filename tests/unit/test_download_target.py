@@ -274,6 +274,22 @@ def test_a_file_system_that_ignores_case(target: Target, top: Path, monkeypatch:
     assert (top / "a" / "Model").read_bytes() == b"data"
 
 
+def test_a_directory_of_thousands_is_not_listed_for_each(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for what was made in it: the time grows with the number, and not with its square."""
+    listed, listdir = [], os.listdir
+
+    def counted(at: int) -> list[str]:
+        listed.append(at)
+        return listdir(at)
+
+    monkeypatch.setattr(os, "listdir", counted)
+    for _ in range(2):
+        for number in range(50):
+            with target.directory(("run", f"step-{number}", "a")):
+                pass
+    assert len(listed) <= 2
+
+
 def test_names_that_are_kept_in_another_form(target: Target, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that the file system has decomposed is there."""
     put(target, "a", unicodedata.normalize("NFD", "h\u00e9llo"))

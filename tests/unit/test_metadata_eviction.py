@@ -203,3 +203,15 @@ def test_what_is_locked_is_not_cleared(tmp_path: Path) -> None:
         assert store.clear() is None
         other.close()
         assert store.usage().records == 20
+
+
+def test_a_loss_that_is_made_good(tmp_path: Path) -> None:
+    """8.6: what could not be written once, and is written anew for a pin, is there."""
+    with opened(tmp_path) as store:
+        other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert not store.write(SCOPE, of_run(1))
+        other.close()
+        assert store.has_lost(SCOPE, 1)
+        store.forget_loss(SCOPE, 1)
+        assert not store.has_lost(SCOPE, 1)
