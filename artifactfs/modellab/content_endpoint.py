@@ -5,6 +5,7 @@ missing, a redirect may lead to object storage, a proxy may send a login page. S
 server has ignored one, and every answer is checked before its first byte counts.
 """
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import httpx
+import trio
 
 from artifactfs import errors
 from artifactfs.domain import ArtifactRef, Chunk, ContentBody
@@ -31,6 +33,8 @@ _MAX_URL = 16 << 10
 _JSON = "application/json"
 # The cache key's part that tells versions apart, for a caching proxy between many mounts and the API: docs/fleets.md.
 _VERSION = "Artifactfs-Version"
+# The body of a redirect, say, that is read to its end, and for how long: a new connection costs more.
+_SMALL_BYTES, _SMALL_S = 64 << 10, 1.0
 # How every error of this API begins (model-lab-api.md, "Errors").
 _PEEK_BYTES = 64
 _ERROR = re.compile(rb'\s*\{\s*"errors"\s*:')
@@ -78,7 +82,7 @@ class ContentEndpoint:
         stream = await self._follow(artifact, headers)
         if stream.status == 416 and _unsatisfied_total(stream.headers.get("content-range", "")) is None:
             # It has no such byte, so it is shorter, or empty. How long it is shows a request without a range.
-            await stream.aclose()
+            await _let_go(stream)
             headers.pop("Range", None)
             stream = await self._follow(artifact, headers)
         try:
@@ -114,7 +118,7 @@ class ContentEndpoint:
             try:
                 url, sent = self._target(stream), headers
             finally:
-                await stream.aclose()
+                await _let_go(stream)
         raise errors.UnexpectedAnswer(f"more than {_MAX_REDIRECTS} redirects for an artifact's content")
 
     def _target(self, stream: Stream) -> str:
@@ -169,6 +173,8 @@ class ContentEndpoint:
             if length is not None:
                 body.receive_into = stream.receive_into
             return body
+        if _is_part(headers.get("content-range", "")):
+            raise errors.UnexpectedAnswer("part of the content came as if it were the whole")
         total = _length(headers)
         self._refuse_other_kinds(_kind(stream), artifact, total, size)
         is_framed = total is not None or "transfer-encoding" in headers
@@ -176,7 +182,9 @@ class ContentEndpoint:
 
     def _note(self, body: ContentBody, start: int, end: int | None, size: int | None) -> None:
         """Record whether this server grants ranges. A full answer to a full request shows nothing."""
-        asked_for_all = start == 0 and (end is None or (size is not None and end >= size))
+        # Some servers that grant ranges answer so for an empty file, whose size no listing gives.
+        sizes = [each for each in (size, body.total) if each is not None]
+        asked_for_all = start == 0 and (end is None or any(end >= each for each in sizes))
         if not body.whole and body.end != start:
             self.ranges = True
         elif body.whole and self.ranges is None and not asked_for_all:
@@ -227,6 +235,27 @@ def _content_range(text: str) -> tuple[int, int, int | None]:
     if first >= last or (total is not None and last > total):
         raise errors.UnexpectedAnswer("a partial answer with an impossible range")
     return first, last, total
+
+
+async def _let_go(stream: Stream) -> None:
+    """Close an answer whose body says nothing; a small one is read to its end, so that its connection is used again."""
+    try:
+        if (length := _length(stream.headers)) is not None and length <= _SMALL_BYTES:
+            with trio.move_on_after(_SMALL_S), contextlib.suppress(errors.ServiceError):
+                async with aclosing(stream.chunks()) as chunks:
+                    async for _ in chunks:
+                        pass
+    finally:
+        await stream.aclose()
+
+
+def _is_part(text: str) -> bool:
+    """Whether a Content-Range is of a part; not if it makes no sense: beside a good 200 it says nothing then."""
+    try:
+        first, last, total = _content_range(text)
+    except errors.UnexpectedAnswer:
+        return False
+    return first != 0 or total not in (None, last)
 
 
 def _unsatisfied_total(text: str) -> int | None:

@@ -27,6 +27,8 @@ _MAX_SIZE = 2**63 - 1
 # A longer prefix is not sent back, and of a run no more than so many. Arbitrary.
 _MAX_LEAD = 8
 _MAX_LEADS = 4
+# PATH_MAX: what is further down than that is not looked at name by name, which takes a second for each 5 MB.
+_MAX_PATH = 4096
 # Rows between two turns of the event loop: about 5 ms of work.
 _STEP_ROWS = 2_000
 
@@ -176,7 +178,7 @@ def normalize(
             continue
         name, deeper, rest = bare.partition("/")
         encoded = encode_name(name)
-        if encoded is None or (deeper and any(encode_name(part) is None for part in rest.split("/"))):
+        if encoded is None or (deeper and not _can_be(rest)):
             children.bad_names += 1
             continue
         # A row further down makes the directory in between, slash and all.
@@ -228,7 +230,7 @@ def _weigh(
             has_namesakes = True
         elif not has_outside and (bare := path.rstrip("/")):
             # Names that no filesystem can hold, like `../x`, are no evidence of anything.
-            has_outside = all(encode_name(part) is not None for part in bare.split("/"))
+            has_outside = _can_be(bare)
     base = None
     if has_under and not ("/" not in directory and known is PathBase.DIRECTORY):
         base = PathBase.ROOT
@@ -240,6 +242,11 @@ def _weigh(
     elif has_outside or (must_be_child and known is not PathBase.ROOT) or (has_namesakes and sent_slash):
         base = PathBase.DIRECTORY
     return base, echoed, has_namesakes
+
+
+def _can_be(path: str) -> bool:
+    """Whether a filesystem can hold every name of a path, and the path itself."""
+    return len(path) <= _MAX_PATH and all(encode_name(part) is not None for part in path.split("/"))
 
 
 def _below(rows: Sequence[FileRow], directory: str, base: PathBase | None) -> Iterator[tuple[FileRow, str]]:

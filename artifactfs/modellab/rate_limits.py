@@ -9,6 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 
 import msgspec
 import trio
@@ -94,7 +95,8 @@ class RateLimits:
         # A proxy's 429 has no name: it throttles the same requests.
         name = headers.get("x-ratelimit-name", "")[:200] or self._name_of.get(endpoint, "")
         reset_s = reset_after_s(headers, wall_clock)
-        remaining, limit = _number(headers.get("x-ratelimit-remaining")), _number(headers.get("x-ratelimit-limit"))
+        remaining = _number(headers.get("x-ratelimit-remaining"), choose=min)
+        limit = _number(headers.get("x-ratelimit-limit"), choose=min)
         is_throttled = status == 429 or (remaining == 0 and reset_s is not None)
         if name:
             self._name_of[endpoint] = name
@@ -195,18 +197,21 @@ async def wait(
     return paused_s + max(turn_s, 0.0)
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str | None, *, choose: Callable[[list[float]], float] = max) -> float | None:
     if text is None:
         return None
+    # A gateway may add one to its backend's: the one that asks for more patience counts.
     try:
-        value = float(text)
+        values = [float(each) for each in text.split(",")]
     except ValueError:
         return None
-    return value if 0 <= value < 1e9 else None
+    return choose(values) if all(0 <= each < 1e9 for each in values) else None
 
 
 def _date(text: str | None) -> float | None:
     try:
-        return email.utils.parsedate_to_datetime(text).timestamp() if text else None
+        when = email.utils.parsedate_to_datetime(text) if text else None
     except (ValueError, OverflowError):
         return None
+    # Without a zone it is of UTC (RFC 9110, 5.6.7), and not of this machine's.
+    return None if when is None else (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()

@@ -23,10 +23,14 @@ from artifactfs.modellab.circuit_breaker import PendingRequest, pause, resume
 _MAX_PIECE_BYTES = 1 << 20
 # Chunks of a body between two turns of the event loop: a chunk may be a byte long, and many arrive at once.
 _CHUNKS = 256
+# Pieces that are inflated between two turns: 1 ms each where they are full.
+_PIECES = 4
 # The start of a member of a gzip body, of which there may be several (RFC 1952).
 _GZIP = b"\x1f\x8b"
 # Bytes that are read of an error's body: enough for a sentence.
 _MAX_ERROR_BYTES = 64 << 10
+# For how long they are waited for: the status is there, and the caller's deadline goes on.
+_ERROR_S = 1.0
 _CLOSE_S = 1.0
 
 
@@ -152,7 +156,7 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise httpx.DecodingError(f"Content-Encoding {encoding!r} was not asked for")
     inflater, behind, is_over = None, b"", False
-    count = 0
+    count = pieces = 0
     async with aclosing(
         cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
     ) as chunks:
@@ -164,6 +168,9 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
                 continue
             rest, behind = behind + chunk, b""
             while rest and not is_over:
+                # A small chunk may be thousands of pieces, and many of them empty.
+                if (pieces := pieces + 1) % _PIECES == 0:
+                    await trio.lowlevel.checkpoint()
                 if inflater is None:
                     # Deflate comes with a header (RFC 1950), and without one from servers that took its name literally.
                     bare = encoding == "deflate" and rest[0] & 0x0F != zlib.DEFLATED
@@ -187,15 +194,17 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 async def start_of(response: httpx.Response, received: Callable[[int], None]) -> bytes:
-    """Return the beginning of an error's body, empty where it breaks off, and close the answer."""
+    """Return the beginning of an error's body, empty where it breaks off, or takes long, and close the answer."""
     body = bytearray()
     try:
-        async with aclosing(response), aclosing(decoded(response)) as pieces:
-            async for piece in pieces:
-                received(len(piece))
-                body += piece
-                if len(body) > _MAX_ERROR_BYTES:
-                    break
+        async with aclosing(response):
+            with trio.move_on_after(_ERROR_S):
+                async with aclosing(decoded(response)) as pieces:
+                    async for piece in pieces:
+                        received(len(piece))
+                        body += piece
+                        if len(body) > _MAX_ERROR_BYTES:
+                            break
     except httpx.HTTPError:
         return b""  # the status says enough
     return bytes(body)

@@ -117,6 +117,8 @@ async def test_a_version_is_named(target: str, name_versions: bool, autojump_clo
         (said(206, DATA[10:20]), errors.UnexpectedAnswer),
         (said(206, DATA[10:20], Content_Range="items 10-19/100"), errors.UnexpectedAnswer),
         (said(206, DATA[10:20], Content_Range="bytes 10-x/100"), errors.UnexpectedAnswer),
+        (whole(DATA[50:60], Content_Range="bytes 50-59/100"), errors.UnexpectedAnswer),
+        (whole(DATA[:60], Content_Range="bytes 0-59/100"), errors.UnexpectedAnswer),
         (part(10, 19, Content_Encoding="gzip"), errors.UnexpectedAnswer),
         (whole(Content_Encoding="gzip"), errors.UnexpectedAnswer),
         (whole(b"<html>", Content_Type="text/html; charset=utf-8"), errors.UnexpectedAnswer),
@@ -328,3 +330,39 @@ async def test_a_body_that_is_left_gives_its_place_back(autojump_clock: MockCloc
             raise RuntimeError
     assert places.in_use(asked.transport._places) == 0
     assert not asked.endpoint.is_saturated
+
+
+@pytest.mark.parametrize("span", ["bytes 0-99/100", "bytes 0-99/*", "bytes", "items 5-9/100"])
+async def test_a_whole_body_that_says_so(autojump_clock: MockClock, span: str) -> None:
+    """9: a good 200 may have a Content-Range, which counts only where it contradicts."""
+    assert await Asked(whole(Content_Range=span)).get() == DATA
+
+
+@pytest.mark.parametrize("body", [b"", DATA[:3]], ids=["empty", "three bytes"])
+async def test_a_short_file_of_unknown_size_shows_nothing_of_ranges(autojump_clock: MockClock, body: bytes) -> None:
+    """9: servers that grant ranges answer a range of an empty file with 200, say."""
+    asked = Asked(whole(body), part(10, 19))
+    assert await asked.get(0, 100, size=None) == body
+    assert asked.endpoint.ranges is None
+    assert await asked.get(10, 20) == DATA[10:20]
+    assert asked.endpoint.ranges
+
+
+async def test_the_body_of_a_redirect_is_read(autojump_clock: MockClock) -> None:
+    """10: or its connection would be closed, and each read would make a new one."""
+    read: list[int] = []
+
+    async def redirect(_request: httpx.Request) -> httpx.Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"moved"
+            read.append(5)
+
+        headers = {"Location": "https://store.test/blob", "Content-Length": "5"}
+        return httpx.Response(302, headers=headers, content=pieces())
+
+    transport, _ = connect(redirect, whole(), url="https://api.test")
+    endpoint = ContentEndpoint(transport, deadline_s=30, name_versions=False)
+    async with endpoint.get(MODEL, 0, 100, size=100) as body:
+        assert b"".join([chunk async for chunk in body.chunks]) == DATA
+    assert read == [5]
+    assert places.in_use(transport._places) == 0

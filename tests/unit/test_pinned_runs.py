@@ -26,8 +26,7 @@ class Deletions:
     def __init__(self) -> None:
         self.count = 0
 
-    async def delete_others(self, is_meant: Callable[[bytes], bool], keys: Collection[bytes]) -> None:
-        assert is_meant(f"{SITE}\0run/7".encode()) or not keys
+    async def delete_others(self, _is_meant: Callable[[bytes], bool], _keys: Collection[bytes]) -> None:
         self.count += 1
 
 

@@ -1,6 +1,7 @@
 """artifactfs.modellab.rate_limits: rate limits and the retry policy, as pure functions (docs/semantics.md 5.4)."""
 
 import email.utils
+import time
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,32 @@ def test_a_short_wait_for_the_request_before() -> None:
 def test_the_reset_that_an_answer_names(headers: dict[str, str], reset_s: float | None) -> None:
     """Seconds until the reset, not a time; Retry-After is honoured; the longer counts; nonsense is nothing."""
     assert reset_after_s(headers, WALL) == reset_s
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Tokyo", "UTC"])
+def test_a_date_without_a_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5.4: it is of UTC, wherever this machine is."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", zone)
+        time.tzset()
+        when = time.asctime(time.gmtime(WALL + 30))
+        assert reset_after_s({"retry-after": when}, WALL) == 30.0
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "120, 120"}, 120.0),
+        ({"retry-after": "5, 120"}, 120.0),
+        ({"x-ratelimit-reset": "7,9"}, 9.0),
+        ({"retry-after": "5, x"}, None),
+        ({"retry-after": "5, -1"}, None),
+    ],
+)
+def test_a_header_that_came_twice(headers: dict[str, str], seconds: float | None) -> None:
+    """5.4: of what a gateway and its backend say, the longer pause counts."""
+    assert reset_after_s(headers, WALL) == seconds
 
 
 def test_retry_after_as_a_date() -> None:
