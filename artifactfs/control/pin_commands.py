@@ -83,7 +83,7 @@ class PinCommands:
             self.changed()
         if self._components.metadata is not None:
             self._components.metadata.forget_loss(new.run_id)
-        self._components.tree.save_again(new.run_id)
+        await self._components.tree.save_again(new.run_id)
         return PinAnswer(SCHEMA, is_new=known is None)
 
     async def _unpin(self, pins: PinFile, place: Place) -> PinAnswer:

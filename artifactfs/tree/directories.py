@@ -304,11 +304,11 @@ class Directories:
     async def show_times(self, run: Run, prefix: str, *, own: bool) -> None:
         """Make all files of a run show their own times, or the run's, at once (docs/semantics.md 2.3)."""
         await self.clocks.show_times(run, prefix, own=own)
-        self._dirs.save_again(run.run_id)
+        await self._dirs.save_again(run.run_id)
 
-    def save_again(self, run_id: int) -> None:
+    async def save_again(self, run_id: int) -> None:
         """Store all that is cached of a run, whatever the store should have."""
-        self._dirs.save_again(run_id)
+        await self._dirs.save_again(run_id)
 
     # --- DirectLister --------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ no more than that: what else it has is served where the service fails.
 from collections.abc import Callable, Iterator
 
 import cachetools
+import trio
 
 from artifactfs.domain import Run
 from artifactfs.tree.directory_state import DirectoryKey, DirectoryState
@@ -16,6 +17,9 @@ from artifactfs.tree.listing import settled
 from artifactfs.tree.nodes import is_at_or_below
 from artifactfs.tree.size_changes import SizeChanges
 from artifactfs.tree.swr_cache import StaleWhileRevalidateCache
+
+# Listings that are stored between two turns of the event loop: some milliseconds.
+_STEP = 500
 
 
 class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
@@ -59,10 +63,12 @@ class RunDirectories(cachetools.LRUCache[int, dict[str, None]]):
             else:
                 paths.pop(path, None)
 
-    def save_again(self, run_id: int) -> None:
+    async def save_again(self, run_id: int) -> None:
         """Store the row of a run, and its listings, as they are cached."""
         self._runs.save_again(run_id)
-        for path, _ in self.cached(run_id):
+        for count, (path, _) in enumerate(self.cached(run_id), 1):
+            if count % _STEP == 0:
+                await trio.lowlevel.checkpoint()
             self._listings.save_again((run_id, path))
 
     def end(self, run_id: int, path: str) -> None:

@@ -368,9 +368,9 @@ class Tree:
             self._catalogue.refresh(node)
         return lambda _key: is_all
 
-    def save_again(self, run_id: int) -> None:
+    async def save_again(self, run_id: int) -> None:
         """See Directories: another process may have deleted what is stored."""
-        self._directories.save_again(run_id)
+        await self._directories.save_again(run_id)
 
     def known_run(self, run_id: int) -> Run | None:
         """Return a cached run, fresh or stale. No request."""

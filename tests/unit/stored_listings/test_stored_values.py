@@ -91,7 +91,7 @@ async def test_what_is_cached_of_a_run_is_stored_again(
     before = await entries(tree, 1)
     await metadata.flush()
     store.clear(keep_pinned=False)
-    tree.save_again(1)
+    await tree.save_again(1)
     await metadata.flush()
     service.asked()
     later, _ = mount("off")
