@@ -248,7 +248,8 @@ class MetadataStore:
 
     def forget_loss(self, scope: int, run_id: int) -> None:
         """Begin again: what is known of a run is written anew."""
-        self._lost.discard((scope, run_id))
+        # Not in place: a thread may be going through it.
+        self._lost = self._lost - {(scope, run_id)}
 
     def has_lost(self, scope: int, run_id: int) -> bool:
         """Whether records of a run could not be written by this process, and were not marked since."""
