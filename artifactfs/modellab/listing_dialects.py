@@ -27,7 +27,7 @@ _MAX_SIZE = 2**63 - 1
 # A longer prefix is not sent back, and of a run no more than so many. Arbitrary.
 _MAX_LEAD = 8
 _MAX_LEADS = 4
-# PATH_MAX: what is further down than that is not looked at name by name, which takes a second for each 5 MB.
+# PATH_MAX: a longer path is not looked at name by name, which takes a second for each 5 MB. What it begins with shows.
 _MAX_PATH = 4096
 # Rows between two turns of the event loop: about 5 ms of work.
 _STEP_ROWS = 2_000
@@ -178,7 +178,7 @@ def normalize(
             continue
         name, deeper, rest = bare.partition("/")
         encoded = encode_name(name)
-        if encoded is None or (deeper and not _can_be(rest)):
+        if encoded is None or (deeper and len(rest) <= _MAX_PATH and not _can_be(rest)):
             children.bad_names += 1
             continue
         # A row further down makes the directory in between, slash and all.

@@ -29,8 +29,6 @@ _PIECES = 4
 _GZIP = b"\x1f\x8b"
 # Bytes that are read of an error's body: enough for a sentence.
 _MAX_ERROR_BYTES = 64 << 10
-# For how long they are waited for: the status is there, and the caller's deadline goes on.
-_ERROR_S = 1.0
 _CLOSE_S = 1.0
 
 
@@ -194,17 +192,15 @@ async def decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 async def start_of(response: httpx.Response, received: Callable[[int], None]) -> bytes:
-    """Return the beginning of an error's body, empty where it breaks off, or takes long, and close the answer."""
+    """Return the beginning of an error's body, empty where it breaks off, and close the answer."""
     body = bytearray()
     try:
-        async with aclosing(response):
-            with trio.move_on_after(_ERROR_S):
-                async with aclosing(decoded(response)) as pieces:
-                    async for piece in pieces:
-                        received(len(piece))
-                        body += piece
-                        if len(body) > _MAX_ERROR_BYTES:
-                            break
+        async with aclosing(response), aclosing(decoded(response)) as pieces:
+            async for piece in pieces:
+                received(len(piece))
+                body += piece
+                if len(body) > _MAX_ERROR_BYTES:
+                    break
     except httpx.HTTPError:
         return b""  # the status says enough
     return bytes(body)
