@@ -67,17 +67,32 @@ def test_a_line_of_fstab(at_boot: Manager, shell: Shell, lab: Lab) -> None:
     wait_until(lambda: len(serving(shell)) == 0, "the end of the mount's process")
 
 
+def _has_autofs() -> bool:
+    with open("/proc/filesystems", encoding="ascii") as known:
+        return "autofs" in known.read().split()
+
+
 def serving(shell: Shell) -> list[int]:
     return [pid for pid in shell.processes() if "mount.artifactfs\0" in command_line(pid)]
 
 
 def test_an_automount(at_boot: Manager, shell: Shell, lab: Lab) -> None:
-    """With x-systemd.automount it is mounted by the first who looks, and not before."""
+    """With x-systemd.automount it is mounted by the first who looks, and not before.
+
+    Some small kernels have no autofs: then systemd refuses that unit, and the one that it would start mounts.
+    """
     config = os.path.join(shell.path("config"), "artifactfs", "config.toml")
     generate(at_boot, shell, f"eu /mnt/lab artifactfs _netdev,noauto,x-systemd.automount,config={config} 0 0")
-    at_boot.systemctl("start", "mnt-lab.automount").ok()
-    assert mount_type("/mnt/lab", at_boot.pid) == "autofs"
+    started = at_boot.systemctl("start", "mnt-lab.automount")
+    if _has_autofs():
+        started.ok()
+        assert mount_type("/mnt/lab", at_boot.pid) == "autofs"
+    else:
+        assert "not supported" in started.err
+        assert mount_type("/mnt/lab", at_boot.pid) is None
     assert lab.total() == 0
+    if not _has_autofs():
+        at_boot.systemctl("start", "mnt-lab.mount").ok()
     assert "lora_model\n" in at_boot.run("ls", f"/mnt/lab/runs/{sample.RUN}").ok().text
     assert mount_type("/mnt/lab", at_boot.pid) == FUSE_TYPE
     at_boot.systemctl("stop", "mnt-lab.automount", "mnt-lab.mount").ok()
