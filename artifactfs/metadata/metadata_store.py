@@ -247,7 +247,7 @@ class MetadataStore:
         return is_written
 
     def forget_loss(self, scope: int, run_id: int) -> None:
-        """Begin again: what is known of a run is written anew."""
+        """Forget that records of a run could not be written: they are written again from now on."""
         # Not in place: a thread may be going through it.
         self._lost = self._lost - {(scope, run_id)}
 

@@ -77,7 +77,7 @@ def serving(shell: Shell) -> list[int]:
 
 
 def test_an_automount(at_boot: Manager, shell: Shell, lab: Lab) -> None:
-    """With x-systemd.automount it is mounted by the first who looks, and not before.
+    """With x-systemd.automount it is mounted at the first lookup, and not before.
 
     Some small kernels have no autofs: then systemd refuses that unit, and the one that it would start mounts.
     """

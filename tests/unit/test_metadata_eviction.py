@@ -206,7 +206,7 @@ def test_what_is_locked_is_not_cleared(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_made_good(tmp_path: Path) -> None:
-    """8.6: what could not be written once, and is written anew for a pin, is there."""
+    """8.6: what could not be written once, and is written again for a pin, is there."""
     with opened(tmp_path) as store:
         other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
